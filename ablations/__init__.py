@@ -1,0 +1,1 @@
+"""The research agenda: one file per question, and the command line."""

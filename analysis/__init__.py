@@ -1,0 +1,1 @@
+"""Records in; effects, intervals and verdicts out. Never loads torch."""

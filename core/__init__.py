@@ -1,0 +1,1 @@
+"""One run: model, objective, data, training, and the record of it."""

@@ -1,0 +1,39 @@
+"""The metrics that a run reports: what each means, its unit, and which direction is better."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a run."""
+
+    label: str
+    unit: str
+    goal: Literal["min", "max"]
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    "val/nelbo": Metric(
+        "NELBO", "nats/token", "min", "bound on the negative log-likelihood of held-out text, auxiliary losses excluded"
+    ),
+    "val/bits_per_byte": Metric("bits per byte", "bits/byte", "min", "the same bound per byte of text"),
+    "val/excess_nelbo": Metric(
+        "excess NELBO", "nats/token", "min", "NELBO minus the exact entropy of a synthetic source"
+    ),
+    "load/max_vio": Metric(
+        "MaxVio", "", "min", "(max load - mean load) / mean load over the validation set, mean over layers"
+    ),
+    "load/entropy": Metric(
+        "utilisation entropy", "", "max", "entropy of expert load over log E (1 = balanced), mean over layers"
+    ),
+    "load/dead_experts": Metric(
+        "dead experts", "share", "min", "share of experts that no validation token reaches, mean over layers"
+    ),
+    "val/load_balancing": Metric(
+        "load-balancing loss", "", "min", "E sum f P on validation, mean over layers (1 = balanced)"
+    ),
+    "val/z_loss": Metric("router z-loss", "", "min", "mean squared log-sum-exp of router logits, mean over layers"),
+    "train/tokens_per_second": Metric("throughput", "tokens/s", "max", "training tokens per second of wall time"),
+}

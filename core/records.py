@@ -1,0 +1,136 @@
+"""What a run leaves behind: one JSON line, written whole or not at all.
+
+A folder of runs holds one `record.json` each; `cat */record.json` is JSON Lines. Everything that a report needs is in
+the records: no other file is read to rebuild it.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+SCHEMA = 1
+FILE_NAME = "record.json"
+
+
+class UnreadableRecordError(ValueError):
+    """A record file that can't be trusted: half-written, damaged or of a newer schema."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run, finished or failed.
+
+    metrics: final values by name ("val/nelbo" in nats per token, "load/max_vio", ...); empty when the run failed.
+    curve: columns of equal length logged during training; "step" and "tokens" (seen so far) say where, the rest are
+        means over the steps since the row before ("train/nelbo", "train/load_balancing", "train/z_loss", ...).
+    validation: columns of equal length, "step" and "tokens" and every validation metric ("val/nelbo", ...).
+    expert_load: {"step": [T], "load": [T][layers][experts]}, shares of the assignments that sum to 1 over experts.
+    parameters: {"total", "active"} counts; flops: training FLOPs of the whole run, forward and backward.
+    study: what the sweep wants remembered about the run's place in it; nothing in core reads it.
+    """
+
+    status: Literal["complete", "failed"]
+    run_hash: str
+    arm_hash: str
+    seed: int
+    config: dict[str, Any]
+    reason: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    validation: dict[str, list[float]] = field(default_factory=dict)
+    expert_load: dict[str, Any] = field(default_factory=dict)
+    wall_time_s: float = 0.0
+    tokens_per_second: float = 0.0
+    flops: float = 0.0
+    parameters: dict[str, int] = field(default_factory=dict)
+    data_fingerprint: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+    started_at: str = ""
+    finished_at: str = ""
+    study: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        """The record as one line of JSON; NaN and infinities become null (JSON has no word for them)."""
+        return json.dumps(_finite(asdict(self)), allow_nan=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunRecord":
+        """Read a record back.
+
+        Raises UnreadableRecordError when the text is not a whole record of a known schema.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UnreadableRecordError(f"not JSON: {error}") from None
+        if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+            raise UnreadableRecordError("not a run record")
+        if content["schema"] > SCHEMA:
+            raise UnreadableRecordError(f"schema {content['schema']} is newer than this program's {SCHEMA}")
+        names = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(content) - names)
+        missing = sorted({"status", "run_hash", "arm_hash", "seed", "config"} - set(content))
+        if unknown or missing:
+            raise UnreadableRecordError(f"unknown fields {unknown}, missing fields {missing}")
+        return cls(**content)
+
+
+def write(record: RunRecord, folder: Path) -> Path:
+    """Write a record into its run's folder, atomically: a reader sees the old file or the new one, never a part."""
+    path = folder / FILE_NAME
+    write_atomically(path, record.to_json() + "\n")
+    return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content so that a crash at any moment leaves the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read(path: Path) -> RunRecord:
+    """Read one record file.
+
+    Raises FileNotFoundError, or UnreadableRecordError with the path when the content can't be trusted.
+    """
+    try:
+        return RunRecord.from_json(path.read_text(encoding="utf-8"))
+    except (UnreadableRecordError, UnicodeDecodeError) as error:
+        raise UnreadableRecordError(f"{path}: {error}") from None
+
+
+def read_all(folder: Path) -> Iterator[RunRecord]:
+    """Every record below a folder, in order of path."""
+    for path in sorted(folder.rglob(FILE_NAME)):
+        yield read(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value

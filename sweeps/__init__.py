@@ -1,0 +1,1 @@
+"""Declared ablations become claimed, trained and recorded runs."""

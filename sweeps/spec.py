@@ -1,0 +1,83 @@
+"""The vocabulary of a declaration: a question, the factors that it varies, and what answers it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+Level = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing that is varied: a config key and the levels that it takes."""
+
+    key: str
+    levels: tuple[Level, ...]
+    label: str = ""  # how reports call it; the key's last part when left out
+
+    @property
+    def name(self) -> str:
+        return self.label or self.key.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Size:
+    """A smaller or larger edition of an ablation: what it says replaces what the declaration says."""
+
+    factors: tuple[Factor, ...] | None = None
+    seeds: Sequence[int] | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A question and the design that answers it.
+
+    factors: every combination of their levels is an arm, `control` one of them; `arms="one_at_a_time"` keeps only the
+        control and the arms that differ from it in a single factor.
+    base: name of a preset in core.presets; `settings` are config settings over it, shared by all arms.
+    match: "active_flops" gives every arm the expert width at which its active FLOPs per token equal the control's.
+    metric: what the verdict is about, a name in core.metrics (which says the better direction); `secondary` metrics
+        are judged beside it.
+    seeds: one block each: all arms of a seed share data order, masks, timesteps and initial weights
+        (wherever shapes agree).
+    margin: differences of the metric smaller than this don't matter; None = equivalence is not claimed.
+    alpha: family-wise error rate over the arms of one metric.
+    """
+
+    question: str
+    factors: tuple[Factor, ...]
+    control: Mapping[str, Level]
+    base: str = "proxy"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    arms: Literal["all", "one_at_a_time"] = "all"
+    match: Literal["active_flops"] | None = None
+    metric: str = "val/nelbo"
+    secondary: tuple[str, ...] = ()
+    seeds: Sequence[int] = tuple(range(5))
+    margin: float | None = None
+    alpha: float = 0.05
+    power: float = 0.8
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+
+    def sized(self, size: str) -> "Ablation":
+        """The edition of that name; "full" is the declaration itself. Raises KeyError for a name that isn't declared."""
+        if size == "full":
+            return self
+        edition = self.sizes[size]
+        return replace(
+            self,
+            factors=edition.factors or self.factors,
+            seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
+            settings={**self.settings, **edition.settings},
+            sizes={},
+        )
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting of all factors."""
+
+    name: str  # unique in its design and fit for a file name
+    label: str  # for people
+    settings: Mapping[str, Any]  # factor levels, by config key
