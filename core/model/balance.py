@@ -1,0 +1,47 @@
+"""Load balance: the auxiliary losses of one layer's routing, and statistics of expert load (pure functions)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def expert_counts(experts_NK: Tensor, num_experts: int) -> Tensor:
+    """How many of the N K assignments each expert gets. Returns (E,) int64."""
+    flat = experts_NK.reshape(-1)
+    # scatter_add, not bincount: bincount waits for the device to learn its output size.
+    return torch.zeros(num_experts, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
+
+
+def load_balancing_loss(probs_NE: Tensor, counts_E: Tensor) -> Tensor:
+    """E sum_i f_i P_i of one layer (Switch, arXiv 2101.03961, Eq. 4; LLaDA-MoE Eq. 4).
+
+    probs_NE: (N, E) router probabilities; counts_E: (E,) assignments. f_i is expert i's share of the assignments (sums
+    to 1 over experts, whatever k), P_i its mean probability: balance gives 1, collapse onto the same K experts E / K.
+    The gradient flows through P only. Returns a scalar.
+    """
+    share_E = counts_E.to(probs_NE.dtype) / counts_E.sum()
+    return probs_NE.shape[-1] * (share_E * probs_NE.mean(0)).sum()
+
+
+def router_z_loss(logits_NE: Tensor) -> Tensor:
+    """Mean squared log-sum-exp of one layer's router logits (ST-MoE, arXiv 2202.08906, Eq. 5). Returns a scalar."""
+    return logits_NE.logsumexp(-1).square().mean()
+
+
+def max_violation(counts_LE: Tensor) -> Tensor:
+    """MaxVio of each layer: (max load - mean load) / mean load (arXiv 2408.15664, Eq. 4). Returns (layers,)."""
+    load_LE = counts_LE.double()
+    return load_LE.amax(-1) / load_LE.mean(-1) - 1
+
+
+def utilisation_entropy(counts_LE: Tensor) -> Tensor:
+    """Entropy of each layer's expert load over log E: 1 = all experts alike, 0 = one expert. Returns (layers,)."""
+    share_LE = counts_LE.double() / counts_LE.sum(-1, keepdim=True)
+    entropy = torch.special.entr(share_LE).sum(-1)
+    return entropy / math.log(counts_LE.shape[-1]) if counts_LE.shape[-1] > 1 else torch.ones_like(entropy)
+
+
+def dead_share(counts_LE: Tensor) -> Tensor:
+    """Share of each layer's experts that got no token. Returns (layers,)."""
+    return (counts_LE == 0).double().mean(-1)

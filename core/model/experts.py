@@ -1,0 +1,48 @@
+"""Expert compute: a plain reference, and the fast path that is checked against it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.config import ModelConfig
+
+
+class Experts(nn.Module):
+    """E SwiGLU experts of width W over D features: down(silu(gate(x)) * up(x)), no biases.
+
+    Weights are stacked over experts in the (out, in) order of linear layers: gate_EWD, up_EWD, down_EDW.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        experts, width, hidden = config.num_experts, config.expert_width, config.hidden_size
+        self.gate_EWD = nn.Parameter(torch.empty(experts, width, hidden))
+        self.up_EWD = nn.Parameter(torch.empty(experts, width, hidden))
+        self.down_EDW = nn.Parameter(torch.empty(experts, hidden, width))
+
+    def forward(self, x_MD: Tensor, counts_E: Tensor) -> Tensor:
+        """Run each expert on its rows.
+
+        x_MD: (M, D) rows sorted by expert; counts_E: (E,) rows of each expert, summing to M. Returns (M, D).
+        """
+        dtype = torch.get_autocast_dtype(x_MD.device.type) if torch.is_autocast_enabled(x_MD.device.type) else x_MD.dtype
+        ends_E = counts_E.cumsum(0, dtype=torch.int32)
+        x_MD = x_MD.to(dtype)
+        gate_MW = F.grouped_mm(x_MD, self.gate_EWD.to(dtype).transpose(1, 2), offs=ends_E)
+        up_MW = F.grouped_mm(x_MD, self.up_EWD.to(dtype).transpose(1, 2), offs=ends_E)
+        return F.grouped_mm(F.silu(gate_MW) * up_MW, self.down_EDW.to(dtype).transpose(1, 2), offs=ends_E)
+
+
+def reference_moe(experts: Experts, x_ND: Tensor, gates_NK: Tensor, experts_NK: Tensor) -> Tensor:
+    """The mixture written as its definition: for every token, the gated sum of its chosen experts' outputs.
+
+    x_ND: (N, D); gates_NK, experts_NK: (N, K). Returns (N, D). Slow; kept as what the fast path must equal.
+    """
+    rows = []
+    for x_D, gates_K, experts_K in zip(x_ND, gates_NK, experts_NK, strict=True):
+        out_D = torch.zeros_like(x_D)
+        for gate, expert in zip(gates_K, experts_K.tolist(), strict=True):
+            hidden_W = F.silu(experts.gate_EWD[expert] @ x_D) * (experts.up_EWD[expert] @ x_D)
+            out_D = out_D + gate * (experts.down_EDW[expert] @ hidden_W)
+        rows.append(out_D)
+    return torch.stack(rows)

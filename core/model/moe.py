@@ -1,0 +1,34 @@
+"""The sparse feed-forward layer: route -> dispatch -> experts -> combine."""
+
+from torch import Tensor, nn
+
+from core.config import ModelConfig
+from core.model.balance import expert_counts
+from core.model.experts import Experts
+from core.model.routers import ROUTERS, Routing
+
+
+class MoE(nn.Module):
+    """A dropless mixture of experts: every token reaches every expert that it chose, whatever their load."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_experts = config.num_experts
+        self.router = ROUTERS[config.router.kind](config)
+        self.experts = Experts(config)
+
+    def forward(self, x_ND: Tensor) -> tuple[Tensor, Routing, Tensor]:
+        """Returns the mixture (N, D), the routing that made it, and the (E,) assignments of each expert."""
+        routing = self.router(x_ND)
+        counts_E = expert_counts(routing.experts_NK, self.num_experts)
+        return dispatch_and_combine(self.experts, x_ND, routing, counts_E), routing, counts_E
+
+
+def dispatch_and_combine(experts: Experts, x_ND: Tensor, routing: Routing, counts_E: Tensor) -> Tensor:
+    """Sort assignments by expert, run each expert once on its rows, and sum the gated outputs per token. Returns (N, D).
+    """
+    tokens, top_k = routing.experts_NK.shape
+    order_M = routing.experts_NK.reshape(-1).argsort(stable=True)
+    out_MD = experts(x_ND[order_M // top_k], counts_E)
+    gated_MD = out_MD * routing.gates_NK.reshape(-1, 1)[order_M].to(out_MD.dtype)
+    return x_ND.new_zeros(x_ND.shape, dtype=gated_MD.dtype).index_add(0, order_M // top_k, gated_MD)

@@ -1,0 +1,43 @@
+"""What a model costs, counted without allocating it."""
+
+from dataclasses import dataclass
+
+import torch
+
+from core.config import ModelConfig, RunConfig
+from core.model.transformer import Denoiser
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Parameters: all of them, and those that one token meets (its k experts; the output head but not the embedding
+    table, whose rows are looked up rather than multiplied)."""
+
+    total: int
+    active: int
+
+
+def count(config: ModelConfig) -> ModelSize:
+    """Count parameters on the meta device."""
+    with torch.device("meta"):
+        sizes = {name: parameter.numel() for name, parameter in Denoiser(config).named_parameters()}
+    total = sum(sizes.values())
+    idle = sum(n for name, n in sizes.items() if ".experts." in name)
+    idle = idle * (config.num_experts - config.top_k) // config.num_experts
+    return ModelSize(total=total, active=total - idle - sizes["embed.weight"])
+
+
+def flops_per_token(config: RunConfig) -> float:
+    """Training FLOPs per token, forward and backward: 6 per active weight, 12 H P L per layer for attention scores.
+
+    Multiply-adds count 2; the backward pass costs twice the forward (arXiv 2001.08361, Sec. 2.1, with bidirectional
+    attention over the whole length). The output head is counted for every token.
+    """
+    model = config.model
+    attention = 12 * model.num_layers * model.num_heads * model.head_dim * config.data.sequence_length
+    return 6.0 * count(model).active + attention
+
+
+def training_flops(config: RunConfig) -> float:
+    """FLOPs of the whole run, validation excluded."""
+    return flops_per_token(config) * config.tokens_per_step * config.trainer.steps
