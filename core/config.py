@@ -153,6 +153,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"seed must not be negative, not {self.seed}")
+        for name in ("hidden_size", "expert_width"):
+            width = getattr(self.model, name)
+            _require(
+                self.trainer.precision == "fp32" or width % 8 == 0,
+                f"model.{name}={width} must be a multiple of 8 under trainer.precision=bf16: grouped matmul needs "
+                "16-byte rows",
+            )
 
     @property
     def tokens_per_step(self) -> int:
@@ -215,7 +222,9 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
             try:
                 merged = OmegaConf.merge(merged, _nested(key, value))
             except OmegaConfBaseException as error:
-                raise UserError(f"{key}: {_first_line(error)}; expected {_expected(key)}") from None
+                said = _first_line(error)
+                hint = "" if "expected" in said else f"; expected {_expected(key)}"
+                raise UserError(f"{key}: {said}{hint}") from None
     return _instantiate(merged)
 
 

@@ -65,6 +65,14 @@ class MaskedDiffusion(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the global gradient norm. Lightning's own way refuses fused optimizers under bf16, though bf16 scales
+        no gradients."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def learning_rate_factor(self, step: int) -> float:
         """Share of the peak learning rate at a step: up over the warm-up, then down a cosine to the final fraction."""
         settings, steps = self.config.optimizer, self.config.trainer.steps

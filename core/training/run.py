@@ -110,7 +110,8 @@ def _trainer(
     # Lightning's advice (more dataloader workers, a GPU that is there but unused) doesn't fit runs that are packed
     # onto a share of the cores on purpose.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"lightning\.pytorch.*", category=UserWarning)
+    for category in (UserWarning, FutureWarning):
+        warnings.filterwarnings("ignore", module=r"lightning\.pytorch.*", category=category)
     every = config.trainer.validate_every
     return lightning.Trainer(
         default_root_dir=folder,

@@ -1,0 +1,53 @@
+# Two commands from a fresh clone: `make demo` and `make test`. Both set up .venv first; the second time they don't.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP_ARGS ?=
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format plans clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## set up .venv with the exact versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "== setting up $(VENV) (once; a minute or two)"
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is needed (Debian: apt install python3-venv)"; exit 1; }
+	@# torch first and alone, so that the pinned build is there before anything else asks for one
+	@echo "== installing torch"; $(BIN)/pip install -q -c constraints.txt $(PIP_ARGS) torch numpy
+	@echo "== installing the rest"; $(BIN)/pip install -q -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and write its report
+	@$(BIN)/ablate run balance --size quick
+	@$(BIN)/ablate report balance --size quick
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+format: $(STAMP)  ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+check: $(STAMP)  ## format, lint, types, import contracts, plans of all ablations, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory plans
+	$(MAKE) --no-print-directory test
+
+plans: $(STAMP)  # every declared ablation, in every size that it declares
+	$(BIN)/ablate list --names | while read -r name size; do \
+	  echo "== plan $$name $$size"; $(BIN)/ablate plan $$name --size $$size --no-calibration || exit 1; done
+
+clean:  ## remove .venv and caches (not runs/)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

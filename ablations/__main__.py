@@ -1,0 +1,121 @@
+"""`ablate`: declare, plan, run, judge, export."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from core.errors import UserError
+
+USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are UserErrors: one line, like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0, 1 for a failure at work, or 2 for a user's mistake."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    try:
+        arguments, rest = _parser().parse_known_args([argument for argument in argv if argument != "--debug"])
+        arguments.settings = _settings(arguments, rest)
+        return arguments.handler(arguments)
+    except UserError as error:
+        return _complain(str(error), USER_MISTAKE, debug)
+    except KeyboardInterrupt:
+        return _complain("interrupted; what was finished is kept, and the same command goes on", INTERRUPTED, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe: not an error
+        return 0
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        return _complain(f"{type(error).__name__}: {first} (--debug shows where)", FAILURE, debug)
+
+
+def _complain(line: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"ablate: {line}", file=sys.stderr)
+    return status
+
+
+def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    flags = [argument for argument in rest if argument.startswith("-")]
+    if flags:
+        raise UserError(f"unknown option {flags[0]} of ablate {arguments.command} (see ablate {arguments.command} --help)")
+    if rest and not arguments.takes_settings:
+        raise UserError(f"ablate {arguments.command} takes no setting '{rest[0]}'")
+    return list(rest)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="ablate", description="Ablations of sparse-MoE masked diffusion language models.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    _command(commands, "list", "the agenda and the verdicts so far", json=True).add_argument(
+        "--names", action="store_true", help="only 'name size', one a line"
+    )
+    plan = _command(commands, "plan", "arms, cost, and the smallest effect detectable", name=True, settings=True, json=True)
+    plan.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
+    run = _command(commands, "run", "train what isn't recorded yet", name=True, settings=True)
+    run.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file beside the records)")
+    run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
+    run.add_argument("--exploratory", action="store_true", help="run a design that can't reach significance")
+    for command in (plan, run):
+        command.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one per core)")
+        command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0..N-1 instead of the declared ones")
+    _command(commands, "report", "the verdict table and report.html", name=True, json=True)
+    export = _command(commands, "export", "the winning arm as a config, with its evidence", name=True)
+    export.add_argument("--arm", help="export this arm instead of the winner")
+    export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
+    train = _command(commands, "train", "one run from a config file or preset", settings=True)
+    train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one")
+    _command(commands, "doctor", "what this machine has and what that means", json=True)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction, verb: str, text: str, *, name: bool = False, settings: bool = False,
+    json: bool = False,
+) -> argparse.ArgumentParser:
+    usage = f"ablate {verb}{' NAME' if name else ''}{' [options] [key=value ...]' if settings else ' [options]'}"
+    command = commands.add_parser(verb, help=text, description=f"{text[0].upper()}{text[1:]}.", usage=usage)
+    command.set_defaults(handler=_lazy(verb), takes_settings=settings)
+    command.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)")
+    if name:
+        command.add_argument("name", metavar="NAME", help="a question on the agenda, or a .py file that declares one")
+        command.add_argument("--size", metavar="SIZE", help="an edition that the ablation declares (default: full)")
+    if json:
+        command.add_argument("--json", action="store_true", help="print JSON")
+    return command
+
+
+def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:
+    """The command's function, imported when it is called: torch takes seconds, `--help` shouldn't."""
+
+    def handler(arguments: argparse.Namespace) -> int:
+        if verb == "train":
+            from ablations.cli import training as module
+        else:
+            from ablations.cli import commands as module  # type: ignore[no-redef]
+        return getattr(module, f"run_{verb}")(arguments)
+
+    return handler
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Finding declarations: a question is on the agenda by its file being in `ablations/`."""
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from core.errors import UserError
+from sweeps.spec import Ablation
+
+FOLDER = Path(__file__).resolve().parent.parent
+
+
+def discover() -> dict[str, Path]:
+    """Names and files of every declaration in the agenda, in order of name; files are looked at, not run."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if not path.stem.startswith("_")}
+
+
+def resolve(name: str) -> tuple[str, Ablation]:
+    """A declaration by its name on the agenda, or by the path of a .py file anywhere.
+
+    Raises UserError when there is none, or when the file doesn't declare `ablation = Ablation(...)`.
+    """
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no such declaration file: {name}")
+        return path.stem, _load(path)
+    agenda = discover()
+    if name not in agenda:
+        near = difflib.get_close_matches(name, agenda, n=3) or list(agenda)
+        raise UserError(f"unknown ablation '{name}': did you mean {' or '.join(near)}?")
+    return name, _load(agenda[name])
+
+
+def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
+    """The same question on seeds 0 .. seeds - 1, in every size; as it is when `seeds` is None."""
+    if seeds is None:
+        return ablation
+    if seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {seeds}")
+    sizes = {name: replace(size, seeds=None) for name, size in ablation.sizes.items()}
+    return replace(ablation, seeds=tuple(range(seeds)), sizes=sizes)
+
+
+def recorded_sizes(out: Path, name: str, ablation: Ablation) -> Mapping[str, Path]:
+    """The sizes of an ablation that have a folder of runs below `out`."""
+    folders = {size: out / name / size for size in ("full", *ablation.sizes)}
+    return {size: folder for size, folder in folders.items() if folder.is_dir()}
+
+
+def _load(path: Path) -> Ablation:
+    spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise, said with its place
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"{path.name} can't be read: {line}") from error
+    declared = getattr(module, "ablation", None)
+    if not isinstance(declared, Ablation):
+        raise UserError(f"{path.name} must declare `ablation = Ablation(...)` (from sweeps.spec)")
+    return declared

@@ -1,0 +1,193 @@
+"""The commands: each takes parsed arguments and returns an exit status."""
+
+import argparse
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ablations.cli import agenda
+from core.errors import UserError
+
+
+def console() -> Console:
+    """Where people read: standard output, at the terminal's width or 100 columns elsewhere."""
+    return Console(width=None if os.isatty(1) else 100, highlight=False, soft_wrap=False)
+
+
+def show_json(content: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(content, indent=2, allow_nan=False, default=str))
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """The agenda: each question, arms x seeds, what has been run, the verdict so far."""
+    rows = [row for name in agenda.discover() for row in _agenda_rows(name, arguments)]
+    if arguments.names:
+        print("\n".join(f"{row['name']} {row['size']}" for row in rows if "error" not in row))
+    elif arguments.json:
+        show_json(rows)
+    else:
+        out = console()
+        for row in rows:
+            out.print(f"[bold]{row['name']}[/] [dim]{row['size']}[/]", end="  ")
+            if "error" in row:
+                out.print(f"[red]{row['error']}[/]", markup=True)
+                continue
+            out.print(f"{row['arms']} arms x {row['seeds']} seeds, {_so_far(row)}")
+            out.print(f"  {row['question']}", markup=False)
+            if row["verdict"]:
+                out.print(f"  → {row['verdict']}", markup=False)
+    return 1 if any("error" in row for row in rows) else 0
+
+
+def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    from analysis.frame import Study
+    from analysis.verdicts import judge
+    from sweeps.arms import expand
+
+    try:
+        _, ablation = agenda.resolve(name)
+        rows = []
+        recorded = agenda.recorded_sizes(arguments.out, name, ablation)
+        for size in ("full", *ablation.sizes):
+            edition = ablation.sized(size)
+            row: dict[str, Any] = {"name": name, "size": size, "question": edition.question}
+            row |= {"arms": len(expand(edition)), "seeds": len(edition.seeds), "complete": 0, "failed": 0}
+            row["verdict"] = None
+            study = Study.load(recorded[size]) if size in recorded else None
+            if study is not None:
+                row |= {"complete": study.complete, "failed": study.failed, "verdict": judge(study).headline}
+            rows.append(row)
+        return rows
+    except UserError as error:
+        return [{"name": name, "size": "", "error": str(error)}]
+
+
+def _so_far(row: dict[str, Any]) -> str:
+    if not row["complete"] and not row["failed"]:
+        return "[dim]not run[/]"
+    failed = f", [red]{row['failed']} failed[/]" if row["failed"] else ""
+    return f"{row['complete']} runs complete{failed}"
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Arms, parameters, FLOPs, time, and the smallest effect that the design can detect."""
+    from ablations.cli.planning import describe_plan, print_plan
+
+    content = describe_plan(arguments)
+    if arguments.json:
+        show_json(content)
+    else:
+        print_plan(content, console())
+    if content["refused"]:
+        raise UserError(content["refused"])
+    return 0
+
+
+def run_run(arguments: argparse.Namespace) -> int:
+    """Train what isn't recorded yet."""
+    from ablations.cli.planning import make_plan, power_of
+    from sweeps.launch.local import run
+
+    plan = make_plan(arguments)
+    refused = power_of(plan.design)["refused"]
+    if refused and not arguments.exploratory:
+        raise UserError(f"{refused} (--exploratory runs it anyway)")
+    folder = arguments.out / plan.name / plan.size
+    summary = run(
+        plan, folder, storage_url=arguments.storage, workers=arguments.workers, retry_failed=arguments.retry_failed
+    )
+    out = console()
+    out.print(f"next: ablate report {shlex.quote(arguments.name)}{_size_flag(plan.size)}{_out_flag(arguments)}")
+    if summary.failed:
+        out.print("[red]some runs failed[/]: the report names them; --retry-failed runs them again")
+    return 1 if summary.failed or summary.interrupted else 0
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """The verdict table, and report.html beside the records."""
+    from analysis.report import terminal_table, write_report
+    from analysis.verdicts import judge
+
+    study, folder = _load_study(arguments)
+    judgement = judge(study)
+    path = folder / "report.html"
+    write_report(study, judgement, path)
+    if arguments.json:
+        show_json(judgement.to_dict() | {"report": str(path)})
+        return 0
+    out = console()
+    out.print(terminal_table(judgement))
+    out.print(f"report: {path}", markup=False, soft_wrap=True)
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """The winning arm as a config, with its evidence."""
+    from analysis.verdicts import judge
+    from sweeps.export import export
+
+    study, folder = _load_study(arguments)
+    judgement = judge(study)
+    known = [arm["name"] for arm in study.design["arms"]]
+    arm = arguments.arm or judgement.winner
+    if arm is None:
+        raise UserError(f"{arguments.name}: no arm can be exported yet: {judgement.winner_reason}")
+    if arm not in known:
+        raise UserError(f"--arm '{arm}' is not an arm of {arguments.name}; the arms are {', '.join(known)}")
+    target = arguments.to or folder / "export"
+    runs = [record for record in study.records_of(arm) if record.status == "complete"]
+    if not runs:
+        raise UserError(f"--arm '{arm}' has no complete run to export: ablate run {arguments.name}")
+    chosen = "by the verdict: " + judgement.winner_reason if arm == judgement.winner else "by hand (--arm)"
+    export(study.design, arm, runs, {"chosen": chosen} | judgement.to_dict(), target)
+    out = console()
+    out.print(f"{arm}: {chosen}", markup=False)
+    out.print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
+    out.print(f"train it: ablate train {shlex.quote(str(target / 'config.yaml'))}", markup=False, soft_wrap=True)
+    return 0
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """What this machine has, and what that rules in or out."""
+    from ablations.cli.doctor import as_json, examine
+
+    findings = examine()
+    if arguments.json:
+        show_json(as_json(findings))
+        return 0
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.ok else "[yellow]–[/]"
+        table.add_row(mark, f"[bold]{finding.name}[/]", finding.found, f"[dim]{finding.means}[/]")
+    console().print(table)
+    return 0
+
+
+def _load_study(arguments: argparse.Namespace) -> tuple[Any, Path]:
+    from analysis.frame import Study
+
+    name, ablation = agenda.resolve(arguments.name)
+    recorded = agenda.recorded_sizes(arguments.out, name, ablation)
+    size = arguments.size or ("full" if "full" in recorded else next(iter(recorded), "full"))
+    if size not in ("full", *ablation.sizes):
+        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(('full', *ablation.sizes))}")
+    if arguments.size is None and len(recorded) > 1 and "full" not in recorded:
+        raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
+    study = Study.load(recorded[size]) if size in recorded else None
+    if study is None:
+        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out}: run it with ablate run {name}")
+    return study, recorded[size]
+
+
+def _size_flag(size: str) -> str:
+    return "" if size == "full" else f" --size {size}"
+
+
+def _out_flag(arguments: argparse.Namespace) -> str:
+    return "" if arguments.out == Path("runs") else f" --out {shlex.quote(str(arguments.out))}"

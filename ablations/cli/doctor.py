@@ -1,0 +1,119 @@
+"""What this machine has, and what that rules in or out."""
+
+import importlib.metadata
+import netrc
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+
+class Finding(NamedTuple):
+    """One thing looked for: whether it is there, what was found, and what follows for the user."""
+
+    name: str
+    ok: bool
+    found: str
+    means: str
+
+
+def examine() -> list[Finding]:
+    """Look at everything; a check that breaks is a finding of its own, with the reason."""
+    findings = []
+    for name, check in CHECKS.items():
+        try:
+            findings.append(check())
+        except Exception as error:
+            line = f"{type(error).__name__}: {error}".splitlines()[0]
+            findings.append(Finding(name, False, line, "this check itself failed: look at the reason"))
+    return findings
+
+
+def _python() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {cores} cores"
+    return Finding("python", True, found, f"local sweeps run {cores} workers by default, one core each")
+
+
+def _torch() -> Finding:
+    import torch
+
+    found = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    return Finding("torch", True, found, "training runs")
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        built = "built for CUDA, no device" if torch.version.cuda else "CPU build"
+        return Finding("cuda", False, built, "runs train on the CPU; use tiny presets, or a cluster for proxies")
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    bf16 = "bf16 supported" if torch.cuda.is_bf16_supported() else "no bf16: keep trainer.precision=fp32"
+    return Finding("cuda", True, ", ".join(names), f"runs train on the GPU, workers share them in turn; {bf16}")
+
+
+def _deepspeed() -> Finding:
+    version = importlib.metadata.version("deepspeed")
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if _has_cuda() else "cpu")
+    import torch.distributed as dist
+    from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
+
+    backends = [name for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if there]
+    found = f"deepspeed {version}, {AutoEPMoELayer.__name__} present, backends: {', '.join(backends) or 'none'}"
+    return Finding("deepspeed", bool(backends), found, "the expert-parallel layer contract is there; runs use one device")
+
+
+def _wandb() -> Finding:
+    version = importlib.metadata.version("wandb")
+    mode = os.environ.get("WANDB_MODE")
+    if mode:
+        return Finding("wandb", mode != "disabled", f"wandb {version}, WANDB_MODE={mode}", f"runs are mirrored {mode}")
+    if _wandb_logged_in():
+        return Finding("wandb", True, f"wandb {version}, logged in", "runs are mirrored online")
+    return Finding("wandb", True, f"wandb {version}, not logged in", "runs are mirrored offline; `wandb sync` later")
+
+
+def _slurm() -> Finding:
+    if not shutil.which("sbatch"):
+        return Finding("slurm", False, "sbatch not found", "sweeps run on this machine only")
+    answer = subprocess.run(["sinfo", "-h", "-o", "%P %D"], capture_output=True, text=True, timeout=10)
+    if answer.returncode:
+        return Finding("slurm", False, answer.stderr.strip().splitlines()[0], "Slurm is installed but doesn't answer")
+    return Finding("slurm", True, "; ".join(answer.stdout.split("\n")).strip("; "), "submit `ablate run` with sbatch")
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _wandb_logged_in() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return path.is_file() and netrc.netrc(path).authenticators(host) is not None
+    except netrc.NetrcParseError:
+        return False
+
+
+CHECKS: dict[str, Callable[[], Finding]] = {
+    "python": _python,
+    "torch": _torch,
+    "cuda": _cuda,
+    "deepspeed": _deepspeed,
+    "wandb": _wandb,
+    "slurm": _slurm,
+}
+
+
+def as_json(findings: list[Finding]) -> list[dict[str, Any]]:
+    """The findings as plain dictionaries."""
+    return [finding._asdict() for finding in findings]

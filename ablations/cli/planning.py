@@ -1,0 +1,118 @@
+"""What a design costs and what it can see, before anything is trained."""
+
+import argparse
+import os
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ablations.cli import agenda
+from analysis.frame import Study
+from analysis.power import detectable_effect, reaches_significance
+from sweeps.cost import calibrate
+from sweeps.ledger import pending
+from sweeps.plan import Plan, plan
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """The plan that the arguments name: NAME, --size, --seeds and key=value settings."""
+    name, ablation = agenda.resolve(arguments.name)
+    ablation = agenda.with_seeds(ablation, arguments.seeds)
+    return plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
+
+
+def power_of(design: Any) -> dict[str, Any]:
+    """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't."""
+    seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
+    levels = {"alpha": design["alpha"], "power": design["power"], "comparisons": comparisons}
+    answer = reaches_significance(seeds, **levels)
+    effect = detectable_effect(seeds, **levels) if seeds > 1 else None
+    refused = None
+    if not answer.ok:
+        refused = (
+            f"seeds: {seeds} cannot reach significance for {comparisons} comparisons at alpha={design['alpha']:g}: "
+            f"use at least {answer.seeds_needed} (--seeds {answer.seeds_needed})"
+        )
+    return {"detectable_effect_sd": effect, "comparisons": comparisons, "refused": refused}
+
+
+def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that `ablate plan` shows."""
+    planned = make_plan(arguments)
+    design = planned.design
+    folder = arguments.out / planned.name / planned.size
+    todo = pending(planned, folder)
+    content: dict[str, Any] = {
+        "ablation": planned.name,
+        "size": planned.size,
+        "question": design["question"],
+        "control": design["control"],
+        "metric": design["metric"],
+        "margin": design["margin"],
+        "arms": design["arms"],
+        "seeds": design["seeds"],
+        "runs": {"total": len(planned.runs), "missing": len(todo)},
+        "data_fingerprint": design["data_fingerprint"],
+        **power_of(design),
+    }
+    content["noise_sd"] = noise = _known_noise(folder)
+    effect = content["detectable_effect_sd"]
+    content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
+    if not arguments.no_calibration and not content["refused"]:
+        workers = arguments.workers or _cores()
+        cost = calibrate(planned, threads=max(1, _cores() // workers))
+        content["seconds_per_run"] = dict(cost.seconds_per_run)
+        content["estimated_seconds"] = cost.total_s(todo, workers)
+        content["workers"] = workers
+    return content
+
+
+def _known_noise(folder: Any) -> float | None:
+    """Standard deviation of paired differences seen in the records so far: the largest over arms."""
+    from analysis.verdicts import judge
+
+    study = Study.load(folder) if folder.is_dir() else None
+    return judge(study).noise_sd if study is not None else None
+
+
+def print_plan(content: dict[str, Any], out: Console) -> None:
+    """The plan for people."""
+    out.print(f"[bold]{content['ablation']}[/] [dim]{content['size']}[/]")
+    out.print(content["question"], markup=False)
+    table = Table(box=None, pad_edge=False)
+    for title, side in (("arm", "left"), ("parameters", "right"), ("active", "right"), ("FLOPs/token", "right")):
+        table.add_column(title, justify=side, header_style="dim")  # type: ignore[arg-type]
+    for arm in content["arms"]:
+        control = " (control)" if arm["name"] == content["control"] else ""
+        parameters = arm["parameters"]
+        table.add_row(
+            f"{arm['label']}{control}",
+            f"{parameters['total']:,}",
+            f"{parameters['active']:,}",
+            f"{arm['flops_per_token']:.3g}",
+        )
+    out.print(table)
+    runs = content["runs"]
+    out.print(f"{len(content['arms'])} arms x {len(content['seeds'])} seeds = {runs['total']} runs, {runs['missing']} to do")
+    if content.get("estimated_seconds") is not None:
+        out.print(f"time: about {_duration(content['estimated_seconds'])} with {content['workers']} workers on this machine")
+    if content["detectable_effect_sd"] is not None:
+        _print_effect(content, out)
+
+
+def _print_effect(content: dict[str, Any], out: Console) -> None:
+    line = f"detects {content['detectable_effect_sd']:.2f} sd of paired differences (Holm over {content['comparisons']})"
+    if content["detectable_effect"] is not None:
+        line += f" = {content['detectable_effect']:.2g} of {content['metric']}, by the noise recorded so far"
+    out.print(line)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,64 @@
+"""`ablate train`: one run from a config file or a preset."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+
+from core.config import RunConfig, build, config_hash, load, parse_overrides, to_dict
+from core.errors import UserError
+from core.presets import PRESETS, preset
+from core.training.run import check, train
+
+
+class ConsoleLogger(Logger):
+    """One plain line per logged row."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    @property
+    def name(self) -> str:
+        return "console"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_hyperparams(self, *arguments: Any, **settings: Any) -> None:
+        """Nothing: the config file says it."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        names = ("train/nelbo", "val/nelbo", "val/bits_per_byte", "load/max_vio")
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+        print(f"step {step}/{self.steps}  {shown}", flush=True)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train one run and say where its record lies."""
+    config = _config(arguments.config, parse_overrides(arguments.settings))
+    check(config)
+    folder = arguments.out / "train" / config_hash(config)
+    record = train(config, folder, loggers=[ConsoleLogger(config.trainer.steps), *_tracker(config, folder)])
+    print(f"record: {folder / 'record.json'}")
+    if record.status == "failed":
+        print(f"ablate: the run failed: {record.reason}", file=sys.stderr)
+        return 1
+    print(f"train it further or elsewhere: ablate train {shlex.quote(str(folder / 'config.yaml'))}")
+    return 0
+
+
+def _config(name: str, settings: dict[str, Any]) -> RunConfig:
+    if Path(name).is_file():
+        return load(Path(name), settings)
+    if name in PRESETS:
+        return build(to_dict(preset(name)), settings)
+    raise UserError(f"no such config file: {name} (presets: {', '.join(PRESETS)})")
+
+
+def _tracker(config: RunConfig, folder: Path) -> list[Logger]:
+    return []

@@ -1,0 +1,99 @@
+"""Known answers: ln V, the any-order NLL by enumeration, and an exact posterior's NELBO = the source's entropy."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from core.data.synthetic import MarkovSource
+from core.diffusion.masking import mask_tokens
+from core.config import ObjectiveConfig
+from core.diffusion.objectives import masked_diffusion_loss, token_cross_entropy, total_loss
+
+
+def test_uniform_logits_cost_ln_v() -> None:
+    cross_entropy_M = token_cross_entropy(torch.zeros(5, 259, dtype=torch.bfloat16), torch.arange(5))
+    torch.testing.assert_close(cross_entropy_M, torch.full((5,), math.log(259)))
+
+
+def test_the_loss_is_equation_2_written_as_a_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masked_BL = torch.rand(3, 8, generator=generator) < 0.5
+    masked_BL[1] = False
+    cross_entropy_BL = torch.rand(3, 8, generator=generator)
+    weight_B = torch.tensor([1.0, 20.0, 3.0])
+    expected = [
+        sum(weight_B[b].item() * cross_entropy_BL[b, i].item() for i in range(8) if masked_BL[b, i]) / 8
+        for b in range(3)
+    ]
+    loss_B = masked_diffusion_loss(cross_entropy_BL[masked_BL], weight_B, masked_BL)
+    assert loss_B.tolist() == pytest.approx(expected, rel=1e-6)
+    assert loss_B[1] == 0
+
+
+def test_a_uniform_model_has_nelbo_ln_v_in_expectation() -> None:
+    estimates = []
+    for seed in range(400):
+        masking = mask_tokens(16, 64, ObjectiveConfig(), torch.Generator().manual_seed(seed))
+        ones_M = torch.full((int(masking.masked_BL.sum()),), math.log(50))
+        estimates.append(masked_diffusion_loss(ones_M, masking.weight_B, masking.masked_BL).mean().item())
+    error = np.std(estimates) / len(estimates) ** 0.5
+    assert np.mean(estimates) == pytest.approx(math.log(50), abs=4 * error)
+
+
+def exact_nelbo(sequence: tuple[int, ...], conditional) -> float:
+    """The bound for one sequence, every mask of every count enumerated, through the project's own loss."""
+    length, terms = len(sequence), []
+    for count in range(1, length + 1):
+        for hidden in itertools.combinations(range(length), count):
+            masked_BL = torch.zeros(1, length, dtype=torch.bool)
+            masked_BL[0, list(hidden)] = True
+            cross_entropy_M = torch.tensor([-math.log(conditional(sequence, hidden, i)) for i in hidden])
+            loss_B = masked_diffusion_loss(cross_entropy_M.double(), torch.tensor([length / count]).double(), masked_BL)
+            terms.append(loss_B.item() / math.comb(length, count) / length)
+    return sum(terms)
+
+
+def joint(source: MarkovSource, length: int) -> dict[tuple[int, ...], float]:
+    states = range(len(source.stationary_S))
+    return {
+        x: float(source.stationary_S[x[0]] * np.prod([source.transitions_SS[a, b] for a, b in itertools.pairwise(x)]))
+        for x in itertools.product(states, repeat=length)
+    }
+
+
+def posterior(table: dict[tuple[int, ...], float]):
+    def conditional(x: tuple[int, ...], hidden: tuple[int, ...], position: int) -> float:
+        seen = [i for i in range(len(x)) if i not in hidden]
+        same = [(y, p) for y, p in table.items() if all(y[i] == x[i] for i in seen)]
+        return sum(p for y, p in same if y[position] == x[position]) / sum(p for _, p in same)
+
+    return conditional
+
+
+def test_an_exact_posterior_has_the_entropy_of_the_source() -> None:
+    source = MarkovSource.random(np.random.default_rng(0), states=3)
+    table = joint(source, 4)
+    conditional = posterior(table)
+    nelbo = sum(p * exact_nelbo(x, conditional) for x, p in table.items())
+    assert nelbo == pytest.approx(source.entropy_per_token(4), rel=1e-6)
+
+
+def test_the_bound_is_the_any_order_autoregressive_nll() -> None:
+    """An inconsistent denoiser (no posterior of any distribution): enumerate all L! orders of L = 6."""
+
+    def conditional(x: tuple[int, ...], hidden: tuple[int, ...], position: int) -> float:
+        return 0.1 + 0.8 * math.sin(1 + 7 * position + sum(3**i for i in hidden) + x[position]) ** 2
+
+    x = (0, 1, 1, 0, 1, 0)
+    nll = []
+    for order in itertools.permutations(range(6)):
+        nll.append(sum(-math.log(conditional(x, tuple(sorted(order[i:])), order[i])) for i in range(6)) / 6)
+    assert exact_nelbo(x, conditional) == pytest.approx(np.mean(nll), rel=1e-6)
+
+
+def test_the_total_is_equation_4() -> None:
+    parts = (torch.tensor(2.0), torch.tensor(1.5), torch.tensor(4.0))
+    assert total_loss(*parts, weights=(0.01, 0.001)).item() == pytest.approx(2.0 + 0.015 + 0.004)

@@ -1,0 +1,59 @@
+"""The fast path equals the definition written as a loop, gradients included."""
+
+import pytest
+import torch
+
+from core.config import ModelConfig
+from core.model.experts import reference_moe
+from core.model.moe import MoE
+
+
+def layer(experts: int, top_k: int) -> MoE:
+    made = MoE(ModelConfig(hidden_size=16, num_experts=experts, top_k=top_k, expert_width=16))
+    generator = torch.Generator().manual_seed(experts * 10 + top_k)
+    for parameter in made.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return made
+
+
+@pytest.mark.parametrize(("experts", "top_k", "tokens"), [(1, 1, 5), (4, 1, 7), (8, 2, 33), (8, 8, 6), (16, 3, 2)])
+def test_fast_equals_slow_with_gradients(experts: int, top_k: int, tokens: int) -> None:
+    made = layer(experts, top_k)
+    x_ND = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    inputs = [x_ND, *made.parameters()]
+    fast, routing, counts_E = made(x_ND)
+    slow = reference_moe(made.experts, x_ND, routing.gates_NK, routing.experts_NK)
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+    assert counts_E.sum() == tokens * top_k
+    upstream = torch.randn(fast.shape, generator=torch.Generator().manual_seed(2))
+    fast_grads = torch.autograd.grad(fast, inputs, upstream, retain_graph=True)
+    slow_grads = torch.autograd.grad(slow, inputs, upstream)
+    for a, b in zip(fast_grads, slow_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_an_expert_without_tokens_changes_nothing_and_gets_no_gradient() -> None:
+    made = layer(4, 1)
+    made.router.weight_ED.data.zero_()
+    made.router.weight_ED.data[2] = 1.0
+    out, _, counts_E = made(torch.ones(6, 16))
+    assert counts_E.tolist() == [0, 0, 6, 0]
+    out.sum().backward()
+    assert made.experts.gate_EWD.grad[[0, 1, 3]].abs().sum() == 0
+    assert made.experts.gate_EWD.grad[2].abs().sum() > 0
+
+
+def test_each_token_is_on_its_own() -> None:
+    made = layer(8, 2)
+    x_ND = torch.randn(9, 16, generator=torch.Generator().manual_seed(3))
+    together, alone = made(x_ND)[0], torch.cat([made(row[None])[0] for row in x_ND])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_bf16_is_near_fp32() -> None:
+    made = layer(8, 2)
+    x_ND = torch.randn(32, 16, generator=torch.Generator().manual_seed(4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = made(x_ND)[0]
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), made(x_ND)[0], rtol=0.05, atol=0.05)

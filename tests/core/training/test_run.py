@@ -1,0 +1,167 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from core import records
+from core.config import RunConfig, build, load
+from core.data.module import MaskedTextModule
+from core.errors import UserError
+from core.model.transformer import Denoiser
+from core.training.module import MaskedDiffusion, auxiliary_losses
+from core.training.run import check, seconds_per_step, train
+
+QUICK = {
+    "data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 32,
+    "model.hidden_size": 32, "model.num_layers": 2, "model.num_heads": 2, "model.head_dim": 16,
+    "model.num_experts": 4, "model.expert_width": 16, "optimizer.warmup_steps": 2,
+    "trainer.steps": 12, "trainer.batch_size": 8, "trainer.validate_every": 5, "trainer.log_every": 5,
+}  # fmt: skip
+
+
+def quick(**changes) -> RunConfig:
+    return build(QUICK, {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def test_a_run_leaves_a_whole_record(tmp_path) -> None:
+    record = train(quick(), tmp_path, study={"arm": "control"})
+    assert record.status == "complete" and record.reason is None
+    assert records.read(tmp_path / "record.json") == record
+    assert record.curve["step"] == [5, 10, 12]
+    assert record.validation["step"] == [5, 10, 12]
+    assert record.expert_load["step"] == [5, 10, 12]
+    load_TLE = torch.tensor(record.expert_load["load"])
+    assert load_TLE.shape == (3, 2, 4)
+    torch.testing.assert_close(load_TLE.sum(-1), torch.ones(3, 2))
+    assert record.metrics["val/nelbo"] == record.validation["val/nelbo"][-1]
+    assert record.metrics["val/bits_per_byte"] == pytest.approx(record.metrics["val/nelbo"] / math.log(2))
+    assert record.flops > 0 and record.tokens_per_second > 0 and record.parameters["active"] > 0
+    assert record.data_fingerprint.startswith("markov:") and record.study == {"arm": "control"}
+    assert record.provenance["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert load(tmp_path / "config.yaml") == quick()
+
+
+def test_the_saved_weights_are_the_validated_model(tmp_path) -> None:
+    record = train(quick(), tmp_path)
+    denoiser = Denoiser(quick().model)
+    denoiser.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    module = MaskedDiffusion(quick())
+    module.denoiser = denoiser
+    with torch.no_grad():
+        nelbo = torch.cat([module.nelbo(batch)[0] for batch in MaskedTextModule(quick()).val_dataloader()]).mean()
+    assert nelbo.item() == pytest.approx(record.metrics["val/nelbo"], rel=1e-5)
+
+
+def test_a_run_repeats_exactly(tmp_path) -> None:
+    first, second = (train(quick(), tmp_path / name) for name in "ab")
+    assert first.curve == second.curve and first.metrics["val/nelbo"] == second.metrics["val/nelbo"]
+
+
+def test_auxiliary_losses_train_and_stay_out_of_the_reported_nelbo() -> None:
+    batch = next(iter(MaskedTextModule(quick()).train_dataloader()))
+    off, on = (MaskedDiffusion(quick(objective__load_balancing_weight=w, objective__z_loss_weight=w)) for w in (0, 10))
+    a, b = off.training_step(batch, 0), on.training_step(batch, 0)
+    assert a["nelbo"].item() == b["nelbo"].item()
+    assert a["loss"].item() == a["nelbo"].item()
+    assert b["loss"].item() == pytest.approx((b["nelbo"] + 10 * b["load_balancing"] + 10 * b["z_loss"]).item(), rel=1e-6)
+    a["loss"].backward()
+    b["loss"].backward()
+    name = "denoiser.layers.0.moe.router.weight_ED"
+    assert not torch.allclose(dict(off.named_parameters())[name].grad, dict(on.named_parameters())[name].grad)
+
+
+def test_auxiliary_losses_are_means_of_what_each_layer_says() -> None:
+    module = MaskedDiffusion(quick())
+    batch = next(iter(MaskedTextModule(quick()).train_dataloader()))
+    _, routings = module.nelbo(batch)
+    load_balancing, z_loss = auxiliary_losses(routings)
+    singles = [auxiliary_losses([routing]) for routing in routings]
+    assert load_balancing.item() == pytest.approx(sum(s[0].item() for s in singles) / 2, rel=1e-6)
+    assert z_loss.item() == pytest.approx(sum(s[1].item() for s in singles) / 2, rel=1e-6)
+
+
+def test_divergence_is_a_failed_record_with_step_and_reason(tmp_path) -> None:
+    record = train(quick(optimizer__learning_rate=1e30, optimizer__gradient_clip=0), tmp_path)
+    assert record.status == "failed" and "not finite at step" in record.reason
+    assert record.metrics == {}
+    assert records.read(tmp_path / "record.json").reason == record.reason
+    assert "TrainingDivergedError" in (tmp_path / "traceback.txt").read_text()
+
+
+def test_the_step_of_divergence_is_the_first_bad_one(tmp_path, monkeypatch) -> None:
+    step = MaskedDiffusion.training_step
+
+    def poisoned(self, batch, index):
+        out = step(self, batch, index)
+        return out | ({"loss": out["loss"] * math.nan, "z_loss": out["z_loss"] * math.nan} if index == 6 else {})
+
+    monkeypatch.setattr(MaskedDiffusion, "training_step", poisoned)
+    assert train(quick(), tmp_path).reason == (
+        "TrainingDivergedError: the loss is not finite at step 7: z_loss is NaN or infinite"
+    )
+
+
+def test_an_interruption_leaves_no_record(tmp_path, monkeypatch) -> None:
+    def interrupt(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MaskedDiffusion, "validation_step", interrupt)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(quick(), tmp_path)
+    assert not (tmp_path / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"model__vocab_size": 256}, "model.vocab_size=256 is too small"),
+        ({"data__corpus": "nowhere"}, "data.corpus"),
+        pytest.param(
+            {"trainer__accelerator": "cuda"},
+            "no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
+    ],
+)
+def test_mistakes_are_refused_before_training(tmp_path, settings: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        train(quick(**settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError):
+        check(quick(**settings))
+
+
+def test_the_learning_rate_warms_up_and_decays() -> None:
+    module = MaskedDiffusion(quick(trainer__steps=100, optimizer__warmup_steps=10, optimizer__final_lr_fraction=0.1))
+    factors = [module.learning_rate_factor(step) for step in range(101)]
+    assert factors[0] == 0.1 and factors[9] == 1.0 and factors[100] == pytest.approx(0.1)
+    assert factors[55] == pytest.approx(0.55)
+    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+
+
+def test_bf16_trains(tmp_path) -> None:
+    record = train(quick(trainer__precision="bf16"), tmp_path)
+    assert record.status == "complete", record.reason
+    assert record.metrics["val/nelbo"] == pytest.approx(train(quick(), tmp_path / "b").metrics["val/nelbo"], rel=0.02)
+
+
+def test_a_step_takes_time() -> None:
+    assert 0 < seconds_per_step(quick(), steps=3) < 5
+
+
+@pytest.mark.slow
+def test_a_trained_model_approaches_the_entropy_of_the_source_from_above(tmp_path) -> None:
+    config = quick(
+        model__hidden_size=64, model__num_heads=2, model__head_dim=32, model__expert_width=64,
+        optimizer__learning_rate=4e-3, data__validation_sequences=1024, trainer__validate_every=0,
+        trainer__steps=600, trainer__batch_size=32, optimizer__warmup_steps=20, trainer__log_every=100,
+    )  # fmt: skip
+    record = train(replace(config, seed=1), tmp_path)
+    excess, error = record.metrics["val/excess_nelbo"], record.metrics["val/nelbo_se"]
+    entropy = record.metrics["val/nelbo"] - excess
+    assert 1.0 < entropy < math.log(16)
+    assert excess > -3 * error
+    assert excess < 0.15 * (math.log(259) - entropy)
+    assert excess < 0.25
