@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import UserError
-from sweeps.spec import Ablation
+from sweeps.spec import Ablation, study_name
 
 FOLDER = Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,7 @@ def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
 
 def recorded_sizes(out: Path, name: str, ablation: Ablation) -> Mapping[str, Path]:
     """The sizes of an ablation that have a folder of runs below `out`."""
-    folders = {size: out / name / size for size in ("full", *ablation.sizes)}
+    folders = {size: out / study_name(name, size) for size in ("full", *ablation.sizes)}
     return {size: folder for size, folder in folders.items() if folder.is_dir()}
 
 

@@ -13,6 +13,8 @@ from rich.table import Table
 from ablations.cli import agenda
 from core.errors import UserError
 
+INTERRUPTED = 130  # as shells report Ctrl-C
+
 
 def console() -> Console:
     """Where people read: standard output, at the terminal's width or 100 columns elsewhere."""
@@ -93,20 +95,33 @@ def run_run(arguments: argparse.Namespace) -> int:
     """Train what isn't recorded yet."""
     from ablations.cli.planning import make_plan, power_of
     from sweeps.launch.local import run
+    from sweeps.launch.progress import present
 
     plan = make_plan(arguments)
     refused = power_of(plan.design)["refused"]
     if refused and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
-    folder = arguments.out / plan.name / plan.size
-    summary = run(
-        plan, folder, storage_url=arguments.storage, workers=arguments.workers, retry_failed=arguments.retry_failed
-    )
+    with present(plan) as on_event:
+        summary = run(
+            plan,
+            arguments.out,
+            storage_url=arguments.storage,
+            workers=arguments.workers,
+            on_event=on_event,
+            retry_failed=arguments.retry_failed,
+        )
+    if summary.interrupted:
+        return INTERRUPTED
     out = console()
+    failed = summary.failed + summary.failed_before
+    out.print(
+        f"{plan.study_name}: {summary.done} runs trained, {summary.reused} recorded before, {failed} failed, "
+        f"{summary.missing} missing"
+    )
     out.print(f"next: ablate report {shlex.quote(arguments.name)}{_size_flag(plan.size)}{_out_flag(arguments)}")
-    if summary.failed:
+    if failed:
         out.print("[red]some runs failed[/]: the report names them; --retry-failed runs them again")
-    return 1 if summary.failed or summary.interrupted else 0
+    return 1 if failed or summary.missing else 0
 
 
 def run_report(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,8 @@ from ablations.cli import agenda
 from analysis.frame import Study
 from analysis.power import detectable_effect, reaches_significance
 from sweeps.cost import calibrate
-from sweeps.ledger import pending
+from sweeps.folders import pending
+from sweeps.launch.pool import default_workers
 from sweeps.plan import Plan, plan
 
 
@@ -19,7 +21,11 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     """The plan that the arguments name: NAME, --size, --seeds and key=value settings."""
     name, ablation = agenda.resolve(arguments.name)
     ablation = agenda.with_seeds(ablation, arguments.seeds)
-    return plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
+    planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
+    if arguments.seeds is None:
+        return planned
+    command = f"{planned.design['command']} --seeds {arguments.seeds}"
+    return replace(planned, design={**planned.design, "command": command})
 
 
 def power_of(design: Any) -> dict[str, Any]:
@@ -41,8 +47,8 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything that `ablate plan` shows."""
     planned = make_plan(arguments)
     design = planned.design
-    folder = arguments.out / planned.name / planned.size
-    todo = pending(planned, folder)
+    folder = arguments.out / planned.study_name
+    todo = pending(planned, arguments.out)
     content: dict[str, Any] = {
         "ablation": planned.name,
         "size": planned.size,
@@ -60,7 +66,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     effect = content["detectable_effect_sd"]
     content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
     if not arguments.no_calibration and not content["refused"]:
-        workers = arguments.workers or _cores()
+        workers = arguments.workers or default_workers()
         cost = calibrate(planned, threads=max(1, _cores() // workers))
         content["seconds_per_run"] = dict(cost.seconds_per_run)
         content["estimated_seconds"] = cost.total_s(todo, workers)

@@ -3,15 +3,19 @@
 import argparse
 import shlex
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
 from core.config import RunConfig, build, config_hash, load, parse_overrides, to_dict
+from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.presets import PRESETS, preset
 from core.training.run import check, train
+from sweeps.plan import Plan, PlannedRun
+from sweeps.tracking import WandbTracker, run_id
 
 
 class ConsoleLogger(Logger):
@@ -43,7 +47,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     config = _config(arguments.config, parse_overrides(arguments.settings))
     check(config)
     folder = arguments.out / "train" / config_hash(config)
-    record = train(config, folder, loggers=[ConsoleLogger(config.trainer.steps), *_tracker(config, folder)])
+    tracker = _tracker(config, folder)
+    record = train(config, folder, loggers=[ConsoleLogger(config.trainer.steps), tracker])
+    tracker.finish(record)
     print(f"record: {folder / 'record.json'}")
     if record.status == "failed":
         print(f"ablate: the run failed: {record.reason}", file=sys.stderr)
@@ -60,5 +66,15 @@ def _config(name: str, settings: dict[str, Any]) -> RunConfig:
     raise UserError(f"no such config file: {name} (presets: {', '.join(PRESETS)})")
 
 
-def _tracker(config: RunConfig, folder: Path) -> list[Logger]:
-    return []
+def _tracker(config: RunConfig, folder: Path) -> WandbTracker:
+    """W&B shows a single run as a sweep of one."""
+    run = PlannedRun(
+        arm="single",
+        settings={},
+        config=config,
+        run_hash=config_hash(config),
+        arm_hash=config_hash(config, with_seed=False),
+        fingerprint=fingerprint(config.data),
+    )
+    plan = Plan(name="train", size="full", design={"control": ""}, runs=(run,))
+    return WandbTracker(plan, run, folder, run_id(run, uuid.uuid4().hex, 0))

@@ -1,0 +1,118 @@
+"""Records -> one table: for every arm and seed of a design, the run that was recorded, or that none was.
+
+A record's `study` holds {"ablation", "size", "arm", "design"}; a design holds "ablation", "size", "question",
+"metric", "secondary", "margin", "alpha", "power", "control", "seeds", "factors", "arms" (each "name", "label",
+"settings", "hash", "parameters", "flops_per_token"), "overrides", "data_fingerprint" and "command".
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import records
+from core.records import RunRecord, UnreadableRecordError
+
+
+@dataclass(frozen=True)
+class Study:
+    """One design and the records that fit it.
+
+    cells: record by (arm name, seed). set_aside: records that fit no cell, by reason. unreadable: files that can't be
+    trusted, each with what is wrong.
+    """
+
+    design: Mapping[str, Any]
+    cells: Mapping[tuple[str, int], RunRecord]
+    set_aside: Mapping[str, int]
+    unreadable: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Study | None":
+        """The study in a folder: the design last run there (design.json, else the newest record's) and its records.
+
+        None when nothing was recorded.
+        """
+        found, unreadable = [], []
+        for path in sorted(folder.rglob(records.FILE_NAME)):
+            if "attempts" in path.relative_to(folder).parts:
+                continue
+            try:
+                found.append(records.read(path))
+            except UnreadableRecordError as error:
+                unreadable.append(f"{path.relative_to(folder)}: {str(error).split(': ', 1)[-1]}")
+        path = folder / "design.json"
+        design = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return cls.of(found, design, unreadable)
+
+    @classmethod
+    def of(
+        cls, found: Iterable[RunRecord], design: Mapping[str, Any] | None = None, unreadable: Iterable[str] = ()
+    ) -> "Study | None":
+        """Fit records into a design; without one, into the newest record's own."""
+        found = sorted(found, key=lambda record: (record.finished_at, record.run_hash))
+        designs = [record.study["design"] for record in found if record.study.get("design")]
+        design = design or (designs[-1] if designs else None)
+        if design is None:
+            return None
+        places = {arm["hash"]: arm["name"] for arm in design["arms"]}
+        cells: dict[tuple[str, int], RunRecord] = {}
+        set_aside: dict[str, int] = {}
+        for record in found:
+            reason = _misfit(record, design, places)
+            key = (places.get(record.arm_hash, ""), record.seed)
+            if reason is None and key in cells:
+                reason = "a second record of the same run"
+                if record.status == "complete":  # newest last: a complete one replaces what was there
+                    cells[key] = record
+            elif reason is None:
+                cells[key] = record
+            if reason is not None:
+                set_aside[reason] = set_aside.get(reason, 0) + 1
+        return cls(design, cells, set_aside, tuple(unreadable))
+
+    @property
+    def arms(self) -> list[str]:
+        """Arm names, the control first."""
+        return [arm["name"] for arm in self.design["arms"]]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What people call each arm."""
+        return {arm["name"]: arm["label"] for arm in self.design["arms"]}
+
+    @property
+    def complete(self) -> int:
+        return sum(record.status == "complete" for record in self.cells.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(record.status == "failed" for record in self.cells.values())
+
+    @property
+    def missing(self) -> int:
+        return len(self.arms) * len(self.design["seeds"]) - len(self.cells)
+
+    def records_of(self, arm: str) -> list[RunRecord]:
+        """An arm's records in the order of seeds, failed ones included."""
+        return [self.cells[arm, seed] for seed in self.design["seeds"] if (arm, seed) in self.cells]
+
+    def values(self, arm: str, metric: str) -> np.ndarray:
+        """A metric of an arm by seed, NaN where the run is missing, failed or didn't report it. Returns (S,)."""
+        column = []
+        for seed in self.design["seeds"]:
+            record = self.cells.get((arm, seed))
+            value = record.metrics.get(metric) if record is not None and record.status == "complete" else None
+            column.append(np.nan if value is None else float(value))
+        return np.array(column)
+
+
+def _misfit(record: RunRecord, design: Mapping[str, Any], places: Mapping[str, str]) -> str | None:
+    if record.arm_hash not in places or record.seed not in design["seeds"]:
+        return "of another design (config or seed changed since)"
+    if record.data_fingerprint not in design["data_fingerprint"].split(" "):
+        return "trained on other data (the fingerprint differs), so not compared"
+    return None

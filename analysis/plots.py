@@ -1,0 +1,211 @@
+"""Figures: drawing functions on prepared data, each returning an SVG that is ready to be inlined in a page.
+
+Text and axes take the page's own colour (light or dark), ids are unique to the figure, and equal data give equal bytes.
+"""
+
+import functools
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+from xml.sax.saxutils import escape
+
+import matplotlib
+import matplotlib.ticker
+import numpy as np
+from matplotlib.figure import Figure
+
+from analysis.frame import Study
+from analysis.verdicts import MetricTable
+
+INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
+ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#b2a300")
+VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "equivalent": "#0072b2"}
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a label with two dollar signs is a label
+}
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Band:
+    """One line with a spread: x (T,), mean (T,), low and high (T,)."""
+
+    x_T: np.ndarray
+    mean_T: np.ndarray
+    low_T: np.ndarray
+    high_T: np.ndarray
+
+
+def _styled(draw: Callable[P, str]) -> Callable[P, str]:
+    """Hold the style from the first axis to the last byte: matplotlib reads it at every step."""
+
+    @functools.wraps(draw)
+    def drawn(*arguments: P.args, **options: P.kwargs) -> str:
+        with matplotlib.rc_context(STYLE):
+            return draw(*arguments, **options)
+
+    return drawn
+
+
+@_styled
+def effects(tables: Sequence[MetricTable]) -> str:
+    """Arm minus control with its interval, one panel per metric; the margin is a band around zero."""
+    rows = [row for row in tables[0].rows if row.verdict != "control"]
+    figure = _figure(9.2, 1.3 + 0.34 * len(rows))
+    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axis, table in zip(axes, tables, strict=True):
+        axis.axvline(0, color=INK, linewidth=0.8)
+        if table.margin is not None:
+            axis.axvspan(-table.margin, table.margin, color=VERDICT_COLOURS["equivalent"], alpha=0.12, linewidth=0)
+        for place, row in enumerate(r for r in table.rows if r.verdict != "control"):
+            if row.effect is None:
+                axis.text(0, place, "no comparison", va="center", ha="center", fontsize=8)
+                continue
+            colour = VERDICT_COLOURS.get(row.verdict.split(" ")[0].rstrip(","), INK)
+            axis.plot([row.effect.low, row.effect.high], [place, place], color=colour, linewidth=2.2)
+            axis.plot(row.effect.estimate, place, "o", color=colour, markersize=6)
+        better = "← better" if table.goal == "min" else "better →"
+        axis.set_title(f"{table.label}  ({better})")
+        axis.set_xlabel(f"arm − control{f', {table.unit}' if table.unit else ''}")
+        axis.grid(axis="y", visible=False)
+        axis.locator_params(axis="x", nbins=4)
+    axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    names = ", ".join(table.label for table in tables)
+    return _svg(figure, "effects", f"Effect of each arm against the control with 95 % intervals: {names}")
+
+
+@_styled
+def lines(name: str, panels: Mapping[str, Mapping[str, Band]], x_label: str, alt: str, zero: bool = False) -> str:
+    """Lines with bands, one panel per title, one colour per arm in the order of the first panel."""
+    arms = list(dict.fromkeys(arm for bands in panels.values() for arm in bands))
+    figure = _figure(9.2, 2.9 + 0.2 * -(-len(arms) // 3))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, bands) in zip(axes, panels.items(), strict=True):
+        if zero:
+            axis.axhline(0, color=INK, linewidth=0.8)
+        for arm, band in bands.items():
+            colour = ARM_COLOURS[arms.index(arm) % len(ARM_COLOURS)]
+            style = "-" if arms.index(arm) < len(ARM_COLOURS) else "--"
+            axis.plot(band.x_T, band.mean_T, style, color=colour, linewidth=1.6, label=arm)
+            axis.fill_between(band.x_T, band.low_T, band.high_T, color=colour, alpha=0.15, linewidth=0)
+        axis.set_title(title)
+        axis.set_xlabel(x_label)
+        axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        axis.locator_params(axis="x", nbins=5)
+    handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if not h.get_label().startswith("_")}
+    if handles:
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)), fontsize=9)
+    return _svg(figure, name, alt)
+
+
+@_styled
+def expert_load(loads: Mapping[str, np.ndarray]) -> str:
+    """Heatmap of final expert load over layers x experts, one panel per arm; 1 = the balanced share.
+
+    loads: (layers, experts) shares of assignments by arm label, mean over seeds.
+    """
+    columns = min(3, len(loads))
+    rows = -(-len(loads) // columns)
+    layers = max(load.shape[0] for load in loads.values())
+    figure = _figure(9.2, rows * (0.75 + 0.26 * layers) + 0.5)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axis in grid.flat[len(loads) :]:
+        axis.set_visible(False)
+    picture = None
+    for axis, (label, load_LE) in zip(grid.flat, loads.items(), strict=False):
+        relative_LE = load_LE * load_LE.shape[1]
+        picture = axis.imshow(relative_LE, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto", interpolation="nearest")
+        axis.set_title(label, fontsize=9)
+        axis.set_yticks(range(load_LE.shape[0]))
+        axis.set_xticks(range(0, load_LE.shape[1], max(1, load_LE.shape[1] // 8)))
+        axis.set_ylabel("layer")
+        axis.grid(visible=False)
+    grid[-1][0].set_xlabel("expert")
+    assert picture is not None
+    bar = figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.9, pad=0.02, extend="max")
+    bar.set_label("load / balanced load")
+    return _svg(figure, "load", "Expert load by layer and expert for each arm, relative to the balanced share")
+
+
+def bands(study: Study, table: str, column: str, *, minus_control: bool = False) -> dict[str, Band]:
+    """A logged column of each arm against tokens, mean and standard deviation over seeds.
+
+    table: "curve" or "validation". minus_control: paired differences from the control, seed by seed.
+    """
+    series = {arm: _series(study, arm, table, column) for arm in study.arms}
+    out = {}
+    for arm, by_seed in series.items():
+        if minus_control:
+            base = series[study.design["control"]]
+            by_seed = {s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and len(base[s][1]) == len(y)}
+            if arm == study.design["control"]:
+                continue
+        lengths = {len(y) for _, y in by_seed.values()}
+        if len(lengths) != 1 or 0 in lengths:
+            continue  # nothing finished, or runs logged at different steps
+        values_ST = np.stack([y for _, y in by_seed.values()])
+        mean_T, sd_T = values_ST.mean(0), values_ST.std(0, ddof=1) if len(values_ST) > 1 else 0 * values_ST[0]
+        x_T = next(iter(by_seed.values()))[0]
+        out[study.labels[arm]] = Band(x_T, mean_T, mean_T - sd_T, mean_T + sd_T)
+    return out
+
+
+def final_loads(study: Study) -> dict[str, np.ndarray]:
+    """Each arm's expert load at the end, mean over its finished seeds. Values (layers, experts)."""
+    out = {}
+    for arm in study.arms:
+        found = [r.expert_load["load"][-1] for r in study.records_of(arm) if r.status == "complete" and r.expert_load["load"]]
+        if found:
+            out[study.labels[arm]] = np.mean(np.array(found, dtype=float), axis=0)
+    return out
+
+
+def _series(study: Study, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    found = {}
+    for record in study.records_of(arm):
+        columns: Mapping[str, Any] = getattr(record, table)
+        if record.status == "complete" and column in columns:
+            found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
+    return found
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Figure, name: str, alt: str) -> str:
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'\b(id|xlink:href|href)="(#?)', rf'\1="\2{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = svg.replace(INK, "currentColor").replace(GRID, "var(--rule)")
+    svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'[^;\"]*", r"font: \1px var(--font)", svg)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" xmlns="http://www.w3.org/2000/svg" '
+                 rf'xmlns:xlink="http://www.w3.org/1999/xlink"><title>{escape(alt)}</title>', svg, count=1)  # fmt: skip
+    return svg

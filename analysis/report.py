@@ -1,0 +1,195 @@
+"""The report: one self-contained HTML file, and the verdict table on a terminal. Both from records alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from analysis import plots
+from analysis.frame import Study
+from analysis.verdicts import Judgement, MetricTable, Row
+from core.metrics import METRICS
+from core.records import write_atomically
+
+VERDICT_STYLES = {"better": "green", "worse": "red", "equivalent": "blue"}
+
+
+def write_report(study: Study, judgement: Judgement, path: Path) -> None:
+    """Write the report; equal records give equal bytes."""
+    write_atomically(path, render(study, judgement))
+
+
+def render(study: Study, judgement: Judgement) -> str:
+    """The report as HTML that asks for nothing outside itself; every text from configs and records is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "pvalue": pvalue}
+    finished = [record for record in study.cells.values() if record.status == "complete"]
+    return environment.get_template("report.html.jinja").render(
+        study=study,
+        judgement=judgement,
+        design=study.design,
+        figures={name: Markup(svg) for name, svg in _figures(study, judgement).items()},
+        runs=_runs(study),
+        scale=_scale(study, finished),
+        provenance=_provenance(finished),
+        metrics=METRICS,
+        kind=_kind,
+    )
+
+
+def terminal_table(judgement: Judgement) -> Group:
+    """Headline and verdict tables for a terminal of 80 columns."""
+    parts: list[Any] = [Text(judgement.question, style="bold"), Text(judgement.headline), Text()]
+    for table in judgement.tables:
+        parts += [_terminal_metric(table), Text()]
+    counts = judgement.counts
+    parts.append(Text(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
+    parts += [Text(f"set aside: {n} {reason}") for reason, n in judgement.set_aside.items()]
+    parts += [Text(f"unreadable: {line}", style="red") for line in judgement.unreadable]
+    notes = {f"{row.label}: {note}": None for table in judgement.tables for row in table.rows for note in row.notes}
+    parts += [Text(f"note: {note}") for note in notes]
+    return Group(*parts)
+
+
+def _terminal_metric(table: MetricTable) -> Table:
+    unit = f", {table.unit}" if table.unit else ""
+    role = "" if table.primary else " (secondary)"
+    out = Table(box=None, pad_edge=False, title=f"{table.label}{unit}{role}", title_justify="left", title_style="dim")
+    out.add_column("arm", overflow="fold")
+    for name in ("mean", "effect", "95 % interval", "Holm p", "n"):
+        out.add_column(name, justify="right", no_wrap=True)
+    out.add_column("verdict", overflow="fold")
+    for row in table.rows:
+        effect = row.effect
+        cells = [signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}"] if effect else ["", ""]
+        n = effect.n if effect else row.n
+        style = VERDICT_STYLES.get(_kind(row), "")
+        out.add_row(
+            Text(row.label), number(row.mean), *cells, pvalue(row.p_holm), str(n), Text(row.verdict, style=style)
+        )
+    return out
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; nothing for what is missing."""
+    return "" if value is None else f"{value:.4g}"
+
+
+def signed(value: float | None) -> str:
+    """Two significant digits with a sign: effects and their bounds."""
+    return "" if value is None else f"{value:+.2g}".replace("-", "−")
+
+
+def pvalue(value: float | None) -> str:
+    """Two digits, and nothing below 0.0001."""
+    return "" if value is None else "<.0001" if value < 1e-4 else f"{value:.2g}"
+
+
+def _kind(row: Row) -> str:
+    return row.verdict.split(" ")[0].rstrip(",")
+
+
+def _figures(study: Study, judgement: Judgement) -> dict[str, str]:
+    metric = judgement.tables[0]
+    figures = {}
+    if any(row.effect for row in metric.rows):
+        figures["effects"] = plots.effects(judgement.tables)
+    curves = plots.bands(study, "validation", metric.metric)
+    if curves:
+        differences = plots.bands(study, "validation", metric.metric, minus_control=True)
+        figures["curves"] = plots.lines(
+            "curves",
+            {f"{metric.label}, {metric.unit}".rstrip(", "): curves},
+            "training tokens",
+            f"{metric.label} on validation against training tokens",
+        )
+        if differences:
+            figures["differences"] = plots.lines(
+                "differences",
+                {f"{metric.label}: arm − control, {metric.unit}".rstrip(", "): differences},
+                "training tokens",
+                f"paired difference of {metric.label} from the control against training tokens",
+                zero=True,
+            )
+    loads = plots.final_loads(study)
+    if loads:
+        figures["load"] = plots.expert_load(loads)
+    figures |= _routing_figures(study)
+    return figures
+
+
+def _routing_figures(study: Study) -> dict[str, str]:
+    figures = {}
+    vio = plots.bands(study, "validation", "load/max_vio")
+    if vio:
+        figures["max_vio"] = plots.lines("maxvio", {"MaxVio": vio}, "training tokens", "MaxVio against training tokens")
+    losses = {
+        "load-balancing loss (1 = balanced)": plots.bands(study, "curve", "train/load_balancing"),
+        "router z-loss": plots.bands(study, "curve", "train/z_loss"),
+    }
+    if all(losses.values()):
+        figures["auxiliary"] = plots.lines("aux", losses, "training tokens", "Auxiliary losses against training tokens")
+    return figures
+
+
+def _runs(study: Study) -> list[dict[str, Any]]:
+    rows = []
+    for arm in study.arms:
+        for seed in study.design["seeds"]:
+            record = study.cells.get((arm, seed))
+            row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "status": "missing", "reason": "not recorded"}
+            if record is not None:
+                value = record.metrics.get(study.design["metric"])
+                row |= {"status": record.status, "reason": record.reason or "", "hash": record.run_hash}
+                row |= {"value": value, "wall_time_s": record.wall_time_s, "rate": record.tokens_per_second}
+            rows.append(row)
+    return rows
+
+
+def _scale(study: Study, finished: list[Any]) -> dict[str, Any] | None:
+    if not finished:
+        return None
+    config = finished[0].config
+    tokens = config["trainer"]["steps"] * config["trainer"]["batch_size"] * config["data"]["sequence_length"]
+    total = [arm["parameters"]["total"] for arm in study.design["arms"]]
+    active = [arm["parameters"]["active"] for arm in study.design["arms"]]
+    return {
+        "total": _range(total),
+        "active": _range(active),
+        "tokens": f"{tokens:,}",
+        "corpus": config["data"]["corpus"],
+        "flops": f"{sum(record.flops for record in finished):.2g}",
+        "hours": f"{sum(record.wall_time_s for record in finished) / 3600:.2g}",
+    }
+
+
+def _range(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} – {high:,}"
+
+
+def _provenance(finished: list[Any]) -> Mapping[str, list[str]]:
+    """Everything the runs say of where they came from, each value with how many runs say it."""
+    seen: dict[str, dict[str, int]] = {}
+    for record in finished:
+        facts = {k: v for k, v in record.provenance.items() if k != "packages"}
+        facts |= record.provenance.get("packages", {}) | {"data fingerprint": record.data_fingerprint}
+        for key, value in facts.items():
+            counts = seen.setdefault(key, {})
+            counts[str(value)] = counts.get(str(value), 0) + 1
+    many = len(finished)
+    return {
+        key: [value if n == many else f"{value} ({n} of {many} runs)" for value, n in sorted(counts.items())]
+        for key, counts in seen.items()
+    }

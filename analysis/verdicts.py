@@ -1,0 +1,204 @@
+"""From a study to its answer: a table per metric, a headline in words, and the arm that may be exported."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
+from analysis.frame import Study
+from core.errors import UserError
+from core.metrics import METRICS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm against the control in one metric; `effect` is None where no comparison can be made, `notes` say why."""
+
+    arm: str
+    label: str
+    mean: float | None
+    sd: float | None
+    n: int
+    effect: PairedEffect | None
+    p_holm: float | None
+    p_equivalence: float | None
+    verdict: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """All arms in one metric, the control first. Each metric is its own family of comparisons."""
+
+    metric: str
+    label: str
+    unit: str
+    goal: str
+    primary: bool
+    margin: float | None
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a study says. `winner` is an arm that may be exported, or None with the reason."""
+
+    question: str
+    headline: str
+    tables: tuple[MetricTable, ...]
+    winner: str | None
+    winner_reason: str
+    noise_sd: float | None
+    counts: Mapping[str, int]
+    set_aside: Mapping[str, int]
+    unreadable: tuple[str, ...]
+    design: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number of the report, JSON-ready: what isn't a finite number is null."""
+        return _plain(asdict(self))
+
+
+def judge(study: Study) -> Judgement:
+    """Compare every arm with the control in the primary and the secondary metrics."""
+    design = study.design
+    names = [design["metric"], *design["secondary"]]
+    tables = tuple(_table(study, metric, primary=metric == design["metric"]) for metric in names)
+    winner, reason = _winner(study, tables[0])
+    sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
+    return Judgement(
+        question=design["question"],
+        headline=_headline(study, tables[0]),
+        tables=tables,
+        winner=winner,
+        winner_reason=reason,
+        noise_sd=max(sds) if sds else None,
+        counts={"complete": study.complete, "failed": study.failed, "missing": study.missing},
+        set_aside=dict(study.set_aside),
+        unreadable=study.unreadable,
+        design=design,
+    )
+
+
+def _table(study: Study, metric: str, *, primary: bool) -> MetricTable:
+    design, known = study.design, METRICS[metric]
+    margin = design["margin"] if primary else None
+    control = design["control"]
+    drafts = [_draft(study, metric, arm, margin) for arm in study.arms]
+    tested = [row for row in drafts if row.effect is not None and row.effect.n >= VERDICT_FLOOR]
+    adjusted = dict(zip([r.arm for r in tested], holm([r.effect.pvalue for r in tested if r.effect]), strict=True))
+    with_margin = [row for row in tested if row.p_equivalence is not None]
+    same = dict(zip([r.arm for r in with_margin], holm([r.p_equivalence for r in with_margin]), strict=True))
+    rows = []
+    for row in drafts:
+        if row.arm == control or row.arm not in adjusted:
+            rows.append(row)
+            continue
+        assert row.effect is not None
+        p_holm, p_same = float(adjusted[row.arm]), same.get(row.arm)
+        p_same = None if p_same is None else float(p_same)
+        words = verdict(row.effect.estimate, p_holm, p_same, goal=known.goal, alpha=design["alpha"])
+        notes = row.notes
+        if words in ("better", "worse") and p_same is not None and p_same < design["alpha"]:
+            notes += (f"the difference is real but smaller than the margin of {margin:g}",)
+        failures = _failures(study, row.arm) + _failures(study, control)
+        if failures and words in ("better", "equivalent within the margin"):
+            words = f"{words}, among runs that finished ({failures} failed)"
+        fields = vars(row) | {"p_holm": p_holm, "p_equivalence": p_same, "verdict": words, "notes": notes}
+        rows.append(Row(**fields))
+    return MetricTable(metric, known.label, known.unit, known.goal, primary, margin, tuple(rows))
+
+
+def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
+    control = study.design["control"]
+    own, base = study.values(arm, metric), study.values(control, metric)
+    finished = own[np.isfinite(own)]
+    mean = float(finished.mean()) if len(finished) else None
+    sd = float(finished.std(ddof=1)) if len(finished) > 1 else None
+    notes = _notes(study, arm, metric, len(finished))
+    row = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
+    if arm == control:
+        return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
+    both = np.isfinite(own) & np.isfinite(base)
+    if both.sum() != len(own):
+        notes += (f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished",)
+    words, effect, p_same = "no verdict", None, None
+    try:
+        effect = paired_effect(base[both], own[both], alpha=study.design["alpha"])
+        if both.sum() < VERDICT_FLOOR:
+            notes += (f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)",)
+        elif margin is not None:
+            p_same = equivalence(base[both], own[both], margin=margin)
+    except UserError as error:
+        notes += (str(error),)
+    return Row(**row, effect=effect, p_holm=None, p_equivalence=p_same, verdict=words, notes=notes)
+
+
+def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
+    notes = []
+    failed = [record for record in study.records_of(arm) if record.status == "failed"]
+    if failed:
+        notes.append(f"{len(failed)} of {len(study.design['seeds'])} runs failed: {failed[0].reason}")
+    absent = len(study.design["seeds"]) - len(study.records_of(arm))
+    if absent:
+        notes.append(f"{absent} of {len(study.design['seeds'])} runs are not recorded yet")
+    if finished < len(study.records_of(arm)) - len(failed):
+        notes.append(f"some runs don't report {metric}")
+    return tuple(notes)
+
+
+def _failures(study: Study, arm: str) -> int:
+    return sum(record.status == "failed" for record in study.records_of(arm))
+
+
+def _headline(study: Study, table: MetricTable) -> str:
+    seeds = max((row.effect.n for row in table.rows if row.effect), default=0)
+    open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if study.missing else ""
+    judged = [row for row in table.rows if row.p_holm is not None]
+    if not judged:
+        return f"No verdict yet: too few finished pairs of runs{open_runs}."
+    groups: dict[str, list[Row]] = {}
+    for row in judged:
+        groups.setdefault(row.verdict, []).append(row)
+    parts = [_sentence(words, rows, table, len(judged)) for words, rows in groups.items()]
+    return f"{table.label} over {seeds} seeds: {'; '.join(parts)}{open_runs}."
+
+
+def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:
+    who = f"all {judged} arms" if len(rows) == judged > 1 else " and ".join(row.label for row in rows)
+    if words.startswith("no detectable"):
+        return f"no detectable difference from the control for {who}"
+    if words.startswith("equivalent"):
+        return f"{who} {'is' if len(rows) == 1 else 'are'} {words} of {table.margin:g} {table.unit}"
+    biggest = max((row.effect for row in rows if row.effect), key=lambda effect: abs(effect.estimate))
+    unit = f" {table.unit}" if table.unit else ""
+    size = f"by {abs(biggest.estimate):.2g}{unit}" if len(rows) == 1 else f"by up to {abs(biggest.estimate):.2g}{unit}"
+    return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {size}"
+
+
+def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
+    control = study.design["control"]
+    if table.rows[0].n == 0:
+        return None, "the control has no finished run"
+    if not any(row.p_holm is not None for row in table.rows):
+        return None, "no arm has enough finished runs to be compared"
+    better = [row for row in table.rows if row.verdict == "better"]  # without failures, by its words
+    if not better:
+        return control, f"no arm is better than the control in {table.label}, so the control stands"
+    best = min(better, key=lambda row: row.effect.estimate * (1 if table.goal == "min" else -1) if row.effect else 0)
+    assert best.effect is not None
+    said = f"better than the control by {abs(best.effect.estimate):.3g} {table.unit}".strip()
+    return best.arm, f"{said} (Holm p = {best.p_holm:.2g}); not yet confirmed on fresh seeds"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
