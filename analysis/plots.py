@@ -97,9 +97,10 @@ def effects(tables: Sequence[MetricTable]) -> str:
 
 
 @_styled
-def lines(name: str, panels: Mapping[str, Mapping[str, Band]], x_label: str, alt: str, zero: bool = False) -> str:
-    """Lines with bands, one panel per title, one colour per arm in the order of the first panel."""
-    arms = list(dict.fromkeys(arm for bands in panels.values() for arm in bands))
+def lines(
+    name: str, panels: Mapping[str, Mapping[str, Band]], arms: Sequence[str], alt: str, *, zero: bool = False
+) -> str:
+    """Lines with bands, one panel per title; each of `arms` keeps its colour in every figure."""
     figure = _figure(9.2, 2.9 + 0.2 * -(-len(arms) // 3))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, bands) in zip(axes, panels.items(), strict=True):
@@ -111,7 +112,7 @@ def lines(name: str, panels: Mapping[str, Mapping[str, Band]], x_label: str, alt
             axis.plot(band.x_T, band.mean_T, style, color=colour, linewidth=1.6, label=arm)
             axis.fill_between(band.x_T, band.low_T, band.high_T, color=colour, alpha=0.15, linewidth=0)
         axis.set_title(title)
-        axis.set_xlabel(x_label)
+        axis.set_xlabel("training tokens")
         axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
         axis.locator_params(axis="x", nbins=5)
     handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if not h.get_label().startswith("_")}
@@ -136,10 +137,14 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> str:
     picture = None
     for axis, (label, load_LE) in zip(grid.flat, loads.items(), strict=False):
         relative_LE = load_LE * load_LE.shape[1]
-        picture = axis.imshow(relative_LE, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto", interpolation="nearest")
+        # A mesh, not an image: an image would be a bitmap inside the SVG.
+        picture = axis.pcolormesh(relative_LE, cmap="RdBu_r", vmin=0, vmax=2, edgecolors="none")
+        axis.invert_yaxis()
         axis.set_title(label, fontsize=9)
-        axis.set_yticks(range(load_LE.shape[0]))
-        axis.set_xticks(range(0, load_LE.shape[1], max(1, load_LE.shape[1] // 8)))
+        layers, experts = load_LE.shape
+        axis.set_yticks(np.arange(layers) + 0.5, [str(layer) for layer in range(layers)])
+        shown = range(0, experts, max(1, experts // 8))
+        axis.set_xticks(np.array(shown) + 0.5, [str(expert) for expert in shown])
         axis.set_ylabel("layer")
         axis.grid(visible=False)
     grid[-1][0].set_xlabel("expert")
@@ -201,7 +206,7 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'\b(id|xlink:href|href)="(#?)', rf'\1="\2{name}-', svg)
+    svg = re.sub(r'\b(id="|href="#)', rf"\1{name}-", svg)
     svg = svg.replace("url(#", f"url(#{name}-")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = svg.replace(INK, "currentColor").replace(GRID, "var(--rule)")

@@ -101,7 +101,7 @@ def _kind(row: Row) -> str:
 
 
 def _figures(study: Study, judgement: Judgement) -> dict[str, str]:
-    metric = judgement.tables[0]
+    metric, arms = judgement.tables[0], list(study.labels.values())
     figures = {}
     if any(row.effect for row in metric.rows):
         figures["effects"] = plots.effects(judgement.tables)
@@ -111,14 +111,14 @@ def _figures(study: Study, judgement: Judgement) -> dict[str, str]:
         figures["curves"] = plots.lines(
             "curves",
             {f"{metric.label}, {metric.unit}".rstrip(", "): curves},
-            "training tokens",
+            arms,
             f"{metric.label} on validation against training tokens",
         )
         if differences:
             figures["differences"] = plots.lines(
                 "differences",
                 {f"{metric.label}: arm − control, {metric.unit}".rstrip(", "): differences},
-                "training tokens",
+                arms,
                 f"paired difference of {metric.label} from the control against training tokens",
                 zero=True,
             )
@@ -130,16 +130,16 @@ def _figures(study: Study, judgement: Judgement) -> dict[str, str]:
 
 
 def _routing_figures(study: Study) -> dict[str, str]:
-    figures = {}
+    figures, arms = {}, list(study.labels.values())
     vio = plots.bands(study, "validation", "load/max_vio")
     if vio:
-        figures["max_vio"] = plots.lines("maxvio", {"MaxVio": vio}, "training tokens", "MaxVio against training tokens")
+        figures["max_vio"] = plots.lines("maxvio", {"MaxVio": vio}, arms, "MaxVio against training tokens")
     losses = {
         "load-balancing loss (1 = balanced)": plots.bands(study, "curve", "train/load_balancing"),
         "router z-loss": plots.bands(study, "curve", "train/z_loss"),
     }
     if all(losses.values()):
-        figures["auxiliary"] = plots.lines("aux", losses, "training tokens", "Auxiliary losses against training tokens")
+        figures["auxiliary"] = plots.lines("aux", losses, arms, "Auxiliary losses against training tokens")
     return figures
 
 
@@ -148,7 +148,8 @@ def _runs(study: Study) -> list[dict[str, Any]]:
     for arm in study.arms:
         for seed in study.design["seeds"]:
             record = study.cells.get((arm, seed))
-            row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "status": "missing", "reason": "not recorded"}
+            row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "hash": ""}
+            row |= {"status": "missing", "reason": "not recorded"}
             if record is not None:
                 value = record.metrics.get(study.design["metric"])
                 row |= {"status": record.status, "reason": record.reason or "", "hash": record.run_hash}

@@ -1,0 +1,117 @@
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from rich.console import Console
+
+from analysis.frame import Study
+from analysis.report import number, pvalue, render, signed, terminal_table, write_report
+from analysis.verdicts import judge
+from tests.analysis.conftest import make_design
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "<script>alert(1)</script>&\"'$x$"
+
+
+def page(found) -> str:
+    study = Study.of(found)
+    return render(study, judge(study))
+
+
+def test_the_page_holds_what_was_found(records_of) -> None:
+    design = make_design()
+    html = page(records_of(design, {"arm1": -0.3}))
+    for text in (design["question"], "arm1 label", "better", "ablate run toy", "toy:1", "MaxVio"):
+        assert text in html
+    assert html.count("<svg") >= 6
+
+
+def test_it_asks_for_nothing_outside_itself(records_of) -> None:
+    class Links(HTMLParser):
+        asked: list[str] = []
+
+        def handle_starttag(self, tag, attrs) -> None:
+            self.asked += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset") and not v.startswith(("#", "data:"))]
+
+    html = page(records_of(make_design()))
+    links = Links()
+    links.feed(html)
+    assert links.asked == []
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_ids_are_unique_and_every_reference_is_met(records_of) -> None:
+    html = page(records_of(make_design(arms=9)))
+    ids = re.findall(r'\bid="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', html)) | set(re.findall(r"url\(#([^)]+)\)", html)) <= set(ids)
+
+
+def test_untrusted_text_stays_text(records_of) -> None:
+    design = make_design()
+    design["arms"][1]["label"] = EVIL
+    design["question"] = EVIL
+    found = records_of(design)
+    found[-1] = replace(found[-1], status="failed", reason=EVIL, metrics={})
+    html = page(found)
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") > 4
+
+
+def test_equal_records_give_equal_bytes_in_any_order(tmp_path, records_of) -> None:
+    found = records_of(make_design())
+    assert page(found) == page(found[::-1])
+    study = Study.of(found)
+    write_report(study, judge(study), tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == page(found)
+    assert (tmp_path / "report.html").stat().st_size < 2_000_000
+
+
+def test_failed_and_missing_runs_are_on_the_page(records_of) -> None:
+    found = records_of(make_design())[:-1]
+    found[3] = replace(found[3], status="failed", reason="out of memory", metrics={}, validation={}, curve={})
+    html = page(found)
+    assert "seed 3 failed: out of memory" in html and "1 missing" in html and "not recorded" in html
+
+
+def test_a_study_with_nothing_finished_is_still_a_page(records_of) -> None:
+    found = [
+        replace(r, status="failed", reason="x", metrics={}, curve={}, validation={}, expert_load={"step": [], "load": []})
+        for r in records_of(make_design())
+    ]
+    assert "No verdict yet" in page(found)
+
+
+def test_the_terminal_table_fits_eighty_columns(records_of) -> None:
+    study = Study.of(records_of(make_design(), {"arm1": -0.3}))
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(judge(study)))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "better" in text and "arm1 label" in text and "Does it matter?" in text
+
+
+def test_numbers_for_people() -> None:
+    assert (number(2.61533), number(None)) == ("2.615", "")
+    assert (signed(-0.00731), signed(0.5)) == ("−0.0073", "+0.5")
+    assert (pvalue(0.000012), pvalue(0.0312)) == ("<.0001", "0.031")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_browser_shows_it_without_a_complaint(tmp_path, records_of) -> None:
+    study = Study.of(records_of(make_design(arms=9), {"arm1": -0.3}))
+    write_report(study, judge(study), tmp_path / "report.html")
+    command = [
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        "--disable-component-update", "--disable-sync", "--disable-quic", "--enable-logging=stderr", "--v=0",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=400,3000", "--dump-dom",
+        f"--screenshot={tmp_path / 'page.png'}", (tmp_path / "report.html").as_uri(),
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "Does it matter?" in shown.stdout and shown.stdout.count("<svg") >= 6
+    assert "CONSOLE" not in shown.stderr
+    assert (tmp_path / "page.png").stat().st_size > 20_000

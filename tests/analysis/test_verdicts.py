@@ -1,0 +1,132 @@
+"""From records to words: what is compared, what is left out and what is said of it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.frame import Study
+from analysis.verdicts import judge
+from core import records
+from tests.analysis.conftest import METRIC, make_design, make_record
+
+
+def rows(judgement, metric: int = 0) -> dict:
+    return {row.arm: row for row in judgement.tables[metric].rows}
+
+
+def test_planted_effects_get_their_words(records_of) -> None:
+    design = make_design(arms=4)
+    found = records_of(design, {"arm1": -0.3, "arm2": 0.3}, noise=0.005)
+    judgement = judge(Study.of(found))
+    verdicts = {arm: row.verdict for arm, row in rows(judgement).items()}
+    assert verdicts == {
+        "control": "control", "arm1": "better", "arm2": "worse", "arm3": "equivalent within the margin"
+    }  # fmt: skip
+    assert judgement.winner == "arm1"
+    assert "better" in judgement.headline and "arm1 label" in judgement.headline
+    assert rows(judgement)["arm1"].effect.correlation > 0.95
+
+
+def test_without_a_better_arm_the_control_stands(records_of) -> None:
+    judgement = judge(Study.of(records_of(make_design(), {"arm1": 0.3, "arm2": 0.3})))
+    assert judgement.winner == "control" and "control stands" in judgement.winner_reason
+
+
+def test_a_real_but_small_difference_says_so(records_of) -> None:
+    judgement = judge(Study.of(records_of(make_design(), {"arm1": -0.01}, noise=0.0005)))
+    row = rows(judgement)["arm1"]
+    assert row.verdict == "better" and "smaller than the margin" in " ".join(row.notes)
+
+
+def fail(record):
+    return replace(record, status="failed", reason="boom", metrics={})
+
+
+def test_failed_runs_are_counted_beside_the_verdict_and_never_exported(records_of) -> None:
+    found = records_of(make_design(), {"arm1": -0.3})
+    found = [fail(r) if (r.arm_hash, r.seed) == ("hash-arm1", 2) else r for r in found]
+    judgement = judge(Study.of(found))
+    row = rows(judgement)["arm1"]
+    assert row.effect.n == 5
+    assert "1 failed" in row.verdict and row.verdict != "better"
+    assert "1 of 6 runs failed: boom" in row.notes
+    assert judgement.winner == "control"
+    assert judgement.counts == {"complete": 17, "failed": 1, "missing": 0}
+
+
+def test_two_pairs_are_no_verdict(records_of) -> None:
+    judgement = judge(Study.of(records_of(make_design(seeds=2), {"arm1": -5})))
+    assert rows(judgement)["arm1"].verdict == "no verdict"
+    assert judgement.winner is None and "No verdict yet" in judgement.headline
+
+
+def test_identical_values_are_said_not_tested(records_of) -> None:
+    found = [replace(r, metrics={**r.metrics, METRIC: 1.0}) for r in records_of(make_design())]
+    judgement = judge(Study.of(found))
+    assert all("identical" in " ".join(row.notes) for arm, row in rows(judgement).items() if arm != "control")
+
+
+def test_an_unfinished_sweep_says_what_is_missing(records_of) -> None:
+    judgement = judge(Study.of(records_of(make_design())[:-4]))
+    assert judgement.counts["missing"] == 4 and "4 of 18 runs to go" in judgement.headline
+    assert "compared on 2 of 6 seeds" in " ".join(rows(judgement)["arm2"].notes)
+
+
+def test_other_data_and_other_configs_are_set_aside(records_of) -> None:
+    design = make_design()
+    found = records_of(design)
+    foreign = replace(found[0], data_fingerprint="toy:2", seed=0)
+    stale = replace(found[1], arm_hash="old")
+    study = Study.of([*found[1:], foreign, stale], design)
+    assert sorted(study.set_aside.values()) == [1, 1]
+    assert ("control", 0) not in study.cells and study.missing == 1
+
+
+def test_seeds_added_later_join_the_earlier_ones(records_of) -> None:
+    small, large = make_design(seeds=4), make_design(seeds=6)
+    late = [make_record(large, arm["name"], seed) for arm in large["arms"] for seed in (4, 5)]
+    study = Study.of([*records_of(small), *late])
+    assert study.missing == 0 and study.design["seeds"] == list(range(6))
+
+
+def test_a_study_is_rebuilt_from_records_alone(tmp_path, records_of) -> None:
+    design = make_design()
+    for record in records_of(design, {"arm1": -0.3}):
+        records.write(record, tmp_path / record.run_hash)
+    alone = judge(Study.load(tmp_path)).to_dict()
+    (tmp_path / "design.json").write_text(json.dumps(design))
+    assert judge(Study.load(tmp_path)).to_dict() == alone
+    damaged = tmp_path / "arm1-0" / "record.json"
+    damaged.write_text(damaged.read_text()[:100])
+    broken = judge(Study.load(tmp_path))
+    assert len(broken.unreadable) == 1 and "arm1-0" in broken.unreadable[0]
+    assert broken.counts["missing"] == 1
+    assert Study.load(tmp_path / "nothing") is None
+
+
+def test_json_holds_every_number_and_nothing_that_json_cannot_say(records_of) -> None:
+    found = records_of(make_design())
+    found = [replace(r, metrics={**r.metrics, "load/max_vio": 1.0}) if "arm1" in r.run_hash else r for r in found]
+    content = json.loads(json.dumps(judge(Study.of(found)).to_dict(), allow_nan=False))
+    row = content["tables"][0]["rows"][1]
+    assert {"estimate", "low", "high", "pvalue", "effect_size", "correlation", "n"} <= set(row["effect"])
+    assert content["tables"][1]["rows"][1]["effect"]["correlation"] is None  # a constant has no correlation
+
+
+@pytest.mark.parametrize("truth", [0.0, -0.3])
+def test_error_rate_and_power_of_the_whole_path(truth: float) -> None:
+    """Four arms, five seeds: some arm is called better in about 5 % of null studies, and in all with a real effect."""
+    design, called = make_design(arms=4, seeds=5, margin=None), 0
+    rng = np.random.default_rng(0)
+    base = {(a["name"], s): make_record(design, a["name"], s) for a in design["arms"] for s in design["seeds"]}
+    for _ in range(150):
+        block = rng.normal(3, 1, 5)
+        found = [
+            replace(r, metrics={METRIC: block[s] + (truth if arm == "arm1" else 0) + rng.normal(0, 0.05)})
+            for (arm, s), r in base.items()
+        ]
+        words = {row.verdict for row in judge(Study.of(found)).tables[0].rows}
+        called += bool(words & {"better", "worse"})
+    assert called / 150 < 0.105 if truth == 0 else called / 150 > 0.97
