@@ -31,7 +31,7 @@ demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and
 	@$(BIN)/ablate report balance --size quick
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -50,7 +50,9 @@ def _complain(line: str, status: int, debug: bool) -> int:
 def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:
     flags = [argument for argument in rest if argument.startswith("-")]
     if flags:
-        raise UserError(f"unknown option {flags[0]} of ablate {arguments.command} (see ablate {arguments.command} --help)")
+        raise UserError(
+            f"unknown option {flags[0]} of ablate {arguments.command} (see ablate {arguments.command} --help)"
+        )
     if rest and not arguments.takes_settings:
         raise UserError(f"ablate {arguments.command} takes no setting '{rest[0]}'")
     return list(rest)
@@ -63,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "list", "the agenda and the verdicts so far", json=True).add_argument(
         "--names", action="store_true", help="only 'name size', one a line"
     )
-    plan = _command(commands, "plan", "arms, cost, and the smallest effect detectable", name=True, settings=True, json=True)
+    plan = _command(
+        commands, "plan", "arms, cost, and the smallest effect detectable", name=True, settings=True, json=True
+    )
     plan.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
     run = _command(commands, "run", "train what isn't recorded yet", name=True, settings=True)
     run.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file beside the records)")
@@ -83,7 +87,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction, verb: str, text: str, *, name: bool = False, settings: bool = False,
+    commands: argparse._SubParsersAction,
+    verb: str,
+    text: str,
+    *,
+    name: bool = False,
+    settings: bool = False,
     json: bool = False,
 ) -> argparse.ArgumentParser:
     usage = f"ablate {verb}{' NAME' if name else ''}{' [options] [key=value ...]' if settings else ' [options]'}"

@@ -22,7 +22,7 @@ from analysis.verdicts import MetricTable
 INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
 ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#b2a300")
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "equivalent": "#0072b2"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",
@@ -117,7 +117,9 @@ def lines(
         axis.locator_params(axis="x", nbins=5)
     handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if not h.get_label().startswith("_")}
     if handles:
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)), fontsize=9)
+        figure.legend(
+            handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)), fontsize=9
+        )
     return _svg(figure, name, alt)
 
 
@@ -164,7 +166,9 @@ def bands(study: Study, table: str, column: str, *, minus_control: bool = False)
     for arm, by_seed in series.items():
         if minus_control:
             base = series[study.design["control"]]
-            by_seed = {s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and len(base[s][1]) == len(y)}
+            by_seed = {
+                s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and len(base[s][1]) == len(y)
+            }
             if arm == study.design["control"]:
                 continue
         lengths = {len(y) for _, y in by_seed.values()}
@@ -181,7 +185,9 @@ def final_loads(study: Study) -> dict[str, np.ndarray]:
     """Each arm's expert load at the end, mean over its finished seeds. Values (layers, experts)."""
     out = {}
     for arm in study.arms:
-        found = [r.expert_load["load"][-1] for r in study.records_of(arm) if r.status == "complete" and r.expert_load["load"]]
+        found = [
+            r.expert_load["load"][-1] for r in study.records_of(arm) if r.status == "complete" and r.expert_load["load"]
+        ]
         if found:
             out[study.labels[arm]] = np.mean(np.array(found, dtype=float), axis=0)
     return out

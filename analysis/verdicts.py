@@ -71,7 +71,7 @@ def judge(study: Study) -> Judgement:
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     return Judgement(
         question=design["question"],
-        headline=_headline(study, tables[0]),
+        headline=" ".join([_headline(study, tables[0]), *_asides(tables[1:])]),
         tables=tables,
         winner=winner,
         winner_reason=reason,
@@ -91,7 +91,7 @@ def _table(study: Study, metric: str, *, primary: bool) -> MetricTable:
     tested = [row for row in drafts if row.effect is not None and row.effect.n >= VERDICT_FLOOR]
     adjusted = dict(zip([r.arm for r in tested], holm([r.effect.pvalue for r in tested if r.effect]), strict=True))
     with_margin = [row for row in tested if row.p_equivalence is not None]
-    same = dict(zip([r.arm for r in with_margin], holm([r.p_equivalence for r in with_margin]), strict=True))
+    same = dict(zip([r.arm for r in with_margin], holm([r.p_equivalence or 0.0 for r in with_margin]), strict=True))
     rows = []
     for row in drafts:
         if row.arm == control or row.arm not in adjusted:
@@ -100,14 +100,19 @@ def _table(study: Study, metric: str, *, primary: bool) -> MetricTable:
         assert row.effect is not None
         p_holm, p_same = float(adjusted[row.arm]), same.get(row.arm)
         p_same = None if p_same is None else float(p_same)
-        words = verdict(row.effect.estimate, p_holm, p_same, goal=known.goal, alpha=design["alpha"])
+        words: str = verdict(row.effect.estimate, p_holm, p_same, goal=known.goal, alpha=design["alpha"])
         notes = row.notes
         if words in ("better", "worse") and p_same is not None and p_same < design["alpha"]:
             notes += (f"the difference is real but smaller than the margin of {margin:g}",)
         failures = _failures(study, row.arm) + _failures(study, control)
         if failures and words in ("better", "equivalent within the margin"):
             words = f"{words}, among runs that finished ({failures} failed)"
-        fields = vars(row) | {"p_holm": p_holm, "p_equivalence": p_same, "verdict": words, "notes": notes}
+        fields: dict[str, Any] = vars(row) | {
+            "p_holm": p_holm,
+            "p_equivalence": p_same,
+            "verdict": words,
+            "notes": notes,
+        }
         rows.append(Row(**fields))
     return MetricTable(metric, known.label, known.unit, known.goal, primary, margin, tuple(rows))
 
@@ -119,7 +124,7 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
     mean = float(finished.mean()) if len(finished) else None
     sd = float(finished.std(ddof=1)) if len(finished) > 1 else None
     notes = _notes(study, arm, metric, len(finished))
-    row = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
+    row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
     if arm == control:
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
     both = np.isfinite(own) & np.isfinite(base)
@@ -165,6 +170,21 @@ def _headline(study: Study, table: MetricTable) -> str:
         groups.setdefault(row.verdict, []).append(row)
     parts = [_sentence(words, rows, table, len(judged)) for words, rows in groups.items()]
     return f"{table.label} over {seeds} seeds: {'; '.join(parts)}{open_runs}."
+
+
+def _asides(tables: tuple[MetricTable, ...]) -> list[str]:
+    """A sentence for each secondary metric in which some arm differs from the control."""
+    sentences = []
+    for table in tables:
+        groups: dict[str, list[Row]] = {}
+        for row in table.rows:
+            if row.p_holm is not None and row.verdict.startswith(("better", "worse")):
+                groups.setdefault(row.verdict, []).append(row)
+        judged = sum(row.p_holm is not None for row in table.rows)
+        if groups:
+            parts = "; ".join(_sentence(words, rows, table, judged) for words, rows in groups.items())
+            sentences.append(f"{table.label}: {parts}.")
+    return sentences
 
 
 def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:

@@ -63,9 +63,13 @@ def _deepspeed() -> Finding:
     import torch.distributed as dist
     from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
 
-    backends = [name for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if there]
+    backends = [
+        name for name, there in (("gloo", dist.is_gloo_available()), ("nccl", dist.is_nccl_available())) if there
+    ]
     found = f"deepspeed {version}, {AutoEPMoELayer.__name__} present, backends: {', '.join(backends) or 'none'}"
-    return Finding("deepspeed", bool(backends), found, "the expert-parallel layer contract is there; runs use one device")
+    return Finding(
+        "deepspeed", bool(backends), found, "the expert-parallel layer contract is there; runs use one device"
+    )
 
 
 def _wandb() -> Finding:

@@ -100,15 +100,21 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
         )
     out.print(table)
     runs = content["runs"]
-    out.print(f"{len(content['arms'])} arms x {len(content['seeds'])} seeds = {runs['total']} runs, {runs['missing']} to do")
+    out.print(
+        f"{len(content['arms'])} arms x {len(content['seeds'])} seeds = {runs['total']} runs, {runs['missing']} to do"
+    )
     if content.get("estimated_seconds") is not None:
-        out.print(f"time: about {_duration(content['estimated_seconds'])} with {content['workers']} workers on this machine")
+        out.print(
+            f"time: about {_duration(content['estimated_seconds'])} with {content['workers']} workers on this machine"
+        )
     if content["detectable_effect_sd"] is not None:
         _print_effect(content, out)
 
 
 def _print_effect(content: dict[str, Any], out: Console) -> None:
-    line = f"detects {content['detectable_effect_sd']:.2f} sd of paired differences (Holm over {content['comparisons']})"
+    line = (
+        f"detects {content['detectable_effect_sd']:.2f} sd of paired differences (Holm over {content['comparisons']})"
+    )
     if content["detectable_effect"] is not None:
         line += f" = {content['detectable_effect']:.2g} of {content['metric']}, by the noise recorded so far"
     out.print(line)

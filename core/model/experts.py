@@ -25,7 +25,9 @@ class Experts(nn.Module):
 
         x_MD: (M, D) rows sorted by expert; counts_E: (E,) rows of each expert, summing to M. Returns (M, D).
         """
-        dtype = torch.get_autocast_dtype(x_MD.device.type) if torch.is_autocast_enabled(x_MD.device.type) else x_MD.dtype
+        dtype = (
+            torch.get_autocast_dtype(x_MD.device.type) if torch.is_autocast_enabled(x_MD.device.type) else x_MD.dtype
+        )
         ends_E = counts_E.cumsum(0, dtype=torch.int32)
         x_MD = x_MD.to(dtype)
         gate_MW = F.grouped_mm(x_MD, self.gate_EWD.to(dtype).transpose(1, 2), offs=ends_E)

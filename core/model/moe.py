@@ -25,9 +25,8 @@ class MoE(nn.Module):
 
 
 def dispatch_and_combine(experts: Experts, x_ND: Tensor, routing: Routing, counts_E: Tensor) -> Tensor:
-    """Sort assignments by expert, run each expert once on its rows, and sum the gated outputs per token. Returns (N, D).
-    """
-    tokens, top_k = routing.experts_NK.shape
+    """Sort assignments by expert, run each expert once on its rows, and sum the gated outputs per token. Returns (N, D)."""
+    top_k = routing.experts_NK.shape[1]
     order_M = routing.experts_NK.reshape(-1).argsort(stable=True)
     out_MD = experts(x_ND[order_M // top_k], counts_E)
     gated_MD = out_MD * routing.gates_NK.reshape(-1, 1)[order_M].to(out_MD.dtype)

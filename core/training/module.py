@@ -10,10 +10,10 @@ from torch import Tensor
 
 from core.config import RunConfig
 from core.data.module import Batch
+from core.data.tokens import MASK_ID
 from core.diffusion.objectives import masked_diffusion_loss, token_cross_entropy, total_loss
 from core.model.balance import load_balancing_loss, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
-from core.data.tokens import MASK_ID
 
 
 class MaskedDiffusion(lightning.LightningModule):
@@ -33,7 +33,12 @@ class MaskedDiffusion(lightning.LightningModule):
         load_balancing, z_loss = auxiliary_losses(routings)
         weights = (objective.load_balancing_weight, objective.z_loss_weight)
         loss = total_loss(nelbo, load_balancing, z_loss, weights=weights)
-        return {"loss": loss, "nelbo": nelbo.detach(), "load_balancing": load_balancing.detach(), "z_loss": z_loss.detach()}
+        return {
+            "loss": loss,
+            "nelbo": nelbo.detach(),
+            "load_balancing": load_balancing.detach(),
+            "z_loss": z_loss.detach(),
+        }
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Per-sequence NELBO (B,) in nats per token, auxiliary losses, and expert counts (layers, E) of one batch."""

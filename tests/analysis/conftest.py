@@ -43,7 +43,12 @@ def make_record(design: dict[str, Any], arm: str, seed: int, effect: float = 0.0
             "data": {"sequence_length": 8, "corpus": "markov"},
         },
         metrics={METRIC: value, "load/max_vio": float(rng.uniform(0.5, 1))},
-        curve={"step": steps, "tokens": steps, "train/load_balancing": [1.2, 1.1, 1.0], "train/z_loss": [3.0, 2.0, 1.0]},
+        curve={
+            "step": steps,
+            "tokens": steps,
+            "train/load_balancing": [1.2, 1.1, 1.0],
+            "train/z_loss": [3.0, 2.0, 1.0],
+        },
         validation={"step": steps, "tokens": steps, METRIC: [value + 1, value + 0.5, value], "load/max_vio": [1, 1, 1]},
         expert_load={"step": [10, 20, 30], "load": rng.dirichlet(np.ones(8), (3, 4)).tolist()},
         data_fingerprint="toy:1",

@@ -34,7 +34,9 @@ def test_it_asks_for_nothing_outside_itself(records_of) -> None:
         asked: list[str] = []
 
         def handle_starttag(self, tag, attrs) -> None:
-            self.asked += [v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset") and not v.startswith(("#", "data:"))]
+            self.asked += [
+                v for k, v in attrs if k in ("src", "href", "xlink:href", "srcset") and not v.startswith(("#", "data:"))
+            ]
 
     html = page(records_of(make_design()))
     links = Links()
@@ -79,7 +81,9 @@ def test_failed_and_missing_runs_are_on_the_page(records_of) -> None:
 
 def test_a_study_with_nothing_finished_is_still_a_page(records_of) -> None:
     found = [
-        replace(r, status="failed", reason="x", metrics={}, curve={}, validation={}, expert_load={"step": [], "load": []})
+        replace(
+            r, status="failed", reason="x", metrics={}, curve={}, validation={}, expert_load={"step": [], "load": []}
+        )
         for r in records_of(make_design())
     ]
     assert "No verdict yet" in page(found)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.config import ObjectiveConfig
 from core.data.synthetic import MarkovSource
 from core.diffusion.masking import mask_tokens
-from core.config import ObjectiveConfig
 from core.diffusion.objectives import masked_diffusion_loss, token_cross_entropy, total_loss
 
 

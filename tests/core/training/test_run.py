@@ -65,7 +65,9 @@ def test_auxiliary_losses_train_and_stay_out_of_the_reported_nelbo() -> None:
     a, b = off.training_step(batch, 0), on.training_step(batch, 0)
     assert a["nelbo"].item() == b["nelbo"].item()
     assert a["loss"].item() == a["nelbo"].item()
-    assert b["loss"].item() == pytest.approx((b["nelbo"] + 10 * b["load_balancing"] + 10 * b["z_loss"]).item(), rel=1e-6)
+    assert b["loss"].item() == pytest.approx(
+        (b["nelbo"] + 10 * b["load_balancing"] + 10 * b["z_loss"]).item(), rel=1e-6
+    )
     a["loss"].backward()
     b["loss"].backward()
     name = "denoiser.layers.0.moe.router.weight_ED"

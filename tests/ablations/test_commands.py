@@ -1,0 +1,200 @@
+"""Every command as a process, as its user would run it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DECLARATION = '''
+"""A question small enough for a test."""
+from sweeps.spec import Ablation, Factor
+
+ablation = Ablation(
+    question="Does top-k matter to a toy?",
+    factors=(Factor("model.top_k", (1, 2), label="top-k"),),
+    control={"model.top_k": 1},
+    base="tiny",
+    secondary=("load/max_vio",),
+    margin=0.5,
+    seeds=range(3),
+    settings={
+        "data.corpus": "markov", "data.sequence_length": 16, "data.validation_sequences": 16,
+        "model.hidden_size": 16, "model.num_heads": 1, "model.head_dim": 16, "model.num_experts": 4,
+        "model.expert_width": 8, "trainer.steps": 8, "trainer.batch_size": 4, "trainer.validate_every": 4,
+        "trainer.log_every": 4,
+    },
+)
+'''
+
+
+def ablate(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "ablations", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory) -> Path:
+    """A folder with the toy declared and run."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "toy.py").write_text(DECLARATION)
+    done = ablate("run", "toy.py", "--workers", "2", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 runs trained" in done.stdout and "next: ablate report toy.py" in done.stdout
+    return folder
+
+
+def mistake(done: subprocess.CompletedProcess[str], *expected: str) -> None:
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("ablate: "), done.stderr
+    for text in expected:
+        assert text in lines[0]
+
+
+def test_a_second_run_trains_nothing_and_leaves_records_as_they_are(swept) -> None:
+    before = {path: path.read_bytes() for path in swept.rglob("record.json")}
+    assert len(before) == 6
+    again = ablate("run", "toy.py", cwd=swept)
+    assert again.returncode == 0 and "0 runs trained, 6 recorded before" in again.stdout
+    assert {path: path.read_bytes() for path in swept.rglob("record.json")} == before
+
+
+def test_a_changed_config_counts_as_missing(swept) -> None:
+    content = json.loads(ablate("plan", "toy.py", "trainer.steps=9", "--no-calibration", "--json", cwd=swept).stdout)
+    assert content["runs"] == {"total": 6, "missing": 6}
+    content = json.loads(ablate("plan", "toy.py", "--json", cwd=swept).stdout)
+    assert content["runs"] == {"total": 6, "missing": 0}
+    assert content["seconds_per_run"].keys() == {"top_k=1", "top_k=2"} and content["detectable_effect"] > 0
+
+
+def test_the_report_says_the_same_in_json_html_and_on_the_terminal(swept) -> None:
+    shown = ablate("report", "toy.py", cwd=swept)
+    assert shown.returncode == 0 and "Does top-k matter to a toy?" in shown.stdout
+    content = json.loads(ablate("report", "toy.py", "--json", cwd=swept).stdout)
+    row = content["tables"][0]["rows"][1]
+    assert row["effect"]["n"] == 3 and row["verdict"] in shown.stdout
+    html = (swept / content["report"]).read_text()
+    assert content["headline"] in html and row["verdict"] in html
+
+
+def test_export_then_train(swept) -> None:
+    exported = ablate("export", "toy.py", cwd=swept)
+    assert exported.returncode == 0, exported.stderr
+    folder = swept / "runs" / "toy" / "export"
+    evidence = json.loads((folder / "evidence.json").read_text())
+    assert evidence["evidence"]["headline"] and len(evidence["records"]) == 3
+    trained = ablate("train", str(folder / "config.yaml"), "trainer.steps=4", cwd=swept)
+    assert trained.returncode == 0, trained.stderr
+    assert "step 4/4" in trained.stdout
+    record = next((swept / "runs" / "train").rglob("record.json"))
+    assert json.loads(record.read_text())["status"] == "complete"
+
+
+def test_export_of_an_arm_by_hand_and_of_none(swept, tmp_path) -> None:
+    by_hand = ablate("export", "toy.py", "--arm", "top_k=2", "--to", str(tmp_path / "e"), cwd=swept)
+    assert by_hand.returncode == 0 and "by hand" in by_hand.stdout
+    assert "top_k: 2" in (tmp_path / "e" / "config.yaml").read_text()
+    mistake(ablate("export", "toy.py", "--arm", "nope", cwd=swept), "top_k=1, top_k=2")
+
+
+def test_list_knows_the_agenda() -> None:
+    rows = json.loads(ablate("list", "--json", "--out", "nowhere").stdout)
+    sizes = {(row["name"], row["size"]): row for row in rows}
+    assert sizes["balance", "full"]["arms"] == 9 and sizes["balance", "quick"]["arms"] == 4
+    assert sizes["experts", "full"]["seeds"] == 8
+    shown = ablate("list", "--out", "nowhere")
+    assert shown.returncode == 0 and "not run" in shown.stdout
+
+
+def test_a_file_is_on_the_agenda_by_being_there() -> None:
+    added = ROOT / "ablations" / f"added_by_test_{os.getpid()}.py"
+    try:
+        added.write_text(DECLARATION)
+        assert f"{added.stem} full" in ablate("list", "--names").stdout
+        assert ablate("plan", added.stem, "--no-calibration").returncode == 0
+        added.write_text("ablation = 3")
+        broken = ablate("list")
+        assert broken.returncode == 1 and "must declare" in broken.stdout and "balance" in broken.stdout
+    finally:
+        added.unlink()
+
+
+def test_plan_refuses_what_cannot_reach_significance_and_says_what_would() -> None:
+    refused = ablate("plan", "balance", "--size", "quick", "--seeds", "2", "--no-calibration")
+    assert refused.returncode == 2
+    assert "2 cannot reach significance for 3 comparisons" in refused.stderr and "--seeds 4" in refused.stderr
+    assert ablate("plan", "balance", "--size", "quick", "--seeds", "4", "--no-calibration").returncode == 0
+    mistake(ablate("run", "balance", "--size", "quick", "--seeds", "2"), "--seeds 4", "--exploratory")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("plan", "balanse"), ("did you mean balance",)),
+        (("plan", "balance", "trainer.stepz=3"), ("did you mean trainer.steps",)),
+        (("plan", "balance", "trainer.steps=many"), ("trainer.steps", "a whole number")),
+        (("plan", "balance", "--size", "quik"), ("quick",)),
+        (("plan", "balance", "steps"), ("key=value",)),
+        (("plan", "experts", "model.expert_width=3"), ("model.expert_width",)),
+        (("plan", "balance", "model.top_k=99"), ("model.top_k=99", "model.num_experts")),
+        (("plan", "missing.py"), ("no such declaration file",)),
+        (("run", "balance", "--workers", "0"), ("--workers",)),
+        (("report", "balance", "--out", "nowhere"), ("nothing is recorded", "ablate run balance")),
+        (("train", "none.yaml"), ("no such config file: none.yaml",)),
+        (("train", "tiny", "--bogus"), ("--bogus",)),
+        (("doctor", "x=1"), ("takes no setting",)),
+        (("dance",), ("dance",)),
+        ((), ("COMMAND",)),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, expected) -> None:
+    mistake(ablate(*arguments), *expected)
+
+
+def test_a_level_that_the_model_cannot_have_is_named_with_its_arm(tmp_path) -> None:
+    (tmp_path / "bad.py").write_text(DECLARATION.replace("(1, 2)", "(1, 9)"))
+    mistake(ablate("plan", "bad.py", cwd=tmp_path), "top_k=9", "model.num_experts=4")
+
+
+def test_a_failed_run_is_status_1_and_a_traceback_only_with_debug(tmp_path) -> None:
+    settings = ("optimizer.learning_rate=1e30", "optimizer.gradient_clip=0", "data.corpus=markov", "trainer.steps=20")
+    failed = ablate("train", "tiny", *settings, cwd=tmp_path)
+    assert failed.returncode == 1 and "the run failed: TrainingDivergedError" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    quiet, loud = (ablate(*debug, "plan", "balanse") for debug in ((), ("--debug",)))
+    assert "Traceback" not in quiet.stderr and "Traceback" in loud.stderr and loud.returncode == 2
+
+
+def test_failed_runs_are_recorded_reported_and_run_again_only_when_asked(tmp_path) -> None:
+    (tmp_path / "toy.py").write_text(
+        DECLARATION.replace('"model.top_k", (1, 2), label="top-k"', '"optimizer.learning_rate", (1e-3, 1e30)')
+        .replace('"model.top_k": 1', '"optimizer.learning_rate": 1e-3')
+        .replace('"trainer.steps": 8', '"optimizer.gradient_clip": 0.0, "trainer.steps": 12')
+    )
+    first = ablate("run", "toy.py", cwd=tmp_path)
+    assert first.returncode == 1 and "3 failed" in first.stdout
+    report = json.loads(ablate("report", "toy.py", "--json", cwd=tmp_path).stdout)
+    assert report["counts"] == {"complete": 3, "failed": 3, "missing": 0}
+    assert "3 of 3 runs failed: TrainingDivergedError" in report["tables"][0]["rows"][1]["notes"][0]
+    assert "0 runs trained" in ablate("run", "toy.py", cwd=tmp_path).stdout
+    ablate("run", "toy.py", "--retry-failed", cwd=tmp_path)
+    assert len(list(tmp_path.rglob("attempts/1.json"))) == 3
+
+
+def test_doctor_says_what_there_is() -> None:
+    findings = {entry["name"]: entry for entry in json.loads(ablate("doctor", "--json").stdout)}
+    assert set(findings) == {"python", "torch", "cuda", "deepspeed", "wandb", "slurm"}
+    assert findings["torch"]["ok"] and "deepspeed 0.19" in findings["deepspeed"]["found"]
+    assert "check itself failed" not in json.dumps(findings)
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    shown = ablate("--help")
+    assert shown.returncode == 0
+    for command in ("list", "plan", "run", "report", "export", "train", "doctor"):
+        assert command in shown.stdout
