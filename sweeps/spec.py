@@ -25,6 +25,8 @@ class Size:
     """A smaller or larger edition of an ablation: what it says replaces what the declaration says."""
 
     factors: tuple[Factor, ...] | None = None
+    control: Mapping[str, Level] | None = None
+    base: str | None = None
     seeds: Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
 
@@ -61,13 +63,15 @@ class Ablation:
     sizes: Mapping[str, Size] = field(default_factory=dict)
 
     def sized(self, size: str) -> "Ablation":
-        """The edition of that name; "full" is the declaration itself. Raises KeyError for a name that isn't declared."""
+        """The edition of that name; "full" is the declaration itself. Raises KeyError for a name not declared."""
         if size == "full":
             return self
         edition = self.sizes[size]
         return replace(
             self,
             factors=edition.factors or self.factors,
+            control=edition.control or self.control,
+            base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
             settings={**self.settings, **edition.settings},
             sizes={},
@@ -81,3 +85,8 @@ class Arm:
     name: str  # unique in its design and fit for a file name
     label: str  # for people
     settings: Mapping[str, Any]  # factor levels, by config key
+
+
+def study_name(name: str, size: str) -> str:
+    """What a size of an ablation is called in storages, folders and W&B groups."""
+    return name if size == "full" else f"{name}.{size}"

@@ -1,0 +1,61 @@
+"""The arms of a design: which settings they have and how they are called."""
+
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator
+
+from sweeps.checks import check_factors, text
+from sweeps.spec import Ablation, Arm, Factor, Level
+
+LONGEST_NAME = 120  # a file name holds 255 bytes, and other names are built around this one
+
+
+def expand(ablation: Ablation) -> tuple[Arm, ...]:
+    """The arms of a declaration, the control first.
+
+    Raises UserError when the control isn't one of the combinations of levels.
+    """
+    check_factors(ablation.factors, ablation.control)
+    control = {factor.key: ablation.control[factor.key] for factor in ablation.factors}
+    others = (settings for settings in _combinations(ablation) if settings != control)
+    short = _short_keys(ablation.factors)
+    arms, taken = [], set[str]()
+    for settings in (control, *others):
+        name = _unique(",".join(f"{short[key]}={text(level)}" for key, level in settings.items()), taken)
+        label = ", ".join(f"{factor.name} {text(settings[factor.key])}" for factor in ablation.factors)
+        arms.append(Arm(name=name, label=label, settings=settings))
+    return tuple(arms)
+
+
+def _combinations(ablation: Ablation) -> Iterator[dict[str, Level]]:
+    for levels in itertools.product(*(factor.levels for factor in ablation.factors)):
+        settings = {factor.key: level for factor, level in zip(ablation.factors, levels, strict=True)}
+        changed = sum(settings[key] != ablation.control[key] for key in settings)
+        if ablation.arms == "all" or changed <= 1:
+            yield settings
+
+
+def _short_keys(factors: tuple[Factor, ...]) -> dict[str, str]:
+    """Each factor's key, cut to as many of its last parts as tell it from the others."""
+    keys = [factor.key for factor in factors]
+    short = {}
+    for key in keys:
+        parts = key.split(".")
+        endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
+        short[key] = next(
+            ending for ending in endings if sum(other == ending or other.endswith(f".{ending}") for other in keys) == 1
+        )
+    return short
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    """Fit for a file name on any system, and unlike the names before it."""
+    safe = re.sub(r"[^A-Za-z0-9._=,+-]", "_", name)
+    if len(safe) > LONGEST_NAME:
+        safe = f"{safe[: LONGEST_NAME - 9]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    candidates = itertools.chain((safe,), (f"{safe}~{n}" for n in itertools.count(2)))
+    # Some file systems ignore case.
+    chosen = next(candidate for candidate in candidates if candidate.lower() not in taken)
+    taken.add(chosen.lower())
+    return chosen

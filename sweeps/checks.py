@@ -1,0 +1,110 @@
+"""Mistakes in a declaration, refused before anything is trained."""
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from core.config import flatten, known_keys
+from core.errors import UserError
+from core.metrics import METRICS
+from sweeps.matching import SOLVED
+from sweeps.spec import Ablation, Factor, Level
+
+
+def check(ablation: Ablation, overrides: Mapping[str, Any]) -> None:
+    """Refuse a declaration, with the command line's overrides, that can't be planned.
+
+    Raises UserError that names the field, and the nearest known names where one is unknown.
+    """
+    check_factors(ablation.factors, ablation.control)
+    keys = [factor.key for factor in ablation.factors]
+    for key in keys:
+        if key == "seed":
+            raise UserError("factors: 'seed' is no factor; list the seeds under `seeds`")
+        if key not in known_keys():
+            raise UserError(f"factors: unknown config key '{key}': {nearest(key, known_keys())}")
+    for source, settings in (("settings", dict(flatten(ablation.settings))), ("override", overrides)):
+        for key in settings:
+            if key in keys:
+                raise UserError(f"{source} {key}: it is a factor of this ablation, so its levels set it; leave it out")
+            if key == "seed":
+                raise UserError(f"{source} seed: the ablation's `seeds` set it; leave it out")
+    if ablation.match and SOLVED in keys:
+        raise UserError(f"factors: '{SOLVED}' can't be varied under match='{ablation.match}', which solves it")
+    _check_metrics(ablation)
+    _check_seeds(ablation)
+    for field in ("alpha", "power"):
+        if not 0 < getattr(ablation, field) < 1:
+            raise UserError(f"{field} must lie in (0, 1), not {getattr(ablation, field)}")
+    if ablation.margin is not None and not ablation.margin > 0:
+        raise UserError(f"margin must be positive, not {ablation.margin}; None means that equivalence isn't claimed")
+
+
+def check_factors(factors: tuple[Factor, ...], control: Mapping[str, Level]) -> None:
+    """Refuse factors that don't make a design: none, one named twice, levels that repeat, a control outside of them."""
+    if not factors:
+        raise UserError("factors: an ablation varies at least one config key; name one with two or more levels")
+    for key, times in Counter(factor.key for factor in factors).items():
+        if times > 1:
+            raise UserError(f"factors: '{key}' is listed {times} times; list it once with all its levels")
+    for factor in factors:
+        _check_levels(factor)
+        if factor.key not in control:
+            raise UserError(f"control: no level for the factor '{factor.key}'; use one of {_listing(factor)}")
+        if control[factor.key] not in factor.levels:
+            raise UserError(
+                f"control: {factor.key}={text(control[factor.key])} is not among the factor's levels; "
+                f"use one of {_listing(factor)}"
+            )
+    for key in control:
+        if key not in {factor.key for factor in factors}:
+            raise UserError(f"control: '{key}' is not a factor; the factors are {', '.join(f.key for f in factors)}")
+
+
+def _check_levels(factor: Factor) -> None:
+    if len(factor.levels) < 2:
+        raise UserError(f"factors: '{factor.key}' has {len(factor.levels)} levels; a factor needs at least two")
+    for index, level in enumerate(factor.levels):
+        if level in factor.levels[:index]:
+            raise UserError(f"factors: '{factor.key}' lists the level {text(level)} twice; list every level once")
+
+
+def _listing(factor: Factor) -> str:
+    return ", ".join(map(text, factor.levels))
+
+
+def text(level: Level) -> str:
+    """A level as people write it: true, none, 0.001, film."""
+    if level is None or isinstance(level, bool):
+        return str(level).lower()
+    return f"{level:g}" if isinstance(level, float) and float(f"{level:g}") == level else str(level)
+
+
+def _check_metrics(ablation: Ablation) -> None:
+    for field, metric in (("metric", ablation.metric), *(("secondary", name) for name in ablation.secondary)):
+        if metric not in METRICS:
+            raise UserError(f"{field}: unknown metric '{metric}': {nearest(metric, METRICS)}")
+    for metric in ablation.secondary:
+        if metric == ablation.metric or ablation.secondary.count(metric) > 1:
+            raise UserError(f"secondary: '{metric}' is judged already; list every metric once")
+
+
+def _check_seeds(ablation: Ablation) -> None:
+    seeds = list(ablation.seeds)
+    if not seeds:
+        raise UserError("seeds: there are none; list at least one, such as range(5)")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise UserError(f"seeds: {seed!r} is not a whole number from 0 on")
+        if seeds.count(seed) > 1:
+            raise UserError(f"seeds: {seed} is listed twice; the same seed gives the same run, not another sample")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint: the known names that look most like this one, or all of them."""
+    known = list(known)
+    parts = {entry.rsplit(sep, 1)[-1]: entry for sep in ("/", ".") for entry in known}
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = near or [parts[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=3, cutoff=0.6)]
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

@@ -1,0 +1,63 @@
+"""What a plan costs in time, measured on this machine before it is spent."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from core.config import RunConfig, to_dict
+from core.training.run import seconds_per_step
+from sweeps.plan import Plan, PlannedRun
+
+FORWARD_SHARE = 1 / 3  # a backward pass costs twice its forward pass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that one run of each arm takes, by arm name."""
+
+    seconds_per_run: Mapping[str, float]
+
+    def total_s(self, runs: Sequence[PlannedRun], workers: int) -> float:
+        """Wall time for those runs on that many workers, start-up of the workers left out."""
+        return sum(self.seconds_per_run[run.arm] for run in runs) / max(1, min(workers, len(runs)))
+
+
+def calibrate(
+    plan: Plan, *, threads: int | None = None, measure: Callable[[RunConfig], float] = seconds_per_step
+) -> Cost:
+    """Train a few steps of each arm whose computation differs from the others'.
+
+    threads: CPU threads that a worker will have; None = as many as torch uses now.
+    """
+    before = torch.get_num_threads()
+    per_step: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+    try:
+        torch.set_num_threads(threads or before)
+        for run in plan.runs:
+            if run.arm in seconds:
+                continue
+            shape = _compute_shape(run.config)
+            if shape not in per_step:
+                per_step[shape] = measure(run.config)
+            seconds[run.arm] = per_step[shape] * _steps(run.config)
+    finally:
+        torch.set_num_threads(before)
+    return Cost(seconds)
+
+
+def _steps(config: RunConfig) -> float:
+    """Training steps of a run, and its validations in units of them."""
+    trainer, data = config.trainer, config.data
+    every = trainer.validate_every or trainer.steps
+    validations = -(-trainer.steps // every)
+    return trainer.steps + FORWARD_SHARE * validations * data.validation_sequences / trainer.batch_size
+
+
+def _compute_shape(config: RunConfig) -> str:
+    """What a step's time depends on: not the seed, nor weights of losses, nor the optimizer's settings."""
+    content = to_dict(config)
+    shape = (content["model"], content["data"]["sequence_length"], config.trainer.batch_size)
+    return json.dumps((shape, config.trainer.accelerator, config.trainer.precision))

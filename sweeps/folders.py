@@ -1,0 +1,109 @@
+"""What a run's folder holds, and who may touch it.
+
+<out>/<study>/<arm>/seed-<seed>-<run hash>-<data>/
+    .lock           held by the process that works on the run, for as long as it lives
+    record.json     the finished run; never changed once it is there
+    progress.json   how far training is
+    attempts/N.json records that were set aside: failures that were retried, files that can't be trusted
+    wandb/          W&B's own files
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from core import records
+from core.records import RunRecord, UnreadableRecordError
+from sweeps.plan import Plan, PlannedRun
+
+LOCK_FILE = ".lock"
+ATTEMPTS = "attempts"
+KEPT = {LOCK_FILE, ATTEMPTS, "wandb"}
+
+_held: set[int] = set()
+
+
+def run_folder(plan: Plan, run: PlannedRun, out: Path) -> Path:
+    """Where a run lives. Another config or other data are another folder: what is finished is never written over."""
+    data = hashlib.sha256(run.fingerprint.encode()).hexdigest()[:6]
+    return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data}"
+
+
+class RunLock:
+    """The right to work on one run: train it, or decide what became of it. Ends with the process, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handle = -1
+
+    def acquire(self) -> bool:
+        """Take the lock if nobody has it; never waits."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        self._handle = handle
+        _held.add(handle)
+        return True
+
+    def release(self) -> None:
+        _held.discard(self._handle)
+        os.close(self._handle)
+
+
+def _forget_locks() -> None:
+    for handle in _held:
+        os.close(handle)
+    _held.clear()
+
+
+# A forked child shares the lock, and would keep it alive after the worker is killed.
+os.register_at_fork(after_in_child=_forget_locks)
+
+
+def recorded(folder: Path, run: PlannedRun) -> RunRecord | None:
+    """The run's record, complete or failed, if there is one that can be trusted: readable, of this config and data."""
+    try:
+        record = records.read(folder / records.FILE_NAME)
+    except (FileNotFoundError, UnreadableRecordError):
+        return None
+    trusted = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
+    return record if trusted and record.status in ("complete", "failed") else None
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the record, whatever it is, to attempts/N.json, and say where. Needs the run's lock."""
+    record = folder / records.FILE_NAME
+    if not record.exists():
+        return None
+    attempts = folder / ATTEMPTS
+    attempts.mkdir(exist_ok=True)
+    number = 1 + max((int(path.stem) for path in attempts.glob("*.json") if path.stem.isdigit()), default=0)
+    return record.rename(attempts / f"{number}.json")
+
+
+def clean(folder: Path) -> None:
+    """Empty the folder of what an interrupted training left, before the run is trained again. Needs the run's lock."""
+    set_aside(folder)
+    for path in folder.iterdir():
+        if path.name in KEPT:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def pending(plan: Plan, out: Path, *, retry_failed: bool = False) -> tuple[PlannedRun, ...]:
+    """The runs of a plan that have no trusted record yet; with `retry_failed`, those whose record is a failure too."""
+
+    def is_settled(run: PlannedRun) -> bool:
+        record = recorded(run_folder(plan, run, out), run)
+        return record is not None and not (retry_failed and record.status == "failed")
+
+    return tuple(run for run in plan.runs if not is_settled(run))

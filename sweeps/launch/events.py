@@ -1,0 +1,41 @@
+"""What a launcher tells while it works, and what it says at the end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sweeps.plan import PlannedRun
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a sweep. text: one line for people.
+
+    kind "planned" comes first; "lost" is a dead worker's run that is queued again.
+    """
+
+    kind: Literal["planned", "started", "finished", "failed", "lost", "message"]
+    text: str
+    run: PlannedRun | None = None
+    folder: Path | None = None
+    to_train: int | None = None  # with "planned"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many of a plan's runs ended how.
+
+    done, failed: recorded by this sweep. reused, failed_before: recorded earlier and left as they are.
+    missing: without a record still; another process may be training them.
+    """
+
+    done: int
+    failed: int
+    reused: int
+    failed_before: int
+    missing: int
+    interrupted: bool = False
+
+    @property
+    def total(self) -> int:
+        return self.done + self.failed + self.reused + self.failed_before + self.missing

@@ -1,0 +1,175 @@
+"""A sweep on this machine: worker processes, watched, replaced when they die and stopped together."""
+
+import collections
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from core import records
+from core.errors import UserError
+from sweeps.folders import recorded, run_folder
+from sweeps.launch.events import Event, Summary
+from sweeps.launch.pool import Pool, default_workers
+from sweeps.ledger import MOST_LOSSES, Ledger
+from sweeps.plan import Plan, PlannedRun
+from sweeps.storage import default_url, open_storage
+from sweeps.worker import TRAINER
+
+MOST_FAILED_STARTS = 3
+MOST_IDLE_ROUNDS = 3
+
+__all__ = ["default_workers", "run"]
+
+
+def run(
+    plan: Plan,
+    out: Path,
+    *,
+    storage_url: str | None = None,
+    workers: int | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+    retry_failed: bool = False,
+    trainer: str = TRAINER,
+) -> Summary:
+    """Train every run of a plan that has no record yet.
+
+    out: the folder of all runs. storage_url: None = a journal in `out`. workers: processes; None = one per GPU, or one
+    per core. trainer: "module:function" with core.training.run.train's signature.
+    Ctrl-C, SIGTERM and SIGHUP stop the workers; what they were training is trained again next time.
+    Raises UserError for a storage that can't be used and for workers that can't start.
+    """
+    if workers is not None and workers < 1:
+        raise UserError(f"workers must be at least 1, not {workers}")
+    out = out.absolute()
+    url = storage_url or default_url(out)
+    ledger = Ledger(plan, out, open_storage(url))
+    records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
+    if retry_failed:
+        ledger.reconcile(retry_failed=True)
+    before = _statuses(plan, out)
+    with _stop_signals():
+        interrupted = False
+        with Pool(plan, out, url, trainer) as pool:
+            try:
+                _Sweep(ledger, pool, on_event).work(workers or default_workers(), before)
+            except KeyboardInterrupt:
+                interrupted = True
+                on_event(Event("message", "stopping the workers; what is recorded stays"))
+                pool.stop()
+    summary = _summarise(before, _statuses(plan, out), interrupted)
+    if interrupted:
+        text = f"stopped: {summary.total - summary.missing} of {summary.total} runs are recorded; "
+        on_event(Event("message", f"{text}`{plan.design['command']}` trains the rest"))
+    return summary
+
+
+class _Sweep:
+    """One sweep under way."""
+
+    def __init__(self, ledger: Ledger, pool: Pool, on_event: Callable[[Event], None]) -> None:
+        self._ledger, self._pool, self._tell = ledger, pool, on_event
+        self._runs = {run.run_hash: run for run in ledger.plan.runs}
+        self._training: dict[int, PlannedRun] = {}
+        self._failed_starts = 0
+
+    def work(self, workers: int, before: collections.Counter[str]) -> None:
+        self._reconcile(None)
+        waiting = self._ledger.waiting()
+        kept = before["complete"] + before["failed"]
+        text = f"{len(self._runs)} runs: {kept} recorded already, {waiting} to train"
+        if elsewhere := len(self._runs) - kept - waiting:
+            text += f", {elsewhere} being trained by another process"
+        self._tell(Event("planned", text, to_train=len(self._runs) - kept))
+        idle_rounds = 0
+        while waiting and idle_rounds < MOST_IDLE_ROUNDS:
+            for number in range(min(workers, waiting)):
+                self._pool.start(number, workers)
+            for number, event in self._pool.events():
+                if event is None:
+                    self._on_exit(number, workers)
+                else:
+                    self._on_event(number, event)
+            # A run can come free after the last worker looked: another sweep's worker died, say.
+            self._reconcile(None)
+            left = self._ledger.waiting()
+            idle_rounds = idle_rounds + 1 if left >= waiting else 0
+            waiting = left
+
+    def _on_event(self, number: int, event: dict[str, Any]) -> None:
+        run = self._runs[event["run_hash"]]
+        folder = run_folder(self._ledger.plan, run, self._ledger.out)
+        self._failed_starts = 0
+        if event["event"] == "started":
+            self._training[number] = run
+            self._tell(Event("started", f"started {run.label}", run, folder))
+            return
+        del self._training[number]
+        if event["status"] == "complete":
+            self._tell(Event("finished", f"finished {run.label}", run, folder))
+        else:
+            self._tell(Event("failed", f"failed {run.label}: {event['reason']}", run, folder))
+
+    def _on_exit(self, number: int, workers: int) -> None:
+        status = self._pool.wait(number)
+        if status == 0:
+            return
+        how = f"signal {-status}" if status < 0 else f"exit status {status}"
+        died = f"worker {number + 1} died ({how})"
+        run = self._training.pop(number, None)
+        if run is None:
+            self._failed_starts += 1
+            if self._failed_starts >= MOST_FAILED_STARTS:
+                raise UserError(f"{died} before it could train: {self._pool.last_words(number)}")
+            self._tell(Event("message", f"{died} while idle: {self._pool.last_words(number)}"))
+        self._reconcile(died, run)
+        if self._ledger.waiting():
+            self._pool.start(number, workers)
+
+    def _reconcile(self, died: str | None, training: PlannedRun | None = None) -> None:
+        for lost in self._ledger.reconcile():
+            who = died if died and lost.run == training else "a worker died"
+            folder = run_folder(self._ledger.plan, lost.run, self._ledger.out)
+            if lost.gave_up:
+                text = f"{who} while training {lost.run.label}: given up after {MOST_LOSSES + 1} losses"
+                self._tell(Event("failed", text, lost.run, folder))
+            else:
+                self._tell(Event("lost", f"{who} while training {lost.run.label}: queued again", lost.run, folder))
+
+
+def _statuses(plan: Plan, out: Path) -> collections.Counter[str]:
+    found = (recorded(run_folder(plan, run, out), run) for run in plan.runs)
+    return collections.Counter("missing" if record is None else record.status for record in found)
+
+
+def _summarise(before: collections.Counter[str], after: collections.Counter[str], interrupted: bool) -> Summary:
+    return Summary(
+        done=after["complete"] - before["complete"],
+        failed=after["failed"] - before["failed"],
+        reused=before["complete"],
+        failed_before=before["failed"],
+        missing=after["missing"],
+        interrupted=interrupted,
+    )
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP act as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    former = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

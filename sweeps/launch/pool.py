@@ -1,0 +1,138 @@
+"""Worker processes of this machine: started on their share of it, heard, and ended."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from core import records
+from sweeps.plan import Plan
+from sweeps.worker import CORES_VARIABLE, STORAGE_VARIABLE
+
+GRACE_S = 10.0
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Pool:
+    """The workers of one sweep, by number from 0. Leaving its context leaves none alive."""
+
+    def __init__(self, plan: Plan, out: Path, storage_url: str, trainer: str) -> None:
+        self._logs, self._storage_url = out / "logs", storage_url
+        self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
+        self._content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer}
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._heard: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+        self._speaking = 0
+
+    def __enter__(self) -> "Pool":
+        records.write_atomically(self._job, json.dumps(self._content))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+        self._job.unlink()
+
+    def start(self, number: int, workers: int) -> None:
+        """Start a worker on its share of the machine. Its output goes to logs/worker-<number + 1>.log."""
+        cores = share_of_cores(number, workers)
+        environment = os.environ | {
+            STORAGE_VARIABLE: self._storage_url,
+            CORES_VARIABLE: json.dumps(cores),
+            "OMP_NUM_THREADS": str(len(cores)),
+            "MKL_NUM_THREADS": str(len(cores)),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), os.environ.get("PYTHONPATH")))),
+            **_share_of_gpus(number),
+        }
+        with self._log(number).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sweeps.worker", str(self._job)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
+            )
+        self._processes[number] = process
+        self._speaking += 1
+        threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+
+    def events(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
+        """What workers say, as it comes: (number, event), and (number, None) when one has ended; until all have."""
+        while self._speaking:
+            number, event = self._heard.get()
+            self._speaking -= event is None
+            yield number, event
+
+    def wait(self, number: int) -> int:
+        """The exit status of a worker that has ended; negative = the signal that ended it."""
+        process = self._processes.pop(number)
+        assert process.stdin is not None
+        status = process.wait()
+        process.stdin.close()  # not before: a worker takes the end of its stdin for the death of its parent
+        return status
+
+    def stop(self) -> None:
+        """End all workers: ask, wait, then kill. A second Ctrl-C kills at once."""
+        try:
+            for process in self._processes.values():
+                process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + GRACE_S
+            while time.monotonic() < deadline and any(p.poll() is None for p in self._processes.values()):
+                time.sleep(0.05)
+        except KeyboardInterrupt:
+            pass  # the kill below is what it asks for
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+        self._processes.clear()
+
+    def last_words(self, number: int) -> str:
+        """The last line of a worker's log, and where the rest is."""
+        path = self._log(number)
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"{lines[-1] if lines else 'nothing logged'} (see {path})"
+
+    def _log(self, number: int) -> Path:
+        return self._logs / f"worker-{number + 1}.log"
+
+    def _listen(self, number: int, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                if line.endswith(b"\n"):  # a killed worker's last line may be cut short
+                    self._heard.put((number, json.loads(line)))
+        self._heard.put((number, None))
+
+
+def share_of_cores(number: int, workers: int) -> list[int]:
+    """The CPU cores of a worker: an equal share of those that this process may use, at least one."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return cores[number % len(cores) :: workers] if workers <= len(cores) else [cores[number % len(cores)]]
+
+
+def default_workers() -> int:
+    """One worker per GPU, or per CPU core where there is none."""
+    return len(_gpus()) or len(share_of_cores(0, 1))
+
+
+def _share_of_gpus(number: int) -> dict[str, str]:
+    gpus = _gpus()
+    return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    return [str(index) for index in range(torch.cuda.device_count())]

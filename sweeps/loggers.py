@@ -1,0 +1,61 @@
+"""How far a run is, told to whoever watches it."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+
+from core.records import write_atomically
+
+PROGRESS_FILE = "progress.json"
+INTERVAL_S = 1.0
+
+
+class RowLogger(Logger):
+    """A logger of rows of metrics alone: Lightning's other calls to it do nothing."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the resolved config lies beside the record."""
+
+
+class ProgressLogger(RowLogger):
+    """Keeps a run's progress.json: {"step", "steps", "loss", "started", "updated"}, times in seconds of the epoch.
+
+    Written atomically, and at most once a second.
+    """
+
+    def __init__(self, folder: Path, steps: int) -> None:
+        super().__init__()
+        self._path, self._steps = folder / PROGRESS_FILE, steps
+        self._started, self._written = time.time(), 0.0
+        self._loss: float | None = None
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Note the newest training loss; "train/nelbo" goes before "train/loss", which has the auxiliary losses."""
+        loss = metrics.get("train/nelbo", metrics.get("train/loss", metrics.get("loss")))
+        self._loss = self._loss if loss is None else float(loss)
+        now = time.time()
+        if now - self._written >= INTERVAL_S:
+            self._written = now
+            row = {"step": step, "steps": self._steps, "loss": self._loss, "started": self._started, "updated": now}
+            write_atomically(self._path, json.dumps(row) + "\n")
+
+
+def read_progress(folder: Path) -> dict[str, Any] | None:
+    """The newest progress of a run; None before its first row."""
+    try:
+        content = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    assert isinstance(content, dict)
+    return content

@@ -1,0 +1,194 @@
+"""A declaration becomes a plan: every run that it needs, checked before anything is trained."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from core.config import RunConfig, build, config_hash, parse_overrides, to_dict
+from core.data.corpora import fingerprint
+from core.data.corpora import load as load_corpus
+from core.errors import UserError
+from core.metrics import METRICS
+from core.model.size import count, flops_per_token
+from core.presets import preset
+from core.training.run import check as check_run
+from sweeps.arms import expand
+from sweeps.checks import check, nearest
+from sweeps.matching import match_flops
+from sweeps.spec import Ablation, Arm, Level, study_name
+
+__all__ = ["Plan", "PlannedRun", "expand", "plan"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan: an arm under a seed. fingerprint: of the data that it is to be trained on."""
+
+    arm: str
+    settings: Mapping[str, Level]
+    config: RunConfig
+    run_hash: str
+    arm_hash: str
+    fingerprint: str
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that an ablation of one size is to train.
+
+    design: the declaration resolved, JSON-ready; records carry it, and reports need nothing else.
+    runs: block by block (all arms of the first seed, then of the second), so that an interrupted sweep leaves whole
+        blocks to compare.
+    """
+
+    name: str
+    size: str
+    design: Mapping[str, Any]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def study_name(self) -> str:
+        return study_name(self.name, self.size)
+
+    @property
+    def goal(self) -> str:
+        """Which direction of the metric is better: "min" or "max"."""
+        return METRICS[self.design["metric"]].goal
+
+    def place(self, run: PlannedRun) -> dict[str, Any]:
+        """What a run's record remembers of its place in the design (the record's `study`)."""
+        return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": dict(self.design)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain dictionaries, for `from_json` in another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Plan":
+        """The plan that `to_json` wrote."""
+        runs = tuple(PlannedRun(**(run | {"config": build(run["config"])})) for run in content["runs"])
+        return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
+
+
+def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()) -> Plan:
+    """Resolve a declaration into runs.
+
+    overrides: command-line `key=value` settings over the declaration's own, for every arm.
+    Raises UserError for everything that would only fail, or mislead, once runs are trained.
+    """
+    settings = parse_overrides(overrides)
+    edition = _edition(name, ablation, size)
+    check(edition, settings)
+    arms = expand(edition)
+    configs = _configs(edition, arms, settings)
+    fingerprints = {arm.name: fingerprint(config.data) for arm, config in zip(arms, configs, strict=True)}
+    command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
+    design = {
+        "ablation": name,
+        "size": size,
+        "question": edition.question,
+        "base": edition.base,
+        "metric": edition.metric,
+        "secondary": list(edition.secondary),
+        "margin": edition.margin,
+        "alpha": edition.alpha,
+        "power": edition.power,
+        "control": arms[0].name,
+        "seeds": list(edition.seeds),
+        "factors": [{"key": f.key, "label": f.name, "levels": list(f.levels)} for f in edition.factors],
+        "arms": [_describe(arm, config) for arm, config in zip(arms, configs, strict=True)],
+        "overrides": list(overrides),
+        # Arms whose data differ (a factor under data.) have one fingerprint each.
+        "data_fingerprint": " ".join(dict.fromkeys(fingerprints.values())),
+        "command": shlex.join(command),
+    }
+    runs = tuple(
+        _run(arm, replace(config, seed=seed), fingerprints[arm.name])
+        for seed in edition.seeds
+        for arm, config in zip(arms, configs, strict=True)
+    )
+    return Plan(name=name, size=size, design=design, runs=runs)
+
+
+def _edition(name: str, ablation: Ablation, size: str) -> Ablation:
+    try:
+        edition = ablation.sized(size)
+    except KeyError:
+        known = ["full", *ablation.sizes]
+        raise UserError(f"unknown size '{size}' of '{name}': {nearest(size, known)}") from None
+    # A factor that an edition drops stays at its control level.
+    dropped = {factor.key for factor in ablation.factors} - {factor.key for factor in edition.factors}
+    held = {key: level for key, level in edition.control.items() if key in dropped}
+    control = {key: level for key, level in edition.control.items() if key not in dropped}
+    return replace(edition, control=control, settings={**held, **edition.settings})
+
+
+def _configs(ablation: Ablation, arms: Sequence[Arm], overrides: Mapping[str, Any]) -> list[RunConfig]:
+    shared = (to_dict(preset(ablation.base)), ablation.settings, overrides)
+    configs = [_config(arm, shared) for arm in arms]
+    if ablation.match == "active_flops":
+        configs = match_flops({arm.name: config for arm, config in zip(arms, configs, strict=True)})
+    owners: dict[str, str] = {}
+    for arm, config in zip(arms, configs, strict=True):
+        # Levels such as 1 and 1.0 are told apart by nothing but the config that they make.
+        twin = owners.setdefault(config_hash(config, with_seed=False), arm.name)
+        if twin != arm.name:
+            raise UserError(f"factors: the arms {twin} and {arm.name} have the same config; drop one of the levels")
+        _check_trainable(ablation, arm, config)
+    return configs
+
+
+def _config(arm: Arm, shared: Sequence[Mapping[str, Any]]) -> RunConfig:
+    try:
+        return build(*shared, arm.settings)
+    except UserError as error:
+        try:
+            build(*shared)
+        except UserError as without:
+            if str(without) == str(error):  # not the levels' fault
+                raise error from None
+        raise UserError(f"arm {arm.name}: {error}") from None
+
+
+def _check_trainable(ablation: Ablation, arm: Arm, config: RunConfig) -> None:
+    try:
+        check_run(config)
+    except UserError as error:
+        varied = any(key in str(error) for key in arm.settings)
+        raise UserError(f"arm {arm.name}: {error}" if varied else str(error)) from None
+    if "val/excess_nelbo" in (ablation.metric, *ablation.secondary) and load_corpus(config.data).entropy is None:
+        raise UserError(
+            f"metric val/excess_nelbo needs a source of known entropy, which data.corpus={config.data.corpus} is not; "
+            "use data.corpus=markov, or the metric val/nelbo"
+        )
+
+
+def _describe(arm: Arm, config: RunConfig) -> dict[str, Any]:
+    return {
+        "name": arm.name,
+        "label": arm.label,
+        "settings": dict(arm.settings),
+        "hash": config_hash(config, with_seed=False),
+        "parameters": asdict(count(config.model)),
+        "flops_per_token": flops_per_token(config),
+    }
+
+
+def _run(arm: Arm, config: RunConfig, data: str) -> PlannedRun:
+    return PlannedRun(
+        arm=arm.name,
+        settings=dict(arm.settings),
+        config=config,
+        run_hash=config_hash(config),
+        arm_hash=config_hash(config, with_seed=False),
+        fingerprint=data,
+    )

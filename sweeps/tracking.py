@@ -1,0 +1,187 @@
+"""Runs mirrored to Weights & Biases. A mirror that breaks never breaks the run that it shows."""
+
+import hashlib
+import logging
+import netrc
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from core.config import to_dict
+from core.records import RunRecord
+from sweeps.loggers import RowLogger
+from sweeps.plan import Plan, PlannedRun
+
+PROJECT = "moe-diffusion-ablations"
+INIT_TIMEOUT_S = 30.0
+FINISH_TIMEOUT_S = 60.0
+LONGEST_NAME = 128
+LONGEST_TAG = 64
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class WandbTracker(RowLogger):
+    """One W&B run for one run: its config, curves, final metrics and expert load.
+
+    WANDB_MODE is respected; without it the run is online where there are credentials, else offline (`wandb sync`
+    sends it later). Any failure is logged once, ends the mirroring of this run and shows in `status`.
+    """
+
+    def __init__(self, plan: Plan, run: PlannedRun, folder: Path, run_id: str) -> None:
+        super().__init__()
+        self._run: Any = None
+        self._id, self._state = run_id, "disabled"
+        if os.environ.get("WANDB_MODE") == "disabled":  # not even imported: it takes half a second
+            return
+        self._attempt("start", lambda: self._start(plan, run, folder), INIT_TIMEOUT_S + 5)
+
+    @property
+    def status(self) -> dict[str, str]:
+        """{"status": "online", "offline", "disabled" or "failed: reason", "id"}."""
+        return {"status": self._state, "id": self._id}
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Send a row. Rows of one step are merged into one."""
+        if self._run is not None:
+            self._attempt("log", lambda: self._run.log(metrics, step=step))
+
+    def finish(self, record: RunRecord) -> None:
+        """Send what is known at the end, and close the W&B run."""
+        if self._run is None:
+            return
+        self._attempt("send the results", lambda: self._send(record), FINISH_TIMEOUT_S)
+        if self._run is not None:
+            code = 0 if record.status == "complete" else 1
+            self._attempt("finish", lambda: self._run.finish(exit_code=code), FINISH_TIMEOUT_S + 5)
+        self._run = None
+
+    def _start(self, plan: Plan, run: PlannedRun, folder: Path) -> None:
+        import wandb
+
+        known = wandb.setup().settings
+        mode: Any = os.environ.get("WANDB_MODE") or known.mode
+        if mode == "online" and "WANDB_MODE" not in os.environ and not _has_credentials(known.base_url, known.api_key):
+            mode = "offline"
+        tags = [plan.name, plan.size, f"seed {run.seed}", *(["control"] if run.arm == plan.design["control"] else [])]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(
+            id=self._id,
+            project=os.environ.get("WANDB_PROJECT") or known.project or PROJECT,
+            group=plan.study_name[:LONGEST_NAME],
+            job_type=run.arm[:LONGEST_NAME],
+            name=run.label[-LONGEST_NAME:],
+            tags=[tag[:LONGEST_TAG] for tag in tags],
+            config=to_dict(run.config)
+            | {"arm": run.arm, "factors": dict(run.settings), "run_hash": run.run_hash, "data": _data(run)},
+            dir=folder,
+            mode=mode,
+            reinit="create_new",
+            settings=wandb.Settings(
+                init_timeout=INIT_TIMEOUT_S,
+                finish_timeout=FINISH_TIMEOUT_S,
+                finish_timeout_raises=True,
+                console="off",
+                silent=True,
+                disable_code=True,
+                save_code=False,
+            ),
+        )
+        self._state = "disabled" if self._run.disabled else "offline" if self._run.offline else "online"
+
+    def _send(self, record: RunRecord) -> None:
+        summary = {"status": record.status, "reason": record.reason, "parameters": record.parameters}
+        if record.expert_load.get("load"):
+            self._run.log(_load_panels(record.expert_load), step=int(record.expert_load["step"][-1]))
+        self._run.summary.update({**record.metrics, **summary, "flops": record.flops})
+
+    def _attempt(self, what: str, action: Callable[[], None], limit_s: float | None = None) -> None:
+        try:
+            action() if limit_s is None else _bounded(action, limit_s)
+        except Exception as error:
+            reason = _without_secrets(f"could not {what}: {type(error).__name__}: {error}")
+            log.warning("W&B %s; the run goes on without it", reason)
+            self._run, self._state = None, f"failed: {reason}"
+            _reset()
+
+
+def run_id(run: PlannedRun, folder_id: str, attempt: int) -> str:
+    """A W&B run id: the same for the same attempt at the same run, unlike any other's."""
+    content = "\0".join((run.run_hash, run.fingerprint, folder_id, str(attempt)))
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _data(run: PlannedRun) -> dict[str, Any]:
+    return to_dict(run.config)["data"] | {"fingerprint": run.fingerprint}
+
+
+def _has_credentials(base_url: str, api_key: str | None) -> bool:
+    if api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    names = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
+    for path in (Path(name).expanduser() for name in names):
+        if path.is_file():
+            return netrc.netrc(path).authenticators(urlsplit(base_url).netloc) is not None
+    return False
+
+
+def _load_panels(expert_load: Mapping[str, Any]) -> dict[str, Any]:
+    """The last validation's load as a picture (layers by experts), and all of them as a table."""
+    import wandb
+    from matplotlib.figure import Figure
+
+    last_LE = expert_load["load"][-1]
+    figure = Figure(figsize=(2 + 0.25 * len(last_LE[0]), 1.5 + 0.25 * len(last_LE)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(last_LE, aspect="auto", cmap="viridis", vmin=0)
+    axes.set(xlabel="expert", ylabel="layer", title=f"expert load at step {expert_load['step'][-1]:g}")
+    figure.colorbar(image, label="share of assignments")
+    rows = [
+        [step, layer, expert, share]
+        for step, load_LE in zip(expert_load["step"], expert_load["load"], strict=True)
+        for layer, load_E in enumerate(load_LE)
+        for expert, share in enumerate(load_E)
+    ]
+    table = wandb.Table(columns=["step", "layer", "expert", "load"], data=rows)
+    return {"expert_load/heatmap": wandb.Image(figure), "expert_load/table": table}
+
+
+def _bounded(action: Callable[[], None], limit_s: float) -> None:
+    """Do it, but stop waiting after `limit_s`: W&B's own time limits cover its servers, not a stuck disk."""
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            action()
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work, daemon=True, name="wandb")
+    thread.start()
+    thread.join(limit_s)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer within {limit_s:g} s")
+    if failures:
+        raise failures[0]
+
+
+def _reset() -> None:
+    """Let go of W&B's service process, which stays unusable once it broke: the next run starts another."""
+    try:
+        import wandb
+
+        _bounded(wandb.teardown, 5.0)
+    except Exception as error:
+        log.debug("W&B teardown: %s", type(error).__name__)
+
+
+def _without_secrets(message: str) -> str:
+    line = " ".join(message.split())[:300]
+    for name, value in os.environ.items():
+        if name.startswith("WANDB_") and "KEY" in name and value:
+            line = line.replace(value, "***")
+    return line

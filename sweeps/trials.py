@@ -1,0 +1,75 @@
+"""A planned run as Optuna sees it, and the record of one that couldn't write its own."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from core.config import to_dict
+from core.provenance import describe
+from core.records import RunRecord
+from sweeps.plan import Plan, PlannedRun
+
+Key = tuple[str, str]  # run hash and data fingerprint: what makes two runs the same run
+
+
+def key_of(trial: FrozenTrial) -> Key:
+    """Which run a trial is an attempt at; empty for a trial that some other program added."""
+    return trial.user_attrs.get("run_hash", ""), trial.user_attrs.get("data_fingerprint", "")
+
+
+def describe_run(plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState) -> FrozenTrial:
+    """A trial for a run, not yet in a storage. names: from `parameter_names`; folder: relative to all runs' folder."""
+    levels = {factor["key"]: factor["levels"] for factor in plan.design["factors"]}
+    return create_trial(
+        state=state,
+        params={names[key]: level for key, level in run.settings.items()},
+        distributions={names[key]: CategoricalDistribution(levels[key]) for key in run.settings},
+        user_attrs={
+            "arm": run.arm,
+            "seed": run.seed,
+            "run_hash": run.run_hash,
+            "arm_hash": run.arm_hash,
+            "data_fingerprint": run.fingerprint,
+            "metric": plan.design["metric"],
+            "settings": dict(run.settings),
+            "folder": folder.as_posix(),
+        },
+    )
+
+
+def parameter_names(plan: Plan, trials: Sequence[FrozenTrial]) -> dict[str, str]:
+    """The parameter that records each factor, by config key.
+
+    A parameter's choices can't change within an Optuna study. When a factor's levels do, its later trials are recorded
+    under the next free name: "model.top_k", then "model.top_k#2".
+    """
+    seen: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        for name, distribution in trial.distributions.items():
+            seen.setdefault(name, distribution)
+    names = {}
+    for factor in plan.design["factors"]:
+        wanted, name, number = CategoricalDistribution(factor["levels"]), factor["key"], 1
+        while seen.get(name, wanted) != wanted:
+            number += 1
+            name = f"{factor['key']}#{number}"
+        names[factor["key"]] = name
+    return names
+
+
+def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:
+    """The record of a run that couldn't write its own."""
+    return RunRecord(
+        status="failed",
+        reason=reason,
+        run_hash=run.run_hash,
+        arm_hash=run.arm_hash,
+        seed=run.seed,
+        config=to_dict(run.config),
+        data_fingerprint=run.fingerprint,
+        provenance=describe(torch.device("cpu")),
+        study=plan.place(run),
+    )

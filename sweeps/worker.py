@@ -1,0 +1,184 @@
+"""One worker process: claim a run, train it, record it, tell of it, until none is left.
+
+    python -m sweeps.worker JOB.json
+
+Its parent starts it with the storage's URL in ABLATE_STORAGE (it may hold a password, so it isn't in the job file), its
+CPU cores as a JSON list in ABLATE_CORES, a pipe on stdin whose end tells that the parent is gone, a pipe on stdout for
+events (JSON lines), and its log as stderr.
+"""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import records
+from core.records import RunRecord
+from sweeps.folders import recorded, set_aside
+from sweeps.ledger import Claim, Ledger
+from sweeps.loggers import ProgressLogger
+from sweeps.plan import Plan
+from sweeps.storage import open_storage
+from sweeps.tracking import WandbTracker, run_id
+from sweeps.trials import failed_record
+
+STORAGE_VARIABLE = "ABLATE_STORAGE"
+CORES_VARIABLE = "ABLATE_CORES"
+TRAINER = "core.training.run:train"
+STOPPED = 143  # exit status after SIGTERM, as shells report it
+PATIENCE_S = 5.0
+Train = Callable[..., RunRecord]
+
+log = logging.getLogger("sweeps.worker")
+
+
+class StopRequestedError(SystemExit):
+    """SIGTERM or SIGINT came. Not an Exception: training must not take it for a failure of the run."""
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into StopRequestedError, at once while a run trains and else when it next begins.
+
+    Claims and tells are thus never cut in half.
+    """
+
+    def __init__(self) -> None:
+        self._requested, self._interruptible = False, False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        self._requested = True
+        if self._interruptible:
+            self._interruptible = False
+            raise StopRequestedError(STOPPED)
+
+    def check(self) -> None:
+        """Raise if a stop was requested."""
+        if self._requested:
+            raise StopRequestedError(STOPPED)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a stop take effect at once inside."""
+        self._interruptible = True
+        try:
+            self.check()
+            yield
+        finally:
+            self._interruptible = False
+
+
+class Worker:
+    """A claim-train-record loop over the runs of one plan."""
+
+    def __init__(self, ledger: Ledger, train: Train, emit: Callable[..., None], stop: StopSignal) -> None:
+        self._ledger, self._train, self._emit, self._stop = ledger, train, emit, stop
+
+    def work(self) -> None:
+        """Train runs until none waits. Raises StopRequestedError when told to stop; that run is left to be redone."""
+        patience = time.monotonic() + PATIENCE_S
+        while True:
+            self._stop.check()
+            claim, busy = self._ledger.claim()
+            if claim is not None:
+                self._run(claim)
+                patience = time.monotonic() + PATIENCE_S
+            elif busy and time.monotonic() < patience:
+                time.sleep(0.1)  # another process is deciding about the last ones
+            else:
+                return
+
+    def _run(self, claim: Claim) -> None:
+        self._emit(event="started", run_hash=claim.run.run_hash)
+        log.info("started %s in %s", claim.run.label, claim.folder)
+        tracker: WandbTracker | None = None
+        try:
+            with self._stop.interruptible():
+                tracker = WandbTracker(
+                    self._ledger.plan, claim.run, claim.folder, run_id(claim.run, self._ledger.folder_id, claim.attempt)
+                )
+                record = self._record(claim, tracker)
+                tracker.finish(record)
+        except StopRequestedError:
+            self._ledger.abandon(claim, "interrupted")
+            raise
+        self._ledger.finish(claim, record, {"wandb": tracker.status})
+        log.info("%s %s%s", record.status, claim.run.label, f": {record.reason}" if record.reason else "")
+        self._emit(event="finished", run_hash=claim.run.run_hash, status=record.status, reason=record.reason)
+
+    def _record(self, claim: Claim, tracker: WandbTracker) -> RunRecord:
+        """Train, and leave a record whatever happens."""
+        loggers = [ProgressLogger(claim.folder, claim.run.config.trainer.steps), tracker]
+        place = self._ledger.plan.place(claim.run)
+        try:
+            record = self._train(claim.run.config, claim.folder, loggers=loggers, study=place)
+        except Exception as error:
+            log.exception("%s failed", claim.run.label)
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            record = failed_record(self._ledger.plan, claim.run, reason)
+        if recorded(claim.folder, claim.run) is None:
+            if record.status == "complete":  # of other data than planned: the corpus changed since
+                reason = f"data changed: planned {claim.run.fingerprint}, trained on {record.data_fingerprint}"
+                record = failed_record(self._ledger.plan, claim.run, reason)
+            set_aside(claim.folder)
+            records.write(record, claim.folder)
+        return record
+
+
+def leave_with_parent(parent: int) -> None:
+    """End this process at once when its parent is gone, however that ended: the pipe from it then closes.
+
+    The run's lock goes with the process, so the run is known to be unfinished.
+    """
+
+    def watch() -> None:
+        # Not through sys.stdin: a thread that waits in it breaks the interpreter's exit.
+        while os.read(parent, 4096):
+            pass
+        os._exit(STOPPED)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def take_events_pipe() -> Callable[..., None]:
+    """Keep stdout for events and send everything else that is printed to the log."""
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def emit(**event: Any) -> None:
+        pipe.write(json.dumps(event) + "\n")
+        pipe.flush()
+
+    return emit
+
+
+def main(arguments: list[str]) -> None:
+    """Work through a job file: {"plan", "out", "trainer"}."""
+    emit = take_events_pipe()
+    leave_with_parent(sys.stdin.fileno())
+    stop = StopSignal()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    cores = json.loads(os.environ[CORES_VARIABLE])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
+    module, _, function = job["trainer"].partition(":")
+    train = getattr(importlib.import_module(module), function)
+    ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), open_storage(os.environ[STORAGE_VARIABLE]))
+    Worker(ledger, train, emit, stop).work()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

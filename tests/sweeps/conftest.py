@@ -1,0 +1,60 @@
+import signal
+
+import pytest
+
+from sweeps.plan import Plan, plan
+from sweeps.spec import Ablation, Factor
+
+SMALL = {
+    "data.corpus": "markov",
+    "data.sequence_length": 16,
+    "data.validation_sequences": 8,
+    "model.hidden_size": 16,
+    "model.num_heads": 1,
+    "model.head_dim": 16,
+    "model.num_layers": 1,
+    "model.num_experts": 4,
+    "model.expert_width": 8,
+    "trainer.steps": 30,
+    "trainer.batch_size": 4,
+    "trainer.validate_every": 15,
+    "trainer.log_every": 5,
+}
+
+
+def declare(**changes) -> Ablation:
+    fields = {
+        "question": "Does the load-balancing loss lower the NELBO?",
+        "base": "tiny",
+        "factors": (Factor("objective.load_balancing_weight", (0.0, 0.01)),),
+        "control": {"objective.load_balancing_weight": 0.01},
+        "settings": SMALL,
+        "seeds": range(2),
+    }
+    return Ablation(**(fields | changes))
+
+
+@pytest.fixture
+def ablation():
+    return declare
+
+
+@pytest.fixture
+def make_plan():
+    def make(name="balance", size="full", overrides=(), **changes) -> Plan:
+        return plan(name, declare(**changes), size=size, overrides=overrides)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def workplace(monkeypatch, tmp_path):
+    """No W&B unless a test asks for it; signal handlers as they were."""
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

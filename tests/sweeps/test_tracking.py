@@ -1,0 +1,236 @@
+import json
+import os
+import signal
+import struct
+import subprocess
+import time
+import zlib
+from collections import defaultdict
+from types import SimpleNamespace
+
+import pytest
+
+from core.records import RunRecord
+from core.training.run import train
+from sweeps.tracking import WandbTracker, run_id
+
+wandb = pytest.importorskip("wandb")
+
+LOAD = {"step": [15, 30], "load": [[[0.25, 0.75], [0.5, 0.5]], [[0.4, 0.6], [0.1, 0.9]]]}
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def track(make_plan, tmp_path):
+    plan = make_plan(size="full")
+
+    def make(attempt=0):
+        return WandbTracker(plan, plan.runs[0], tmp_path / "run", run_id(plan.runs[0], "folder", attempt))
+
+    make.plan, make.run, make.folder = plan, plan.runs[0], tmp_path / "run"
+    return make
+
+
+def finished(run, **changes):
+    fields = {
+        "status": "complete",
+        "run_hash": run.run_hash,
+        "arm_hash": run.arm_hash,
+        "seed": run.seed,
+        "config": {},
+        "metrics": {"val/nelbo": 2.5},
+        "expert_load": LOAD,
+        "data_fingerprint": run.fingerprint,
+    }
+    return RunRecord(**(fields | changes))
+
+
+def read_back(path):
+    """What a .wandb file says: run, config, history rows, summary, exit code."""
+    from wandb.proto import wandb_internal_pb2 as messages
+
+    content, place, parts = path.read_bytes(), 7, b""
+    assert content[:4] == b":W&B"
+    told = SimpleNamespace(run=None, config={}, rows=[], summary={}, exit_code=None, folder=path.parent)
+    while place + 7 <= len(content):
+        room = 32768 - place % 32768
+        if room < 7:
+            place += room
+            continue
+        checksum, size, kind = struct.unpack("<IHB", content[place : place + 7])
+        if (size, kind) == (0, 0):
+            place += room
+            continue
+        part = content[place + 7 : place + 7 + size]
+        assert zlib.crc32(part, zlib.crc32(bytes([kind]))) == checksum
+        place, parts = place + 7 + size, parts + part
+        if kind in (1, 4):  # a whole record, or its last part
+            record = messages.Record()
+            record.ParseFromString(parts)
+            parts = b""
+            take(told, record)
+    return told
+
+
+def take(told, record):
+    kind = record.WhichOneof("record_type")
+    if kind == "run":
+        told.run = record.run
+        told.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+    elif kind == "history":
+        told.rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item})
+    elif kind == "summary":
+        told.summary |= {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in record.summary.update}
+    elif kind == "exit":
+        told.exit_code = record.exit.exit_code
+
+
+def only_run(folder):
+    [path] = folder.glob("wandb/offline-run-*/*.wandb")
+    return read_back(path)
+
+
+@pytest.mark.slow
+def test_a_real_run_is_mirrored_whole(offline, track):
+    tracker = track()
+    record = train(track.run.config, track.folder, loggers=[tracker], study=track.plan.place(track.run))
+    tracker.finish(record)
+    assert tracker.status == {"status": "offline", "id": run_id(track.run, "folder", 0)}
+    told = only_run(track.folder)
+    assert (told.run.project, told.run.run_group, told.run.job_type) == (
+        "moe-diffusion-ablations",
+        "balance",
+        track.run.arm,
+    )
+    assert told.run.run_id == tracker.status["id"]
+    assert {"balance", "full", "seed 0", "control"} <= set(told.run.tags)
+    assert told.config["trainer"]["steps"] == 30
+    assert told.config["seed"] == 0
+    assert told.config["factors"] == {"objective.load_balancing_weight": 0.01}
+    curve = {row["_step"]: row["train/nelbo"] for row in told.rows if "train/nelbo" in row}
+    assert curve == pytest.approx(dict(zip(record.curve["step"], record.curve["train/nelbo"], strict=True)))
+    validated = {row["_step"]: row["val/nelbo"] for row in told.rows if "val/nelbo" in row}
+    assert validated == pytest.approx(dict(zip(record.validation["step"], record.validation["val/nelbo"], strict=True)))
+    assert told.summary["val/nelbo"] == pytest.approx(record.metrics["val/nelbo"])
+    assert told.summary["status"] == "complete"
+    assert told.exit_code == 0
+
+
+def test_expert_load_is_a_picture_and_a_table(offline, track):
+    tracker = track()
+    tracker.log_metrics({"train/nelbo": 3.0}, 30)
+    tracker.finish(finished(track.run))
+    told = only_run(track.folder)
+    cells = defaultdict(list)
+    for row in told.rows:
+        for name in row:
+            cells[name].append(row[name])
+    picture, table = cells["expert_load/heatmap"][0], cells["expert_load/table"][0]
+    assert (told.folder / "files" / picture["path"]).stat().st_size > 1000
+    content = json.loads((told.folder / "files" / table["path"]).read_text())
+    assert content["columns"] == ["step", "layer", "expert", "load"]
+    assert len(content["data"]) == 8
+    assert content["data"][-1] == [30, 1, 1, 0.9]
+
+
+def test_a_failed_run_shows_as_failed_with_its_reason(offline, track):
+    tracker = track()
+    tracker.finish(finished(track.run, status="failed", reason="diverged", metrics={}, expert_load={}))
+    told = only_run(track.folder)
+    assert told.exit_code == 1
+    assert (told.summary["status"], told.summary["reason"]) == ("failed", "diverged")
+
+
+def test_project_and_mode_come_from_the_environment(offline, track, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "elsewhere")
+    tracker = track()
+    tracker.finish(finished(track.run))
+    assert only_run(track.folder).run.project == "elsewhere"
+
+
+def test_without_a_login_runs_are_offline(track, monkeypatch):
+    monkeypatch.delenv("WANDB_MODE")
+    tracker = track()
+    tracker.finish(finished(track.run))
+    assert tracker.status["status"] == "offline"
+    wandb.teardown()
+
+
+def test_with_a_login_runs_are_online_and_a_dead_server_costs_bounded_time(track, monkeypatch, caplog):
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", "5ecre7" + "0" * 34)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("sweeps.tracking.INIT_TIMEOUT_S", 1.0)
+    began = time.monotonic()
+    tracker = track()
+    tracker.log_metrics({"train/nelbo": 3.0}, 1)
+    tracker.finish(finished(track.run))
+    assert time.monotonic() - began < 20
+    assert tracker.status["status"].startswith("failed: could not start")
+    assert "5ecre7" not in caplog.text + json.dumps(tracker.status)
+
+
+def test_disabled_means_untouched(track, tmp_path):
+    tracker = track()
+    tracker.log_metrics({"train/nelbo": 3.0}, 1)
+    tracker.finish(finished(track.run))
+    assert tracker.status["status"] == "disabled"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_wandb_is_said_once(offline, track, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    tracker = track()
+    tracker.log_metrics({"train/nelbo": 3.0}, 1)
+    tracker.finish(finished(track.run))
+    assert tracker.status["status"].startswith("failed: could not start: ModuleNotFoundError")
+    assert sum("W&B" in entry.message for entry in caplog.records) == 1
+    monkeypatch.undo()
+
+
+def test_a_place_that_cant_be_written_fails_nothing(offline, track, caplog):
+    track.folder.parent.mkdir(exist_ok=True)
+    track.folder.write_text("a file where the run's folder should be")
+    tracker = track()
+    tracker.log_metrics({"train/nelbo": 3.0}, 1)
+    tracker.finish(finished(track.run))
+    assert tracker.status["status"].startswith("failed: could not start")
+
+
+def test_a_killed_service_ends_this_mirror_and_not_the_next(offline, track, caplog):
+    tracker = track()
+    tracker.log_metrics({"train/nelbo": 3.0}, 1)
+    children = subprocess.run(["pgrep", "-P", str(os.getpid()), "wandb-core"], capture_output=True, text=True)
+    for pid in children.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    time.sleep(0.3)
+    tracker.log_metrics({"train/nelbo": 2.9}, 2)
+    tracker.log_metrics({"train/nelbo": 2.8}, 3)
+    tracker.finish(finished(track.run))
+    assert tracker.status["status"].startswith("failed: could not")
+    assert sum("W&B" in entry.message for entry in caplog.records) == 1
+    second = track(attempt=1)
+    second.finish(finished(track.run))
+    assert second.status["status"] == "offline"
+
+
+def test_a_stuck_wandb_is_not_waited_for(offline, track, monkeypatch):
+    monkeypatch.setattr("sweeps.tracking.INIT_TIMEOUT_S", -4.5)
+    monkeypatch.setattr("wandb.init", lambda **settings: time.sleep(20))
+    began = time.monotonic()
+    assert "no answer within 0.5 s" in track().status["status"]
+    assert time.monotonic() - began < 8
+
+
+def test_ids_are_the_same_for_the_same_attempt_alone(track, make_plan):
+    other = make_plan().runs[1]
+    ids = [run_id(track.run, "folder", 0), run_id(track.run, "folder", 1), run_id(track.run, "elsewhere", 0)]
+    ids.append(run_id(other, "folder", 0))
+    assert len(set(ids)) == 4
+    assert run_id(track.run, "folder", 0) == ids[0]

@@ -1,0 +1,146 @@
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from core import records
+from sweeps.folders import pending, recorded, run_folder
+from sweeps.ledger import Ledger
+from sweeps.loggers import ProgressLogger, read_progress
+from sweeps.storage import default_url, open_storage
+from sweeps.worker import StopRequestedError, StopSignal, Worker
+from tests.sweeps import trainers
+
+
+@pytest.fixture
+def workshop(make_plan, tmp_path):
+    """A plan, its ledger, the events heard, and a way to work through it with some trainer."""
+    plan, out = make_plan(), tmp_path / "out"
+    ledger = Ledger(plan, out, open_storage(default_url(out)))
+    ledger.reconcile()
+    heard = []
+
+    def work(train):
+        Worker(ledger, train, lambda **event: heard.append(event), StopSignal()).work()
+
+    return SimpleNamespace(plan=plan, out=out, ledger=ledger, heard=heard, work=work)
+
+
+def records_of(plan, out):
+    return [recorded(run_folder(plan, run, out), run) for run in plan.runs]
+
+
+def test_a_worker_trains_all_that_waits_and_says_so(workshop):
+    workshop.work(trainers.quick)
+    assert [record.status for record in records_of(workshop.plan, workshop.out)] == ["complete"] * 4
+    assert [event["event"] for event in workshop.heard] == ["started", "finished"] * 4
+    assert [event["run_hash"] for event in workshop.heard[::2]] == [run.run_hash for run in workshop.plan.runs]
+
+
+def test_records_know_their_place_in_the_design(workshop):
+    workshop.work(trainers.quick)
+    for run, record in zip(workshop.plan.runs, records_of(workshop.plan, workshop.out), strict=True):
+        assert record.study == {"ablation": "balance", "size": "full", "arm": run.arm, "design": workshop.plan.design}
+
+
+def test_a_run_that_raises_is_a_failed_record_and_the_next_run_goes_on(workshop):
+    workshop.work(trainers.failing)
+    statuses = [record.status for record in records_of(workshop.plan, workshop.out)]
+    assert statuses == ["complete", "complete", "failed", "failed"]
+    failed = records_of(workshop.plan, workshop.out)[-1]
+    assert failed.reason == "FloatingPointError: the loss is not finite at step 7"
+    assert failed.config["seed"] == 1 and failed.metrics == {}
+    trial = workshop.ledger._study.get_trials()[-1]
+    assert (trial.state.name, trial.user_attrs["reason"]) == ("FAIL", failed.reason)
+    assert pending(workshop.plan, workshop.out) == ()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_worker_leaves_no_record_of_the_run_it_trained(workshop, number):
+    def train(config, folder, **rest):
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        time.sleep(30)
+
+    began = time.monotonic()
+    with pytest.raises(StopRequestedError):
+        workshop.work(train)
+    assert time.monotonic() - began < 5
+    assert pending(workshop.plan, workshop.out) == workshop.plan.runs
+    trial = workshop.ledger._study.get_trials()[0]
+    assert (trial.state.name, trial.user_attrs["reason"]) == ("FAIL", "interrupted")
+    workshop.ledger.reconcile()
+    workshop.work(trainers.quick)
+    assert pending(workshop.plan, workshop.out) == ()
+
+
+def test_a_stop_that_comes_between_runs_is_heeded_before_the_next(workshop, monkeypatch):
+    finish = workshop.ledger.finish
+
+    def finish_late(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        finish(*arguments)
+
+    monkeypatch.setattr(workshop.ledger, "finish", finish_late)
+    with pytest.raises(StopRequestedError):
+        workshop.work(trainers.quick)
+    assert [trial.state.name for trial in workshop.ledger._study.get_trials()] == ["COMPLETE"] + ["WAITING"] * 3
+
+
+def test_training_on_other_data_than_planned_fails_and_keeps_both_records(workshop):
+    def train(config, folder, **rest):
+        record = trainers.quick(config, folder, **rest)
+        moved = records.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
+        records.write(moved, folder)
+        return moved
+
+    workshop.work(train)
+    record = records_of(workshop.plan, workshop.out)[0]
+    assert record.status == "failed"
+    assert "data changed" in record.reason and "markov:other" in record.reason
+    folder = run_folder(workshop.plan, workshop.plan.runs[0], workshop.out)
+    assert records.read(folder / "attempts" / "1.json").status == "complete"
+
+
+def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("sweeps.loggers.time", SimpleNamespace(time=lambda: clock.now))
+    logger = ProgressLogger(tmp_path, steps=50)
+    assert read_progress(tmp_path) is None
+    seen = []
+    for step in range(1, 31):
+        clock.now += 0.1
+        logger.log_metrics({"train/nelbo": 5.0 - step / 10, "train/loss": 9.0}, step)
+        content = json.loads((tmp_path / "progress.json").read_text())
+        seen += [content["step"]] if content["step"] not in seen else []
+    assert seen == [1, 11, 21]
+    assert content == {
+        "step": 21,
+        "steps": 50,
+        "loss": pytest.approx(2.9),
+        "started": 1000.0,
+        "updated": pytest.approx(1002.1),
+    }
+    clock.now += 2
+    logger.log_metrics({"val/nelbo": 1.0}, 31)
+    assert read_progress(tmp_path)["loss"] == pytest.approx(2.0)
+
+
+def test_a_wandb_that_breaks_fails_no_run_and_is_told_to_the_trial(workshop, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def broken(**settings):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("wandb.init", broken)
+    with caplog.at_level(logging.WARNING):
+        workshop.work(trainers.quick)
+    assert [record.status for record in records_of(workshop.plan, workshop.out)] == ["complete"] * 4
+    for trial in workshop.ledger._study.get_trials():
+        assert trial.user_attrs["wandb"]["status"].startswith("failed: could not start: OSError: no space left")
+    assert len([entry for entry in caplog.records if "W&B" in entry.message]) == 4  # once a run

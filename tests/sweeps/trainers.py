@@ -1,0 +1,56 @@
+"""Stand-ins for core.training.run.train, which workers find by name. What they do depends on the run and on files."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from core import records
+from core.config import config_hash, to_dict
+from core.data.corpora import fingerprint
+from core.records import RunRecord
+
+
+def quick(config, folder, *, loggers=(), study=None):
+    """A complete record at once; its metric depends on the config alone."""
+    record = RunRecord(
+        status="complete",
+        run_hash=config_hash(config),
+        arm_hash=config_hash(config, with_seed=False),
+        seed=config.seed,
+        config=to_dict(config),
+        metrics={"val/nelbo": 2.0 + config.seed + config.objective.load_balancing_weight},
+        data_fingerprint=fingerprint(config.data),
+        study=dict(study or {}),
+    )
+    records.write(record, folder)
+    return record
+
+
+def slow(config, folder, *, loggers=(), study=None):
+    """As quick, after $SLOW_S seconds of small steps, with its starts counted in $STARTS."""
+    with Path(os.environ["STARTS"]).open("a") as file:
+        file.write(f"{config_hash(config)} {os.getpid()}\n")
+    (folder / "partial.bin").write_bytes(b"half")
+    until = time.monotonic() + float(os.environ["SLOW_S"])
+    step = 0
+    while time.monotonic() < until:
+        time.sleep(0.02)
+        step += 1
+        for logger in loggers:
+            logger.log_metrics({"train/nelbo": 3.0}, min(step, config.trainer.steps))
+    return quick(config, folder, loggers=loggers, study=study)
+
+
+def failing(config, folder, *, loggers=(), study=None):
+    """Raises for seed 1, unless a file named `mended` lies beside the study's folder."""
+    if config.seed == 1 and not (folder.parents[2] / "mended").exists():
+        raise FloatingPointError("the loss is not finite at step 7\nsecond line")
+    return quick(config, folder, loggers=loggers, study=study)
+
+
+def deadly(config, folder, *, loggers=(), study=None):
+    """Kills its process for seed 1, as the kernel does when memory runs out."""
+    if config.seed == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return quick(config, folder, loggers=loggers, study=study)
