@@ -102,7 +102,10 @@ def _parse(url: str) -> URL:
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise UserError("storage sqlite:// in memory is gone with the process; name a file: sqlite:///PATH")
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"storage {url} can't be opened: {error.strerror}") from None
     return parsed
 
 
