@@ -188,7 +188,7 @@ def _asides(tables: tuple[MetricTable, ...]) -> list[str]:
 
 
 def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:
-    who = f"all {judged} arms" if len(rows) == judged > 1 else " and ".join(row.label for row in rows)
+    who = f"all {judged} arms" if len(rows) == judged > 1 else " and ".join(f"“{row.label}”" for row in rows)
     if words.startswith("no detectable"):
         return f"no detectable difference from the control for {who}"
     if words.startswith("equivalent"):

@@ -93,6 +93,7 @@ def take(told, record):
 
 def only_run(folder):
     [path] = folder.glob("wandb/offline-run-*/*.wandb")
+    print("SIZE", path, path.stat().st_size, time.time())
     return read_back(path)
 
 
