@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from core.config import flatten, known_keys
+from core.config import known_keys
 from core.errors import UserError
 from core.metrics import METRICS
+from core.settings import flatten
 from sweeps.matching import SOLVED
 from sweeps.spec import Ablation, Factor, Level
 

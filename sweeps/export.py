@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.config import build, to_yaml
+from core.config import to_yaml
 from core.errors import UserError
 from core.records import RunRecord, write_atomically
+from core.settings import build
 
 
 def export(

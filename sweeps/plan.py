@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from core.config import RunConfig, build, config_hash, parse_overrides, to_dict
+from core.config import RunConfig, config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.metrics import METRICS
 from core.model.size import count, flops_per_token
 from core.presets import preset
+from core.settings import build, parse_overrides
 from core.training.run import check as check_run
 from sweeps.arms import expand
 from sweeps.checks import check, nearest

@@ -71,8 +71,12 @@ class JournalLock(BaseJournalFileLock):
 
     def acquire(self) -> bool:
         self._handle = os.open(self._lock_file, os.O_CREAT | os.O_RDWR, 0o644)
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
-        self._cut_unfinished_line()
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+            self._cut_unfinished_line()
+        except BaseException:  # Ctrl-C too: a lock that is kept by mistake stops every worker
+            os.close(self._handle)
+            raise
         return True
 
     def release(self) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from core.config import RunConfig, build, config_hash, load, parse_overrides, to_dict
+from core.config import RunConfig, config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.presets import PRESETS, preset
+from core.settings import build, load, parse_overrides
 from core.training.run import check, train
 from sweeps.plan import Plan, PlannedRun
 from sweeps.tracking import WandbTracker, run_id

@@ -19,7 +19,7 @@ from sweeps.plan import Plan, PlannedRun
 from sweeps.storage import default_url, open_storage
 from sweeps.worker import TRAINER
 
-MOST_FAILED_STARTS = 3
+MOST_FAILED_STARTS = 2
 MOST_IDLE_ROUNDS = 3
 
 __all__ = ["default_workers", "run"]

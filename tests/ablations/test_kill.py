@@ -1,5 +1,6 @@
 """Processes killed at bad moments: nothing finished is lost, nothing unfinished counts, nothing is trained twice."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -32,7 +33,12 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def workers(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(parent.pid).children() if "sweeps.worker" in " ".join(p.cmdline())]
+    alive = []
+    for process in psutil.Process(parent.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile, a zombie included
+            if "sweeps.worker" in " ".join(process.cmdline()):
+                alive.append(process)
+    return alive
 
 
 def finished(folder: Path) -> dict[Path, bytes]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from core.config import build
 from core.data.module import MaskedTextModule, TrainBatches
+from core.settings import build
 
 BASE = build({"data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 20, "seed": 3})
 

@@ -6,10 +6,11 @@ import torch
 from safetensors.torch import load_file
 
 from core import records
-from core.config import RunConfig, build, load
+from core.config import RunConfig
 from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.transformer import Denoiser
+from core.settings import build, load
 from core.training.module import MaskedDiffusion, auxiliary_losses
 from core.training.run import check, seconds_per_step, train
 

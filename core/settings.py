@@ -1,0 +1,141 @@
+"""Reading settings: from files and `key=value` arguments into a checked config.
+
+Unknown keys, wrong types and impossible values are refused here, in one line each, before anything is computed.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.config import RunConfig, known_keys
+from core.errors import UserError
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Command-line `key=value` settings as a flat dictionary, values read as YAML.
+
+    Raises UserError for an argument without `=`, and for `${...}` (a config is logged whole, so it may not pull in
+    anything from the environment).
+    """
+    settings: dict[str, Any] = {}
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator or not key:
+            raise UserError(f"'{argument}' is not a setting: write key=value, such as trainer.steps=100")
+        try:
+            settings[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"{key}: can't read the value '{text}'; quote text that has special characters") from None
+    return settings
+
+
+def build(*layers: Mapping[str, Any]) -> RunConfig:
+    """Merge settings, later ones over earlier ones, into a checked config.
+
+    Each layer maps keys to values; keys may be dotted ("model.top_k") and values may be nested mappings.
+    Raises UserError for unknown keys (naming the nearest known ones), wrong types and impossible values.
+    """
+    merged = OmegaConf.structured(RunConfig)
+    for layer in layers:
+        for key, value in flatten(layer):
+            _check_known(key)
+            _check_plain(key, value)
+            try:
+                merged = OmegaConf.merge(merged, _nested(key, value))
+            except OmegaConfBaseException as error:
+                said = _first_line(error)
+                hint = "" if "expected" in said else f"; expected {_expected(key)}"
+                raise UserError(f"{key}: {said}{hint}") from None
+    return _instantiate(merged)
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a config file (YAML; keys that it leaves out keep their defaults) and set `overrides` over it."""
+    return build(read_yaml(path), overrides or {})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, or a UserError that names the file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such config file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of config keys, such as 'model: {{top_k: 2}}'")
+    return content
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for the leaves of nested settings."""
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _check_known(key: str) -> None:
+    known = known_keys()
+    if key in known:
+        return
+    if any(name.startswith(f"{key}.") for name in known):
+        raise UserError(f"{key} is a section, not a value: set one of its keys, such as {_inside(key, known)}")
+    last = key.rsplit(".", 1)[-1]
+    same_name = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = same_name or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    near = near or difflib.get_close_matches(last, [n.rsplit(".", 1)[-1] for n in known], n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
+    raise UserError(f"unknown config key '{key}': {hint}")
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+def _inside(section: str, known: Mapping[str, Any]) -> str:
+    return next(name for name in known if name.startswith(f"{section}."))
+
+
+def _check_plain(key: str, value: Any) -> None:
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{key}: '${{...}}' is not read here; write the value itself")
+    if known_keys()[key] is bool and not isinstance(value, bool):
+        raise UserError(f"{key}: '{value}' is not true or false")
+    # YAML 1.1 reads on/yes/off/no as booleans, and a boolean passes for an int.
+    if known_keys()[key] is not bool and isinstance(value, bool):
+        raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(key)}")
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        raise UserError(f"{key}: must be a finite number, not {value}")
+
+
+def _expected(key: str) -> str:
+    kind = known_keys()[key]
+    choices = getattr(kind, "__args__", None)
+    if choices:
+        return f"one of {', '.join(map(str, choices))}"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))
+
+
+def _instantiate(merged: Any) -> RunConfig:
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from None
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,69 @@
+import pytest
+
+from core.config import to_yaml
+from core.errors import UserError
+from core.settings import build, load, parse_overrides
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"model.topk": 3}, "did you mean model.top_k"),
+        ({"top_k": 3}, "did you mean model.top_k?"),
+        ({"model.top_k": "x"}, "model.top_k: .*expected a whole number"),
+        ({"model.top_k": 9}, "top_k <= 8"),
+        ({"model.router.kind": "zz"}, "model.router.kind: .*topk"),
+        ({"model": 3}, "model is a section"),
+        ({"data.corpus": "${oc.env:HOME}"}, "data.corpus: .*is not read here"),
+        ({"objective.epsilon": float("nan")}, "finite"),
+        ({"trainer.steps": True}, "trainer.steps: true/false"),
+        ({"trainer.steps": 1.5}, "trainer.steps: .*whole number"),
+        ({"seed": None}, "seed: "),
+        ({"seeds.0": 9}, "did you mean seed"),
+        ({"objective.z_loss_weight": -1}, "must not be negative"),
+        ({"model.expert_width": 30}, "multiple of 4"),
+        ({"model.head_dim": 7}, "must be even"),
+        ({"model.expert_width": 12, "trainer.precision": "bf16"}, "multiple of 8"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(settings: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        build(settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_round_trip_gives_an_equal_config(tmp_path) -> None:
+    config = build({"model.top_k": 4, "optimizer": {"learning_rate": "1e-3"}, "seed": 7})
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load(path) == config
+    assert config.optimizer.learning_rate == 1e-3
+    assert load(path, {"model.top_k": 2}).model.top_k == 2
+
+
+def test_later_layers_win_and_dotted_equals_nested() -> None:
+    assert build({"model.top_k": 1}, {"model": {"top_k": 2}}).model.top_k == 2
+    assert build({"model": {"top_k": 3}}) == build({"model.top_k": 3})
+
+
+@pytest.mark.parametrize("argument", ["steps", "=3", "trainer.steps=[1"])
+def test_settings_need_key_and_value(argument: str) -> None:
+    with pytest.raises(UserError):
+        parse_overrides([argument])
+
+
+def test_settings_keep_equals_signs_in_values() -> None:
+    assert parse_overrides(["data.corpus=text:/a=b", "seed=3"]) == {"data.corpus": "text:/a=b", "seed": 3}
+
+
+@pytest.mark.parametrize("content", ["- 1\n- 2\n", "a: [", "just text"])
+def test_a_file_that_is_no_config_is_named(tmp_path, content: str) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match="broken.yaml"):
+        load(path)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(UserError, match="no such config file"):
+        load(tmp_path / "none.yaml")
