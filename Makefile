@@ -1,5 +1,6 @@
 # Two commands from a fresh clone: `make demo` and `make test`. Both set up .venv first; the second time they don't.
 SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

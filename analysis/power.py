@@ -1,5 +1,6 @@
 """What a design can see, before it is paid for."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +44,15 @@ def detectable_effect(n: int, *, alpha: float = 0.05, power: float = 0.8, compar
     """The smallest effect, in standard deviations of paired differences, that n seeds detect with that power.
 
     comparisons: arms against one control; the level is alpha / comparisons, Holm's first and strictest step.
-    Raises UserError for fewer than 2 seeds.
+    Infinite where no effect below 10,000 would do. Raises UserError for fewer than 2 seeds.
     """
     if n < 2:
         raise UserError(f"seeds: a paired comparison needs at least 2, not {n}")
     upper = 1.0
     while power_of(upper, n, alpha=alpha, comparisons=comparisons) < power and upper < 1e4:
         upper *= 2
+    if power_of(upper, n, alpha=alpha, comparisons=comparisons) < power:
+        return math.inf
     found = optimize.brentq(lambda d: power_of(d, n, alpha=alpha, comparisons=comparisons) - power, 1e-6, upper)
     return float(found)
 
@@ -76,5 +79,5 @@ def seeds_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8, comp
 def reaches_significance(n: int, *, alpha: float = 0.05, power: float = 0.8, comparisons: int = 1) -> Reach:
     """Whether n seeds detect some effect below MAX_DETECTABLE standard deviations, and how many seeds would."""
     needed = max(3, seeds_needed(MAX_DETECTABLE, alpha=alpha, power=power, comparisons=comparisons))
-    effect = detectable_effect(n, alpha=alpha, power=power, comparisons=comparisons) if n >= 2 else None
-    return Reach(ok=n >= needed, detectable_effect=effect, seeds_needed=needed)
+    effect = detectable_effect(n, alpha=alpha, power=power, comparisons=comparisons) if n >= 2 else math.inf
+    return Reach(ok=n >= needed, detectable_effect=effect if math.isfinite(effect) else None, seeds_needed=needed)

@@ -128,11 +128,15 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
     if arm == control:
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
     both = np.isfinite(own) & np.isfinite(base)
+    foreign = [seed for seed in study.design["seeds"] if _data_differs(study, arm, control, seed)]
+    if foreign:
+        notes += ("trained on other data than the control, so not compared",)
+        return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="no verdict", notes=notes)
     if both.sum() != len(own):
         notes += (f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished",)
     words, effect, p_same = "no verdict", None, None
     try:
-        effect = paired_effect(base[both], own[both], alpha=study.design["alpha"])
+        effect = paired_effect(base[both], own[both])
         if both.sum() < VERDICT_FLOOR:
             notes += (f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)",)
         elif margin is not None:
@@ -140,6 +144,11 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
     except UserError as error:
         notes += (str(error),)
     return Row(**row, effect=effect, p_holm=None, p_equivalence=p_same, verdict=words, notes=notes)
+
+
+def _data_differs(study: Study, arm: str, control: str, seed: int) -> bool:
+    own, base = study.cells.get((arm, seed)), study.cells.get((control, seed))
+    return own is not None and base is not None and own.data_fingerprint != base.data_fingerprint
 
 
 def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
@@ -201,6 +210,8 @@ def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> s
 
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     control = study.design["control"]
+    if study.missing:
+        return None, f"{study.missing} runs of the design are missing; a winner is named when all are recorded"
     if table.rows[0].n == 0:
         return None, "the control has no finished run"
     if not any(row.p_holm is not None for row in table.rows):

@@ -113,14 +113,14 @@ class Ledger:
             lock = RunLock(folder)
             if not lock.acquire():
                 busy = True
-            elif self._take(trial):
-                clean(folder)
-                attempt = sum(
-                    key_of(other) == key_of(trial) and other.number < trial.number for other in self._trials()
-                )
-                return Claim(run, folder, attempt, trial._trial_id, lock), busy
-            else:
-                lock.release()
+                continue
+            if self._take(trial):
+                record = recorded(folder, run)
+                if record is None:
+                    clean(folder)
+                    return Claim(run, folder, self._attempts_before(trial), trial._trial_id, lock), busy
+                self._tell(trial._trial_id, run, record)  # trained meanwhile by a sweep on another storage
+            lock.release()
         return None, busy
 
     def finish(self, claim: Claim, record: RunRecord, attributes: Mapping[str, Any]) -> None:
@@ -138,6 +138,9 @@ class Ledger:
         else:
             self._fail(claim.trial_id, reason)
         claim.lock.release()
+
+    def _attempts_before(self, trial: FrozenTrial) -> int:
+        return sum(key_of(other) == key_of(trial) and other.number < trial.number for other in self._trials())
 
     def _take(self, trial: FrozenTrial) -> bool:
         # The storage compares and sets: of several processes that ask, one is told True.

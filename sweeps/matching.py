@@ -8,7 +8,6 @@ from core.errors import UserError
 from core.model.size import flops_per_token
 
 SOLVED = "model.expert_width"
-MULTIPLE = 4  # grouped matmul needs rows of 16 bytes
 TOLERANCE = 0.01
 
 
@@ -24,9 +23,10 @@ def match_flops(configs: Mapping[str, RunConfig]) -> list[RunConfig]:
 
 def _solve(name: str, config: RunConfig, target: float) -> RunConfig:
     # FLOPs are affine in the expert width, so two points give the line.
-    narrow, wide = (flops_per_token(_with_width(config, width)) for width in (MULTIPLE, 2 * MULTIPLE))
-    exact = MULTIPLE * (1 + (target - narrow) / (wide - narrow))
-    width = max(MULTIPLE, MULTIPLE * round(exact / MULTIPLE))
+    multiple = 4 if config.trainer.precision == "fp32" else 8  # grouped matmul needs rows of 16 bytes
+    narrow, wide = (flops_per_token(_with_width(config, width)) for width in (multiple, 2 * multiple))
+    exact = multiple * (1 + (target - narrow) / (wide - narrow))
+    width = max(multiple, multiple * round(exact / multiple))
     solved = _with_width(config, width)
     error = flops_per_token(solved) / target - 1
     if abs(error) > TOLERANCE:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from core.errors import UserError
+
 Level = str | int | float | bool | None
 
 
@@ -14,6 +16,10 @@ class Factor:
     key: str
     levels: tuple[Level, ...]
     label: str = ""  # how reports call it; the key's last part when left out
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.levels, tuple | list):
+            raise UserError(f"factors: the levels of '{self.key}' must be a tuple, such as (1, 2), not {self.levels!r}")
 
     @property
     def name(self) -> str:
@@ -29,6 +35,9 @@ class Size:
     base: str | None = None
     seeds: Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,15 @@ class Ablation:
     power: float = 0.8
     sizes: Mapping[str, Size] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
+        for name, value, allowed in (
+            ("match", self.match, (None, "active_flops")),
+            ("arms", self.arms, ("all", "one_at_a_time")),
+        ):
+            if value not in allowed:
+                raise UserError(f"{name}: unknown value {value!r}; use one of {', '.join(map(repr, allowed))}")
+
     def sized(self, size: str) -> "Ablation":
         """The edition of that name; "full" is the declaration itself. Raises KeyError for a name not declared."""
         if size == "full":
@@ -85,6 +103,11 @@ class Arm:
     name: str  # unique in its design and fit for a file name
     label: str  # for people
     settings: Mapping[str, Any]  # factor levels, by config key
+
+
+def _check_seeds(seeds: object) -> None:
+    if isinstance(seeds, int | str) or not (seeds is None or isinstance(seeds, Sequence)):
+        raise UserError(f"seeds: a list of whole numbers is needed, such as range(5), not {seeds!r}")
 
 
 def study_name(name: str, size: str) -> str:

@@ -18,6 +18,7 @@ from core.errors import UserError
 JOURNAL = "journal"
 CONNECT_TIMEOUT_S = 10
 BUSY_TIMEOUT_S = 60  # SQLite: how long a writer waits for another one
+DRIVER_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
 SECRET_NAMES = re.compile(r"(?i)([?&;]|\b)((?:ssl)?password|passwd|pwd|secret|token|api_?key)=[^&;\s]*")
 
 
@@ -123,8 +124,9 @@ def _open_database(url: URL) -> BaseStorage:
         return optuna.storages.get_storage(optuna.storages.RDBStorage(text, engine_kwargs=engine))
     except ImportError:
         driver = url.get_driver_name()
+        package = DRIVER_PACKAGES.get(driver, driver)
         raise UserError(
-            f"storage {safe_url(text)}: the driver '{driver}' is not installed: pip install {driver}"
+            f"storage {safe_url(text)}: the driver '{driver}' is not installed: pip install '{package}'"
         ) from None
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         reason = _without_secrets(str(getattr(error, "orig", None) or error), url)

@@ -26,6 +26,9 @@ def resolve(name: str) -> tuple[str, Ablation]:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"no such declaration file: {name}")
+        twin = discover().get(path.stem)
+        if twin is not None and not twin.samefile(path):
+            raise UserError(f"{name}: '{path.stem}' is on the agenda already; give the file another name")
         return path.stem, _load(path)
     agenda = discover()
     if name not in agenda:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ablations.cli import agenda
@@ -36,9 +37,9 @@ def run_list(arguments: argparse.Namespace) -> int:
     else:
         out = console()
         for row in rows:
-            out.print(f"[bold]{row['name']}[/] [dim]{row['size']}[/]", end="  ")
+            out.print(f"[bold]{escape(row['name'])}[/] [dim]{row['size']}[/]", end="  ")
             if "error" in row:
-                out.print(f"[red]{row['error']}[/]", markup=True)
+                out.print(f"[red]{escape(row['error'])}[/]")
                 continue
             out.print(f"{row['arms']} arms x {row['seeds']} seeds, {_so_far(row)}")
             out.print(f"  {row['question']}", markup=False)
@@ -66,7 +67,7 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
                 row |= {"complete": study.complete, "failed": study.failed, "verdict": judge(study).headline}
             rows.append(row)
         return rows
-    except UserError as error:
+    except UserError as error:  # one broken declaration hides no other
         return [{"name": name, "size": "", "error": str(error)}]
 
 
@@ -118,7 +119,9 @@ def run_run(arguments: argparse.Namespace) -> int:
         f"{plan.study_name}: {summary.done} runs trained, {summary.reused} recorded before, {failed} failed, "
         f"{summary.missing} missing"
     )
-    out.print(f"next: ablate report {shlex.quote(arguments.name)}{_size_flag(plan.size)}{_out_flag(arguments)}")
+    out.print(
+        "next: " + escape(f"ablate report {shlex.quote(arguments.name)}{_size_flag(plan.size)}{_out_flag(arguments)}")
+    )
     if failed:
         out.print("[red]some runs failed[/]: the report names them; --retry-failed runs them again")
     return 1 if failed or summary.missing else 0
@@ -179,7 +182,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else "[yellow]–[/]"
-        table.add_row(mark, f"[bold]{finding.name}[/]", finding.found, f"[dim]{finding.means}[/]")
+        table.add_row(mark, f"[bold]{finding.name}[/]", escape(finding.found), f"[dim]{escape(finding.means)}[/]")
     console().print(table)
     return 0
 

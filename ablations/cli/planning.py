@@ -2,15 +2,18 @@
 
 import argparse
 import os
+import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ablations.cli import agenda
 from analysis.frame import Study
-from analysis.power import detectable_effect, reaches_significance
+from analysis.power import reaches_significance
 from sweeps.cost import calibrate
 from sweeps.folders import pending
 from sweeps.launch.pool import default_workers
@@ -22,10 +25,11 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     name, ablation = agenda.resolve(arguments.name)
     ablation = agenda.with_seeds(ablation, arguments.seeds)
     planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
-    if arguments.seeds is None:
-        return planned
-    command = f"{planned.design['command']} --seeds {arguments.seeds}"
-    return replace(planned, design={**planned.design, "command": command})
+    # As it was typed: a declaration given by its path isn't known by its name alone.
+    words = ["ablate", "run", arguments.name, *(["--size", planned.size] if planned.size != "full" else [])]
+    words += [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
+    words += [] if arguments.out == Path("runs") else ["--out", str(arguments.out)]
+    return replace(planned, design={**planned.design, "command": shlex.join(words)})
 
 
 def power_of(design: Any) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def power_of(design: Any) -> dict[str, Any]:
     seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
     levels = {"alpha": design["alpha"], "power": design["power"], "comparisons": comparisons}
     answer = reaches_significance(seeds, **levels)
-    effect = detectable_effect(seeds, **levels) if seeds > 1 else None
+    effect = answer.detectable_effect
     refused = None
     if not answer.ok:
         refused = (
@@ -84,7 +88,7 @@ def _known_noise(folder: Any) -> float | None:
 
 def print_plan(content: dict[str, Any], out: Console) -> None:
     """The plan for people."""
-    out.print(f"[bold]{content['ablation']}[/] [dim]{content['size']}[/]")
+    out.print(f"[bold]{escape(content['ablation'])}[/] [dim]{content['size']}[/]")
     out.print(content["question"], markup=False)
     table = Table(box=None, pad_edge=False)
     for title, side in (("arm", "left"), ("parameters", "right"), ("active", "right"), ("FLOPs/token", "right")):
@@ -93,7 +97,7 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
         control = " (control)" if arm["name"] == content["control"] else ""
         parameters = arm["parameters"]
         table.add_row(
-            f"{arm['label']}{control}",
+            escape(f"{arm['label']}{control}"),
             f"{parameters['total']:,}",
             f"{parameters['active']:,}",
             f"{arm['flops_per_token']:.3g}",

@@ -1,6 +1,7 @@
 """`ablate train`: one run from a config file or a preset."""
 
 import argparse
+import itertools
 import shlex
 import sys
 import uuid
@@ -13,6 +14,7 @@ from core.config import RunConfig, config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.presets import PRESETS, preset
+from core.records import FILE_NAME
 from core.settings import build, load, parse_overrides
 from core.training.run import check, train
 from sweeps.plan import Plan, PlannedRun
@@ -47,7 +49,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     """Train one run and say where its record lies."""
     config = _config(arguments.config, parse_overrides(arguments.settings))
     check(config)
-    folder = arguments.out / "train" / config_hash(config)
+    folder = _fresh_folder(arguments.out / "train" / config_hash(config))
     tracker = _tracker(config, folder)
     record = train(config, folder, loggers=[ConsoleLogger(config.trainer.steps), tracker])
     tracker.finish(record)
@@ -57,6 +59,12 @@ def run_train(arguments: argparse.Namespace) -> int:
         return 1
     print(f"train it further or elsewhere: ablate train {shlex.quote(str(folder / 'config.yaml'))}")
     return 0
+
+
+def _fresh_folder(folder: Path) -> Path:
+    """The folder, or one beside it: a record that is there is never written over."""
+    candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in itertools.count(1))
+    return next(candidate for candidate in candidates if not (candidate / FILE_NAME).exists())
 
 
 def _config(name: str, settings: dict[str, Any]) -> RunConfig:

@@ -1,6 +1,7 @@
 """train(config) -> RunRecord: the only way in."""
 
 import logging
+import math
 import time
 import traceback
 import warnings
@@ -23,7 +24,7 @@ from core.errors import UserError
 from core.model.size import count, training_flops
 from core.provenance import describe
 from core.records import RunRecord
-from core.training.callbacks import Recorder
+from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.module import MaskedDiffusion
 
 WEIGHTS = "model.safetensors"
@@ -93,6 +94,8 @@ def _fit(config: RunConfig, folder: Path, recorder: Recorder, loggers: Sequence[
     # Lightning validates on multiples only; the final model's numbers are the ones that count.
     if not recorder.load_steps or recorder.load_steps[-1] != config.trainer.steps:
         trainer.validate(module, data, verbose=False)
+    if not math.isfinite(recorder.validation["val/nelbo"][-1]):
+        raise TrainingDivergedError(f"the NELBO on validation is not finite at step {config.trainer.steps}")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     rate = config.tokens_per_step * config.trainer.steps / training_s

@@ -93,6 +93,10 @@ def test_export_then_train(swept) -> None:
     assert "step 4/4" in trained.stdout
     record = next((swept / "runs" / "train").rglob("record.json"))
     assert json.loads(record.read_text())["status"] == "complete"
+    first = record.read_bytes()
+    assert ablate("train", str(folder / "config.yaml"), "trainer.steps=4", cwd=swept).returncode == 0
+    assert record.read_bytes() == first
+    assert len(list((swept / "runs" / "train").rglob("record.json"))) == 2
 
 
 def test_export_of_an_arm_by_hand_and_of_none(swept, tmp_path) -> None:

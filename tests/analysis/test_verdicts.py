@@ -130,3 +130,19 @@ def test_error_rate_and_power_of_the_whole_path(truth: float) -> None:
         words = {row.verdict for row in judge(Study.of(found)).tables[0].rows}
         called += bool(words & {"better", "worse"})
     assert called / 150 < 0.105 if truth == 0 else called / 150 > 0.97
+
+
+def test_arms_trained_on_different_data_are_not_compared(records_of) -> None:
+    design = make_design() | {"data_fingerprint": "toy:1 toy:2"}
+    found = [
+        replace(r, data_fingerprint="toy:2") if r.arm_hash == "hash-arm1" else r
+        for r in records_of(design, {"arm1": -1})
+    ]
+    judgement = judge(Study.of(found, design))
+    assert rows(judgement)["arm1"].verdict == "no verdict" and "other data" in " ".join(rows(judgement)["arm1"].notes)
+    assert rows(judgement)["arm2"].effect is not None and judgement.winner == "control"
+
+
+def test_no_winner_while_runs_are_missing(records_of) -> None:
+    judgement = judge(Study.of(records_of(make_design(), {"arm1": -1})[:-1]))
+    assert judgement.winner is None and "1 runs of the design are missing" in judgement.winner_reason

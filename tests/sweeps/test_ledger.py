@@ -254,7 +254,11 @@ def test_other_data_are_another_run(make_plan, open_ledger, tmp_path):
     second = make_plan(overrides=overrides)
     assert [run.run_hash for run in second.runs] == [run.run_hash for run in first.runs]
     assert pending(second, ledger.out) == second.runs
-    assert pending(first, ledger.out) == ()
+    renewed = open_ledger(second)
+    renewed.reconcile()
+    assert train_all(renewed) == list(second.runs)
+    assert pending(second, ledger.out) == pending(first, ledger.out) == ()
+    assert states(renewed) == {"COMPLETE": 8}
 
 
 @pytest.mark.parametrize("scheme", ["journal", "sqlite"])
@@ -315,6 +319,19 @@ def test_a_complete_record_without_the_metric_is_a_failed_trial(make_plan, open_
     assert "no finite val/excess_nelbo" in trial.user_attrs["reason"]
     ledger.reconcile()
     assert states(ledger) == {"FAIL": 1, "WAITING": 3}
+
+
+def test_a_record_from_a_sweep_on_another_storage_is_never_touched(make_plan, open_ledger, tmp_path):
+    plan = make_plan(seeds=(0,))
+    mine, other = open_ledger(plan), open_ledger(plan, url=f"sqlite:///{tmp_path}/runs.db")
+    mine.reconcile()
+    other.reconcile()
+    train_all(other)
+    paths = [run_folder(plan, run, mine.out) / "record.json" for run in plan.runs]
+    before = [path.stat().st_ino for path in paths]
+    assert mine.claim() == (None, False)
+    assert [path.stat().st_ino for path in paths] == before
+    assert states(mine) == states(other) == {"COMPLETE": 2}
 
 
 def test_a_database_serves_one_folder_of_runs(make_plan, open_ledger, tmp_path):

@@ -89,16 +89,16 @@ def test_a_line_that_a_crash_left_unfinished_costs_nothing_but_itself(tmp_path):
 
 def test_the_journals_lock_ends_with_a_killed_holder(tmp_path):
     holder = (
-        "import sys, time; from pathlib import Path; from sweeps.storage import JournalLock;"
-        "Path(sys.argv[1]).touch(); JournalLock(Path(sys.argv[1])).acquire(); print('held', flush=True); time.sleep(60)"
+        "import sys, time; from sweeps.storage import open_storage;"
+        "open_storage(sys.argv[1])._backend._lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
-    path = tmp_path / "journal.log"
-    process = subprocess.Popen([sys.executable, "-c", holder, str(path)], stdout=subprocess.PIPE, text=True)
+    url = default_url(tmp_path)
+    process = subprocess.Popen([sys.executable, "-c", holder, url], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     signal.alarm(5)  # Optuna's own lock would keep us for 30 s
     try:
-        optuna.create_study(storage=open_storage(f"journal:{path}"), study_name="a")
+        optuna.create_study(storage=open_storage(url), study_name="a")
     finally:
         signal.alarm(0)

@@ -168,3 +168,15 @@ def test_a_trained_model_approaches_the_entropy_of_the_source_from_above(tmp_pat
     assert excess > -3 * error
     assert excess < 0.15 * (math.log(259) - entropy)
     assert excess < 0.25
+
+
+def test_a_model_that_breaks_in_its_last_step_is_a_failed_run(tmp_path, monkeypatch) -> None:
+    step = MaskedDiffusion.validation_step
+
+    def broken(self, batch, index):
+        out = step(self, batch, index)
+        return out | {"nelbo_B": out["nelbo_B"] * math.nan}
+
+    monkeypatch.setattr(MaskedDiffusion, "validation_step", broken)
+    record = train(quick(), tmp_path)
+    assert record.status == "failed" and "validation is not finite" in record.reason
