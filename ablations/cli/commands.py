@@ -199,7 +199,8 @@ def _load_study(arguments: argparse.Namespace) -> tuple[Any, Path]:
         raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
     study = Study.load(recorded[size]) if size in recorded else None
     if study is None:
-        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out}: run it with ablate run {name}")
+        hint = f"ablate run {shlex.quote(arguments.name)}{_size_flag(size)}{_out_flag(arguments)}"
+        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it with {hint}")
     return study, recorded[size]
 
 
