@@ -13,7 +13,7 @@ import yaml
 
 from core.errors import UserError
 
-RouterKind = Literal["topk"]
+RouterKind = Literal["topk", "bias_balanced"]
 Precision = Literal["fp32", "bf16"]
 
 
@@ -22,53 +22,173 @@ class RouterConfig:
     """How tokens choose experts."""
 
     kind: RouterKind = "topk"
+    scores: Literal["softmax", "sigmoid"] = "softmax"
     renormalise: bool = False  # LLaDA-MoE and OLMoE: softmax over all experts, then top-k, gates as they are
+    gate_scale: float = 1.0  # what all gates are multiplied by (DeepSeek-V3's routed_scaling_factor)
+    bias_update_rate: float = 1e-3  # bias_balanced only: how far a step moves an expert's bias
+
+    def __post_init__(self) -> None:
+        for name in ("gate_scale", "bias_update_rate"):
+            _require(getattr(self, name) > 0, f"model.router.{name} must be positive, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The denoiser: a bidirectional transformer whose feed-forward layers are sparse mixtures of SwiGLU experts."""
+    """The network: a pre-norm transformer whose feed-forward layers are sparse mixtures of SwiGLU experts, or dense.
+
+    num_experts = 0 makes every layer dense (then top_k and expert_width are 0 too); dense_layers lists single layers
+    that are dense in a sparse model. granularity splits every expert into that many narrower ones, of which as many
+    times more are chosen: parameters and FLOPs stay as they are (arXiv 2402.07871); num_experts, top_k and expert_width
+    count before the split, `experts`, `experts_per_token` and `width_of_expert` after it.
+    """
 
     vocab_size: int = 259  # 256 bytes + mask, eos, pad
+    mask_id: int | None = 256  # None: no mask token (autoregressive models)
+    eos_id: int | None = 257
+    pad_id: int | None = 258
     hidden_size: int = 128
     num_layers: int = 4
     num_heads: int = 4
+    num_kv_heads: int | None = None  # fewer than num_heads: grouped-query attention; None: as many
     head_dim: int = 32
+    causal: bool = False
+    qk_norm: Literal["head", "projection", "none"] = "head"  # RMSNorm per head, over the whole projection, or none
+    qkv_bias: bool = False
+    tied_embeddings: bool = False
     num_experts: int = 8
     top_k: int = 2
     expert_width: int = 64
+    granularity: int = 1
+    shared_expert_width: int = 0  # an expert that every token meets, ungated; 0: none
+    dense_layers: tuple[int, ...] = ()
+    dense_width: int = 0  # of the dense layers' SwiGLU
     router: RouterConfig = field(default_factory=RouterConfig)
     rope_theta: float = 1e4
+    max_positions: int = 8192
     norm_eps: float = 1e-5
     init_std: float = 0.02
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "head_dim", "num_experts", "top_k"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "head_dim",
+            "granularity",
+            "max_positions",
+        ):
             _require(getattr(self, name) >= 1, f"model.{name} must be at least 1, not {getattr(self, name)}")
-        _require(
-            self.top_k <= self.num_experts,
-            f"model.top_k={self.top_k} exceeds model.num_experts={self.num_experts}: a token can't reach more experts "
-            f"than there are; use top_k <= {self.num_experts}",
-        )
-        _require(self.head_dim % 2 == 0, f"model.head_dim={self.head_dim} must be even: RoPE rotates pairs")
-        _require(
-            self.expert_width >= 4 and self.expert_width % 4 == 0,
-            f"model.expert_width={self.expert_width} must be a multiple of 4: grouped matmul needs 16-byte rows",
-        )
-        _require(
-            self.hidden_size % 4 == 0,
-            f"model.hidden_size={self.hidden_size} must be a multiple of 4: grouped matmul needs 16-byte rows",
-        )
         for name in ("rope_theta", "norm_eps", "init_std"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive, not {getattr(self, name)}")
+        _require(self.head_dim % 2 == 0, f"model.head_dim={self.head_dim} must be even: RoPE rotates pairs")
+        _check_special_tokens(self)
+        _require(
+            1 <= self.kv_heads <= self.num_heads and self.num_heads % self.kv_heads == 0,
+            f"model.num_kv_heads={self.num_kv_heads} must divide model.num_heads={self.num_heads}",
+        )
+        _check_experts(self) if self.num_experts else _check_dense(self)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def experts(self) -> int:
+        """Experts of a sparse layer, after the split into finer ones."""
+        return self.num_experts * self.granularity
+
+    @property
+    def experts_per_token(self) -> int:
+        return self.top_k * self.granularity
+
+    @property
+    def width_of_expert(self) -> int:
+        return self.expert_width // self.granularity
+
+    @property
+    def sparse_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that are mixtures of experts."""
+        return tuple(i for i in range(self.num_layers) if self.num_experts and i not in self.dense_layers)
+
+
+def _check_special_tokens(model: ModelConfig) -> None:
+    for name in ("mask_id", "eos_id", "pad_id"):
+        token = getattr(model, name)
+        _require(
+            token is None or 0 <= token < model.vocab_size,
+            f"model.{name}={token} must lie in 0..{model.vocab_size - 1}, below model.vocab_size={model.vocab_size}",
+        )
+    _require(
+        model.mask_id is None or model.mask_id not in (model.eos_id, model.pad_id),
+        f"model.mask_id={model.mask_id} is also model.eos_id or model.pad_id: the mask needs a token of its own",
+    )
+
+
+def _check_experts(model: ModelConfig) -> None:
+    for name in ("num_experts", "top_k"):
+        _require(getattr(model, name) >= 1, f"model.{name} must be at least 1, not {getattr(model, name)}")
+    _require(
+        model.top_k <= model.num_experts,
+        f"model.top_k={model.top_k} exceeds model.num_experts={model.num_experts}: a token can't reach more experts "
+        f"than there are; use top_k <= {model.num_experts}",
+    )
+    _require(
+        model.expert_width >= 4 * model.granularity and model.expert_width % (4 * model.granularity) == 0,
+        f"model.expert_width={model.expert_width} must be a multiple of {4 * model.granularity}"
+        + (f" at model.granularity={model.granularity}" if model.granularity > 1 else "")
+        + ": grouped matmul needs 16-byte rows",
+    )
+    _require(
+        model.hidden_size % 4 == 0,
+        f"model.hidden_size={model.hidden_size} must be a multiple of 4: grouped matmul needs 16-byte rows",
+    )
+    _require(
+        model.shared_expert_width >= 0,
+        f"model.shared_expert_width must not be negative, not {model.shared_expert_width}; 0 means none",
+    )
+    _require(
+        sorted(set(model.dense_layers)) == sorted(model.dense_layers)
+        and all(0 <= i < model.num_layers for i in model.dense_layers),
+        f"model.dense_layers={list(model.dense_layers)} must list different layers of 0..{model.num_layers - 1}",
+    )
+    _require(
+        len(model.dense_layers) < model.num_layers,
+        "model.dense_layers lists every layer: a dense model is model.num_experts=0 (with top_k=0, expert_width=0)",
+    )
+    _require(
+        (model.dense_width >= 1) == bool(model.dense_layers),
+        f"model.dense_width={model.dense_width} must be positive when model.dense_layers lists a layer, and 0 when not",
+    )
+
+
+def _check_dense(model: ModelConfig) -> None:
+    for name, empty in (
+        ("top_k", 0),
+        ("expert_width", 0),
+        ("shared_expert_width", 0),
+        ("granularity", 1),
+        ("dense_layers", ()),
+    ):
+        _require(
+            getattr(model, name) == empty,
+            f"model.{name}={getattr(model, name)} means nothing in a dense model (model.num_experts=0): set it to {empty}",
+        )
+    _require(model.dense_width >= 1, "model.dense_width must be at least 1 in a dense model (model.num_experts=0)")
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The masked-diffusion objective (LLaDA-MoE Eq. 2) and the auxiliary losses beside it (Eq. 4)."""
+    """What is minimised, and the auxiliary losses beside it (LLaDA-MoE Eq. 4).
 
+    masked_diffusion is Eq. 2; sft is Eq. 5 (only responses are masked); autoregressive is the cross-entropy of the
+    next token.
+    """
+
+    kind: Literal["masked_diffusion", "sft", "autoregressive"] = "masked_diffusion"
     epsilon: float = 1e-3  # masking probability is (1 - epsilon) t + epsilon
-    timesteps: Literal["stratified", "uniform"] = "stratified"
+    timesteps: Literal["stratified", "antithetic", "uniform"] = "stratified"
+    exact_mask_count: bool = False  # mask a fixed number of tokens for each timestep rather than each by chance
     load_balancing_weight: float = 0.01
     z_loss_weight: float = 0.001
 
@@ -80,17 +200,33 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learned: a corpus, cut into sequences, with files or sequences held out for validation."""
+    """What is learned: a corpus, cut into sequences, with files or sequences held out for validation.
 
-    corpus: str = "stdlib"  # stdlib | markov | text:PATH
+    On a share of the steps (`variable_length_share`) the whole batch is drawn at one length l ~ U[variable_length_min,
+    sequence_length], so that no padding is computed (LLaDA-MoE, arXiv 2509.24389, Sec. 3).
+    """
+
+    corpus: str = "stdlib"  # core.data.corpora.CORPORA lists the kinds
+    tokenizer: str = "bytes"  # bytes, or the path of a tokenizer.json
     sequence_length: int = 128
     validation_sequences: int = 128
+    variable_length_share: float = 0.0
+    variable_length_min: int = 8
 
     def __post_init__(self) -> None:
         _require(self.sequence_length >= 2, f"data.sequence_length must be at least 2, not {self.sequence_length}")
         _require(
             self.validation_sequences >= 1,
             f"data.validation_sequences must be at least 1, not {self.validation_sequences}",
+        )
+        _require(
+            0 <= self.variable_length_share <= 1,
+            f"data.variable_length_share must lie in [0, 1], not {self.variable_length_share}",
+        )
+        _require(
+            not self.variable_length_share or 2 <= self.variable_length_min <= self.sequence_length,
+            f"data.variable_length_min={self.variable_length_min} must lie in 2..data.sequence_length="
+            f"{self.sequence_length}",
         )
 
 
@@ -148,17 +284,41 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"seed must not be negative, not {self.seed}")
-        for name in ("hidden_size", "expert_width"):
-            width = getattr(self.model, name)
-            _require(
-                self.trainer.precision == "fp32" or width % 8 == 0,
-                f"model.{name}={width} must be a multiple of 8 under trainer.precision=bf16: grouped matmul needs "
-                "16-byte rows",
-            )
+        _check_precision(self)
+        _check_objective(self)
 
     @property
     def tokens_per_step(self) -> int:
+        """Tokens of a step at full length."""
         return self.trainer.batch_size * self.data.sequence_length
+
+
+def _check_precision(config: RunConfig) -> None:
+    model = config.model
+    split = model.granularity
+    for name, multiple in (("hidden_size", 8), ("expert_width", 8 * split)):
+        width = getattr(model, name)
+        _require(
+            config.trainer.precision == "fp32" or not model.num_experts or width % multiple == 0,
+            f"model.{name}={width} must be a multiple of {multiple} under trainer.precision=bf16: grouped matmul needs "
+            "16-byte rows",
+        )
+
+
+def _check_objective(config: RunConfig) -> None:
+    model, kind = config.model, config.objective.kind
+    if kind == "autoregressive":
+        _require(model.causal, "objective.kind=autoregressive needs model.causal=true: else it sees what it predicts")
+    else:
+        _require(
+            not model.causal,
+            f"objective.kind={kind} needs model.causal=false: a masked token is predicted from both sides",
+        )
+        _require(model.mask_id is not None, f"objective.kind={kind} needs a mask token: set model.mask_id")
+    _require(
+        config.data.sequence_length <= model.max_positions,
+        f"data.sequence_length={config.data.sequence_length} exceeds model.max_positions={model.max_positions}",
+    )
 
 
 def _require(holds: bool, message: str) -> None:
@@ -167,8 +327,8 @@ def _require(holds: bool, message: str) -> None:
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """The config as plain nested dictionaries, JSON-ready."""
-    return asdict(config)
+    """The config as plain nested dictionaries and lists, as JSON and YAML read them back."""
+    return asdict(config, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -6,7 +6,8 @@ Unknown keys, wrong types and impossible values are refused here, in one line ea
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -49,6 +50,7 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
                 merged = OmegaConf.merge(merged, _nested(key, value))
             except OmegaConfBaseException as error:
                 said = _first_line(error)
+                said = f"'{value}' doesn't fit" if "$" in said or "Config" in said else said  # OmegaConf's own words
                 hint = "" if "expected" in said else f"; expected {_expected(key)}"
                 raise UserError(f"{key}: {said}{hint}") from None
     return _instantiate(merged)
@@ -122,10 +124,14 @@ def _check_plain(key: str, value: Any) -> None:
 
 def _expected(key: str) -> str:
     kind = known_keys()[key]
-    choices = getattr(kind, "__args__", None)
-    if choices:
-        return f"one of {', '.join(map(str, choices))}"
-    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}.get(kind, str(kind))
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if get_origin(kind) is tuple:
+        return "a list of whole numbers, such as [0, 1]"
+    if NoneType in get_args(kind):
+        return f"{simple[get_args(kind)[0]]} or null"
+    return simple[kind]
 
 
 def _instantiate(merged: Any) -> RunConfig:

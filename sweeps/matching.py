@@ -23,7 +23,12 @@ def match_flops(configs: Mapping[str, RunConfig]) -> list[RunConfig]:
 
 def _solve(name: str, config: RunConfig, target: float) -> RunConfig:
     # FLOPs are affine in the expert width, so two points give the line.
-    multiple = 4 if config.trainer.precision == "fp32" else 8  # grouped matmul needs rows of 16 bytes
+    if not config.model.num_experts:
+        raise UserError(
+            f"arm {name}: match='active_flops' solves {SOLVED}, and a dense model has none; leave match out"
+        )
+    # grouped matmul needs rows of 16 bytes
+    multiple = (4 if config.trainer.precision == "fp32" else 8) * config.model.granularity
     narrow, wide = (flops_per_token(_with_width(config, width)) for width in (multiple, 2 * multiple))
     exact = multiple * (1 + (target - narrow) / (wide - narrow))
     width = max(multiple, multiple * round(exact / multiple))

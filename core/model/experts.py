@@ -15,7 +15,7 @@ class Experts(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        experts, width, hidden = config.num_experts, config.expert_width, config.hidden_size
+        experts, width, hidden = config.experts, config.width_of_expert, config.hidden_size
         self.gate_EWD = nn.Parameter(torch.empty(experts, width, hidden))
         self.up_EWD = nn.Parameter(torch.empty(experts, width, hidden))
         self.down_EDW = nn.Parameter(torch.empty(experts, hidden, width))
@@ -33,6 +33,19 @@ class Experts(nn.Module):
         gate_MW = F.grouped_mm(x_MD, self.gate_EWD.to(dtype).transpose(1, 2), offs=ends_E)
         up_MW = F.grouped_mm(x_MD, self.up_EWD.to(dtype).transpose(1, 2), offs=ends_E)
         return F.grouped_mm(F.silu(gate_MW) * up_MW, self.down_EDW.to(dtype).transpose(1, 2), offs=ends_E)
+
+
+class SwiGLU(nn.Module):
+    """A dense feed-forward layer: down(silu(gate(x)) * up(x)), no biases. x: (..., D); returns the same shape."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden, width, bias=False)
+        self.up_proj = nn.Linear(hidden, width, bias=False)
+        self.down_proj = nn.Linear(width, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 def reference_moe(experts: Experts, x_ND: Tensor, gates_NK: Tensor, experts_NK: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from core.config import ModelConfig
 from core.model.balance import expert_counts
-from core.model.experts import Experts
+from core.model.experts import Experts, SwiGLU
 from core.model.routers import ROUTERS, Routing
 
 
@@ -13,15 +13,20 @@ class MoE(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.num_experts = config.num_experts
+        self.num_experts = config.experts
         self.router = ROUTERS[config.router.kind](config)
         self.experts = Experts(config)
+        width = config.shared_expert_width
+        self.shared_expert = SwiGLU(config.hidden_size, width) if width else None
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Routing, Tensor]:
         """Returns the mixture (N, D), the routing that made it, and the (E,) assignments of each expert."""
         routing = self.router(x_ND)
         counts_E = expert_counts(routing.experts_NK, self.num_experts)
-        return dispatch_and_combine(self.experts, x_ND, routing, counts_E), routing, counts_E
+        mixed_ND = dispatch_and_combine(self.experts, x_ND, routing, counts_E)
+        if self.shared_expert is not None:
+            mixed_ND = mixed_ND + self.shared_expert(x_ND)
+        return mixed_ND, routing, counts_E
 
 
 def dispatch_and_combine(experts: Experts, x_ND: Tensor, routing: Routing, counts_E: Tensor) -> Tensor:

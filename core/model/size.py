@@ -11,7 +11,7 @@ from core.model.transformer import Denoiser
 @dataclass(frozen=True)
 class ModelSize:
     """Parameters: all of them, and those that one token meets (its k experts; the output head but not the embedding
-    table, whose rows are looked up rather than multiplied)."""
+    table, whose rows are looked up rather than multiplied; where the two are tied, that table counts once)."""
 
     total: int
     active: int
@@ -22,19 +22,22 @@ def count(config: ModelConfig) -> ModelSize:
     with torch.device("meta"):
         sizes = {name: parameter.numel() for name, parameter in Denoiser(config).named_parameters()}
     total = sum(sizes.values())
-    idle = sum(n for name, n in sizes.items() if ".experts." in name)
-    idle = idle * (config.num_experts - config.top_k) // config.num_experts
-    return ModelSize(total=total, active=total - idle - sizes["embed.weight"])
+    routed = sum(n for name, n in sizes.items() if ".experts." in name)
+    idle = routed * (config.num_experts - config.top_k) // max(1, config.num_experts)
+    looked_up = 0 if config.tied_embeddings else sizes["embed.weight"]
+    return ModelSize(total=total, active=total - idle - looked_up)
 
 
 def flops_per_token(config: RunConfig) -> float:
     """Training FLOPs per token, forward and backward: 6 per active weight, 12 H P L per layer for attention scores.
 
     Multiply-adds count 2; the backward pass costs twice the forward (arXiv 2001.08361, Sec. 2.1, with bidirectional
-    attention over the whole length). The output head is counted for every token.
+    attention over the whole length; causal attention is half of it). The output head is counted for every token.
     """
     model = config.model
-    attention = 12 * model.num_layers * model.num_heads * model.head_dim * config.data.sequence_length
+    attention = (
+        (6 if model.causal else 12) * model.num_layers * model.num_heads * model.head_dim * config.data.sequence_length
+    )
     return 6.0 * count(model).active + attention
 
 

@@ -1,6 +1,6 @@
-"""The denoiser: a bidirectional pre-norm transformer with QK-norm, RoPE and sparse feed-forward layers.
+"""The network: a pre-norm transformer with RoPE and sparse or dense feed-forward layers, bidirectional or causal.
 
-Shapes: B batch, L length, D hidden size, H heads, P head size, V vocabulary, N = B L tokens.
+Shapes: B batch, L length, D hidden size, H heads, G key and value heads, P head size, V vocabulary, N = B L tokens.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig
+from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.routers import Routing
 from core.streams import torch_stream
@@ -23,27 +24,46 @@ class LayerRouting(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Bidirectional multi-head attention with RMSNorm over each head's queries and keys, then RoPE; no biases."""
+    """Multi-head attention: RMSNorm over queries and keys (per head, over the whole projection, or none), then RoPE.
+
+    With fewer key and value heads than query heads, each serves a group of queries (arXiv 2305.13245).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        inner = config.num_heads * config.head_dim
-        self.heads, self.head_dim = config.num_heads, config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, inner, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, inner, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, inner, bias=False)
-        self.o_proj = nn.Linear(inner, config.hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.norm_eps)
+        hidden, inner, shared = (
+            config.hidden_size,
+            config.num_heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        )
+        self.head_dim, self.causal, self.qk_norm = config.head_dim, config.causal, config.qk_norm
+        self.grouped = config.kv_heads < config.num_heads
+        self.q_proj = nn.Linear(hidden, inner, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(hidden, shared, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(hidden, shared, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(inner, hidden, bias=False)
+        if config.qk_norm != "none":
+            per_head = config.qk_norm == "head"
+            self.q_norm = nn.RMSNorm(config.head_dim if per_head else inner, eps=config.norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim if per_head else shared, eps=config.norm_eps)
 
     def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        batch, length, _ = x_BLD.shape
-        shape = (batch, length, self.heads, self.head_dim)
-        q = rotate(self.q_norm(self.q_proj(x_BLD).view(shape)).transpose(1, 2), rotation)
-        k = rotate(self.k_norm(self.k_proj(x_BLD).view(shape)).transpose(1, 2), rotation)
-        v = self.v_proj(x_BLD).view(shape).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype))
-        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
+        if self.qk_norm == "projection":
+            q_BLI, k_BLI = self.q_norm(q_BLI), self.k_norm(k_BLI)
+        q_BLHP, k_BLGP = self._heads(q_BLI), self._heads(k_BLI)
+        if self.qk_norm == "head":
+            q_BLHP, k_BLGP = self.q_norm(q_BLHP), self.k_norm(k_BLGP)
+        q = rotate(q_BLHP.transpose(1, 2), rotation)
+        k = rotate(k_BLGP.transpose(1, 2), rotation)
+        v = self._heads(self.v_proj(x_BLD)).transpose(1, 2)
+        out = F.scaled_dot_product_attention(
+            q, k.to(q.dtype), v.to(q.dtype), is_causal=self.causal, enable_gqa=self.grouped
+        )
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x_BLI: Tensor) -> Tensor:
+        return x_BLI.unflatten(-1, (-1, self.head_dim))
 
 
 def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -61,65 +81,81 @@ def rotate(x_BHLP: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + MoE(norm(x))."""
+    """x + attention(norm(x)), then x + feed-forward(norm(x)), where the feed-forward is a mixture or dense."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
         self.input_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.attention = Attention(config)
         self.post_attention_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.moe = MoE(config)
+        sparse = index in config.sparse_layers
+        self.moe = MoE(config) if sparse else None
+        self.dense = None if sparse else SwiGLU(config.hidden_size, config.dense_width)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, LayerRouting]:
+    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, LayerRouting | None]:
         x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation)
-        mixed_ND, routing, counts_E = self.moe(self.post_attention_norm(x_BLD).flatten(0, 1))
+        normed_BLD = self.post_attention_norm(x_BLD)
+        if self.dense is not None:
+            return x_BLD + self.dense(normed_BLD), None
+        assert self.moe is not None
+        mixed_ND, routing, counts_E = self.moe(normed_BLD.flatten(0, 1))
         return x_BLD + mixed_ND.view(x_BLD.shape), LayerRouting(routing, counts_E)
 
 
 class Denoiser(nn.Module):
-    """Predicts the clean tokens of a partly masked sequence, all positions at once; takes no timestep."""
+    """Predicts the clean tokens of a partly masked sequence, all positions at once; takes no timestep.
+
+    With `causal` it is an autoregressive language model: position i's logits are of token i + 1.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        # A tied head is no module of its own, so that the shared matrix is counted and saved once.
+        tied = config.tied_embeddings
+        self.head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     def hidden(self, tokens_BL: Tensor) -> tuple[Tensor, list[LayerRouting]]:
-        """Final normalised states (B, L, D) and each layer's routing of the B L tokens."""
+        """Final normalised states (B, L, D) and each sparse layer's routing of the B L tokens."""
         x_BLD = self.embed(tokens_BL)
         rotation = rope_tables(tokens_BL.shape[1], self.config.head_dim, self.config.rope_theta, tokens_BL.device)
         routings = []
         for layer in self.layers:
             x_BLD, routing = layer(x_BLD, rotation)
-            routings.append(routing)
+            if routing is not None:
+                routings.append(routing)
         return self.norm(x_BLD), routings
 
     def forward(self, tokens_BL: Tensor, wanted_BL: Tensor | None = None) -> tuple[Tensor, list[LayerRouting]]:
-        """Logits of the clean tokens, and each layer's routing.
+        """Logits of the clean tokens, and each sparse layer's routing.
 
         tokens_BL: (B, L) int64, masks in place. wanted_BL: (B, L) bool; where given, logits are computed for those M
         positions only. Returns (M, V), or (B, L, V) without `wanted_BL`.
         """
         hidden_BLD, routings = self.hidden(tokens_BL)
-        return self.head(hidden_BLD if wanted_BL is None else hidden_BLD[wanted_BL]), routings
+        return self.logits(hidden_BLD if wanted_BL is None else hidden_BLD[wanted_BL]), routings
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Final normalised states (..., D) to logits (..., V)."""
+        return F.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
 
 
 def initialise(model: Denoiser, seed: int) -> None:
     """Draw every weight from a stream named after the parameter.
 
-    Norms are 1; matrices are N(0, init_std^2), those that write to the residual stream scaled by 1 / sqrt(2 layers)
+    Norms are 1; biases 0; matrices are N(0, init_std^2), those that write to the residual stream scaled by 1 / sqrt(2 layers)
     (GPT-2). A parameter of the same name and shape gets the same weights in every arm of a seed.
     """
     config = model.config
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
-            writes = name.endswith(("o_proj.weight", "down_EDW"))
+            writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_EDW"))
             std = config.init_std / (2 * config.num_layers) ** 0.5 if writes else config.init_std
             draw = torch.randn(parameter.shape, generator=torch_stream(seed, "weights", name))
             parameter.copy_(draw * std)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from core.config import RunConfig
 from core.data.module import Batch
-from core.data.tokens import MASK_ID
 from core.diffusion.objectives import masked_diffusion_loss, token_cross_entropy, total_loss
 from core.model.balance import load_balancing_loss, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
@@ -50,7 +49,9 @@ class MaskedDiffusion(lightning.LightningModule):
     def nelbo(self, batch: Batch) -> tuple[Tensor, list[LayerRouting]]:
         """Each sequence's NELBO estimate in nats per token, (B,), and the routing of every layer."""
         tokens_BL, (masked_BL, _, weight_B) = batch
-        noisy_BL = tokens_BL.masked_fill(masked_BL, MASK_ID)
+        mask_id = self.config.model.mask_id
+        assert mask_id is not None  # RunConfig refuses a masked objective without one
+        noisy_BL = tokens_BL.masked_fill(masked_BL, mask_id)
         logits_MV, routings = self.denoiser(noisy_BL, masked_BL)
         cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL[masked_BL])
         return masked_diffusion_loss(cross_entropy_M, weight_B, masked_BL), routings
@@ -92,8 +93,10 @@ def auxiliary_losses(routings: Sequence[LayerRouting]) -> tuple[Tensor, Tensor]:
     """Load-balancing loss and router z-loss, each computed per layer and averaged over layers.
 
     Per layer, because loads pooled over layers can cancel; averaged, so that a weight means the same at any depth
-    (OLMoE, arXiv 2409.02060).
+    (OLMoE, arXiv 2409.02060). Both are 0 for a dense model.
     """
+    if not routings:
+        return torch.zeros(()), torch.zeros(())
     load_balancing = [load_balancing_loss(layer.routing.probs_NE, layer.counts_E) for layer in routings]
     z_loss = [router_z_loss(layer.routing.logits_NE) for layer in routings]
     return torch.stack(load_balancing).mean(), torch.stack(z_loss).mean()

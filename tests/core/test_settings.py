@@ -1,4 +1,5 @@
 import pytest
+import yaml
 
 from core.config import to_yaml
 from core.errors import UserError
@@ -67,3 +68,23 @@ def test_a_file_that_is_no_config_is_named(tmp_path, content: str) -> None:
 def test_a_missing_file_is_named(tmp_path) -> None:
     with pytest.raises(UserError, match="no such config file"):
         load(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"model.dense_layers": 3}, r"model.dense_layers: '3' doesn't fit; expected a list of whole numbers"),
+        ({"model.dense_layers": ["a"]}, r"model.dense_layers: .*expected a list of whole numbers"),
+        ({"model.num_kv_heads": "x"}, "model.num_kv_heads: .*expected a whole number or null"),
+        ({"model.qk_norm": "both"}, "model.qk_norm: .*expected one of"),
+    ],
+)
+def test_lists_choices_and_optional_values_are_checked(settings: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        build(settings)
+
+
+def test_lists_read_back_as_they_were_written() -> None:
+    config = build({"model": {"dense_layers": [0, 2], "dense_width": 64, "num_kv_heads": 2}})
+    assert config.model.dense_layers == (0, 2)
+    assert build(yaml.safe_load(to_yaml(config))) == config

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from core.config import ModelConfig, RouterConfig
-from core.model.routers import ROUTERS, TopKRouter
+from core.model.balance import expert_counts, max_violation
+from core.model.routers import ROUTERS, BiasBalancedRouter, TopKRouter
 
 
 def router(weight_ED: torch.Tensor, top_k: int, *, renormalise: bool = False) -> TopKRouter:
@@ -52,3 +55,55 @@ def test_every_kind_of_the_config_has_a_class() -> None:
     from core.config import RouterKind
 
     assert set(ROUTERS) == set(get_args(RouterKind))
+
+
+def test_sigmoid_scores_are_gates_and_probs_sum_to_one() -> None:
+    router = TopKRouter(ModelConfig(hidden_size=4, num_experts=3, top_k=2, router=RouterConfig(scores="sigmoid")))
+    with torch.no_grad():
+        router.weight_ED.copy_(torch.eye(3, 4))
+    routing = router(torch.tensor([[0.0, 1.0, -1.0, 5.0]]))
+    scores = torch.tensor([0.5, 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))])
+    assert routing.experts_NK.tolist() == [[1, 0]]
+    torch.testing.assert_close(routing.gates_NK[0], scores[[1, 0]])
+    torch.testing.assert_close(routing.probs_NE[0], scores / scores.sum())
+
+
+def test_gate_scale_multiplies_renormalised_gates() -> None:
+    settings = RouterConfig(renormalise=True, gate_scale=2.5)
+    router = TopKRouter(ModelConfig(hidden_size=8, num_experts=4, top_k=3, router=settings))
+    torch.nn.init.normal_(router.weight_ED)
+    assert router(torch.randn(5, 8)).gates_NK.sum(-1).tolist() == pytest.approx([2.5] * 5)
+
+
+def test_a_bias_moves_the_choice_and_not_the_gate() -> None:
+    config = ModelConfig(hidden_size=4, num_experts=4, top_k=1, router=RouterConfig(kind="bias_balanced"))
+    router = BiasBalancedRouter(config)
+    with torch.no_grad():
+        router.weight_ED.copy_(torch.eye(4))
+    x_ND = torch.tensor([[2.0, 0.0, 0.0, 0.0]])
+    before = router(x_ND)
+    router.bias_E.copy_(torch.tensor([0.0, 1.0, 0.0, 0.0]))
+    after = router(x_ND)
+    assert (before.experts_NK.item(), after.experts_NK.item()) == (0, 1)
+    assert after.gates_NK.item() == pytest.approx(1 / (math.exp(2) + 3))
+    torch.testing.assert_close(after.probs_NE, before.probs_NE)
+
+
+def test_a_bias_grows_where_load_is_low_and_shrinks_where_it_is_high() -> None:
+    config = ModelConfig(num_experts=4, router=RouterConfig(kind="bias_balanced", bias_update_rate=0.5))
+    router = BiasBalancedRouter(config)
+    router.rebalance(torch.tensor([7, 0, 3, 2]))  # mean 3
+    assert router.bias_E.tolist() == [-0.5, 0.5, 0.0, 0.5]
+
+
+def test_loss_free_balancing_balances() -> None:
+    torch.manual_seed(0)
+    settings = RouterConfig(kind="bias_balanced", bias_update_rate=0.01)
+    router = BiasBalancedRouter(ModelConfig(hidden_size=16, num_experts=8, top_k=2, router=settings))
+    torch.nn.init.normal_(router.weight_ED)
+    x_ND = torch.randn(512, 16) + 0.5
+    first = max_violation(expert_counts(router(x_ND).experts_NK, 8)[None]).item()
+    for _ in range(300):
+        router.rebalance(expert_counts(router(x_ND).experts_NK, 8))
+    last = max_violation(expert_counts(router(x_ND).experts_NK, 8)[None]).item()
+    assert first > 0.5 and last < 0.1

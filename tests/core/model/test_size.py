@@ -5,19 +5,35 @@ import pytest
 from core.config import DataConfig, ModelConfig, RunConfig
 from core.model.size import count, flops_per_token, training_flops
 from core.model.transformer import Denoiser
+from core.presets import preset
 
-LLADA_MOE_7B_A1B = ModelConfig(
-    vocab_size=157184, hidden_size=2048, num_layers=16, num_heads=16, head_dim=128, num_experts=64, top_k=8,
-    expert_width=1024, rope_theta=5e4,
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        ("llada_moe_7b_a1b", 7_356_880_896, 1_397_823_488),
+        ("llada_8b", 8_015_581_184, 7_497_584_640),  # 8.02B in the paper's Table 5
+        ("qwen2_5_3b", 3_085_938_688, 3_085_938_688),  # as the released weights count
+        ("olmoe_1b_7b", 6_919_161_856, 1_178_994_688),  # 6.92B in the paper; 1.28B active with the embedding
+    ],
+)
+def test_published_models_have_their_published_counts(name: str, total: int, active: int) -> None:
+    size = count(preset(name).model)
+    assert (size.total, size.active) == (total, active)
+
+
+@pytest.mark.parametrize(
+    ("name", "nominal"),
+    [("proxy_1m", 1e6), ("proxy_3m", 3e6), ("proxy_10m", 1e7), ("proxy_30m", 3e7), ("proxy_100m", 1e8),
+     ("proxy_300m", 3e8), ("proxy_1b", 1e9)],
 )  # fmt: skip
+def test_proxies_are_as_large_as_they_say(name: str, nominal: float) -> None:
+    assert count(preset(name).model).total == pytest.approx(nominal, rel=0.1)
 
 
-def test_the_published_model_has_the_published_counts() -> None:
-    size = count(LLADA_MOE_7B_A1B)
-    assert (size.total, size.active) == (7_356_880_896, 1_397_823_488)
-
-
-@pytest.mark.parametrize("change", [{}, {"num_experts": 5, "top_k": 3}, {"num_layers": 1}, {"head_dim": 64}])
+@pytest.mark.parametrize(
+    "change", [{}, {"tied_embeddings": True}, {"num_experts": 5, "top_k": 3}, {"num_layers": 1}, {"head_dim": 64}]
+)
 def test_counts_are_those_of_the_built_model(change: dict) -> None:
     config = replace(ModelConfig(hidden_size=32, expert_width=20), **change)
     assert count(config).total == sum(p.numel() for p in Denoiser(config).parameters())

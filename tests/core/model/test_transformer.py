@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.config import ModelConfig
+from core.config import ModelConfig, RouterConfig
 from core.model.transformer import Attention, Denoiser, initialise, rope_tables, rotate
 
 SMALL = ModelConfig(hidden_size=32, num_layers=2, num_heads=2, head_dim=16, num_experts=4, top_k=2, expert_width=16)
@@ -94,3 +94,59 @@ def test_initial_scale() -> None:
     assert made.layers[0].attention.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert made.layers[0].moe.experts.down_EDW.std().item() == pytest.approx(0.01, rel=0.1)  # 0.02 / sqrt(2 * 2)
     assert (made.norm.weight == 1).all()
+
+
+VARIANTS = {
+    "causal": {"causal": True},
+    "projection norm": {"qk_norm": "projection"},
+    "no norm": {"qk_norm": "none"},
+    "grouped queries": {"num_kv_heads": 2},
+    "one key head": {"num_kv_heads": 1, "qk_norm": "projection"},
+    "biases": {"qkv_bias": True},
+    "tied": {"tied_embeddings": True},
+    "shared expert": {"shared_expert_width": 12},
+    "first layer dense": {"dense_layers": (0,), "dense_width": 24},
+    "dense": {"num_experts": 0, "top_k": 0, "expert_width": 0, "dense_width": 24},
+    "sigmoid": {"router": RouterConfig(scores="sigmoid", renormalise=True)},
+    "bias balanced": {"router": RouterConfig(kind="bias_balanced")},
+    "fine experts": {"granularity": 2},
+}
+
+
+@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
+def test_every_option_gives_a_model_whose_every_parameter_learns(change: dict) -> None:
+    config = ModelConfig(
+        **{"hidden_size": 32, "num_layers": 2, "head_dim": 8, "num_experts": 4, "expert_width": 16} | change
+    )
+    model = Denoiser(config)
+    initialise(model, 0)
+    tokens_BL = torch.randint(0, 256, (4, 16), generator=torch.Generator().manual_seed(0))
+    logits, routings = model(tokens_BL)
+    assert logits.shape == (4, 16, config.vocab_size)
+    assert len(routings) == len(config.sparse_layers)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens_BL.flatten()).backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+def test_causal_models_see_nothing_of_what_follows() -> None:
+    for causal in (True, False):
+        model = Denoiser(ModelConfig(hidden_size=32, num_layers=2, head_dim=8, causal=causal))
+        initialise(model, 0)
+        tokens_BL = torch.arange(20)[None]
+        changed_BL = tokens_BL.clone()
+        changed_BL[0, 15] = 99
+        same = torch.isclose(model(tokens_BL)[0], model(changed_BL)[0], atol=1e-6).all(-1)[0]
+        assert same[:15].all() == causal and not same[15:].any()
+
+
+def test_grouped_queries_equal_repeated_key_and_value_heads() -> None:
+    torch.manual_seed(0)
+    grouped = Attention(ModelConfig(hidden_size=32, num_heads=4, num_kv_heads=2, head_dim=8))
+    full = Attention(ModelConfig(hidden_size=32, num_heads=4, head_dim=8))
+    state = dict(grouped.state_dict())
+    for name in ("k_proj.weight", "v_proj.weight"):
+        state[name] = state[name].unflatten(0, (2, 8)).repeat_interleave(2, dim=0).flatten(0, 1)
+    full.load_state_dict(state)
+    x_BLD, rotation = torch.randn(2, 10, 32), rope_tables(10, 8, 1e4, torch.device("cpu"))
+    torch.testing.assert_close(grouped(x_BLD, rotation), full(x_BLD, rotation))

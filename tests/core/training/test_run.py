@@ -119,7 +119,7 @@ def test_an_interruption_leaves_no_record(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ({"model__vocab_size": 256}, "model.vocab_size=256 is too small"),
+        ({"model__vocab_size": 257, "model__eos_id": None, "model__pad_id": None}, "model.vocab_size=257 is too small"),
         ({"data__corpus": "nowhere"}, "data.corpus"),
         pytest.param(
             {"trainer__accelerator": "cuda"},
