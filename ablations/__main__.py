@@ -1,6 +1,7 @@
 """`ablate`: declare, plan, run, judge, export."""
 
 import argparse
+import importlib
 import os
 import sys
 import traceback
@@ -11,6 +12,9 @@ from typing import NoReturn
 from core.errors import UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+ROOMS = {"train": "training", "describe": "describing"}  # where a command's function is; the rest in commands
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one")
+    describe = _command(commands, "describe", "parameters, FLOPs and shapes of a config", settings=True, json=True)
+    describe.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
     _command(commands, "doctor", "what this machine has and what that means", json=True)
     return parser
 
@@ -111,10 +117,7 @@ def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:
     """The command's function, imported when it is called: torch takes seconds, `--help` shouldn't."""
 
     def handler(arguments: argparse.Namespace) -> int:
-        if verb == "train":
-            from ablations.cli import training as module
-        else:
-            from ablations.cli import commands as module  # type: ignore[no-redef]
+        module = importlib.import_module(f"ablations.cli.{ROOMS.get(verb, 'commands')}")
         return getattr(module, f"run_{verb}")(arguments)
 
     return handler

@@ -264,6 +264,7 @@ class TrainerConfig:
     log_every: int = 10
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "fp32"
+    compile: bool = False  # torch.compile of every layer
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every"):
@@ -288,9 +289,12 @@ class RunConfig:
         _check_objective(self)
 
     @property
-    def tokens_per_step(self) -> int:
-        """Tokens of a step at full length."""
-        return self.trainer.batch_size * self.data.sequence_length
+    def tokens_per_step(self) -> float:
+        """Tokens of a step, on average where lengths vary."""
+        data = self.data
+        short = (data.variable_length_min + data.sequence_length) / 2
+        length = data.sequence_length + data.variable_length_share * (short - data.sequence_length)
+        return self.trainer.batch_size * length
 
 
 def _check_precision(config: RunConfig) -> None:
@@ -309,12 +313,17 @@ def _check_objective(config: RunConfig) -> None:
     model, kind = config.model, config.objective.kind
     if kind == "autoregressive":
         _require(model.causal, "objective.kind=autoregressive needs model.causal=true: else it sees what it predicts")
+        _require(model.eos_id is not None, "objective.kind=autoregressive starts sequences with eos: set model.eos_id")
     else:
         _require(
             not model.causal,
             f"objective.kind={kind} needs model.causal=false: a masked token is predicted from both sides",
         )
         _require(model.mask_id is not None, f"objective.kind={kind} needs a mask token: set model.mask_id")
+    _require(
+        kind != "sft" or not config.data.variable_length_share,
+        "objective.kind=sft has the lengths of its responses: set data.variable_length_share to 0",
+    )
     _require(
         config.data.sequence_length <= model.max_positions,
         f"data.sequence_length={config.data.sequence_length} exceeds model.max_positions={model.max_positions}",

@@ -14,10 +14,27 @@ class Metric:
     meaning: str
 
 
+RATIO_BINS = 10
+
+
+def ratio_metric(index: int) -> str:
+    """Name of the cross-entropy of mask ratios in ((index - 1) / 10, index / 10]."""
+    return f"val/cross_entropy@{index / RATIO_BINS:g}"
+
+
 METRICS: dict[str, Metric] = {
     "val/nelbo": Metric(
         "NELBO", "nats/token", "min", "bound on the negative log-likelihood of held-out text, auxiliary losses excluded"
     ),
+    **{
+        ratio_metric(index): Metric(
+            f"cross-entropy at mask ratio {(index - 1) / RATIO_BINS:g}-{index / RATIO_BINS:g}",
+            "nats/token",
+            "min",
+            "of masked tokens, in held-out sequences of that mask ratio",
+        )
+        for index in range(1, RATIO_BINS + 1)
+    },
     "val/bits_per_byte": Metric("bits per byte", "bits/byte", "min", "the same bound per byte of text"),
     "val/excess_nelbo": Metric(
         "excess NELBO", "nats/token", "min", "NELBO minus the exact entropy of a synthetic source"

@@ -1,9 +1,13 @@
 """Configs by name: the published models, proxies of the LLaDA-MoE shape, and what an ablation starts from."""
 
 import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-from core.config import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig, TrainerConfig
+from core.config import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig, TrainerConfig, to_dict
 from core.errors import UserError
+from core.settings import build, load
 
 
 def _proxy(
@@ -146,6 +150,17 @@ PRESETS: dict[str, RunConfig] = {
         autoregressive=True,
     ),
 }
+
+
+def resolve(name: str, settings: Mapping[str, Any]) -> RunConfig:
+    """The config of a file or preset, with settings over it. Raises UserError when it is neither, or doesn't hold."""
+    if Path(name).is_file():
+        return load(Path(name), settings)
+    if name in PRESETS:
+        return build(to_dict(PRESETS[name]), settings)
+    near = difflib.get_close_matches(name, PRESETS, n=3) or [known for known in PRESETS if name in known]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"presets: {', '.join(PRESETS)}"
+    raise UserError(f"'{name}' is neither a config file nor a preset: {hint}")
 
 
 def preset(name: str) -> RunConfig:

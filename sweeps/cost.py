@@ -59,5 +59,7 @@ def _steps(config: RunConfig) -> float:
 def _compute_shape(config: RunConfig) -> str:
     """What a step's time depends on: not the seed, nor weights of losses, nor the optimizer's settings."""
     content = to_dict(config)
-    shape = (content["model"], content["data"]["sequence_length"], config.trainer.batch_size)
-    return json.dumps((shape, config.trainer.accelerator, config.trainer.precision))
+    trainer, objective = content["trainer"], content["objective"]
+    used = [trainer[name] for name in ("batch_size", "accelerator", "precision", "compile")]
+    used += [objective["kind"], config.tokens_per_step, content["data"]["sequence_length"]]
+    return json.dumps((content["model"], used))

@@ -10,12 +10,11 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
-from core.config import RunConfig, config_hash, to_dict
+from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
-from core.errors import UserError
-from core.presets import PRESETS, preset
+from core.presets import resolve
 from core.records import FILE_NAME
-from core.settings import build, load, parse_overrides
+from core.settings import parse_overrides
 from core.training.run import check, train
 from sweeps.plan import Plan, PlannedRun
 from sweeps.tracking import WandbTracker, run_id
@@ -47,7 +46,7 @@ class ConsoleLogger(Logger):
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train one run and say where its record lies."""
-    config = _config(arguments.config, parse_overrides(arguments.settings))
+    config = resolve(arguments.config, parse_overrides(arguments.settings))
     check(config)
     folder = _fresh_folder(arguments.out / "train" / config_hash(config))
     tracker = _tracker(config, folder)
@@ -65,14 +64,6 @@ def _fresh_folder(folder: Path) -> Path:
     """The folder, or one beside it: a record that is there is never written over."""
     candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in itertools.count(1))
     return next(candidate for candidate in candidates if not (candidate / FILE_NAME).exists())
-
-
-def _config(name: str, settings: dict[str, Any]) -> RunConfig:
-    if Path(name).is_file():
-        return load(Path(name), settings)
-    if name in PRESETS:
-        return build(to_dict(preset(name)), settings)
-    raise UserError(f"no such config file: {name} (presets: {', '.join(PRESETS)})")
 
 
 def _tracker(config: RunConfig, folder: Path) -> WandbTracker:

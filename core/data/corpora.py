@@ -27,6 +27,7 @@ class Corpus:
 
     train_T, validation_T: (T,) uint16 token ids. aligned: sequences start at multiples of the sequence length only.
     entropy: exact entropy in nats per token where the source is known, else None.
+    train_maskable_T, validation_maskable_T: (T,) bool, True in responses, for supervised fine-tuning; None: everywhere.
     fingerprint: equal only for equal tokens in equal order; runs of different fingerprints are not compared.
     """
 
@@ -35,6 +36,8 @@ class Corpus:
     fingerprint: str
     aligned: bool = False
     entropy: float | None = None
+    train_maskable_T: np.ndarray | None = None
+    validation_maskable_T: np.ndarray | None = None
 
 
 def load(config: DataConfig) -> Corpus:

@@ -1,4 +1,4 @@
-"""Batches as a pure function of (seed, step): resumable, and the same for every arm of a block."""
+"""Batches as a pure function of (seed, step): resumable, the same for every arm of a block and on any number of ranks."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,24 +13,45 @@ from torch.utils.data import DataLoader
 from core.config import RunConfig
 from core.data.corpora import Corpus, load
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
+from core.errors import UserError
 from core.streams import numpy_stream, torch_stream
 
 
 class Batch(NamedTuple):
-    """Clean tokens and how they are masked. tokens_BL int64; masking as in core.diffusion.masking."""
+    """Clean tokens and how they are masked.
+
+    tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
+    (B L,) batch: found here, on the host, so that the device never has to say how many there are.
+    """
 
     tokens_BL: Tensor
     masking: Masking
+    index_M: Tensor
+
+    @classmethod
+    def of(cls, tokens_BL: Tensor, masking: Masking) -> "Batch":
+        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0])
 
 
 class TrainBatches:
-    """An endless, restartable sequence of training batches: batch number `step` depends on the seed and `step` alone."""
+    """An endless, restartable sequence of training batches: batch number `step` depends on the seed and `step` alone.
 
-    def __init__(self, config: RunConfig, corpus: Corpus, first_step: int = 0) -> None:
+    Of several ranks each takes its own rows of the one global batch: no two share a row, and any number of ranks see
+    the same data. Raises UserError when the batch can't be split evenly.
+    """
+
+    def __init__(
+        self, config: RunConfig, corpus: Corpus, first_step: int = 0, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.config, self.corpus, self.first_step = config, corpus, first_step
-        length = config.data.sequence_length
+        if config.trainer.batch_size % world_size:
+            raise UserError(
+                f"trainer.batch_size={config.trainer.batch_size} can't be split over {world_size} ranks: use a multiple"
+            )
+        share = config.trainer.batch_size // world_size
+        self.rows = slice(rank * share, (rank + 1) * share)
         spare = 0 if corpus.aligned else 1  # an unaligned epoch starts at a random offset below one sequence
-        self.sequences = len(corpus.train_T) // length - spare
+        self.sequences = len(corpus.train_T) // config.data.sequence_length - spare
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -41,14 +62,28 @@ class TrainBatches:
 
     def batch(self, step: int) -> Batch:
         """The batch of that step: every sequence once an epoch, in an order and at an offset new in each epoch."""
-        size, length = self.config.trainer.batch_size, self.config.data.sequence_length
-        rows = []
-        for index in range(step * size, (step + 1) * size):
-            epoch, place = divmod(index, self.sequences)
-            starts = self._order(epoch)
-            rows.append(self.corpus.train_T[starts[place] : starts[place] + length])
-        tokens_BL = torch.from_numpy(np.stack(rows).astype(np.int64))
-        return Batch(tokens_BL, mask_tokens(size, length, self.config.objective, self._noise(step)))
+        size, length = self.config.trainer.batch_size, self.length(step)
+        starts = [self._start(index) for index in range(step * size, (step + 1) * size)]
+        maskable_T = self.corpus.train_maskable_T
+        maskable_BL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+        # Masks are drawn for the whole batch, whichever rows are wanted: the draw may not depend on the ranks.
+        masking = mask_tokens(size, length, self.config.objective, self._noise(step), maskable_BL)
+        tokens_BL = torch.from_numpy(_rows(self.corpus.train_T, starts[self.rows], length).astype(np.int64))
+        return Batch.of(tokens_BL, Masking(*(part[self.rows] for part in masking)))
+
+    def length(self, step: int) -> int:
+        """The length of the step's batch: full, or on a configured share of the steps l ~ U[min, full]."""
+        data = self.config.data
+        if not data.variable_length_share:
+            return data.sequence_length
+        rng = numpy_stream(self.config.seed, "lengths", step)
+        short = rng.random() < data.variable_length_share
+        drawn = int(rng.integers(data.variable_length_min, data.sequence_length, endpoint=True))
+        return drawn if short else data.sequence_length
+
+    def _start(self, index: int) -> int:
+        epoch, place = divmod(index, self.sequences)
+        return int(self._order(epoch)[place])
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         rng = numpy_stream(self.config.seed, "data order", epoch)
@@ -58,6 +93,10 @@ class TrainBatches:
 
     def _noise(self, step: int) -> torch.Generator:
         return torch_stream(self.config.seed, "masks", step)
+
+
+def _rows(values_T: np.ndarray, starts: list[int], length: int) -> np.ndarray:
+    return np.stack([values_T[start : start + length] for start in starts])
 
 
 class MaskedTextModule(lightning.LightningDataModule):
@@ -74,14 +113,18 @@ class MaskedTextModule(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out sequences with exact mask counts, stratified over the counts: the same at every validation."""
         data, seed = self.config.data, self.config.seed
-        available = len(self.corpus.validation_T) // data.sequence_length
+        length = data.sequence_length
+        available = len(self.corpus.validation_T) // length
         chosen = numpy_stream(seed, "validation sequences").permutation(available)[: data.validation_sequences]
-        rows_NL = self.corpus.validation_T[: available * data.sequence_length].reshape(available, -1)[chosen]
-        tokens_NL = torch.from_numpy(rows_NL.astype(np.int64))
-        masking = mask_validation(len(tokens_NL), data.sequence_length, torch_stream(seed, "validation masks"))
+        starts = [int(i) * length for i in chosen]
+        tokens_NL = torch.from_numpy(_rows(self.corpus.validation_T, starts, length).astype(np.int64))
+        maskable_T = self.corpus.validation_maskable_T
+        maskable_NL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+        noise = torch_stream(seed, "validation masks")
+        masking = mask_validation(len(starts), length, noise, maskable_NL, kind=self.config.objective.kind)
         size = self.config.trainer.batch_size
         batches = [
-            Batch(tokens_NL[i : i + size], Masking(*(part[i : i + size] for part in masking)))
+            Batch.of(tokens_NL[i : i + size], Masking(*(part[i : i + size] for part in masking)))
             for i in range(0, len(tokens_NL), size)
         ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders

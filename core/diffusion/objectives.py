@@ -9,15 +9,16 @@ def token_cross_entropy(logits_MV: Tensor, targets_M: Tensor) -> Tensor:
     return F.cross_entropy(logits_MV.float(), targets_M, reduction="none")
 
 
-def masked_diffusion_loss(cross_entropy_M: Tensor, weight_B: Tensor, masked_BL: Tensor) -> Tensor:
-    """Each sequence's masked-diffusion NELBO per token (LLaDA-MoE Eq. 2): sum over masked of CE / p, over L.
+def nelbo_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_B: Tensor, length_B: Tensor) -> Tensor:
+    """Each sequence's bound on the negative log-likelihood, per token: weight * sum over masked of CE / length.
 
-    cross_entropy_M: (M,) nats of the masked tokens, in the order of `masked_BL`; weight_B: (B,) 1 / p of each
-    sequence; masked_BL: (B, L) bool with M True. Returns (B,) nats per token; their mean is the loss of the batch.
+    With weight 1 / p and length L it is LLaDA-MoE Eq. 2, with the length of the response Eq. 5; with weight 1 and every
+    token predicted from those before it, the autoregressive negative log-likelihood.
+    cross_entropy_M: (M,) nats; sequence_M: (M,) int64, the sequence of each; weight_B, length_B: (B,).
+    Returns (B,) nats per token; their mean is the loss of the batch.
     """
-    sequence_M = masked_BL.nonzero(as_tuple=True)[0]
     weighted_M = weight_B[sequence_M] * cross_entropy_M
-    return cross_entropy_M.new_zeros(len(weight_B)).index_add(0, sequence_M, weighted_M) / masked_BL.shape[1]
+    return cross_entropy_M.new_zeros(len(weight_B)).index_add(0, sequence_M, weighted_M) / length_B
 
 
 def total_loss(nelbo: Tensor, load_balancing: Tensor, z_loss: Tensor, *, weights: tuple[float, float]) -> Tensor:

@@ -1,5 +1,6 @@
 """The sparse feed-forward layer: route -> dispatch -> experts -> combine."""
 
+import torch
 from torch import Tensor, nn
 
 from core.config import ModelConfig
@@ -29,6 +30,7 @@ class MoE(nn.Module):
         return mixed_ND, routing, counts_E
 
 
+@torch.compiler.disable  # torch 2.13 traces grouped_mm in bf16 only, though it computes fp32 as well
 def dispatch_and_combine(experts: Experts, x_ND: Tensor, routing: Routing, counts_E: Tensor) -> Tensor:
     """Sort assignments by expert, run each expert once on its rows, and sum the gated outputs per token. Returns (N, D)."""
     top_k = routing.experts_NK.shape[1]

@@ -23,6 +23,17 @@ class LayerRouting(NamedTuple):
     counts_E: Tensor
 
 
+class Hidden(NamedTuple):
+    """Final normalised states (B, L, D); each sparse layer's routing of the B L tokens; the sum of each layer's output.
+
+    sums_L: (layers + 1,) fp32, the embedding's first: one that is not finite names the layer that broke.
+    """
+
+    states_BLD: Tensor
+    routings: list[LayerRouting]
+    sums_L: Tensor
+
+
 class Attention(nn.Module):
     """Multi-head attention: RMSNorm over queries and keys (per head, over the whole projection, or none), then RoPE.
 
@@ -118,16 +129,17 @@ class Denoiser(nn.Module):
         tied = config.tied_embeddings
         self.head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def hidden(self, tokens_BL: Tensor) -> tuple[Tensor, list[LayerRouting]]:
-        """Final normalised states (B, L, D) and each sparse layer's routing of the B L tokens."""
+    def hidden(self, tokens_BL: Tensor) -> Hidden:
+        """Run all layers. tokens_BL: (B, L) int64, masks in place."""
         x_BLD = self.embed(tokens_BL)
         rotation = rope_tables(tokens_BL.shape[1], self.config.head_dim, self.config.rope_theta, tokens_BL.device)
-        routings = []
+        routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
         for layer in self.layers:
             x_BLD, routing = layer(x_BLD, rotation)
             if routing is not None:
                 routings.append(routing)
-        return self.norm(x_BLD), routings
+            sums.append(x_BLD.detach().sum(dtype=torch.float32))
+        return Hidden(self.norm(x_BLD), routings, torch.stack(sums))
 
     def forward(self, tokens_BL: Tensor, wanted_BL: Tensor | None = None) -> tuple[Tensor, list[LayerRouting]]:
         """Logits of the clean tokens, and each sparse layer's routing.
@@ -135,8 +147,12 @@ class Denoiser(nn.Module):
         tokens_BL: (B, L) int64, masks in place. wanted_BL: (B, L) bool; where given, logits are computed for those M
         positions only. Returns (M, V), or (B, L, V) without `wanted_BL`.
         """
-        hidden_BLD, routings = self.hidden(tokens_BL)
+        hidden_BLD, routings, _ = self.hidden(tokens_BL)
         return self.logits(hidden_BLD if wanted_BL is None else hidden_BLD[wanted_BL]), routings
+
+    def mixtures(self) -> list[MoE]:
+        """The mixtures of the sparse layers, in order."""
+        return [module for module in self.modules() if isinstance(module, MoE)]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final normalised states (..., D) to logits (..., V)."""

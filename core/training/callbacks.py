@@ -1,6 +1,6 @@
 """What a run tells while it trains: its learning curve, its validations and its expert load."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.config import RunConfig
+from core.metrics import RATIO_BINS, ratio_metric
 from core.model.balance import dead_share, max_violation, utilisation_entropy
 
 TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")
@@ -29,26 +30,30 @@ class Recorder(lightning.Callback):
         self.validation: dict[str, list[float]] = {}
         self.load_steps: list[int] = []
         self.load_TLE: list[list[list[float]]] = []
-        self._losses: dict[str, list[Tensor]] = {name: [] for name in TRAIN_COLUMNS}
+        self.tokens = 0
+        self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._outputs: list[dict[str, Tensor]] = []
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        for name in TRAIN_COLUMNS:
+        for name in (*TRAIN_COLUMNS, "sums_L"):
             self._losses[name].append(outputs[name].detach())
+        self._losses["gradient_norms_P"].append(module.gradient_norms_P)
+        self.tokens += batch.tokens_BL.numel()
         done = trainer.global_step
         if done % self.config.trainer.log_every == 0 or done == self.config.trainer.steps:
-            self._flush(trainer, done)
+            self._flush(trainer, module, done)
 
-    def _flush(self, trainer: lightning.Trainer, step: int) -> None:
-        rows = {name: torch.stack(values) for name, values in self._losses.items()}
-        self._losses = {name: [] for name in TRAIN_COLUMNS}
-        broken = (~torch.isfinite(rows["loss"])).nonzero()
-        if len(broken):
-            first = step - len(rows["loss"]) + 1 + int(broken[0])
-            raise TrainingDivergedError(f"the loss is not finite at step {first}: {_blame(rows, int(broken[0]))}")
-        row = {f"train/{name}": float(values.mean()) for name, values in rows.items()}
+    def _flush(self, trainer: lightning.Trainer, module: lightning.LightningModule, step: int) -> None:
+        rows = {name: torch.stack(values).cpu() for name, values in self._losses.items()}
+        self._losses = {name: [] for name in rows}
+        reason = diagnose(rows, [name for name, p in module.named_parameters() if p.grad is not None])
+        if reason:
+            index, what = reason
+            raise TrainingDivergedError(f"training diverged at step {step - len(rows['loss']) + 1 + index}: {what}")
+        row = {f"train/{name}": float(rows[name].mean()) for name in TRAIN_COLUMNS}
+        row["train/gradient_norm"] = float(rows["gradient_norms_P"].norm(dim=-1).mean())
         row["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         self._append(trainer, self.curve, step, row)
 
@@ -58,47 +63,96 @@ class Recorder(lightning.Callback):
         self._outputs.append(outputs)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        counts_LE = torch.stack([output["counts_LE"] for output in self._outputs]).sum(0)
-        row = summarise(self._outputs, counts_LE, self.entropy)
-        self._outputs = []
+        binned = self.config.objective.kind != "autoregressive"
+        row = summarise(self._outputs, self.entropy, binned=binned)
         self.load_steps.append(trainer.global_step)
-        self.load_TLE.append((counts_LE.double() / counts_LE.sum(-1, keepdim=True)).tolist())
+        if "counts_LE" in self._outputs[0]:
+            counts_LE = torch.stack([output["counts_LE"] for output in self._outputs]).sum(0)
+            row |= load_statistics(counts_LE)
+            self.load_TLE.append((counts_LE.double() / counts_LE.sum(-1, keepdim=True)).tolist())
+        self._outputs = []
         self._append(trainer, self.validation, trainer.global_step, row)
 
     def _append(
         self, trainer: lightning.Trainer, table: dict[str, list[float]], step: int, row: dict[str, float]
     ) -> None:
-        where = {"step": float(step), "tokens": float(step * self.config.tokens_per_step)}
+        where = {"step": float(step), "tokens": float(self.tokens)}
         for name, value in (where | row).items():
             table.setdefault(name, []).append(value)
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
 
 
-def summarise(outputs: Sequence[dict[str, Tensor]], counts_LE: Tensor, entropy: float | None) -> dict[str, float]:
+def summarise(outputs: Sequence[dict[str, Tensor]], entropy: float | None, *, binned: bool = True) -> dict[str, float]:
     """Validation metrics from the outputs of all validation batches, by the names in core.metrics.
 
-    The NELBO's standard error over sequences ("val/nelbo_se") ignores the stratification of mask counts, so it errs
-    on the large side.
+    `binned` adds the cross-entropy per masked token by mask ratio, in tenths: "val/cross_entropy@0.3" is of ratios in
+    (0.2, 0.3]. A sequence's NELBO under an exact mask count is its mean masked cross-entropy, so the bins average to
+    the NELBO.
     """
-    nelbo_N = torch.cat([output["nelbo_B"] for output in outputs]).double()
-    size_B = torch.tensor([float(len(output["nelbo_B"])) for output in outputs], dtype=torch.float64)
-    share_B = (size_B / size_B.sum()).to(nelbo_N.device)
+    nelbo_N = torch.cat([output["nelbo_B"] for output in outputs]).double().cpu()
+    ratio_N = torch.cat([output["ratio_B"] for output in outputs]).double().cpu()
     row = {
         "val/nelbo": float(nelbo_N.mean()),
-        "val/nelbo_se": float(nelbo_N.std() / len(nelbo_N) ** 0.5),
+        "val/nelbo_se": stratified_error(nelbo_N[ratio_N.argsort(stable=True)]),
         "val/bits_per_byte": float(nelbo_N.mean() / torch.tensor(2.0).log()),
-        "load/max_vio": float(max_violation(counts_LE).mean()),
-        "load/entropy": float(utilisation_entropy(counts_LE).mean()),
-        "load/dead_experts": float(dead_share(counts_LE).mean()),
     }
+    if binned:
+        bin_N = (ratio_N * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS)
+        for index in range(1, RATIO_BINS + 1):
+            if (bin_N == index).any():
+                row[ratio_metric(index)] = float(nelbo_N[bin_N == index].mean())
+    size_B = torch.tensor([float(len(output["nelbo_B"])) for output in outputs], dtype=torch.float64)
     for name in ("load_balancing", "z_loss"):
-        row[f"val/{name}"] = float((share_B * torch.stack([output[name] for output in outputs]).double()).sum())
+        if name in outputs[0]:
+            values_B = torch.stack([output[name] for output in outputs]).double().cpu()
+            row[f"val/{name}"] = float((size_B / size_B.sum() * values_B).sum())
     if entropy is not None:
         row["val/excess_nelbo"] = row["val/nelbo"] - entropy
     return row
 
 
-def _blame(rows: dict[str, Tensor], index: int) -> str:
-    parts = [name for name in TRAIN_COLUMNS[1:] if not torch.isfinite(rows[name][index])]
-    return f"{', '.join(parts) or 'their weighted sum'} is NaN or infinite"
+def load_statistics(counts_LE: Tensor) -> dict[str, float]:
+    """Expert-load metrics of the (sparse layers, E) assignments of a whole validation, means over layers."""
+    return {
+        "load/max_vio": float(max_violation(counts_LE).mean()),
+        "load/entropy": float(utilisation_entropy(counts_LE).mean()),
+        "load/dead_experts": float(dead_share(counts_LE).mean()),
+    }
+
+
+def stratified_error(values_N: Tensor) -> float:
+    """Standard error of the mean of one value per stratum, values in the order of the strata.
+
+    Neighbouring strata stand in for repeats of one (successive differences; Cochran, Sampling Techniques, 3rd ed.,
+    Sec. 5A.12): N / (2 (N - 1)) sum of (v_i - v_{i+1})^2 / N^2, on the large side where the mean moves along the strata.
+    """
+    count = len(values_N)
+    if count < 2:
+        return float("nan")
+    return float((values_N.diff().square().sum() / (2 * (count - 1) * count)).sqrt())
+
+
+def diagnose(rows: Mapping[str, Tensor], parameters: Sequence[str]) -> tuple[int, str] | None:
+    """The first step (index into the rows) at which something stopped being finite, and where it first appeared.
+
+    rows: per step T the losses (T,), each layer's output sum (T, layers + 1) and each parameter's gradient norm (T, P).
+    The forward pass goes up the layers, so the lowest broken one is the first; the backward pass comes down, so the
+    last parameter in forward order is. Returns None when all is finite.
+    """
+    finite_T = torch.stack([torch.isfinite(rows[name]) for name in TRAIN_COLUMNS]).all(0)
+    finite_T = finite_T & torch.isfinite(rows["gradient_norms_P"]).all(-1) & torch.isfinite(rows["sums_L"]).all(-1)
+    if finite_T.all():
+        return None
+    step = int((~finite_T).nonzero()[0])
+    broken_L = (~torch.isfinite(rows["sums_L"][step])).nonzero()
+    if len(broken_L):
+        place = f"layer {int(broken_L[0]) - 1}" if broken_L[0] else "the embedding"
+        return step, f"NaN or Inf first appeared in the output of {place}"
+    for name in TRAIN_COLUMNS[1:]:
+        if not torch.isfinite(rows[name][step]):
+            return step, f"all layers are finite, but {name} is NaN or Inf"
+    if not torch.isfinite(rows["loss"][step]):
+        return step, "every loss is finite, but their weighted sum is NaN or Inf"
+    broken_P = (~torch.isfinite(rows["gradient_norms_P"][step])).nonzero()
+    return step, f"the loss is finite, but the gradient of {parameters[int(broken_P[-1])]} is NaN or Inf"

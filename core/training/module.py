@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -10,51 +10,82 @@ from torch import Tensor
 
 from core.config import RunConfig
 from core.data.module import Batch
-from core.diffusion.objectives import masked_diffusion_loss, token_cross_entropy, total_loss
+from core.diffusion.objectives import nelbo_per_token, token_cross_entropy, total_loss
 from core.model.balance import load_balancing_loss, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 
 
+class Prediction(NamedTuple):
+    """What the network said of a batch: each sequence's NELBO (B,), in nats per token, each sparse layer's routing, and
+    the sum of each layer's output (layers + 1,), the embedding's first, which is finite where the output is."""
+
+    nelbo_B: Tensor
+    routings: list[LayerRouting]
+    sums_L: Tensor
+
+
 class MaskedDiffusion(lightning.LightningModule):
-    """A denoiser and how it learns: mask, predict, weigh, step."""
+    """A denoiser and how it learns: mask, predict, weigh, step. An autoregressive model learns by the same steps."""
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
         self.config = config
         self.denoiser = Denoiser(config.model)
         initialise(self.denoiser, config.seed)
+        self.gradient_norms_P = torch.zeros(0)
+        self._routings: list[LayerRouting] = []
+        if config.trainer.compile:
+            for layer in self.denoiser.layers:  # the head is left out: its number of rows changes with every batch
+                layer.compile()
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """One step's losses: "loss" trains; "nelbo", "load_balancing" and "z_loss" (means over layers) are reported."""
         objective = self.config.objective
-        nelbo_B, routings = self.nelbo(batch)
+        nelbo_B, self._routings, sums_L = self.predict(batch)
         nelbo = nelbo_B.mean()
-        load_balancing, z_loss = auxiliary_losses(routings)
+        load_balancing, z_loss = auxiliary_losses(self._routings, self.device)
         weights = (objective.load_balancing_weight, objective.z_loss_weight)
         loss = total_loss(nelbo, load_balancing, z_loss, weights=weights)
-        return {
-            "loss": loss,
-            "nelbo": nelbo.detach(),
-            "load_balancing": load_balancing.detach(),
-            "z_loss": z_loss.detach(),
-        }
+        reported = {"nelbo": nelbo, "load_balancing": load_balancing, "z_loss": z_loss, "sums_L": sums_L}
+        return {"loss": loss} | {name: value.detach() for name, value in reported.items()}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        """Let routers that are balanced by bias move it, after the optimizer's step."""
+        for moe, routing in zip(self.denoiser.mixtures(), self._routings, strict=True):
+            moe.router.rebalance(routing.counts_E)
+        self._routings = []
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        """Per-sequence NELBO (B,) in nats per token, auxiliary losses, and expert counts (layers, E) of one batch."""
-        nelbo_B, routings = self.nelbo(batch)
-        load_balancing, z_loss = auxiliary_losses(routings)
-        counts_LE = torch.stack([layer.counts_E for layer in routings])
-        return {"nelbo_B": nelbo_B, "load_balancing": load_balancing, "z_loss": z_loss, "counts_LE": counts_LE}
+        """Per-sequence NELBO and mask ratio (B,), auxiliary losses, and expert counts (sparse layers, E) of one batch."""
+        nelbo_B, routings, _ = self.predict(batch)
+        load_balancing, z_loss = auxiliary_losses(routings, self.device)
+        outputs = {"nelbo_B": nelbo_B, "ratio_B": batch.masking.timestep_B}
+        if routings:
+            outputs["counts_LE"] = torch.stack([layer.counts_E for layer in routings])
+            outputs |= {"load_balancing": load_balancing, "z_loss": z_loss}
+        return outputs
 
-    def nelbo(self, batch: Batch) -> tuple[Tensor, list[LayerRouting]]:
-        """Each sequence's NELBO estimate in nats per token, (B,), and the routing of every layer."""
-        tokens_BL, (masked_BL, _, weight_B) = batch
-        mask_id = self.config.model.mask_id
-        assert mask_id is not None  # RunConfig refuses a masked objective without one
-        noisy_BL = tokens_BL.masked_fill(masked_BL, mask_id)
-        logits_MV, routings = self.denoiser(noisy_BL, masked_BL)
-        cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL[masked_BL])
-        return masked_diffusion_loss(cross_entropy_M, weight_B, masked_BL), routings
+    def predict(self, batch: Batch) -> Prediction:
+        """Predict what is masked, and only that."""
+        tokens_BL, masking, index_M = batch
+        hidden = self.denoiser.hidden(self.input(batch))
+        logits_MV = self.denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, index_M))
+        cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
+        sequence_M = index_M.div(tokens_BL.shape[1], rounding_mode="floor")
+        nelbo_B = nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B)
+        return Prediction(nelbo_B, hidden.routings, hidden.sums_L)
+
+    def input(self, batch: Batch) -> Tensor:
+        """What the network sees: masked tokens replaced by the mask; or, autoregressive, the tokens before each.
+
+        An autoregressive sequence starts with eos, so that all of its tokens are predicted, as under masks.
+        """
+        model = self.config.model
+        if self.config.objective.kind == "autoregressive":
+            assert model.eos_id is not None  # RunConfig refuses the objective without it, as it does masks without one
+            return torch.nn.functional.pad(batch.tokens_BL[:, :-1], (1, 0), value=model.eos_id)
+        assert model.mask_id is not None
+        return batch.tokens_BL.masked_fill(batch.masking.masked_BL, model.mask_id)
 
     def configure_optimizers(self) -> Any:
         """AdamW, decay on matrices only; linear warm-up, then a cosine, stepped every training step."""
@@ -74,10 +105,15 @@ class MaskedDiffusion(lightning.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip the global gradient norm. Lightning's own way refuses fused optimizers under bf16, though bf16 scales
-        no gradients."""
+        """Clip the global gradient norm, and keep each parameter's norm for the record.
+
+        Lightning's own way refuses fused optimizers under bf16, though bf16 scales no gradients.
+        """
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        self.gradient_norms_P = torch.stack(torch._foreach_norm([p.grad for p in parameters]))  # type: ignore[misc]
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            total = torch.linalg.vector_norm(self.gradient_norms_P)
+            torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, total)
 
     def learning_rate_factor(self, step: int) -> float:
         """Share of the peak learning rate at a step: up over the warm-up, then down a cosine to the final fraction."""
@@ -89,14 +125,14 @@ class MaskedDiffusion(lightning.LightningModule):
         return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine
 
 
-def auxiliary_losses(routings: Sequence[LayerRouting]) -> tuple[Tensor, Tensor]:
+def auxiliary_losses(routings: Sequence[LayerRouting], device: torch.device) -> tuple[Tensor, Tensor]:
     """Load-balancing loss and router z-loss, each computed per layer and averaged over layers.
 
     Per layer, because loads pooled over layers can cancel; averaged, so that a weight means the same at any depth
     (OLMoE, arXiv 2409.02060). Both are 0 for a dense model.
     """
     if not routings:
-        return torch.zeros(()), torch.zeros(())
+        return torch.zeros((), device=device), torch.zeros((), device=device)
     load_balancing = [load_balancing_loss(layer.routing.probs_NE, layer.counts_E) for layer in routings]
     z_loss = [router_z_loss(layer.routing.logits_NE) for layer in routings]
     return torch.stack(load_balancing).mean(), torch.stack(z_loss).mean()

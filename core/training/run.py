@@ -98,7 +98,7 @@ def _fit(config: RunConfig, folder: Path, recorder: Recorder, loggers: Sequence[
         raise TrainingDivergedError(f"the NELBO on validation is not finite at step {config.trainer.steps}")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
-    rate = config.tokens_per_step * config.trainer.steps / training_s
+    rate = recorder.tokens / training_s
     final = {name: column[-1] for name, column in recorder.validation.items() if name not in ("step", "tokens")}
     return {
         "metrics": {**final, "train/nelbo": recorder.curve["train/nelbo"][-1], "train/tokens_per_second": rate},

@@ -149,7 +149,7 @@ def test_plan_refuses_what_cannot_reach_significance_and_says_what_would() -> No
         (("plan", "missing.py"), ("no such declaration file",)),
         (("run", "balance", "--workers", "0"), ("--workers",)),
         (("report", "balance", "--out", "nowhere"), ("nothing is recorded", "ablate run balance")),
-        (("train", "none.yaml"), ("no such config file: none.yaml",)),
+        (("train", "none.yaml"), ("neither a config file nor a preset",)),
         (("train", "tiny", "--bogus"), ("--bogus",)),
         (("doctor", "x=1"), ("takes no setting",)),
         (("dance",), ("dance",)),

@@ -4,9 +4,12 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
+from core.config import to_dict
 from core.data.module import MaskedTextModule, TrainBatches
+from core.errors import UserError
 from core.settings import build
 
 BASE = build({"data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 20, "seed": 3})
@@ -66,3 +69,36 @@ def test_validation_sequences_are_held_out_and_whole() -> None:
     assert rows.shape == (20, 32)
     held = {tuple(row) for row in module.corpus.validation_T.reshape(-1, 32).tolist()}
     assert {tuple(row) for row in rows.tolist()} <= held
+
+
+def test_ranks_share_out_the_one_batch_without_overlap() -> None:
+    config = build(to_dict(BASE), {"trainer.batch_size": 8})
+    corpus = MaskedTextModule(config).corpus
+    whole = TrainBatches(config, corpus).batch(5)
+    for world in (2, 4):
+        parts = [TrainBatches(config, corpus, rank=rank, world_size=world).batch(5) for rank in range(world)]
+        assert torch.equal(torch.cat([part.tokens_BL for part in parts]), whole.tokens_BL)
+        for index, field in enumerate(whole.masking):
+            assert torch.equal(torch.cat([part.masking[index] for part in parts]), field)
+    with pytest.raises(UserError, match=r"trainer.batch_size=8 can't be split over 3 ranks"):
+        TrainBatches(config, corpus, rank=0, world_size=3)
+
+
+def test_a_share_of_the_steps_is_shorter_whole_batches_at_a_time() -> None:
+    config = build(to_dict(BASE), {"data.variable_length_share": 0.3, "data.variable_length_min": 8})
+    batches = TrainBatches(config, MaskedTextModule(config).corpus)
+    lengths = [batches.length(step) for step in range(3000)]
+    short = [length for length in lengths if length < 32]
+    assert len(short) / 3000 == pytest.approx(0.3 * 24 / 25, abs=0.03)
+    assert set(short) == set(range(8, 32))
+    assert sum(lengths) * config.trainer.batch_size / 3000 == pytest.approx(config.tokens_per_step, rel=0.01)
+    step = lengths.index(min(lengths))
+    batch = batches.batch(step)
+    assert batch.tokens_BL.shape[1] == batch.masking.masked_BL.shape[1] == min(lengths)
+    full = TrainBatches(BASE, batches.corpus).batch(step)
+    assert torch.equal(batch.tokens_BL, full.tokens_BL[:, : min(lengths)])  # same data order as without
+
+
+def test_the_index_lists_what_is_masked() -> None:
+    batch = TrainBatches(BASE, MaskedTextModule(BASE).corpus).batch(0)
+    assert torch.equal(batch.tokens_BL.flatten()[batch.index_M], batch.tokens_BL[batch.masking.masked_BL])

@@ -10,7 +10,12 @@ import torch
 from core.config import ObjectiveConfig
 from core.data.synthetic import MarkovSource
 from core.diffusion.masking import mask_tokens
-from core.diffusion.objectives import masked_diffusion_loss, token_cross_entropy, total_loss
+from core.diffusion.objectives import nelbo_per_token, token_cross_entropy, total_loss
+
+
+def bound(cross_entropy_M: torch.Tensor, weight_B: torch.Tensor, masked_BL: torch.Tensor) -> torch.Tensor:
+    length_B = torch.full((len(masked_BL),), float(masked_BL.shape[1]))
+    return nelbo_per_token(cross_entropy_M, masked_BL.nonzero()[:, 0], weight_B, length_B)
 
 
 def test_uniform_logits_cost_ln_v() -> None:
@@ -28,7 +33,7 @@ def test_the_loss_is_equation_2_written_as_a_loop() -> None:
         sum(weight_B[b].item() * cross_entropy_BL[b, i].item() for i in range(8) if masked_BL[b, i]) / 8
         for b in range(3)
     ]
-    loss_B = masked_diffusion_loss(cross_entropy_BL[masked_BL], weight_B, masked_BL)
+    loss_B = bound(cross_entropy_BL[masked_BL], weight_B, masked_BL)
     assert loss_B.tolist() == pytest.approx(expected, rel=1e-6)
     assert loss_B[1] == 0
 
@@ -38,9 +43,26 @@ def test_a_uniform_model_has_nelbo_ln_v_in_expectation() -> None:
     for seed in range(400):
         masking = mask_tokens(16, 64, ObjectiveConfig(), torch.Generator().manual_seed(seed))
         ones_M = torch.full((int(masking.masked_BL.sum()),), math.log(50))
-        estimates.append(masked_diffusion_loss(ones_M, masking.weight_B, masking.masked_BL).mean().item())
+        estimates.append(bound(ones_M, masking.weight_B, masking.masked_BL).mean().item())
     error = np.std(estimates) / len(estimates) ** 0.5
     assert np.mean(estimates) == pytest.approx(math.log(50), abs=4 * error)
+
+
+def test_fine_tuning_masks_only_responses_and_divides_by_their_length() -> None:
+    """Eq. 5: -E (1 / p) sum over masked response tokens of log p, over the response's length."""
+    maskable_BL = torch.zeros(2, 10, dtype=torch.bool)
+    maskable_BL[0, 4:] = True
+    maskable_BL[1, 7:9] = True
+    objective = ObjectiveConfig(kind="sft")
+    estimates = []
+    for seed in range(2000):
+        masking = mask_tokens(2, 10, objective, torch.Generator().manual_seed(seed), maskable_BL)
+        assert not (masking.masked_BL & ~maskable_BL).any()
+        sequence_M = masking.masked_BL.nonzero()[:, 0]
+        cross_entropy_M = torch.tensor([1.0, 3.0])[sequence_M]  # each token of the second sequence costs 3 nats
+        estimates.append(nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B))
+    assert masking.length_B.tolist() == [6, 2]
+    assert torch.stack(estimates).mean(0).tolist() == pytest.approx([1.0, 3.0], rel=0.05)
 
 
 def exact_nelbo(sequence: tuple[int, ...], conditional) -> float:
@@ -51,7 +73,7 @@ def exact_nelbo(sequence: tuple[int, ...], conditional) -> float:
             masked_BL = torch.zeros(1, length, dtype=torch.bool)
             masked_BL[0, list(hidden)] = True
             cross_entropy_M = torch.tensor([-math.log(conditional(sequence, hidden, i)) for i in hidden])
-            loss_B = masked_diffusion_loss(cross_entropy_M.double(), torch.tensor([length / count]).double(), masked_BL)
+            loss_B = bound(cross_entropy_M.double(), torch.tensor([length / count]).double(), masked_BL)
             terms.append(loss_B.item() / math.comb(length, count) / length)
     return sum(terms)
 

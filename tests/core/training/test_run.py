@@ -9,8 +9,10 @@ from core import records
 from core.config import RunConfig
 from core.data.module import MaskedTextModule
 from core.errors import UserError
-from core.model.transformer import Denoiser
+from core.metrics import ratio_metric
+from core.model.transformer import Denoiser, Layer
 from core.settings import build, load
+from core.training.callbacks import TRAIN_COLUMNS, diagnose, stratified_error
 from core.training.module import MaskedDiffusion, auxiliary_losses
 from core.training.run import check, seconds_per_step, train
 
@@ -51,7 +53,9 @@ def test_the_saved_weights_are_the_validated_model(tmp_path) -> None:
     module = MaskedDiffusion(quick())
     module.denoiser = denoiser
     with torch.no_grad():
-        nelbo = torch.cat([module.nelbo(batch)[0] for batch in MaskedTextModule(quick()).val_dataloader()]).mean()
+        nelbo = torch.cat(
+            [module.predict(batch).nelbo_B for batch in MaskedTextModule(quick()).val_dataloader()]
+        ).mean()
     assert nelbo.item() == pytest.approx(record.metrics["val/nelbo"], rel=1e-5)
 
 
@@ -78,16 +82,16 @@ def test_auxiliary_losses_train_and_stay_out_of_the_reported_nelbo() -> None:
 def test_auxiliary_losses_are_means_of_what_each_layer_says() -> None:
     module = MaskedDiffusion(quick())
     batch = next(iter(MaskedTextModule(quick()).train_dataloader()))
-    _, routings = module.nelbo(batch)
-    load_balancing, z_loss = auxiliary_losses(routings)
-    singles = [auxiliary_losses([routing]) for routing in routings]
+    routings, cpu = module.predict(batch).routings, torch.device("cpu")
+    load_balancing, z_loss = auxiliary_losses(routings, cpu)
+    singles = [auxiliary_losses([routing], cpu) for routing in routings]
     assert load_balancing.item() == pytest.approx(sum(s[0].item() for s in singles) / 2, rel=1e-6)
     assert z_loss.item() == pytest.approx(sum(s[1].item() for s in singles) / 2, rel=1e-6)
 
 
 def test_divergence_is_a_failed_record_with_step_and_reason(tmp_path) -> None:
     record = train(quick(optimizer__learning_rate=1e30, optimizer__gradient_clip=0), tmp_path)
-    assert record.status == "failed" and "not finite at step" in record.reason
+    assert record.status == "failed" and "diverged at step 2: " in record.reason
     assert record.metrics == {}
     assert records.read(tmp_path / "record.json").reason == record.reason
     assert "TrainingDivergedError" in (tmp_path / "traceback.txt").read_text()
@@ -102,7 +106,7 @@ def test_the_step_of_divergence_is_the_first_bad_one(tmp_path, monkeypatch) -> N
 
     monkeypatch.setattr(MaskedDiffusion, "training_step", poisoned)
     assert train(quick(), tmp_path).reason == (
-        "TrainingDivergedError: the loss is not finite at step 7: z_loss is NaN or infinite"
+        "TrainingDivergedError: training diverged at step 7: all layers are finite, but z_loss is NaN or Inf"
     )
 
 
@@ -180,3 +184,107 @@ def test_a_model_that_breaks_in_its_last_step_is_a_failed_run(tmp_path, monkeypa
     monkeypatch.setattr(MaskedDiffusion, "validation_step", broken)
     record = train(quick(), tmp_path)
     assert record.status == "failed" and "validation is not finite" in record.reason
+
+
+def test_a_broken_layer_is_named(tmp_path, monkeypatch) -> None:
+    forward = Layer.forward
+
+    def broken(self, x_BLD, rotation):
+        out, routing = forward(self, x_BLD, rotation)
+        self.calls = getattr(self, "calls", 0) + 1
+        return (out * math.inf if self is layers[-1] and self.calls == 4 else out), routing
+
+    layers: list[Layer] = []
+    make = Layer.__init__
+    monkeypatch.setattr(Layer, "__init__", lambda self, *args: (make(self, *args), layers.append(self))[0])
+    monkeypatch.setattr(Layer, "forward", broken)
+    record = train(quick(), tmp_path)
+    expected = "TrainingDivergedError: training diverged at step 4: NaN or Inf first appeared in the output of layer 1"
+    assert record.reason == expected
+
+
+def test_a_diagnosis_names_the_first_step_and_the_first_place() -> None:
+    rows = {name: torch.ones(4) for name in TRAIN_COLUMNS} | {
+        "sums_L": torch.ones(4, 3),
+        "gradient_norms_P": torch.ones(4, 2),
+    }
+    names = ["first.weight", "last.weight"]
+    assert diagnose(rows, names) is None
+    rows["gradient_norms_P"][2] = math.nan
+    assert diagnose(rows, names) == (2, "the loss is finite, but the gradient of last.weight is NaN or Inf")
+    rows["loss"][2] = math.inf
+    assert diagnose(rows, names) == (2, "every loss is finite, but their weighted sum is NaN or Inf")
+    rows["nelbo"][2] = math.inf
+    assert diagnose(rows, names) == (2, "all layers are finite, but nelbo is NaN or Inf")
+    rows["sums_L"][1, 1:] = math.nan
+    assert diagnose(rows, names) == (1, "NaN or Inf first appeared in the output of layer 0")
+    rows["sums_L"][1, 0] = math.nan
+    assert diagnose(rows, names) == (1, "NaN or Inf first appeared in the output of the embedding")
+
+
+def test_the_cross_entropies_by_mask_ratio_average_to_the_nelbo(tmp_path) -> None:
+    metrics = train(quick(data__validation_sequences=200), tmp_path).metrics
+    bins = [metrics[ratio_metric(index)] for index in range(1, 11)]
+    assert sum(bins) / 10 == pytest.approx(metrics["val/nelbo"], rel=0.02)
+
+
+def test_the_standard_error_knows_the_strata() -> None:
+    noise_N = torch.randn(2000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert stratified_error(noise_N) == pytest.approx(2000**-0.5, rel=0.1)
+    trend_N = torch.linspace(0, 50, 2000, dtype=torch.float64)
+    assert stratified_error(trend_N + noise_N) == pytest.approx(2000**-0.5, rel=0.1)
+    assert (trend_N + noise_N).std() / 2000**0.5 > 0.3
+
+
+FAMILIES = {
+    "autoregressive": {"objective.kind": "autoregressive", "model.causal": True},
+    "autoregressive and dense": {
+        "objective.kind": "autoregressive", "model.causal": True, "model.num_experts": 0, "model.top_k": 0,
+        "model.expert_width": 0, "model.dense_width": 32,
+    },
+    "first layer dense": {"model.dense_layers": [0], "model.dense_width": 32},
+    "bias balanced": {"model.router.kind": "bias_balanced", "model.router.scores": "sigmoid"},
+    "varied lengths": {"data.variable_length_share": 0.5, "data.variable_length_min": 4},
+    "exact counts": {"objective.exact_mask_count": True, "objective.timesteps": "antithetic"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", FAMILIES.values(), ids=FAMILIES)
+def test_every_family_trains(tmp_path, settings: dict) -> None:
+    record = train(build(QUICK, settings), tmp_path)
+    assert record.status == "complete", record.reason
+    assert record.metrics["val/nelbo"] < record.validation["val/nelbo"][0]
+    dense = settings.get("model.num_experts") == 0
+    assert ("load/max_vio" in record.metrics) == (not dense)
+    autoregressive = settings.get("objective.kind") == "autoregressive"
+    assert (ratio_metric(5) in record.metrics) == (not autoregressive)
+
+
+def test_an_autoregressive_model_sees_only_what_came_before() -> None:
+    config = build(QUICK, FAMILIES["autoregressive"])
+    module, batch = MaskedDiffusion(config), MaskedTextModule(config).train_dataloader().batch(0)
+    inputs_BL = module.input(batch)
+    assert (inputs_BL[:, 0] == config.model.eos_id).all() and torch.equal(inputs_BL[:, 1:], batch.tokens_BL[:, :-1])
+    logits, _ = module.denoiser(inputs_BL)
+    nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens_BL.flatten())
+    assert module.predict(batch).nelbo_B.mean().item() == pytest.approx(nll.item(), rel=1e-5)
+
+
+def test_the_bias_of_a_balanced_router_moves_while_it_trains(tmp_path) -> None:
+    train(build(QUICK, FAMILIES["bias balanced"]), tmp_path)
+    bias_E = load_file(tmp_path / "model.safetensors")["layers.0.moe.router.bias_E"]
+    assert bias_E.any() and bias_E.abs().max() <= 12 * 1e-3 + 1e-6
+
+
+def test_tokens_count_what_was_trained_on(tmp_path) -> None:
+    config = build(QUICK, FAMILIES["varied lengths"])
+    record = train(config, tmp_path)
+    batches = MaskedTextModule(config).train_dataloader()
+    assert record.curve["tokens"][-1] == 8 * sum(batches.length(step) for step in range(12))
+
+
+@pytest.mark.slow
+def test_compiled_layers_compute_the_same(tmp_path) -> None:
+    eager, compiled = (train(quick(trainer__compile=value), tmp_path / str(value)) for value in (False, True))
+    assert compiled.status == "complete", compiled.reason
+    assert compiled.curve["train/nelbo"] == pytest.approx(eager.curve["train/nelbo"], rel=1e-4)
