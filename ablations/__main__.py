@@ -14,7 +14,11 @@ from core.errors import UserError
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
-ROOMS = {"train": "training", "describe": "describing"}  # where a command's function is; the rest in commands
+ROOMS = {
+    "train": "training",
+    "describe": "describing",
+    "import": "interchange",
+}  # where a command's function is; the rest in commands
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,11 +85,25 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one per core)")
         command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0..N-1 instead of the declared ones")
     _command(commands, "report", "the verdict table and report.html", name=True, json=True)
-    export = _command(commands, "export", "the winning arm as a config, with its evidence", name=True)
+    export = _command(commands, "export", "the winning arm as a config with its evidence, or its weights", name=True)
     export.add_argument("--arm", help="export this arm instead of the winner")
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one")
+    export.add_argument(
+        "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
+    )
+    bring = _command(commands, "import", "a Hugging Face model as a config and weights")
+    bring.add_argument("kind", choices=("hf",), metavar="hf", help="Hugging Face safetensors with a config.json")
+    bring.add_argument("path", type=Path, metavar="PATH", help="its folder")
+    bring.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: DIR/imported/NAME)")
+    bring.add_argument("--dtype", choices=("fp32", "bf16"), help="store the weights so (default: as they are)")
+    data = _command(commands, "data", "fetch text; turn text into token shards")
+    data.usage = "ablate data get NAME | ablate data tokenize CORPUS [options]"
+    data.add_argument("verb", choices=("get", "tokenize"), metavar="get|tokenize", help="what to do")
+    data.add_argument("name", metavar="NAME", help="get: shakespeare; tokenize: a text corpus, such as text:FOLDER")
+    data.add_argument("--vocab-size", type=_positive, default=8192, metavar="N", help="of the BPE (default: 8192)")
+    data.add_argument("--to", type=Path, metavar="FOLDER", help="of the shards (default: DIR/tokens/CORPUS-N)")
     describe = _command(commands, "describe", "parameters, FLOPs and shapes of a config", settings=True, json=True)
     describe.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
     _command(commands, "doctor", "what this machine has and what that means", json=True)

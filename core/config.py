@@ -206,7 +206,7 @@ class DataConfig:
     sequence_length], so that no padding is computed (LLaDA-MoE, arXiv 2509.24389, Sec. 3).
     """
 
-    corpus: str = "stdlib"  # core.data.corpora.CORPORA lists the kinds
+    corpus: str = "stdlib"  # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, or a source
     tokenizer: str = "bytes"  # bytes, or the path of a tokenizer.json
     sequence_length: int = 128
     validation_sequences: int = 128
@@ -265,6 +265,7 @@ class TrainerConfig:
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision = "fp32"
     compile: bool = False  # torch.compile of every layer
+    initial_weights: str | None = None  # a model.safetensors of the same shape to start from, such as an imported one
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every"):
@@ -365,8 +366,8 @@ def known_keys(cls: type = RunConfig, prefix: str = "") -> dict[str, Any]:
     return keys
 
 
-def get(config: RunConfig, key: str) -> Any:
-    """The value at a dotted key."""
+def get_field(config: Any, key: str) -> Any:
+    """The value at a dotted key of a config or a part of one."""
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name)

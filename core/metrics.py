@@ -37,7 +37,10 @@ METRICS: dict[str, Metric] = {
     },
     "val/bits_per_byte": Metric("bits per byte", "bits/byte", "min", "the same bound per byte of text"),
     "val/excess_nelbo": Metric(
-        "excess NELBO", "nats/token", "min", "NELBO minus the exact entropy of a synthetic source"
+        "excess NELBO",
+        "nats/token",
+        "min",
+        "NELBO minus that of the exact posterior of a synthetic source on the same masks",
     ),
     "load/max_vio": Metric(
         "MaxVio", "", "min", "(max load - mean load) / mean load over the validation set, mean over layers"

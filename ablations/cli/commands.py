@@ -150,6 +150,12 @@ def run_export(arguments: argparse.Namespace) -> int:
     from analysis.verdicts import judge
     from sweeps.export import export
 
+    as_hf = arguments.format == "hf"
+    if as_hf and (Path(arguments.name) / "config.yaml").is_file():
+        from ablations.cli.interchange import export_run
+
+        console().print(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf"), markup=False)
+        return 0
     study, folder = _load_study(arguments)
     judgement = judge(study)
     known = [arm["name"] for arm in study.design["arms"]]
@@ -162,6 +168,15 @@ def run_export(arguments: argparse.Namespace) -> int:
     runs = [record for record in study.records_of(arm) if record.status == "complete"]
     if not runs:
         raise UserError(f"--arm '{arm}' has no complete run to export: ablate run {arguments.name}")
+    if as_hf:
+        from ablations.cli.interchange import export_run
+
+        # The first seed, not the best: picking the best of its seeds would flatter the arm.
+        run = min(runs, key=lambda record: record.seed)
+        place = next((folder / arm).glob(f"seed-{run.seed}-{run.run_hash}-*"))
+        line = export_run(place, arguments.to or folder / "export" / "hf")
+        console().print(f"{arm}, seed {run.seed}: {line}", markup=False, soft_wrap=True)
+        return 0
     chosen = "by the verdict: " + judgement.winner_reason if arm == judgement.winner else "by hand (--arm)"
     export(study.design, arm, runs, {"chosen": chosen} | judgement.to_dict(), target)
     out = console()

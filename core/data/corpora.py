@@ -1,8 +1,7 @@
-"""Where tokens come from: the standard library's own sources, a folder of text, or a source of known entropy."""
+"""What is learned from: text, token shards, instructions, or a source of known entropy."""
 
 import hashlib
-import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,42 +9,50 @@ from pathlib import Path
 import numpy as np
 
 from core.config import DataConfig
-from core.data import tokens
-from core.data.synthetic import MarkovSource
+from core.data.documents import TEXTS, read_jsonl
+from core.data.hierarchy import TreeSource
+from core.data.shards import Shards, load_shards
+from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
+from core.data.tokenizers import Vocabulary, load_tokenizer
 from core.errors import UserError
 from core.streams import numpy_stream
 
-VALIDATION_SHARE = 0.1
-TEXT_SUFFIXES = {".txt", ".md", ".py", ".rst", ".tex"}
-SKIPPED_FOLDERS = {"encodings", "test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
-MARKOV_TOKENS = 1_000_000
+SYNTHETIC_TOKENS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Tokens to learn from and tokens held out.
 
-    train_T, validation_T: (T,) uint16 token ids. aligned: sequences start at multiples of the sequence length only.
-    entropy: exact entropy in nats per token where the source is known, else None.
+    train_T, validation_T: (T,) token ids; both can be sliced, and may lie on disk. aligned: sequences start at
+    multiples of the sequence length only.
     train_maskable_T, validation_maskable_T: (T,) bool, True in responses, for supervised fine-tuning; None: everywhere.
+    train_domain_S, validation_domain_S: (sequences,) which domain of a mixture each came from.
+    source, entropy: where the tokens' distribution is known, and its entropy in nats per token; else None.
+    bytes_per_token: of held-out text; None where tokens are no text.
     fingerprint: equal only for equal tokens in equal order; runs of different fingerprints are not compared.
     """
 
-    train_T: np.ndarray
-    validation_T: np.ndarray
+    train_T: np.ndarray | Shards
+    validation_T: np.ndarray | Shards
     fingerprint: str
+    vocabulary: Vocabulary
     aligned: bool = False
+    source: Source | None = None
     entropy: float | None = None
+    bytes_per_token: float | None = None
     train_maskable_T: np.ndarray | None = None
     validation_maskable_T: np.ndarray | None = None
+    train_domain_S: np.ndarray | None = None
+    validation_domain_S: np.ndarray | None = None
 
 
 def load(config: DataConfig) -> Corpus:
     """The corpus that a config names, cached within the process.
 
-    Raises UserError when the name is unknown, the folder holds no text, or there is too little of it.
+    Raises UserError when the name is unknown, the files can't be used, or there is too little in them.
     """
-    corpus = _load(config.corpus, config.sequence_length)
+    corpus = _load(config.corpus, config.tokenizer, config.sequence_length)
     for part, held in (("training", corpus.train_T), ("validation", corpus.validation_T)):
         if len(held) < 2 * config.sequence_length:
             raise UserError(
@@ -67,67 +74,151 @@ def fingerprint(config: DataConfig) -> str:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, sequence_length: int) -> Corpus:
+def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
     kind, _, argument = name.partition(":")
-    if kind not in CORPORA:
-        raise UserError(f"data.corpus='{name}' is unknown: use {', '.join(CORPORA)} (text:PATH takes a folder)")
-    return CORPORA[kind](argument, sequence_length)
-
-
-def _stdlib(argument: str, sequence_length: int) -> Corpus:
-    root = Path(sysconfig.get_paths()["stdlib"])
-    sources = (path for path in root.rglob("*.py") if not SKIPPED_FOLDERS & set(path.relative_to(root).parts))
-    return _from_files(root, sources, "stdlib")
-
-
-def _text(argument: str, sequence_length: int) -> Corpus:
-    root = Path(argument).expanduser()
-    if not argument or not root.is_dir():
-        raise UserError(f"data.corpus=text:{argument}: '{argument}' is not a folder; text:PATH takes a folder of text")
-    return _from_files(root, (path for path in root.rglob("*") if path.suffix in TEXT_SUFFIXES), f"text:{argument}")
-
-
-def _from_files(root: Path, paths: Iterable[Path], name: str) -> Corpus:
-    documents = {path.relative_to(root).as_posix(): path.read_bytes() for path in sorted(paths) if path.is_file()}
-    documents = {name: content for name, content in documents.items() if content.strip()}
-    if len(documents) < 2:
-        raise UserError(f"data.corpus={name} has {len(documents)} text files: at least 2 are needed, one to hold out")
-    held_out = _held_out(documents)
-    digest = hashlib.sha256()
-    for path, content in documents.items():
-        digest.update(f"{path}\0{path in held_out}\0{len(content)}\0".encode() + content)
-    return Corpus(
-        train_T=tokens.join([content for path, content in documents.items() if path not in held_out]),
-        validation_T=tokens.join([content for path, content in documents.items() if path in held_out]),
-        fingerprint=f"{name.partition(':')[0]}:{digest.hexdigest()[:16]}",
+    if kind in TEXTS:
+        return _from_text(kind, argument, tokenizer)
+    if kind == "instructions":
+        return _instructions(argument, tokenizer, sequence_length)
+    if tokenizer != "bytes":
+        raise UserError(
+            f"data.tokenizer={tokenizer} goes with text; data.corpus={name} is tokens already: leave it out"
+        )
+    if kind == "tokens":
+        train, held, vocabulary, digest = load_shards(argument)
+        return Corpus(train, held, digest, vocabulary)
+    if kind in SOURCES:
+        return SOURCES[kind](sequence_length)
+    known = [*TEXTS, "instructions", "tokens", *SOURCES]
+    raise UserError(
+        f"data.corpus='{name}' is unknown: use one of {', '.join(known)} (some take a path, as in text:PATH)"
     )
 
 
-def _held_out(documents: dict[str, bytes]) -> set[str]:
-    # By hash of the path: adding a file to the corpus moves no other file between the parts.
-    rank = sorted(documents, key=lambda path: hashlib.sha256(path.encode()).digest())
-    total, held, chosen = sum(map(len, documents.values())), 0, set[str]()
-    for path in rank[:-1]:  # one file at least remains to train on
-        if held >= VALIDATION_SHARE * total:
-            break
-        chosen.add(path)
-        held += len(documents[path])
-    return chosen
-
-
-def _markov(argument: str, sequence_length: int) -> Corpus:
-    rng = numpy_stream(0, "corpus", "markov")  # one language for all seeds: a seed varies the run, not the question
-    source = MarkovSource.random(rng)
-    sequences = MARKOV_TOKENS // sequence_length
-    states_NL = source.sample(sequences + sequences // 10, sequence_length, rng)
-    digest = hashlib.sha256(states_NL.tobytes() + str(states_NL.shape).encode()).hexdigest()[:16]
+def _from_text(kind: str, argument: str, tokenizer_name: str) -> Corpus:
+    documents, tokenizer = TEXTS[kind](argument), load_tokenizer(tokenizer_name)
+    validation_T = tokenizer.join(documents.validation)
+    tokenised = "" if tokenizer.digest == "bytes" else f"+{tokenizer.digest}"
     return Corpus(
-        train_T=states_NL[:sequences].reshape(-1),
-        validation_T=states_NL[sequences:].reshape(-1),
-        fingerprint=f"markov:{digest}",
+        train_T=tokenizer.join(documents.train),
+        validation_T=validation_T,
+        fingerprint=f"{kind}:{documents.digest}{tokenised}",
+        vocabulary=tokenizer.vocabulary,
+        bytes_per_token=sum(map(len, documents.validation.values())) / len(validation_T),
+    )
+
+
+def _instructions(argument: str, tokenizer_name: str, sequence_length: int) -> Corpus:
+    """instructions:FILE.jsonl with "prompt" and "response": one pair a sequence, filled up with eos.
+
+    The filling counts as response, so that a model learns where to end (LLaDA, arXiv 2502.09992, App. B.1). Raises
+    UserError for a pair that doesn't fit: cutting it would teach half an answer.
+    """
+    path = Path(argument).expanduser()
+    if not path.is_file():
+        raise UserError(f"data.corpus=instructions:{argument}: '{argument}' is no file; name a .jsonl of pairs")
+    tokenizer = load_tokenizer(tokenizer_name)
+    rows, responses, eos = [], [], tokenizer.vocabulary.eos
+    for number, row in read_jsonl(path):
+        for key in ("prompt", "response"):
+            if not isinstance(row.get(key), str):
+                raise UserError(f'{path}:{number} has no text under "{key}"; its keys are {", ".join(row) or "none"}')
+        parts = [tokenizer.encode(f"{path}:{number}", row[key].encode()) for key in ("prompt", "response")]
+        used = sum(map(len, parts)) + 1
+        if used > sequence_length:
+            raise UserError(
+                f"{path}:{number} needs {used} tokens: raise data.sequence_length={sequence_length} or drop it"
+            )
+        filling = np.full(sequence_length - used + 1, eos, dtype=parts[0].dtype)
+        rows.append(np.concatenate([*parts, filling]))
+        responses.append(np.arange(sequence_length) >= len(parts[0]))
+    if len(rows) < 20:
+        raise UserError(f"{path} has {len(rows)} pairs: at least 20 are needed, two of them to hold out")
+    tokens_T, maskable_T = np.concatenate(rows), np.concatenate(responses)
+    cut = sequence_length * (len(rows) - len(rows) // 10)
+    digest = hashlib.sha256(tokens_T.tobytes() + maskable_T.tobytes()).hexdigest()[:16]
+    return Corpus(
+        train_T=tokens_T[:cut],
+        validation_T=tokens_T[cut:],
+        fingerprint=f"instructions:{digest}",
+        vocabulary=tokenizer.vocabulary,
         aligned=True,
-        entropy=source.entropy_per_token(sequence_length),
+        train_maskable_T=maskable_T[:cut],
+        validation_maskable_T=maskable_T[cut:],
     )
 
 
-CORPORA: dict[str, Callable[[str, int], Corpus]] = {"stdlib": _stdlib, "text": _text, "markov": _markov}
+# A source's name seeds its stream: one language for all seeds, because a seed varies the run and not the question.
+
+
+def _markov(length: int) -> Corpus:
+    rng = numpy_stream(0, "corpus", "markov")
+    source = MarkovSource.random(rng)
+    return _sampled("markov", source, *_count(length), length, rng, entropy=source.entropy_per_token(length))
+
+
+def _tree(length: int) -> Corpus:
+    rng = numpy_stream(0, "corpus", "tree", length)
+    source = TreeSource.random(rng, length)
+    return _sampled("tree", source, *_count(length), length, rng, entropy=source.entropy_per_token(length))
+
+
+def _hmm(length: int) -> Corpus:
+    rng = numpy_stream(0, "corpus", "hmm")
+    return _sampled("hmm", HiddenMarkovSource.random(rng), *_count(length), length, rng)
+
+
+def _mixture(length: int) -> Corpus:
+    rng = numpy_stream(0, "corpus", "mixture")
+    chains = [MarkovSource.random(rng) for _ in range(DOMAINS)]
+    source = mixture(chains)
+    train, held = _count(length)
+    tokens_NL, states_NL = source.sample_with_states(train + held, length, rng)
+    domains_N = (states_NL[:, 0] // chains[0].vocabulary_size).astype(np.int64)
+    return _packed("mixture", source, tokens_NL, train, domains_N=domains_N)
+
+
+def _sampled(
+    name: str,
+    source: Source,
+    train: int,
+    held: int,
+    length: int,
+    rng: np.random.Generator,
+    entropy: float | None = None,
+) -> Corpus:
+    return _packed(name, source, source.sample(train + held, length, rng), train, entropy=entropy)
+
+
+def _packed(
+    name: str,
+    source: Source,
+    tokens_NL: np.ndarray,
+    train: int,
+    *,
+    entropy: float | None = None,
+    domains_N: np.ndarray | None = None,
+) -> Corpus:
+    digest = hashlib.sha256(tokens_NL.tobytes() + str(tokens_NL.shape).encode()).hexdigest()[:16]
+    if entropy is None:
+        # No closed form: the mean of exact log-probabilities over all sequences, a standard error below 0.002 nats.
+        entropy = -float(source.log_probability(tokens_NL).mean()) / tokens_NL.shape[1]
+    return Corpus(
+        train_T=tokens_NL[:train].reshape(-1),
+        validation_T=tokens_NL[train:].reshape(-1),
+        fingerprint=f"{name}:{digest}",
+        vocabulary=load_tokenizer("bytes").vocabulary,
+        aligned=True,
+        source=source,
+        entropy=entropy,
+        train_domain_S=None if domains_N is None else domains_N[:train],
+        validation_domain_S=None if domains_N is None else domains_N[train:],
+    )
+
+
+def _count(length: int) -> tuple[int, int]:
+    sequences = SYNTHETIC_TOKENS // length
+    return sequences, sequences // 10
+
+
+SOURCES: dict[str, Callable[[int], Corpus]] = {"markov": _markov, "hmm": _hmm, "tree": _tree, "mixture": _mixture}

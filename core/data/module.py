@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 
 from core.config import RunConfig
 from core.data.corpora import Corpus, load
+from core.data.shards import Shards
+from core.data.synthetic import posterior_nelbo
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.errors import UserError
 from core.streams import numpy_stream, torch_stream
@@ -95,7 +97,7 @@ class TrainBatches:
         return torch_stream(self.config.seed, "masks", step)
 
 
-def _rows(values_T: np.ndarray, starts: list[int], length: int) -> np.ndarray:
+def _rows(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:
     return np.stack([values_T[start : start + length] for start in starts])
 
 
@@ -109,6 +111,23 @@ class MaskedTextModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> TrainBatches:
         return TrainBatches(self.config, self.corpus)
+
+    def floor(self) -> float | None:
+        """The NELBO of an exact denoiser on the validation masks, nats per token; None where the source isn't known.
+
+        An autoregressive model's is the mean exact negative log-likelihood of the validation sequences.
+        """
+        source, batches = self.corpus.source, self.val_dataloader()
+        if source is None:
+            return None
+        nelbo = []
+        for batch in batches:
+            tokens_BL, masked_BL = batch.tokens_BL.numpy(), batch.masking.masked_BL.numpy()
+            if self.config.objective.kind == "autoregressive":
+                nelbo.append(-source.log_probability(tokens_BL) / tokens_BL.shape[1])
+            else:
+                nelbo.append(posterior_nelbo(source, tokens_BL, masked_BL))
+        return float(np.concatenate(nelbo).mean())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Held-out sequences with exact mask counts, stratified over the counts: the same at every validation."""

@@ -1,11 +1,116 @@
-"""Sources whose entropy is known exactly, so that a model's NELBO has a floor to be measured against."""
+"""Sources whose probabilities are known exactly, so that a model's NELBO has a floor to be measured against.
 
-from dataclasses import dataclass
+Each can say what a sequence's probability is and what the hidden tokens of a partly masked one are, given the rest: the
+NELBO of that exact posterior is the source's entropy, and no model's expected NELBO is below it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 STATES = 16
+HIDDEN = 24
+DOMAINS = 4
 CONCENTRATION = 0.3  # of the Dirichlet rows: small = peaked transitions = much to learn
+
+
+class Source(Protocol):
+    """A distribution over token sequences of any (or any allowed) length."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens are 0 .. vocabulary_size - 1."""
+
+    def sample(self, sequences: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Independent sequences. Returns (sequences, length) uint16 tokens."""
+
+    def log_probability(self, tokens_NL: np.ndarray) -> np.ndarray:
+        """log p of each sequence, in nats. Returns (N,)."""
+
+    def posterior(self, tokens_NL: np.ndarray, masked_NL: np.ndarray) -> np.ndarray:
+        """p(token | all visible tokens) at every position, what is masked there ignored. Returns (N, L, V)."""
+
+
+def posterior_nelbo(source: Source, tokens_NL: np.ndarray, masked_NL: np.ndarray) -> np.ndarray:
+    """The NELBO in nats per token that the exact posterior has on sequences under exact-count masks.
+
+    It is each sequence's mean -log p(token | visible) over its masked tokens: what a perfect denoiser would score on the
+    same masks. Returns (N,).
+    """
+    posterior_NLV = source.posterior(tokens_NL, masked_NL)
+    truth_NL = np.take_along_axis(posterior_NLV, tokens_NL.astype(np.int64)[..., None], axis=2)[..., 0]
+    with np.errstate(divide="ignore"):
+        surprise_NL = np.where(masked_NL, -np.log(truth_NL), 0.0)
+    return surprise_NL.sum(1) / masked_NL.sum(1)
+
+
+@dataclass(frozen=True)
+class HiddenMarkovSource:
+    """A hidden Markov model.
+
+    initial_S: distribution of the first hidden state; transitions_SS: row s gives that of the state after s;
+    emissions_SV: row s gives that of the token that s emits.
+    """
+
+    initial_S: np.ndarray
+    transitions_SS: np.ndarray
+    emissions_SV: np.ndarray
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, hidden: int = HIDDEN, vocabulary: int = STATES) -> "HiddenMarkovSource":
+        """Dirichlet transitions and emissions; starts stationary."""
+        transitions_SS = _rows(rng, hidden, hidden)
+        return cls(stationary_distribution(transitions_SS), transitions_SS, _rows(rng, hidden, vocabulary))
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.emissions_SV.shape[1]
+
+    def sample(self, sequences: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        return self.sample_with_states(sequences, length, rng)[0]
+
+    def sample_with_states(
+        self, sequences: int, length: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and the hidden states that emitted them, both (sequences, length) uint16."""
+        after_SS, emitted_SV = self.transitions_SS.cumsum(1), self.emissions_SV.cumsum(1)
+        tokens_NL, states_NL = np.empty((2, sequences, length), dtype=np.uint16)
+        state_N = _draw(np.broadcast_to(self.initial_S.cumsum(), (sequences, len(self.initial_S))), rng)
+        for position in range(length):
+            states_NL[:, position] = state_N
+            tokens_NL[:, position] = _draw(emitted_SV[state_N], rng)
+            state_N = _draw(after_SS[state_N], rng)
+        return tokens_NL, states_NL
+
+    def log_probability(self, tokens_NL: np.ndarray) -> np.ndarray:
+        """By the forward algorithm (Rabiner, Proc. IEEE 77(2), 1989, Eqs. 19-21). Returns (N,)."""
+        likelihood_NLS = self.emissions_SV.T[tokens_NL.astype(np.int64)]
+        total_N = np.zeros(len(tokens_NL))
+        belief_NS = np.broadcast_to(self.initial_S, likelihood_NLS[:, 0].shape)
+        for position in range(tokens_NL.shape[1]):
+            joint_NS = belief_NS * likelihood_NLS[:, position]
+            evidence_N1 = joint_NS.sum(1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                total_N = total_N + np.log(evidence_N1[:, 0])
+                belief_NS = np.nan_to_num(joint_NS / evidence_N1) @ self.transitions_SS
+        return total_N
+
+    def posterior(self, tokens_NL: np.ndarray, masked_NL: np.ndarray) -> np.ndarray:
+        """By forward-backward, masked positions telling nothing. Returns (N, L, V)."""
+        length = tokens_NL.shape[1]
+        likelihood_NLS = self.emissions_SV.T[tokens_NL.astype(np.int64)]
+        likelihood_NLS = np.where(masked_NL[..., None], 1.0, likelihood_NLS)
+        before_NLS, after_NLS = np.empty_like(likelihood_NLS), np.ones_like(likelihood_NLS)
+        before_NLS[:, 0] = self.initial_S
+        for position in range(1, length):
+            step_NS = (before_NLS[:, position - 1] * likelihood_NLS[:, position - 1]) @ self.transitions_SS
+            before_NLS[:, position] = step_NS / step_NS.sum(1, keepdims=True)
+        for position in range(length - 2, -1, -1):
+            step_NS = (after_NLS[:, position + 1] * likelihood_NLS[:, position + 1]) @ self.transitions_SS.T
+            after_NLS[:, position] = step_NS / step_NS.sum(1, keepdims=True)
+        tokens_NLV = (before_NLS * after_NLS) @ self.emissions_SV
+        return tokens_NLV / tokens_NLV.sum(-1, keepdims=True)
 
 
 @dataclass(frozen=True)
@@ -18,24 +123,36 @@ class MarkovSource:
 
     transitions_SS: np.ndarray
     stationary_S: np.ndarray
+    _hidden: HiddenMarkovSource = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        seen = np.eye(len(self.stationary_S))  # a chain is a hidden one whose states can be seen
+        object.__setattr__(self, "_hidden", HiddenMarkovSource(self.stationary_S, self.transitions_SS, seen))
 
     @classmethod
     def random(cls, rng: np.random.Generator, states: int = STATES) -> "MarkovSource":
         """A chain with Dirichlet rows; mixed with 1 % of uniform so that every state is reachable."""
-        rows = rng.dirichlet(np.full(states, CONCENTRATION), size=states)
-        transitions_SS = 0.99 * rows + 0.01 / states
+        transitions_SS = _rows(rng, states, states)
         return cls(transitions_SS, stationary_distribution(transitions_SS))
 
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self.stationary_S)
+
     def sample(self, sequences: int, length: int, rng: np.random.Generator) -> np.ndarray:
-        """Independent stationary sequences. Returns (sequences, length) uint16 states."""
         cumulative_SS = self.transitions_SS.cumsum(1)
-        state_N = (rng.random((sequences, 1)) > self.stationary_S.cumsum()).sum(1).clip(max=len(self.stationary_S) - 1)
+        state_N = _draw(np.broadcast_to(self.stationary_S.cumsum(), (sequences, len(self.stationary_S))), rng)
         out_NL = np.empty((sequences, length), dtype=np.uint16)
         for position in range(length):
             out_NL[:, position] = state_N
-            draws = rng.random((sequences, 1))
-            state_N = (draws > cumulative_SS[state_N]).sum(1).clip(max=len(self.stationary_S) - 1)
+            state_N = _draw(cumulative_SS[state_N], rng)
         return out_NL
+
+    def log_probability(self, tokens_NL: np.ndarray) -> np.ndarray:
+        return self._hidden.log_probability(tokens_NL)
+
+    def posterior(self, tokens_NL: np.ndarray, masked_NL: np.ndarray) -> np.ndarray:
+        return self._hidden.posterior(tokens_NL, masked_NL)
 
     def entropy_per_token(self, length: int) -> float:
         """Exact entropy of a sequence of that length over its length, in nats: (H(pi) + (L - 1) H(T)) / L."""
@@ -44,12 +161,34 @@ class MarkovSource:
         return (first + (length - 1) * rate) / length
 
 
+def mixture(chains: list[MarkovSource]) -> HiddenMarkovSource:
+    """Each sequence comes from one of K chains, all alike likely: a hidden Markov model whose K blocks never meet.
+
+    Hidden state k S + s is state s of chain k, so that a sequence's domain is its first state // S.
+    """
+    domains, states = len(chains), chains[0].vocabulary_size
+    transitions = np.zeros((domains * states, domains * states))
+    for index, chain in enumerate(chains):
+        block = slice(index * states, (index + 1) * states)
+        transitions[block, block] = chain.transitions_SS
+    initial = np.concatenate([chain.stationary_S for chain in chains]) / domains
+    return HiddenMarkovSource(initial, transitions, np.tile(np.eye(states), (domains, 1)))
+
+
 def stationary_distribution(transitions_SS: np.ndarray) -> np.ndarray:
     """The distribution that one step of the chain leaves as it is. Returns (S,)."""
     states = len(transitions_SS)
     equations = np.vstack([transitions_SS.T - np.eye(states), np.ones(states)])
     solution, *_ = np.linalg.lstsq(equations, np.append(np.zeros(states), 1.0), rcond=None)
     return solution / solution.sum()
+
+
+def _rows(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
+    return 0.99 * rng.dirichlet(np.full(columns, CONCENTRATION), size=rows) + 0.01 / columns
+
+
+def _draw(cumulative_NS: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return (rng.random((len(cumulative_NS), 1)) > cumulative_NS).sum(1).clip(max=cumulative_NS.shape[1] - 1)
 
 
 def _entropy(probabilities: np.ndarray) -> float:

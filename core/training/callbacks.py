@@ -1,5 +1,6 @@
 """What a run tells while it trains: its learning curve, its validations and its expert load."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,8 +25,9 @@ class Recorder(lightning.Callback):
     Losses stay on the device between rows: the hot path waits for nothing.
     """
 
-    def __init__(self, config: RunConfig, entropy: float | None) -> None:
-        self.config, self.entropy = config, entropy
+    def __init__(self, config: RunConfig, *, floor: float | None = None, bytes_per_token: float | None = None) -> None:
+        """floor: the NELBO of an exact denoiser on the validation masks; bytes_per_token: of the validation text."""
+        self.config, self.floor, self.bytes_per_token = config, floor, bytes_per_token
         self.curve: dict[str, list[float]] = {}
         self.validation: dict[str, list[float]] = {}
         self.load_steps: list[int] = []
@@ -64,7 +66,11 @@ class Recorder(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         binned = self.config.objective.kind != "autoregressive"
-        row = summarise(self._outputs, self.entropy, binned=binned)
+        row = summarise(self._outputs, binned=binned)
+        if self.floor is not None:
+            row["val/excess_nelbo"] = row["val/nelbo"] - self.floor
+        if self.bytes_per_token is not None:
+            row["val/bits_per_byte"] = row["val/nelbo"] / math.log(2) / self.bytes_per_token
         self.load_steps.append(trainer.global_step)
         if "counts_LE" in self._outputs[0]:
             counts_LE = torch.stack([output["counts_LE"] for output in self._outputs]).sum(0)
@@ -83,7 +89,7 @@ class Recorder(lightning.Callback):
             logger.log_metrics(row, step)
 
 
-def summarise(outputs: Sequence[dict[str, Tensor]], entropy: float | None, *, binned: bool = True) -> dict[str, float]:
+def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> dict[str, float]:
     """Validation metrics from the outputs of all validation batches, by the names in core.metrics.
 
     `binned` adds the cross-entropy per masked token by mask ratio, in tenths: "val/cross_entropy@0.3" is of ratios in
@@ -95,7 +101,6 @@ def summarise(outputs: Sequence[dict[str, Tensor]], entropy: float | None, *, bi
     row = {
         "val/nelbo": float(nelbo_N.mean()),
         "val/nelbo_se": stratified_error(nelbo_N[ratio_N.argsort(stable=True)]),
-        "val/bits_per_byte": float(nelbo_N.mean() / torch.tensor(2.0).log()),
     }
     if binned:
         bin_N = (ratio_N * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS)
@@ -107,8 +112,6 @@ def summarise(outputs: Sequence[dict[str, Tensor]], entropy: float | None, *, bi
         if name in outputs[0]:
             values_B = torch.stack([output[name] for output in outputs]).double().cpu()
             row[f"val/{name}"] = float((size_B / size_B.sum() * values_B).sum())
-    if entropy is not None:
-        row["val/excess_nelbo"] = row["val/nelbo"] - entropy
     return row
 
 

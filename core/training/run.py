@@ -13,15 +13,17 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import Logger
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_model, save_file
 
 from core import records
-from core.config import RunConfig, config_hash, to_dict, to_yaml
+from core.config import ModelConfig, RunConfig, config_hash, to_dict, to_yaml
+from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
-from core.data.tokens import VOCAB_SIZE
 from core.errors import UserError
 from core.model.size import count, training_flops
+from core.model.transformer import Denoiser
 from core.provenance import describe
 from core.records import RunRecord
 from core.training.callbacks import Recorder, TrainingDivergedError
@@ -34,15 +36,48 @@ def check(config: RunConfig) -> None:
     """Refuse, before anything is trained, what would fail later.
 
     Raises UserError for a corpus that is unknown, missing or too small, a vocabulary that its tokens exceed, or an
-    accelerator that this machine lacks.
+    accelerator that this machine lacks, or initial weights that are absent, damaged or of another shape.
     """
-    load_corpus(config.data)
-    if config.model.vocab_size < VOCAB_SIZE:
-        raise UserError(
-            f"model.vocab_size={config.model.vocab_size} is too small for bytes with mask, eos and pad: use {VOCAB_SIZE}"
-        )
+    check_vocabulary(config, load_corpus(config.data))
+    if config.trainer.initial_weights:
+        check_weights(config.model, config.trainer.initial_weights)
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
+
+
+def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
+    """Refuse a corpus whose tokens the model has no rows for, uses as its mask, or doesn't mark responses of."""
+    model, vocabulary, name = config.model, corpus.vocabulary, config.data.corpus
+    if model.vocab_size < vocabulary.size:
+        raise UserError(
+            f"model.vocab_size={model.vocab_size} is too small for the {vocabulary.size} token ids of data.corpus={name}: "
+            f"use {vocabulary.size} or more"
+        )
+    masks = config.objective.kind != "autoregressive"
+    if masks and model.mask_id is not None and model.mask_id < vocabulary.size and model.mask_id != vocabulary.mask:
+        right = vocabulary.size if vocabulary.mask is None else vocabulary.mask
+        raise UserError(f"model.mask_id={model.mask_id} is a token of data.corpus={name}: use model.mask_id={right}")
+    if config.objective.kind == "sft" and corpus.train_maskable_T is None:
+        raise UserError(
+            f"objective.kind=sft needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
+        )
+
+
+def check_weights(model: ModelConfig, path: str) -> None:
+    """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
+    try:
+        with safe_open(path, framework="pt") as weights:
+            found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"trainer.initial_weights={path} can't be read as safetensors: {error}") from None
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"trainer.initial_weights={path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} in the config"
+            )
 
 
 def train(
@@ -60,20 +95,20 @@ def train(
     check(config)
     folder.mkdir(parents=True, exist_ok=True)
     records.write_atomically(folder / "config.yaml", to_yaml(config))
-    device = torch.device("cuda" if _uses_cuda(config) else "cpu")
+    device, corpus = torch.device("cuda" if _uses_cuda(config) else "cpu"), load_corpus(config.data)
     facts: dict[str, Any] = {
         "run_hash": config_hash(config),
         "arm_hash": config_hash(config, with_seed=False),
         "seed": config.seed,
         "config": to_dict(config),
         "parameters": vars(count(config.model)),
-        "data_fingerprint": load_corpus(config.data).fingerprint,
+        "data_fingerprint": corpus.fingerprint,
         "provenance": describe(device),
         "study": dict(study or {}),
         "started_at": _now(),
     }
     started = time.perf_counter()
-    recorder = Recorder(config, load_corpus(config.data).entropy)
+    recorder = Recorder(config, floor=MaskedTextModule(config).floor(), bytes_per_token=corpus.bytes_per_token)
     try:
         measured = _fit(config, folder, recorder, loggers)
         record = RunRecord(status="complete", **facts, **measured, **_seen(recorder, started))
@@ -87,6 +122,8 @@ def train(
 
 def _fit(config: RunConfig, folder: Path, recorder: Recorder, loggers: Sequence[Logger]) -> dict[str, Any]:
     module, data = MaskedDiffusion(config), MaskedTextModule(config)
+    if config.trainer.initial_weights:
+        load_model(module.denoiser, config.trainer.initial_weights)
     trainer = _trainer(config, folder, [recorder], loggers)
     began = time.perf_counter()
     trainer.fit(module, data)

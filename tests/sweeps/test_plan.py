@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from core.config import get
+from core.config import get_field
 from core.errors import UserError
 from core.model.size import flops_per_token
 from core.presets import preset
@@ -51,7 +51,9 @@ def test_a_plan_holds_every_run_block_by_block(make_plan):
         (5, 0.0),
     ]
     for run in made.runs:
-        assert get(run.config, "objective.load_balancing_weight") == run.settings["objective.load_balancing_weight"]
+        assert (
+            get_field(run.config, "objective.load_balancing_weight") == run.settings["objective.load_balancing_weight"]
+        )
     assert len({run.run_hash for run in made.runs}) == 4
     assert len({run.arm_hash for run in made.runs}) == 2
 

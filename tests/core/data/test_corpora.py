@@ -58,7 +58,7 @@ def test_bad_corpora_are_refused(config: dict, expected: str) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="0 text files"):
+    with pytest.raises(UserError, match="has no text: 0 documents"):
         corpora.load(DataConfig(corpus=f"text:{tmp_path}"))
 
 

