@@ -14,11 +14,8 @@ from core.errors import UserError
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
-ROOMS = {
-    "train": "training",
-    "describe": "describing",
-    "import": "interchange",
-}  # where a command's function is; the rest in commands
+# Where a command's function is; the rest are in commands.
+ROOMS = {"train": "training", "describe": "describing", "import": "interchange", "data": "data"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,7 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     run.add_argument("--exploratory", action="store_true", help="run a design that can't reach significance")
     for command in (plan, run):
-        command.add_argument("--workers", type=_positive, metavar="N", help="processes (default: one per core)")
+        command.add_argument(
+            "--workers",
+            type=_workers,
+            metavar="N|auto",
+            help="processes (default: one per GPU or core; auto: as measured)",
+        )
         command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0..N-1 instead of the declared ones")
     _command(commands, "report", "the verdict table and report.html", name=True, json=True)
     export = _command(commands, "export", "the winning arm as a config with its evidence, or its weights", name=True)
@@ -139,6 +141,10 @@ def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:
         return getattr(module, f"run_{verb}")(arguments)
 
     return handler
+
+
+def _workers(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
 
 
 def _positive(text: str) -> int:

@@ -94,7 +94,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Train what isn't recorded yet."""
-    from ablations.cli.planning import make_plan, power_of
+    from ablations.cli.planning import make_plan, power_of, resolve_workers
     from sweeps.launch.local import run
     from sweeps.launch.progress import present
 
@@ -102,12 +102,13 @@ def run_run(arguments: argparse.Namespace) -> int:
     refused = power_of(plan.design)["refused"]
     if refused and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
+    workers = resolve_workers(arguments.workers, plan)
     with present(plan) as on_event:
         summary = run(
             plan,
             arguments.out,
             storage_url=arguments.storage,
-            workers=arguments.workers,
+            workers=workers,
             on_event=on_event,
             retry_failed=arguments.retry_failed,
         )

@@ -43,12 +43,11 @@ def _tokenise(arguments: argparse.Namespace) -> int:
     bpe.save(str(folder / "tokenizer.json"))
     tokenizer = FileTokenizer(folder / "tokenizer.json")
     train_T, validation_T = tokenizer.join(documents.train), tokenizer.join(documents.validation)
-    write_shards(folder, train_T, validation_T, tokenizer.vocabulary)
-    ids, bytes_in = tokenizer.vocabulary, sum(map(len, documents.validation.values()))
+    ids, bytes_per_token = tokenizer.vocabulary, sum(map(len, documents.validation.values())) / len(validation_T)
+    write_shards(folder, train_T, validation_T, ids, bytes_per_token)
     out = console()
     out.print(
-        f"{len(train_T):,} tokens to train on, {len(validation_T):,} held out, "
-        f"{bytes_in / len(validation_T):.2f} bytes a token"
+        f"{len(train_T):,} tokens to train on, {len(validation_T):,} held out, {bytes_per_token:.2f} bytes a token"
     )
     settings = (
         f"data.corpus={shlex.quote(f'tokens:{folder}')} model.vocab_size={ids.size} model.mask_id={ids.mask} "

@@ -3,10 +3,12 @@
 import argparse
 import os
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -16,7 +18,8 @@ from analysis.frame import Study
 from analysis.power import reaches_significance
 from sweeps.cost import calibrate
 from sweeps.folders import pending
-from sweeps.launch.pool import default_workers
+from sweeps.launch.pool import default_workers, share_of_cores
+from sweeps.packing import best_workers
 from sweeps.plan import Plan, plan
 
 
@@ -70,7 +73,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     effect = content["detectable_effect_sd"]
     content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
     if not arguments.no_calibration and not content["refused"]:
-        workers = arguments.workers or default_workers()
+        workers = resolve_workers(arguments.workers, planned) or default_workers()
         cost = calibrate(planned, threads=max(1, _cores() // workers))
         content["seconds_per_run"] = dict(cost.seconds_per_run)
         content["estimated_seconds"] = cost.total_s(todo, workers)
@@ -128,6 +131,18 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
+    """A number as it is; "auto" measured on the control's config, on CPUs (a GPU takes one worker)."""
+    if wanted != "auto":
+        return wanted  # type: ignore[return-value]
+    if torch.cuda.is_available():
+        return default_workers()
+    packing = best_workers(plan.runs[0].config, share_of_cores(0, 1))
+    note = f"{packing.workers} workers with {packing.threads} threads: {packing.steps_per_second:.1f} steps/s together"
+    print(note, file=sys.stderr)
+    return packing.workers
 
 
 def _cores() -> int:

@@ -85,8 +85,14 @@ def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
             f"data.tokenizer={tokenizer} goes with text; data.corpus={name} is tokens already: leave it out"
         )
     if kind == "tokens":
-        train, held, vocabulary, digest = load_shards(argument)
-        return Corpus(train, held, digest, vocabulary)
+        shards = load_shards(argument)
+        return Corpus(
+            shards.train,
+            shards.validation,
+            shards.fingerprint,
+            shards.vocabulary,
+            bytes_per_token=shards.bytes_per_token,
+        )
     if kind in SOURCES:
         return SOURCES[kind](sequence_length)
     known = [*TEXTS, "instructions", "tokens", *SOURCES]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,8 +44,18 @@ class Shards:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else np.zeros(0, np.uint16)
 
 
-def load_shards(argument: str) -> tuple[Shards, Shards, Vocabulary, str]:
-    """Training part, validation part, vocabulary and fingerprint of a shard file or a folder of them.
+class Loaded(NamedTuple):
+    """Training part, validation part, vocabulary, fingerprint, and bytes per held-out token (None: not known)."""
+
+    train: Shards
+    validation: Shards
+    vocabulary: Vocabulary
+    fingerprint: str
+    bytes_per_token: float | None
+
+
+def load_shards(argument: str) -> Loaded:
+    """A shard file, or a folder of them.
 
     Files with "val" in their name are held out; else the last of several; else the last tenth of the only one.
     Raises UserError for truncated, mislabelled or unreadable shards, and ids beyond the vocabulary of a meta.json.
@@ -68,7 +78,8 @@ def load_shards(argument: str) -> tuple[Shards, Shards, Vocabulary, str]:
         if "vocab_size" in meta and top >= meta["vocab_size"]:
             raise UserError(f"{path} has the token id {top}, beyond vocab_size={meta['vocab_size']} of its {META}")
     vocabulary = Vocabulary(meta.get("vocab_size", largest + 1), *(meta.get(f"{n}_id") for n in ("mask", "eos", "pad")))
-    return Shards(train), Shards(held), vocabulary, f"tokens:{digests.hexdigest()[:16]}"
+    fingerprint = f"tokens:{digests.hexdigest()[:16]}"
+    return Loaded(Shards(train), Shards(held), vocabulary, fingerprint, meta.get("bytes_per_token"))
 
 
 def _parts(arrays: dict[Path, np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -178,13 +189,17 @@ def _meta(folder: Path) -> dict[str, Any]:
     numbers = ("vocab_size", "mask_id", "eos_id", "pad_id")
     if not isinstance(meta, dict) or any(not isinstance(meta.get(n, 0), int | None) for n in numbers):
         raise UserError(f"{path} must hold whole numbers under {', '.join(numbers)}")
+    if not isinstance(meta.get("bytes_per_token") or 1.0, int | float):
+        raise UserError(f"{path}: bytes_per_token must be a number, not {meta['bytes_per_token']}")
     if meta.get("dtype", "uint16") not in ("uint16", "uint32"):
         raise UserError(f"{path}: dtype must be uint16 or uint32, not {meta['dtype']}")
     return {key: value for key, value in meta.items() if value is not None}
 
 
-def write_shards(folder: Path, train_T: np.ndarray, validation_T: np.ndarray, vocabulary: Vocabulary) -> None:
-    """Write train.bin and val.bin in llm.c's layout, and the vocabulary as meta.json."""
+def write_shards(
+    folder: Path, train_T: np.ndarray, validation_T: np.ndarray, vocabulary: Vocabulary, bytes_per_token: float | None
+) -> None:
+    """Write train.bin and val.bin in llm.c's layout, and the vocabulary and bytes per held-out token as meta.json."""
     magic, version = (20240520, 1) if vocabulary.dtype is np.uint16 else (20240801, 7)
     folder.mkdir(parents=True, exist_ok=True)
     for name, array in (("train.bin", train_T), ("val.bin", validation_T)):
@@ -199,4 +214,5 @@ def write_shards(folder: Path, train_T: np.ndarray, validation_T: np.ndarray, vo
         "eos_id": vocabulary.eos,
         "pad_id": vocabulary.pad,
     }
-    (folder / META).write_text(json.dumps(ids, indent=2) + "\n")
+    content = ids | {"bytes_per_token": bytes_per_token}
+    (folder / META).write_text(json.dumps(content, indent=2) + "\n")

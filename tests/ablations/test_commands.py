@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
 DECLARATION = '''
@@ -202,3 +203,38 @@ def test_help_is_quick_and_names_every_command() -> None:
     assert shown.returncode == 0
     for command in ("list", "plan", "run", "report", "export", "train", "doctor"):
         assert command in shown.stdout
+
+
+def test_describe_counts_a_published_model_as_json() -> None:
+    said = json.loads(ablate("describe", "llada_moe_7b_a1b", "--json").stdout)
+    assert said["parameters"] == {"total": 7_356_880_896, "active": 1_397_823_488}
+    assert said["shapes"]["layers.15.moe.experts.down_EDW"] == [64, 2048, 1024]
+    assert said["flops_per_token"]["training"] == pytest.approx(3 * said["flops_per_token"]["forward"])
+    assert said["sequence_length"] == 4096
+
+
+def test_weights_go_out_and_come_back(tmp_path) -> None:
+    settings = ["trainer.steps=2", "data.corpus=markov", "trainer.validate_every=0"]
+    ablate("train", "tiny", *settings, "--out", str(tmp_path))
+    (run,) = (tmp_path / "train").iterdir()
+    assert "LLaDAMoEModelLM" in ablate("export", str(run), "--format", "hf").stdout
+    back = tmp_path / "back"
+    assert "346,784 parameters" in ablate("import", "hf", str(run / "hf"), "--to", str(back)).stdout
+    assert load_file(back / "model.safetensors").keys() == load_file(run / "model.safetensors").keys()
+    again = ablate("train", str(back / "config.yaml"), *settings, "trainer.steps=1", "--out", str(tmp_path))
+    assert "step 1/1" in again.stdout
+
+
+def test_text_becomes_shards_that_train(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text(
+        "".join(f"line {i} of some text to compress, again and again\n" for i in range(3000))
+    )
+    said = ablate(
+        "data", "tokenize", f"text:{tmp_path / 'a.txt'}", "--vocab-size", "300", "--to", str(tmp_path / "t")
+    ).stdout
+    settings = said.split("use it: ")[1].split()
+    done = ablate(
+        "train", "tiny", "trainer.steps=2", "trainer.validate_every=0", "data.validation_sequences=8", *settings,
+        "--out", str(tmp_path),
+    )  # fmt: skip
+    assert "val/bits_per_byte" in done.stdout

@@ -135,7 +135,8 @@ def test_instructions_mark_their_responses(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "expected"),
-    [('{"prompt": "a"}', ':1 has no text under "response"'), ('{"prompt": "a", "response": "%s"}' % ("b" * 40), "needs 42 tokens"),
+    [('{"prompt": "a"}', ':1 has no text under "response"'),
+     ('{"prompt": "a", "response": "%s"}' % ("b" * 40), "needs 42 tokens"),
      ('{"prompt": "a", "response": "b"}', "has 1 pairs: at least 20")],
 )  # fmt: skip
 def test_bad_instructions_are_refused(tmp_path, content: str, expected: str) -> None:

@@ -56,7 +56,7 @@ def write(folder, layout: str):
 def test_layouts_are_told_by_their_content(tmp_path, layout: str) -> None:
     path = write(tmp_path, layout)
     assert np.array_equal(open_shard(path), TOKENS)
-    train, held, vocabulary, digest = load_shards(str(path))
+    train, held, vocabulary, digest, _ = load_shards(str(path))
     assert np.array_equal(np.concatenate([train[:], held[:]]), TOKENS) and len(held) == 400
     assert vocabulary == Vocabulary(int(TOKENS.max()) + 1)
     assert digest.startswith("tokens:") and load_shards(str(path))[3] == digest
@@ -71,7 +71,7 @@ def test_slices_are_read_across_the_seams() -> None:
 def test_named_shards_are_held_out_and_order_is_by_name(tmp_path) -> None:
     for name, part in (("b_train", TOKENS[1000:2000]), ("a_train", TOKENS[:1000]), ("val_0", TOKENS[2000:2500])):
         (tmp_path / f"{name}.bin").write_bytes(llmc(part))
-    train, held, _, digest = load_shards(str(tmp_path))
+    train, held, _, digest, _ = load_shards(str(tmp_path))
     assert np.array_equal(train[:], TOKENS[:2000]) and np.array_equal(held[:], TOKENS[2000:2500])
     (tmp_path / "val_0.bin").write_bytes(llmc(TOKENS[2100:2600]))
     assert load_shards(str(tmp_path))[3] != digest
@@ -122,7 +122,7 @@ def test_ids_beyond_the_vocabulary_are_refused(tmp_path) -> None:
 def test_headerless_32_bit_shards_are_read_when_told(tmp_path) -> None:
     (tmp_path / "a.npy").write_bytes(TOKENS.astype("<u4").tobytes())
     (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint32", "vocab_size": 5000, "mask_id": 4999}))
-    train, _, vocabulary, _ = load_shards(str(tmp_path))
+    train, _, vocabulary, *_ = load_shards(str(tmp_path))
     assert train[:10].tolist() == TOKENS[:10].tolist() and vocabulary == Vocabulary(5000, 4999)
 
 
@@ -130,8 +130,9 @@ def test_headerless_32_bit_shards_are_read_when_told(tmp_path) -> None:
 def test_what_is_written_reads_back(tmp_path, size: int) -> None:
     vocabulary = Vocabulary(size, size - 1, 0, 1)
     tokens = np.random.default_rng(1).integers(0, size, 3000)
-    write_shards(tmp_path, tokens[:2500], tokens[2500:], vocabulary)
-    train, held, found, _ = load_shards(str(tmp_path))
+    write_shards(tmp_path, tokens[:2500], tokens[2500:], vocabulary, 3.25)
+    train, held, found, _, bytes_per_token = load_shards(str(tmp_path))
+    assert bytes_per_token == 3.25
     assert (
         found == vocabulary
         and train[:].tolist() == tokens[:2500].tolist()

@@ -58,3 +58,20 @@ def test_load_statistics_of_hand_made_loads() -> None:
 
 def test_counts_are_those_of_the_assignments() -> None:
     assert expert_counts(torch.tensor([[0, 3], [3, 1], [3, 0]]), 5).tolist() == [2, 1, 0, 3, 0]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 6])
+def test_the_loss_is_the_same_however_the_batch_is_split(ranks: int) -> None:
+    """Counts are summed over ranks before the product; a mean of the ranks' own losses would be another number."""
+    generator = torch.Generator().manual_seed(1)
+    probs_NE = (2 * torch.randn(60, 8, generator=generator)).softmax(-1)
+    experts_NK = probs_NE.topk(2).indices
+    whole = load_balancing_loss(probs_NE, expert_counts(experts_NK, 8))
+    counts_E = sum(expert_counts(part, 8) for part in experts_NK.chunk(ranks))
+    shared = [load_balancing_loss(part, counts_E) for part in probs_NE.chunk(ranks)]
+    torch.testing.assert_close(torch.stack(shared).mean(), whole)
+    parts = zip(probs_NE.chunk(ranks), experts_NK.chunk(ranks), strict=True)
+    apart = [load_balancing_loss(probs, expert_counts(chosen, 8)) for probs, chosen in parts]
+    assert abs(torch.stack(apart).mean() - whole) > 1e-3
+    z_loss = torch.stack([router_z_loss(part.log()) for part in probs_NE.chunk(ranks)]).mean()
+    torch.testing.assert_close(z_loss, router_z_loss(probs_NE.log()))
