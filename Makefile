@@ -10,7 +10,7 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format plans clean
+.PHONY: help install demo test check format bench plans clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ check: $(STAMP)  ## format, lint, types, import contracts, plans of all ablation
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory plans
 	$(MAKE) --no-print-directory test
+
+bench: $(STAMP)  ## time the model beside its peers (some minutes; on an idle machine)
+	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 plans: $(STAMP)  # every declared ablation, in every size that it declares
 	$(BIN)/ablate list --names | while read -r name size; do \

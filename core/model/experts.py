@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig
+from core.model.mixing import Assignments, mix
 
 
 class Experts(nn.Module):
@@ -20,19 +21,15 @@ class Experts(nn.Module):
         self.up_EWD = nn.Parameter(torch.empty(experts, width, hidden))
         self.down_EDW = nn.Parameter(torch.empty(experts, hidden, width))
 
-    def forward(self, x_MD: Tensor, counts_E: Tensor) -> Tensor:
-        """Run each expert on its rows.
+    def forward(self, x_ND: Tensor, gates_NK: Tensor, assignments: Assignments) -> Tensor:
+        """The gated sum of each row's experts. Returns (N, D), in autocast's type where it is on.
 
-        x_MD: (M, D) rows sorted by expert; counts_E: (E,) rows of each expert, summing to M. Returns (M, D).
+        x_ND: (N, D) in any order; gates_NK: (N, K); assignments: of the N rows. With K = 1 and gates of 1 it is each
+        row's expert, in the rows' own order: what expert parallelism runs on the rows that other ranks sent.
         """
-        dtype = (
-            torch.get_autocast_dtype(x_MD.device.type) if torch.is_autocast_enabled(x_MD.device.type) else x_MD.dtype
-        )
-        ends_E = counts_E.cumsum(0, dtype=torch.int32)
-        x_MD = x_MD.to(dtype)
-        gate_MW = F.grouped_mm(x_MD, self.gate_EWD.to(dtype).transpose(1, 2), offs=ends_E)
-        up_MW = F.grouped_mm(x_MD, self.up_EWD.to(dtype).transpose(1, 2), offs=ends_E)
-        return F.grouped_mm(F.silu(gate_MW) * up_MW, self.down_EDW.to(dtype).transpose(1, 2), offs=ends_E)
+        device = x_ND.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
+        return mix(x_ND.to(dtype), gates_NK, assignments, self.gate_EWD, self.up_EWD, self.down_EDW)
 
 
 class SwiGLU(nn.Module):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import core.model.mixing as mixing
 from core.config import ModelConfig
 from core.model.experts import reference_moe
 from core.model.moe import MoE
@@ -16,8 +17,13 @@ def layer(experts: int, top_k: int) -> MoE:
     return made
 
 
+@pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "accelerator"])
 @pytest.mark.parametrize(("experts", "top_k", "tokens"), [(1, 1, 5), (4, 1, 7), (8, 2, 33), (8, 8, 6), (16, 3, 2)])
-def test_fast_equals_slow_with_gradients(experts: int, top_k: int, tokens: int) -> None:
+def test_fast_equals_slow_with_gradients(monkeypatch, path: str, experts: int, top_k: int, tokens: int) -> None:
+    if path == "cpu, many parts":
+        monkeypatch.setattr(mixing, "PART_BYTES", 16 * 4 * 5)  # five rows
+    if path == "accelerator":
+        monkeypatch.setattr(mixing, "in_parts", lambda device: False)
     made = layer(experts, top_k)
     x_ND = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
     inputs = [x_ND, *made.parameters()]
@@ -57,3 +63,33 @@ def test_bf16_is_near_fp32() -> None:
         low = made(x_ND)[0]
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), made(x_ND)[0], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("path", ["cpu", "accelerator"])
+def test_bf16_gradients_are_near_fp32_and_in_the_weights_own_type(monkeypatch, path: str) -> None:
+    if path == "accelerator":
+        monkeypatch.setattr(mixing, "in_parts", lambda device: False)
+    made, upstream = layer(8, 2), torch.randn(32, 16, generator=torch.Generator().manual_seed(5))
+    x_ND = torch.randn(32, 16, generator=torch.Generator().manual_seed(4))
+    inputs = list(made.parameters())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = torch.autograd.grad(made(x_ND)[0], inputs, upstream.bfloat16())
+    high = torch.autograd.grad(made(x_ND)[0], inputs, upstream)
+    for a, b in zip(low, high, strict=True):
+        assert a.dtype == b.dtype == torch.float32
+        assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_parts_cover_every_expert_and_row_once() -> None:
+    counts_E = torch.tensor([3, 0, 0, 9, 1, 2, 0])
+    for rows in (1, 4, 100):
+        made = list(mixing.parts(counts_E, rows))
+        assert [e for part in made for e in range(*part.experts.indices(7))] == list(range(7))
+        assert [r for part in made for r in range(*part.rows.indices(15))] == list(range(15))
+        assert all(sum(part.sizes) <= rows or sum(s > 0 for s in part.sizes) == 1 for part in made)
+
+
+def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
+    made, x_ND = layer(4, 2), torch.randn(5, 16, requires_grad=True)
+    with pytest.raises(RuntimeError, match="has no gradient of its own"):
+        torch.autograd.grad(made(x_ND)[0].sum(), x_ND, create_graph=True)

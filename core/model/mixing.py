@@ -1,0 +1,192 @@
+"""What the experts of a layer compute: gather each expert's rows, three matmuls, sum per token; and its gradient.
+
+Shapes: N tokens, K experts of each, M = N K assignments, E experts, D hidden size, W expert width; m rows of one part.
+
+The gradient is written by hand for three reasons. Neither direction scatters on an accelerator: sums over a token's
+experts are gathers by the inverse permutation. The gate multiplies the W-wide hidden state, so that its gradient needs
+no expert output to be kept; only the inputs of the activation are. And on a CPU the experts are taken a few at a time:
+every intermediate stays in cache, and no allocation is so large that the C library returns it to the kernel and faults
+its pages in anew the next time (that alone took a third of a step).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PART_BYTES = 2**21  # of input rows in a part, on a CPU: what its second-level cache holds
+
+
+class Assignments(NamedTuple):
+    """M assignments of N tokens to E experts, sorted by expert."""
+
+    order_M: Tensor  # int64: the assignment's place in (N, K), flattened
+    token_M: Tensor  # int64: its token
+    counts_E: Tensor  # how many each expert has, summing to M
+
+
+class Part(NamedTuple):
+    """Consecutive experts that are computed together, and their rows among the M."""
+
+    experts: slice
+    rows: slice
+    ends_E: Tensor  # int32, where each expert's rows end, counted from the part's first
+    sizes: list[int] | None  # rows of each expert; None where only the device knows them
+
+
+def sort_by_expert(experts_NK: Tensor, counts_E: Tensor) -> Assignments:
+    """Order the assignments by expert, those of one expert by token. experts_NK: (N, K) int64."""
+    keys_M = experts_NK.reshape(-1)
+    if len(counts_E) <= torch.iinfo(torch.int16).max:
+        keys_M = keys_M.to(torch.int16)  # radix sort's passes are as many as a key's bytes
+    order_M = keys_M.argsort(stable=True)
+    return Assignments(order_M, order_M.div(experts_NK.shape[1], rounding_mode="floor"), counts_E)
+
+
+@torch.compiler.disable  # torch 2.13 traces grouped_mm in bf16 only, though it computes fp32 as well
+def mix(
+    x_ND: Tensor, gates_NK: Tensor, assignments: Assignments, gate_EWD: Tensor, up_EWD: Tensor, down_EDW: Tensor
+) -> Tensor:
+    """For each token the gated sum of its experts' outputs, computed in x_ND's type. Returns (N, D).
+
+    Weights of another type are converted as they are used; their gradients have their own type.
+    """
+    return _Mixture.apply(x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, assignments)
+
+
+class _Mixture(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_ND: Tensor,
+        gates_NK: Tensor,
+        gate_EWD: Tensor,
+        up_EWD: Tensor,
+        down_EDW: Tensor,
+        assignments: Assignments,
+    ) -> Tensor:
+        gate_M1 = gates_NK.reshape(-1, 1).index_select(0, assignments.order_M).to(x_ND.dtype)
+        total = _Total(x_ND, assignments)
+        kept = []
+        for part in parts(assignments.counts_E, _rows(x_ND)):
+            rows_mD = x_ND.index_select(0, assignments.token_M[part.rows])
+            inputs_mF = grouped(rows_mD, _gate_up(gate_EWD, up_EWD, part, x_ND.dtype).transpose(1, 2), part)
+            gate_mW, up_mW = inputs_mF.chunk(2, dim=-1)
+            hidden_mW = F.silu(gate_mW).mul_(up_mW).mul_(gate_M1[part.rows])
+            total.add(grouped(hidden_mW, down_EDW[part.experts].to(x_ND.dtype).transpose(1, 2), part), part)
+            kept.append(inputs_mF)
+        ctx.save_for_backward(x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, *assignments, *kept)
+        return total.result()
+
+    @staticmethod
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph; once_differentiable would leave terms out without a word
+            raise RuntimeError("the mixture's gradient is written by hand and has no gradient of its own")
+        x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, order_M, token_M, counts_E, *kept = ctx.saved_tensors
+        assignments, dtype = Assignments(order_M, token_M, counts_E), x_ND.dtype
+        grad_ND = grad_ND.to(dtype).contiguous()
+        gate_M1 = gates_NK.reshape(-1, 1).index_select(0, order_M).to(dtype)
+        grad_x = _Total(x_ND, assignments)
+        grad_gate_M = gates_NK.new_empty(len(order_M))
+        grad_gate, grad_up, grad_down = (torch.empty_like(weight) for weight in (gate_EWD, up_EWD, down_EDW))
+        for part, inputs_mF in zip(parts(counts_E, _rows(x_ND)), kept, strict=True):
+            rows_mD = x_ND.index_select(0, token_M[part.rows])
+            grad_mD = grad_ND.index_select(0, token_M[part.rows])
+            gate_m1, (gate_mW, up_mW) = gate_M1[part.rows], inputs_mF.chunk(2, dim=-1)
+            silu_mW = F.silu(gate_mW)
+            hidden_mW = silu_mW * up_mW
+            grad_mW = grouped(grad_mD, down_EDW[part.experts].to(dtype), part)
+            torch.sum(grad_mW * hidden_mW, -1, dtype=grad_gate_M.dtype, out=grad_gate_M[part.rows])
+            grouped_outer(grad_mD, hidden_mW.mul_(gate_m1), part, grad_down[part.experts])
+            grad_mW.mul_(gate_m1)
+            grad_mF = torch.empty_like(inputs_mF)
+            grad_gate_mW, grad_up_mW = grad_mF.chunk(2, dim=-1)
+            torch.mul(grad_mW, silu_mW, out=grad_up_mW)
+            torch.ops.aten.silu_backward.grad_input(grad_mW.mul_(up_mW), gate_mW, grad_input=grad_gate_mW)
+            grouped_outer(grad_gate_mW, rows_mD, part, grad_gate[part.experts])
+            grouped_outer(grad_up_mW, rows_mD, part, grad_up[part.experts])
+            grad_x.add(grouped(grad_mF, _gate_up(gate_EWD, up_EWD, part, dtype), part), part)
+        grad_gates_NK = torch.empty_like(grad_gate_M).scatter_(0, order_M, grad_gate_M).view_as(gates_NK)
+        return grad_x.result(), grad_gates_NK, grad_gate, grad_up, grad_down, None
+
+
+def in_parts(device: torch.device) -> bool:
+    """Whether experts are taken a few at a time: on a CPU, where sizes are known without waiting and caches are small."""
+    return device.type == "cpu"
+
+
+def _rows(x_ND: Tensor) -> int:
+    return max(1, PART_BYTES // (x_ND.shape[1] * x_ND.itemsize))
+
+
+def parts(counts_E: Tensor, rows: int) -> Iterator[Part]:
+    """Split the experts into parts of about `rows` rows on a CPU; elsewhere one part, without asking the device."""
+    if not in_parts(counts_E.device):
+        yield Part(slice(None), slice(None), counts_E.cumsum(0, dtype=torch.int32), None)
+        return
+    counts = counts_E.tolist()
+    first = start = end = 0
+    for expert, count in enumerate(counts):
+        end += count
+        last = expert + 1 == len(counts)
+        if last or end + counts[expert + 1] - start > rows:
+            ends_E = counts_E[first : expert + 1].cumsum(0, dtype=torch.int32)
+            yield Part(slice(first, expert + 1), slice(start, end), ends_E, counts[first : expert + 1])
+            first, start = expert + 1, end
+
+
+def grouped(rows_mI: Tensor, weight_EIO: Tensor, part: Part) -> Tensor:
+    """Each expert's rows times its matrix. Returns (m, O)."""
+    if part.sizes is None:
+        return F.grouped_mm(rows_mI, weight_EIO, offs=part.ends_E)
+    out_mO = rows_mI.new_empty(len(rows_mI), weight_EIO.shape[-1])
+    for rows, weight, out in zip(rows_mI.split(part.sizes), weight_EIO.unbind(), out_mO.split(part.sizes), strict=True):
+        torch.mm(rows, weight, out=out)
+    return out_mO
+
+
+def grouped_outer(left_mI: Tensor, right_mO: Tensor, part: Part, out_EIO: Tensor) -> None:
+    """Write each expert's left^T right, summed over its rows, to `out_EIO`: zeros for an expert without rows."""
+    if part.sizes is None:
+        out_EIO.copy_(F.grouped_mm(left_mI.t(), right_mO, offs=part.ends_E))
+        return
+    for left, right, out in zip(left_mI.split(part.sizes), right_mO.split(part.sizes), out_EIO.unbind(), strict=True):
+        if out.dtype == left.dtype:
+            torch.mm(left.t(), right, out=out)
+        else:
+            out.copy_(left.t() @ right)
+
+
+def _gate_up(gate_EWD: Tensor, up_EWD: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
+    """Both input matrices of a part's experts, one under the other: one wide matmul is faster than two narrow ones."""
+    gate, up = gate_EWD[part.experts], up_EWD[part.experts]
+    both = gate.new_empty((len(gate), 2 * gate.shape[1], gate.shape[2]), dtype=dtype)
+    both[:, : gate.shape[1]].copy_(gate)
+    both[:, gate.shape[1] :].copy_(up)
+    return both
+
+
+class _Total:
+    """Sums rows per token: added part by part on a CPU, in at least fp32; gathered at once elsewhere."""
+
+    def __init__(self, like_ND: Tensor, assignments: Assignments) -> None:
+        self.assignments, self.dtype = assignments, like_ND.dtype
+        if in_parts(like_ND.device):
+            self.sum_ND = torch.zeros_like(like_ND, dtype=torch.promote_types(self.dtype, torch.float32))
+        else:
+            self.sum_ND = like_ND
+
+    def add(self, rows_mD: Tensor, part: Part) -> None:
+        if part.sizes is not None:
+            tokens_m = self.assignments.token_M[part.rows]
+            self.sum_ND.index_add_(0, tokens_m, rows_mD.to(self.sum_ND.dtype))
+            return
+        order_M = self.assignments.order_M
+        place_M = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
+        per_token = (len(self.sum_ND), -1, rows_mD.shape[1])
+        self.sum_ND = rows_mD.index_select(0, place_M).view(per_token).sum(1)
+
+    def result(self) -> Tensor:
+        return self.sum_ND.to(self.dtype)

@@ -1,0 +1,159 @@
+"""`make bench`: this model beside its peers, as ratios measured in turns in one process. Writes bench.json and bench.md."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.config import ModelConfig
+from sweeps.launch.pool import share_of_cores
+from sweeps.packing import measure_packings
+from tests.benchmarks import layer, step
+from tests.benchmarks.timing import cell, ratio
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Dense peak in bf16, for model FLOPs utilisation (vendor's data sheets).
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two cells of each table")
+    parser.add_argument("--parts", default="layer,step,packing")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    _single_process_group()
+    wanted = options.parts.split(",")
+    rows: dict[str, list[dict[str, Any]]] = {}
+    if "layer" in wanted:
+        rows["layer"] = layers(options)
+    if "step" in wanted:
+        rows["step"] = steps(options)
+    if "packing" in wanted and options.device == "cpu":
+        rows["packing"] = packings()
+    text = _markdown(rows, options)
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "bench.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (options.out / "bench.md").write_text(text)
+
+
+def layers(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every cell of the layer table: medians and quartiles of seconds over the floor's, and over ours."""
+    shapes = [(shape, layer.HIDDEN) for shape in layer.CELLS]
+    shapes = [shapes[0], shapes[-1]] if options.quick else shapes
+    if options.device == "cuda":
+        shapes.append((layer.RELEASED, 2048))
+    rows = []
+    for shape, hidden in shapes:
+        for name, dtype in DTYPES.items():
+            seconds, missing = layer.measure(shape, dtype, rounds=options.rounds, device=options.device, hidden=hidden)
+            row = {
+                "shape": f"E={shape[0]} K={shape[1]} W={shape[2]} D={hidden} {name}",
+                "floor_ms": 1e3 * statistics.median(seconds["floor"]),
+                "ours_over_floor": ratio(seconds["ours"], seconds["floor"]),
+                "peers_over_ours": {
+                    peer: ratio(values, seconds["ours"])
+                    for peer, values in seconds.items()
+                    if peer not in ("floor", "ours")
+                },
+                "missing": missing,
+            }
+            peak = _peak(options.device)
+            if peak and name == "bf16":
+                config = ModelConfig(hidden_size=hidden, num_experts=shape[0], top_k=shape[1], expert_width=shape[2])
+                row["mfu"] = layer.flops(config, layer.TOKENS) / statistics.median(seconds["ours"]) / peak
+            rows.append(row)
+            print(row["shape"], f"ours / floor {cell(row['ours_over_floor'])}", *missing, flush=True)
+    return rows
+
+
+def steps(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every cell of the step table: our tokens per second, and the peers' seconds over ours."""
+    cells = [step.CELLS[0], step.CELLS[-1]] if options.quick else step.CELLS
+    rows = []
+    for shape in cells:
+        for precision in DTYPES:
+            seconds = step.measure(shape, precision, rounds=options.rounds, device=options.device)
+            rows.append(
+                {
+                    "shape": f"V={shape[0]} E={shape[1]} K={shape[2]} W={shape[3]} {precision}",
+                    "tokens_per_second": step.BATCH * step.LENGTH / statistics.median(seconds["ours"]),
+                    "peers_over_ours": {n: ratio(v, seconds["ours"]) for n, v in seconds.items() if n != "ours"},
+                }
+            )
+            print(rows[-1]["shape"], {n: cell(v) for n, v in rows[-1]["peers_over_ours"].items()}, flush=True)
+    return rows
+
+
+def packings() -> list[dict[str, Any]]:
+    """Steps per second of one worker on all cores and of one worker a core, on the first cell of the step table."""
+    config = step.config_of(*step.CELLS[0], "fp32")
+    found = sorted(measure_packings(config, share_of_cores(0, 1)), key=lambda packing: packing.workers)
+    return [
+        vars(packing) | {"over_one_worker": packing.steps_per_second / found[0].steps_per_second} for packing in found
+    ]
+
+
+def _single_process_group() -> None:
+    """DeepSpeed's layers want one, and would build an extension for it."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}
+    os.environ |= {
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29511",
+    }
+    deepspeed.init_distributed("gloo", verbose=False)
+
+
+def _peak(device: str) -> float | None:
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> str:
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    lines = [
+        f"{where}, {platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; median [quartiles]",
+        "",
+    ]
+    for part in ("layer", "step"):
+        if part not in rows:
+            continue
+        names = sorted({name for row in rows[part] for name in row["peers_over_ours"]})
+        own = "ours / floor" if part == "layer" else "our tokens/s"
+        lines += [
+            f"| {part} | {own} | {' | '.join(f'{name} / ours' for name in names)} |",
+            "|" + "---|" * (len(names) + 2),
+        ]
+        for row in rows[part]:
+            first = cell(row["ours_over_floor"]) if part == "layer" else f"{row['tokens_per_second']:,.0f}"
+            mfu = f" (MFU {row['mfu']:.0%})" if "mfu" in row else ""
+            peers = [cell(row["peers_over_ours"][name]) if name in row["peers_over_ours"] else "–" for name in names]
+            lines.append(f"| {row['shape']} | {first}{mfu} | {' | '.join(peers)} |")
+        lines.append("")
+    for row in rows.get("packing", []):
+        lines.append(
+            f"{row['workers']} workers x {row['threads']} threads: {row['steps_per_second']:.2f} steps/s, "
+            f"{row['over_one_worker']:.2f} of one worker on all cores"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
