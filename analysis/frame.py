@@ -113,6 +113,7 @@ class Study:
 def _misfit(record: RunRecord, design: Mapping[str, Any], places: Mapping[str, str]) -> str | None:
     if record.arm_hash not in places or record.seed not in design["seeds"]:
         return "of another design (config or seed changed since)"
-    if record.data_fingerprint not in design["data_fingerprint"].split(" "):
+    # A run that failed before its data was read has no fingerprint; it failed all the same.
+    if record.status == "complete" and record.data_fingerprint not in design["data_fingerprint"].split(" "):
         return "trained on other data (the fingerprint differs), so not compared"
     return None

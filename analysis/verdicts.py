@@ -12,6 +12,8 @@ from analysis.frame import Study
 from core.errors import UserError
 from core.metrics import METRICS
 
+AMONG = ", among runs that finished"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -104,9 +106,11 @@ def _table(study: Study, metric: str, *, primary: bool) -> MetricTable:
         notes = row.notes
         if words in ("better", "worse") and p_same is not None and p_same < design["alpha"]:
             notes += (f"the difference is real but smaller than the margin of {margin:g}",)
-        failures = _failures(study, row.arm) + _failures(study, control)
-        if failures and words in ("better", "equivalent within the margin"):
-            words = f"{words}, among runs that finished ({failures} failed)"
+        failures, lost = _failures(study, row.arm, metric), _failures(study, control, metric)
+        if failures:
+            words = f"{words}{AMONG} ({failures} failed)"
+        if lost:  # the control's loss doesn't speak against the arm
+            notes += (f"the control lost {lost} of its runs",)
         fields: dict[str, Any] = vars(row) | {
             "p_holm": p_holm,
             "p_equivalence": p_same,
@@ -148,7 +152,9 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
 
 def _data_differs(study: Study, arm: str, control: str, seed: int) -> bool:
     own, base = study.cells.get((arm, seed)), study.cells.get((control, seed))
-    return own is not None and base is not None and own.data_fingerprint != base.data_fingerprint
+    if own is None or base is None or "failed" in (own.status, base.status):
+        return False
+    return own.data_fingerprint != base.data_fingerprint
 
 
 def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
@@ -159,13 +165,21 @@ def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...
     absent = len(study.design["seeds"]) - len(study.records_of(arm))
     if absent:
         notes.append(f"{absent} of {len(study.design['seeds'])} runs are not recorded yet")
-    if finished < len(study.records_of(arm)) - len(failed):
+    broken = _failures(study, arm, metric) - len(failed)
+    if broken:
+        notes.append(f"{broken} finished runs have no finite {metric}, and count as failed")
+    elif finished < len(study.records_of(arm)) - len(failed):
         notes.append(f"some runs don't report {metric}")
     return tuple(notes)
 
 
-def _failures(study: Study, arm: str) -> int:
-    return sum(record.status == "failed" for record in study.records_of(arm))
+def _failures(study: Study, arm: str, metric: str) -> int:
+    """Runs that failed, and finished ones whose metric isn't finite though the arm reports it."""
+    records = study.records_of(arm)
+    failed = sum(record.status == "failed" for record in records)
+    if not any(metric in record.metrics for record in records if record.status == "complete"):
+        return failed  # an arm without this metric at all, as a dense model has no expert load
+    return failed + len(records) - failed - int(np.isfinite(study.values(arm, metric)).sum())
 
 
 def _headline(study: Study, table: MetricTable) -> str:
@@ -197,15 +211,17 @@ def _asides(tables: tuple[MetricTable, ...]) -> list[str]:
 
 
 def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:
+    words, _, failures = words.partition(AMONG)
+    among = f" among runs that finished{failures}" if failures else ""
     who = f"all {judged} arms" if len(rows) == judged > 1 else " and ".join(f"“{row.label}”" for row in rows)
     if words.startswith("no detectable"):
-        return f"no detectable difference from the control for {who}"
+        return f"no detectable difference from the control for {who}{among}"
     if words.startswith("equivalent"):
-        return f"{who} {'is' if len(rows) == 1 else 'are'} {words} of {table.margin:g} {table.unit}"
+        return f"{who} {'is' if len(rows) == 1 else 'are'} {words} of {table.margin:g} {table.unit}{among}"
     biggest = max((row.effect for row in rows if row.effect), key=lambda effect: abs(effect.estimate))
     unit = f" {table.unit}" if table.unit else ""
     size = f"by {abs(biggest.estimate):.2g}{unit}" if len(rows) == 1 else f"by up to {abs(biggest.estimate):.2g}{unit}"
-    return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {size}"
+    return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {size}{among}"
 
 
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
@@ -222,6 +238,8 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     best = min(better, key=lambda row: row.effect.estimate * (1 if table.goal == "min" else -1) if row.effect else 0)
     assert best.effect is not None
     said = f"better than the control by {abs(best.effect.estimate):.3g} {table.unit}".strip()
+    lost = _failures(study, control, table.metric)
+    said += f"; the control lost {lost} of its runs" if lost else ""
     return best.arm, f"{said} (Holm p = {best.p_holm:.2g}); not yet confirmed on fresh seeds"
 
 

@@ -146,3 +146,43 @@ def test_arms_trained_on_different_data_are_not_compared(records_of) -> None:
 def test_no_winner_while_runs_are_missing(records_of) -> None:
     judgement = judge(Study.of(records_of(make_design(), {"arm1": -1})[:-1]))
     assert judgement.winner is None and "1 runs of the design are missing" in judgement.winner_reason
+
+
+def test_a_metric_that_is_not_finite_counts_as_a_failed_run(records_of) -> None:
+    design = make_design()
+    records = records_of(design, {"arm1": -0.2})
+    index = next(i for i, r in enumerate(records) if (r.study["arm"], r.seed) == ("arm1", 3))
+    records[index] = replace(records[index], metrics=records[index].metrics | {METRIC: float("nan")})
+    judgement = judge(Study.of(records))
+    row = next(row for row in judgement.tables[0].rows if row.arm == "arm1")
+    assert row.verdict == "better, among runs that finished (1 failed)" and judgement.winner == "control"
+    assert f"1 finished runs have no finite {METRIC}, and count as failed" in row.notes
+
+
+def test_a_better_arm_wins_though_the_control_lost_a_run(records_of) -> None:
+    design = make_design()
+    records = [fail(r) if (r.study["arm"], r.seed) == ("control", 2) else r for r in records_of(design, {"arm1": -0.2})]
+    judgement = judge(Study.of(records))
+    assert judgement.winner == "arm1" and "the control lost 1 of its runs" in judgement.winner_reason
+    assert "the control lost 1 of its runs" in judgement.tables[0].rows[1].notes
+
+
+def test_failures_are_named_beside_every_verdict_in_readable_words(records_of) -> None:
+    design = make_design(arms=3)
+    lost = {("arm1", 1), ("arm2", 4)}
+    records = [
+        fail(r) if (r.study["arm"], r.seed) in lost else r for r in records_of(design, {"arm1": 0.2}, noise=0.05)
+    ]
+    judgement = judge(Study.of(records))
+    assert all("(1 failed)" in row.verdict for row in judgement.tables[0].rows[1:])
+    assert "“arm1 label” is worse than the control by" in judgement.headline
+    assert "among runs that finished (1 failed)" in judgement.headline
+
+
+def test_a_run_that_failed_before_its_data_was_read_is_failed_and_not_missing(records_of) -> None:
+    design = make_design()
+    records = records_of(design)
+    records[-1] = replace(fail(records[-1]), data_fingerprint="")
+    judgement = judge(Study.of(records))
+    assert judgement.counts == {"complete": 17, "failed": 1, "missing": 0}
+    assert judgement.tables[0].rows[2].effect is not None
