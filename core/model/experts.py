@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig
-from core.model.mixing import Assignments, mix
+from core.model.mixing import fill_multiple, mix, sort_by_expert
 
 
 class Experts(nn.Module):
@@ -21,15 +21,17 @@ class Experts(nn.Module):
         self.up_EWD = nn.Parameter(torch.empty(experts, width, hidden))
         self.down_EDW = nn.Parameter(torch.empty(experts, hidden, width))
 
-    def forward(self, x_ND: Tensor, gates_NK: Tensor, assignments: Assignments) -> Tensor:
+    def forward(self, x_ND: Tensor, gates_NK: Tensor, experts_NK: Tensor, counts_E: Tensor) -> Tensor:
         """The gated sum of each row's experts. Returns (N, D), in autocast's type where it is on.
 
-        x_ND: (N, D) in any order; gates_NK: (N, K); assignments: of the N rows. With K = 1 and gates of 1 it is each
-        row's expert, in the rows' own order: what expert parallelism runs on the rows that other ranks sent.
+        x_ND: (N, D) in any order; gates_NK, experts_NK: (N, K); counts_E: (E,) assignments of each expert. With K = 1
+        and gates of 1 it is each row's expert, in the rows' own order.
         """
         device = x_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
-        return mix(x_ND.to(dtype), gates_NK, assignments, self.gate_EWD, self.up_EWD, self.down_EDW)
+        x_ND = x_ND.to(dtype)
+        assignments = sort_by_expert(experts_NK, counts_E, fill_multiple(x_ND))
+        return mix(x_ND, gates_NK, assignments, self.gate_EWD, self.up_EWD, self.down_EDW)
 
 
 class SwiGLU(nn.Module):

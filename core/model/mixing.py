@@ -1,6 +1,7 @@
 """What the experts of a layer compute: gather each expert's rows, three matmuls, sum per token; and its gradient.
 
-Shapes: N tokens, K experts of each, M = N K assignments, E experts, D hidden size, W expert width; m rows of one part.
+Shapes: N tokens, K experts of each, M = N K assignments in S slots, E experts, D hidden size, W expert width; m slots
+of one part, F = 2 W.
 
 The gradient is written by hand for three reasons. Neither direction scatters on an accelerator: sums over a token's
 experts are gathers by the inverse permutation. The gate multiplies the W-wide hidden state, so that its gradient needs
@@ -17,14 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PART_BYTES = 2**21  # of input rows in a part, on a CPU: what its second-level cache holds
+BF16_ROWS = 32  # oneDNN builds a kernel for every new shape: that took longer than multiplying by it
 
 
 class Assignments(NamedTuple):
-    """M assignments of N tokens to E experts, sorted by expert."""
+    """Assignments of N tokens to E experts, sorted by expert.
 
-    order_M: Tensor  # int64: the assignment's place in (N, K), flattened
-    token_M: Tensor  # int64: its token
-    counts_E: Tensor  # how many each expert has, summing to M
+    Each expert's rows may be filled up to a multiple: S >= N K slots, the rest of them token 0's with a gate of 0.
+    """
+
+    slot_NK: Tensor  # int64: where each assignment lies among the S
+    token_S: Tensor  # int64: each slot's token
+    counts_E: Tensor  # how many slots each expert has, summing to S
 
 
 class Part(NamedTuple):
@@ -36,13 +41,29 @@ class Part(NamedTuple):
     sizes: list[int] | None  # rows of each expert; None where only the device knows them
 
 
-def sort_by_expert(experts_NK: Tensor, counts_E: Tensor) -> Assignments:
-    """Order the assignments by expert, those of one expert by token. experts_NK: (N, K) int64."""
+def sort_by_expert(experts_NK: Tensor, counts_E: Tensor, multiple: int = 1) -> Assignments:
+    """Order the assignments by expert, those of one expert by token, each expert's filled up to a multiple.
+
+    experts_NK: (N, K) int64; counts_E: (E,), each expert's share of them. A multiple above 1 waits for the device.
+    """
     keys_M = experts_NK.reshape(-1)
     if len(counts_E) <= torch.iinfo(torch.int16).max:
         keys_M = keys_M.to(torch.int16)  # radix sort's passes are as many as a key's bytes
     order_M = keys_M.argsort(stable=True)
-    return Assignments(order_M, order_M.div(experts_NK.shape[1], rounding_mode="floor"), counts_E)
+    token_M = order_M.div(experts_NK.shape[1], rounding_mode="floor")
+    place_M = torch.arange(len(order_M), device=order_M.device)
+    if multiple > 1:
+        filled_E = (counts_E + multiple - 1).div(multiple, rounding_mode="floor") * multiple
+        shift_E = (filled_E - counts_E).cumsum(0) - (filled_E - counts_E)
+        place_M, counts_E = place_M + shift_E.repeat_interleave(counts_E), filled_E
+        token_M = token_M.new_zeros(int(filled_E.sum())).scatter_(0, place_M, token_M)
+    slot_M = torch.empty_like(order_M).scatter_(0, order_M, place_M)
+    return Assignments(slot_M.view_as(experts_NK), token_M, counts_E)
+
+
+def fill_multiple(x_ND: Tensor) -> int:
+    """The multiple of rows that an expert's products are computed in: more than 1 for bf16 on a CPU."""
+    return BF16_ROWS if in_parts(x_ND.device) and x_ND.dtype == torch.bfloat16 else 1
 
 
 @torch.compiler.disable  # torch 2.13 traces grouped_mm in bf16 only, though it computes fp32 as well
@@ -67,14 +88,14 @@ class _Mixture(torch.autograd.Function):
         down_EDW: Tensor,
         assignments: Assignments,
     ) -> Tensor:
-        gate_M1 = gates_NK.reshape(-1, 1).index_select(0, assignments.order_M).to(x_ND.dtype)
+        gate_S1 = _gate_of_slots(gates_NK, assignments, x_ND.dtype)
         total = _Total(x_ND, assignments)
         kept = []
         for part in parts(assignments.counts_E, _rows(x_ND)):
-            rows_mD = x_ND.index_select(0, assignments.token_M[part.rows])
+            rows_mD = x_ND.index_select(0, assignments.token_S[part.rows])
             inputs_mF = grouped(rows_mD, _gate_up(gate_EWD, up_EWD, part, x_ND.dtype).transpose(1, 2), part)
             gate_mW, up_mW = inputs_mF.chunk(2, dim=-1)
-            hidden_mW = F.silu(gate_mW).mul_(up_mW).mul_(gate_M1[part.rows])
+            hidden_mW = F.silu(gate_mW).mul_(up_mW).mul_(gate_S1[part.rows])
             total.add(grouped(hidden_mW, down_EDW[part.experts].to(x_ND.dtype).transpose(1, 2), part), part)
             kept.append(inputs_mF)
         ctx.save_for_backward(x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, *assignments, *kept)
@@ -84,21 +105,22 @@ class _Mixture(torch.autograd.Function):
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph; once_differentiable would leave terms out without a word
             raise RuntimeError("the mixture's gradient is written by hand and has no gradient of its own")
-        x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, order_M, token_M, counts_E, *kept = ctx.saved_tensors
-        assignments, dtype = Assignments(order_M, token_M, counts_E), x_ND.dtype
+        x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, *saved = ctx.saved_tensors
+        assignments, kept, dtype = Assignments(*saved[:3]), saved[3:], x_ND.dtype
+        token_S, counts_E = assignments.token_S, assignments.counts_E
         grad_ND = grad_ND.to(dtype).contiguous()
-        gate_M1 = gates_NK.reshape(-1, 1).index_select(0, order_M).to(dtype)
+        gate_S1 = _gate_of_slots(gates_NK, assignments, dtype)
         grad_x = _Total(x_ND, assignments)
-        grad_gate_M = gates_NK.new_empty(len(order_M))
+        grad_gate_S = gates_NK.new_empty(len(token_S))
         grad_gate, grad_up, grad_down = (torch.empty_like(weight) for weight in (gate_EWD, up_EWD, down_EDW))
         for part, inputs_mF in zip(parts(counts_E, _rows(x_ND)), kept, strict=True):
-            rows_mD = x_ND.index_select(0, token_M[part.rows])
-            grad_mD = grad_ND.index_select(0, token_M[part.rows])
-            gate_m1, (gate_mW, up_mW) = gate_M1[part.rows], inputs_mF.chunk(2, dim=-1)
+            rows_mD = x_ND.index_select(0, token_S[part.rows])
+            grad_mD = grad_ND.index_select(0, token_S[part.rows])
+            gate_m1, (gate_mW, up_mW) = gate_S1[part.rows], inputs_mF.chunk(2, dim=-1)
             silu_mW = F.silu(gate_mW)
             hidden_mW = silu_mW * up_mW
             grad_mW = grouped(grad_mD, down_EDW[part.experts].to(dtype), part)
-            torch.sum(grad_mW * hidden_mW, -1, dtype=grad_gate_M.dtype, out=grad_gate_M[part.rows])
+            torch.sum(grad_mW * hidden_mW, -1, dtype=grad_gate_S.dtype, out=grad_gate_S[part.rows])
             grouped_outer(grad_mD, hidden_mW.mul_(gate_m1), part, grad_down[part.experts])
             grad_mW.mul_(gate_m1)
             grad_mF = torch.empty_like(inputs_mF)
@@ -108,8 +130,13 @@ class _Mixture(torch.autograd.Function):
             grouped_outer(grad_gate_mW, rows_mD, part, grad_gate[part.experts])
             grouped_outer(grad_up_mW, rows_mD, part, grad_up[part.experts])
             grad_x.add(grouped(grad_mF, _gate_up(gate_EWD, up_EWD, part, dtype), part), part)
-        grad_gates_NK = torch.empty_like(grad_gate_M).scatter_(0, order_M, grad_gate_M).view_as(gates_NK)
-        return grad_x.result(), grad_gates_NK, grad_gate, grad_up, grad_down, None
+        return grad_x.result(), grad_gate_S[assignments.slot_NK], grad_gate, grad_up, grad_down, None
+
+
+def _gate_of_slots(gates_NK: Tensor, assignments: Assignments, dtype: torch.dtype) -> Tensor:
+    """Each slot's gate (S, 1): 0 for what only fills up, so that it adds nothing to any output or gradient."""
+    gate_S = torch.zeros_like(assignments.token_S, dtype=dtype)
+    return gate_S.scatter_(0, assignments.slot_NK.flatten(), gates_NK.flatten().to(dtype)).unsqueeze(1)
 
 
 def in_parts(device: torch.device) -> bool:
@@ -180,13 +207,11 @@ class _Total:
 
     def add(self, rows_mD: Tensor, part: Part) -> None:
         if part.sizes is not None:
-            tokens_m = self.assignments.token_M[part.rows]
+            tokens_m = self.assignments.token_S[part.rows]
             self.sum_ND.index_add_(0, tokens_m, rows_mD.to(self.sum_ND.dtype))
             return
-        order_M = self.assignments.order_M
-        place_M = torch.empty_like(order_M).scatter_(0, order_M, torch.arange(len(order_M), device=order_M.device))
-        per_token = (len(self.sum_ND), -1, rows_mD.shape[1])
-        self.sum_ND = rows_mD.index_select(0, place_M).view(per_token).sum(1)
+        slot_NK = self.assignments.slot_NK
+        self.sum_ND = rows_mD.index_select(0, slot_NK.flatten()).view(*slot_NK.shape, -1).sum(1)
 
     def result(self) -> Tensor:
         return self.sum_ND.to(self.dtype)

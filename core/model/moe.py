@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from core.config import ModelConfig
 from core.model.balance import expert_counts
 from core.model.experts import Experts, SwiGLU
-from core.model.mixing import sort_by_expert
 from core.model.routers import ROUTERS, Routing
 
 
@@ -24,8 +23,7 @@ class MoE(nn.Module):
         """Returns the mixture (N, D), the routing that made it, and the (E,) assignments of each expert."""
         routing = self.router(x_ND)
         counts_E = expert_counts(routing.experts_NK, self.num_experts)
-        assignments = sort_by_expert(routing.experts_NK, counts_E)
-        mixed_ND = self.experts(x_ND, routing.gates_NK, assignments)
+        mixed_ND = self.experts(x_ND, routing.gates_NK, routing.experts_NK, counts_E)
         if self.shared_expert is not None:
             mixed_ND = mixed_ND + self.shared_expert(x_ND)
         return mixed_ND, routing, counts_E

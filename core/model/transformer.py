@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core.config import ModelConfig
 from core.model.experts import SwiGLU
 from core.model.moe import MoE
+from core.model.norm import RMSNorm
 from core.model.routers import Routing
 from core.streams import torch_stream
 
@@ -55,8 +56,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(inner, hidden, bias=False)
         if config.qk_norm != "none":
             per_head = config.qk_norm == "head"
-            self.q_norm = nn.RMSNorm(config.head_dim if per_head else inner, eps=config.norm_eps)
-            self.k_norm = nn.RMSNorm(config.head_dim if per_head else shared, eps=config.norm_eps)
+            self.q_norm = RMSNorm(config.head_dim if per_head else inner, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim if per_head else shared, config.norm_eps)
 
     def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
@@ -96,9 +97,9 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig, index: int) -> None:
         super().__init__()
-        self.input_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.input_norm = RMSNorm(config.hidden_size, config.norm_eps)
         self.attention = Attention(config)
-        self.post_attention_norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.post_attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
         sparse = index in config.sparse_layers
         self.moe = MoE(config) if sparse else None
         self.dense = None if sparse else SwiGLU(config.hidden_size, config.dense_width)
@@ -124,7 +125,7 @@ class Denoiser(nn.Module):
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
         # A tied head is no module of its own, so that the shared matrix is counted and saved once.
         tied = config.tied_embeddings
         self.head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)

@@ -17,11 +17,13 @@ def layer(experts: int, top_k: int) -> MoE:
     return made
 
 
-@pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "accelerator"])
+@pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "cpu, filled up", "accelerator"])
 @pytest.mark.parametrize(("experts", "top_k", "tokens"), [(1, 1, 5), (4, 1, 7), (8, 2, 33), (8, 8, 6), (16, 3, 2)])
 def test_fast_equals_slow_with_gradients(monkeypatch, path: str, experts: int, top_k: int, tokens: int) -> None:
     if path == "cpu, many parts":
         monkeypatch.setattr(mixing, "PART_BYTES", 16 * 4 * 5)  # five rows
+    if path == "cpu, filled up":
+        monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
     if path == "accelerator":
         monkeypatch.setattr(mixing, "in_parts", lambda device: False)
     made = layer(experts, top_k)
@@ -78,6 +80,17 @@ def test_bf16_gradients_are_near_fp32_and_in_the_weights_own_type(monkeypatch, p
     for a, b in zip(low, high, strict=True):
         assert a.dtype == b.dtype == torch.float32
         assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_slots_of_an_expert_are_filled_up_with_what_has_no_gate() -> None:
+    experts_NK = torch.tensor([[2, 0], [2, 3], [2, 0], [2, 3], [2, 3]])
+    made = mixing.sort_by_expert(experts_NK, torch.tensor([2, 0, 5, 3]), 4)
+    assert made.counts_E.tolist() == [4, 0, 8, 4]
+    assert made.token_S.tolist() == [0, 2, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0, 1, 3, 4, 0]
+    assert made.slot_NK.tolist() == [[4, 0], [5, 12], [6, 1], [7, 13], [8, 14]]
+    for size in (torch.float32, torch.bfloat16):
+        x_ND = torch.zeros(2, 4, dtype=size)
+        assert mixing.fill_multiple(x_ND) == (1 if size == torch.float32 else mixing.BF16_ROWS)
 
 
 def test_parts_cover_every_expert_and_row_once() -> None:
