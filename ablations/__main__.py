@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one")
+    train.add_argument(
+        "--devices", type=_positive, default=1, metavar="N", help="processes (trainer.strategy=deepspeed)"
+    )
     export.add_argument(
         "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
     )

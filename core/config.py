@@ -266,11 +266,44 @@ class TrainerConfig:
     precision: Precision = "fp32"
     compile: bool = False  # torch.compile of every layer
     initial_weights: str | None = None  # a model.safetensors of the same shape to start from, such as an imported one
+    strategy: Literal["single", "deepspeed"] = "single"  # one device without an engine, or any number under DeepSpeed
+    accumulate: int = 1  # micro-batches whose gradients make one step; batch_size is of the step, over all devices
+    activation_checkpointing: bool = False  # compute each layer again in the backward pass rather than keep it
+    checkpoint_every: int = 0  # steps; 0 = never: a run that is stopped starts again
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every"):
+        for name in ("steps", "batch_size", "log_every", "accumulate"):
             _require(getattr(self, name) >= 1, f"trainer.{name} must be at least 1, not {getattr(self, name)}")
-        _require(self.validate_every >= 0, f"trainer.validate_every must not be negative, not {self.validate_every}")
+        for name in ("validate_every", "checkpoint_every"):
+            _require(getattr(self, name) >= 0, f"trainer.{name} must not be negative, not {getattr(self, name)}")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            f"trainer.batch_size={self.batch_size} can't be split into trainer.accumulate={self.accumulate} "
+            "micro-batches: use a multiple",
+        )
+
+
+@dataclass(frozen=True)
+class DeepSpeedConfig:
+    """How DeepSpeed spreads a run over devices (trainer.strategy=deepspeed).
+
+    The stage is ZeRO's (arXiv 1910.02054): 1 spreads the optimizer's state, 2 the gradients too, 3 the parameters too.
+    With expert_parallel = N each group of N devices holds every expert once, and tokens travel to them.
+    """
+
+    stage: Literal[0, 1, 2, 3] = 2
+    expert_parallel: int = 1
+    offload: Literal["none", "optimizer", "parameters"] = "none"  # what is kept in host memory
+    json: str | None = None  # a DeepSpeed configuration file, merged over what the fields say
+
+    def __post_init__(self) -> None:
+        _require(self.stage in (0, 1, 2, 3), f"deepspeed.stage must be 0, 1, 2 or 3, not {self.stage}")
+        _require(self.expert_parallel >= 1, f"deepspeed.expert_parallel must be at least 1, not {self.expert_parallel}")
+        _require(
+            self.offload == "none" or self.stage >= (3 if self.offload == "parameters" else 1),
+            f"deepspeed.offload={self.offload} needs deepspeed.stage={3 if self.offload == 'parameters' else '1 to 3'}, "
+            f"not {self.stage}: nothing else is spread that could be kept in host memory",
+        )
 
 
 @dataclass(frozen=True)
@@ -283,10 +316,12 @@ class RunConfig:
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"seed must not be negative, not {self.seed}")
         _check_precision(self)
+        _check_strategy(self)
         _check_objective(self)
 
     @property
@@ -308,6 +343,38 @@ def _check_precision(config: RunConfig) -> None:
             f"model.{name}={width} must be a multiple of {multiple} under trainer.precision=bf16: grouped matmul needs "
             "16-byte rows",
         )
+
+
+def _check_strategy(config: RunConfig) -> None:
+    trainer, model, spread = config.trainer, config.model, config.deepspeed
+    if trainer.strategy == "single":
+        _require(
+            spread == DeepSpeedConfig(),
+            "deepspeed.* is set, but trainer.strategy=single trains without DeepSpeed: set trainer.strategy=deepspeed",
+        )
+        return
+    parallel = spread.expert_parallel
+    _require(
+        parallel == 1 or model.num_experts > 0,
+        f"deepspeed.expert_parallel={parallel} needs experts, and model.num_experts=0 is dense: set it to 1",
+    )
+    _require(
+        model.experts % parallel == 0,
+        f"deepspeed.expert_parallel={parallel} must divide the {model.experts} experts (model.num_experts)",
+    )
+    _require(
+        trainer.precision == "fp32" or spread.stage >= 1,
+        "trainer.precision=bf16 with deepspeed.stage=0 keeps no fp32 copy of the experts and leaves them out of the "
+        "gradient's norm: use deepspeed.stage=1 or more",
+    )
+    _require(
+        not (spread.stage == 3 and model.tied_embeddings),
+        "deepspeed.stage=3 gathers a parameter for the layer that owns it, and model.tied_embeddings=true shares one "
+        "between two: use deepspeed.stage=2",
+    )
+    _require(
+        not trainer.compile, "trainer.compile=true isn't supported with trainer.strategy=deepspeed: set it to false"
+    )
 
 
 def _check_objective(config: RunConfig) -> None:

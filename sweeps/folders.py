@@ -16,11 +16,12 @@ from pathlib import Path
 
 from core import records
 from core.records import RunRecord, UnreadableRecordError
+from core.training import checkpoints
 from sweeps.plan import Plan, PlannedRun
 
 LOCK_FILE = ".lock"
 ATTEMPTS = "attempts"
-KEPT = {LOCK_FILE, ATTEMPTS, "wandb"}
+KEPT = {LOCK_FILE, ATTEMPTS, "wandb", checkpoints.FOLDER}
 
 _held: set[int] = set()
 

@@ -65,6 +65,11 @@ class Plan:
         """Which direction of the metric is better: "min" or "max"."""
         return METRICS[self.design["metric"]].goal
 
+    @property
+    def devices(self) -> int:
+        """Processes that train one run together."""
+        return int(self.design.get("devices", 1))
+
     def place(self, run: PlannedRun) -> dict[str, Any]:
         """What a run's record remembers of its place in the design (the record's `study`)."""
         return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": dict(self.design)}
@@ -108,6 +113,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "factors": [{"key": f.key, "label": f.name, "levels": list(f.levels)} for f in edition.factors],
         "arms": [_describe(arm, config) for arm, config in zip(arms, configs, strict=True)],
         "overrides": list(overrides),
+        "devices": edition.resources.devices,
         # Arms whose data differ (a factor under data.) have one fingerprint each.
         "data_fingerprint": " ".join(dict.fromkeys(fingerprints.values())),
         "command": shlex.join(command),
@@ -162,7 +168,7 @@ def _config(arm: Arm, shared: Sequence[Mapping[str, Any]]) -> RunConfig:
 
 def _check_trainable(ablation: Ablation, arm: Arm, config: RunConfig) -> None:
     try:
-        check_run(config)
+        check_run(config, ablation.resources.devices)
     except UserError as error:
         varied = any(key in str(error) for key in arm.settings)
         raise UserError(f"arm {arm.name}: {error}" if varied else str(error)) from None

@@ -41,6 +41,18 @@ class Size:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What one run needs. devices: processes that train it together, a GPU each where there are any (see
+    trainer.strategy=deepspeed)."""
+
+    devices: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.devices, int) or self.devices < 1:
+            raise UserError(f"resources: devices must be a whole number of at least 1, not {self.devices!r}")
+
+
+@dataclass(frozen=True)
 class Ablation:
     """A question and the design that answers it.
 
@@ -54,6 +66,7 @@ class Ablation:
         (wherever shapes agree).
     margin: differences of the metric smaller than this don't matter; None = equivalence is not claimed.
     alpha: family-wise error rate over the arms of one metric.
+    resources: what each run needs.
     """
 
     question: str
@@ -70,6 +83,7 @@ class Ablation:
     alpha: float = 0.05
     power: float = 0.8
     sizes: Mapping[str, Size] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)

@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from core import records
+from core.processes import STOPPED, leave_with_parent, take_events_pipe
 from core.records import RunRecord
 from sweeps.folders import recorded, set_aside
 from sweeps.ledger import Claim, Ledger
@@ -35,7 +35,6 @@ from sweeps.trials import failed_record
 STORAGE_VARIABLE = "ABLATE_STORAGE"
 CORES_VARIABLE = "ABLATE_CORES"
 TRAINER = "core.training.run:train"
-STOPPED = 143  # exit status after SIGTERM, as shells report it
 PATIENCE_S = 5.0
 Train = Callable[..., RunRecord]
 
@@ -121,8 +120,9 @@ class Worker:
         """Train, and leave a record whatever happens."""
         loggers = [ProgressLogger(claim.folder, claim.run.config.trainer.steps), tracker]
         place = self._ledger.plan.place(claim.run)
+        several = {"devices": self._ledger.plan.devices} if self._ledger.plan.devices > 1 else {}
         try:
-            record = self._train(claim.run.config, claim.folder, loggers=loggers, study=place)
+            record = self._train(claim.run.config, claim.folder, loggers=loggers, study=place, **several)
         except Exception as error:
             log.exception("%s failed", claim.run.label)
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
@@ -134,33 +134,6 @@ class Worker:
             set_aside(claim.folder)
             records.write(record, claim.folder)
         return record
-
-
-def leave_with_parent(parent: int) -> None:
-    """End this process at once when its parent is gone, however that ended: the pipe from it then closes.
-
-    The run's lock goes with the process, so the run is known to be unfinished.
-    """
-
-    def watch() -> None:
-        # Not through sys.stdin: a thread that waits in it breaks the interpreter's exit.
-        while os.read(parent, 4096):
-            pass
-        os._exit(STOPPED)
-
-    threading.Thread(target=watch, daemon=True, name="parent").start()
-
-
-def take_events_pipe() -> Callable[..., None]:
-    """Keep stdout for events and send everything else that is printed to the log."""
-    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-
-    def emit(**event: Any) -> None:
-        pipe.write(json.dumps(event) + "\n")
-        pipe.flush()
-
-    return emit
 
 
 def main(arguments: list[str]) -> None:

@@ -73,7 +73,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     effect = content["detectable_effect_sd"]
     content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
     if not arguments.no_calibration and not content["refused"]:
-        workers = resolve_workers(arguments.workers, planned) or default_workers()
+        workers = resolve_workers(arguments.workers, planned) or default_workers(planned.devices)
         cost = calibrate(planned, threads=max(1, _cores() // workers))
         content["seconds_per_run"] = dict(cost.seconds_per_run)
         content["estimated_seconds"] = cost.total_s(todo, workers)
@@ -137,6 +137,8 @@ def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
     """A number as it is; "auto" measured on the control's config, on CPUs (a GPU takes one worker)."""
     if wanted != "auto":
         return wanted  # type: ignore[return-value]
+    if plan.devices > 1:
+        return default_workers(plan.devices)
     if torch.cuda.is_available():
         return default_workers()
     packing = best_workers(plan.runs[0].config, share_of_cores(0, 1))

@@ -12,10 +12,14 @@ from lightning.pytorch.loggers.logger import Logger
 
 from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
+from core.errors import UserError
 from core.presets import resolve
-from core.records import FILE_NAME
+from core.ranks import Ranks
+from core.records import FILE_NAME, read
 from core.settings import parse_overrides
+from core.training.checkpoints import saved_step
 from core.training.run import check, train
+from sweeps.folders import set_aside
 from sweeps.plan import Plan, PlannedRun
 from sweeps.tracking import WandbTracker, run_id
 
@@ -45,12 +49,19 @@ class ConsoleLogger(Logger):
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Train one run and say where its record lies."""
+    """Train one run and say where its record lies; as one rank of several where torchrun, srun or deepspeed started it."""
     config = resolve(arguments.config, parse_overrides(arguments.settings))
-    check(config)
-    folder = _fresh_folder(arguments.out / "train" / config_hash(config))
+    spread = config.trainer.strategy == "deepspeed"
+    ranks = Ranks.of_environment(config.deepspeed.expert_parallel) if spread else Ranks()
+    if ranks.size > 1 and arguments.devices not in (1, ranks.size):
+        raise UserError(f"--devices {arguments.devices}, but {ranks.size} processes were started: leave --devices out")
+    check(config, max(ranks.size, arguments.devices))
+    folder = _folder(arguments.out / "train" / config_hash(config), first=ranks.rank == 0)
+    if ranks.rank > 0:
+        return int(train(config, folder).status != "complete")
     tracker = _tracker(config, folder)
-    record = train(config, folder, loggers=[ConsoleLogger(config.trainer.steps), tracker])
+    loggers = [ConsoleLogger(config.trainer.steps), tracker]
+    record = train(config, folder, loggers=loggers, devices=arguments.devices)
     tracker.finish(record)
     print(f"record: {folder / 'record.json'}")
     if record.status == "failed":
@@ -60,10 +71,23 @@ def run_train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _fresh_folder(folder: Path) -> Path:
-    """The folder, or one beside it: a record that is there is never written over."""
+def _folder(folder: Path, *, first: bool) -> Path:
+    """The folder, or one beside it: a record that is there is never written over.
+
+    A failed run with a checkpoint is gone on with, its record set aside by the first rank.
+    """
     candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in itertools.count(1))
-    return next(candidate for candidate in candidates if not (candidate / FILE_NAME).exists())
+    for candidate in candidates:
+        latest = saved_step(candidate)
+        if not (candidate / FILE_NAME).exists():
+            break
+        if latest is not None and read(candidate / FILE_NAME).status == "failed":
+            if first:
+                set_aside(candidate)
+            break
+    if first and latest is not None:
+        print(f"going on from the checkpoint of step {latest}")
+    return candidate
 
 
 def _tracker(config: RunConfig, folder: Path) -> WandbTracker:

@@ -46,12 +46,16 @@ class TrainBatches:
         self, config: RunConfig, corpus: Corpus, first_step: int = 0, *, rank: int = 0, world_size: int = 1
     ) -> None:
         self.config, self.corpus, self.first_step = config, corpus, first_step
-        if config.trainer.batch_size % world_size:
+        micro, trainer = world_size * config.trainer.accumulate, config.trainer
+        if trainer.batch_size % micro:
             raise UserError(
-                f"trainer.batch_size={config.trainer.batch_size} can't be split over {world_size} ranks: use a multiple"
+                f"trainer.batch_size={trainer.batch_size} can't be split over {world_size} devices"
+                + (f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else "")
+                + f": use a multiple of {micro}"
             )
-        share = config.trainer.batch_size // world_size
-        self.rows = slice(rank * share, (rank + 1) * share)
+        share = trainer.batch_size // micro
+        places = range(rank, micro, world_size)
+        self.rows = [slice(place * share, (place + 1) * share) for place in places]  # of each micro-batch
         spare = 0 if corpus.aligned else 1  # an unaligned epoch starts at a random offset below one sequence
         self.sequences = len(corpus.train_T) // config.data.sequence_length - spare
         self._order = lru_cache(maxsize=2)(self._draw_order)
@@ -59,19 +63,26 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         step = self.first_step
         while True:
-            yield self.batch(step)
+            yield from self.micro_batches(step)
             step += 1
 
     def batch(self, step: int) -> Batch:
-        """The batch of that step: every sequence once an epoch, in an order and at an offset new in each epoch."""
+        """The first of that step's micro-batches: all of the rank's rows where gradients aren't accumulated."""
+        return self.micro_batches(step)[0]
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """The rank's rows of that step: every sequence once an epoch, in an order and at an offset new in each epoch."""
         size, length = self.config.trainer.batch_size, self.length(step)
         starts = [self._start(index) for index in range(step * size, (step + 1) * size)]
         maskable_T = self.corpus.train_maskable_T
         maskable_BL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
         # Masks are drawn for the whole batch, whichever rows are wanted: the draw may not depend on the ranks.
         masking = mask_tokens(size, length, self.config.objective, self._noise(step), maskable_BL)
-        tokens_BL = torch.from_numpy(_rows(self.corpus.train_T, starts[self.rows], length).astype(np.int64))
-        return Batch.of(tokens_BL, Masking(*(part[self.rows] for part in masking)))
+        batches = []
+        for rows in self.rows:
+            tokens_BL = torch.from_numpy(_rows(self.corpus.train_T, starts[rows], length).astype(np.int64))
+            batches.append(Batch.of(tokens_BL, Masking(*(part[rows] for part in masking))))
+        return batches
 
     def length(self, step: int) -> int:
         """The length of the step's batch: full, or on a configured share of the steps l ~ U[min, full]."""
@@ -104,20 +115,20 @@ def _rows(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.n
 class MaskedTextModule(lightning.LightningDataModule):
     """The batches of one run: an endless training sequence, and a validation set drawn once per seed."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, first_step: int = 0, *, rank: int = 0, world_size: int = 1) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.first_step, self.rank, self.world_size = config, first_step, rank, world_size
         self.corpus = load(config.data)
 
     def train_dataloader(self) -> TrainBatches:
-        return TrainBatches(self.config, self.corpus)
+        return TrainBatches(self.config, self.corpus, self.first_step, rank=self.rank, world_size=self.world_size)
 
     def floor(self) -> float | None:
         """The NELBO of an exact denoiser on the validation masks, nats per token; None where the source isn't known.
 
         An autoregressive model's is the mean exact negative log-likelihood of the validation sequences.
         """
-        source, batches = self.corpus.source, self.val_dataloader()
+        source, batches = self.corpus.source, MaskedTextModule(self.config).val_dataloader()
         if source is None:
             return None
         nelbo = []
@@ -130,7 +141,10 @@ class MaskedTextModule(lightning.LightningDataModule):
         return float(np.concatenate(nelbo).mean())
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Held-out sequences with exact mask counts, stratified over the counts: the same at every validation."""
+        """Held-out sequences with exact mask counts, stratified over the counts: the same at every validation.
+
+        Every rank has as many batches, each with the rank's rows of the one batch: none, where it has too few.
+        """
         data, seed = self.config.data, self.config.seed
         length = data.sequence_length
         available = len(self.corpus.validation_T) // length
@@ -142,8 +156,7 @@ class MaskedTextModule(lightning.LightningDataModule):
         noise = torch_stream(seed, "validation masks")
         masking = mask_validation(len(starts), length, noise, maskable_NL, kind=self.config.objective.kind)
         size = self.config.trainer.batch_size
-        batches = [
-            Batch.of(tokens_NL[i : i + size], Masking(*(part[i : i + size] for part in masking)))
-            for i in range(0, len(tokens_NL), size)
-        ]
+        parts = [slice(i, min(i + size, len(tokens_NL))) for i in range(0, len(tokens_NL), size)]
+        rows = [slice(part.start + self.rank, part.stop, self.world_size) for part in parts]
+        batches = [Batch.of(tokens_NL[part], Masking(*(column[part] for column in masking))) for part in rows]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -11,6 +12,14 @@ def expert_counts(experts_NK: Tensor, num_experts: int) -> Tensor:
     flat = experts_NK.reshape(-1)
     # scatter_add, not bincount: bincount waits for the device to learn its output size.
     return torch.zeros(num_experts, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
+
+
+def over_ranks(counts_E: Tensor) -> Tensor:
+    """Counts summed over all ranks, so that a loss of them is the same under any split of the batch. Returns (E,)."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        counts_E = counts_E.clone()
+        dist.all_reduce(counts_E)
+    return counts_E
 
 
 def load_balancing_loss(probs_NE: Tensor, counts_E: Tensor) -> Tensor:

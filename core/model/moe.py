@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from core.config import ModelConfig
-from core.model.balance import expert_counts
+from core.model.balance import expert_counts, over_ranks
 from core.model.experts import Experts, SwiGLU
 from core.model.routers import ROUTERS, Routing
 
@@ -20,10 +20,10 @@ class MoE(nn.Module):
         self.shared_expert = SwiGLU(config.hidden_size, width) if width else None
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Routing, Tensor]:
-        """Returns the mixture (N, D), the routing that made it, and the (E,) assignments of each expert."""
+        """Returns the mixture (N, D), its routing, and the (E,) assignments of each expert over all ranks."""
         routing = self.router(x_ND)
         counts_E = expert_counts(routing.experts_NK, self.num_experts)
         mixed_ND = self.experts(x_ND, routing.gates_NK, routing.experts_NK, counts_E)
         if self.shared_expert is not None:
             mixed_ND = mixed_ND + self.shared_expert(x_ND)
-        return mixed_ND, routing, counts_E
+        return mixed_ND, routing, over_ranks(counts_E)

@@ -1,6 +1,6 @@
 """Routing rules: which experts a token goes to, and with what weight."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +67,11 @@ class BiasBalancedRouter(TopKRouter):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.register_buffer("bias_E", torch.zeros(config.experts, dtype=torch.float32))
+
+    def _apply(self, *arguments: Any, **settings: Any) -> "BiasBalancedRouter":
+        super()._apply(*arguments, **settings)
+        self.bias_E = self.bias_E.float()  # an engine that turns modules to bf16 would round the updates away
+        return self
 
     def choose(self, scores_NE: Tensor) -> tuple[Tensor, Tensor]:
         experts_NK = (scores_NE + self.bias_E).topk(self.top_k, dim=-1).indices

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from core.config import ModelConfig
 from core.model.experts import SwiGLU
@@ -123,6 +124,7 @@ class Denoiser(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute_layers = False  # in the backward pass, rather than keep their activations
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.norm_eps)
@@ -135,8 +137,12 @@ class Denoiser(nn.Module):
         x_BLD = self.embed(tokens_BL)
         rotation = rope_tables(tokens_BL.shape[1], self.config.head_dim, self.config.rope_theta, tokens_BL.device)
         routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
+        recompute = self.recompute_layers and torch.is_grad_enabled()
         for layer in self.layers:
-            x_BLD, routing = layer(x_BLD, rotation)
+            if recompute:
+                x_BLD, routing = checkpoint(layer, x_BLD, rotation, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BLD, routing = layer(x_BLD, rotation)
             if routing is not None:
                 routings.append(routing)
             sums.append(x_BLD.detach().sum(dtype=torch.float32))
@@ -153,7 +159,7 @@ class Denoiser(nn.Module):
 
     def mixtures(self) -> list[MoE]:
         """The mixtures of the sparse layers, in order."""
-        return [module for module in self.modules() if isinstance(module, MoE)]
+        return [layer.moe for layer in self.layers if layer.moe is not None]  # type: ignore[misc]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final normalised states (..., D) to logits (..., V)."""
@@ -164,7 +170,8 @@ def initialise(model: Denoiser, seed: int) -> None:
     """Draw every weight from a stream named after the parameter.
 
     Norms are 1; biases 0; matrices are N(0, init_std^2), those that write to the residual stream scaled by 1 / sqrt(2 layers)
-    (GPT-2). A parameter of the same name and shape gets the same weights in every arm of a seed.
+    (GPT-2). A parameter of the same name and shape gets the same weights in every arm of a seed, and on every rank: one
+    that holds a part of the experts draws them all and keeps its own.
     """
     config = model.config
     with torch.no_grad():
@@ -174,5 +181,6 @@ def initialise(model: Denoiser, seed: int) -> None:
                 continue
             writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_EDW"))
             std = config.init_std / (2 * config.num_layers) ** 0.5 if writes else config.init_std
-            draw = torch.randn(parameter.shape, generator=torch_stream(seed, "weights", name))
-            parameter.copy_(draw * std)
+            shape, held = getattr(parameter, "whole_shape", parameter.shape), getattr(parameter, "held", slice(None))
+            draw = torch.randn(shape, generator=torch_stream(seed, "weights", name))
+            parameter.copy_(draw[held] * std)

@@ -1,5 +1,6 @@
 """What a run tells while it trains: its learning curve, its validations and its expert load."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from core.config import RunConfig
 from core.metrics import RATIO_BINS, ratio_metric
 from core.model.balance import dead_share, max_violation, utilisation_entropy
+from core.training.strategy import from_all_ranks, mean_over_ranks
 
 TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")
 
@@ -34,30 +36,77 @@ class Recorder(lightning.Callback):
         self.load_TLE: list[list[list[float]]] = []
         self.tokens = 0
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
+        self._micro: list[dict[str, Tensor]] = []
+        self._sent: list[int] = []
         self._outputs: list[dict[str, Tensor]] = []
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._micro.append({name: outputs[name].detach() for name in (*TRAIN_COLUMNS, "sums_L")})
+        self.tokens += batch.tokens_BL.numel() * trainer.world_size
+        accumulate = self.config.trainer.accumulate
+        if (batch_idx + 1) % accumulate:
+            return
         for name in (*TRAIN_COLUMNS, "sums_L"):
-            self._losses[name].append(outputs[name].detach())
+            self._losses[name].append(torch.stack([micro[name] for micro in self._micro]).mean(0))
+        self._micro = []
+        if module.config.trainer.strategy == "deepspeed" and module.config.deepspeed.stage > 0:
+            norm = module.trainer.model.get_global_grad_norm()
+            module.gradient_norms_P = torch.as_tensor(norm, dtype=torch.float32, device=module.device).reshape(1)
         self._losses["gradient_norms_P"].append(module.gradient_norms_P)
-        self.tokens += batch.tokens_BL.numel()
+        if module.traffic is not None:
+            self._sent.append(module.traffic.take() * 2)  # as much again in the backward pass
         done = trainer.global_step
         if done % self.config.trainer.log_every == 0 or done == self.config.trainer.steps:
             self._flush(trainer, module, done)
+        if done == self.config.trainer.steps:
+            self._validate_last(trainer, module)
 
     def _flush(self, trainer: lightning.Trainer, module: lightning.LightningModule, step: int) -> None:
-        rows = {name: torch.stack(values).cpu() for name, values in self._losses.items()}
+        rows = {name: mean_over_ranks(torch.stack(values)).cpu() for name, values in self._losses.items()}
         self._losses = {name: [] for name in rows}
-        reason = diagnose(rows, [name for name, p in module.named_parameters() if p.grad is not None])
+        names = [name for name, p in module.named_parameters() if p.grad is not None]
+        reason = diagnose(rows, names if len(names) == rows["gradient_norms_P"].shape[1] else ["some parameter"])
         if reason:
             index, what = reason
             raise TrainingDivergedError(f"training diverged at step {step - len(rows['loss']) + 1 + index}: {what}")
         row = {f"train/{name}": float(rows[name].mean()) for name in TRAIN_COLUMNS}
         row["train/gradient_norm"] = float(rows["gradient_norms_P"].norm(dim=-1).mean())
         row["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        if self._sent:
+            sent = torch.tensor(self._sent, dtype=torch.float64, device=module.device).mean()
+            row["train/all_to_all_bytes"] = float(mean_over_ranks(sent)) * trainer.world_size
+            self._sent = []
         self._append(trainer, self.curve, step, row)
+
+    def _validate_last(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Lightning validates on multiples only; the final model's numbers are the ones that count."""
+        every = self.config.trainer.validate_every or self.config.trainer.steps
+        if self.config.trainer.steps % every == 0:
+            return
+        module.eval()
+        with torch.inference_mode():
+            for index, batch in enumerate(trainer.val_dataloaders or ()):
+                batch = trainer.strategy.batch_to_device(batch, module.device, 0)
+                with trainer.precision_plugin.val_step_context():
+                    self._outputs.append(trainer.strategy.validation_step(batch, index))  # type: ignore[arg-type]
+        module.train()
+        self.on_validation_end(trainer, module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything so far, averaged over ranks, so that a run that goes on from here leaves one whole record."""
+        state = {name: getattr(self, name) for name in ("curve", "validation", "load_steps", "load_TLE", "tokens")}
+        losses = {name: mean_over_ranks(torch.stack(rows)).tolist() for name, rows in self._losses.items() if rows}
+        return copy.deepcopy(state | {"losses": losses, "sent": self._sent})
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        state = dict(state_dict)
+        for name, rows in state.pop("losses").items():
+            self._losses[name] = [torch.tensor(row) for row in rows]
+        self._sent = state.pop("sent")
+        for name, value in state.items():
+            setattr(self, name, value)
 
     def on_validation_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -65,6 +114,8 @@ class Recorder(lightning.Callback):
         self._outputs.append(outputs)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        gathered = from_all_ranks([{name: value.cpu() for name, value in out.items()} for out in self._outputs])
+        self._outputs = [output for outputs in gathered for output in outputs if len(output["nelbo_B"])]
         binned = self.config.objective.kind != "autoregressive"
         row = summarise(self._outputs, binned=binned)
         if self.floor is not None:
@@ -73,7 +124,8 @@ class Recorder(lightning.Callback):
             row["val/bits_per_byte"] = row["val/nelbo"] / math.log(2) / self.bytes_per_token
         self.load_steps.append(trainer.global_step)
         if "counts_LE" in self._outputs[0]:
-            counts_LE = torch.stack([output["counts_LE"] for output in self._outputs]).sum(0)
+            # Every rank's counts are those of all ranks.
+            counts_LE = torch.stack([output["counts_LE"] for output in gathered[0]]).sum(0)
             row |= load_statistics(counts_LE)
             self.load_TLE.append((counts_LE.double() / counts_LE.sum(-1, keepdim=True)).tolist())
         self._outputs = []

@@ -13,6 +13,8 @@ from core.data.module import Batch
 from core.diffusion.objectives import nelbo_per_token, token_cross_entropy, total_loss
 from core.model.balance import load_balancing_loss, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
+from core.ranks import Ranks
+from core.training.strategy import clip_exactly
 
 
 class Prediction(NamedTuple):
@@ -27,13 +29,16 @@ class Prediction(NamedTuple):
 class MaskedDiffusion(lightning.LightningModule):
     """A denoiser and how it learns: mask, predict, weigh, step. An autoregressive model learns by the same steps."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008  (frozen)
         super().__init__()
         self.config = config
         self.denoiser = Denoiser(config.model)
+        self.denoiser.recompute_layers = config.trainer.activation_checkpointing
+        self.traffic = _spread(self.denoiser, ranks)
         initialise(self.denoiser, config.seed)
         self.gradient_norms_P = torch.zeros(0)
         self._routings: list[LayerRouting] = []
+        self._counts: list[Tensor] = []
         if config.trainer.compile:
             for layer in self.denoiser.layers:  # the head is left out: its number of rows changes with every batch
                 layer.compile()
@@ -51,9 +56,15 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Let routers that are balanced by bias move it, after the optimizer's step."""
-        for moe, routing in zip(self.denoiser.mixtures(), self._routings, strict=True):
-            moe.router.rebalance(routing.counts_E)
+        counts = [routing.counts_E for routing in self._routings]
+        self._counts = (
+            [one + other for one, other in zip(self._counts, counts, strict=True)] if self._counts else counts
+        )
         self._routings = []
+        if (batch_index + 1) % self.config.trainer.accumulate == 0:
+            for moe, counts_E in zip(self.denoiser.mixtures(), self._counts, strict=True):
+                moe.router.rebalance(counts_E)
+            self._counts = []
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Per-sequence NELBO and mask ratio (B,), auxiliary losses, and expert counts (sparse layers, E) of one batch."""
@@ -93,9 +104,13 @@ class MaskedDiffusion(lightning.LightningModule):
         matrices = [p for p in self.parameters() if p.ndim > 1]
         vectors = [p for p in self.parameters() if p.ndim <= 1]
         groups = [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": settings.weight_decay, "name": "matrices"},
+            {"params": vectors, "weight_decay": 0.0, "name": "vectors"},
         ]
+        if self.traffic is not None:
+            from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer as apart
+
+            groups = [group for group in apart(groups) if group["params"]]
         optimizer = torch.optim.AdamW(
             groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
         )
@@ -107,8 +122,13 @@ class MaskedDiffusion(lightning.LightningModule):
     ) -> None:
         """Clip the global gradient norm, and keep each parameter's norm for the record.
 
-        Lightning's own way refuses fused optimizers under bf16, though bf16 scales no gradients.
+        Lightning's own way refuses fused optimizers under bf16, though bf16 scales no gradients. Under DeepSpeed only the
+        global norm is known: gradients are spread, and from stage 1 on the engine clips them.
         """
+        if self.config.trainer.strategy == "deepspeed":
+            if self.config.deepspeed.stage == 0:
+                self.gradient_norms_P = clip_exactly(self, gradient_clip_val or 0.0).reshape(1)
+            return
         parameters = [p for p in self.parameters() if p.grad is not None]
         self.gradient_norms_P = torch.stack(torch._foreach_norm([p.grad for p in parameters]))  # type: ignore[misc]
         if gradient_clip_val:
@@ -123,6 +143,14 @@ class MaskedDiffusion(lightning.LightningModule):
         progress = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine
+
+
+def _spread(denoiser: Denoiser, ranks: Ranks) -> Any:
+    if ranks.expert_parallel == 1:
+        return None
+    from core.model.parallel import spread_experts
+
+    return spread_experts(denoiser, ranks)
 
 
 def auxiliary_losses(routings: Sequence[LayerRouting], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -2,19 +2,22 @@
 
 import logging
 import math
+import os
 import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_model, save_file
+from safetensors.torch import save_file
 
 from core import records
 from core.config import ModelConfig, RunConfig, config_hash, to_dict, to_yaml
@@ -25,19 +28,25 @@ from core.errors import UserError
 from core.model.size import count, training_flops
 from core.model.transformer import Denoiser
 from core.provenance import describe
+from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
 from core.training.callbacks import Recorder, TrainingDivergedError
+from core.training.checkpoints import Checkpointer, find, remove
+from core.training.launch import RankFailedError, launch
 from core.training.module import MaskedDiffusion
+from core.training.strategy import check_devices, strategy_of, uses_cuda, whole_weights
 
 WEIGHTS = "model.safetensors"
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, devices: int = 1) -> None:
     """Refuse, before anything is trained, what would fail later.
 
-    Raises UserError for a corpus that is unknown, missing or too small, a vocabulary that its tokens exceed, or an
-    accelerator that this machine lacks, or initial weights that are absent, damaged or of another shape.
+    Raises UserError for a corpus that is unknown, missing or too small, a vocabulary that its tokens exceed, an
+    accelerator that this machine lacks, a number of devices that the run can't be spread over, or initial weights that
+    are absent, damaged or of another shape.
     """
+    check_devices(config, devices)
     check_vocabulary(config, load_corpus(config.data))
     if config.trainer.initial_weights:
         check_weights(config.model, config.trainer.initial_weights)
@@ -86,56 +95,107 @@ def train(
     *,
     loggers: Sequence[Logger] = (),
     study: Mapping[str, Any] | None = None,
+    devices: int = 1,
 ) -> RunRecord:
     """Train one run and leave its record in `folder`: record.json, and beside it config.yaml and the final weights.
 
-    A failure at work gives a record with status "failed" and a reason (and traceback.txt beside it). A mistake in the
-    config raises UserError before training; an interruption passes through and leaves no record.
+    Under trainer.strategy=deepspeed it trains in `devices` processes of this host; or, where torchrun, srun or
+    DeepSpeed's launcher started this process, as one rank of theirs, and rank 0 leaves the record. A run that was cut off
+    goes on from its last checkpoint. A failure at work gives a record with status "failed" and a reason (and traceback.txt
+    beside it). A mistake in the config raises UserError before training; an interruption passes through and leaves no
+    record.
     """
-    check(config)
+    ranks = (
+        Ranks.of_environment(config.deepspeed.expert_parallel) if config.trainer.strategy == "deepspeed" else Ranks()
+    )
+    among = ranks.size > 1
+    check(config, ranks.size if among else devices)
     folder.mkdir(parents=True, exist_ok=True)
-    records.write_atomically(folder / "config.yaml", to_yaml(config))
-    device, corpus = torch.device("cuda" if _uses_cuda(config) else "cpu"), load_corpus(config.data)
-    facts: dict[str, Any] = {
+    if ranks.rank == 0:
+        records.write_atomically(folder / "config.yaml", to_yaml(config))
+    if among or config.trainer.strategy == "single":
+        record = attempt(config, folder, loggers=loggers, ranks=ranks)
+    else:
+        find(config, folder, Ranks(size=devices, expert_parallel=config.deepspeed.expert_parallel))
+        started = time.perf_counter()
+        try:
+            record = launch(config, folder, devices, loggers)
+        except RankFailedError as failure:
+            record = failure.partial or RunRecord(status="failed", **_facts(config, Ranks(size=devices)))
+            lasted = time.perf_counter() - started
+            record = replace(
+                record, status="failed", reason=str(failure), metrics={}, wall_time_s=lasted, finished_at=_now()
+            )
+    record = replace(record, study=dict(study or {}))
+    if ranks.rank == 0:
+        records.write(record, folder)
+        if record.status == "complete":
+            remove(folder)
+    return record
+
+
+def attempt(
+    config: RunConfig,
+    folder: Path,
+    *,
+    loggers: Sequence[Logger] = (),
+    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
+    callbacks: Sequence[lightning.Callback] = (),
+) -> RunRecord:
+    """Train in this process, as one rank of those that train the run, and return its record without leaving it."""
+    facts = _facts(config, ranks)
+    started, floor = time.perf_counter(), MaskedTextModule(config).floor()
+    recorder = Recorder(config, floor=floor, bytes_per_token=load_corpus(config.data).bytes_per_token)
+    try:
+        measured = _fit(config, folder, recorder, loggers, ranks, callbacks)
+        return RunRecord(status="complete", **facts, **measured, **_seen(recorder, started))
+    except Exception as error:
+        trace = "traceback.txt" if ranks.size == 1 else f"traceback-rank-{ranks.rank}.txt"
+        records.write_atomically(folder / trace, traceback.format_exc())
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return RunRecord(status="failed", reason=reason, **facts, **_seen(recorder, started))
+
+
+def _facts(config: RunConfig, ranks: Ranks) -> dict[str, Any]:
+    """What is known of a run before it trains."""
+    return {
         "run_hash": config_hash(config),
         "arm_hash": config_hash(config, with_seed=False),
         "seed": config.seed,
         "config": to_dict(config),
         "parameters": vars(count(config.model)),
-        "data_fingerprint": corpus.fingerprint,
-        "provenance": describe(device),
-        "study": dict(study or {}),
+        "data_fingerprint": load_corpus(config.data).fingerprint,
+        "provenance": describe(torch.device("cuda" if uses_cuda(config) else "cpu")) | {"devices": ranks.size},
         "started_at": _now(),
     }
-    started = time.perf_counter()
-    recorder = Recorder(config, floor=MaskedTextModule(config).floor(), bytes_per_token=corpus.bytes_per_token)
-    try:
-        measured = _fit(config, folder, recorder, loggers)
-        record = RunRecord(status="complete", **facts, **measured, **_seen(recorder, started))
-    except Exception as error:
-        records.write_atomically(folder / "traceback.txt", traceback.format_exc())
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        record = RunRecord(status="failed", reason=reason, **facts, **_seen(recorder, started))
-    records.write(record, folder)
-    return record
 
 
-def _fit(config: RunConfig, folder: Path, recorder: Recorder, loggers: Sequence[Logger]) -> dict[str, Any]:
-    module, data = MaskedDiffusion(config), MaskedTextModule(config)
-    if config.trainer.initial_weights:
-        load_model(module.denoiser, config.trainer.initial_weights)
-    trainer = _trainer(config, folder, [recorder], loggers)
-    began = time.perf_counter()
-    trainer.fit(module, data)
+def _fit(
+    config: RunConfig,
+    folder: Path,
+    recorder: Recorder,
+    loggers: Sequence[Logger],
+    ranks: Ranks,
+    callbacks: Sequence[lightning.Callback],
+) -> dict[str, Any]:
+    found = find(config, folder, ranks)
+    module = MaskedDiffusion(config, ranks)
+    data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
+    if config.trainer.initial_weights and not found:
+        load_weights(module.denoiser, config.trainer.initial_weights)
+    trainer = _trainer(config, folder, [*callbacks, recorder, Checkpointer(config, folder, ranks)], loggers, ranks)
+    began, tokens = time.perf_counter(), recorder.tokens
+    trainer.fit(module, data, ckpt_path=found.path if found else None, weights_only=True)
     training_s = time.perf_counter() - began
-    # Lightning validates on multiples only; the final model's numbers are the ones that count.
-    if not recorder.load_steps or recorder.load_steps[-1] != config.trainer.steps:
-        trainer.validate(module, data, verbose=False)
     if not math.isfinite(recorder.validation["val/nelbo"][-1]):
         raise TrainingDivergedError(f"the NELBO on validation is not finite at step {config.trainer.steps}")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
-    rate = recorder.tokens / training_s
+    save_weights(module, config, folder, ranks)
+    here = (
+        recorder.tokens
+        - tokens
+        - (found.step * config.trainer.batch_size * config.data.sequence_length if found else 0)
+    )
+    rate = here / training_s
     final = {name: column[-1] for name, column in recorder.validation.items() if name not in ("step", "tokens")}
     return {
         "metrics": {**final, "train/nelbo": recorder.curve["train/nelbo"][-1], "train/tokens_per_second": rate},
@@ -144,22 +204,49 @@ def _fit(config: RunConfig, folder: Path, recorder: Recorder, loggers: Sequence[
     }
 
 
+def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> None:
+    """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it."""
+    if config.trainer.strategy == "deepspeed":
+        weights = whole_weights(module.denoiser, config.deepspeed.stage)
+    else:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
+    if ranks.rank == 0:
+        save_file(weights, folder / WEIGHTS)
+
+
+def load_weights(denoiser: Denoiser, path: str) -> None:
+    """Read a model's weights: of experts only those that this rank holds."""
+    state = denoiser.state_dict(keep_vars=True)
+    with safe_open(path, framework="pt") as weights, torch.no_grad():
+        for name, value in state.items():
+            value.copy_(weights.get_slice(name)[getattr(value, "held", slice(None))])
+
+
 def _trainer(
-    config: RunConfig, folder: Path, callbacks: list[lightning.Callback], loggers: Sequence[Logger]
+    config: RunConfig,
+    folder: Path,
+    callbacks: list[lightning.Callback],
+    loggers: Sequence[Logger],
+    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> lightning.Trainer:
     # Lightning's advice (more dataloader workers, a GPU that is there but unused) doesn't fit runs that are packed
     # onto a share of the cores on purpose.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for category in (UserWarning, FutureWarning):
         warnings.filterwarnings("ignore", module=r"lightning\.pytorch.*", category=category)
-    every = config.trainer.validate_every
+    settings = config.trainer
+    spread = settings.strategy == "deepspeed"
     return lightning.Trainer(
         default_root_dir=folder,
-        accelerator="cuda" if _uses_cuda(config) else "cpu",
-        devices=1,
-        precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
-        max_steps=config.trainer.steps,
-        val_check_interval=every or config.trainer.steps,
+        accelerator="cuda" if uses_cuda(config) else "cpu",
+        strategy=strategy_of(config, ranks) if spread else "auto",
+        devices=ranks.local_size,
+        num_nodes=ranks.hosts,
+        plugins=[LightningEnvironment()] if LAUNCHED in os.environ else None,
+        precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
+        max_steps=settings.steps,
+        accumulate_grad_batches=settings.accumulate,
+        val_check_interval=(settings.validate_every or settings.steps) * settings.accumulate,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=config.optimizer.gradient_clip or None,
@@ -168,14 +255,15 @@ def _trainer(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        inference_mode=True,
+        use_distributed_sampler=False,  # the batches are shared out already
+        inference_mode=not spread,  # ZeRO-3 gathers parameters in place, which inference tensors refuse
     )
 
 
 def seconds_per_step(config: RunConfig, steps: int = 6) -> float:
     """Median wall time of a training step on this machine as it is now, after two steps of warm-up."""
     module, data = MaskedDiffusion(config), MaskedTextModule(config)
-    device = torch.device("cuda" if _uses_cuda(config) else "cpu")
+    device = torch.device("cuda" if uses_cuda(config) else "cpu")
     module.to(device)
     optimizer = module.configure_optimizers()["optimizer"]
     batches, times = data.train_dataloader(), []
@@ -199,10 +287,6 @@ def _seen(recorder: Recorder, started: float) -> dict[str, Any]:
         "wall_time_s": time.perf_counter() - started,
         "finished_at": _now(),
     }
-
-
-def _uses_cuda(config: RunConfig) -> bool:
-    return config.trainer.accelerator != "cpu" and torch.cuda.is_available()
 
 
 def _now() -> str:

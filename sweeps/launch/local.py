@@ -55,7 +55,7 @@ def run(
         interrupted = False
         with Pool(plan, out, url, trainer) as pool:
             try:
-                _Sweep(ledger, pool, on_event).work(workers or default_workers(), before)
+                _Sweep(ledger, pool, on_event).work(workers or default_workers(plan.devices), before)
             except KeyboardInterrupt:
                 interrupted = True
                 on_event(Event("message", "stopping the workers; what is recorded stays"))

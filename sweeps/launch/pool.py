@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from core import records
+from core.errors import UserError
 from sweeps.plan import Plan
 from sweeps.worker import CORES_VARIABLE, STORAGE_VARIABLE
 
@@ -31,6 +32,7 @@ class Pool:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
         self._content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer}
+        self._devices = plan.devices
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._heard: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._speaking = 0
@@ -52,7 +54,7 @@ class Pool:
             "OMP_NUM_THREADS": str(len(cores)),
             "MKL_NUM_THREADS": str(len(cores)),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), os.environ.get("PYTHONPATH")))),
-            **_share_of_gpus(number),
+            **_share_of_gpus(number, self._devices),
         }
         with self._log(number).open("ab") as log:
             process = subprocess.Popen(
@@ -121,14 +123,17 @@ def share_of_cores(number: int, workers: int) -> list[int]:
     return cores[number % len(cores) :: workers] if workers <= len(cores) else [cores[number % len(cores)]]
 
 
-def default_workers() -> int:
-    """One worker per GPU, or per CPU core where there is none."""
-    return len(_gpus()) or len(share_of_cores(0, 1))
+def default_workers(devices: int = 1) -> int:
+    """One worker per GPU, or per CPU core where there is none; per `devices` of them where a run needs several."""
+    return max(1, (len(_gpus()) or len(share_of_cores(0, 1))) // devices)
 
 
-def _share_of_gpus(number: int) -> dict[str, str]:
+def _share_of_gpus(number: int, devices: int = 1) -> dict[str, str]:
     gpus = _gpus()
-    return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
+    if gpus and devices > len(gpus):
+        raise UserError(f"resources: a run needs {devices} devices, and this machine has {len(gpus)} GPUs")
+    chosen = [gpus[(number * devices + index) % len(gpus)] for index in range(devices)] if gpus else []
+    return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if gpus else {}
 
 
 def _gpus() -> list[str]:

@@ -80,7 +80,7 @@ def test_ranks_share_out_the_one_batch_without_overlap() -> None:
         assert torch.equal(torch.cat([part.tokens_BL for part in parts]), whole.tokens_BL)
         for index, field in enumerate(whole.masking):
             assert torch.equal(torch.cat([part.masking[index] for part in parts]), field)
-    with pytest.raises(UserError, match=r"trainer.batch_size=8 can't be split over 3 ranks"):
+    with pytest.raises(UserError, match=r"trainer.batch_size=8 can't be split over 3 devices"):
         TrainBatches(config, corpus, rank=0, world_size=3)
 
 

@@ -1,0 +1,136 @@
+"""Expert parallelism: the mixture over DeepSpeed's expert-parallel groups, tokens exchanged by all-to-all.
+
+Shapes as in core.model.mixing; R rows received by this rank. What DeepSpeed's engine asks of such a layer isn't public:
+it recognises AutoEPMoELayer, and reduces, spreads and saves the experts by the tags on their parameters. Its version is
+pinned for that reason.
+"""
+
+from typing import Any
+
+import torch
+from deepspeed.checkpoint import constants as checkpoint
+from deepspeed.checkpoint.autoep_affine import (
+    autoep_experts_for_rank,
+    autoep_placement_to_affine_map,
+    legacy_uniform_autoep_placement_descriptor,
+)
+from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer, _AllToAllV, compute_split_plan
+from deepspeed.utils import groups
+from torch import Tensor, nn
+
+from core.model.balance import expert_counts, over_ranks
+from core.model.experts import Experts
+from core.model.mixing import sort_by_expert
+from core.model.moe import MoE
+from core.model.routers import Routing
+from core.model.transformer import Denoiser
+from core.ranks import Ranks
+
+
+class Traffic:
+    """Bytes that this rank has sent to others in forward passes, counted on the host from the sizes of the parts."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+
+    def take(self) -> int:
+        """The bytes since it was last asked."""
+        sent, self.sent = self.sent, 0
+        return sent
+
+
+class ParallelMoE(AutoEPMoELayer):
+    """The mixture of core.model.moe with each rank holding E / N of the experts: same parameters by name, same result.
+
+    Dropless; any router. Router and shared expert are on every rank.
+    """
+
+    def __init__(self, moe: MoE, ranks: Ranks, traffic: Traffic) -> None:
+        nn.Module.__init__(self)  # not the parent's: it would build DeepSpeed's own router and experts
+        self.num_experts, self.ep_size, self.ep_rank = moe.num_experts, ranks.expert_parallel, ranks.expert_rank
+        self.num_local_experts = self.num_experts // self.ep_size
+        self.ep_group_name = self.expert_group_name = f"ep_size_{self.ep_size}"
+        self.ep_group: Any = None
+        self.traffic = traffic
+        self.router, self.shared_expert = moe.router, moe.shared_expert
+        self.experts = _local(moe.experts, self.ep_rank, self.num_local_experts)
+        self._tag()
+
+    def forward(self, x_ND: Tensor) -> tuple[Tensor, Routing, Tensor]:
+        """As MoE.forward: the mixture (N, D) of this rank's tokens, its routing, and (E,) assignments over all ranks."""
+        routing = self.router(x_ND)
+        counts_E = expert_counts(routing.experts_NK, self.num_experts)
+        plan = compute_split_plan(
+            routing.experts_NK, self.num_experts, self.ep_size, self.num_local_experts, self.ep_group, counts_E
+        )
+        assignments = sort_by_expert(routing.experts_NK, counts_E)
+        sent_MD = x_ND.index_select(0, assignments.token_S)
+        rows_RD = _AllToAllV.apply(self.ep_group, sent_MD, plan.input_splits, plan.output_splits)
+        out_RD = self._compute(rows_RD, plan.local_counts_by_source, sum(plan.output_splits))
+        back_MD = _AllToAllV.apply(self.ep_group, out_RD, plan.output_splits, plan.input_splits)
+        self._count(plan.input_splits, plan.output_splits, x_ND)
+        rows_NKD = back_MD.index_select(0, assignments.slot_NK.flatten()).view(*assignments.slot_NK.shape, -1)
+        mixed_ND = (rows_NKD * routing.gates_NK.to(rows_NKD.dtype).unsqueeze(-1)).sum(1)
+        if self.shared_expert is not None:
+            mixed_ND = mixed_ND + self.shared_expert(x_ND)
+        return mixed_ND, routing, over_ranks(counts_E)
+
+    def _compute(self, rows_RD: Tensor, counts_by_source: Tensor, rows: int) -> Tensor:
+        """The output of each received row's expert, in the rows' order: by source rank, and within it by expert."""
+        experts = torch.arange(self.num_local_experts, device=rows_RD.device).repeat(self.ep_size)
+        expert_R = experts.repeat_interleave(counts_by_source.flatten().long(), output_size=rows)
+        ones_R1 = torch.ones(rows, 1, device=rows_RD.device, dtype=torch.float32)
+        return self.experts(rows_RD, ones_R1, expert_R.unsqueeze(1), counts_by_source.sum(0).long())
+
+    def _count(self, sent: list[int], received: list[int], x_ND: Tensor) -> None:
+        rows = sum(sent) - sent[self.ep_rank] + sum(received) - received[self.ep_rank]
+        self.traffic.sent += rows * x_ND.shape[1] * x_ND.itemsize
+
+    def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False, **unused: Any) -> None:
+        """Called by the engine: join the expert-parallel group of this size."""
+        if self.ep_group_name not in groups._get_expert_parallel_group_dict():
+            groups._create_expert_and_data_parallel(
+                self.ep_size, use_data_before_expert_parallel_=use_data_before_expert_parallel_
+            )
+        self.ep_group = groups._get_expert_parallel_group(self.ep_group_name)
+
+    def _tag(self) -> None:
+        placement = legacy_uniform_autoep_placement_descriptor(self.num_experts, self.num_local_experts, self.ep_size)
+        self.expert_placement_descriptor = placement
+        for parameter in self.experts.parameters():
+            shape = [self.num_experts, *parameter.shape[1:]]
+            meta = {
+                checkpoint.AUTOEP_EXPERT_PLACEMENT: placement,
+                checkpoint.AFFINE_MAP: autoep_placement_to_affine_map(placement, shape).to_dict(),
+                checkpoint.AUTOEP_PARAM_LOGICAL_SHAPE: shape,
+                checkpoint.AUTOEP_PARAM_EP_RANK: self.ep_rank,
+                checkpoint.AUTOEP_PARAM_LOCAL_EXPERTS: list(autoep_experts_for_rank(placement, self.ep_rank)),
+            }
+            for name, value in (
+                ("allreduce", False),  # over the ranks that hold the same experts, not over all
+                ("group_name", self.ep_group_name),
+                ("ds_zero_placement_family", "autoep_expert"),
+                ("ds_zero_partition_group_name", self.ep_group_name),
+                (checkpoint.DS_AUTOEP_UC_META, meta),
+            ):
+                setattr(parameter, name, value)
+
+
+def spread_experts(denoiser: Denoiser, ranks: Ranks) -> Traffic:
+    """Replace every mixture by one that holds this rank's share of the experts, not yet initialised."""
+    traffic = Traffic()
+    for layer in denoiser.layers:
+        if layer.moe is not None:
+            layer.moe = ParallelMoE(layer.moe, ranks, traffic)  # type: ignore[arg-type]
+    return traffic
+
+
+def _local(experts: Experts, rank: int, count: int) -> Experts:
+    """Experts [rank * count, (rank + 1) * count) of all; each parameter knows of which it is a part."""
+    local = Experts.__new__(Experts)
+    nn.Module.__init__(local)
+    for name, whole in experts.named_parameters():
+        part = nn.Parameter(torch.empty(count, *whole.shape[1:]))
+        part.whole_shape, part.held = whole.shape, slice(rank * count, (rank + 1) * count)  # type: ignore[attr-defined]
+        setattr(local, name, part)
+    return local

@@ -1,0 +1,37 @@
+"""What a process that another one started does first: keep a pipe for events, and end with its parent."""
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+STOPPED = 143  # exit status after SIGTERM, as shells report it
+
+
+def leave_with_parent(parent: int) -> None:
+    """End this process at once when its parent is gone, however that ended: the pipe from it then closes.
+
+    A lock that the process holds goes with it.
+    """
+
+    def watch() -> None:
+        # Not through sys.stdin: a thread that waits in it breaks the interpreter's exit.
+        while os.read(parent, 4096):
+            pass
+        os._exit(STOPPED)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
+
+
+def take_events_pipe() -> Callable[..., None]:
+    """Keep stdout for events (JSON lines) and send everything else that is printed to stderr."""
+    pipe = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def emit(**event: Any) -> None:
+        pipe.write(json.dumps(event) + "\n")
+        pipe.flush()
+
+    return emit

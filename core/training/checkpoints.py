@@ -1,0 +1,104 @@
+"""Checkpoints of a run: saved whole or not at all, the last one kept, and found again by whoever trains it next."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import torch.distributed as dist
+
+from core import records
+from core.config import RunConfig
+from core.errors import UserError
+from core.ranks import Ranks
+
+FOLDER = "checkpoints"
+LATEST = "latest.json"
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint to go on from: where it lies, and after which step."""
+
+    path: Path
+    step: int
+
+
+class Checkpointer(lightning.Callback):
+    """Saves every `trainer.checkpoint_every` steps, between the validation of a step and the next step.
+
+    What is older is deleted once the new one is complete on every rank and named in latest.json.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks) -> None:
+        self.config, self.folder, self.ranks = config, folder / FOLDER, ranks
+        self.saved = 0
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        every, step = self.config.trainer.checkpoint_every, trainer.global_step
+        if not every or not step or step % every or step == self.saved or batch_idx % self.config.trainer.accumulate:
+            return
+        name = f"step-{step}"
+        trainer.save_checkpoint(self.folder / name)
+        if self.ranks.size > 1:
+            dist.barrier()
+        self.saved = step
+        if self.ranks.rank == 0:
+            records.write_atomically(
+                self.folder / LATEST, json.dumps(_layout(self.config, self.ranks, name, step)) + "\n"
+            )
+            for old in self.folder.iterdir():
+                if old.name not in (name, LATEST):
+                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+
+    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"saved": self.saved}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.saved = state_dict["saved"]
+
+
+def _layout(config: RunConfig, ranks: Ranks, name: str, step: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "step": step,
+        "strategy": config.trainer.strategy,
+        "stage": config.deepspeed.stage,
+        "devices": ranks.size,
+        "expert_parallel": ranks.expert_parallel,
+    }
+
+
+def find(config: RunConfig, folder: Path, ranks: Ranks) -> Checkpoint | None:
+    """The run's last complete checkpoint.
+
+    Raises UserError when it was saved by another number of devices or another split of the experts.
+    """
+    try:
+        latest = json.loads((folder / FOLDER / LATEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    wanted = _layout(config, ranks, latest["name"], latest["step"])
+    if latest != wanted:
+        unlike = [f"{name} {latest[name]}, not {wanted[name]}" for name in wanted if latest[name] != wanted[name]]
+        raise UserError(
+            f"{folder / FOLDER} holds a checkpoint of another layout ({'; '.join(unlike)}): go on with that layout, or "
+            "delete it to start again"
+        )
+    return Checkpoint(folder / FOLDER / latest["name"], latest["step"])
+
+
+def saved_step(folder: Path) -> int | None:
+    """The step after which a folder's run can go on; None where it has no whole checkpoint."""
+    try:
+        return int(json.loads((folder / FOLDER / LATEST).read_text(encoding="utf-8"))["step"])
+    except FileNotFoundError:
+        return None
+
+
+def remove(folder: Path) -> None:
+    """Delete the checkpoints of a run that is complete."""
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)

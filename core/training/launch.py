@@ -1,0 +1,158 @@
+"""A run over several devices of this host: one process each, watched; when one dies, all end and the record says which."""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from torch.distributed import TCPStore
+
+from core.config import RunConfig
+from core.ranks import LAUNCHED
+from core.records import RunRecord
+from core.training.strategy import uses_cuda
+
+GRACE_S = 3.0  # for the others to say why they end, once one has ended badly
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = "core.training.rank"
+BROKEN_LINE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+
+
+class RankFailedError(RuntimeError):
+    """A rank ended the run. partial: the record that a surviving rank left of it, if any did."""
+
+    def __init__(self, reason: str, partial: RunRecord | None) -> None:
+        super().__init__(reason)
+        self.partial = partial
+
+
+def launch(
+    config: RunConfig, folder: Path, devices: int, loggers: Sequence[Logger] = (), program: str = PROGRAM
+) -> RunRecord:
+    """Train in `devices` processes, and return rank 0's record. `folder` holds config.yaml.
+
+    Each rank's output is in rank-K.log in the folder. Raises RankFailedError, with the rank named, when a rank fails or dies:
+    every process has ended by then, as it has after any other exception.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # it chose a free port, and keeps it
+    with _processes(config, folder, devices, store.port, program) as ranks:
+        return _watch(ranks, folder, loggers)
+
+
+@contextlib.contextmanager
+def _processes(
+    config: RunConfig, folder: Path, devices: int, port: int, program: str
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    ranks: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(devices):
+            with (folder / f"rank-{rank}.log").open("wb") as log:
+                ranks.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", program, str(folder)],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                        env=_environment(config, rank, devices, port),
+                        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends them
+                    )
+                )
+        yield ranks
+    finally:
+        for process in ranks:
+            process.kill()
+        for process in ranks:
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    pipe.close()
+
+
+def _environment(config: RunConfig, rank: int, devices: int, port: int) -> dict[str, str]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    return outer | {
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), os.environ.get("PYTHONPATH")))),
+        LAUNCHED: "1",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(devices),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # ranks meet at the store that this process serves
+        "OMP_NUM_THREADS": str(max(1, cores // devices)),
+        "DS_ACCELERATOR": "cuda" if uses_cuda(config) else "cpu",
+    }
+
+
+def _watch(ranks: list[subprocess.Popen[bytes]], folder: Path, loggers: Sequence[Logger]) -> RunRecord:
+    heard: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+    listeners = [
+        threading.Thread(target=_listen, args=(rank, process, heard), daemon=True) for rank, process in enumerate(ranks)
+    ]
+    for listener in listeners:
+        listener.start()
+    said: dict[int, RunRecord] = {}
+    deadline: float | None = None
+    while any(process.poll() is None for process in ranks) and (deadline is None or time.monotonic() < deadline):
+        if deadline is None and any(process.poll() for process in ranks):
+            deadline = time.monotonic() + GRACE_S
+        _hear(heard, said, loggers, wait=0.1)
+    ended = [process.poll() for process in ranks]
+    for process in ranks:
+        process.kill()
+    for listener in listeners:
+        listener.join(timeout=GRACE_S)
+    _hear(heard, said, loggers, wait=0.0)
+    if 0 in said and said[0].status == "complete" and not any(ended):
+        return said[0]
+    raise RankFailedError(_reason(ended, said, folder), next(iter(said.values()), None))
+
+
+def _hear(
+    heard: "queue.Queue[tuple[int, dict[str, Any]]]", said: dict[int, RunRecord], loggers: Sequence[Logger], wait: float
+) -> None:
+    with contextlib.suppress(queue.Empty):
+        while True:
+            rank, event = heard.get(timeout=wait) if wait else heard.get_nowait()
+            if event["event"] == "record":
+                said[rank] = RunRecord.from_json(event["record"])
+                continue
+            for logger in loggers:
+                logger.log_metrics(event["metrics"], event["step"])
+
+
+def _listen(rank: int, process: subprocess.Popen[bytes], heard: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.endswith(b"\n"):  # a killed rank's last line may be cut short
+            heard.put((rank, json.loads(line)))
+
+
+def _reason(ended: list[int | None], said: dict[int, RunRecord], folder: Path) -> str:
+    """Which rank ended the run and why: one that a signal killed, else one that didn't merely lose its peers."""
+    killed = [rank for rank, status in enumerate(ended) if status is not None and status < 0]
+    if killed:
+        return f"rank {killed[0]} died (signal {-(ended[killed[0]] or 0)}; its last words are in rank-{killed[0]}.log)"
+    reasons = {rank: record.reason or "no reason given" for rank, record in said.items() if record.status == "failed"}
+    for rank, status in enumerate(ended):
+        if status and rank not in reasons:
+            reasons[rank] = f"exit status {status}: {_last_line(folder / f'rank-{rank}.log')}"
+    own = {rank: text for rank, text in reasons.items() if not any(part in text for part in BROKEN_LINE)}
+    rank, text = min((own or reasons or {0: "it ended without a record"}).items())
+    alike = len(reasons) == len(ended) and len(set(reasons.values())) == 1
+    return text if alike else f"rank {rank}: {text}"
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "nothing logged"

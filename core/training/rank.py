@@ -1,0 +1,56 @@
+"""One process of a run over several devices.
+
+    python -m core.training.rank FOLDER
+
+FOLDER holds config.yaml. core.training.launch starts it, with its place among the ranks in the environment; stdout is a
+pipe for events (JSON lines): "row" for loggers, from rank 0, and "record" at the end, from every rank.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+
+from core.processes import leave_with_parent, take_events_pipe
+from core.settings import load
+
+
+class Relay(Logger):
+    """Sends every logged row to the process that started this one, which has the loggers."""
+
+    def __init__(self, emit: Any) -> None:
+        super().__init__()
+        self.emit = emit
+
+    @property
+    def name(self) -> str:
+        return "relay"
+
+    @property
+    def version(self) -> str:
+        return "0"
+
+    def log_hyperparams(self, *arguments: Any, **settings: Any) -> None:
+        """Nothing: the config file says it."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.emit(event="row", metrics=metrics, step=step)
+
+
+def main(folder: Path) -> int:
+    """Train as one rank; 1 where that failed."""
+    emit = take_events_pipe()
+    leave_with_parent(sys.stdin.fileno())
+    from core.ranks import Ranks
+    from core.training.run import attempt
+
+    config = load(folder / "config.yaml")
+    ranks = Ranks.of_environment(config.deepspeed.expert_parallel)
+    record = attempt(config, folder, loggers=[Relay(emit)] if ranks.rank == 0 else [], ranks=ranks)
+    emit(event="record", record=record.to_json())
+    return 0 if record.status == "complete" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

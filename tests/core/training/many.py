@@ -1,0 +1,100 @@
+"""Trains a list of cases one after the other in the processes of one launch: python -m tests.core.training.many FOLDER.
+
+FOLDER/cases.json holds [{"name", "settings", "untagged"?}]. Leaves NAME.json (the record) and NAME.safetensors (the
+first step's gradients, whole) there.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import lightning
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from core.processes import leave_with_parent, take_events_pipe
+from core.ranks import Ranks
+from core.settings import build
+from core.training.run import attempt
+from core.training.strategy import is_spread
+
+
+class FirstGradients(lightning.Callback):
+    """Keeps the whole gradient of the first step."""
+
+    def __init__(self) -> None:
+        self.whole: dict[str, torch.Tensor] = {}
+        self.calls = 0
+
+    def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.calls += 1
+        if self.calls != pl_module.config.trainer.accumulate:
+            return
+        spread = pl_module.config.trainer.strategy == "deepspeed"
+        stage = pl_module.config.deepspeed.stage if spread else 0
+        for name, parameter in pl_module.denoiser.named_parameters():
+            if stage:
+                from deepspeed.utils import safe_get_full_grad
+
+                gradient = safe_get_full_grad(parameter)
+            else:
+                gradient = parameter.grad
+            gradient = gradient.detach().float().clone()
+            if is_spread(parameter):
+                from deepspeed.utils import groups
+
+                group = groups._get_expert_parallel_group(parameter.group_name)
+                parts = [torch.empty_like(gradient) for _ in range(dist.get_world_size(group))]
+                dist.all_gather(parts, gradient, group=group)
+                gradient = torch.cat(parts)
+            self.whole[name] = gradient
+
+
+def run_case(case: dict, folder: Path, ranks: Ranks) -> str:
+    """Train one case and leave what it gave."""
+    config, keep = build({}, case["settings"]), FirstGradients()
+    place = folder / case["name"]
+    place.mkdir(exist_ok=True)
+    record = attempt(config, place, ranks=ranks, callbacks=[keep])
+    if ranks.rank == 0:
+        (folder / f"{case['name']}.json").write_text(record.to_json())
+        save_file(
+            {name: value.contiguous() for name, value in keep.whole.items()}, folder / f"{case['name']}.safetensors"
+        )
+    return record.to_json()
+
+
+def untag() -> None:
+    """Let the engine take experts for parameters that all ranks share."""
+    from core.model.parallel import ParallelMoE
+
+    tag = ParallelMoE._tag
+
+    def without(self: ParallelMoE) -> None:
+        tag(self)
+        for parameter in self.experts.parameters():
+            parameter.allreduce = True
+            del parameter.ds_zero_placement_family, parameter.ds_zero_partition_group_name
+
+    ParallelMoE._tag = without  # type: ignore[method-assign]
+
+
+def main(folder: Path) -> int:
+    """All cases; the last one's record is the answer."""
+    emit = take_events_pipe()
+    leave_with_parent(sys.stdin.fileno())
+    cases = json.loads((folder / "cases.json").read_text())
+    record, here = "", Ranks.of_environment()  # once: Lightning takes WORLD_SIZE away after a run
+    for case in cases:
+        if case.get("untagged"):
+            untag()
+        parallel = case["settings"].get("deepspeed.expert_parallel", 1)
+        record = run_case(case, folder, replace(here, expert_parallel=parallel))
+    emit(event="record", record=record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,125 @@
+"""A run is one model however it is spread: the same gradients and losses on one process and on several."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from core.model.transformer import Denoiser, initialise
+from core.ranks import Ranks
+from core.records import RunRecord
+from core.settings import build
+from core.training.launch import RankFailedError, launch
+from tests.core.training.many import run_case
+from tests.core.training.test_run import QUICK
+
+STEPS = QUICK | {"trainer.steps": 20, "trainer.validate_every": 7, "trainer.log_every": 1}
+KINDS = {
+    "topk": {},
+    "sigmoid": {"model.router.scores": "sigmoid", "model.router.renormalise": True, "model.shared_expert_width": 16},
+    "idle": {"model.router.kind": "bias_balanced"},  # started so that half the experts, one rank's, get no token
+}
+LAYOUTS = {"dp2": (2, 1), "ep2": (2, 2), "ep2-dp2": (4, 2)}
+CURVES = ("train/nelbo", "train/load_balancing", "train/z_loss", "train/gradient_norm")
+CLOSE = 1e-5
+
+pytestmark = pytest.mark.slow
+
+
+def settings(kind: str, weights: Path, stage: int | None = None, parallel: int = 1) -> dict:
+    """The config's settings of a router kind; spread at a ZeRO stage, or on one device."""
+    chosen = STEPS | KINDS[kind] | {"trainer.initial_weights": str(weights / f"{kind}.safetensors")}
+    if stage is None:
+        return chosen
+    return chosen | {
+        "trainer.strategy": "deepspeed",
+        "deepspeed.stage": stage,
+        "deepspeed.expert_parallel": parallel,
+    }
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each router kind's run on one device without an engine, and the weights that all layouts start from."""
+    folder = tmp_path_factory.mktemp("single")
+    for kind, changes in KINDS.items():
+        model = Denoiser(build(STEPS, changes).model)
+        initialise(model, 3)
+        if kind == "idle":
+            for moe in model.mixtures():
+                moe.router.bias_E.copy_(torch.tensor([5.0, 5.0, 0.0, 0.0]))
+        save_file(model.state_dict(), folder / f"{kind}.safetensors")
+    runs = folder / "runs"
+    runs.mkdir()
+    for kind in KINDS:
+        run_case({"name": kind, "settings": settings(kind, folder)}, runs, Ranks())
+    return folder
+
+
+def spread(folder: Path, cases: list[dict], devices: int) -> None:
+    (folder / "cases.json").write_text(json.dumps(cases))
+    launch(build({}, cases[0]["settings"]), folder, devices, program="tests.core.training.many")
+
+
+def differences(one: Path, other: Path, kind: str, name: str) -> dict[str, float]:
+    """Largest relative difference of the gradients, of each curve and of the final weights' NELBO."""
+    before, after = (RunRecord.from_json((f / f"{n}.json").read_text()) for f, n in ((one, kind), (other, name)))
+    assert before.status == after.status == "complete", after.reason
+    found = {}
+    for curve in CURVES:
+        left, right = (torch.tensor(record.curve[curve], dtype=torch.float64) for record in (before, after))
+        assert len(left) == len(right) == 20
+        found[curve] = float(((left - right).abs() / left.abs()).max())
+    found["val/nelbo"] = abs(after.metrics["val/nelbo"] / before.metrics["val/nelbo"] - 1)
+    left, right = load_file(one / f"{kind}.safetensors"), load_file(other / f"{name}.safetensors")
+    assert left.keys() == right.keys()
+    largest = {key: float(value.abs().max()) for key, value in left.items()}
+    found["gradients"] = max(float((left[key] - right[key]).abs().max()) / max(largest[key], 1e-12) for key in left)
+    return found
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_and_losses_are_those_of_one_process(layout: str, single: Path, tmp_path: Path) -> None:
+    devices, parallel = LAYOUTS[layout]
+    pairs = [("topk", stage) for stage in range(4)] + [("sigmoid", 2), ("idle", 2), ("idle", 3)]
+    cases = [{"name": f"{kind}-{stage}", "settings": settings(kind, single, stage, parallel)} for kind, stage in pairs]
+    spread(tmp_path, cases, devices)
+    for kind, stage in pairs:
+        found = differences(single / "runs", tmp_path, kind, f"{kind}-{stage}")
+        assert max(found.values()) < CLOSE, (layout, kind, stage, found)
+    idle = RunRecord.from_json((tmp_path / "idle-2.json").read_text())
+    assert idle.expert_load["load"][0][0][2:] == [0.0, 0.0]  # a rank had nothing to do
+
+
+def test_experts_that_are_not_tagged_are_another_model(single: Path, tmp_path: Path) -> None:
+    case = {"name": "untagged", "settings": settings("topk", single, 2, 2), "untagged": True}
+    try:
+        spread(tmp_path, [case], 2)
+        found = differences(single / "runs", tmp_path, "topk", "untagged")
+    except (RankFailedError, AssertionError):
+        return  # refused by the engine, which is as good
+    assert found["gradients"] > 100 * CLOSE and found["train/nelbo"] > CLOSE
+
+
+def test_layers_computed_again_and_gradients_accumulated_are_the_same_model(single: Path, tmp_path: Path) -> None:
+    def cases(stage: int | None, parallel: int) -> list[dict]:
+        plain = settings("topk", single, stage, parallel) | {"objective.load_balancing_weight": 0.0}
+        return [
+            {"name": "recomputed", "settings": plain | {"trainer.activation_checkpointing": True}},
+            {"name": "accumulated", "settings": plain | {"trainer.accumulate": 2}},
+        ]
+
+    alone, plain = tmp_path / "alone", settings("topk", single) | {"objective.load_balancing_weight": 0.0}
+    alone.mkdir()
+    run_case({"name": "plain", "settings": plain}, alone, Ranks())
+    for case in cases(None, 1):
+        run_case(case, alone, Ranks())
+    spread(tmp_path, cases(2, 2), 2)
+    for folder in (alone, tmp_path):
+        for name in ("recomputed", "accumulated"):
+            found = differences(alone, folder, "plain", name)
+            if name == "accumulated":  # what is reported of the balance is of micro-batches
+                del found["train/load_balancing"]
+            assert max(found.values()) < CLOSE, (folder, name, found)
