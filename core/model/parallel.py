@@ -5,7 +5,7 @@ it recognises AutoEPMoELayer, and reduces, spreads and saves the experts by the 
 pinned for that reason.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from deepspeed.checkpoint import constants as checkpoint
@@ -28,7 +28,7 @@ from core.ranks import Ranks
 
 
 class Traffic:
-    """Bytes that this rank has sent to others in forward passes, counted on the host from the sizes of the parts."""
+    """Bytes that this rank exchanged with others in training's forward passes, known on the host from the parts' sizes."""
 
     def __init__(self) -> None:
         self.sent = 0
@@ -39,8 +39,30 @@ class Traffic:
         return sent
 
 
+class LocalExperts(Experts):
+    """Experts [first, first + count) of all, under the names that DeepSpeed's checkpoints know: w1, w3 in, w2 out.
+
+    Each parameter knows the whole that it is a part of: `whole_shape`, the `held` rows, and what it is `called` there.
+    """
+
+    NAMES: ClassVar = {"w1": "gate_EWD", "w3": "up_EWD", "w2": "down_EDW"}
+
+    def __init__(self, experts: Experts, first: int, count: int) -> None:
+        nn.Module.__init__(self)
+        for name, called in self.NAMES.items():
+            whole = getattr(experts, called)
+            part = nn.Parameter(torch.empty(count, *whole.shape[1:]))
+            part.called, part.whole_shape = called, whole.shape  # type: ignore[attr-defined]
+            part.held = slice(first, first + count)  # type: ignore[attr-defined]
+            setattr(self, name, part)
+
+    gate_EWD = property(lambda self: self.w1)
+    up_EWD = property(lambda self: self.w3)
+    down_EDW = property(lambda self: self.w2)
+
+
 class ParallelMoE(AutoEPMoELayer):
-    """The mixture of core.model.moe with each rank holding E / N of the experts: same parameters by name, same result.
+    """The mixture of core.model.moe with each rank holding E / N of the experts: same result.
 
     Dropless; any router. Router and shared expert are on every rank.
     """
@@ -53,7 +75,7 @@ class ParallelMoE(AutoEPMoELayer):
         self.ep_group: Any = None
         self.traffic = traffic
         self.router, self.shared_expert = moe.router, moe.shared_expert
-        self.experts = _local(moe.experts, self.ep_rank, self.num_local_experts)
+        self.experts = LocalExperts(moe.experts, self.ep_rank * self.num_local_experts, self.num_local_experts)
         self._tag()
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Routing, Tensor]:
@@ -83,6 +105,8 @@ class ParallelMoE(AutoEPMoELayer):
         return self.experts(rows_RD, ones_R1, expert_R.unsqueeze(1), counts_by_source.sum(0).long())
 
     def _count(self, sent: list[int], received: list[int], x_ND: Tensor) -> None:
+        if not torch.is_grad_enabled():  # validation
+            return
         rows = sum(sent) - sent[self.ep_rank] + sum(received) - received[self.ep_rank]
         self.traffic.sent += rows * x_ND.shape[1] * x_ND.itemsize
 
@@ -123,14 +147,3 @@ def spread_experts(denoiser: Denoiser, ranks: Ranks) -> Traffic:
         if layer.moe is not None:
             layer.moe = ParallelMoE(layer.moe, ranks, traffic)  # type: ignore[arg-type]
     return traffic
-
-
-def _local(experts: Experts, rank: int, count: int) -> Experts:
-    """Experts [rank * count, (rank + 1) * count) of all; each parameter knows of which it is a part."""
-    local = Experts.__new__(Experts)
-    nn.Module.__init__(local)
-    for name, whole in experts.named_parameters():
-        part = nn.Parameter(torch.empty(count, *whole.shape[1:]))
-        part.whole_shape, part.held = whole.shape, slice(rank * count, (rank + 1) * count)  # type: ignore[attr-defined]
-        setattr(local, name, part)
-    return local

@@ -166,6 +166,11 @@ class Denoiser(nn.Module):
         return F.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
 
 
+def whole_name(name: str, parameter: nn.Parameter) -> str:
+    """What a parameter is called in the model on one device: a rank's part of the experts has names of its own."""
+    return f"{name.rpartition('.')[0]}.{parameter.called}" if hasattr(parameter, "called") else name
+
+
 def initialise(model: Denoiser, seed: int) -> None:
     """Draw every weight from a stream named after the parameter.
 
@@ -175,7 +180,8 @@ def initialise(model: Denoiser, seed: int) -> None:
     """
     config = model.config
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for own_name, parameter in model.named_parameters():
+            name = whole_name(own_name, parameter)
             if parameter.ndim == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class Recorder(lightning.Callback):
         self.tokens = 0
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._micro: list[dict[str, Tensor]] = []
-        self._sent: list[int] = []
+        self._sent: list[float] = []
         self._outputs: list[dict[str, Tensor]] = []
 
     def on_train_batch_end(
@@ -98,7 +99,8 @@ class Recorder(lightning.Callback):
         """Everything so far, averaged over ranks, so that a run that goes on from here leaves one whole record."""
         state = {name: getattr(self, name) for name in ("curve", "validation", "load_steps", "load_TLE", "tokens")}
         losses = {name: mean_over_ranks(torch.stack(rows)).tolist() for name, rows in self._losses.items() if rows}
-        return copy.deepcopy(state | {"losses": losses, "sent": self._sent})
+        sent = [statistics.fmean(step) for step in zip(*from_all_ranks(self._sent), strict=True)]
+        return copy.deepcopy(state | {"losses": losses, "sent": sent})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict)

@@ -51,6 +51,12 @@ class Checkpointer(lightning.Callback):
                 if old.name not in (name, LATEST):
                     shutil.rmtree(old) if old.is_dir() else old.unlink()
 
+    def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
+        """The batch that is about to start hasn't been trained on: whoever goes on from here begins with it."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in ("total", "current"):
+            progress[count]["ready"] -= 1
+
     def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 

@@ -26,7 +26,7 @@ from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.size import count, training_flops
-from core.model.transformer import Denoiser
+from core.model.transformer import Denoiser, whole_name
 from core.provenance import describe
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
@@ -216,10 +216,12 @@ def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks
 
 def load_weights(denoiser: Denoiser, path: str) -> None:
     """Read a model's weights: of experts only those that this rank holds."""
-    state = denoiser.state_dict(keep_vars=True)
     with safe_open(path, framework="pt") as weights, torch.no_grad():
-        for name, value in state.items():
-            value.copy_(weights.get_slice(name)[getattr(value, "held", slice(None))])
+        for name, parameter in denoiser.named_parameters():
+            held = getattr(parameter, "held", slice(None))
+            parameter.copy_(weights.get_slice(whole_name(name, parameter))[held])
+        for name, buffer in denoiser.named_buffers():
+            buffer.copy_(weights.get_tensor(name))
 
 
 def _trainer(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from core.config import RunConfig
 from core.errors import UserError
+from core.model.transformer import whole_name
 from core.ranks import Ranks
 
 # Set by the platform from the config's own fields, or without meaning for it.
@@ -227,7 +228,7 @@ def whole_weights(denoiser: nn.Module, stage: int) -> dict[str, Tensor]:
             dist.all_gather(parts, value.contiguous(), group=group)
             value = torch.cat(parts)
         if rank == 0:
-            weights[name] = value.float().cpu().clone()
+            weights[whole_name(name, parameter)] = value.float().cpu().clone()
     if rank == 0:
         weights |= {name: buffer.detach().cpu().clone() for name, buffer in denoiser.named_buffers()}
     return weights

@@ -14,7 +14,7 @@ import torch
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import layer, step
+from tests.benchmarks import engine, layer, step
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing")
+    parser.add_argument("--parts", default="layer,step,packing,engine")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
@@ -42,11 +42,27 @@ def main() -> None:
         rows["step"] = steps(options)
     if "packing" in wanted and options.device == "cpu":
         rows["packing"] = packings()
+    if "engine" in wanted and options.device == "cpu":
+        rows["engine"] = engines(options.rounds)
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench.json").write_text(json.dumps(rows, indent=2) + "\n")
     (options.out / "bench.md").write_text(text)
+
+
+def engines(rounds: int) -> list[dict[str, Any]]:
+    """The engine's and expert parallelism's step times as ratios, with the bytes that all-to-alls send in a step."""
+    found = engine.measure(max(3, rounds // 2))
+    return [
+        {
+            "contest": f"{name} / {other}",
+            "ratio": ratio(found[name]["seconds"], found[other]["seconds"]),
+            "seconds": statistics.median(found[name]["seconds"]),
+            "megabytes": found[name]["bytes"][-1] / 1e6,
+        }
+        for name, other in engine.RATIOS
+    ]
 
 
 def layers(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -152,6 +168,12 @@ def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace
             f"{row['workers']} workers x {row['threads']} threads: {row['steps_per_second']:.2f} steps/s, "
             f"{row['over_one_worker']:.2f} of one worker on all cores"
         )
+    if "engine" in rows:
+        lines += ["", "| step time | ratio | seconds | all-to-all, MB a step |", "|---|---|---|---|"]
+        lines += [
+            f"| {row['contest']} | {cell(row['ratio'])} | {row['seconds']:.2f} | {row['megabytes']:.1f} |"
+            for row in rows["engine"]
+        ]
     return "\n".join(lines) + "\n"
 
 

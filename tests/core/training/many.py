@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from core.model.transformer import whole_name
 from core.processes import leave_with_parent, take_events_pipe
 from core.ranks import Ranks
 from core.settings import build
@@ -49,7 +50,7 @@ class FirstGradients(lightning.Callback):
                 parts = [torch.empty_like(gradient) for _ in range(dist.get_world_size(group))]
                 dist.all_gather(parts, gradient, group=group)
                 gradient = torch.cat(parts)
-            self.whole[name] = gradient
+            self.whole[whole_name(name, parameter)] = gradient
 
 
 def run_case(case: dict, folder: Path, ranks: Ranks) -> str:

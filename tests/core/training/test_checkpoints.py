@@ -1,0 +1,111 @@
+"""A run that is cut off goes on as if nothing had happened: the same losses at the same steps, to the last bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from core import records
+from core.config import RunConfig, to_yaml
+from core.errors import UserError
+from core.settings import build
+from core.training.checkpoints import FOLDER, LATEST, saved_step
+from core.training.run import train
+from tests.core.training.test_run import QUICK
+
+LONG = QUICK | {
+    "trainer.steps": 90, "trainer.validate_every": 20, "trainer.log_every": 7, "trainer.checkpoint_every": 10,
+}  # fmt: skip
+SPREAD = {"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2}
+SOURCE_ROOT = Path(__file__).resolve().parents[3]
+LIMIT_S = 60
+
+pytestmark = pytest.mark.slow
+
+
+def start(config: RunConfig, folder: Path, devices: int) -> subprocess.Popen[bytes]:
+    """Train in a process of its own, which waits at its end for nobody."""
+    program = (
+        "import sys; from pathlib import Path; from core.settings import load; from core.training.run import train; "
+        f"train(load(Path({str(folder / 'wanted.yaml')!r})), Path({str(folder)!r}), devices={devices})"
+    )
+    folder.mkdir(exist_ok=True)
+    (folder / "wanted.yaml").write_text(to_yaml(config))
+    environment = os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while saved_step(folder) is None:
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was saved"
+        time.sleep(0.02)
+
+
+def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(process.pid).children() if "core.training.rank" in child.cmdline()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices"),
+    [
+        ({}, 1),
+        (SPREAD | {"deepspeed.stage": 2, "trainer.precision": "bf16"}, 2),
+        (SPREAD | {"deepspeed.stage": 3}, 2),
+        (SPREAD | {"deepspeed.stage": 0, "model.router.kind": "bias_balanced", "trainer.accumulate": 2}, 2),
+    ],
+    ids=["single", "zero2-bf16", "zero3", "zero0-biased"],
+)
+def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Path) -> None:
+    config = build(LONG, changes)
+    whole = train(config, tmp_path / "whole", devices=devices)
+    assert whole.status == "complete", whole.reason
+    cut = tmp_path / "cut"
+    process = start(config, cut, devices)
+    wait_for_checkpoint(cut, process)
+    if devices == 1:
+        process.kill()
+        process.wait()
+        assert not (cut / "record.json").exists()
+    else:
+        ranks = ranks_of(process)
+        victim = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
+        os.kill(victim.pid, signal.SIGKILL)
+        assert process.wait(timeout=LIMIT_S) == 0  # it said in a record what happened
+        failed = records.read(cut / "record.json")
+        assert failed.status == "failed" and "rank 1 died (signal 9" in (failed.reason or "")
+        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    step = saved_step(cut)
+    assert step is not None and 0 < step < 90
+    again = train(config, cut, devices=devices)
+    assert again.status == "complete", again.reason
+    assert again.curve == whole.curve and again.validation == whole.validation
+    assert again.expert_load == whole.expert_load
+    first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", cut))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert not (cut / FOLDER).exists()  # a complete run needs none
+
+
+def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
+    process = start(build(LONG, SPREAD | {"trainer.steps": 5000}), tmp_path / "run", 2)
+    wait_for_checkpoint(tmp_path / "run", process)
+    ranks = ranks_of(process)
+    assert len(ranks) == 2
+    process.kill()
+    process.wait()
+    psutil.wait_procs(ranks, timeout=10)
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+
+
+def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    saved = '{"name": "step-10", "step": 10, "strategy": "deepspeed", "stage": 3, "devices": 2, "expert_parallel": 1}'
+    (tmp_path / FOLDER / LATEST).write_text(saved)
+    with pytest.raises(UserError, match=r"checkpoint of another layout \(devices 2, not 4; expert_parallel 1, not 2\)"):
+        train(build(LONG, SPREAD | {"deepspeed.stage": 3}), tmp_path, devices=4)
