@@ -238,3 +238,26 @@ def test_text_becomes_shards_that_train(tmp_path) -> None:
         "--out", str(tmp_path),
     )  # fmt: skip
     assert "val/bits_per_byte" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_and_a_sweep_over_two_devices(tmp_path) -> None:
+    tiny = ("data.corpus=markov", "trainer.steps=8", "trainer.validate_every=0", "data.validation_sequences=16")
+    spread = ("trainer.strategy=deepspeed", "deepspeed.expert_parallel=2")
+    refused = ablate("train", "tiny", *tiny, "--devices", "2", cwd=tmp_path)
+    assert refused.returncode == 2 and "set trainer.strategy=deepspeed" in refused.stderr
+    trained = ablate("train", "tiny", *tiny, *spread, "--devices", "2", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    assert "step 8/8" in trained.stdout
+    weights = next((tmp_path / "runs" / "train").glob("*/model.safetensors"))
+    assert load_file(weights)["layers.0.moe.experts.gate_EWD"].shape == (8, 48, 96)
+    declaration = DECLARATION.replace("range(3)", "range(2),
+    resources=Resources(devices=2)")
+    declaration = declaration.replace("import Ablation, Factor", "import Ablation, Factor, Resources")
+    together = '"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2,
+        "trainer.log_every": 4,'
+    (tmp_path / "pair.py").write_text(declaration.replace('"trainer.log_every": 4,', together))
+    swept = ablate("run", "pair.py", cwd=tmp_path)
+    assert swept.returncode == 0 and "4 runs trained" in swept.stdout, swept.stdout + swept.stderr
+    found = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "pair").rglob("record.json")]
+    assert len(found) == 4 and all(record["provenance"]["devices"] == 2 for record in found)
