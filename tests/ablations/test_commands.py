@@ -251,13 +251,11 @@ def test_a_run_and_a_sweep_over_two_devices(tmp_path) -> None:
     assert "step 8/8" in trained.stdout
     weights = next((tmp_path / "runs" / "train").glob("*/model.safetensors"))
     assert load_file(weights)["layers.0.moe.experts.gate_EWD"].shape == (8, 48, 96)
-    declaration = DECLARATION.replace("range(3)", "range(2),
-    resources=Resources(devices=2)")
+    declaration = DECLARATION.replace("range(3)", "range(2), resources=Resources(devices=2)")
     declaration = declaration.replace("import Ablation, Factor", "import Ablation, Factor, Resources")
-    together = '"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2,
-        "trainer.log_every": 4,'
+    together = '"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2, "trainer.log_every": 4,'
     (tmp_path / "pair.py").write_text(declaration.replace('"trainer.log_every": 4,', together))
-    swept = ablate("run", "pair.py", cwd=tmp_path)
+    swept = ablate("run", "pair.py", "--exploratory", cwd=tmp_path)
     assert swept.returncode == 0 and "4 runs trained" in swept.stdout, swept.stdout + swept.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "pair").rglob("record.json")]
     assert len(found) == 4 and all(record["provenance"]["devices"] == 2 for record in found)
