@@ -62,7 +62,7 @@ def test_the_design_says_all_that_reports_need(make_plan):
     design = make_plan(overrides=["trainer.steps=40"]).design
     assert " ".join(design) == (
         "ablation size question base metric secondary margin alpha power control seeds factors arms overrides "
-        "data_fingerprint command"
+        "devices data_fingerprint command"
     )
     assert design["control"] == "load_balancing_weight=0.01" == design["arms"][0]["name"]
     assert design["command"] == "ablate run balance trainer.steps=40"
