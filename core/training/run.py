@@ -116,7 +116,7 @@ def train(
     if among or config.trainer.strategy == "single":
         record = attempt(config, folder, loggers=loggers, ranks=ranks)
     else:
-        find(config, folder, Ranks(size=devices, expert_parallel=config.deepspeed.expert_parallel))
+        find(config, folder, Ranks(size=devices, expert_parallel=config.deepspeed.expert_parallel), convert=True)
         started = time.perf_counter()
         try:
             record = launch(config, folder, devices, loggers)
@@ -184,6 +184,8 @@ def _fit(
     if config.trainer.initial_weights and not found:
         load_weights(module.denoiser, config.trainer.initial_weights)
     trainer = _trainer(config, folder, [*callbacks, recorder, Checkpointer(config, folder, ranks)], loggers, ranks)
+    if found and found.universal:
+        trainer.strategy.config["checkpoint"] = {"load_universal": True}  # type: ignore[attr-defined]
     began, tokens = time.perf_counter(), recorder.tokens
     trainer.fit(module, data, ckpt_path=found.path if found else None, weights_only=True)
     training_s = time.perf_counter() - began

@@ -92,6 +92,22 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     assert not (cut / FOLDER).exists()  # a complete run needs none
 
 
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path) -> None:
+    config = build(LONG, SPREAD | {"deepspeed.stage": 2})
+    whole = train(config, tmp_path / "whole", devices=2)
+    cut = tmp_path / "cut"
+    process = start(config, cut, 2)
+    wait_for_checkpoint(cut, process)
+    os.kill(ranks_of(process)[0].pid, signal.SIGKILL)
+    assert process.wait(timeout=LIMIT_S) == 0
+    again = train(config, cut, devices=4)
+    assert again.status == "complete", again.reason
+    assert again.curve["step"] == whole.curve["step"]
+    for name in ("train/nelbo", "train/load_balancing", "train/gradient_norm", "train/learning_rate"):
+        assert again.curve[name] == pytest.approx(whole.curve[name], rel=1e-5), name
+    assert again.metrics["val/nelbo"] == pytest.approx(whole.metrics["val/nelbo"], rel=1e-5)
+
+
 def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     process = start(build(LONG, SPREAD | {"trainer.steps": 5000}), tmp_path / "run", 2)
     wait_for_checkpoint(tmp_path / "run", process)
