@@ -362,7 +362,7 @@ def test_a_forked_child_does_not_keep_its_parents_lock(tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
-def test_cleaning_keeps_locks_attempts_and_wandb(tmp_path):
+def test_cleaning_keeps_locks_attempts_checkpoints_and_wandb(tmp_path):
     for name in ("model.safetensors", "progress.json"):
         (tmp_path / name).touch()
     for name in ("checkpoints", "wandb", "attempts"):
@@ -371,6 +371,11 @@ def test_cleaning_keeps_locks_attempts_and_wandb(tmp_path):
     lock = RunLock(tmp_path)
     assert lock.acquire()
     clean(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "attempts", "wandb"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock",
+        "attempts",
+        "checkpoints",
+        "wandb",
+    ]
     assert not RunLock(tmp_path).acquire()
     lock.release()
