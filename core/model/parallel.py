@@ -14,7 +14,7 @@ from deepspeed.checkpoint.autoep_affine import (
     autoep_placement_to_affine_map,
     legacy_uniform_autoep_placement_descriptor,
 )
-from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer, _AllToAllV, compute_split_plan
+from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer, SplitPlan, _AllToAllV, compute_split_plan
 from deepspeed.utils import groups
 from torch import Tensor, nn
 
@@ -25,18 +25,6 @@ from core.model.moe import MoE
 from core.model.routers import Routing
 from core.model.transformer import Denoiser
 from core.ranks import Ranks
-
-
-class Traffic:
-    """Bytes that this rank exchanged with others in training's forward passes, known on the host from the parts' sizes."""
-
-    def __init__(self) -> None:
-        self.sent = 0
-
-    def take(self) -> int:
-        """The bytes since it was last asked."""
-        sent, self.sent = self.sent, 0
-        return sent
 
 
 class LocalExperts(Experts):
@@ -64,38 +52,51 @@ class LocalExperts(Experts):
 class ParallelMoE(AutoEPMoELayer):
     """The mixture of core.model.moe with each rank holding E / N of the experts: same result.
 
-    Dropless; any router. Router and shared expert are on every rank.
+    Dropless; any router. Router and shared expert are on every rank. With N = 1 nothing travels: the layer only gives
+    the experts the names and tags by which another N can go on from its checkpoints.
     """
 
-    def __init__(self, moe: MoE, ranks: Ranks, traffic: Traffic) -> None:
+    def __init__(self, moe: MoE, ranks: Ranks) -> None:
         nn.Module.__init__(self)  # not the parent's: it would build DeepSpeed's own router and experts
         self.num_experts, self.ep_size, self.ep_rank = moe.num_experts, ranks.expert_parallel, ranks.expert_rank
         self.num_local_experts = self.num_experts // self.ep_size
         self.ep_group_name = self.expert_group_name = f"ep_size_{self.ep_size}"
         self.ep_group: Any = None
-        self.traffic = traffic
+        self._forget_plan()
         self.router, self.shared_expert = moe.router, moe.shared_expert
         self.experts = LocalExperts(moe.experts, self.ep_rank * self.num_local_experts, self.num_local_experts)
         self._tag()
 
     def forward(self, x_ND: Tensor) -> tuple[Tensor, Routing, Tensor]:
         """As MoE.forward: the mixture (N, D) of this rank's tokens, its routing, and (E,) assignments over all ranks."""
+        if self.ep_size == 1:
+            return MoE.forward(self, x_ND)  # it has all that a MoE has
         routing = self.router(x_ND)
         counts_E = expert_counts(routing.experts_NK, self.num_experts)
-        plan = compute_split_plan(
-            routing.experts_NK, self.num_experts, self.ep_size, self.num_local_experts, self.ep_group, counts_E
-        )
+        # The host must know the parts' sizes before it can send them: on CUDA they cross while tokens are sorted.
+        pending = self._start_async_split_plan(counts_E) if x_ND.is_cuda else None
         assignments = sort_by_expert(routing.experts_NK, counts_E)
         sent_MD = x_ND.index_select(0, assignments.token_S)
+        shared_ND = None if self.shared_expert is None else self.shared_expert(x_ND)
+        plan = self._wait_async_split_plan(pending) if pending else self._plan(routing, counts_E)
         rows_RD = _AllToAllV.apply(self.ep_group, sent_MD, plan.input_splits, plan.output_splits)
         out_RD = self._compute(rows_RD, plan.local_counts_by_source, sum(plan.output_splits))
         back_MD = _AllToAllV.apply(self.ep_group, out_RD, plan.output_splits, plan.input_splits)
-        self._count(plan.input_splits, plan.output_splits, x_ND)
         rows_NKD = back_MD.index_select(0, assignments.slot_NK.flatten()).view(*assignments.slot_NK.shape, -1)
         mixed_ND = (rows_NKD * routing.gates_NK.to(rows_NKD.dtype).unsqueeze(-1)).sum(1)
-        if self.shared_expert is not None:
-            mixed_ND = mixed_ND + self.shared_expert(x_ND)
+        if shared_ND is not None:
+            mixed_ND = mixed_ND + shared_ND
         return mixed_ND, routing, over_ranks(counts_E)
+
+    def _plan(self, routing: Routing, counts_E: Tensor) -> SplitPlan:
+        return compute_split_plan(
+            routing.experts_NK, self.num_experts, self.ep_size, self.num_local_experts, self.ep_group, counts_E
+        )
+
+    def _forget_plan(self) -> None:
+        """What the parent's asynchronous plan keeps between calls, before the first."""
+        for name in ("host_splits", "ready_event", "dependency_event", "device_index", "pending"):
+            setattr(self, f"_async_split_plan_{name}", None)
 
     def _compute(self, rows_RD: Tensor, counts_by_source: Tensor, rows: int) -> Tensor:
         """The output of each received row's expert, in the rows' order: by source rank, and within it by expert."""
@@ -103,12 +104,6 @@ class ParallelMoE(AutoEPMoELayer):
         expert_R = experts.repeat_interleave(counts_by_source.flatten().long(), output_size=rows)
         ones_R1 = torch.ones(rows, 1, device=rows_RD.device, dtype=torch.float32)
         return self.experts(rows_RD, ones_R1, expert_R.unsqueeze(1), counts_by_source.sum(0).long())
-
-    def _count(self, sent: list[int], received: list[int], x_ND: Tensor) -> None:
-        if not torch.is_grad_enabled():  # validation
-            return
-        rows = sum(sent) - sent[self.ep_rank] + sum(received) - received[self.ep_rank]
-        self.traffic.sent += rows * x_ND.shape[1] * x_ND.itemsize
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False, **unused: Any) -> None:
         """Called by the engine: join the expert-parallel group of this size."""
@@ -140,10 +135,8 @@ class ParallelMoE(AutoEPMoELayer):
                 setattr(parameter, name, value)
 
 
-def spread_experts(denoiser: Denoiser, ranks: Ranks) -> Traffic:
+def spread_experts(denoiser: Denoiser, ranks: Ranks) -> None:
     """Replace every mixture by one that holds this rank's share of the experts, not yet initialised."""
-    traffic = Traffic()
     for layer in denoiser.layers:
         if layer.moe is not None:
-            layer.moe = ParallelMoE(layer.moe, ranks, traffic)  # type: ignore[arg-type]
-    return traffic
+            layer.moe = ParallelMoE(layer.moe, ranks)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from core.config import RunConfig
 from core.metrics import RATIO_BINS, ratio_metric
 from core.model.balance import dead_share, max_violation, utilisation_entropy
 from core.training.strategy import from_all_ranks, mean_over_ranks
+from core.training.traffic import ALL_TO_ALL, REDUCTION
 
 TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")
 
@@ -38,8 +39,13 @@ class Recorder(lightning.Callback):
         self.tokens = 0
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._micro: list[dict[str, Tensor]] = []
-        self._sent: list[float] = []
+        self._sent: list[list[float]] = []  # bytes of each kind, by step
         self._outputs: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        traffic = getattr(trainer.strategy, "traffic", None)
+        if traffic is not None and batch_idx % self.config.trainer.accumulate == 0:
+            traffic.take()  # of validations and checkpoints since the last step
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -56,8 +62,10 @@ class Recorder(lightning.Callback):
             norm = module.trainer.model.get_global_grad_norm()
             module.gradient_norms_P = torch.as_tensor(norm, dtype=torch.float32, device=module.device).reshape(1)
         self._losses["gradient_norms_P"].append(module.gradient_norms_P)
-        if module.traffic is not None:
-            self._sent.append(module.traffic.take() * 2)  # as much again in the backward pass
+        traffic = getattr(trainer.strategy, "traffic", None)
+        if traffic is not None:
+            taken = traffic.take()
+            self._sent.append([float(taken[kind]) for kind in (ALL_TO_ALL, REDUCTION)])
         done = trainer.global_step
         if done % self.config.trainer.log_every == 0 or done == self.config.trainer.steps:
             self._flush(trainer, module, done)
@@ -76,8 +84,9 @@ class Recorder(lightning.Callback):
         row["train/gradient_norm"] = float(rows["gradient_norms_P"].norm(dim=-1).mean())
         row["train/learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         if self._sent:
-            sent = torch.tensor(self._sent, dtype=torch.float64, device=module.device).mean()
-            row["train/all_to_all_bytes"] = float(mean_over_ranks(sent)) * trainer.world_size
+            sent = mean_over_ranks(torch.tensor(self._sent, dtype=torch.float64, device=module.device).mean(0))
+            for kind, count in zip((ALL_TO_ALL, REDUCTION), sent.tolist(), strict=True):
+                row[f"train/{kind}_bytes"] = count
             self._sent = []
         self._append(trainer, self.curve, step, row)
 
@@ -99,7 +108,10 @@ class Recorder(lightning.Callback):
         """Everything so far, averaged over ranks, so that a run that goes on from here leaves one whole record."""
         state = {name: getattr(self, name) for name in ("curve", "validation", "load_steps", "load_TLE", "tokens")}
         losses = {name: mean_over_ranks(torch.stack(rows)).tolist() for name, rows in self._losses.items() if rows}
-        sent = [statistics.fmean(step) for step in zip(*from_all_ranks(self._sent), strict=True)]
+        sent = [
+            [statistics.fmean(kind) for kind in zip(*step, strict=True)]
+            for step in zip(*from_all_ranks(self._sent), strict=True)
+        ]
         return copy.deepcopy(state | {"losses": losses, "sent": sent})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

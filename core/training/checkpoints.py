@@ -86,8 +86,8 @@ def _layout(config: RunConfig, ranks: Ranks, name: str, step: int) -> dict[str, 
 def find(config: RunConfig, folder: Path, ranks: Ranks, *, convert: bool = False) -> Checkpoint | None:
     """The run's last complete checkpoint.
 
-    One that another number of devices saved at ZeRO-2 can be converted: `convert` does it, by one process before the
-    ranks start. Raises UserError for any other layout.
+    One that was saved at ZeRO-2 over other devices or groups of experts can be converted: `convert` does it, by one
+    process before the ranks start. Raises UserError for any other layout.
     """
     try:
         latest = json.loads((folder / FOLDER / LATEST).read_text(encoding="utf-8"))
@@ -99,11 +99,16 @@ def find(config: RunConfig, folder: Path, ranks: Ranks, *, convert: bool = False
     path = folder / FOLDER / latest["name"]
     if not unlike:
         return Checkpoint(path, latest["step"], universal)
-    if convert and set(unlike) == {"devices"} and latest["stage"] == UNIVERSAL_STAGE and not universal:
+    if (
+        convert
+        and set(unlike) <= {"devices", "expert_parallel"}
+        and latest["stage"] == UNIVERSAL_STAGE
+        and not universal
+    ):
         return _convert(path, wanted)
     raise UserError(
         f"{folder / FOLDER} holds a checkpoint of another layout ({'; '.join(unlike.values())}): go on with that layout, "
-        "or delete it to start again (at deepspeed.stage=2 only, --devices may be changed)"
+        "or delete it to start again (at deepspeed.stage=2 only, --devices and deepspeed.expert_parallel may be changed)"
     )
 
 

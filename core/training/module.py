@@ -34,7 +34,7 @@ class MaskedDiffusion(lightning.LightningModule):
         self.config = config
         self.denoiser = Denoiser(config.model)
         self.denoiser.recompute_layers = config.trainer.activation_checkpointing
-        self.traffic = _spread(self.denoiser, ranks)
+        _spread(self.denoiser, config, ranks)
         initialise(self.denoiser, config.seed)
         self.gradient_norms_P = torch.zeros(0)
         self._routings: list[LayerRouting] = []
@@ -107,7 +107,7 @@ class MaskedDiffusion(lightning.LightningModule):
             {"params": matrices, "weight_decay": settings.weight_decay, "name": "matrices"},
             {"params": vectors, "weight_decay": 0.0, "name": "vectors"},
         ]
-        if self.traffic is not None:
+        if self.config.trainer.strategy == "deepspeed" and self.config.model.num_experts:
             from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer as apart
 
             groups = [group for group in apart(groups) if group["params"]]
@@ -145,12 +145,11 @@ class MaskedDiffusion(lightning.LightningModule):
         return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine
 
 
-def _spread(denoiser: Denoiser, ranks: Ranks) -> Any:
-    if ranks.expert_parallel == 1:
-        return None
-    from core.model.parallel import spread_experts
+def _spread(denoiser: Denoiser, config: RunConfig, ranks: Ranks) -> None:
+    if config.trainer.strategy == "deepspeed" and config.model.num_experts:
+        from core.model.parallel import spread_experts
 
-    return spread_experts(denoiser, ranks)
+        spread_experts(denoiser, ranks)
 
 
 def auxiliary_losses(routings: Sequence[LayerRouting], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,7 @@ def _fit(
     data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
     if config.trainer.initial_weights and not found:
         load_weights(module.denoiser, config.trainer.initial_weights)
-    trainer = _trainer(config, folder, [*callbacks, recorder, Checkpointer(config, folder, ranks)], loggers, ranks)
+    trainer = _trainer(config, folder, [*callbacks, Checkpointer(config, folder, ranks), recorder], loggers, ranks)
     if found and found.universal:
         trainer.strategy.config["checkpoint"] = {"load_universal": True}  # type: ignore[attr-defined]
     began, tokens = time.perf_counter(), recorder.tokens

@@ -19,6 +19,7 @@ from core.config import RunConfig
 from core.errors import UserError
 from core.model.transformer import whole_name
 from core.ranks import Ranks
+from core.training.traffic import Traffic
 
 # Set by the platform from the config's own fields, or without meaning for it.
 RESERVED = (
@@ -34,6 +35,7 @@ class PortableDeepSpeed(DeepSpeedStrategy):
     """Lightning's strategy, which refuses anything but CUDA, with what it takes to run on a CPU as well."""
 
     strategy_name = "deepspeed_portable"
+    traffic: Traffic
 
     def setup_environment(self) -> None:
         if not self._on_cpu:
@@ -52,6 +54,7 @@ class PortableDeepSpeed(DeepSpeedStrategy):
             self.set_world_ranks()
             self._init_deepspeed_distributed()
         atexit.register(leave_group)
+        self.traffic = Traffic.of_engine()
 
     def backward(self, closure_loss: Tensor, *arguments: Any, **settings: Any) -> Tensor:
         # Lightning has divided the loss by the micro-batches of a step; the engine would do it again.

@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def engines(rounds: int) -> list[dict[str, Any]]:
-    """The engine's and expert parallelism's step times as ratios, with the bytes that all-to-alls send in a step."""
+    """Step times of the engine and of expert parallelism as ratios, with the bytes that leave a rank in all-to-alls."""
     found = engine.measure(max(3, rounds // 2))
     return [
         {
@@ -169,7 +169,7 @@ def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace
             f"{row['over_one_worker']:.2f} of one worker on all cores"
         )
     if "engine" in rows:
-        lines += ["", "| step time | ratio | seconds | all-to-all, MB a step |", "|---|---|---|---|"]
+        lines += ["", "| step time | ratio | seconds | all-to-all, MB a step and rank |", "|---|---|---|---|"]
         lines += [
             f"| {row['contest']} | {cell(row['ratio'])} | {row['seconds']:.2f} | {row['megabytes']:.1f} |"
             for row in rows["engine"]

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from core import records
-from core.config import RunConfig, to_yaml
+from core.config import RunConfig, to_dict, to_yaml
 from core.errors import UserError
 from core.settings import build
 from core.training.checkpoints import FOLDER, LATEST, saved_step
@@ -92,15 +92,21 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     assert not (cut / FOLDER).exists()  # a complete run needs none
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path: Path) -> None:
-    config = build(LONG, SPREAD | {"deepspeed.stage": 2})
-    whole = train(config, tmp_path / "whole", devices=2)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((2, 2), (4, 2)), ((2, 2), (2, 1)), ((2, 1), (2, 2))],
+    ids=["more-devices", "experts-together", "experts-apart"],
+)
+def test_a_run_goes_on_in_another_layout(before: tuple[int, int], after: tuple[int, int], tmp_path: Path) -> None:
+    (devices, parallel), (then_devices, then_parallel) = before, after
+    config = build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel})
+    whole = train(config, tmp_path / "whole", devices=devices)
     cut = tmp_path / "cut"
-    process = start(config, cut, 2)
+    process = start(config, cut, devices)
     wait_for_checkpoint(cut, process)
     os.kill(ranks_of(process)[0].pid, signal.SIGKILL)
     assert process.wait(timeout=LIMIT_S) == 0
-    again = train(config, cut, devices=4)
+    again = train(build(to_dict(config), {"deepspeed.expert_parallel": then_parallel}), cut, devices=then_devices)
     assert again.status == "complete", again.reason
     assert again.curve["step"] == whole.curve["step"]
     for name in ("train/nelbo", "train/load_balancing", "train/gradient_norm", "train/learning_rate"):

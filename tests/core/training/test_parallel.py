@@ -91,6 +91,14 @@ def test_gradients_and_losses_are_those_of_one_process(layout: str, single: Path
         assert max(found.values()) < CLOSE, (layout, kind, stage, found)
     idle = RunRecord.from_json((tmp_path / "idle-2.json").read_text())
     assert idle.expert_load["load"][0][0][2:] == [0.0, 0.0]  # a rank had nothing to do
+    # All of a group's tokens go to its first rank: half of them leave their rank, come back, and so do their gradients.
+    model, tokens = build(STEPS).model, STEPS["trainer.batch_size"] * STEPS["data.sequence_length"] // devices
+    rows = 2 * tokens * model.top_k * model.hidden_size * 4
+    counts = model.num_experts * 8 // 2
+    exchanged = 0 if parallel == 1 else model.num_layers * (rows + counts)
+    assert set(idle.curve["train/all_to_all_bytes"]) == {float(exchanged)}
+    weights = sum(value.numel() for value in load_file(single / "topk.safetensors").values()) * 4
+    assert min(idle.curve["train/reduction_bytes"]) > weights / parallel  # gradients at the least
 
 
 def test_experts_that_are_not_tagged_are_another_model(single: Path, tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""What a run's processes send each other."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+ALL_TO_ALL = "all_to_all"
+REDUCTION = "reduction"
+
+
+class Traffic:
+    """Bytes that the engine handed to collectives on this rank, counted as it calls them.
+
+    all_to_all: what left this rank for others, forward and backward. reduction: the size of the whole tensor of every
+    all-reduce, reduce, reduce-scatter and all-gather; what crosses the wire of it is the backend's affair (a ring sends
+    2 (n - 1) / n of it for an all-reduce among n, half of that for the others).
+    """
+
+    def __init__(self) -> None:
+        self.bytes = {ALL_TO_ALL: 0, REDUCTION: 0}
+
+    @classmethod
+    def of_engine(cls) -> "Traffic":
+        """Count what passes through deepspeed.comm in this process, from its initialisation on."""
+        from deepspeed.comm import comm
+
+        backend = comm.cdb
+        counted: Traffic | None = getattr(backend, "counted_traffic", None)
+        if counted is None:
+            counted = backend.counted_traffic = cls()
+            for name, (kind, size) in _SIZES.items():
+                setattr(backend, name, counted._counting(getattr(backend, name), kind, size))
+        return counted
+
+    def take(self) -> dict[str, int]:
+        """The bytes of each kind since it was last asked."""
+        taken, self.bytes = self.bytes, {ALL_TO_ALL: 0, REDUCTION: 0}
+        return taken
+
+    def _counting(self, collective: Callable[..., Any], kind: str, size: Callable[..., int]) -> Callable[..., Any]:
+        @functools.wraps(collective)
+        def counted(*arguments: Any, **named: Any) -> Any:
+            self.bytes[kind] += size(*arguments, **named)
+            return collective(*arguments, **named)
+
+        return counted
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.itemsize
+
+
+def _sent(
+    output: Tensor,
+    input: Tensor,
+    output_split_sizes: list[int] | None = None,
+    input_split_sizes: list[int] | None = None,
+    group: Any = None,
+    **unused: Any,
+) -> int:
+    size, rank = dist.get_world_size(group), dist.get_rank(group)
+    kept = input_split_sizes[rank] / max(1, sum(input_split_sizes)) if input_split_sizes else 1 / size
+    return round(_bytes(input) * (1 - kept))
+
+
+# By the names and parameters of deepspeed.comm.torch.TorchBackend, which calls none of these from another.
+_SIZES: dict[str, tuple[str, Callable[..., int]]] = {
+    "all_to_all_single": (ALL_TO_ALL, _sent),
+    "all_reduce": (REDUCTION, lambda tensor, *_, **__: _bytes(tensor)),
+    "reduce": (REDUCTION, lambda tensor, *_, **__: _bytes(tensor)),
+    "all_reduce_coalesced": (REDUCTION, lambda tensors, *_, **__: sum(map(_bytes, tensors))),
+    "reduce_scatter_tensor": (REDUCTION, lambda output_tensor, input_tensor, *_, **__: _bytes(input_tensor)),
+    "all_gather_into_tensor": (REDUCTION, lambda output_tensor, input_tensor, *_, **__: _bytes(output_tensor)),
+    "all_gather_coalesced": (REDUCTION, lambda output_tensors, *_, **__: sum(map(_bytes, output_tensors))),
+    "all_gather": (REDUCTION, lambda tensor_list, *_, **__: sum(map(_bytes, tensor_list))),
+}
