@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        arguments, rest = _parser().parse_known_args([argument for argument in argv if argument != "--debug"])
+        # DeepSpeed's launcher puts --local_rank=N before every argument; LOCAL_RANK says it too.
+        own = [argument for argument in argv if argument != "--debug" and not argument.startswith("--local_rank=")]
+        arguments, rest = _parser().parse_known_args(own)
         arguments.settings = _settings(arguments, rest)
         return arguments.handler(arguments)
     except UserError as error:
