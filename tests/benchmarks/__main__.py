@@ -106,7 +106,14 @@ def steps(options: argparse.Namespace) -> list[dict[str, Any]]:
                 {
                     "shape": f"V={shape[0]} E={shape[1]} K={shape[2]} W={shape[3]} {precision}",
                     "tokens_per_second": step.BATCH * step.LENGTH / statistics.median(seconds["ours"]),
-                    "peers_over_ours": {n: ratio(v, seconds["ours"]) for n, v in seconds.items() if n != "ours"},
+                    "ours_over_floor": ratio(seconds["ours"], seconds["floor"]),
+                    # How far ahead of it the floor is: nobody can be further.
+                    "eager_over_floor": ratio(seconds["olmoe eager"], seconds["floor"]),
+                    "peers_over_ours": {
+                        name: ratio(value, seconds["ours"])
+                        for name, value in seconds.items()
+                        if name.startswith("olmoe")
+                    },
                 }
             )
             print(rows[-1]["shape"], {n: cell(v) for n, v in rows[-1]["peers_over_ours"].items()}, flush=True)
@@ -152,13 +159,15 @@ def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace
         if part not in rows:
             continue
         names = sorted({name for row in rows[part] for name in row["peers_over_ours"]})
-        own = "ours / floor" if part == "layer" else "our tokens/s"
+        own = "ours / floor" if part == "layer" else "our tokens/s | ours / floor | olmoe eager / floor"
         lines += [
             f"| {part} | {own} | {' | '.join(f'{name} / ours' for name in names)} |",
-            "|" + "---|" * (len(names) + 2),
+            "|" + "---|" * (len(names) + 1 + len(own.split("|"))),
         ]
         for row in rows[part]:
-            first = cell(row["ours_over_floor"]) if part == "layer" else f"{row['tokens_per_second']:,.0f}"
+            first = cell(row["ours_over_floor"])
+            if part == "step":
+                first = f"{row['tokens_per_second']:,.0f} | {first} | {cell(row['eager_over_floor'])}"
             mfu = f" (MFU {row['mfu']:.0%})" if "mfu" in row else ""
             peers = [cell(row["peers_over_ours"][name]) if name in row["peers_over_ours"] else "–" for name in names]
             lines.append(f"| {row['shape']} | {first}{mfu} | {' | '.join(peers)} |")

@@ -147,6 +147,19 @@ def floor(config: ModelConfig, tokens: int, like: Tensor) -> Callable[[], None]:
     return work
 
 
+def product(rows: int, inputs: int, outputs: int, like: Tensor) -> Callable[[], None]:
+    """A linear layer's forward product and its two gradients as plain matmuls, into memory that is there."""
+    x, weight, y = (torch.randn(*shape).to(like) for shape in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+    out, grad_x, grad_weight = torch.empty_like(y), torch.empty_like(x), torch.empty_like(weight)
+
+    def work() -> None:
+        torch.mm(x, weight.T, out=out)
+        torch.mm(y, weight, out=grad_x)
+        torch.mm(y.T, x, out=grad_weight)
+
+    return work
+
+
 def flops(config: ModelConfig, tokens: int) -> float:
     """Multiply-adds count 2; forward and backward of the experts, the router left out."""
     return 18.0 * tokens * config.top_k * config.hidden_size * config.expert_width

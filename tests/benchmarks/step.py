@@ -10,6 +10,7 @@ from core.data.module import Batch
 from core.diffusion.masking import mask_tokens
 from core.streams import torch_stream
 from core.training.module import MaskedDiffusion
+from tests.benchmarks import layer
 from tests.benchmarks.timing import interleaved
 
 CELLS = [(259, 16, 2, 256), (259, 64, 8, 128), (8192, 16, 2, 256), (8192, 64, 8, 128)]
@@ -31,7 +32,7 @@ def measure(cell: tuple[int, int, int, int], precision: str, *, rounds: int, dev
     """Seconds of a step by contestant and round: masks in, updated weights out."""
     config = config_of(*cell, precision)
     batch = _batch(config, device)
-    contestants = {"ours": _ours(config, batch, device)}
+    contestants = {"floor": _floor(config, batch, device), "ours": _ours(config, batch, device)}
     for implementation in ("eager", "grouped_mm"):
         contestants[f"olmoe {implementation}"] = _olmoe(config, batch, device, implementation)
     return interleaved(contestants, rounds, device)
@@ -60,6 +61,33 @@ def _ours(config: RunConfig, batch: Batch, device: str) -> Callable[[], None]:
         module.configure_gradient_clipping(optimizer, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+    return step
+
+
+def _floor(config: RunConfig, batch: Batch, device: str) -> Callable[[], None]:
+    """What no implementation can leave out: the step's matmuls into memory that is there, torch's attention, and AdamW."""
+    model, dtype = config.model, torch.bfloat16 if config.trainer.precision == "bf16" else torch.float32
+    rows, wide = BATCH * LENGTH, model.num_heads * model.head_dim
+    like = torch.empty(0, device=device, dtype=dtype)
+    products = [layer.product(rows, model.hidden_size, wide, like) for _ in range(3)]
+    products += [layer.product(rows, wide, model.hidden_size, like), layer.floor(model, rows, like)]
+    head = layer.product(len(batch.index_M), model.hidden_size, model.vocab_size, like)
+    shape = (BATCH, model.num_heads, LENGTH, model.head_dim)
+    queries = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
+    upstream = torch.randn(shape, device=device, dtype=dtype)
+    module = MaskedDiffusion(config).to(device)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = module.configure_optimizers()["optimizer"]
+
+    def step() -> None:
+        for _ in range(model.num_layers):
+            for product in products:
+                product()
+            torch.autograd.grad(F.scaled_dot_product_attention(*queries), queries, upstream)
+        head()
+        optimizer.step()
 
     return step
 
