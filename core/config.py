@@ -13,15 +13,37 @@ import yaml
 
 from core.errors import UserError
 
-RouterKind = Literal["topk", "bias_balanced"]
+RouterKind = Literal[
+    "topk",
+    "bias_balanced",
+    "additive",
+    "film",
+    "bin_bias",
+    "timestep_only",
+    "unmodulated",
+    "adaptive_k",
+    "expert_choice",
+    "soft",
+    "hash",
+    "random",
+]
+TOLD_TIMESTEP = ("additive", "film", "bin_bias", "timestep_only", "unmodulated")  # kinds whose logits depend on it
+BY_RATIO = ("adaptive_k", "expert_choice")  # kinds whose compute may follow the mask ratio
 Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """How tokens choose experts."""
+    """How tokens choose experts: each kind is a class of core.model.routers.
+
+    sees: what kinds that are told a timestep get as one; "shuffled" and "constant" are controls of equal parameters.
+    """
 
     kind: RouterKind = "topk"
+    sees: Literal["timestep", "mask_ratio", "shuffled", "constant"] = "timestep"
+    time_features: int = 64  # of the timestep's embedding
+    time_bins: int = 10  # bin_bias only
+    k_schedule: Literal["constant", "linear", "linear_reverse"] | None = None  # None: the kind's own
     scores: Literal["softmax", "sigmoid"] = "softmax"
     renormalise: bool = False  # LLaDA-MoE and OLMoE: softmax over all experts, then top-k, gates as they are
     gate_scale: float = 1.0  # what all gates are multiplied by (DeepSeek-V3's routed_scaling_factor)
@@ -30,6 +52,25 @@ class RouterConfig:
     def __post_init__(self) -> None:
         for name in ("gate_scale", "bias_update_rate"):
             _require(getattr(self, name) > 0, f"model.router.{name} must be positive, not {getattr(self, name)}")
+        _require(self.time_bins >= 1, f"model.router.time_bins must be at least 1, not {self.time_bins}")
+        _require(
+            self.time_features >= 2 and self.time_features % 2 == 0,
+            f"model.router.time_features={self.time_features} must be even and at least 2: sines and cosines",
+        )
+        _require(
+            self.sees == "timestep" or self.kind in TOLD_TIMESTEP,
+            f"model.router.sees={self.sees} means nothing to model.router.kind={self.kind}, which is told no timestep: "
+            f"leave it out, or use one of {', '.join(TOLD_TIMESTEP)}",
+        )
+        _require(
+            self.k_schedule is None or self.kind in BY_RATIO,
+            f"model.router.k_schedule={self.k_schedule} means nothing to model.router.kind={self.kind}: leave it out, or "
+            f"use one of {', '.join(BY_RATIO)}",
+        )
+        _require(
+            not (self.kind == "adaptive_k" and self.k_schedule == "constant"),
+            "model.router.k_schedule=constant with model.router.kind=adaptive_k is model.router.kind=topk: use that",
+        )
 
 
 @dataclass(frozen=True)
@@ -103,6 +144,11 @@ class ModelConfig:
         return self.top_k * self.granularity
 
     @property
+    def experts_met(self) -> int:
+        """How many experts a token meets on average: all of them under the soft router."""
+        return self.experts if self.num_experts and self.router.kind == "soft" else self.experts_per_token
+
+    @property
     def width_of_expert(self) -> int:
         return self.expert_width // self.granularity
 
@@ -142,6 +188,11 @@ def _check_experts(model: ModelConfig) -> None:
     _require(
         model.hidden_size % 4 == 0,
         f"model.hidden_size={model.hidden_size} must be a multiple of 4: grouped matmul needs 16-byte rows",
+    )
+    _require(
+        model.router.kind != "adaptive_k" or 2 * model.experts_per_token - 1 <= model.experts,
+        f"model.router.kind=adaptive_k gives up to 2 k - 1 = {2 * model.experts_per_token - 1} experts to a token, and "
+        f"there are {model.experts}: use a smaller model.top_k",
     )
     _require(
         model.shared_expert_width >= 0,
@@ -381,6 +432,12 @@ def _check_objective(config: RunConfig) -> None:
     model, kind = config.model, config.objective.kind
     if kind == "autoregressive":
         _require(model.causal, "objective.kind=autoregressive needs model.causal=true: else it sees what it predicts")
+        unfit = (*TOLD_TIMESTEP, *BY_RATIO)
+        _require(
+            not model.num_experts or model.router.kind not in (*unfit, "random"),
+            f"model.router.kind={model.router.kind} depends on how much of a sequence is masked or on tokens to come, and "
+            "objective.kind=autoregressive masks nothing: use topk",
+        )
         _require(model.eos_id is not None, "objective.kind=autoregressive starts sequences with eos: set model.eos_id")
     else:
         _require(

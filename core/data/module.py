@@ -23,16 +23,33 @@ class Batch(NamedTuple):
     """Clean tokens and how they are masked.
 
     tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
-    (B L,) batch: found here, on the host, so that the device never has to say how many there are.
+    (B L,) batch: found here, on the host, so that the device never has to say how many there are. told_B: the timestep
+    that routers are told.
     """
 
     tokens_BL: Tensor
     masking: Masking
     index_M: Tensor
+    told_B: Tensor
 
     @classmethod
-    def of(cls, tokens_BL: Tensor, masking: Masking) -> "Batch":
-        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0])
+    def of(cls, tokens_BL: Tensor, masking: Masking, told_B: Tensor | None = None) -> "Batch":
+        told_B = masking.timestep_B if told_B is None else told_B
+        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0], told_B)
+
+
+def told(masking: Masking, sees: str, generator: torch.Generator) -> Tensor:
+    """The timestep that routers are told of each sequence of a whole batch: (B,) fp32.
+
+    "timestep" is t, "mask_ratio" the share that is masked, "shuffled" another sequence's t (as much to learn from, and
+    nothing to learn), "constant" a half.
+    """
+    timestep_B = masking.timestep_B
+    if sees == "shuffled":
+        return timestep_B[torch.randperm(len(timestep_B), generator=generator)]
+    if sees == "constant":
+        return torch.full_like(timestep_B, 0.5)
+    return masking.ratio_B if sees == "mask_ratio" else timestep_B
 
 
 class TrainBatches:
@@ -78,10 +95,11 @@ class TrainBatches:
         maskable_BL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
         # Masks are drawn for the whole batch, whichever rows are wanted: the draw may not depend on the ranks.
         masking = mask_tokens(size, length, self.config.objective, self._noise(step), maskable_BL)
+        told_B = told(masking, self.config.model.router.sees, torch_stream(self.config.seed, "told timesteps", step))
         batches = []
         for rows in self.rows:
             tokens_BL = torch.from_numpy(_rows(self.corpus.train_T, starts[rows], length).astype(np.int64))
-            batches.append(Batch.of(tokens_BL, Masking(*(part[rows] for part in masking))))
+            batches.append(Batch.of(tokens_BL, Masking(*(part[rows] for part in masking)), told_B[rows]))
         return batches
 
     def length(self, step: int) -> int:
@@ -155,8 +173,11 @@ class MaskedTextModule(lightning.LightningDataModule):
         maskable_NL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
         noise = torch_stream(seed, "validation masks")
         masking = mask_validation(len(starts), length, noise, maskable_NL, kind=self.config.objective.kind)
+        told_N = told(masking, self.config.model.router.sees, torch_stream(seed, "told validation timesteps"))
         size = self.config.trainer.batch_size
         parts = [slice(i, min(i + size, len(tokens_NL))) for i in range(0, len(tokens_NL), size)]
         rows = [slice(part.start + self.rank, part.stop, self.world_size) for part in parts]
-        batches = [Batch.of(tokens_NL[part], Masking(*(column[part] for column in masking))) for part in rows]
+        batches = [
+            Batch.of(tokens_NL[part], Masking(*(column[part] for column in masking)), told_N[part]) for part in rows
+        ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders

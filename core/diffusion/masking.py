@@ -21,6 +21,11 @@ class Masking(NamedTuple):
     weight_B: Tensor
     length_B: Tensor
 
+    @property
+    def ratio_B(self) -> Tensor:
+        """The realised mask ratio: the share of the tokens that could have been masked that are."""
+        return self.masked_BL.sum(1) / self.length_B
+
 
 def sample_timesteps(count: int, kind: str, generator: torch.Generator) -> Tensor:
     """Timesteps t in (0, 1], marginally uniform. Returns (count,).

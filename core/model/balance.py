@@ -7,9 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def expert_counts(experts_NK: Tensor, num_experts: int) -> Tensor:
-    """How many of the N K assignments each expert gets. Returns (E,) int64."""
+def expert_counts(experts_NK: Tensor, num_experts: int, *, ragged: bool = False) -> Tensor:
+    """How many of the N K assignments each expert gets. Returns (E,) int64. ragged: entries of -1 are no expert."""
     flat = experts_NK.reshape(-1)
+    if ragged:
+        return expert_counts(flat.remainder(num_experts + 1), num_experts + 1)[:num_experts]
     # scatter_add, not bincount: bincount waits for the device to learn its output size.
     return torch.zeros(num_experts, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
 

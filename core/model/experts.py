@@ -21,16 +21,18 @@ class Experts(nn.Module):
         self.up_EWD = nn.Parameter(torch.empty(experts, width, hidden))
         self.down_EDW = nn.Parameter(torch.empty(experts, hidden, width))
 
-    def forward(self, x_ND: Tensor, gates_NK: Tensor, experts_NK: Tensor, counts_E: Tensor) -> Tensor:
+    def forward(
+        self, x_ND: Tensor, gates_NK: Tensor, experts_NK: Tensor, counts_E: Tensor, slots: int | None = None
+    ) -> Tensor:
         """The gated sum of each row's experts. Returns (N, D), in autocast's type where it is on.
 
-        x_ND: (N, D) in any order; gates_NK, experts_NK: (N, K); counts_E: (E,) assignments of each expert. With K = 1
-        and gates of 1 it is each row's expert, in the rows' own order.
+        x_ND: (N, D) in any order; gates_NK, experts_NK: (N, K); counts_E: (E,) assignments of each expert; slots as in
+        Routing. With K = 1 and gates of 1 it is each row's expert, in the rows' own order.
         """
         device = x_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
         x_ND = x_ND.to(dtype)
-        assignments = sort_by_expert(experts_NK, counts_E, fill_multiple(x_ND))
+        assignments = sort_by_expert(experts_NK, counts_E, fill_multiple(x_ND), slots)
         return mix(x_ND, gates_NK, assignments, self.gate_EWD, self.up_EWD, self.down_EDW)
 
 
@@ -56,6 +58,8 @@ def reference_moe(experts: Experts, x_ND: Tensor, gates_NK: Tensor, experts_NK: 
     for x_D, gates_K, experts_K in zip(x_ND, gates_NK, experts_NK, strict=True):
         out_D = torch.zeros_like(x_D)
         for gate, expert in zip(gates_K, experts_K.tolist(), strict=True):
+            if expert < 0:
+                continue
             hidden_W = F.silu(experts.gate_EWD[expert] @ x_D) * (experts.up_EWD[expert] @ x_D)
             out_D = out_D + gate * (experts.down_EDW[expert] @ hidden_W)
         rows.append(out_D)

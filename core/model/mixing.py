@@ -24,12 +24,15 @@ BF16_ROWS = 32  # oneDNN builds a kernel for every new shape: that took longer t
 class Assignments(NamedTuple):
     """Assignments of N tokens to E experts, sorted by expert.
 
-    Each expert's rows may be filled up to a multiple: S >= N K slots, the rest of them token 0's with a gate of 0.
+    Each expert's rows may be filled up to a multiple: the slots beyond its assignments are token 0's with a gate of 0.
+    ragged: some of the N K entries are no assignment; their slot is S, one past the last, and slots beyond the sum of
+    counts_E (which only the device may know) hold nothing.
     """
 
     slot_NK: Tensor  # int64: where each assignment lies among the S
     token_S: Tensor  # int64: each slot's token
-    counts_E: Tensor  # how many slots each expert has, summing to S
+    counts_E: Tensor  # how many slots each expert has
+    ragged: bool = False
 
 
 class Part(NamedTuple):
@@ -41,15 +44,20 @@ class Part(NamedTuple):
     sizes: list[int] | None  # rows of each expert; None where only the device knows them
 
 
-def sort_by_expert(experts_NK: Tensor, counts_E: Tensor, multiple: int = 1) -> Assignments:
+def sort_by_expert(experts_NK: Tensor, counts_E: Tensor, multiple: int = 1, slots: int | None = None) -> Assignments:
     """Order the assignments by expert, those of one expert by token, each expert's filled up to a multiple.
 
-    experts_NK: (N, K) int64; counts_E: (E,), each expert's share of them. A multiple above 1 waits for the device.
+    experts_NK: (N, K) int64; counts_E: (E,), each expert's share of them. A multiple above 1 waits for the device. slots:
+    where given, entries of -1 are no assignment, and at most so many are one.
     """
     keys_M = experts_NK.reshape(-1)
+    if slots is not None:
+        keys_M = keys_M.where(keys_M >= 0, len(counts_E))  # behind all experts
     if len(counts_E) <= torch.iinfo(torch.int16).max:
         keys_M = keys_M.to(torch.int16)  # radix sort's passes are as many as a key's bytes
     order_M = keys_M.argsort(stable=True)
+    if slots is not None:
+        order_M = order_M[: int(counts_E.sum()) if in_parts(counts_E.device) else slots]
     token_M = order_M.div(experts_NK.shape[1], rounding_mode="floor")
     place_M = torch.arange(len(order_M), device=order_M.device)
     if multiple > 1:
@@ -57,8 +65,10 @@ def sort_by_expert(experts_NK: Tensor, counts_E: Tensor, multiple: int = 1) -> A
         shift_E = (filled_E - counts_E).cumsum(0) - (filled_E - counts_E)
         place_M, counts_E = place_M + shift_E.repeat_interleave(counts_E), filled_E
         token_M = token_M.new_zeros(int(filled_E.sum())).scatter_(0, place_M, token_M)
-    slot_M = torch.empty_like(order_M).scatter_(0, order_M, place_M)
-    return Assignments(slot_M.view_as(experts_NK), token_M, counts_E)
+    slot_M = torch.full_like(experts_NK, len(token_M)).view(-1).scatter_(0, order_M, place_M)
+    if slots is not None:
+        slot_M = slot_M.where(experts_NK.reshape(-1) >= 0, len(token_M))  # the slots may reach beyond the assignments
+    return Assignments(slot_M.view_as(experts_NK), token_M, counts_E, slots is not None)
 
 
 def fill_multiple(x_ND: Tensor) -> int:
@@ -88,7 +98,7 @@ class _Mixture(torch.autograd.Function):
         down_EDW: Tensor,
         assignments: Assignments,
     ) -> Tensor:
-        gate_S1 = _gate_of_slots(gates_NK, assignments, x_ND.dtype)
+        gate_S1 = gate_of_slots(gates_NK, assignments, x_ND.dtype)
         total = _Total(x_ND, assignments)
         kept = []
         for part in parts(assignments.counts_E, _rows(x_ND)):
@@ -98,7 +108,8 @@ class _Mixture(torch.autograd.Function):
             hidden_mW = F.silu(gate_mW).mul_(up_mW).mul_(gate_S1[part.rows])
             total.add(grouped(hidden_mW, down_EDW[part.experts].to(x_ND.dtype).transpose(1, 2), part), part)
             kept.append(inputs_mF)
-        ctx.save_for_backward(x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, *assignments, *kept)
+        ctx.save_for_backward(x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, *assignments[:3], *kept)
+        ctx.ragged = assignments.ragged
         return total.result()
 
     @staticmethod
@@ -106,10 +117,10 @@ class _Mixture(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph; once_differentiable would leave terms out without a word
             raise RuntimeError("the mixture's gradient is written by hand and has no gradient of its own")
         x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, *saved = ctx.saved_tensors
-        assignments, kept, dtype = Assignments(*saved[:3]), saved[3:], x_ND.dtype
+        assignments, kept, dtype = Assignments(saved[0], saved[1], saved[2], ctx.ragged), saved[3:], x_ND.dtype
         token_S, counts_E = assignments.token_S, assignments.counts_E
         grad_ND = grad_ND.to(dtype).contiguous()
-        gate_S1 = _gate_of_slots(gates_NK, assignments, dtype)
+        gate_S1 = gate_of_slots(gates_NK, assignments, dtype)
         grad_x = _Total(x_ND, assignments)
         grad_gate_S = gates_NK.new_empty(len(token_S))
         grad_gate, grad_up, grad_down = (torch.empty_like(weight) for weight in (gate_EWD, up_EWD, down_EDW))
@@ -130,13 +141,17 @@ class _Mixture(torch.autograd.Function):
             grouped_outer(grad_gate_mW, rows_mD, part, grad_gate[part.experts])
             grouped_outer(grad_up_mW, rows_mD, part, grad_up[part.experts])
             grad_x.add(grouped(grad_mF, _gate_up(gate_EWD, up_EWD, part, dtype), part), part)
+        if ctx.ragged:
+            grad_gate_S = F.pad(grad_gate_S, (0, 1))  # what is no assignment has no gate
         return grad_x.result(), grad_gate_S[assignments.slot_NK], grad_gate, grad_up, grad_down, None
 
 
-def _gate_of_slots(gates_NK: Tensor, assignments: Assignments, dtype: torch.dtype) -> Tensor:
+def gate_of_slots(gates_NK: Tensor, assignments: Assignments, dtype: torch.dtype) -> Tensor:
     """Each slot's gate (S, 1): 0 for what only fills up, so that it adds nothing to any output or gradient."""
-    gate_S = torch.zeros_like(assignments.token_S, dtype=dtype)
-    return gate_S.scatter_(0, assignments.slot_NK.flatten(), gates_NK.flatten().to(dtype)).unsqueeze(1)
+    slots = len(assignments.token_S)
+    gate_S = gates_NK.new_zeros(slots + assignments.ragged, dtype=dtype)
+    gate_S = gate_S.scatter(0, assignments.slot_NK.flatten(), gates_NK.flatten().to(dtype))
+    return gate_S[:slots].unsqueeze(1)
 
 
 def in_parts(device: torch.device) -> bool:
@@ -209,6 +224,12 @@ class _Total:
         if part.sizes is not None:
             tokens_m = self.assignments.token_S[part.rows]
             self.sum_ND.index_add_(0, tokens_m, rows_mD.to(self.sum_ND.dtype))
+            return
+        if self.assignments.ragged:
+            used_S = torch.arange(len(rows_mD), device=rows_mD.device) < self.assignments.counts_E.sum()
+            rows_mD = rows_mD.where(used_S.unsqueeze(1), 0)  # what grouped_mm leaves behind the last expert is anything
+            wide_ND = torch.zeros_like(self.sum_ND, dtype=torch.promote_types(self.dtype, torch.float32))
+            self.sum_ND = wide_ND.index_add_(0, self.assignments.token_S, rows_mD.to(wide_ND.dtype))
             return
         slot_NK = self.assignments.slot_NK
         self.sum_ND = rows_mD.index_select(0, slot_NK.flatten()).view(*slot_NK.shape, -1).sum(1)

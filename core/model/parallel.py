@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from core.model.balance import expert_counts, over_ranks
 from core.model.experts import Experts
-from core.model.mixing import sort_by_expert
+from core.model.mixing import gate_of_slots, sort_by_expert
 from core.model.moe import MoE
-from core.model.routers import Routing
+from core.model.routing import Conditions, Routing
 from core.model.transformer import Denoiser
 from core.ranks import Ranks
 
@@ -67,23 +67,30 @@ class ParallelMoE(AutoEPMoELayer):
         self.experts = LocalExperts(moe.experts, self.ep_rank * self.num_local_experts, self.num_local_experts)
         self._tag()
 
-    def forward(self, x_ND: Tensor) -> tuple[Tensor, Routing, Tensor]:
+    def forward(self, x_ND: Tensor, given: Conditions | None = None) -> tuple[Tensor, Routing, Tensor]:
         """As MoE.forward: the mixture (N, D) of this rank's tokens, its routing, and (E,) assignments over all ranks."""
         if self.ep_size == 1:
-            return MoE.forward(self, x_ND)  # it has all that a MoE has
-        routing = self.router(x_ND)
-        counts_E = expert_counts(routing.experts_NK, self.num_experts)
+            return MoE.forward(self, x_ND, given)  # it has all that a MoE has
+        routing = self.router(x_ND, given)
+        counts_E = expert_counts(routing.experts_NK, self.num_experts, ragged=routing.slots is not None)
         # The host must know the parts' sizes before it can send them: on CUDA they cross while tokens are sorted.
         pending = self._start_async_split_plan(counts_E) if x_ND.is_cuda else None
-        assignments = sort_by_expert(routing.experts_NK, counts_E)
+        assignments = sort_by_expert(routing.experts_NK, counts_E, slots=routing.slots)
         sent_MD = x_ND.index_select(0, assignments.token_S)
         shared_ND = None if self.shared_expert is None else self.shared_expert(x_ND)
         plan = self._wait_async_split_plan(pending) if pending else self._plan(routing, counts_E)
+        sent_MD = sent_MD[: sum(plan.input_splits)]  # slots may reach beyond the assignments
         rows_RD = _AllToAllV.apply(self.ep_group, sent_MD, plan.input_splits, plan.output_splits)
         out_RD = self._compute(rows_RD, plan.local_counts_by_source, sum(plan.output_splits))
         back_MD = _AllToAllV.apply(self.ep_group, out_RD, plan.output_splits, plan.input_splits)
-        rows_NKD = back_MD.index_select(0, assignments.slot_NK.flatten()).view(*assignments.slot_NK.shape, -1)
-        mixed_ND = (rows_NKD * routing.gates_NK.to(rows_NKD.dtype).unsqueeze(-1)).sum(1)
+        if assignments.ragged:
+            gate_M1 = gate_of_slots(routing.gates_NK, assignments, back_MD.dtype)[: len(back_MD)]
+            wide_ND = torch.zeros_like(x_ND, dtype=torch.promote_types(back_MD.dtype, torch.float32))
+            tokens_M = assignments.token_S[: len(back_MD)]
+            mixed_ND = wide_ND.index_add(0, tokens_M, (back_MD * gate_M1).to(wide_ND.dtype)).to(back_MD.dtype)
+        else:
+            rows_NKD = back_MD.index_select(0, assignments.slot_NK.flatten()).view(*assignments.slot_NK.shape, -1)
+            mixed_ND = (rows_NKD * routing.gates_NK.to(rows_NKD.dtype).unsqueeze(-1)).sum(1)
         if shared_ND is not None:
             mixed_ND = mixed_ND + shared_ND
         return mixed_ND, routing, over_ranks(counts_E)

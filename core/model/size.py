@@ -23,7 +23,7 @@ def count(config: ModelConfig) -> ModelSize:
         sizes = {name: parameter.numel() for name, parameter in Denoiser(config).named_parameters()}
     total = sum(sizes.values())
     routed = sum(n for name, n in sizes.items() if ".experts." in name)
-    idle = routed * (config.num_experts - config.top_k) // max(1, config.num_experts)
+    idle = routed * (config.experts - config.experts_met) // max(1, config.experts)
     looked_up = 0 if config.tied_embeddings else sizes["embed.weight"]
     return ModelSize(total=total, active=total - idle - looked_up)
 

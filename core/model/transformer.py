@@ -14,7 +14,7 @@ from core.config import ModelConfig
 from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.norm import RMSNorm
-from core.model.routers import Routing
+from core.model.routing import Conditions, Routing
 from core.streams import torch_stream
 
 
@@ -102,21 +102,27 @@ class Layer(nn.Module):
         self.attention = Attention(config)
         self.post_attention_norm = RMSNorm(config.hidden_size, config.norm_eps)
         sparse = index in config.sparse_layers
-        self.moe = MoE(config) if sparse else None
+        self.moe = MoE(config, index) if sparse else None
         self.dense = None if sparse else SwiGLU(config.hidden_size, config.dense_width)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, LayerRouting | None]:
+    def forward(
+        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], given: Conditions
+    ) -> tuple[Tensor, LayerRouting | None]:
         x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation)
         normed_BLD = self.post_attention_norm(x_BLD)
         if self.dense is not None:
             return x_BLD + self.dense(normed_BLD), None
         assert self.moe is not None
-        mixed_ND, routing, counts_E = self.moe(normed_BLD.flatten(0, 1))
+        mixed_ND, routing, counts_E = self.moe(
+            normed_BLD.flatten(0, 1), given._replace(residual_ND=x_BLD.flatten(0, 1))
+        )
         return x_BLD + mixed_ND.view(x_BLD.shape), LayerRouting(routing, counts_E)
 
 
 class Denoiser(nn.Module):
-    """Predicts the clean tokens of a partly masked sequence, all positions at once; takes no timestep.
+    """Predicts the clean tokens of a partly masked sequence, all positions at once.
+
+    The timestep reaches its routers alone, and only those whose rule asks for one.
 
     With `causal` it is an autoregressive language model: position i's logits are of token i + 1.
     """
@@ -132,17 +138,30 @@ class Denoiser(nn.Module):
         tied = config.tied_embeddings
         self.head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
-    def hidden(self, tokens_BL: Tensor) -> Hidden:
-        """Run all layers. tokens_BL: (B, L) int64, masks in place."""
+    def conditions(
+        self, tokens_BL: Tensor, timestep_B: Tensor | None = None, ratio_B: Tensor | None = None
+    ) -> Conditions:
+        """What routers are told: where it isn't given, the share of the tokens that are masks, as while sampling."""
+        if ratio_B is None:
+            ratio_B = (tokens_BL == (-1 if self.config.mask_id is None else self.config.mask_id)).float().mean(1)
+        if self.config.router.sees == "constant":
+            timestep_B = torch.full_like(ratio_B, 0.5)
+        return Conditions(ratio_B if timestep_B is None else timestep_B, ratio_B, tokens_BL)
+
+    def hidden(self, tokens_BL: Tensor, timestep_B: Tensor | None = None, ratio_B: Tensor | None = None) -> Hidden:
+        """Run all layers. tokens_BL: (B, L) int64, masks in place; timestep_B, ratio_B as in `conditions`."""
+        given = self.conditions(tokens_BL, timestep_B, ratio_B)
         x_BLD = self.embed(tokens_BL)
         rotation = rope_tables(tokens_BL.shape[1], self.config.head_dim, self.config.rope_theta, tokens_BL.device)
         routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
         recompute = self.recompute_layers and torch.is_grad_enabled()
         for layer in self.layers:
             if recompute:
-                x_BLD, routing = checkpoint(layer, x_BLD, rotation, use_reentrant=False, preserve_rng_state=False)
+                x_BLD, routing = checkpoint(
+                    layer, x_BLD, rotation, given, use_reentrant=False, preserve_rng_state=False
+                )
             else:
-                x_BLD, routing = layer(x_BLD, rotation)
+                x_BLD, routing = layer(x_BLD, rotation, given)
             if routing is not None:
                 routings.append(routing)
             sums.append(x_BLD.detach().sum(dtype=torch.float32))
@@ -174,14 +193,17 @@ def whole_name(name: str, parameter: nn.Parameter) -> str:
 def initialise(model: Denoiser, seed: int) -> None:
     """Draw every weight from a stream named after the parameter.
 
-    Norms are 1; biases 0; matrices are N(0, init_std^2), those that write to the residual stream scaled by 1 / sqrt(2 layers)
-    (GPT-2). A parameter of the same name and shape gets the same weights in every arm of a seed, and on every rank: one
-    that holds a part of the experts draws them all and keeps its own.
+    Norms are 1; biases 0, and what a router adds for a timestep; matrices are N(0, init_std^2), those that write to the
+    residual stream scaled by 1 / sqrt(2 layers) (GPT-2). A parameter of the same name and shape gets the same weights in
+    every arm of a seed, and on every rank: one that holds a part of the experts draws them all and keeps its own.
     """
     config = model.config
     with torch.no_grad():
         for own_name, parameter in model.named_parameters():
             name = whole_name(own_name, parameter)
+            if getattr(parameter, "starts_at_zero", False):
+                parameter.zero_()
+                continue
             if parameter.ndim == 1:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue

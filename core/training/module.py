@@ -78,8 +78,8 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def predict(self, batch: Batch) -> Prediction:
         """Predict what is masked, and only that."""
-        tokens_BL, masking, index_M = batch
-        hidden = self.denoiser.hidden(self.input(batch))
+        tokens_BL, masking, index_M, told_B = batch
+        hidden = self.denoiser.hidden(self.input(batch), told_B, masking.ratio_B)
         logits_MV = self.denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, index_M))
         cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
         sequence_M = index_M.div(tokens_BL.shape[1], rounding_mode="floor")

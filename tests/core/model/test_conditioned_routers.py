@@ -1,0 +1,233 @@
+"""The rules that are told a timestep or the mask ratio, that choose tokens, or that learn nothing: by known answers."""
+
+import pytest
+import torch
+
+import core.model.mixing as mixing
+from core.config import TOLD_TIMESTEP, ModelConfig, RouterConfig
+from core.errors import UserError
+from core.model.balance import expert_counts
+from core.model.experts import reference_moe
+from core.model.moe import MoE
+from core.model.routers import ROUTERS, TopKRouter
+from core.model.routing import Conditions, hashed, share_of_mean, time_features
+from core.model.transformer import Denoiser, initialise
+from core.settings import build
+
+B, L, E, K, D = 3, 12, 6, 2, 8
+
+
+def config(kind: str, **router) -> ModelConfig:
+    return ModelConfig(hidden_size=D, num_experts=E, top_k=K, expert_width=8, router=RouterConfig(kind=kind, **router))
+
+
+def conditions(timestep=(0.1, 0.5, 0.95), ratio=(0.1, 0.5, 0.95)) -> Conditions:
+    generator = torch.Generator().manual_seed(3)
+    return Conditions(
+        torch.tensor(timestep), torch.tensor(ratio), torch.randint(0, 50, (B, L), generator=generator),
+        torch.randn(B * L, D, generator=generator),
+    )  # fmt: skip
+
+
+def made(kind: str, **router):
+    """A router with random weights, zero where it starts at zero."""
+    rule = ROUTERS[kind](config(kind, **router))
+    generator = torch.Generator().manual_seed(5)
+    for parameter in rule.parameters():
+        if not getattr(parameter, "starts_at_zero", False):
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+    return rule
+
+
+@pytest.fixture
+def x_ND() -> torch.Tensor:
+    return torch.randn(B * L, D, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("kind", ["additive", "film", "bin_bias"])
+def test_rules_that_add_a_timestep_start_as_token_choice(kind: str, x_ND: torch.Tensor) -> None:
+    rule, plain = made(kind), TopKRouter(config("topk"))
+    plain.weight_ED.data.copy_(rule.weight_ED)
+    for expected, found in zip(plain(x_ND), rule(x_ND, conditions()), strict=True):
+        assert expected is found is None or torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("kind", TOLD_TIMESTEP)
+def test_a_told_rule_follows_its_timestep_and_learns_from_it(kind: str, x_ND: torch.Tensor) -> None:
+    rule = made(kind)
+    for parameter in rule.parameters():
+        parameter.data.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+    one, other = rule(x_ND, conditions()), rule(x_ND, conditions(timestep=(0.1, 0.5, 0.15)))
+    same = (one.logits_NE == other.logits_NE).view(B, L, E).all(-1).all(-1)
+    assert same.tolist() == [True, True, False]  # each sequence by its own timestep
+    one.logits_NE.square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in rule.parameters())
+
+
+def test_bins_split_the_unit_interval() -> None:
+    rule = made("bin_bias", time_bins=4)
+    rule.weight_ED.data.zero_()
+    rule.bin_TE.data.copy_(torch.arange(4.0)[:, None].expand(4, E))
+    given = Conditions(torch.tensor([1e-6, 0.25, 0.26, 0.5, 0.75, 1.0]), torch.ones(6), torch.zeros(6, 1).long())
+    assert rule.logits(torch.zeros(6, D), given)[:, 0].tolist() == [0, 0, 1, 1, 2, 3]
+
+
+def test_timestep_only_ignores_the_token(x_ND: torch.Tensor) -> None:
+    logits = made("timestep_only")(x_ND, conditions()).logits_NE.view(B, L, E)
+    assert (logits == logits[:, :1]).all()
+    weight = made("timestep_only").time_EF
+    expected = torch.nn.functional.silu(time_features(torch.tensor([0.5]), 64)) @ weight.T
+    torch.testing.assert_close(logits[1, 0], expected[0])
+
+
+def test_unmodulated_reads_the_residual_stream_without_a_learned_scale(x_ND: torch.Tensor) -> None:
+    rule, given = made("unmodulated"), conditions()
+    first = rule(x_ND, given).logits_NE
+    assert torch.equal(first, rule(x_ND * 3 + 1, given).logits_NE)  # the experts' input doesn't matter
+    larger = rule(x_ND, given._replace(residual_ND=given.residual_ND * 7)).logits_NE
+    torch.testing.assert_close(first, larger, rtol=1e-3, atol=1e-3)  # but for the epsilon in the norm
+
+
+def test_adaptive_k_gives_more_experts_where_less_is_masked_and_k_on_average(x_ND: torch.Tensor) -> None:
+    routing = made("adaptive_k")(x_ND, conditions(ratio=(0.1, 0.5, 0.95)))
+    assert (routing.experts_NK >= 0).sum(1).view(B, L)[:, 0].tolist() == [3, 2, 1]
+    assert torch.equal(routing.gates_NK == 0, routing.experts_NK < 0)
+    linear = made("adaptive_k", k_schedule="linear")(x_ND, conditions(ratio=(0.1, 0.5, 0.95)))
+    assert (linear.experts_NK >= 0).sum(1).view(B, L)[:, 0].tolist() == [1, 2, 3]
+    many = (torch.arange(3000) + 0.5) / 3000
+    given = Conditions(many, many, torch.zeros(3000, 1).long())
+    assert (made("adaptive_k").choose(torch.rand(3000, E), given)[1] >= 0).sum() == 3000 * K
+    for schedule in ("linear", "linear_reverse", "constant"):
+        assert share_of_mean(many, schedule).mean().item() == pytest.approx(1.0)
+
+
+def test_each_expert_chooses_its_best_tokens_of_every_sequence(x_ND: torch.Tensor) -> None:
+    routing = made("expert_choice")(x_ND, conditions())
+    capacity = L * K // E
+    chosen_BLE = (routing.experts_NK >= 0).view(B, L, E)
+    assert (chosen_BLE.sum(1) == capacity).all()  # every expert is full, whatever the tokens are
+    probs_BLE = routing.probs_NE.view(B, L, E)
+    worst_taken = probs_BLE.masked_fill(~chosen_BLE, 2).amin(1)
+    best_left = probs_BLE.masked_fill(chosen_BLE, -1).amax(1)
+    assert (worst_taken >= best_left).all()
+    assert torch.equal(routing.gates_NK, routing.probs_NE * chosen_BLE.view(-1, E))
+
+
+def test_expert_choice_sees_its_own_sequence_alone(x_ND: torch.Tensor) -> None:
+    rule, given = made("expert_choice"), conditions()
+    assert rule.sees_others
+    changed = x_ND.clone()
+    changed[L : 2 * L] = changed[L : 2 * L].flip(0) * 2
+    one, other = rule(x_ND, given).experts_NK.view(B, L, E), rule(changed, given).experts_NK.view(B, L, E)
+    assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2]) and not torch.equal(one[1], other[1])
+
+
+def test_capacity_may_follow_the_mask_ratio(x_ND: torch.Tensor) -> None:
+    routing = made("expert_choice", k_schedule="linear_reverse")(x_ND, conditions(ratio=(0.25, 0.5, 1.0)))
+    per_expert = (routing.experts_NK >= 0).view(B, L, E).sum(1)
+    assert per_expert.tolist() == [[6] * E, [4] * E, [1] * E]  # 2 (1 - r) L K / E, and never none
+
+
+def test_controls_learn_nothing_and_know_what_they_say(x_ND: torch.Tensor) -> None:
+    given = conditions()
+    for kind in ("hash", "random"):
+        rule = made(kind)
+        assert not list(rule.parameters())
+        routing = rule(x_ND, given)
+        assert torch.equal(routing.experts_NK, rule(x_ND * 2, given).experts_NK)  # the same again
+        assert (routing.experts_NK[:, 0] != routing.experts_NK[:, 1]).all() and (routing.gates_NK == 1 / K).all()
+    alike = given._replace(tokens_BL=torch.full((B, L), 7))
+    assert len(made("hash")(x_ND, alike).experts_NK.unique(dim=0)) == 1  # one id, one set of experts
+    places = made("random")(x_ND, alike).experts_NK.view(B, L, K)
+    assert len(places[0].unique(dim=0)) > 3
+    other = given.tokens_BL.clone()
+    other[0, 0] += 1
+    moved = made("random")(x_ND, given._replace(tokens_BL=other)).experts_NK.view(B, L, K)
+    before = made("random")(x_ND, given).experts_NK.view(B, L, K)
+    assert torch.equal(moved[1:], before[1:]) and (moved[0] != before[0]).any(-1).sum() > L // 2
+    soft = made("soft")(x_ND, given)
+    assert torch.equal(soft.gates_NK, soft.probs_NE) and soft.experts_NK.shape == (B * L, E)
+
+
+def test_random_experts_are_even() -> None:
+    tokens_BL = torch.randint(0, 256, (64, 64), generator=torch.Generator().manual_seed(0))
+    given = Conditions(torch.ones(64), torch.ones(64), tokens_BL)
+    counts = expert_counts(made("random")(torch.zeros(4096, D), given).experts_NK, E)
+    expected = 4096 * K / E
+    assert ((counts - expected).square() / expected).sum() < 20.5  # chi-squared, 5 degrees of freedom, 0.1 %
+
+
+def test_the_hash_is_splitmix64() -> None:
+    def exact(key: int) -> int:
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            key = ((key ^ (key >> shift)) * factor) % 2**64
+        return key ^ (key >> 31)
+
+    keys = [0, 1, 2, 12345678901234567, -5]
+    found = [value % 2**64 for value in hashed(torch.tensor(keys)).tolist()]
+    assert found == [exact(key % 2**64) for key in keys]
+
+
+@pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "cpu, filled up", "accelerator"])
+@pytest.mark.parametrize("kind", ["adaptive_k", "expert_choice", "soft"])
+def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
+    monkeypatch: pytest.MonkeyPatch, kind: str, path: str, x_ND: torch.Tensor
+) -> None:
+    if path == "cpu, many parts":
+        monkeypatch.setattr(mixing, "PART_BYTES", D * 4 * 5)
+    if path == "cpu, filled up":
+        monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
+    if path == "accelerator":
+        monkeypatch.setattr(mixing, "in_parts", lambda device: False)
+    layer = MoE(config(kind))
+    for parameter in layer.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)) * 0.5)
+    x_ND.requires_grad_()
+    fast, routing, counts_E = layer(x_ND, conditions())
+    slow = reference_moe(layer.experts, x_ND, routing.gates_NK, routing.experts_NK)
+    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+    assert counts_E.tolist() == [(routing.experts_NK == expert).sum() for expert in range(E)]
+    upstream = torch.randn(fast.shape, generator=torch.Generator().manual_seed(2))
+    inputs = [x_ND, *layer.parameters()]
+    fast_grads = torch.autograd.grad(fast, inputs, upstream, retain_graph=True)
+    slow_grads = torch.autograd.grad(slow, inputs, upstream)
+    for a, b in zip(fast_grads, slow_grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_parameters_that_start_at_zero_do_and_others_stay_as_in_token_choice() -> None:
+    models = {}
+    for kind in ("topk", "film"):
+        models[kind] = Denoiser(build({"model.router.kind": kind}).model)
+        initialise(models[kind], 3)
+    assert all((moe.router.film_CF == 0).all() for moe in models["film"].mixtures())
+    film = models["film"].state_dict()
+    assert all(torch.equal(value, film[name]) for name, value in models["topk"].state_dict().items())
+
+
+def test_a_sampler_tells_routers_its_own_mask_ratio() -> None:
+    model = Denoiser(build({"model.router.kind": "additive"}).model)
+    tokens_BL = torch.tensor([[1, 256, 256, 2], [256, 256, 256, 256]])
+    assert model.conditions(tokens_BL).timestep_B.tolist() == [0.5, 1.0]
+    constant = Denoiser(build({"model.router.kind": "additive", "model.router.sees": "constant"}).model)
+    assert constant.conditions(tokens_BL).timestep_B.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.router.sees": "shuffled"}, "sees=shuffled means nothing to model.router.kind=topk"),
+        ({"model.router.k_schedule": "linear"}, "k_schedule=linear means nothing to model.router.kind=topk"),
+        ({"model.router.kind": "adaptive_k", "model.router.k_schedule": "constant"}, "is model.router.kind=topk"),
+        ({"model.router.kind": "adaptive_k", "model.top_k": 8}, "up to 2 k - 1 = 15 experts .* there are 8"),
+        ({"model.router.kind": "additive", "model.router.time_features": 3}, "time_features=3 must be even"),
+        ({"model.router.kind": "bin_bias", "model.router.time_bins": 0}, "time_bins must be at least 1"),
+        (
+            {"model.router.kind": "expert_choice", "model.causal": True, "objective.kind": "autoregressive"},
+            "model.router.kind=expert_choice depends on .* tokens to come",
+        ),
+    ],
+)
+def test_what_a_rule_cannot_do_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(changes)
