@@ -158,7 +158,7 @@ def _data_differs(study: Study, arm: str, control: str, seed: int) -> bool:
 
 
 def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
-    notes = []
+    notes = [note for entry in study.design["arms"] if entry["name"] == arm for note in entry.get("notes", ())]
     failed = [record for record in study.records_of(arm) if record.status == "failed"]
     if failed:
         notes.append(f"{len(failed)} of {len(study.design['seeds'])} runs failed: {failed[0].reason}")

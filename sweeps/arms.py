@@ -5,7 +5,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from sweeps.checks import check_factors, text
+from sweeps.checks import check_arms, check_factors, text
 from sweeps.spec import Ablation, Arm, Factor, Level
 
 LONGEST_NAME = 120  # a file name holds 255 bytes, and other names are built around this one
@@ -14,9 +14,10 @@ LONGEST_NAME = 120  # a file name holds 255 bytes, and other names are built aro
 def expand(ablation: Ablation) -> tuple[Arm, ...]:
     """The arms of a declaration, the control first.
 
-    Raises UserError when the control isn't one of the combinations of levels.
+    Raises UserError when the control, or an arm that is listed, isn't one of the combinations of levels.
     """
     check_factors(ablation.factors, ablation.control)
+    check_arms(ablation)
     control = {factor.key: ablation.control[factor.key] for factor in ablation.factors}
     others = (settings for settings in _combinations(ablation) if settings != control)
     short = _short_keys(ablation.factors)
@@ -29,6 +30,10 @@ def expand(ablation: Ablation) -> tuple[Arm, ...]:
 
 
 def _combinations(ablation: Ablation) -> Iterator[dict[str, Level]]:
+    if isinstance(ablation.arms, tuple):
+        control = {factor.key: ablation.control[factor.key] for factor in ablation.factors}
+        yield from ({**control, **arm} for arm in ablation.arms)
+        return
     for levels in itertools.product(*(factor.levels for factor in ablation.factors)):
         settings = {factor.key: level for factor, level in zip(ablation.factors, levels, strict=True)}
         changed = sum(settings[key] != ablation.control[key] for key in settings)

@@ -63,6 +63,27 @@ def check_factors(factors: tuple[Factor, ...], control: Mapping[str, Level]) -> 
             raise UserError(f"control: '{key}' is not a factor; the factors are {', '.join(f.key for f in factors)}")
 
 
+def check_arms(ablation: Ablation) -> None:
+    """Refuse listed arms that name what is no factor, or a level that its factor doesn't have, or that come twice."""
+    if isinstance(ablation.arms, str):
+        return
+    levels = {factor.key: factor for factor in ablation.factors}
+    seen: list[dict[str, Level]] = [dict(ablation.control)]
+    for arm in ablation.arms:
+        for key, level in arm.items():
+            if key not in levels:
+                raise UserError(f"arms: '{key}' is not a factor: {nearest(key, levels)}")
+            if level not in levels[key].levels:
+                raise UserError(
+                    f"arms: {key}={text(level)} is not among the factor's levels; use one of {_listing(levels[key])}"
+                )
+        if {**ablation.control, **arm} in seen:
+            raise UserError(
+                f"arms: {', '.join(f'{k}={text(v)}' for k, v in arm.items())} is the control or listed twice"
+            )
+        seen.append({**ablation.control, **arm})
+
+
 def _check_levels(factor: Factor) -> None:
     if len(factor.levels) < 2:
         raise UserError(f"factors: '{factor.key}' has {len(factor.levels)} levels; a factor needs at least two")

@@ -10,6 +10,7 @@ from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.metrics import METRICS
+from core.model.routers import ROUTERS
 from core.model.size import count, flops_per_token
 from core.presets import preset
 from core.settings import build, parse_overrides
@@ -187,7 +188,18 @@ def _describe(arm: Arm, config: RunConfig) -> dict[str, Any]:
         "hash": config_hash(config, with_seed=False),
         "parameters": asdict(count(config.model)),
         "flops_per_token": flops_per_token(config),
+        "notes": _notes(config),
     }
+
+
+def _notes(config: RunConfig) -> list[str]:
+    """What a reader of a comparison must know of an arm."""
+    model, notes = config.model, []
+    if model.num_experts and ROUTERS[model.router.kind].sees_others:
+        notes.append("a token's experts depend on the other tokens of its sequence")
+    if model.num_experts and model.router.kind == "soft":
+        notes.append(f"every token meets all {model.experts} experts")
+    return notes
 
 
 def _run(arm: Arm, config: RunConfig, data: str) -> PlannedRun:

@@ -32,12 +32,15 @@ class Size:
 
     factors: tuple[Factor, ...] | None = None
     control: Mapping[str, Level] | None = None
+    arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] | None = None
     base: str | None = None
     seeds: Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
+        if self.arms is not None:
+            _check_arms(self.arms)
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Ablation:
     """A question and the design that answers it.
 
     factors: every combination of their levels is an arm, `control` one of them; `arms="one_at_a_time"` keeps only the
-        control and the arms that differ from it in a single factor.
+        control and the arms that differ from it in a single factor; a tuple of settings keeps the control and those: each
+        says where it differs from the control.
     base: name of a preset in core.presets; `settings` are config settings over it, shared by all arms.
     match: "active_flops" gives every arm the expert width at which its active FLOPs per token equal the control's.
     metric: what the verdict is about, a name in core.metrics (which says the better direction); `secondary` metrics
@@ -74,7 +78,7 @@ class Ablation:
     control: Mapping[str, Level]
     base: str = "proxy"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    arms: Literal["all", "one_at_a_time"] = "all"
+    arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] = "all"
     match: Literal["active_flops"] | None = None
     metric: str = "val/nelbo"
     secondary: tuple[str, ...] = ()
@@ -87,12 +91,9 @@ class Ablation:
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
-        for name, value, allowed in (
-            ("match", self.match, (None, "active_flops")),
-            ("arms", self.arms, ("all", "one_at_a_time")),
-        ):
-            if value not in allowed:
-                raise UserError(f"{name}: unknown value {value!r}; use one of {', '.join(map(repr, allowed))}")
+        if self.match not in (None, "active_flops"):
+            raise UserError(f"match: unknown value {self.match!r}; use one of None, 'active_flops'")
+        _check_arms(self.arms)
 
     def sized(self, size: str) -> "Ablation":
         """The edition of that name; "full" is the declaration itself. Raises KeyError for a name not declared."""
@@ -103,6 +104,7 @@ class Ablation:
             self,
             factors=edition.factors or self.factors,
             control=edition.control or self.control,
+            arms=self.arms if edition.arms is None else edition.arms,
             base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
             settings={**self.settings, **edition.settings},
@@ -117,6 +119,16 @@ class Arm:
     name: str  # unique in its design and fit for a file name
     label: str  # for people
     settings: Mapping[str, Any]  # factor levels, by config key
+
+
+def _check_arms(arms: object) -> None:
+    if arms in ("all", "one_at_a_time"):
+        return
+    if not isinstance(arms, tuple) or not arms or not all(isinstance(arm, Mapping) and arm for arm in arms):
+        raise UserError(
+            f"arms: unknown value {arms!r}; use 'all', 'one_at_a_time', or a tuple of settings, such as "
+            "({'model.top_k': 4},)"
+        )
 
 
 def _check_seeds(seeds: object) -> None:

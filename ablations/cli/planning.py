@@ -106,6 +106,9 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
             f"{arm['flops_per_token']:.3g}",
         )
     out.print(table)
+    for arm in content["arms"]:
+        for note in arm["notes"]:
+            out.print(f"note: {arm['label']}: {note}", markup=False)
     runs = content["runs"]
     out.print(
         f"{len(content['arms'])} arms x {len(content['seeds'])} seeds = {runs['total']} runs, {runs['missing']} to do"

@@ -108,7 +108,7 @@ class AdditiveRouter(TopKRouter):
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)
-        self.time_EF = _zero(config.experts, config.router.time_features)
+        self.time_EF = _of_time(config.experts, config.router.time_features, zero=True)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         shift_BE = F.linear(self.time(given), self.time_EF.float())
@@ -121,7 +121,7 @@ class FilmRouter(TopKRouter):
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)
-        self.film_CF = _zero(2 * config.hidden_size, config.router.time_features)
+        self.film_CF = _of_time(2 * config.hidden_size, config.router.time_features, zero=True)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         film_BC = F.linear(self.time(given), self.film_CF.float())
@@ -135,7 +135,7 @@ class BinBiasRouter(TopKRouter):
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)
-        self.bin_TE = _zero(config.router.time_bins, config.experts)
+        self.bin_TE = _of_time(config.router.time_bins, config.experts, zero=True)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         assert given is not None, "this rule needs a timestep"
@@ -149,7 +149,7 @@ class TimestepOnlyRouter(Router):
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)
-        self.time_EF = nn.Parameter(torch.empty(config.experts, config.router.time_features))
+        self.time_EF = _of_time(config.experts, config.router.time_features)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         logits_BE = F.linear(F.silu(self.time(given)), self.time_EF.float())
@@ -165,7 +165,7 @@ class UnmodulatedRouter(Router):
         super().__init__(config, layer)
         self.eps = config.norm_eps
         self.weight_ED = nn.Parameter(torch.empty(config.experts, config.hidden_size))
-        self.time_EF = nn.Parameter(torch.empty(config.experts, config.router.time_features))
+        self.time_EF = _of_time(config.experts, config.router.time_features)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         shift_BE = F.linear(self.time(given), self.time_EF.float())
@@ -257,9 +257,10 @@ class RandomRouter(HashRouter):
         return hashed(sequence_B[:, None] + hashed(place_L + (self.layer << 32))).flatten()
 
 
-def _zero(*shape: int) -> nn.Parameter:
+def _of_time(*shape: int, zero: bool = False) -> nn.Parameter:
+    """A parameter that meets each sequence's timestep once, rather than every token."""
     parameter = nn.Parameter(torch.zeros(*shape))
-    parameter.starts_at_zero = True  # type: ignore[attr-defined]
+    parameter.per_sequence, parameter.starts_at_zero = True, zero  # type: ignore[attr-defined]
     return parameter
 
 

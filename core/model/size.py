@@ -11,7 +11,8 @@ from core.model.transformer import Denoiser
 @dataclass(frozen=True)
 class ModelSize:
     """Parameters: all of them, and those that one token meets (its k experts; the output head but not the embedding
-    table, whose rows are looked up rather than multiplied; where the two are tied, that table counts once)."""
+    table, whose rows are looked up rather than multiplied; where the two are tied, that table counts once; not what a
+    router multiplies by a sequence's timestep, once for all of its tokens)."""
 
     total: int
     active: int
@@ -20,12 +21,14 @@ class ModelSize:
 def count(config: ModelConfig) -> ModelSize:
     """Count parameters on the meta device."""
     with torch.device("meta"):
-        sizes = {name: parameter.numel() for name, parameter in Denoiser(config).named_parameters()}
+        parameters = dict(Denoiser(config).named_parameters())
+    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+    timed = sum(sizes[name] for name, parameter in parameters.items() if hasattr(parameter, "per_sequence"))
     total = sum(sizes.values())
     routed = sum(n for name, n in sizes.items() if ".experts." in name)
     idle = routed * (config.experts - config.experts_met) // max(1, config.experts)
     looked_up = 0 if config.tied_embeddings else sizes["embed.weight"]
-    return ModelSize(total=total, active=total - idle - looked_up)
+    return ModelSize(total=total, active=total - idle - looked_up - timed)
 
 
 def flops_per_token(config: RunConfig) -> float:

@@ -28,6 +28,44 @@ def test_one_at_a_time_keeps_arms_that_differ_from_the_control_in_one_factor(abl
     assert [tuple(arm.settings.values()) for arm in arms] == [(0.01, 0.001), (0.0, 0.001), (0.01, 0.0), (0.01, 0.01)]
 
 
+def test_listed_arms_differ_from_the_control_as_they_say(ablation):
+    listed = ({"objective.load_balancing_weight": 0.0}, {"objective.z_loss_weight": 0.01})
+    arms = expand(ablation(factors=TWO, control=TWO_CONTROL, arms=listed))
+    assert [tuple(arm.settings.values()) for arm in arms] == [(0.01, 0.001), (0.0, 0.001), (0.01, 0.01)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (({"objective.zloss_weight": 0.0},), "arms: 'objective.zloss_weight' is not a factor: did you mean"),
+        (({"objective.z_loss_weight": 0.5},), "arms: objective.z_loss_weight=0.5 is not among the factor's levels"),
+        (({"objective.z_loss_weight": 0.001},), "is the control or listed twice"),
+        (({"objective.z_loss_weight": 0.0},) * 2, "is the control or listed twice"),
+    ],
+)
+def test_listed_arms_that_make_no_design_are_refused(ablation, listed, message):
+    with pytest.raises(UserError, match=message):
+        expand(ablation(factors=TWO, control=TWO_CONTROL, arms=listed))
+
+
+def test_a_plan_says_under_which_arms_tokens_see_each_other(make_plan):
+    factor = Factor("model.router.kind", ("topk", "expert_choice", "soft"))
+    arms = make_plan(factors=(factor,), control={"model.router.kind": "topk"}, match="active_flops").design["arms"]
+    assert [arm["notes"] for arm in arms] == [
+        [],
+        ["a token's experts depend on the other tokens of its sequence"],
+        ["every token meets all 4 experts"],
+    ]
+    assert len({arm["flops_per_token"] for arm in arms}) == 1
+
+
+def test_what_a_router_learns_of_time_costs_once_a_sequence(make_plan):
+    factor = Factor("model.router.kind", ("topk", "film"))
+    arms = make_plan(factors=(factor,), control={"model.router.kind": "topk"}, match="active_flops").design["arms"]
+    assert arms[0]["flops_per_token"] == arms[1]["flops_per_token"]
+    assert arms[1]["parameters"]["total"] - arms[0]["parameters"]["total"] == 2 * 16 * 64  # film, one layer, D = 16
+
+
 def test_names_are_unique_and_fit_for_a_file_system_that_ignores_case(ablation):
     levels = ("text:/a b", "text:/a_b", "text:/A_b", "x" * 300, "x" * 299 + "y")
     arms = expand(ablation(factors=(Factor("data.corpus", levels),), control={"data.corpus": levels[0]}, settings={}))
@@ -66,7 +104,7 @@ def test_the_design_says_all_that_reports_need(make_plan):
     )
     assert design["control"] == "load_balancing_weight=0.01" == design["arms"][0]["name"]
     assert design["command"] == "ablate run balance trainer.steps=40"
-    assert set(design["arms"][0]) == {"name", "label", "settings", "hash", "parameters", "flops_per_token"}
+    assert set(design["arms"][0]) == {"name", "label", "settings", "hash", "parameters", "flops_per_token", "notes"}
     assert set(design["arms"][0]["parameters"]) == {"total", "active"}
     assert json.loads(json.dumps(design)) == design
 

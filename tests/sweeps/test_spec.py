@@ -11,6 +11,8 @@ FACTOR = Factor("model.top_k", (1, 2))
     [
         ("match", lambda: Ablation("?", (FACTOR,), {"model.top_k": 1}, match="flops")),
         ("arms", lambda: Ablation("?", (FACTOR,), {"model.top_k": 1}, arms="one-at-a-time")),
+        ("arms", lambda: Ablation("?", (FACTOR,), {"model.top_k": 1}, arms=())),
+        ("arms", lambda: Size(arms=("model.top_k",))),
         ("seeds", lambda: Ablation("?", (FACTOR,), {"model.top_k": 1}, seeds=5)),
         ("seeds", lambda: Size(seeds=5)),
         ("factors", lambda: Factor("model.top_k", 2)),
