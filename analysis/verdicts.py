@@ -162,6 +162,10 @@ def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...
     failed = [record for record in study.records_of(arm) if record.status == "failed"]
     if failed:
         notes.append(f"{len(failed)} of {len(study.design['seeds'])} runs failed: {failed[0].reason}")
+    alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
+    for kind in dict.fromkeys(alarm["kind"] for alarm in alarmed):
+        of_kind = [alarm for alarm in alarmed if alarm["kind"] == kind]
+        notes.append(f"{kind} in {len(of_kind)} runs (first: step {of_kind[0]['step']}, {of_kind[0]['detail']})")
     absent = len(study.design["seeds"]) - len(study.records_of(arm))
     if absent:
         notes.append(f"{absent} of {len(study.design['seeds'])} runs are not recorded yet")

@@ -321,6 +321,7 @@ class TrainerConfig:
     accumulate: int = 1  # micro-batches whose gradients make one step; batch_size is of the step, over all devices
     activation_checkpointing: bool = False  # compute each layer again in the backward pass rather than keep it
     checkpoint_every: int = 0  # steps; 0 = never: a run that is stopped starts again
+    stop_on_alarm: bool = False  # end a run as failed at its first alarm (collapse, dead experts, spikes)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "accumulate"):

@@ -45,6 +45,12 @@ METRICS: dict[str, Metric] = {
     "load/max_vio": Metric(
         "MaxVio", "", "min", "(max load - mean load) / mean load over the validation set, mean over layers"
     ),
+    "load/max_vio_batch": Metric(
+        "MaxVio of a batch", "", "min", "the same of single validation batches, mean over them and over layers"
+    ),
+    "router/top1_probability": Metric(
+        "top-1 probability", "", "max", "the router's highest probability, mean over validation tokens and layers"
+    ),
     "load/entropy": Metric(
         "utilisation entropy", "", "max", "entropy of expert load over log E (1 = balanced), mean over layers"
     ),

@@ -30,6 +30,9 @@ class RunRecord:
         means over the steps since the row before ("train/nelbo", "train/load_balancing", "train/z_loss", ...).
     validation: columns of equal length, "step" and "tokens" and every validation metric ("val/nelbo", ...).
     expert_load: {"step": [T], "load": [T][layers][experts]}, shares of the assignments that sum to 1 over experts.
+    routing: of S sparse layers at V validations: {"step": [V], "top1_probability", "max_vio_batch", "saturation": [V][S],
+        "load_by_timestep": [S][10][visible, masked][E], "coactivation": [S][E][E]}, the last two of the final validation.
+    alarms: the first of each kind that rang: [{"step", "kind", "detail"}] (core.training.health).
     parameters: {"total", "active"} counts; flops: training FLOPs of the whole run, forward and backward.
     study: what the sweep wants remembered about the run's place in it; nothing in core reads it.
     """
@@ -44,6 +47,8 @@ class RunRecord:
     curve: dict[str, list[float]] = field(default_factory=dict)
     validation: dict[str, list[float]] = field(default_factory=dict)
     expert_load: dict[str, Any] = field(default_factory=dict)
+    routing: dict[str, Any] = field(default_factory=dict)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
     wall_time_s: float = 0.0
     tokens_per_second: float = 0.0
     flops: float = 0.0

@@ -94,9 +94,11 @@ class WandbTracker(RowLogger):
         self._state = "disabled" if self._run.disabled else "offline" if self._run.offline else "online"
 
     def _send(self, record: RunRecord) -> None:
-        summary = {"status": record.status, "reason": record.reason, "parameters": record.parameters}
+        summary: dict[str, Any] = {"status": record.status, "reason": record.reason, "parameters": record.parameters}
+        summary["alarms"] = [alarm["kind"] for alarm in record.alarms]
         if record.expert_load.get("load"):
-            self._run.log(_load_panels(record.expert_load), step=int(record.expert_load["step"][-1]))
+            panels = _load_panels(record.expert_load) | _timestep_panel(record.routing)
+            self._run.log(panels, step=int(record.expert_load["step"][-1]))
         self._run.summary.update({**record.metrics, **summary, "flops": record.flops})
 
     def _attempt(self, what: str, action: Callable[[], None], limit_s: float | None = None) -> None:
@@ -148,6 +150,23 @@ def _load_panels(expert_load: Mapping[str, Any]) -> dict[str, Any]:
     ]
     table = wandb.Table(columns=["step", "layer", "expert", "load"], data=rows)
     return {"expert_load/heatmap": wandb.Image(figure), "expert_load/table": table}
+
+
+def _timestep_panel(routing: Mapping[str, Any]) -> dict[str, Any]:
+    """The final load by timestep as pictures, experts by bins of t: a row for each layer, visible and masked tokens."""
+    if "load_by_timestep" not in routing:
+        return {}
+    import wandb
+    from matplotlib.figure import Figure
+
+    layers = routing["load_by_timestep"]
+    figure = Figure(figsize=(7, 1 + 1.6 * len(layers)), layout="constrained")
+    for number, (pair, load_TME) in enumerate(zip(figure.subplots(len(layers), 2, squeeze=False), layers, strict=True)):
+        for status, axes in enumerate(pair):
+            load_ET = [list(column) for column in zip(*(load_ME[status] for load_ME in load_TME), strict=True)]
+            axes.imshow(load_ET, aspect="auto", cmap="viridis", vmin=0, extent=(0, 1, len(load_ET) - 0.5, -0.5))
+            axes.set(xlabel="timestep", ylabel="expert", title=f"layer {number}, {('visible', 'masked')[status]}")
+    return {"routing/load_by_timestep": wandb.Image(figure)}
 
 
 def _bounded(action: Callable[[], None], limit_s: float) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor
 from core.config import RunConfig
 from core.metrics import RATIO_BINS, ratio_metric
 from core.model.balance import dead_share, max_violation, utilisation_entropy
+from core.training import health
 from core.training.strategy import from_all_ranks, mean_over_ranks
+from core.training.telemetry import RoutingMemory
 from core.training.traffic import ALL_TO_ALL, REDUCTION
 
 TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")
@@ -21,6 +23,10 @@ TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")
 
 class TrainingDivergedError(RuntimeError):
     """A loss stopped being a finite number."""
+
+
+class TrainingUnhealthyError(RuntimeError):
+    """An alarm rang, and trainer.stop_on_alarm is set."""
 
 
 class Recorder(lightning.Callback):
@@ -37,6 +43,8 @@ class Recorder(lightning.Callback):
         self.load_steps: list[int] = []
         self.load_TLE: list[list[list[float]]] = []
         self.tokens = 0
+        self.routing = RoutingMemory()
+        self.alarms: list[health.Alarm] = []
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._micro: list[dict[str, Tensor]] = []
         self._sent: list[list[float]] = []  # bytes of each kind, by step
@@ -89,6 +97,13 @@ class Recorder(lightning.Callback):
                 row[f"train/{kind}_bytes"] = count
             self._sent = []
         self._append(trainer, self.curve, step, row)
+        self._ring(health.of_curve(step, self.curve))
+
+    def _ring(self, alarms: list[health.Alarm]) -> None:
+        self.alarms += alarms
+        if alarms and self.config.trainer.stop_on_alarm:
+            kind, detail = alarms[0].kind, alarms[0].detail
+            raise TrainingUnhealthyError(f"{kind} at step {alarms[0].step}: {detail} (trainer.stop_on_alarm)")
 
     def _validate_last(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning validates on multiples only; the final model's numbers are the ones that count."""
@@ -112,13 +127,16 @@ class Recorder(lightning.Callback):
             [statistics.fmean(kind) for kind in zip(*step, strict=True)]
             for step in zip(*from_all_ranks(self._sent), strict=True)
         ]
-        return copy.deepcopy(state | {"losses": losses, "sent": sent})
+        kept = {"routing": self.routing.state_dict(), "alarms": [list(alarm) for alarm in self.alarms]}
+        return copy.deepcopy(state | kept | {"losses": losses, "sent": sent})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         state = dict(state_dict)
         for name, rows in state.pop("losses").items():
             self._losses[name] = [torch.tensor(row) for row in rows]
         self._sent = state.pop("sent")
+        self.routing.load_state_dict(state.pop("routing"))
+        self.alarms = [health.Alarm(*alarm) for alarm in state.pop("alarms")]
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -137,13 +155,18 @@ class Recorder(lightning.Callback):
         if self.bytes_per_token is not None:
             row["val/bits_per_byte"] = row["val/nelbo"] / math.log(2) / self.bytes_per_token
         self.load_steps.append(trainer.global_step)
+        alarms: list[health.Alarm] = []
         if "counts_LE" in self._outputs[0]:
             # Every rank's counts are those of all ranks.
             counts_LE = torch.stack([output["counts_LE"] for output in gathered[0]]).sum(0)
             row |= load_statistics(counts_LE)
+            row |= self.routing.add(trainer.global_step, self._outputs, [outputs[0] for outputs in gathered])
             self.load_TLE.append((counts_LE.double() / counts_LE.sum(-1, keepdim=True)).tolist())
+            tokens = sum(output["top1_SN"].shape[1] for output in self._outputs)
+            alarms = health.of_load(trainer.global_step, counts_LE, tokens, row["val/load_balancing"])
         self._outputs = []
         self._append(trainer, self.validation, trainer.global_step, row)
+        self._ring(alarms)
 
     def _append(
         self, trainer: lightning.Trainer, table: dict[str, list[float]], step: int, row: dict[str, float]

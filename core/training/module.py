@@ -15,6 +15,7 @@ from core.model.balance import load_balancing_loss, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.ranks import Ranks
 from core.training.strategy import clip_exactly
+from core.training.telemetry import observe
 
 
 class Prediction(NamedTuple):
@@ -67,13 +68,14 @@ class MaskedDiffusion(lightning.LightningModule):
             self._counts = []
 
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
-        """Per-sequence NELBO and mask ratio (B,), auxiliary losses, and expert counts (sparse layers, E) of one batch."""
+        """Per-sequence NELBO and mask ratio (B,), auxiliary losses, expert counts (sparse layers, E) of one batch, and what
+        core.training.telemetry observes."""
         nelbo_B, routings, _ = self.predict(batch)
         load_balancing, z_loss = auxiliary_losses(routings, self.device)
         outputs = {"nelbo_B": nelbo_B, "ratio_B": batch.masking.timestep_B}
         if routings:
             outputs["counts_LE"] = torch.stack([layer.counts_E for layer in routings])
-            outputs |= {"load_balancing": load_balancing, "z_loss": z_loss}
+            outputs |= {"load_balancing": load_balancing, "z_loss": z_loss, **observe(routings, batch.masking)}
         return outputs
 
     def predict(self, batch: Batch) -> Prediction:

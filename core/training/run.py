@@ -30,6 +30,7 @@ from core.model.transformer import Denoiser, whole_name
 from core.provenance import describe
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
+from core.training import health
 from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.checkpoints import Checkpointer, find, remove
 from core.training.launch import RankFailedError, launch
@@ -288,6 +289,8 @@ def _seen(recorder: Recorder, started: float) -> dict[str, Any]:
         "curve": recorder.curve,
         "validation": recorder.validation,
         "expert_load": {"step": recorder.load_steps, "load": recorder.load_TLE},
+        "routing": recorder.routing.to_dict(),
+        "alarms": [alarm._asdict() for alarm in health.summary(recorder.alarms)],
         "wall_time_s": time.perf_counter() - started,
         "finished_at": _now(),
     }

@@ -16,6 +16,7 @@ from sweeps.tracking import WandbTracker, run_id
 wandb = pytest.importorskip("wandb")
 
 LOAD = {"step": [15, 30], "load": [[[0.25, 0.75], [0.5, 0.5]], [[0.4, 0.6], [0.1, 0.9]]]}
+ROUTING = {"step": [15, 30], "load_by_timestep": [[[[0.2, 0.8], [0.6, 0.4]]] * 10] * 2}
 
 
 @pytest.fixture
@@ -134,6 +135,16 @@ def test_expert_load_is_a_picture_and_a_table(offline, track):
     assert content["columns"] == ["step", "layer", "expert", "load"]
     assert len(content["data"]) == 8
     assert content["data"][-1] == [30, 1, 1, 0.9]
+
+
+def test_load_by_timestep_is_a_picture_and_alarms_are_in_the_summary(offline, track):
+    tracker = track()
+    alarms = [{"step": 15, "kind": "collapse", "detail": "layer 0"}]
+    tracker.finish(finished(track.run, routing=ROUTING, alarms=alarms))
+    told = only_run(track.folder)
+    [path] = [row["routing/load_by_timestep/path"] for row in told.rows if "routing/load_by_timestep/path" in row]
+    assert (told.folder / "files" / path).stat().st_size > 1000
+    assert told.summary["alarms"] == ["collapse"]
 
 
 def test_a_failed_run_shows_as_failed_with_its_reason(offline, track):

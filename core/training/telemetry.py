@@ -1,0 +1,111 @@
+"""What validation tells of routing, layer by layer, and how a run remembers it.
+
+Shapes: S sparse layers, N tokens, K experts of each among E, T = 10 bins of the timestep, M = 2: visible and masked.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core.diffusion.masking import Masking
+from core.metrics import RATIO_BINS
+from core.model.balance import max_violation
+from core.model.transformer import LayerRouting
+
+DIGITS = 5  # of shares in a record: a record of 64 experts would be megabytes otherwise
+
+
+def observe(routings: Sequence[LayerRouting], masking: Masking) -> dict[str, Tensor]:
+    """What one batch's routing is counted for: on the device, of this rank's tokens alone where not said otherwise.
+
+    top1_SN: the highest probability of each token. load_STME: assignments by timestep, masked status and expert.
+    pairs_SEE: tokens that reach both experts (the diagonal: that reach the one). choices_SNK: int16, -1 for none.
+    violation_S: MaxVio of this batch over all ranks.
+    """
+    masked_BL = masking.masked_BL
+    bin_B = (masking.timestep_B * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS) - 1
+    group_N = (2 * bin_B[:, None] + masked_BL.long()).flatten()
+    load, pairs = [], []
+    for routing, _ in routings:
+        experts = routing.probs_NE.shape[1]
+        chosen_NK = routing.experts_NK.remainder(experts + 1)  # -1, no expert, comes last
+        place_NK = group_N[:, None] * (experts + 1) + chosen_NK
+        flat = torch.zeros(RATIO_BINS * 2 * (experts + 1), dtype=torch.int64, device=place_NK.device)
+        flat.scatter_add_(0, place_NK.flatten(), torch.ones_like(place_NK.flatten()))
+        load.append(flat.view(RATIO_BINS, 2, experts + 1)[..., :experts])
+        chosen_NE = torch.zeros(len(chosen_NK), experts + 1, device=chosen_NK.device).scatter_(1, chosen_NK, 1.0)
+        pairs.append(chosen_NE[:, :experts].T @ chosen_NE[:, :experts])
+    return {
+        "top1_SN": torch.stack([layer.routing.probs_NE.amax(-1) for layer in routings]),
+        "load_STME": torch.stack(load),
+        "pairs_SEE": torch.stack(pairs),
+        "choices_SNK": torch.stack([layer.routing.experts_NK.to(torch.int16) for layer in routings]),
+        "violation_S": max_violation(torch.stack([layer.counts_E for layer in routings])),
+    }
+
+
+class RoutingMemory:
+    """A run's routing telemetry: a row for each validation, the last one's loads in full, and every one's choices.
+
+    Choices are kept of the first batch alone, which every validation shares: router saturation is measured on it.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.top1_VS: list[list[float]] = []
+        self.violation_VS: list[list[float]] = []
+        self.last: dict[str, Any] = {}
+        self.choices: list[Tensor] = []
+
+    def add(
+        self, step: int, outputs: Sequence[dict[str, Tensor]], first: Sequence[dict[str, Tensor]]
+    ) -> dict[str, float]:
+        """Take note of a validation, and return its metrics. first: every rank's first batch, also among `outputs`."""
+        self.steps.append(step)
+        top1_S = torch.cat([output["top1_SN"] for output in outputs], 1).double().mean(1)
+        violation_S = torch.stack([output["violation_S"] for output in outputs]).double().mean(0)
+        self.top1_VS.append(top1_S.tolist())
+        self.violation_VS.append(violation_S.tolist())
+        load_STME = torch.stack([output["load_STME"] for output in outputs]).sum(0)
+        pairs_SEE = torch.stack([output["pairs_SEE"] for output in outputs]).double().sum(0)
+        self.last = {"load_by_timestep": _shares(load_STME), "coactivation": _given_first(pairs_SEE)}
+        self.choices.append(torch.cat([output["choices_SNK"] for output in first], 1))
+        return {"router/top1_probability": float(top1_S.mean()), "load/max_vio_batch": float(violation_S.mean())}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As RunRecord.routing has it."""
+        if not self.steps:
+            return {}
+        saturation = [saturated(choices, self.choices[-1]).tolist() for choices in self.choices]
+        rows = {"top1_probability": self.top1_VS, "max_vio_batch": self.violation_VS, "saturation": saturation}
+        return {"step": self.steps, **{name: _rounded(torch.tensor(row)) for name, row in rows.items()}, **self.last}
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+
+def saturated(choices_SNK: Tensor, final_SNK: Tensor) -> Tensor:
+    """Router saturation of each layer: the share of the final checkpoint's choices that are chosen already (OLMoE,
+    arXiv 2409.02060, Eq. 4). Returns (S,)."""
+    same_SNKK = (final_SNK.unsqueeze(3) == choices_SNK.unsqueeze(2)) & (final_SNK >= 0).unsqueeze(3)
+    return same_SNKK.any(3).sum((1, 2)) / (final_SNK >= 0).sum((1, 2))
+
+
+def _shares(load_STME: Tensor) -> list[Any]:
+    """Each group's expert load: shares that sum to 1 over experts, or 0 where no token was of the group."""
+    return _rounded(load_STME.double() / load_STME.sum(-1, keepdim=True).clamp(min=1))
+
+
+def _given_first(pairs_SEE: Tensor) -> list[Any]:
+    """Of the tokens that reach expert i, the share that reach j too (OLMoE, arXiv 2409.02060, Eq. 5); 0 for a dead expert."""
+    return _rounded(pairs_SEE / pairs_SEE.diagonal(dim1=1, dim2=2).unsqueeze(2).clamp(min=1))
+
+
+def _rounded(values: Tensor) -> list[Any]:
+    rounded: list[Any] = (values.double() * 10**DIGITS).round().div(10**DIGITS).tolist()
+    return rounded
