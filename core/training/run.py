@@ -273,11 +273,11 @@ def _trainer(
     )
 
 
-def _environment(ranks: Ranks) -> list[ClusterEnvironment] | None:
+def _environment(ranks: Ranks) -> ClusterEnvironment | None:
     """What says how processes meet. Lightning requeues no Slurm job: whoever started the training owns that."""
     if LAUNCHED in os.environ or ranks.size == 1:
-        return [LightningEnvironment()]
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
+        return LightningEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
 
 
 def seconds_per_step(config: RunConfig, steps: int = 6) -> float:
