@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file beside the records)")
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     run.add_argument("--exploratory", action="store_true", help="run a design that can't reach significance")
+    _slurm_options(run)
+    run.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
     for command in (plan, run):
         command.add_argument(
             "--workers",
@@ -134,6 +136,23 @@ def _command(
     if json:
         command.add_argument("--json", action="store_true", help="print JSON")
     return command
+
+
+def _slurm_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--launcher", choices=("local", "slurm"), default="local", help="where workers run (default: on this machine)"
+    )
+    group = command.add_argument_group(
+        "with --launcher slurm (defaults: ~/.config/ablate/slurm.toml, or $ABLATE_CONFIG)"
+    )
+    for name in ("partition", "account", "qos"):
+        group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
+    group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
+    group.add_argument("--gpus-per-run", type=int, metavar="N", help="GPUs of each array task (default: none)")
+    group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
+    group.add_argument(
+        "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
+    )
 
 
 def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:

@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,11 @@ def submit(
     _write_secret(folder / STORAGE, url)
     text = script(plan, request, folder, name=job_name(plan.study_name, out), tasks=tasks, gpus=gpus, lead_s=lead_s)
     records.write_atomically(folder / SCRIPT, text)
-    job = None if dry_run else scheduler.submit(str(folder / SCRIPT))
+    try:
+        job = None if dry_run else scheduler.submit(str(folder / SCRIPT))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     return Submission(folder / SCRIPT, tasks, runs, job)
 
 

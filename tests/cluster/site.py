@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "squeue", "scontrol", "srun")
@@ -44,7 +45,7 @@ MpiDefault=none
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=4 RealMemory=8000 Gres=gpu:2
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=120 MaxTime=60 State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
-PartitionName=closed Nodes=ALL AllowGroups=nobody-at-all MaxTime=60 State=UP
+PartitionName=closed Nodes=ALL AllocNodes=elsewhere MaxTime=60 State=UP
 """
 
 
@@ -100,6 +101,13 @@ class Site:
         if done.returncode:
             raise RuntimeError(f"{command[0]}: {done.stderr.strip()}")
         return done.stdout.strip()
+
+    def wait_until(self, holds: Callable[[], object], limit_s: float = 240) -> None:
+        """Wait for a condition. Raises AssertionError with what Slurm's queue shows when it doesn't come true."""
+        deadline = time.monotonic() + limit_s
+        while not holds():
+            assert time.monotonic() < deadline, f"waited in vain; the queue: {self.run('squeue', '-r', '-t', 'all')}"
+            time.sleep(0.1)
 
     def stop(self) -> None:
         """End all jobs, then the daemons, and wait until they are gone."""
