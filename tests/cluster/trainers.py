@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from core.config import config_hash
+from core.config import RunConfig, config_hash
 from core.training import pausing
 from core.training.run import train
 from sweeps.loggers import RowLogger
@@ -14,19 +14,24 @@ CUTS = (15, 37, 61)
 LIMIT_S = 300
 
 
+def is_disturbed(config: RunConfig) -> bool:
+    """The one run that is cut off: the first of a plan of seeds 0, 1, ..."""
+    return config.seed == 0 and config.objective.load_balancing_weight > 0
+
+
 class Cuts(RowLogger):
     """Notes every step that is trained, and at some waits, in the first run alone, for a request to pause."""
 
-    def __init__(self, place: Path, seed: int) -> None:
+    def __init__(self, place: Path, config: RunConfig) -> None:
         super().__init__()
-        self.place, self.seed = place, seed
+        self.place, self.config = place, config
 
     def log_metrics(self, metrics, step=None) -> None:
         if "train/nelbo" not in metrics:
             return
-        with (self.place / f"steps-{self.seed}").open("a") as file:
+        with (self.place / config_hash(self.config)).open("a") as file:
             file.write(f"{step}\n")
-        if self.seed == 0 and step in CUTS:
+        if is_disturbed(self.config) and step in CUTS:
             (self.place / f"at-{step}").touch()
             until = time.monotonic() + LIMIT_S
             while not pausing.requested() and time.monotonic() < until:
@@ -35,15 +40,15 @@ class Cuts(RowLogger):
 
 def cut(config, folder, *, loggers=(), study=None):
     """Real training."""
-    return train(config, folder, loggers=[*loggers, Cuts(Path(os.environ["PLACE"]), config.seed)], study=study)
+    return train(config, folder, loggers=[*loggers, Cuts(Path(os.environ["PLACE"]), config)], study=study)
 
 
 def gated(config, folder, *, loggers=(), study=None):
-    """A record at once, but in the run of seed 0 only once a file named `go` is there; each start is noted."""
+    """A record at once, but in the disturbed run only once a file named `go` is there; each start is noted."""
     place = Path(os.environ["PLACE"])
     with (place / "starts").open("a") as file:
         file.write(f"{config_hash(config)} {os.getpid()} {config.seed}\n")
     until = time.monotonic() + LIMIT_S
-    while config.seed == 0 and not (place / "go").exists() and time.monotonic() < until:
+    while is_disturbed(config) and not (place / "go").exists() and time.monotonic() < until:
         time.sleep(0.02)
     return quick(config, folder, loggers=loggers, study=study)
