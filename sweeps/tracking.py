@@ -62,16 +62,22 @@ class WandbTracker(RowLogger):
         self._run = None
 
     def leave(self) -> None:
-        """Let go of the W&B run of a training that was stopped: whoever goes on with it resumes it by its id."""
+        """Let go of the W&B run of a training that was stopped: whoever goes on with it resumes it by its id.
+
+        Slurm signals all processes of a job: W&B's own may have ended first, with everything that was logged before.
+        """
         if self._run is None:
             return
+        mirrored, self._run = self._run, None
 
         def leave() -> None:
-            self._run.mark_preempting()
-            self._run.finish(exit_code=1)
+            mirrored.mark_preempting()
+            mirrored.finish(exit_code=1)
 
-        self._attempt("leave", leave, LEAVE_TIMEOUT_S)
-        self._run = None
+        try:
+            _bounded(leave, LEAVE_TIMEOUT_S)
+        except Exception as error:
+            log.info("W&B was gone already: %s", _without_secrets(f"{type(error).__name__}: {error}"))
 
     def _start(self, plan: Plan, run: PlannedRun, folder: Path) -> None:
         import wandb
