@@ -11,7 +11,6 @@ leaves between the two is repaired by `Ledger.reconcile`. Two locks order everyt
 import fcntl
 import math
 import os
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,13 +29,12 @@ from core.records import RunRecord
 from core.training.checkpoints import saved_step
 from sweeps.folders import RunLock, clean, recorded, run_folder, set_aside
 from sweeps.plan import Plan, PlannedRun
+from sweeps.study import folder_id
 from sweeps.trials import Key, describe_run, failed_record, key_of, parameter_names
-from sweeps.workplace import LOST, MOVED, Fate, Workplace
+from sweeps.workplace import LOST, MOVED, PREEMPTED, Fate, Workplace
 
 MOST_LOSSES = 2
-PREEMPTED = "preempted"
 PLAN_LOCK = ".plan.lock"
-FOLDER_ID = ".id"
 
 
 @dataclass(frozen=True)
@@ -63,14 +61,6 @@ class Lost:
 
     run: PlannedRun
     gave_up: bool
-
-
-def folder_id(out: Path) -> str:
-    """What tells one folder of runs from any other, wherever it is moved to."""
-    path = out / FOLDER_ID
-    if not path.exists():
-        records.write_atomically(path, uuid.uuid4().hex + "\n")
-    return path.read_text(encoding="utf-8").strip()
 
 
 class Ledger:

@@ -13,6 +13,7 @@ from core.errors import UserError
 from sweeps import scheduler
 from sweeps.scheduler import Place, SlurmError, Task
 
+PREEMPTED = "preempted"
 LOST = "lost: worker died"
 MOVED = "lost: Slurm took its worker's node away"
 QUEUE_AGE_S = 2.0

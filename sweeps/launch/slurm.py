@@ -7,11 +7,9 @@
     log-*.txt     what each array task printed
 """
 
-import hashlib
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -23,12 +21,13 @@ from core.errors import UserError
 from sweeps import scheduler
 from sweeps.folders import pending
 from sweeps.launch.site import Request, clock, seconds
-from sweeps.ledger import Ledger, folder_id
+from sweeps.ledger import Ledger
 from sweeps.plan import Plan
 from sweeps.storage import default_url, open_storage
+from sweeps.study import STORAGE_FILE, SUBMISSIONS, job_name, submissions
 from sweeps.worker import TRAINER
 
-FOLDER, SCRIPT, JOB, STORAGE = "slurm", "job.sbatch", "job.json", "storage"
+SCRIPT, JOB = "job.sbatch", "job.json"
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)
 MOST_FAILED_STARTS = 3
@@ -99,11 +98,11 @@ def submit(
     if not runs:
         return None
     tasks = min(runs, request.array_parallelism)
-    folder = _new_folder(out / plan.study_name / FOLDER)
+    folder = _new_folder(out / plan.study_name)
     lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
     content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer, "lead_s": lead_s}
     records.write_atomically(folder / JOB, json.dumps(content))
-    _write_secret(folder / STORAGE, url)
+    _write_secret(folder / STORAGE_FILE, url)
     text = script(plan, request, folder, name=job_name(plan.study_name, out), tasks=tasks, gpus=gpus, lead_s=lead_s)
     records.write_atomically(folder / SCRIPT, text)
     try:
@@ -112,12 +111,6 @@ def submit(
         shutil.rmtree(folder)
         raise
     return Submission(folder / SCRIPT, tasks, runs, job)
-
-
-def job_name(study: str, out: Path) -> str:
-    """What a study's jobs are called, whoever submits them: by it they are found again."""
-    words = re.sub(r"[^A-Za-z0-9_.-]+", "-", study)
-    return f"ablate-{words}-{hashlib.sha256(f'{folder_id(out)}{study}'.encode()).hexdigest()[:8]}"
 
 
 def script(plan: Plan, request: Request, folder: Path, *, name: str, tasks: int, gpus: int | None, lead_s: int) -> str:
@@ -155,13 +148,6 @@ def script(plan: Plan, request: Request, folder: Path, *, name: str, tasks: int,
     )
 
 
-def storage_of(study: Path) -> str | None:
-    """The ledger's URL of a study's newest submission; None where there is none."""
-    folders = _numbered(study / FOLDER)
-    path = study / FOLDER / str(max(folders, default=0)) / STORAGE
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
-
-
 def _gpus(plan: Plan, request: Request) -> int | None:
     if plan.devices == 1:
         return request.gpus_per_run
@@ -179,19 +165,16 @@ def _option(key: str, value: str) -> str:
     return f"#SBATCH --{key}={quoted}" if value else f"#SBATCH --{key}"
 
 
-def _new_folder(parent: Path) -> Path:
-    parent.mkdir(parents=True, exist_ok=True)
+def _new_folder(study: Path) -> Path:
+    (study / SUBMISSIONS).mkdir(parents=True, exist_ok=True)
     while True:
-        folder = parent / str(1 + max(_numbered(parent), default=0))
+        numbers = [int(folder.name) for folder in submissions(study)]
+        folder = study / SUBMISSIONS / str(1 + max(numbers, default=0))
         try:
             folder.mkdir()
         except FileExistsError:  # another submission was as quick
             continue
         return folder
-
-
-def _numbered(parent: Path) -> list[int]:
-    return [int(path.name) for path in parent.iterdir() if path.name.isdigit()] if parent.is_dir() else []
 
 
 def _write_secret(path: Path, text: str) -> None:

@@ -21,13 +21,14 @@ import torch
 from core.errors import UserError
 from sweeps import scheduler
 from sweeps.launch.pool import share_of_cores
-from sweeps.launch.slurm import JOB, STORAGE, quantile
-from sweeps.ledger import PREEMPTED, Claim, Ledger
+from sweeps.launch.slurm import JOB, quantile
+from sweeps.ledger import Claim, Ledger
 from sweeps.plan import Plan
 from sweeps.scheduler import Place, SlurmError
 from sweeps.storage import open_storage
+from sweeps.study import STORAGE_FILE
 from sweeps.worker import StopRequestedError, StopSignal, Train, Worker, trainer_of
-from sweeps.workplace import Workplace
+from sweeps.workplace import PREEMPTED, Workplace
 
 GRACE_S = 20.0  # after SIGTERM; Slurm's KillWait is 30 s by default
 LONG_RUN = 0.9  # quantile of measured durations that has to fit into what is left
@@ -128,7 +129,7 @@ def main(folder: Path, environment: Any = os.environ) -> int:
     stop = StopSignal((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), grace_s)
     _leave_slurm(environment)
     try:
-        url = (folder / STORAGE).read_text(encoding="utf-8").strip()
+        url = (folder / STORAGE_FILE).read_text(encoding="utf-8").strip()
         ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), open_storage(url), Workplace(place))
     except UserError as error:
         print(f"ablate: {error}", file=sys.stderr)

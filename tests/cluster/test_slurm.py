@@ -20,6 +20,7 @@ from sweeps.folders import recorded, run_folder
 from sweeps.launch import slurm
 from sweeps.launch.site import Request
 from sweeps.storage import default_url, open_storage
+from sweeps.study import job_name
 from tests.cluster.trainers import CUTS
 
 pytestmark = pytest.mark.slow
@@ -80,9 +81,9 @@ def test_an_array_trains_every_run_once(cluster, make_plan, tmp_path) -> None:
     request = Request(partition="low", time="30m", array_parallelism=3, sbatch={"mem": "1G"})
     dry = slurm.submit(plan, out, request, trainer="tests.cluster.trainers:gated", dry_run=True)
     assert dry is not None and (dry.job, dry.tasks, dry.runs) == (None, 3, 24)
-    assert not scheduler.tasks(name=slurm.job_name(plan.study_name, out))
+    assert not scheduler.tasks(name=job_name(plan.study_name, out))
     job = scheduler.submit(str(dry.script))
-    assert len(scheduler.tasks(name=slurm.job_name(plan.study_name, out))) == 3
+    assert len(scheduler.tasks(name=job_name(plan.study_name, out))) == 3
     cluster.wait_until(lambda: ended(job))
     check_quick(plan, out)
     assert Counter(run for run, *_ in starts(tmp_path)) == {run.run_hash: 1 for run in plan.runs}
