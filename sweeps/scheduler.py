@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from core.errors import UserError
 
@@ -165,6 +164,5 @@ def _seconds(text: str) -> float | None:
 
 
 def _last_line(text: str) -> str:
-    lines: list[Any] = [line.strip() for line in text.splitlines() if line.strip()]
-    line = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")
-    return " ".join(part for part in line.split())
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not line.startswith("Try ")]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")

@@ -3,6 +3,7 @@
 After each: one record per run, one complete trial per run, and the values of an undisturbed sweep.
 """
 
+import json
 import os
 import signal
 from collections import Counter
@@ -12,6 +13,7 @@ import psutil
 import pytest
 import torch
 
+from ablations.__main__ import main
 from core.config import config_hash
 from core.records import RunRecord
 from core.training.run import train
@@ -21,6 +23,7 @@ from sweeps.launch import slurm
 from sweeps.launch.site import Request
 from sweeps.storage import default_url, open_storage
 from sweeps.study import job_name
+from tests.ablations.test_commands import DECLARATION
 from tests.cluster.trainers import CUTS
 
 pytestmark = pytest.mark.slow
@@ -182,3 +185,47 @@ def test_the_runs_of_a_lost_node_are_trained_elsewhere(cluster, make_plan, tmp_p
     assert reasons(plan, out) == {"lost: Slurm took its worker's node away": 1}
     assert config_hash(plan.runs[0].config) == run
     assert Counter(start[0] for start in starts(tmp_path)) == {r.run_hash: 1 + (r.run_hash == run) for r in plan.runs}
+
+
+def test_the_command_line_submits_follows_cancels_and_retries(cluster, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    (tmp_path / "toy.py").write_text(DECLARATION.replace('"trainer.steps": 8', '"trainer.steps": 1000000'))
+
+    def ablate(*words: str) -> tuple[int, str]:
+        code = main(list(words))
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    run = ("run", "toy.py", "--launcher", "slurm", "--array-parallelism", "1")
+    for options, said in [
+        (["--partition", "nosuch"], "invalid partition specified: nosuch"),
+        (["--partition", "closed"], "Access/permission denied"),
+        (["--gpus-per-run", "9"], "Requested node configuration is not available"),
+        (["--account", "it's #1", "--sbatch", "nosuch=1"], "unrecognized option '--nosuch=1'"),
+    ]:
+        code, text = ablate(*run, *options)
+        assert code == 2 and text.startswith("ablate: Slurm refuses the job: ") and said in text
+        assert len(text.strip().splitlines()) == 1
+    code, text = ablate(*run, "--gpus-per-run", "1", "--sbatch", "comment=50% of 'it' #1 \\ $HOME")
+    assert code == 0 and "6 runs wait for 1 array tasks" in text and "next: ablate status toy.py" in text
+    job = text.split()[1].rstrip(":")
+    shown = cluster.run("squeue", "-h", "-r", "-j", job, "-O", "tres-per-node:|,Comment:|")
+    assert shown == "gres:gpu:1|50% of 'it' #1 \\ $HOME|"
+
+    def content() -> dict:
+        return json.loads(ablate("status", "toy.py", "--json")[1])
+
+    cluster.wait_until(lambda: any(row["step"] for row in content()["runs"]))
+    assert content()["counts"] | {"queued": 5, "running": 1} == content()["counts"]
+    code, text = ablate("status", "toy.py")
+    assert "6 runs: 5 queued, 1 running" in text and "Slurm: 1 tasks running" in text and f"{job}_0 on" in text
+    code, text = ablate("cancel", "toy.py")
+    assert code == 0 and "1 array tasks cancelled" in text
+    cluster.wait_until(lambda: ended(job))
+    after = content()
+    assert after["counts"] | {"queued": 6, "running": 0} == after["counts"] and after["preempted"] == 1
+    assert len(list(tmp_path.rglob("latest.json"))) == 1  # of the run that was cancelled
+    code, text = ablate("retry", "toy.py", "--lost")
+    assert code == 0 and "0 failed and 0 lost or stopped runs queued again; 6 wait" in text
+    assert "next: ablate run toy.py --launcher slurm" in text
