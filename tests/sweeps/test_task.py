@@ -60,7 +60,7 @@ def test_the_first_worker_of_a_script_submitted_by_hand_queues_the_runs(ledger, 
 def test_a_task_with_too_little_time_for_another_run_is_started_again(ledger, slurm, monkeypatch):
     ledger.reconcile()
     monkeypatch.setattr(ledger, "durations_s", lambda: [100.0] * 9 + [400.0])
-    slurm["left"] = 250.0
+    slurm["left"] = 200.0
     worker(ledger, lead_s=120.0).work()
     assert ledger.waiting() == 3  # a new task begins a run whatever its time: it goes on in pieces if it must
     start_again(ledger, 1.0)
