@@ -15,7 +15,10 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 # Where a command's function is; the rest are in commands.
-ROOMS = {"train": "training", "describe": "describing", "import": "interchange", "data": "data"}
+ROOMS = {
+    "train": "training", "describe": "describing", "import": "interchange", "data": "data",
+    "status": "following", "cancel": "following", "retry": "cluster",
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,9 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
     run = _command(commands, "run", "train what isn't recorded yet", name=True, settings=True)
-    run.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file beside the records)")
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     run.add_argument("--exploratory", action="store_true", help="run a design that can't reach significance")
+    status = _command(
+        commands, "status", "where a sweep stands: its runs, its jobs, the time left", name=True, json=True
+    )
+    status.add_argument("--watch", action="store_true", help="show it until no run is queued or in training")
+    _command(commands, "cancel", "stop a sweep: its Slurm jobs, and its processes on this machine", name=True)
+    retry = _command(commands, "retry", "queue failed and lost runs again", name=True, settings=True)
+    retry.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
+    retry.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
+    for command in (run, status, retry):
+        command.add_argument(
+            "--storage", metavar="URL", help="Optuna storage (default: a journal file beside the records)"
+        )
+    for command in (run, retry):
+        _slurm_options(command)
+    retry.add_argument("--seeds", type=_positive, metavar="N", help="as `run` was given")
     for command in (plan, run):
         command.add_argument(
             "--workers",
@@ -136,6 +153,24 @@ def _command(
     if json:
         command.add_argument("--json", action="store_true", help="print JSON")
     return command
+
+
+def _slurm_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--launcher", choices=("local", "slurm"), default="local", help="where workers run (default: on this machine)"
+    )
+    group = command.add_argument_group(
+        "with --launcher slurm (defaults: ~/.config/ablate/slurm.toml, or $ABLATE_CONFIG)"
+    )
+    for name in ("partition", "account", "qos"):
+        group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
+    group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
+    group.add_argument("--gpus-per-run", type=int, metavar="N", help="GPUs of each array task (default: none)")
+    group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
+    group.add_argument(
+        "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
+    )
+    group.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
 
 
 def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:

@@ -10,16 +10,16 @@ from typing import Any
 STOPPED = 143  # exit status after SIGTERM, as shells report it
 
 
-def leave_with_parent(parent: int) -> None:
+def leave_with_parent(parent: int, on_word: Callable[[], Any] = lambda: None) -> None:
     """End this process at once when its parent is gone, however that ended: the pipe from it then closes.
 
-    A lock that the process holds goes with it.
+    A lock that the process holds goes with it. on_word: called when the parent writes something instead.
     """
 
     def watch() -> None:
         # Not through sys.stdin: a thread that waits in it breaks the interpreter's exit.
         while os.read(parent, 4096):
-            pass
+            on_word()
         os._exit(STOPPED)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()

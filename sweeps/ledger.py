@@ -11,8 +11,6 @@ leaves between the two is repaired by `Ledger.reconcile`. Two locks order everyt
 import fcntl
 import math
 import os
-import socket
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,24 +26,33 @@ from optuna.trial import FrozenTrial, TrialState
 from core import records
 from core.errors import UserError
 from core.records import RunRecord
+from core.training.checkpoints import saved_step
 from sweeps.folders import RunLock, clean, recorded, run_folder, set_aside
 from sweeps.plan import Plan, PlannedRun
+from sweeps.study import folder_id
 from sweeps.trials import Key, describe_run, failed_record, key_of, parameter_names
+from sweeps.workplace import LOST, MOVED, PREEMPTED, Fate, Workplace
 
 MOST_LOSSES = 2
 PLAN_LOCK = ".plan.lock"
-FOLDER_ID = ".id"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A run that this process alone works on, until it is finished or abandoned. attempt: 0 for the first."""
+    """A run that this process alone works on, until it is finished or abandoned.
+
+    attempt: how often it was begun from its first step before; going on from where it was left is the same attempt.
+    """
 
     run: PlannedRun
     folder: Path
     attempt: int
     trial_id: int
     lock: RunLock
+
+    @property
+    def key(self) -> Key:
+        return self.run.run_hash, self.run.fingerprint
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,14 @@ class Ledger:
     Raises UserError when the storage's study of that name belongs to another folder of runs.
     """
 
-    def __init__(self, plan: Plan, out: Path, storage: BaseStorage) -> None:
-        self.plan, self.out, self._storage = plan, out, storage
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        storage: BaseStorage,
+        workplace: Workplace = Workplace(),  # noqa: B008  (this machine)
+    ) -> None:
+        self.plan, self.out, self._storage, self.workplace = plan, out, storage, workplace
         self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
         self._order = {key: place for place, key in enumerate(self._runs)}
         self._losses: Counter[Key] = Counter()
@@ -118,7 +131,7 @@ class Ledger:
                 record = recorded(folder, run)
                 if record is None:
                     clean(folder)
-                    return Claim(run, folder, self._attempts_before(trial), trial._trial_id, lock), busy
+                    return Claim(run, folder, self._attempt(trial, folder), trial._trial_id, lock), busy
                 self._tell(trial._trial_id, run, record)  # trained meanwhile by a sweep on another storage
             lock.release()
         return None, busy
@@ -130,17 +143,49 @@ class Ledger:
         self._tell(claim.trial_id, claim.run, record)
         claim.lock.release()
 
-    def abandon(self, claim: Claim, reason: str) -> None:
-        """Let go of a run that was stopped: it is trained again next time, unless its record was just written."""
+    def abandon(self, claim: Claim, reason: str, *, keep_lock: bool = False) -> None:
+        """Let go of a run that was stopped: it is gone on with next time, unless its record was just written."""
         record = recorded(claim.folder, claim.run)
         if record is not None:
             self._tell(claim.trial_id, claim.run, record)
         else:
             self._fail(claim.trial_id, reason)
-        claim.lock.release()
+        if not keep_lock:
+            claim.lock.release()
 
-    def _attempts_before(self, trial: FrozenTrial) -> int:
-        return sum(key_of(other) == key_of(trial) and other.number < trial.number for other in self._trials())
+    def put_back(self, claim: Claim, reason: str) -> None:
+        """Abandon a run so that any worker may go on with it at once."""
+        with self._plan_lock():
+            self.abandon(claim, reason, keep_lock=True)
+            try:
+                waits = any(key_of(trial) == claim.key for trial in self._trials(TrialState.WAITING))
+                if not waits and recorded(claim.folder, claim.run) is None:
+                    names = parameter_names(self.plan, self._study.get_trials(deepcopy=False))
+                    self._add(claim.run, names, TrialState.WAITING)
+            finally:
+                claim.lock.release()
+
+    def running(self) -> list[FrozenTrial]:
+        """The plan's trials that some worker has claimed and not told of."""
+        return [trial for trial in self._trials(TrialState.RUNNING) if key_of(trial) in self._runs]
+
+    def durations_s(self) -> list[float]:
+        """How long each complete run took, from claim to tell."""
+        complete = [trial for trial in self._trials(TrialState.COMPLETE) if key_of(trial) in self._runs]
+        return [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
+
+    def _attempt(self, trial: FrozenTrial, folder: Path) -> int:
+        """Remembered in the trial, unless it is the first."""
+        key = key_of(trial)
+        before = [t for t in self._trials() if key_of(t) == key and t.number < trial.number and "host" in t.user_attrs]
+        if not before:
+            return 0
+        last = before[-1].user_attrs
+        goes_on = last.get("reason") == PREEMPTED or saved_step(folder) is not None
+        attempt = int(last.get("attempt", 0)) + (not goes_on)
+        if attempt:
+            self._storage.set_trial_user_attr(trial._trial_id, "attempt", attempt)
+        return attempt
 
     def _take(self, trial: FrozenTrial) -> bool:
         # The storage compares and sets: of several processes that ask, one is told True.
@@ -149,7 +194,7 @@ class Ledger:
                 return False
         except UpdateFinishedTrialError:
             return False
-        for name, value in (("pid", os.getpid()), ("host", socket.gethostname())):
+        for name, value in self.workplace.attributes().items():
             self._storage.set_trial_user_attr(trial._trial_id, name, value)
         return True
 
@@ -164,11 +209,14 @@ class Ledger:
         for trial in trials:
             if trial.state != TrialState.RUNNING:
                 continue
+            fate = self.workplace.fate(trial)
+            if fate is Fate.ALIVE:
+                return []
             if record is None:
-                record = self._count_loss(key, run, folder)
+                record = self._count_loss(key, run, folder, trials) if fate is Fate.DIED else None
                 lost.append(Lost(run, gave_up=record is not None))
             if record is None:
-                self._fail(trial._trial_id, "lost: worker died")
+                self._fail(trial._trial_id, LOST if fate is Fate.DIED else MOVED)
             else:
                 self._tell(trial._trial_id, run, record)
         if retry_failed and record is not None and record.status == "failed" and not lost:
@@ -185,11 +233,11 @@ class Ledger:
                 self._adopt(run, names, record)
         return lost
 
-    def _count_loss(self, key: Key, run: PlannedRun, folder: Path) -> RunRecord | None:
-        self._losses[key] += 1
+    def _count_loss(self, key: Key, run: PlannedRun, folder: Path, trials: Sequence[FrozenTrial]) -> RunRecord | None:
+        self._losses[key] = 1 + max(self._losses[key], self.workplace.losses(trials))
         if self._losses[key] <= MOST_LOSSES:
             return None
-        record = failed_record(self.plan, run, f"lost: worker died {self._losses[key]} times (out of memory?)")
+        record = failed_record(self.plan, run, f"{LOST} {self._losses[key]} times (out of memory?)")
         set_aside(folder)
         records.write(record, folder)
         return record
@@ -236,10 +284,7 @@ class Ledger:
         return trials
 
     def _check_folder(self) -> str:
-        path = self.out / FOLDER_ID
-        if not path.exists():
-            records.write_atomically(path, uuid.uuid4().hex + "\n")
-        mine = path.read_text(encoding="utf-8").strip()
+        mine = folder_id(self.out)
         owner = self._study.user_attrs.get("folder_id")
         if owner is None:
             self._study.set_user_attr("folder_id", mine)

@@ -8,8 +8,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from core.records import write_atomically
+from sweeps.progress import PROGRESS_FILE, read_progress
 
-PROGRESS_FILE = "progress.json"
+__all__ = ["ProgressLogger", "RowLogger", "read_progress"]
+
 INTERVAL_S = 1.0
 
 
@@ -49,13 +51,3 @@ class ProgressLogger(RowLogger):
             self._written = now
             row = {"step": step, "steps": self._steps, "loss": self._loss, "started": self._started, "updated": now}
             write_atomically(self._path, json.dumps(row) + "\n")
-
-
-def read_progress(folder: Path) -> dict[str, Any] | None:
-    """The newest progress of a run; None before its first row."""
-    try:
-        content = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    assert isinstance(content, dict)
-    return content

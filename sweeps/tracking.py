@@ -18,6 +18,7 @@ from sweeps.plan import Plan, PlannedRun
 PROJECT = "moe-diffusion-ablations"
 INIT_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 60.0
+LEAVE_TIMEOUT_S = 3.0
 LONGEST_NAME = 128
 LONGEST_TAG = 64
 
@@ -60,6 +61,24 @@ class WandbTracker(RowLogger):
             self._attempt("finish", lambda: self._run.finish(exit_code=code), FINISH_TIMEOUT_S + 5)
         self._run = None
 
+    def leave(self) -> None:
+        """Let go of the W&B run of a training that was stopped: whoever goes on with it resumes it by its id.
+
+        Slurm signals all processes of a job: W&B's own may have ended first, with everything that was logged before.
+        """
+        if self._run is None:
+            return
+        mirrored, self._run = self._run, None
+
+        def leave() -> None:
+            mirrored.mark_preempting()
+            mirrored.finish(exit_code=1)
+
+        try:
+            _bounded(leave, LEAVE_TIMEOUT_S)
+        except Exception as error:
+            log.info("W&B was gone already: %s", _without_secrets(f"{type(error).__name__}: {error}"))
+
     def _start(self, plan: Plan, run: PlannedRun, folder: Path) -> None:
         import wandb
 
@@ -80,6 +99,7 @@ class WandbTracker(RowLogger):
             | {"arm": run.arm, "factors": dict(run.settings), "run_hash": run.run_hash, "data": _data(run)},
             dir=folder,
             mode=mode,
+            resume="allow",  # a run that was stopped goes on in its own W&B run
             reinit="create_new",
             settings=wandb.Settings(
                 init_timeout=INIT_TIMEOUT_S,

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ import torch
 from core import records
 from core.processes import STOPPED, leave_with_parent, take_events_pipe
 from core.records import RunRecord
+from core.training import pausing
+from core.training.pausing import TrainingPausedError
 from sweeps.folders import recorded, set_aside
 from sweeps.ledger import Claim, Ledger
 from sweeps.loggers import ProgressLogger
@@ -36,6 +38,7 @@ STORAGE_VARIABLE = "ABLATE_STORAGE"
 CORES_VARIABLE = "ABLATE_CORES"
 TRAINER = "core.training.run:train"
 PATIENCE_S = 5.0
+GRACE_S = 5.0  # for a checkpoint; sweeps.launch.pool waits longer before it kills
 Train = Callable[..., RunRecord]
 
 log = logging.getLogger("sweeps.worker")
@@ -48,19 +51,26 @@ class StopRequestedError(SystemExit):
 class StopSignal:
     """Turns SIGTERM and SIGINT into StopRequestedError, at once while a run trains and else when it next begins.
 
-    Claims and tells are thus never cut in half.
+    Claims and tells are thus never cut in half. A training that can save a checkpoint first is given `grace_s` to do so.
     """
 
-    def __init__(self) -> None:
-        self._requested, self._interruptible = False, False
-        for number in (signal.SIGTERM, signal.SIGINT):
+    def __init__(
+        self, numbers: Sequence[int] = (signal.SIGTERM, signal.SIGINT), grace_s: Mapping[int, float] | None = None
+    ) -> None:
+        self._requested, self._interruptible, self._grace_s = False, False, grace_s or {}
+        for number in (*numbers, signal.SIGALRM):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
         self._requested = True
-        if self._interruptible:
-            self._interruptible = False
-            raise StopRequestedError(STOPPED)
+        if not self._interruptible:
+            return
+        if number != signal.SIGALRM and pausing.request():
+            if signal.getitimer(signal.ITIMER_REAL)[0] == 0:  # a second signal shortens nothing
+                signal.setitimer(signal.ITIMER_REAL, self._grace_s.get(number, GRACE_S))
+            return
+        self._interruptible = False
+        raise StopRequestedError(STOPPED)
 
     def check(self) -> None:
         """Raise if a stop was requested."""
@@ -76,6 +86,7 @@ class StopSignal:
             yield
         finally:
             self._interruptible = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 class Worker:
@@ -89,14 +100,28 @@ class Worker:
         patience = time.monotonic() + PATIENCE_S
         while True:
             self._stop.check()
+            if not self._has_time():
+                return
             claim, busy = self._ledger.claim()
             if claim is not None:
                 self._run(claim)
                 patience = time.monotonic() + PATIENCE_S
             elif busy and time.monotonic() < patience:
                 time.sleep(0.1)  # another process is deciding about the last ones
-            else:
+            elif not self._look_again():
                 return
+
+    def _has_time(self) -> bool:
+        """Whether another run may be begun here."""
+        return True
+
+    def _look_again(self) -> bool:
+        """Whether runs were found after none had been waiting."""
+        return False
+
+    def _let_go(self, claim: Claim) -> None:
+        """Leave a run that was stopped to whoever trains it next."""
+        self._ledger.abandon(claim, "interrupted")
 
     def _run(self, claim: Claim) -> None:
         self._emit(event="started", run_hash=claim.run.run_hash)
@@ -109,9 +134,11 @@ class Worker:
                 )
                 record = self._record(claim, tracker)
                 tracker.finish(record)
-        except StopRequestedError:
-            self._ledger.abandon(claim, "interrupted")
-            raise
+        except (StopRequestedError, TrainingPausedError):
+            if tracker is not None:
+                tracker.leave()
+            self._let_go(claim)
+            raise StopRequestedError(STOPPED) from None
         self._ledger.finish(claim, record, {"wandb": tracker.status})
         log.info("%s %s%s", record.status, claim.run.label, f": {record.reason}" if record.reason else "")
         self._emit(event="finished", run_hash=claim.run.run_hash, status=record.status, reason=record.reason)
@@ -136,6 +163,13 @@ class Worker:
         return record
 
 
+def trainer_of(name: str) -> Train:
+    """The function that "module:function" names."""
+    module, _, function = name.partition(":")
+    train: Train = getattr(importlib.import_module(module), function)
+    return train
+
+
 def main(arguments: list[str]) -> None:
     """Work through a job file: {"plan", "out", "trainer"}."""
     emit = take_events_pipe()
@@ -147,8 +181,7 @@ def main(arguments: list[str]) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
-    module, _, function = job["trainer"].partition(":")
-    train = getattr(importlib.import_module(module), function)
+    train = trainer_of(job["trainer"])
     ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), open_storage(os.environ[STORAGE_VARIABLE]))
     Worker(ledger, train, emit, stop).work()
 

@@ -93,15 +93,19 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def run_run(arguments: argparse.Namespace) -> int:
-    """Train what isn't recorded yet."""
+    """Train what isn't recorded yet: here, or on a cluster."""
+    from ablations.cli import cluster
     from ablations.cli.planning import make_plan, power_of, resolve_workers
     from sweeps.launch.local import run
     from sweeps.launch.progress import present
 
+    cluster.check_flags(arguments)
     plan = make_plan(arguments)
     refused = power_of(plan.design)["refused"]
     if refused and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
+    if arguments.launcher == "slurm":
+        return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
     workers = resolve_workers(arguments.workers, plan)
     with present(plan) as on_event:
         summary = run(

@@ -104,7 +104,9 @@ def _slurm() -> Finding:
     answer = subprocess.run(["sinfo", "-h", "-o", "%P %D"], capture_output=True, text=True, timeout=10)
     if answer.returncode:
         return Finding("slurm", False, answer.stderr.strip().splitlines()[0], "Slurm is installed but doesn't answer")
-    return Finding("slurm", True, "; ".join(answer.stdout.split("\n")).strip("; "), "submit `ablate run` with sbatch")
+    return Finding(
+        "slurm", True, "; ".join(answer.stdout.split("\n")).strip("; "), "`ablate run --launcher slurm` submits sweeps"
+    )
 
 
 def _has_cuda() -> bool:

@@ -3,18 +3,23 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
+import torch
 import torch.distributed as dist
 
 from core import records
 from core.config import RunConfig
 from core.errors import UserError
 from core.ranks import Ranks
+from core.training import pausing
+from core.training.pausing import TrainingPausedError
 
 FOLDER = "checkpoints"
 LATEST = "latest.json"
@@ -32,22 +37,47 @@ class Checkpoint(NamedTuple):
 class Checkpointer(lightning.Callback):
     """Saves every `trainer.checkpoint_every` steps, between the validation of a step and the next step.
 
-    What is older is deleted once the new one is complete on every rank and named in latest.json.
+    What is older is deleted once the new one is complete on every rank and named in latest.json. Where the training is asked
+    to pause (core.training.pausing), it saves after the step under way and raises TrainingPausedError.
     """
 
     def __init__(self, config: RunConfig, folder: Path, ranks: Ranks) -> None:
         self.config, self.folder, self.ranks = config, folder / FOLDER, ranks
         self.saved = 0
+        self._votes: Any = None
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if self.ranks.size > 1:  # on the host, so that no step waits for a GPU
+            self._votes = dist.new_group(backend="gloo")
+        if callable(self._handler) and threading.current_thread() is threading.main_thread():
+            # Lightning's own ends the fit before a checkpoint can be saved.
+            signal.signal(signal.SIGTERM, self._handler)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         every, step = self.config.trainer.checkpoint_every, trainer.global_step
-        if not every or not step or step % every or step == self.saved or batch_idx % self.config.trainer.accumulate:
+        if batch_idx % self.config.trainer.accumulate:
             return
+        pause = self._pause()
+        if step and step != self.saved and (pause or (every and step % every == 0)):
+            self._save(trainer, step)
+        if pause:
+            raise TrainingPausedError
+
+    def _pause(self) -> bool:
+        """Whether any rank was asked to pause: all of them have to save the same step."""
+        if self._votes is None:
+            return pausing.requested()
+        vote = torch.tensor([int(pausing.requested())])
+        dist.all_reduce(vote, group=self._votes)
+        return bool(vote)
+
+    def _save(self, trainer: lightning.Trainer, step: int) -> None:
         name = f"step-{step}"
+        self.saved = step
         trainer.save_checkpoint(self.folder / name)
         if self.ranks.size > 1:
             dist.barrier()
-        self.saved = step
         if self.ranks.rank == 0:
             records.write_atomically(
                 self.folder / LATEST, json.dumps(_layout(self.config, self.ranks, name, step)) + "\n"

@@ -16,11 +16,14 @@ from lightning.pytorch.loggers import Logger
 from torch.distributed import TCPStore
 
 from core.config import RunConfig
+from core.processes import STOPPED
 from core.ranks import LAUNCHED
 from core.records import RunRecord
+from core.training import pausing
 from core.training.strategy import uses_cuda
 
 GRACE_S = 3.0  # for the others to say why they end, once one has ended badly
+PAUSE_GRACE_S = 30.0  # for the others to end, once one has ended as it was asked to
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "core.training.rank"
 BROKEN_LINE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
@@ -39,8 +42,8 @@ def launch(
 ) -> RunRecord:
     """Train in `devices` processes, and return rank 0's record. `folder` holds config.yaml.
 
-    Each rank's output is in rank-K.log in the folder. Raises RankFailedError, with the rank named, when a rank fails or dies:
-    every process has ended by then, as it has after any other exception.
+    Each rank's output is in rank-K.log in the folder. Raises RankFailedError, with the rank named, when a rank fails or dies,
+    and TrainingPausedError once all have paused as asked: every process has ended by then, as after any other exception.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # it chose a free port, and keeps it
     with _processes(config, folder, devices, store.port, program) as ranks:
@@ -103,9 +106,13 @@ def _watch(ranks: list[subprocess.Popen[bytes]], folder: Path, loggers: Sequence
         listener.start()
     said: dict[int, RunRecord] = {}
     deadline: float | None = None
+    asked = False
     while any(process.poll() is None for process in ranks) and (deadline is None or time.monotonic() < deadline):
         if deadline is None and any(process.poll() for process in ranks):
-            deadline = time.monotonic() + GRACE_S
+            deadline = time.monotonic() + (PAUSE_GRACE_S if asked else GRACE_S)
+        if pausing.requested() and not asked:
+            asked = True
+            _ask_to_pause(ranks)
         _hear(heard, said, loggers, wait=0.1)
     ended = [process.poll() for process in ranks]
     for process in ranks:
@@ -115,7 +122,17 @@ def _watch(ranks: list[subprocess.Popen[bytes]], folder: Path, loggers: Sequence
     _hear(heard, said, loggers, wait=0.0)
     if 0 in said and said[0].status == "complete" and not any(ended):
         return said[0]
+    if asked and set(ended) == {STOPPED}:
+        raise pausing.TrainingPausedError
     raise RankFailedError(_reason(ended, said, folder), next(iter(said.values()), None))
+
+
+def _ask_to_pause(ranks: list[subprocess.Popen[bytes]]) -> None:
+    for process in ranks:
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has just ended
+            process.stdin.write(b"pause\n")
+            process.stdin.flush()
 
 
 def _hear(

@@ -3,9 +3,11 @@
     python -m core.training.rank FOLDER
 
 FOLDER holds config.yaml. core.training.launch starts it, with its place among the ranks in the environment; stdout is a
-pipe for events (JSON lines): "row" for loggers, from rank 0, and "record" at the end, from every rank.
+pipe for events (JSON lines): "row" for loggers, from rank 0, and "record" at the end, from every rank. Whatever comes on
+stdin asks the training to pause.
 """
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from core.processes import leave_with_parent, take_events_pipe
 from core.settings import load
+from core.training import pausing
 
 
 class Relay(Logger):
@@ -41,13 +44,16 @@ class Relay(Logger):
 def main(folder: Path) -> int:
     """Train as one rank; 1 where that failed."""
     emit = take_events_pipe()
-    leave_with_parent(sys.stdin.fileno())
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm signals every process of a job; the parent decides
+        signal.signal(number, lambda *_: None)
+    leave_with_parent(sys.stdin.fileno(), pausing.request)
     from core.ranks import Ranks
     from core.training.run import attempt
 
     config = load(folder / "config.yaml")
     ranks = Ranks.of_environment(config.deepspeed.expert_parallel)
-    record = attempt(config, folder, loggers=[Relay(emit)] if ranks.rank == 0 else [], ranks=ranks)
+    with pausing.heeded():
+        record = attempt(config, folder, loggers=[Relay(emit)] if ranks.rank == 0 else [], ranks=ranks)
     emit(event="record", record=record.to_json())
     return 0 if record.status == "complete" else 1
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -30,7 +30,7 @@ from core.model.transformer import Denoiser, whole_name
 from core.provenance import describe
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
-from core.training import health
+from core.training import health, pausing
 from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.checkpoints import Checkpointer, find, remove
 from core.training.launch import RankFailedError, launch
@@ -104,8 +104,16 @@ def train(
     DeepSpeed's launcher started this process, as one rank of theirs, and rank 0 leaves the record. A run that was cut off
     goes on from its last checkpoint. A failure at work gives a record with status "failed" and a reason (and traceback.txt
     beside it). A mistake in the config raises UserError before training; an interruption passes through and leaves no
-    record.
+    record. A request to pause (core.training.pausing) is heeded with a checkpoint, whatever trainer.checkpoint_every says,
+    and raises TrainingPausedError.
     """
+    with pausing.heeded():
+        return _train(config, folder, loggers, study, devices)
+
+
+def _train(
+    config: RunConfig, folder: Path, loggers: Sequence[Logger], study: Mapping[str, Any] | None, devices: int
+) -> RunRecord:
     ranks = (
         Ranks.of_environment(config.deepspeed.expert_parallel) if config.trainer.strategy == "deepspeed" else Ranks()
     )
@@ -238,7 +246,7 @@ def _trainer(
     # onto a share of the cores on purpose.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for category in (UserWarning, FutureWarning):
-        warnings.filterwarnings("ignore", module=r"lightning\.pytorch.*", category=category)
+        warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric).*", category=category)
     settings = config.trainer
     spread = settings.strategy == "deepspeed"
     return lightning.Trainer(
@@ -247,7 +255,7 @@ def _trainer(
         strategy=strategy_of(config, ranks) if spread else "auto",
         devices=ranks.local_size,
         num_nodes=ranks.hosts,
-        plugins=[LightningEnvironment()] if LAUNCHED in os.environ else None,
+        plugins=_environment(ranks),
         precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
         max_steps=settings.steps,
         accumulate_grad_batches=settings.accumulate,
@@ -263,6 +271,13 @@ def _trainer(
         use_distributed_sampler=False,  # the batches are shared out already
         inference_mode=not spread,  # ZeRO-3 gathers parameters in place, which inference tensors refuse
     )
+
+
+def _environment(ranks: Ranks) -> ClusterEnvironment | None:
+    """What says how processes meet. Lightning requeues no Slurm job: whoever started the training owns that."""
+    if LAUNCHED in os.environ or ranks.size == 1:
+        return LightningEnvironment()
+    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
 
 
 def seconds_per_step(config: RunConfig, steps: int = 6) -> float:

@@ -14,6 +14,7 @@ from core.errors import UserError
 from sweeps.folders import recorded, run_folder
 from sweeps.launch.events import Event, Summary
 from sweeps.launch.pool import Pool, default_workers
+from sweeps.launch.presence import present_in
 from sweeps.ledger import MOST_LOSSES, Ledger
 from sweeps.plan import Plan, PlannedRun
 from sweeps.storage import default_url, open_storage
@@ -51,7 +52,7 @@ def run(
     if retry_failed:
         ledger.reconcile(retry_failed=True)
     before = _statuses(plan, out)
-    with _stop_signals():
+    with _stop_signals(), present_in(out / plan.study_name):
         interrupted = False
         with Pool(plan, out, url, trainer) as pool:
             try:

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.launch.events import Event
-from sweeps.loggers import read_progress
 from sweeps.plan import Plan, PlannedRun
+from sweeps.progress import read_progress
 
 Present = Callable[[Event], None]
 

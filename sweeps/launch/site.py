@@ -1,0 +1,158 @@
+"""What a sweep asks of Slurm: options of the command line over the site's defaults, which a small file holds."""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from core.errors import UserError
+from sweeps.checks import nearest
+
+CONFIG_VARIABLE = "ABLATE_CONFIG"
+PARALLELISM = 64
+UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+KEY = re.compile(r"[a-z][a-z0-9-]*")
+# What the script sets, or can't work with.
+OWN_KEYS = (
+    "array", "chdir", "error", "gpus-per-run", "job-name", "no-requeue", "nodes", "ntasks", "ntasks-per-node",
+    "open-mode", "output", "parsable", "requeue", "signal", "wait", "wrap",
+)  # fmt: skip
+FIELD_KEYS = ("partition", "account", "qos", "time")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options of one `sbatch`. gpus_per_run: None asks for none. sbatch: further options by name; "" = without a value.
+    setup: lines of shell that each task runs first, such as "module load cuda"."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    time: str | None = None
+    gpus_per_run: int | None = None
+    array_parallelism: int = PARALLELISM
+    sbatch: Mapping[str, str] = field(default_factory=dict)
+    setup: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in FIELD_KEYS:
+            value = getattr(self, name)
+            if value is not None:
+                _check_text(name, value)
+        if self.time is not None:
+            seconds(self.time)
+        for name in ("gpus_per_run", "array_parallelism"):
+            number = getattr(self, name)
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                hint = "; leave it out where there are no GPUs" if name == "gpus_per_run" else ""
+                raise UserError(f"{name.replace('_', '-')} must be a whole number of at least 1, not {number!r}{hint}")
+        for key, value in self.sbatch.items():
+            _check_option(key, value)
+
+    def over(self, options: Mapping[str, Any]) -> "Request":
+        """The same with what the command line says over it; its `sbatch` options are added."""
+        given = {name: value for name, value in options.items() if value is not None}
+        given["sbatch"] = {**self.sbatch, **given.get("sbatch", {})}
+        return replace(self, **given)
+
+
+def defaults(environment: Mapping[str, str] = os.environ) -> Request:
+    """The site's defaults: from the file that $ABLATE_CONFIG names, else from ablate/slurm.toml in the user's config folder.
+
+    Raises UserError for a file that can't be read, and for keys that mean nothing.
+    """
+    if named := environment.get(CONFIG_VARIABLE):
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise UserError(f"{CONFIG_VARIABLE}={named}: there is no such file")
+    else:
+        path = Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "ablate" / "slurm.toml"
+        if not path.is_file():
+            return Request()
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path} can't be read as TOML: {error}") from None
+    known = [entry.name for entry in fields(Request)]
+    for key in content:
+        if key not in known:
+            raise UserError(f"{path}: unknown key '{key}': {nearest(key, known)}")
+    return _request(path, content)
+
+
+def _request(path: Path, content: dict[str, Any]) -> Request:
+    for key in FIELD_KEYS:
+        if key in content and not isinstance(content[key], str):
+            raise UserError(f"{path}: {key} must be text in quotes, not {content[key]!r}")
+    setup, options = content.get("setup", []), content.get("sbatch", {})
+    if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
+        raise UserError(f'{path}: setup must be a list of lines of shell, such as ["module load cuda"]')
+    if not isinstance(options, dict) or any(isinstance(value, dict | list) for value in options.values()):
+        raise UserError(f'{path}: sbatch must be a table of options, such as [sbatch] and below it mem = "32G"')
+    content["sbatch"] = {key: str(value) for key, value in options.items()}
+    try:
+        return Request(**content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def parse_options(arguments: Sequence[str]) -> dict[str, str]:
+    """`--sbatch key=value` options by key. Raises UserError for any other form."""
+    options = {}
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if not separator or not KEY.fullmatch(key):
+            raise UserError(
+                f"--sbatch '{argument}' is not an option: write key=value, such as mem=32G (key= where it takes no value)"
+            )
+        options[key] = value
+    return options
+
+
+def seconds(time: str) -> int:
+    """A time limit in seconds: "90m", "1d12h", or as Slurm writes it ("4:00:00", "1-12:00:00", minutes alone)."""
+    units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
+    slurm = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
+    total = 0
+    if time and units:
+        total = sum(int(number or 0) * UNITS_S[unit] for number, unit in zip(units.groups(), "dhms", strict=True))
+    elif slurm:
+        days, *clock = slurm.groups()
+        numbers = [int(number) for number in clock if number is not None]
+        if days is not None:  # days-hours[:minutes[:seconds]]
+            numbers += [0] * (3 - len(numbers))
+        elif len(numbers) == 1:  # minutes
+            numbers = [0, *numbers, 0]
+        elif len(numbers) == 2:  # minutes:seconds
+            numbers = [0, *numbers]
+        total = int(days or 0) * 86400 + numbers[0] * 3600 + numbers[1] * 60 + numbers[2]
+    if not total:
+        raise UserError(f"time: '{time}' is not a time limit: write 4h, 90m, 1d12h or hours:minutes:seconds")
+    return total
+
+
+def clock(time: str) -> str:
+    """A time limit as Slurm writes it."""
+    minutes, second = divmod(seconds(time), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours // 24}-{hours % 24:02}:{minute:02}:{second:02}"
+
+
+def _check_option(key: str, value: str) -> None:
+    if not KEY.fullmatch(key):
+        raise UserError(f"sbatch: '{key}' is not an option's name: write it without dashes before it, such as mem")
+    if key in FIELD_KEYS:
+        raise UserError(f"sbatch: {key} has an option of its own: --{key}")
+    if key in OWN_KEYS:
+        raise UserError(f"sbatch: {key} is set by the script itself; leave it out")
+    _check_text(f"sbatch {key}", value)
+
+
+def _check_text(name: str, value: str) -> None:
+    if not value.isprintable():
+        raise UserError(f"{name}: {value!r} has characters that can't stand in a batch script")
+    if not value and not name.startswith("sbatch"):
+        raise UserError(f"{name}: it is empty; leave it out")

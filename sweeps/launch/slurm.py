@@ -1,0 +1,188 @@
+"""A sweep on a Slurm cluster: one array of long-lived workers, written as a batch script and submitted.
+
+<out>/<study>/slurm/<number>/
+    job.sbatch    the script; `sbatch job.sbatch` does what `ablate run` does
+    job.json      the resolved plan, and which trainer
+    storage       the ledger's URL, which may hold a password: only its owner can read it
+    log-*.txt     what each array task printed
+"""
+
+import json
+import math
+import os
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import records
+from core.errors import UserError
+from sweeps import scheduler
+from sweeps.folders import pending
+from sweeps.launch.site import Request, clock, seconds
+from sweeps.ledger import Ledger
+from sweeps.plan import Plan
+from sweeps.storage import default_url, open_storage
+from sweeps.study import STORAGE_FILE, SUBMISSIONS, job_name, submissions
+from sweeps.worker import TRAINER
+
+SCRIPT, JOB = "job.sbatch", "job.json"
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
+LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)
+MOST_FAILED_STARTS = 3
+
+# A worker gets Slurm's signals itself, as a job step; the script has only to outlive it. It replaces one that was killed (for
+# memory, say) as long as each has claimed a run: the ledger gives up a run that keeps killing its workers.
+TEMPLATE = """\
+#!/bin/bash
+{options}
+stopping=
+trap 'stopping=1' TERM USR1
+{setup}
+export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"
+export ABLATE_CLAIMED="$(mktemp)"
+failures=0
+while :; do
+  srun --ntasks=1 --mpi=none ${{SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}} \\
+    {python} -m sweeps.launch.task {folder} </dev/null &
+  worker=$!
+  status=0
+  while kill -0 "$worker" 2>/dev/null; do wait "$worker"; status=$?; done
+  if [ "$stopping" ] || [ "$status" -eq 0 ] || [ "$status" -eq 2 ]; then break; fi
+  if [ -s "$ABLATE_CLAIMED" ]; then failures=0; : >"$ABLATE_CLAIMED"; else failures=$((failures + 1)); fi
+  if [ "$failures" -ge {most} ]; then break; fi
+  echo "the worker ended with status $status: starting another" >&2
+done
+rm -f "$ABLATE_CLAIMED"
+exit "$status"
+"""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """An array that was written, and submitted unless job is None."""
+
+    script: Path
+    tasks: int
+    runs: int
+    job: str | None
+
+
+def submit(
+    plan: Plan,
+    out: Path,
+    request: Request,
+    *,
+    storage_url: str | None = None,
+    retry_failed: bool = False,
+    dry_run: bool = False,
+    trainer: str = TRAINER,
+) -> Submission | None:
+    """Queue every run without a record, write the batch script, and submit it; None where nothing waits.
+
+    With `dry_run` nothing is queued nor submitted. Raises UserError for what Slurm refuses, and where it isn't installed.
+    """
+    gpus = _gpus(plan, request)
+    out = out.absolute()
+    url = storage_url or default_url(out)
+    if dry_run:
+        runs = len(pending(plan, out, retry_failed=retry_failed))
+    else:
+        if not scheduler.is_installed():
+            scheduler.call("sbatch")
+        ledger = Ledger(plan, out, open_storage(url))
+        records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
+        ledger.reconcile(retry_failed=retry_failed)
+        runs = ledger.waiting()
+    if not runs:
+        return None
+    tasks = min(runs, request.array_parallelism)
+    folder = _new_folder(out / plan.study_name)
+    lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
+    content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer, "lead_s": lead_s}
+    records.write_atomically(folder / JOB, json.dumps(content))
+    _write_secret(folder / STORAGE_FILE, url)
+    text = script(plan, request, folder, name=job_name(plan.study_name, out), tasks=tasks, gpus=gpus, lead_s=lead_s)
+    records.write_atomically(folder / SCRIPT, text)
+    try:
+        job = None if dry_run else scheduler.submit(str(folder / SCRIPT))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return Submission(folder / SCRIPT, tasks, runs, job)
+
+
+def script(plan: Plan, request: Request, folder: Path, *, name: str, tasks: int, gpus: int | None, lead_s: int) -> str:
+    """The batch script."""
+    pattern = str(folder / "log-%A_%a.txt")
+    if not pattern.isprintable() or not str(Path.cwd()).isprintable():
+        raise UserError(f"{folder}: a folder whose name can't stand in a batch script; use another --out")
+    options: dict[str, str | None] = {
+        "job-name": name,
+        "array": f"0-{tasks - 1}",
+        "partition": request.partition,
+        "account": request.account,
+        "qos": request.qos,
+        "time": clock(request.time) if request.time else None,
+        "nodes": "1",
+        "ntasks": "1",
+        "gres": f"gpu:{gpus}" if gpus else None,
+        "chdir": str(Path.cwd()),
+        "output": str(folder).replace("%", "%%") + "/log-%A_%a.txt",
+        "open-mode": "append",
+        "requeue": "",
+        "signal": f"USR1@{lead_s}",
+    }
+    if gpus and "gres" in request.sbatch:
+        raise UserError("sbatch: gres and gpus-per-run both ask for GPUs; leave one of them out")
+    options |= request.sbatch
+    lines = [_option(key, value) for key, value in options.items() if value is not None]
+    return TEMPLATE.format(
+        options="\n".join(lines),
+        setup="\n".join(request.setup),
+        root=shlex.quote(str(SOURCE_ROOT)),
+        python=shlex.quote(sys.executable),
+        folder=shlex.quote(str(folder)),
+        most=MOST_FAILED_STARTS,
+    )
+
+
+def _gpus(plan: Plan, request: Request) -> int | None:
+    if plan.devices == 1:
+        return request.gpus_per_run
+    if request.gpus_per_run not in (None, plan.devices):
+        raise UserError(
+            f"gpus-per-run: a run of {plan.study_name} needs {plan.devices} devices: use {plan.devices}, or leave it out"
+        )
+    on_cpu = all(run.config.trainer.accelerator == "cpu" for run in plan.runs)
+    return request.gpus_per_run if on_cpu else plan.devices
+
+
+def _option(key: str, value: str) -> str:
+    # Slurm reads quotes as a shell does, but takes backslashes away inside them too.
+    quoted = shlex.quote(value.replace("\\", "\\\\"))
+    return f"#SBATCH --{key}={quoted}" if value else f"#SBATCH --{key}"
+
+
+def _new_folder(study: Path) -> Path:
+    (study / SUBMISSIONS).mkdir(parents=True, exist_ok=True)
+    while True:
+        numbers = [int(folder.name) for folder in submissions(study)]
+        folder = study / SUBMISSIONS / str(1 + max(numbers, default=0))
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another submission was as quick
+            continue
+        return folder
+
+
+def _write_secret(path: Path, text: str) -> None:
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The smallest of the values that is at least as large as that share of them."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,0 +1,161 @@
+"""One task of a Slurm array: a worker that claims runs until none is left or its time is short.
+
+    python -m sweeps.launch.task FOLDER
+
+FOLDER is what sweeps.launch.slurm wrote. Told to stop (preempted, or near its time limit), it saves a checkpoint, puts its
+run back, and has Slurm start it again; it alone owns that, neither Lightning nor the batch script.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.errors import UserError
+from sweeps import scheduler
+from sweeps.launch.pool import share_of_cores
+from sweeps.launch.slurm import JOB, quantile
+from sweeps.ledger import Claim, Ledger
+from sweeps.plan import Plan
+from sweeps.scheduler import Place, SlurmError
+from sweeps.storage import open_storage
+from sweeps.study import STORAGE_FILE
+from sweeps.worker import StopRequestedError, StopSignal, Train, Worker, trainer_of
+from sweeps.workplace import PREEMPTED, Workplace
+
+GRACE_S = 20.0  # after SIGTERM; Slurm's KillWait is 30 s by default
+LONG_RUN = 0.9  # quantile of measured durations that has to fit into what is left
+LOCK_PATIENCE_S = 120.0  # a file server lets go of a lost node's locks after about 90 s
+CHECK_S = 60.0
+RETRY_S = 5.0
+
+log = logging.getLogger("sweeps.task")
+
+
+class TaskWorker(Worker):
+    """A worker that knows its place in the cluster."""
+
+    def __init__(self, ledger: Ledger, train: Train, stop: StopSignal, lead_s: float) -> None:
+        super().__init__(ledger, train, lambda **event: None, stop)
+        self._lead_s = lead_s
+        self._trained = 0
+        self._checked, self._ends, self._moved = float("-inf"), float("inf"), False
+        self._idle_since: float | None = None
+
+    def _has_time(self) -> bool:
+        self._check()
+        if self._moved:
+            log.warning("Slurm has started this task elsewhere: leaving")
+            return False
+        durations = self._ledger.durations_s()
+        if not self._trained or not durations:  # whoever is new begins: a run longer than the limit goes on in pieces
+            return True
+        left = self._ends - time.monotonic() - self._lead_s
+        if left >= quantile(durations, LONG_RUN):
+            return True
+        log.info("%.0f s left: too short for another run", left)
+        return False
+
+    def _run(self, claim: Claim) -> None:
+        if marker := os.environ.get("ABLATE_CLAIMED"):
+            Path(marker).write_text(claim.run.run_hash, encoding="utf-8")
+        super()._run(claim)
+        self._trained += 1
+        self._idle_since = None
+
+    def _let_go(self, claim: Claim) -> None:
+        self._ledger.put_back(claim, PREEMPTED)
+
+    def _look_again(self) -> bool:
+        """Queue the runs of workers that Slurm has ended, waiting a little for locks that outlive them."""
+        self._idle_since = self._idle_since or time.monotonic()
+        while True:
+            self._ledger.reconcile()
+            gone = [trial for trial in self._ledger.running() if self._ledger.workplace.is_gone(trial)]
+            waiting = self._ledger.waiting()
+            if not (waiting or gone) or time.monotonic() - self._idle_since > LOCK_PATIENCE_S:
+                return False
+            if waiting:
+                time.sleep(0.2)  # if somebody holds the locks of all that wait
+                return True
+            log.info("waiting for %d runs of workers that Slurm has ended", len(gone))
+            self._stop.check()
+            time.sleep(RETRY_S)
+
+    def _check(self) -> None:
+        """Ask Slurm, now and then, how long this task has and whether it is still this one."""
+        place = self._ledger.workplace.place
+        if place is None or time.monotonic() - self._checked < CHECK_S:
+            return
+        self._checked = time.monotonic()
+        try:
+            mine = [task for task in scheduler.tasks(jobs=[place.job]) if task.name == place.name]
+        except SlurmError as error:
+            log.warning("Slurm doesn't say how long this task has: %s", error)
+            return
+        self._moved = not mine or mine[0].restarts > place.restarts
+        left = mine[0].seconds_left if mine else None
+        self._ends = float("inf") if left is None else time.monotonic() + left
+
+
+def start_again(ledger: Ledger, lead_s: float) -> None:
+    """Have Slurm start this task again if runs wait. While Slurm refuses to answer, stay: it requeues who is preempted."""
+    deadline = time.monotonic() + lead_s
+    while ledger.workplace.place is not None and ledger.waiting():
+        try:
+            done = scheduler.requeue(ledger.workplace.place)
+            log.info("requeued" if done else "not requeued: Slurm has decided about this task already")
+            return
+        except SlurmError as error:
+            log.error("Slurm doesn't requeue this task: %s", error)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(RETRY_S)
+
+
+def main(folder: Path, environment: Any = os.environ) -> int:
+    """Work through what waits; 2 for a job that can't be read or a storage that can't be used."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    place = Place.of_environment(environment)
+    job = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    grace_s: dict[int, float] = {signal.SIGTERM: GRACE_S, signal.SIGUSR1: max(GRACE_S, job["lead_s"] - 30.0)}
+    stop = StopSignal((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), grace_s)
+    _leave_slurm(environment)
+    try:
+        url = (folder / STORAGE_FILE).read_text(encoding="utf-8").strip()
+        ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), open_storage(url), Workplace(place))
+    except UserError as error:
+        print(f"ablate: {error}", file=sys.stderr)
+        return 2
+    if place is not None and place.restarts:
+        ledger.reconcile()
+    work(TaskWorker(ledger, trainer_of(job["trainer"]), stop, job["lead_s"]), ledger, job["lead_s"])
+    return 0
+
+
+def work(worker: Worker, ledger: Ledger, lead_s: float, again: Callable[[Ledger, float], None] = start_again) -> None:
+    """Let the worker work; when it leaves runs behind, have the task started again."""
+    try:
+        worker.work()
+    except StopRequestedError:
+        log.info("told to stop")
+    again(ledger, lead_s)
+
+
+def _leave_slurm(environment: Any) -> None:
+    """Hide the job from libraries that would take its size for theirs; Slurm's own commands need none of it."""
+    cores = len(share_of_cores(0, 1))
+    torch.set_num_threads(max(1, min(cores, int(environment.get("SLURM_CPUS_ON_NODE") or cores))))
+    for name in [name for name in environment if name.startswith("SLURM_") and name != "SLURM_CONF"]:
+        del environment[name]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,168 @@
+"""Slurm's commands: bounded in time, tried again while its controller is away, and their errors as one line."""
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from core.errors import UserError
+
+TIMEOUT_S = 20.0
+PAUSES_S = (1.0, 3.0, 10.0)
+FIELDS = ("ArrayJobID", "ArrayTaskID", "State", "Reason", "RestartCnt", "TimeLeft", "NodeList", "JobID")
+AWAY = (
+    "unable to contact slurm controller",
+    "socket timed out",
+    "connection refused",
+    "unable to establish",
+    "zero bytes",
+)
+GONE = "invalid job id"
+
+log = logging.getLogger(__name__)
+
+
+class SlurmError(RuntimeError):
+    """What a Slurm command had to say, in one line."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One start of one array task: it ends when Slurm starts the task again, or the job is gone."""
+
+    job: str
+    task: str
+    restarts: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.job}_{self.task}"
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place | None":
+        """Where this process runs; None outside an array."""
+        if "SLURM_ARRAY_JOB_ID" not in environment:
+            return None
+        restarts = int(environment.get("SLURM_RESTART_COUNT") or 0)
+        return cls(environment["SLURM_ARRAY_JOB_ID"], environment["SLURM_ARRAY_TASK_ID"], restarts)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An array task that waits, runs or is being ended. seconds_left: until its time limit; None = no limit."""
+
+    job: str
+    task: str
+    state: str
+    reason: str
+    restarts: int
+    seconds_left: float | None
+    nodes: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.job}_{self.task}"
+
+
+def is_installed() -> bool:
+    """Whether Slurm's commands are on the PATH."""
+    return shutil.which("sbatch") is not None
+
+
+def call(*command: str, again: Collection[str] = AWAY) -> str:
+    """Run one of Slurm's commands and return what it printed.
+
+    It is tried again when its error has one of the texts in `again`. Raises UserError where Slurm isn't installed, and
+    SlurmError with the command's own last line.
+    """
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"Slurm isn't here: '{command[0]}' is not on the PATH (without --launcher, runs train on this machine)"
+        )
+    for pause_s in (*PAUSES_S, None):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired:
+            done = subprocess.CompletedProcess(command, 1, "", f"{command[0]}: no answer within {TIMEOUT_S:g} s")
+        if done.returncode == 0:
+            return done.stdout
+        line = _last_line(done.stderr) or f"{command[0]} ended with status {done.returncode}"
+        transient = done.returncode < 0 or any(text in line.lower() for text in again)
+        if pause_s is None or not transient:
+            raise SlurmError(line)
+        log.info("%s; trying again in %g s", line, pause_s)
+        time.sleep(pause_s)
+    raise AssertionError
+
+
+def submit(script: str) -> str:
+    """Submit a batch script and return the job's number. Raises UserError with Slurm's reason when it is refused."""
+    try:
+        # Not after a lost answer: the job may have been taken.
+        return call("sbatch", "--parsable", script, again=AWAY[:1]).strip().partition(";")[0]
+    except SlurmError as error:
+        raise UserError(f"Slurm refuses the job: {error}") from None
+
+
+def tasks(*, name: str | None = None, jobs: Collection[str] = ()) -> list[Task]:
+    """The array tasks of a job name, or of jobs by number, that Slurm hasn't done with."""
+    chosen = [f"--name={name}"] if name is not None else [f"--jobs={','.join(sorted(jobs))}"]
+    wanted = ",".join(f"{field}:|" for field in FIELDS)
+    try:
+        text = call("squeue", "--noheader", "--array", *chosen, f"--Format={wanted}")
+    except SlurmError as error:
+        if GONE in str(error).lower():
+            return []
+        raise
+    return [_parse(line) for line in text.splitlines() if line.strip()]
+
+
+def cancel(name: str) -> None:
+    """End all of this user's jobs of that name."""
+    call("scancel", f"--name={name}", f"--user={os.geteuid()}")
+
+
+def requeue(place: Place) -> bool:
+    """Have Slurm start this task again, unless it has decided otherwise already (cancelled, requeued). Says whether it was.
+
+    A job that ends inside its GraceTime isn't requeued by Slurm, so a preempted task must do it itself.
+    """
+    mine = [task for task in tasks(jobs=[place.job]) if task.name == place.name]
+    if not mine or mine[0].state != "RUNNING" or mine[0].restarts != place.restarts:
+        return False
+    call("scontrol", "requeue", place.name)
+    return True
+
+
+def _parse(line: str) -> Task:
+    fields = dict(zip(FIELDS, (part.strip() for part in line.split("|")), strict=False))
+    single = fields["ArrayTaskID"] in ("N/A", "")
+    return Task(
+        job=fields["ArrayJobID"] or fields["JobID"],
+        task="" if single else fields["ArrayTaskID"],
+        state=fields["State"],
+        reason=fields["Reason"],
+        restarts=int(fields["RestartCnt"] or 0),
+        seconds_left=_seconds(fields["TimeLeft"]),
+        nodes=fields["NodeList"],
+    )
+
+
+def _seconds(text: str) -> float | None:
+    """Slurm's [days-][hours:]minutes:seconds; None for UNLIMITED, NOT_SET and INVALID."""
+    days, _, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in (*parts, days or "0")):
+        return None
+    seconds = 0
+    for part in parts:
+        seconds = seconds * 60 + int(part)
+    return float(seconds + 86400 * int(days or 0))
+
+
+def _last_line(text: str) -> str:
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip() and not line.startswith("Try ")]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "")

@@ -1,0 +1,179 @@
+"""Where a study stands: each run's state from the ledger, its progress, and what Slurm says of its jobs. Reads only."""
+
+import contextlib
+import json
+import os
+import socket
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from core.errors import UserError
+from sweeps import scheduler
+from sweeps.progress import read_progress
+from sweeps.scheduler import SlurmError, Task
+from sweeps.storage import default_url, open_storage
+from sweeps.study import job_name, storage_of, submissions
+from sweeps.workplace import PREEMPTED, Workplace, place_of
+
+STATES = ("queued", "running", "finished", "failed", "lost", "stopped", "missing")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run. state: "lost": its worker is dead; "stopped": left by a sweep that was stopped; "missing": never queued.
+
+    where: host or Slurm task of its worker. seconds_left: None before anything was measured.
+    """
+
+    arm: str
+    seed: int
+    state: str
+    reason: str | None = None
+    where: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """All runs of a study's last design. preempted, deaths: how often a run was put back, and lost its worker, so far.
+
+    tasks: array tasks that wait or run; None where Slurm doesn't say, with the reason in `silence`.
+    """
+
+    study: str
+    runs: tuple[RunStatus, ...]
+    preempted: int
+    deaths: int
+    tasks: tuple[Task, ...] | None
+    silence: str | None
+    seconds_left: float | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = Counter(run.state for run in self.runs)
+        return {state: found[state] for state in STATES}
+
+    def of(self, *states: str) -> list[RunStatus]:
+        return [run for run in self.runs if run.state in states]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, for JSON."""
+        return {"counts": self.counts} | asdict(self)
+
+
+def status(study: str, out: Path, url: str | None = None) -> Status:
+    """Read where a study stands. url: of its storage; None = its newest submission's, else the default one's.
+
+    Raises UserError when nothing of it has been run there.
+    """
+    folder = out / study
+    try:
+        design = json.loads((folder / "design.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"nothing of {study} has been run in {out.absolute()}") from None
+    trials = _trials(study, url or storage_of(folder) or default_url(out))
+    tasks, silence = _tasks(study, out)
+    by_run = defaultdict(list)
+    for trial in trials:
+        if trial.user_attrs.get("data_fingerprint", "") in design["data_fingerprint"]:
+            by_run[trial.user_attrs.get("arm_hash"), trial.user_attrs.get("seed")].append(trial)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.duration is not None]
+    mean_s = statistics.fmean(t.duration.total_seconds() for t in complete if t.duration) if complete else None
+    workplace = Workplace()
+    runs = tuple(
+        _run(arm["name"], seed, by_run[arm["hash"], seed], out, workplace, mean_s)
+        for seed in design["seeds"]
+        for arm in design["arms"]
+    )
+    reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state == TrialState.FAIL]
+    return Status(
+        study=study,
+        runs=runs,
+        preempted=reasons.count(PREEMPTED),
+        deaths=sum(reason.startswith("lost: ") for reason in reasons),
+        tasks=tasks,
+        silence=silence,
+        seconds_left=_seconds_left(runs, mean_s),
+    )
+
+
+def _trials(study: str, url: str) -> list[FrozenTrial]:
+    for scheme in ("journal:", "sqlite:///"):  # opening those would make an empty one
+        if url.startswith(scheme) and not Path(url.removeprefix(scheme)).expanduser().exists():
+            raise UserError(f"storage {url} isn't there: name the one that {study} was run with (--storage)")
+    storage = open_storage(url)
+    try:
+        return storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:
+        raise UserError(f"the storage knows nothing of {study}: name the one it was run with (--storage)") from None
+
+
+def _tasks(study: str, out: Path) -> tuple[tuple[Task, ...] | None, str | None]:
+    if not submissions(out / study):
+        return (), None
+    try:
+        return tuple(scheduler.tasks(name=job_name(study, out))), None
+    except (SlurmError, UserError) as error:
+        return None, str(error)
+
+
+def _run(
+    arm: str, seed: int, trials: Sequence[FrozenTrial], out: Path, workplace: Workplace, mean_s: float | None
+) -> RunStatus:
+    by_state = {trial.state: trial for trial in trials}  # the newest of each
+    if TrialState.COMPLETE in by_state:
+        return RunStatus(arm, seed, "finished")
+    if running := by_state.get(TrialState.RUNNING):
+        attributes = running.user_attrs
+        place = place_of(running)
+        where = attributes.get("host") if place is None else f"{place.name} on {attributes.get('host')}"
+        if not _lives(running, workplace):
+            return RunStatus(arm, seed, "lost", "its worker is dead", where)
+        progress = read_progress(out / attributes["folder"]) or {}
+        step, steps = progress.get("step"), progress.get("steps")
+        return RunStatus(arm, seed, "running", None, where, step, steps, _left(progress, mean_s))
+    if TrialState.WAITING in by_state:
+        return RunStatus(arm, seed, "queued")
+    if not trials:
+        return RunStatus(arm, seed, "missing")
+    last = trials[-1].user_attrs
+    return RunStatus(arm, seed, "failed" if last.get("status") == "failed" else "stopped", last.get("reason"))
+
+
+def _lives(trial: FrozenTrial, workplace: Workplace) -> bool:
+    """By Slurm's word, and on this host by whether the process exists. No lock is taken: it could be in a worker's way."""
+    if workplace.is_gone(trial):
+        return False
+    if trial.user_attrs.get("host") != socket.gethostname():
+        return True
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(trial.user_attrs["pid"], 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+def _left(progress: Mapping[str, Any], mean_s: float | None) -> float | None:
+    if not progress.get("step"):
+        return mean_s
+    share = progress["step"] / progress["steps"]
+    whole_s = mean_s or (progress["updated"] - progress["started"]) / share
+    return max(0.0, whole_s * (1 - share) - (time.time() - progress["updated"]))
+
+
+def _seconds_left(runs: Sequence[RunStatus], mean_s: float | None) -> float | None:
+    running = [run for run in runs if run.state == "running"]
+    if not running or mean_s is None:
+        return None
+    queued = sum(run.state == "queued" for run in runs)
+    return (sum(run.seconds_left or mean_s for run in running) + queued * mean_s) / len(running)

@@ -1,0 +1,42 @@
+"""What tells one study's folder, storage and jobs from any other's. Light: nothing here imports torch."""
+
+import hashlib
+import re
+import uuid
+from pathlib import Path
+
+from core import records
+
+FOLDER_ID = ".id"
+SUBMISSIONS, STORAGE_FILE = "slurm", "storage"
+
+
+def folder_id(out: Path) -> str:
+    """What tells one folder of runs from any other, wherever it is moved to."""
+    path = out / FOLDER_ID
+    if not path.exists():
+        records.write_atomically(path, uuid.uuid4().hex + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def job_name(study: str, out: Path) -> str:
+    """What a study's Slurm jobs are called, whoever submits them: by it they are found again."""
+    words = re.sub(r"[^A-Za-z0-9_.-]+", "-", study)
+    return f"ablate-{words}-{hashlib.sha256(f'{folder_id(out)}{study}'.encode()).hexdigest()[:8]}"
+
+
+def submissions(study: Path) -> list[Path]:
+    """The folders of a study's Slurm submissions, oldest first."""
+    parent = study / SUBMISSIONS
+    numbers = [int(path.name) for path in parent.iterdir() if path.name.isdigit()] if parent.is_dir() else []
+    return [parent / str(number) for number in sorted(numbers)]
+
+
+def storage_of(study: Path) -> str | None:
+    """The ledger's URL in a study's newest submission; None where there is none, or it isn't this user's."""
+    for folder in reversed(submissions(study)):
+        try:
+            return (folder / STORAGE_FILE).read_text(encoding="utf-8").strip()
+        except (FileNotFoundError, PermissionError):
+            continue
+    return None

@@ -1,0 +1,231 @@
+"""Sweeps as arrays of a real Slurm, and what can happen to them there.
+
+After each: one record per run, one complete trial per run, and the values of an undisturbed sweep.
+"""
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from ablations.__main__ import main
+from core.config import config_hash
+from core.records import RunRecord
+from core.training.run import train
+from sweeps import scheduler
+from sweeps.folders import recorded, run_folder
+from sweeps.launch import slurm
+from sweeps.launch.site import Request
+from sweeps.storage import default_url, open_storage
+from sweeps.study import job_name
+from tests.ablations.test_commands import DECLARATION
+from tests.cluster.trainers import CUTS
+
+pytestmark = pytest.mark.slow
+
+
+def trials_of(plan, out):
+    storage = open_storage(default_url(out))
+    return storage.get_all_trials(storage.get_study_id_from_name(plan.study_name))
+
+
+def check_whole(plan, out) -> list[RunRecord]:
+    """Every run has its one record and its one complete trial, and nothing is left over."""
+    found = [recorded(run_folder(plan, run, out), run) for run in plan.runs]
+    assert [record and record.status for record in found] == ["complete"] * len(plan.runs)
+    assert len(list(out.rglob("record.json"))) == len(plan.runs)
+    trials = trials_of(plan, out)
+    assert not [trial for trial in trials if not trial.state.is_finished()]
+    complete = Counter(t.user_attrs["run_hash"] for t in trials if t.state.name == "COMPLETE")
+    assert complete == {run.run_hash: 1 for run in plan.runs}
+    return [record for record in found if record]
+
+
+def check_quick(plan, out) -> None:
+    """The values that the light trainer gives where nothing disturbs it."""
+    for record in check_whole(plan, out):
+        weight = record.config["objective"]["load_balancing_weight"]
+        assert record.metrics == {"val/nelbo": 2.0 + record.seed + weight}
+
+
+def reasons(plan, out) -> Counter:
+    return Counter(t.user_attrs.get("reason") for t in trials_of(plan, out) if t.state.name == "FAIL")
+
+
+def starts(place: Path) -> list[list[str]]:
+    path = place / "starts"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def submit(plan, out, trainer: str, tasks: int, **sbatch: str) -> str:
+    request = Request(partition="low", time="30m", array_parallelism=tasks, sbatch={"mem": "1G"} | sbatch)
+    done = slurm.submit(plan, out, request, trainer=f"tests.cluster.trainers:{trainer}")
+    assert done is not None and done.job is not None
+    return done.job
+
+
+def ended(job: str) -> bool:
+    return not scheduler.tasks(jobs=[job])
+
+
+def the_task(job: str, number: int = 0) -> scheduler.Task:
+    [task] = [task for task in scheduler.tasks(jobs=[job]) if task.task == str(number)]
+    return task
+
+
+def test_an_array_trains_every_run_once(cluster, make_plan, tmp_path) -> None:
+    """24 runs, from a script that is submitted by hand, in a folder whose name has to be quoted."""
+    plan, out = make_plan(seeds=range(1, 13)), tmp_path / "50% of 'it' #1"
+    request = Request(partition="low", time="30m", array_parallelism=3, sbatch={"mem": "1G"})
+    dry = slurm.submit(plan, out, request, trainer="tests.cluster.trainers:gated", dry_run=True)
+    assert dry is not None and (dry.job, dry.tasks, dry.runs) == (None, 3, 24)
+    assert not scheduler.tasks(name=job_name(plan.study_name, out))
+    job = scheduler.submit(str(dry.script))
+    assert len(scheduler.tasks(name=job_name(plan.study_name, out))) == 3
+    cluster.wait_until(lambda: ended(job))
+    check_quick(plan, out)
+    assert Counter(run for run, *_ in starts(tmp_path)) == {run.run_hash: 1 for run in plan.runs}
+    assert all(t.user_attrs["slurm"]["job"] == job for t in trials_of(plan, out) if t.state.name == "COMPLETE")
+    assert len(list(dry.script.parent.glob("log-*.txt"))) == 3
+
+
+def test_a_run_that_is_cut_off_again_and_again_goes_on_exactly(cluster, make_plan, tmp_path, monkeypatch) -> None:
+    """By the signal before a time limit, by a job of higher priority, by scontrol requeue; checkpoint_every is 0."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    settings = ["trainer.steps=80", "trainer.log_every=1", "trainer.validate_every=20"]
+    plan, out = make_plan(overrides=settings, seeds=(0,)), tmp_path / "out"
+    job = submit(plan, out, "cut", tasks=1, **{"cpus-per-task": "4"})
+
+    def cut_by_signal() -> None:
+        cluster.run("scancel", "--signal=USR1", f"{job}_0")
+
+    def cut_by_priority() -> None:
+        node = the_task(job).nodes
+        cluster.run("sbatch", "-p", "high", "-w", node, "-c", "4", "--output=/dev/null", "--wrap", "sleep 1")
+
+    def cut_by_requeue() -> None:
+        cluster.run("scontrol", "requeue", f"{job}_0")
+
+    for count, (step, cut) in enumerate(zip(CUTS, (cut_by_signal, cut_by_priority, cut_by_requeue), strict=True)):
+        cluster.wait_until(lambda step=step: (tmp_path / f"at-{step}").exists())
+        assert the_task(job).restarts == count
+        cut()
+    cluster.wait_until(lambda: ended(job))
+    disturbed, other = check_whole(plan, out)
+    assert reasons(plan, out) == {"preempted": 3}
+    for run in plan.runs:  # every step once
+        assert [int(line) for line in (tmp_path / run.run_hash).read_text().split()] == list(range(1, 81))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(disturbed.provenance["threads"])
+    whole = train(plan.runs[0].config, tmp_path / "undisturbed")
+    torch.set_num_threads(threads)
+    assert disturbed.curve == whole.curve and disturbed.validation == whole.validation
+    assert disturbed.expert_load == whole.expert_load
+    timings = {"train/tokens_per_second"}
+    assert {k: v for k, v in disturbed.metrics.items() if k not in timings} == {
+        k: v for k, v in whole.metrics.items() if k not in timings
+    }
+    tracked = [path.name.rsplit("-", 1)[1] for path in run_folder(plan, plan.runs[0], out).glob("wandb/offline-run-*")]
+    assert len(tracked) == 4 and len(set(tracked)) == 1  # its own W&B run, gone on with
+    assert other.curve != whole.curve
+
+
+def test_a_killed_worker_is_replaced(cluster, make_plan, tmp_path) -> None:
+    plan, out = make_plan(seeds=range(2)), tmp_path / "out"
+    job = submit(plan, out, "gated", tasks=1)
+    cluster.wait_until(lambda: starts(tmp_path))
+    [(run, pid, _)] = starts(tmp_path)
+    os.kill(int(pid), signal.SIGKILL)
+    (tmp_path / "go").touch()
+    cluster.wait_until(lambda: ended(job))
+    check_quick(plan, out)
+    assert reasons(plan, out) == {"lost: worker died": 1}
+    assert Counter(run for run, *_ in starts(tmp_path)) == {r.run_hash: 1 + (r.run_hash == run) for r in plan.runs}
+
+
+def test_a_run_that_keeps_killing_its_workers_is_given_up(cluster, make_plan, tmp_path) -> None:
+    plan, out = make_plan(seeds=(1,)), tmp_path / "out"
+    request = Request(partition="low", time="30m", array_parallelism=1)
+    done = slurm.submit(plan, out, request, trainer="tests.sweeps.trainers:deadly")
+    cluster.wait_until(lambda: ended(done.job))
+    deadly, harmless = (recorded(run_folder(plan, run, out), run) for run in plan.runs)
+    assert deadly.status == "failed" and "worker died 3 times" in deadly.reason
+    assert harmless.status == "complete"
+
+
+def test_the_runs_of_a_lost_node_are_trained_elsewhere(cluster, make_plan, tmp_path) -> None:
+    """While its worker lives on, nobody else touches its run; once it is dead, another one takes it."""
+    plan, out = make_plan(seeds=range(2)), tmp_path / "out"
+    job = submit(plan, out, "gated", tasks=1, **{"cpus-per-task": "4"})
+    cluster.wait_until(lambda: starts(tmp_path))
+    [(run, pid, _)] = starts(tmp_path)
+    node = the_task(job).nodes
+    family = [psutil.Process(int(pid)), *psutil.Process(int(pid)).parents()]
+    family = [process for process in family if process.name() not in ("pytest", "systemd") and process.pid > 1]
+    number = int(node.removeprefix("n"))
+    try:
+        cluster.kill_node(number)
+        cluster.wait_until(lambda: the_task(job).restarts == 1)
+        cluster.wait_until(lambda: len(starts(tmp_path)) == 4)  # the others, by the task's next worker
+        assert the_task(job).nodes != node
+        assert [start[0] for start in starts(tmp_path)].count(run) == 1
+        for process in family:
+            if process.name().startswith(("python", "slurmstepd", "bash", "slurm_script", "srun")):
+                process.kill()
+        (tmp_path / "go").touch()
+        cluster.wait_until(lambda: ended(job))
+    finally:
+        cluster.start_node(number)
+    check_quick(plan, out)
+    assert reasons(plan, out) == {"lost: Slurm took its worker's node away": 1}
+    assert config_hash(plan.runs[0].config) == run
+    assert Counter(start[0] for start in starts(tmp_path)) == {r.run_hash: 1 + (r.run_hash == run) for r in plan.runs}
+
+
+def test_the_command_line_submits_follows_cancels_and_retries(cluster, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    (tmp_path / "toy.py").write_text(DECLARATION.replace('"trainer.steps": 8', '"trainer.steps": 1000000'))
+
+    def ablate(*words: str) -> tuple[int, str]:
+        code = main(list(words))
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    run = ("run", "toy.py", "--launcher", "slurm", "--array-parallelism", "1")
+    for options, said in [
+        (["--partition", "nosuch"], "invalid partition specified: nosuch"),
+        (["--partition", "closed"], "Access/permission denied"),
+        (["--gpus-per-run", "9"], "Requested node configuration is not available"),
+        (["--account", "it's #1", "--sbatch", "nosuch=1"], "unrecognized option '--nosuch=1'"),
+    ]:
+        code, text = ablate(*run, *options)
+        assert code == 2 and text.startswith("ablate: Slurm refuses the job: ") and said in text
+        assert len(text.strip().splitlines()) == 1
+    code, text = ablate(*run, "--gpus-per-run", "1", "--sbatch", "comment=50% of 'it' #1 \\ $HOME")
+    assert code == 0 and "6 runs wait for 1 array tasks" in text and "next: ablate status toy.py" in text
+    job = text.split()[1].rstrip(":")
+    shown = cluster.run("squeue", "-h", "-r", "-j", job, "-O", "tres-per-node:|,Comment:|")
+    assert shown == "gres:gpu:1|50% of 'it' #1 \\ $HOME|"
+
+    def content() -> dict:
+        return json.loads(ablate("status", "toy.py", "--json")[1])
+
+    cluster.wait_until(lambda: any(row["step"] for row in content()["runs"]))
+    assert content()["counts"] | {"queued": 5, "running": 1} == content()["counts"]
+    code, text = ablate("status", "toy.py")
+    assert "6 runs: 5 queued, 1 running" in text and "Slurm: 1 tasks running" in text and f"{job}_0 on" in text
+    code, text = ablate("cancel", "toy.py")
+    assert code == 0 and "1 array tasks cancelled" in text
+    cluster.wait_until(lambda: ended(job))
+    after = content()
+    assert after["counts"] | {"queued": 6, "running": 0} == after["counts"] and after["preempted"] == 1
+    assert len(list(tmp_path.rglob("latest.json"))) == 1  # of the run that was cancelled
+    code, text = ablate("retry", "toy.py", "--lost")
+    assert code == 0 and "0 failed and 0 lost or stopped runs queued again; 6 wait" in text
+    assert "next: ablate run toy.py --launcher slurm" in text
