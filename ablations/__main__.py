@@ -15,7 +15,7 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 # Where a command's function is; the rest are in commands.
-ROOMS = {"train": "training", "describe": "describing", "import": "interchange", "data": "data"}
+ROOMS = {"train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
     run = _command(commands, "run", "train what isn't recorded yet", name=True, settings=True)
-    run.add_argument("--storage", metavar="URL", help="Optuna storage (default: a journal file beside the records)")
+    run.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     run.add_argument("--exploratory", action="store_true", help="run a design that can't reach significance")
     for command in (plan, run):
@@ -111,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--to", type=Path, metavar="FOLDER", help="of the shards (default: DIR/tokens/CORPUS-N)")
     describe = _command(commands, "describe", "parameters, FLOPs and shapes of a config", settings=True, json=True)
     describe.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
+    serve = _command(commands, "storage", "serve a database to workers over gRPC")
+    serve.usage = "ablate storage serve [options]"
+    serve.add_argument("verb", choices=("serve",), metavar="serve", help="answer until it is ended")
+    serve.add_argument("--storage", metavar="URL", help="the database (default: $ABLATE_STORAGE)")
+    serve.add_argument("--host", default="127.0.0.1", metavar="HOST", help="to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=_positive, default=13000, metavar="N", help="to listen on (default: 13000)")
     _command(commands, "doctor", "what this machine has and what that means", json=True)
     return parser
 

@@ -4,6 +4,7 @@ A folder of runs holds one `record.json` each; `cat */record.json` is JSON Lines
 the records: no other file is read to rebuild it.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -79,6 +80,11 @@ class RunRecord:
         if unknown or missing:
             raise UnreadableRecordError(f"unknown fields {unknown}, missing fields {missing}")
         return cls(**content)
+
+
+def digest(content: bytes) -> str:
+    """What a record's file is known by: `sha256sum record.json` gives the same."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def write(record: RunRecord, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import math
 import os
 import socket
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,10 +25,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from core import records
+from core import records, spill
 from core.errors import UserError
+from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord
-from sweeps.folders import RunLock, clean, recorded, run_folder, set_aside
+from sweeps.folders import RunLock, clean, recorded, rescue, run_folder, set_aside
+from sweeps.patient import PatientStorage
 from sweeps.plan import Plan, PlannedRun
 from sweeps.trials import Key, describe_run, failed_record, key_of, parameter_names
 
@@ -67,6 +69,8 @@ class Ledger:
         self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
         self._order = {key: place for place, key in enumerate(self._runs)}
         self._losses: Counter[Key] = Counter()
+        self._seen: deque[FrozenTrial] = deque()  # that waited when this process last looked, in the plan's order
+        self._patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         out.mkdir(parents=True, exist_ok=True)
         with self._plan_lock():
             self._study = optuna.create_study(
@@ -83,12 +87,13 @@ class Ledger:
         retry_failed: set failed records aside and queue their runs again.
         """
         lost = []
+        self._seen.clear()
         with self._plan_lock():
             trials = self._by_run()
             names = parameter_names(self.plan, self._study.get_trials(deepcopy=False))
             for key, run in self._runs.items():
                 lock = RunLock(run_folder(self.plan, run, self.out))
-                if not lock.acquire():
+                if not self._acquire(lock):
                     continue  # its worker is alive, or another process is deciding about it
                 try:
                     lost += self._settle(key, run, trials[key], names, retry_failed)
@@ -105,29 +110,54 @@ class Ledger:
 
         Returns the claim, or None and whether runs still wait whose lock another process holds at the moment.
         """
+        # What others took of those seen earlier is locked or recorded by now, which the storage needn't be asked for.
+        claim, _ = self._next(hasty=True)
+        if claim is not None:
+            return claim, False
         waiting = [trial for trial in self._trials(TrialState.WAITING) if key_of(trial) in self._runs]
+        self._seen = deque(sorted(waiting, key=lambda trial: self._order[key_of(trial)]))
+        return self._next(hasty=False)
+
+    def _next(self, *, hasty: bool) -> tuple[Claim | None, bool]:
         busy = False
-        for trial in sorted(waiting, key=lambda trial: self._order[key_of(trial)]):
+        while self._seen:
+            trial = self._seen.popleft()
             run = self._runs[key_of(trial)]
             folder = run_folder(self.plan, run, self.out)
+            if hasty and (folder / records.FILE_NAME).exists():
+                continue
             lock = RunLock(folder)
-            if not lock.acquire():
+            if not self._acquire(lock):
                 busy = True
                 continue
-            if self._take(trial):
-                record = recorded(folder, run)
-                if record is None:
-                    clean(folder)
-                    return Claim(run, folder, self._attempts_before(trial), trial._trial_id, lock), busy
-                self._tell(trial._trial_id, run, record)  # trained meanwhile by a sweep on another storage
+            try:
+                claim = self._claim(trial, run, folder, lock)
+            except BaseException:
+                lock.release()
+                raise
+            if claim is not None:
+                return claim, busy
             lock.release()
         return None, busy
+
+    def _claim(self, trial: FrozenTrial, run: PlannedRun, folder: Path, lock: RunLock) -> Claim | None:
+        if not self._take(trial):
+            return None
+        record = rescue(folder, run, self._patience)
+        if record is None:
+            self._patience.call(lambda again: clean(folder), no_space)
+            return Claim(run, folder, self._attempts_before(trial), trial._trial_id, lock)
+        self._tell(trial._trial_id, run, record)  # trained meanwhile by a sweep on another storage
+        return None
+
+    def _acquire(self, lock: RunLock) -> bool:
+        return self._patience.call(lambda again: lock.acquire(), no_space)
 
     def finish(self, claim: Claim, record: RunRecord, attributes: Mapping[str, Any]) -> None:
         """Tell the trial what its record says, and let go of the run. The record must have been written before."""
         for name, value in attributes.items():
             self._storage.set_trial_user_attr(claim.trial_id, name, value)
-        self._tell(claim.trial_id, claim.run, record)
+        self._tell(claim.trial_id, claim.run, record, first=claim.attempt == 0)
         claim.lock.release()
 
     def abandon(self, claim: Claim, reason: str) -> None:
@@ -140,6 +170,8 @@ class Ledger:
         claim.lock.release()
 
     def _attempts_before(self, trial: FrozenTrial) -> int:
+        if "attempt" in trial.user_attrs:
+            return int(trial.user_attrs["attempt"])
         return sum(key_of(other) == key_of(trial) and other.number < trial.number for other in self._trials())
 
     def _take(self, trial: FrozenTrial) -> bool:
@@ -159,7 +191,10 @@ class Ledger:
         """Decide about a run whose lock is held: nobody else works on it."""
         folder = run_folder(self.plan, run, self.out)
         lost = []
-        record = recorded(folder, run)
+        try:
+            record = rescue(folder, run, Patience(limit_s=0))
+        except OutOfPatienceError:
+            return []  # trained, and its record waits elsewhere for room
         trials = [trial if trial.state.is_finished() else self._storage.get_trial(trial._trial_id) for trial in trials]
         for trial in trials:
             if trial.state != TrialState.RUNNING:
@@ -176,13 +211,15 @@ class Ledger:
             record = None
         told = {self._storage.get_trial(trial._trial_id).user_attrs.get("status") for trial in trials}
         waits = [trial for trial in trials if trial.state == TrialState.WAITING]
+        for trial in waits[1:]:  # the answer to the first was lost on its way
+            self._fail(trial._trial_id, "queued twice")
         if record is None and not waits:
-            self._add(run, names, TrialState.WAITING)
+            self._add(run, names, TrialState.WAITING, len(trials))
         elif record is not None:
-            for trial in waits:
+            for trial in waits[:1]:
                 self._fail(trial._trial_id, "already recorded")
             if record.status not in told:  # the journal is younger than the record
-                self._adopt(run, names, record)
+                self._adopt(run, names, record, len(trials))
         return lost
 
     def _count_loss(self, key: Key, run: PlannedRun, folder: Path) -> RunRecord | None:
@@ -191,20 +228,20 @@ class Ledger:
             return None
         record = failed_record(self.plan, run, f"lost: worker died {self._losses[key]} times (out of memory?)")
         set_aside(folder)
-        records.write(record, folder)
+        spill.keep(record, folder, self._patience)
         return record
 
-    def _tell(self, trial_id: int, run: PlannedRun, record: RunRecord) -> None:
-        folder = run_folder(self.plan, run, self.out)
-        path = (folder / records.FILE_NAME).relative_to(self.out).as_posix()
+    def _tell(self, trial_id: int, run: PlannedRun, record: RunRecord, *, first: bool = False) -> None:
+        path = run_folder(self.plan, run, self.out) / records.FILE_NAME
         self._storage.set_trial_user_attr(trial_id, "status", record.status)
-        self._storage.set_trial_user_attr(trial_id, "record", path)
+        self._storage.set_trial_user_attr(trial_id, "record", path.relative_to(self.out).as_posix())
+        self._storage.set_trial_user_attr(trial_id, "record_sha256", records.digest(path.read_bytes()))
         value = record.metrics.get(self.plan.design["metric"])
         if record.status == "failed":
             self._fail(trial_id, record.reason or "no reason given")
         elif value is None or not math.isfinite(value):
             self._fail(trial_id, f"its record has no finite {self.plan.design['metric']}")
-        elif self._is_told(trial_id, run):
+        elif not first and self._is_told(trial_id, run):
             self._fail(trial_id, "already recorded")
         else:
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
@@ -217,13 +254,14 @@ class Ledger:
         self._storage.set_trial_user_attr(trial_id, "reason", reason)
         self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    def _adopt(self, run: PlannedRun, names: Mapping[str, str], record: RunRecord) -> None:
+    def _adopt(self, run: PlannedRun, names: Mapping[str, str], record: RunRecord, attempt: int) -> None:
         """A trial for a record that has none, such as when the journal was deleted."""
-        trial_id = self._add(run, names, TrialState.RUNNING)
+        trial_id = self._add(run, names, TrialState.RUNNING, attempt)
         self._tell(trial_id, run, record)
 
-    def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState) -> int:
-        trial = describe_run(self.plan, run, run_folder(self.plan, run, self.out).relative_to(self.out), names, state)
+    def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> int:
+        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
+        trial = describe_run(self.plan, run, folder, names, state, attempt)
         return self._storage.create_new_trial(self._study._study_id, template_trial=trial)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:

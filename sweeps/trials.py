@@ -20,8 +20,13 @@ def key_of(trial: FrozenTrial) -> Key:
     return trial.user_attrs.get("run_hash", ""), trial.user_attrs.get("data_fingerprint", "")
 
 
-def describe_run(plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState) -> FrozenTrial:
-    """A trial for a run, not yet in a storage. names: from `parameter_names`; folder: relative to all runs' folder."""
+def describe_run(
+    plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState, attempt: int = 0
+) -> FrozenTrial:
+    """A trial for a run, not yet in a storage.
+
+    names: from `parameter_names`; folder: relative to all runs' folder; attempt: how many of the run's came before.
+    """
     levels = {factor["key"]: factor["levels"] for factor in plan.design["factors"]}
     return create_trial(
         state=state,
@@ -36,6 +41,7 @@ def describe_run(plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, 
             "metric": plan.design["metric"],
             "settings": dict(run.settings),
             "folder": folder.as_posix(),
+            "attempt": attempt,
         },
     )
 

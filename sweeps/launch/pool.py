@@ -19,7 +19,8 @@ import torch
 from core import records
 from core.errors import UserError
 from sweeps.plan import Plan
-from sweeps.worker import CORES_VARIABLE, STORAGE_VARIABLE
+from sweeps.storage import STORAGE_VARIABLE
+from sweeps.worker import CORES_VARIABLE
 
 GRACE_S = 10.0
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
