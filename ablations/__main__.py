@@ -15,7 +15,14 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
 # Where a command's function is; the rest are in commands.
-ROOMS = {"train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage"}
+ROOMS = {
+    "train": "training",
+    "describe": "describing",
+    "import": "interchange",
+    "data": "data",
+    "storage": "storage",
+    "verify": "verifying",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
     run = _command(commands, "run", "train what isn't recorded yet", name=True, settings=True)
-    run.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     run.add_argument("--exploratory", action="store_true", help="run a design that can't reach significance")
     for command in (plan, run):
@@ -87,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0..N-1 instead of the declared ones")
     _command(commands, "report", "the verdict table and report.html", name=True, json=True)
+    verify = _command(commands, "verify", "what of the records can't be trusted", name=True, json=True)
     export = _command(commands, "export", "the winning arm as a config with its evidence, or its weights", name=True)
+    for command in (run, verify):
+        command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     export.add_argument("--arm", help="export this arm instead of the winner")
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)

@@ -29,8 +29,12 @@ _held: set[int] = set()
 
 def run_folder(plan: Plan, run: PlannedRun, out: Path) -> Path:
     """Where a run lives. Another config or other data are another folder: what is finished is never written over."""
-    data = hashlib.sha256(run.fingerprint.encode()).hexdigest()[:6]
-    return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data}"
+    return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data_digest(run.fingerprint)}"
+
+
+def data_digest(fingerprint: str) -> str:
+    """What a run's folder says of its data."""
+    return hashlib.sha256(fingerprint.encode()).hexdigest()[:6]
 
 
 class RunLock:

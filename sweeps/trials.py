@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.config import to_dict
-from core.provenance import describe
+from core.provenance import describe, slurm_job
 from core.records import RunRecord
 from sweeps.plan import Plan, PlannedRun
 
@@ -76,6 +76,6 @@ def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:
         seed=run.seed,
         config=to_dict(run.config),
         data_fingerprint=run.fingerprint,
-        provenance=describe(torch.device("cpu")),
+        provenance=describe(torch.device("cpu")) | slurm_job(),
         study=plan.place(run),
     )

@@ -23,8 +23,9 @@ import torch
 
 from core import spill
 from core.errors import UserError
-from core.patience import OutOfPatienceError, Patience
+from core.patience import OutOfPatienceError, Patience, no_space
 from core.processes import STOPPED, leave_with_parent, take_events_pipe
+from core.provenance import save_diff
 from core.records import RunRecord
 from sweeps.folders import recorded, set_aside
 from sweeps.ledger import Claim, Ledger
@@ -155,6 +156,7 @@ def main(arguments: list[str]) -> None:
     try:
         storage = open_storage(os.environ[STORAGE_VARIABLE], Patience.of_environment(stop.check))
         ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), storage)
+        storage.patience.call(lambda again: save_diff(ledger.out), no_space)
         Worker(ledger, train, emit, stop).work()
     except (OutOfPatienceError, UserError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -29,7 +29,7 @@ from core.errors import UserError
 from core.model.size import count, training_flops
 from core.model.transformer import Denoiser, whole_name
 from core.patience import OutOfPatienceError, Patience, no_space
-from core.provenance import describe
+from core.provenance import describe, slurm_job
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
 from core.training.callbacks import Recorder, TrainingDivergedError
@@ -131,7 +131,7 @@ def train(
             record = replace(
                 record, status="failed", reason=str(failure), metrics={}, wall_time_s=lasted, finished_at=_now()
             )
-    record = replace(record, study=dict(study or {}))
+    record = replace(record, study=dict(study or {}), provenance=record.provenance | slurm_job())
     if ranks.rank == 0:
         spill.keep(record, folder)
         if record.status == "complete":
