@@ -32,7 +32,7 @@ from core.records import RunRecord
 from sweeps.folders import RunLock, clean, recorded, rescue, run_folder, set_aside
 from sweeps.patient import PatientStorage
 from sweeps.plan import Plan, PlannedRun
-from sweeps.trials import Key, describe_run, failed_record, key_of, parameter_names
+from sweeps.trials import Key, Waiting, describe_run, failed_record, key_of, parameter_names, waiting_runs
 
 MOST_LOSSES = 2
 PLAN_LOCK = ".plan.lock"
@@ -69,7 +69,7 @@ class Ledger:
         self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
         self._order = {key: place for place, key in enumerate(self._runs)}
         self._losses: Counter[Key] = Counter()
-        self._seen: deque[FrozenTrial] = deque()  # that waited when this process last looked, in the plan's order
+        self._seen: deque[Waiting] = deque()  # that waited when this process last looked, in the plan's order
         self._patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         out.mkdir(parents=True, exist_ok=True)
         with self._plan_lock():
@@ -103,7 +103,7 @@ class Ledger:
 
     def waiting(self) -> int:
         """How many runs of the plan wait for a worker."""
-        return sum(key_of(trial) in self._runs for trial in self._trials(TrialState.WAITING))
+        return len(self._waiting())
 
     def claim(self) -> tuple[Claim | None, bool]:
         """The next waiting run, in the plan's order, for this process alone.
@@ -114,15 +114,14 @@ class Ledger:
         claim, _ = self._next(hasty=True)
         if claim is not None:
             return claim, False
-        waiting = [trial for trial in self._trials(TrialState.WAITING) if key_of(trial) in self._runs]
-        self._seen = deque(sorted(waiting, key=lambda trial: self._order[key_of(trial)]))
+        self._seen = deque(sorted(self._waiting(), key=lambda trial: self._order[trial.key]))
         return self._next(hasty=False)
 
     def _next(self, *, hasty: bool) -> tuple[Claim | None, bool]:
         busy = False
         while self._seen:
             trial = self._seen.popleft()
-            run = self._runs[key_of(trial)]
+            run = self._runs[trial.key]
             folder = run_folder(self.plan, run, self.out)
             if hasty and (folder / records.FILE_NAME).exists():
                 continue
@@ -140,14 +139,18 @@ class Ledger:
             lock.release()
         return None, busy
 
-    def _claim(self, trial: FrozenTrial, run: PlannedRun, folder: Path, lock: RunLock) -> Claim | None:
+    def _waiting(self) -> list[Waiting]:
+        found = waiting_runs(self._storage, self._study._study_id)
+        return [trial for trial in found if trial.key in self._runs]
+
+    def _claim(self, trial: Waiting, run: PlannedRun, folder: Path, lock: RunLock) -> Claim | None:
         if not self._take(trial):
             return None
         record = rescue(folder, run, self._patience)
         if record is None:
             self._patience.call(lambda again: clean(folder), no_space)
-            return Claim(run, folder, self._attempts_before(trial), trial._trial_id, lock)
-        self._tell(trial._trial_id, run, record)  # trained meanwhile by a sweep on another storage
+            return Claim(run, folder, self._attempts_before(trial), trial.trial_id, lock)
+        self._tell(trial.trial_id, run, record)  # trained meanwhile by a sweep on another storage
         return None
 
     def _acquire(self, lock: RunLock) -> bool:
@@ -169,20 +172,20 @@ class Ledger:
             self._fail(claim.trial_id, reason)
         claim.lock.release()
 
-    def _attempts_before(self, trial: FrozenTrial) -> int:
-        if "attempt" in trial.user_attrs:
-            return int(trial.user_attrs["attempt"])
-        return sum(key_of(other) == key_of(trial) and other.number < trial.number for other in self._trials())
+    def _attempts_before(self, trial: Waiting) -> int:
+        if trial.attempt is not None:
+            return trial.attempt
+        return sum(key_of(other) == trial.key and other._trial_id < trial.trial_id for other in self._trials())
 
-    def _take(self, trial: FrozenTrial) -> bool:
+    def _take(self, trial: Waiting) -> bool:
         # The storage compares and sets: of several processes that ask, one is told True.
         try:
-            if not self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+            if not self._storage.set_trial_state_values(trial.trial_id, TrialState.RUNNING):
                 return False
         except UpdateFinishedTrialError:
             return False
         for name, value in (("pid", os.getpid()), ("host", socket.gethostname())):
-            self._storage.set_trial_user_attr(trial._trial_id, name, value)
+            self._storage.set_trial_user_attr(trial.trial_id, name, value)
         return True
 
     def _settle(

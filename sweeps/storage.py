@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -29,6 +29,7 @@ CONNECT_TIMEOUT_S = 10
 BUSY_TIMEOUT_S = 60  # SQLite: how long a writer waits for another one
 DRIVER_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
 # A server that vanished without a word (a host that lost power) is noticed within a minute.
+S = TypeVar("S", bound=BaseStorage)
 KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 
 
@@ -61,7 +62,7 @@ def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:
         return PatientStorage(proxy, name, lasting, reopen=lambda broken: _reopened(broken, parsed))
     database = _opened(name, patience, lambda: _database(parsed))
     # get_storage adds the cache of finished trials that a bare RDBStorage lacks.
-    return PatientStorage(optuna.storages.get_storage(database), name, lasting, uncached=database)
+    return PatientStorage(optuna.storages.get_storage(database), name, lasting, database=database)
 
 
 def open_database(url: str) -> BaseStorage:
@@ -73,7 +74,7 @@ def open_database(url: str) -> BaseStorage:
     return optuna.storages.get_storage(_opened(safe_url(url), None, lambda: _database(parsed)))
 
 
-def _opened(name: str, patience: Patience | None, connect: Callable[[], BaseStorage]) -> BaseStorage:
+def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S:
     try:
         if patience is None:
             return connect()
@@ -168,7 +169,7 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _database(url: URL) -> BaseStorage:
+def _database(url: URL) -> optuna.storages.RDBStorage:
     connect = {"timeout": BUSY_TIMEOUT_S}
     if url.get_backend_name() == "postgresql":
         connect = {"connect_timeout": CONNECT_TIMEOUT_S, **KEEPALIVE, "application_name": "ablate"}  # type: ignore[dict-item]

@@ -2,17 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.config import to_dict
 from core.provenance import describe, slurm_job
 from core.records import RunRecord
+from sweeps.patient import waiting
 from sweeps.plan import Plan, PlannedRun
 
 Key = tuple[str, str]  # run hash and data fingerprint: what makes two runs the same run
+
+
+class Waiting(NamedTuple):
+    """A trial that waits: of which run, and how many trials of it there were before (None: an earlier version didn't say)."""
+
+    trial_id: int
+    key: Key
+    attempt: int | None
+
+
+def waiting_runs(storage: BaseStorage, study_id: int) -> list[Waiting]:
+    """The trials of a study that wait for a worker, in the order in which they were added."""
+    found = waiting(storage, study_id, ("run_hash", "data_fingerprint", "attempt"))
+    return [
+        Waiting(trial_id, (own.get("run_hash", ""), own.get("data_fingerprint", "")), own.get("attempt"))
+        for trial_id, own in sorted(found.items())
+    ]
 
 
 def key_of(trial: FrozenTrial) -> Key:
