@@ -16,8 +16,8 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 # Where a command's function is; the rest are in commands.
 ROOMS = {
-    "train": "training", "describe": "describing", "import": "interchange", "data": "data",
-    "status": "following", "cancel": "following", "retry": "cluster",
+    "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
+    "verify": "verifying", "status": "following", "cancel": "following", "retry": "cluster",
 }  # fmt: skip
 
 
@@ -106,7 +106,10 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0..N-1 instead of the declared ones")
     _command(commands, "report", "the verdict table and report.html", name=True, json=True)
+    verify = _command(commands, "verify", "what of the records can't be trusted", name=True, json=True)
     export = _command(commands, "export", "the winning arm as a config with its evidence, or its weights", name=True)
+    for command in (run, verify):
+        command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     export.add_argument("--arm", help="export this arm instead of the winner")
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
@@ -130,6 +133,12 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--to", type=Path, metavar="FOLDER", help="of the shards (default: DIR/tokens/CORPUS-N)")
     describe = _command(commands, "describe", "parameters, FLOPs and shapes of a config", settings=True, json=True)
     describe.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
+    serve = _command(commands, "storage", "serve a database to workers over gRPC")
+    serve.usage = "ablate storage serve [options]"
+    serve.add_argument("verb", choices=("serve",), metavar="serve", help="answer until it is ended")
+    serve.add_argument("--storage", metavar="URL", help="the database (default: $ABLATE_STORAGE)")
+    serve.add_argument("--host", default="127.0.0.1", metavar="HOST", help="to listen on (default: 127.0.0.1)")
+    serve.add_argument("--port", type=_positive, default=13000, metavar="N", help="to listen on (default: 13000)")
     _command(commands, "doctor", "what this machine has and what that means", json=True)
     return parser
 

@@ -6,6 +6,7 @@ A config never changes once it is built; impossible shapes are refused as it is.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
@@ -473,9 +474,12 @@ def to_yaml(config: RunConfig) -> str:
 
 def config_hash(config: RunConfig, *, with_seed: bool = True) -> str:
     """Sixteen hex digits that are equal when the configs are equal; without the seed they name the arm."""
-    content = to_dict(config)
-    if not with_seed:
-        del content["seed"]
+    return content_hash(to_dict(config), with_seed=with_seed)
+
+
+def content_hash(config: Mapping[str, Any], *, with_seed: bool = True) -> str:
+    """The same of a config as plain dictionaries, such as a record's; of a field that this version lacks too."""
+    content = {key: value for key, value in config.items() if with_seed or key != "seed"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -1,5 +1,7 @@
-"""Where a run came from: code, packages, host."""
+"""Where a run came from: code, packages, host, device, job."""
 
+import hashlib
+import os
 import platform
 import socket
 import subprocess
@@ -10,11 +12,32 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "lightning", "deepspeed", "optuna", "wandb", "omegaconf", "numpy", "scipy")
+from core.records import write_atomically
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "deepspeed",
+    "optuna",
+    "wandb",
+    "omegaconf",
+    "numpy",
+    "scipy",
+    "tokenizers",
+    "safetensors",
+)
+DIFFS = "diffs"
+LARGEST_DIFF = 4_000_000  # bytes; of a longer one the record has the hash alone
+SLURM = {
+    "job": "SLURM_JOB_ID",
+    "array_job": "SLURM_ARRAY_JOB_ID",
+    "array_task": "SLURM_ARRAY_TASK_ID",
+    "restarts": "SLURM_RESTART_COUNT",
+}
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Git commit and whether the tree differs from it, package versions, Python, host and device."""
+    """Git commit and the hash of what the tree differs by, package versions, Python, host and device."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         **_git(),
@@ -22,25 +45,76 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "device": f"{device.type}: {name}",
+        **({"cuda": torch.version.cuda, "driver": _driver()} if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
     }
 
 
+def slurm_job() -> dict[str, Any]:
+    """{"slurm": {...}}: the job, array and task that this process belongs to; empty outside Slurm."""
+    found = {name: os.environ[variable] for name, variable in SLURM.items() if variable in os.environ}
+    return {"slurm": found} if found else {}
+
+
+def save_diff(out: Path) -> Path | None:
+    """Keep what the code's tree differs by from its commit, once: <out>/diffs/<sha256>.patch.
+
+    Tracked files alone: what git doesn't know may hold secrets. Returns None for a clean tree, no repository, or a diff
+    that is too long.
+    """
+    found = _difference()
+    if found is None or len(found[1]) > LARGEST_DIFF:
+        return None
+    path = out / DIFFS / f"{found[0]}.patch"
+    if not path.exists():
+        write_atomically(path, found[1].decode("utf-8", errors="surrogateescape"))
+    return path
+
+
+def _root() -> Path | None:
+    """The repository of this code; None where it is installed as a package: an outer one would be another project's."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / ".git").exists() else None
+
+
 @cache
 def _git() -> dict[str, Any]:
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():  # installed as a package: an outer repository's commit would be another project's
-        return {"git_commit": None, "git_dirty": None}
+    root = _root()
     try:
-        commit = _output("git", "-C", str(root), "rev-parse", "HEAD")
-        dirty = bool(_output("git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"))
+        commit = None if root is None else _output("git", "-C", str(root), "rev-parse", "HEAD").decode().strip()
     except (OSError, subprocess.SubprocessError):
-        return {"git_commit": None, "git_dirty": None}
-    return {"git_commit": commit, "git_dirty": dirty}
+        commit = None
+    if commit is None:
+        return {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
+    found = _difference()
+    return {"git_commit": commit, "git_dirty": found is not None, "git_diff_sha256": found and found[0]}
 
 
-def _output(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+@cache
+def _difference() -> tuple[str, bytes] | None:
+    """The tree's difference from its commit, as this process first saw it, with its hash."""
+    root = _root()
+    if root is None:
+        return None
+    command = ("git", "-C", str(root), "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color", "--binary")
+    try:
+        content = _output(*command)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (hashlib.sha256(content).hexdigest(), content) if content else None
+
+
+def _output(*command: str) -> bytes:
+    return subprocess.run(command, capture_output=True, check=True, timeout=30).stdout
+
+
+@cache
+def _driver() -> str | None:
+    try:
+        found = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").decode().split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found[0] if found else None
 
 
 @cache

@@ -4,6 +4,7 @@ A folder of runs holds one `record.json` each; `cat */record.json` is JSON Lines
 the records: no other file is read to rebuild it.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -86,6 +87,11 @@ class RunRecord:
         return cls(**content)
 
 
+def digest(content: bytes) -> str:
+    """What a record's file is known by: `sha256sum record.json` gives the same."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def write(record: RunRecord, folder: Path) -> Path:
     """Write a record into its run's folder, atomically: a reader sees the old file or the new one, never a part."""
     path = folder / FILE_NAME
@@ -98,7 +104,7 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

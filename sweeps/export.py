@@ -1,6 +1,5 @@
 """The winning arm as files that others can train from, with the evidence that it won."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from core.config import to_yaml
 from core.errors import UserError
-from core.records import RunRecord, write_atomically
+from core.records import RunRecord, digest, write_atomically
 from core.settings import build
 
 
@@ -36,7 +35,10 @@ def export(
         "arm": dict(arm),
         "control": design["control"],
         "seeds": [run.seed for run in runs],
-        "records": [{"seed": run.seed, "run_hash": run.run_hash, "sha256": _digest(run)} for run in runs],
+        "records": [
+            {"seed": run.seed, "run_hash": run.run_hash, "sha256": digest(f"{run.to_json()}\n".encode())}
+            for run in runs
+        ],
         "commits": sorted({str(run.provenance.get("git_commit")) for run in runs}),
         "uncommitted_changes": any(run.provenance.get("git_dirty") for run in runs),
         "data_fingerprint": sorted({run.data_fingerprint for run in runs}),
@@ -46,11 +48,6 @@ def export(
     write_atomically(folder / "config.yaml", to_yaml(config))
     write_atomically(folder / "evidence.json", json.dumps(basis | {"evidence": dict(evidence)}, indent=2) + "\n")
     write_atomically(folder / "CARD.md", _card(basis, evidence))
-
-
-def _digest(record: RunRecord) -> str:
-    """sha256 of the record's file: `sha256sum record.json` gives the same."""
-    return hashlib.sha256(f"{record.to_json()}\n".encode()).hexdigest()
 
 
 def _card(basis: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:

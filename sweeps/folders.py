@@ -14,7 +14,8 @@ import os
 import shutil
 from pathlib import Path
 
-from core import records
+from core import records, spill
+from core.patience import Patience
 from core.records import RunRecord, UnreadableRecordError
 from core.training import checkpoints
 from sweeps.plan import Plan, PlannedRun
@@ -28,8 +29,12 @@ _held: set[int] = set()
 
 def run_folder(plan: Plan, run: PlannedRun, out: Path) -> Path:
     """Where a run lives. Another config or other data are another folder: what is finished is never written over."""
-    data = hashlib.sha256(run.fingerprint.encode()).hexdigest()[:6]
-    return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data}"
+    return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data_digest(run.fingerprint)}"
+
+
+def data_digest(fingerprint: str) -> str:
+    """What a run's folder says of its data."""
+    return hashlib.sha256(fingerprint.encode()).hexdigest()[:6]
 
 
 class RunLock:
@@ -73,8 +78,29 @@ def recorded(folder: Path, run: PlannedRun) -> RunRecord | None:
         record = records.read(folder / records.FILE_NAME)
     except (FileNotFoundError, UnreadableRecordError):
         return None
-    trusted = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
-    return record if trusted and record.status in ("complete", "failed") else None
+    return record if fits(record, run) else None
+
+
+def fits(record: RunRecord, run: PlannedRun) -> bool:
+    """Whether a record is of a run: of its config, on its data, and ended."""
+    same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
+    return same and record.status in ("complete", "failed")
+
+
+def rescue(folder: Path, run: PlannedRun, patience: Patience) -> RunRecord | None:
+    """The run's record, brought home if it was spilled because its folder was full. Needs the run's lock.
+
+    Raises OutOfPatienceError when there is one, and still no room for it.
+    """
+    record = recorded(folder, run)
+    if record is None:
+        record = spill.find(folder)
+        if record is None or not fits(record, run):
+            return None
+        set_aside(folder)
+        spill.keep(record, folder, patience)
+    spill.discard(folder)
+    return record
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -11,7 +11,7 @@ leaves between the two is repaired by `Ledger.reconcile`. Two locks order everyt
 import fcntl
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,14 +23,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from core import records
+from core import records, spill
 from core.errors import UserError
+from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord
 from core.training.checkpoints import saved_step
-from sweeps.folders import RunLock, clean, recorded, run_folder, set_aside
+from sweeps.folders import RunLock, clean, recorded, rescue, run_folder, set_aside
+from sweeps.patient import PatientStorage
 from sweeps.plan import Plan, PlannedRun
 from sweeps.study import folder_id
-from sweeps.trials import Key, describe_run, failed_record, key_of, parameter_names
+from sweeps.trials import Key, Waiting, describe_run, failed_record, key_of, parameter_names, waiting_runs
 from sweeps.workplace import LOST, MOVED, PREEMPTED, Fate, Workplace
 
 MOST_LOSSES = 2
@@ -42,6 +44,7 @@ class Claim:
     """A run that this process alone works on, until it is finished or abandoned.
 
     attempt: how often it was begun from its first step before; going on from where it was left is the same attempt.
+    first: whether no trial of it came before.
     """
 
     run: PlannedRun
@@ -49,6 +52,7 @@ class Claim:
     attempt: int
     trial_id: int
     lock: RunLock
+    first: bool = False
 
     @property
     def key(self) -> Key:
@@ -80,6 +84,8 @@ class Ledger:
         self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
         self._order = {key: place for place, key in enumerate(self._runs)}
         self._losses: Counter[Key] = Counter()
+        self._seen: deque[Waiting] = deque()  # that waited when this process last looked, in the plan's order
+        self._patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         out.mkdir(parents=True, exist_ok=True)
         with self._plan_lock():
             self._study = optuna.create_study(
@@ -96,12 +102,13 @@ class Ledger:
         retry_failed: set failed records aside and queue their runs again.
         """
         lost = []
+        self._seen.clear()
         with self._plan_lock():
             trials = self._by_run()
             names = parameter_names(self.plan, self._study.get_trials(deepcopy=False))
             for key, run in self._runs.items():
                 lock = RunLock(run_folder(self.plan, run, self.out))
-                if not lock.acquire():
+                if not self._acquire(lock):
                     continue  # its worker is alive, or another process is deciding about it
                 try:
                     lost += self._settle(key, run, trials[key], names, retry_failed)
@@ -111,36 +118,64 @@ class Ledger:
 
     def waiting(self) -> int:
         """How many runs of the plan wait for a worker."""
-        return sum(key_of(trial) in self._runs for trial in self._trials(TrialState.WAITING))
+        return len(self._waiting())
 
     def claim(self) -> tuple[Claim | None, bool]:
         """The next waiting run, in the plan's order, for this process alone.
 
         Returns the claim, or None and whether runs still wait whose lock another process holds at the moment.
         """
-        waiting = [trial for trial in self._trials(TrialState.WAITING) if key_of(trial) in self._runs]
+        # What others took of those seen earlier is locked or recorded by now, which the storage needn't be asked for.
+        claim, _ = self._next(hasty=True)
+        if claim is not None:
+            return claim, False
+        self._seen = deque(sorted(self._waiting(), key=lambda trial: self._order[trial.key]))
+        return self._next(hasty=False)
+
+    def _next(self, *, hasty: bool) -> tuple[Claim | None, bool]:
         busy = False
-        for trial in sorted(waiting, key=lambda trial: self._order[key_of(trial)]):
-            run = self._runs[key_of(trial)]
+        while self._seen:
+            trial = self._seen.popleft()
+            run = self._runs[trial.key]
             folder = run_folder(self.plan, run, self.out)
+            if hasty and (folder / records.FILE_NAME).exists():
+                continue
             lock = RunLock(folder)
-            if not lock.acquire():
+            if not self._acquire(lock):
                 busy = True
                 continue
-            if self._take(trial):
-                record = recorded(folder, run)
-                if record is None:
-                    clean(folder)
-                    return Claim(run, folder, self._attempt(trial, folder), trial._trial_id, lock), busy
-                self._tell(trial._trial_id, run, record)  # trained meanwhile by a sweep on another storage
+            try:
+                claim = self._claim(trial, run, folder, lock)
+            except BaseException:
+                lock.release()
+                raise
+            if claim is not None:
+                return claim, busy
             lock.release()
         return None, busy
+
+    def _waiting(self) -> list[Waiting]:
+        found = waiting_runs(self._storage, self._study._study_id)
+        return [trial for trial in found if trial.key in self._runs]
+
+    def _claim(self, trial: Waiting, run: PlannedRun, folder: Path, lock: RunLock) -> Claim | None:
+        if not self._take(trial):
+            return None
+        record = rescue(folder, run, self._patience)
+        if record is None:
+            self._patience.call(lambda again: clean(folder), no_space)
+            return Claim(run, folder, self._attempt(trial, folder), trial.trial_id, lock, first=trial.before == 0)
+        self._tell(trial.trial_id, run, record)  # trained meanwhile by a sweep on another storage
+        return None
+
+    def _acquire(self, lock: RunLock) -> bool:
+        return self._patience.call(lambda again: lock.acquire(), no_space)
 
     def finish(self, claim: Claim, record: RunRecord, attributes: Mapping[str, Any]) -> None:
         """Tell the trial what its record says, and let go of the run. The record must have been written before."""
         for name, value in attributes.items():
             self._storage.set_trial_user_attr(claim.trial_id, name, value)
-        self._tell(claim.trial_id, claim.run, record)
+        self._tell(claim.trial_id, claim.run, record, first=claim.first)
         claim.lock.release()
 
     def abandon(self, claim: Claim, reason: str, *, keep_lock: bool = False) -> None:
@@ -158,10 +193,11 @@ class Ledger:
         with self._plan_lock():
             self.abandon(claim, reason, keep_lock=True)
             try:
-                waits = any(key_of(trial) == claim.key for trial in self._trials(TrialState.WAITING))
+                waits = any(trial.key == claim.key for trial in self._waiting())
                 if not waits and recorded(claim.folder, claim.run) is None:
-                    names = parameter_names(self.plan, self._study.get_trials(deepcopy=False))
-                    self._add(claim.run, names, TrialState.WAITING)
+                    trials = self._study.get_trials(deepcopy=False)
+                    before = sum(key_of(trial) == claim.key for trial in trials)
+                    self._add(claim.run, parameter_names(self.plan, trials), TrialState.WAITING, before)
             finally:
                 claim.lock.release()
 
@@ -174,28 +210,29 @@ class Ledger:
         complete = [trial for trial in self._trials(TrialState.COMPLETE) if key_of(trial) in self._runs]
         return [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
 
-    def _attempt(self, trial: FrozenTrial, folder: Path) -> int:
-        """Remembered in the trial, unless it is the first."""
-        key = key_of(trial)
-        before = [t for t in self._trials() if key_of(t) == key and t.number < trial.number and "host" in t.user_attrs]
-        if not before:
+    def _attempt(self, trial: Waiting, folder: Path) -> int:
+        """How often the run was begun anew before: one that goes on where it was stopped is the same attempt still."""
+        if trial.before == 0:
             return 0
-        last = before[-1].user_attrs
-        goes_on = last.get("reason") == PREEMPTED or saved_step(folder) is not None
-        attempt = int(last.get("attempt", 0)) + (not goes_on)
+        earlier = [t for t in self._trials() if key_of(t) == trial.key and t._trial_id < trial.trial_id]
+        begun = [other.user_attrs for other in earlier if "host" in other.user_attrs]
+        if not begun:
+            return 0
+        goes_on = begun[-1].get("reason") == PREEMPTED or saved_step(folder) is not None
+        attempt = int(begun[-1].get("attempt", 0)) + (not goes_on)
         if attempt:
-            self._storage.set_trial_user_attr(trial._trial_id, "attempt", attempt)
+            self._storage.set_trial_user_attr(trial.trial_id, "attempt", attempt)
         return attempt
 
-    def _take(self, trial: FrozenTrial) -> bool:
+    def _take(self, trial: Waiting) -> bool:
         # The storage compares and sets: of several processes that ask, one is told True.
         try:
-            if not self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
+            if not self._storage.set_trial_state_values(trial.trial_id, TrialState.RUNNING):
                 return False
         except UpdateFinishedTrialError:
             return False
         for name, value in self.workplace.attributes().items():
-            self._storage.set_trial_user_attr(trial._trial_id, name, value)
+            self._storage.set_trial_user_attr(trial.trial_id, name, value)
         return True
 
     def _settle(
@@ -204,7 +241,10 @@ class Ledger:
         """Decide about a run whose lock is held: nobody else works on it."""
         folder = run_folder(self.plan, run, self.out)
         lost = []
-        record = recorded(folder, run)
+        try:
+            record = rescue(folder, run, Patience(limit_s=0))
+        except OutOfPatienceError:
+            return []  # trained, and its record waits elsewhere for room
         trials = [trial if trial.state.is_finished() else self._storage.get_trial(trial._trial_id) for trial in trials]
         for trial in trials:
             if trial.state != TrialState.RUNNING:
@@ -224,13 +264,15 @@ class Ledger:
             record = None
         told = {self._storage.get_trial(trial._trial_id).user_attrs.get("status") for trial in trials}
         waits = [trial for trial in trials if trial.state == TrialState.WAITING]
+        for trial in waits[1:]:  # the answer to the first was lost on its way
+            self._fail(trial._trial_id, "queued twice")
         if record is None and not waits:
-            self._add(run, names, TrialState.WAITING)
+            self._add(run, names, TrialState.WAITING, len(trials))
         elif record is not None:
-            for trial in waits:
+            for trial in waits[:1]:
                 self._fail(trial._trial_id, "already recorded")
             if record.status not in told:  # the journal is younger than the record
-                self._adopt(run, names, record)
+                self._adopt(run, names, record, len(trials))
         return lost
 
     def _count_loss(self, key: Key, run: PlannedRun, folder: Path, trials: Sequence[FrozenTrial]) -> RunRecord | None:
@@ -239,20 +281,20 @@ class Ledger:
             return None
         record = failed_record(self.plan, run, f"{LOST} {self._losses[key]} times (out of memory?)")
         set_aside(folder)
-        records.write(record, folder)
+        spill.keep(record, folder, self._patience)
         return record
 
-    def _tell(self, trial_id: int, run: PlannedRun, record: RunRecord) -> None:
-        folder = run_folder(self.plan, run, self.out)
-        path = (folder / records.FILE_NAME).relative_to(self.out).as_posix()
+    def _tell(self, trial_id: int, run: PlannedRun, record: RunRecord, *, first: bool = False) -> None:
+        path = run_folder(self.plan, run, self.out) / records.FILE_NAME
         self._storage.set_trial_user_attr(trial_id, "status", record.status)
-        self._storage.set_trial_user_attr(trial_id, "record", path)
+        self._storage.set_trial_user_attr(trial_id, "record", path.relative_to(self.out).as_posix())
+        self._storage.set_trial_user_attr(trial_id, "record_sha256", records.digest(path.read_bytes()))
         value = record.metrics.get(self.plan.design["metric"])
         if record.status == "failed":
             self._fail(trial_id, record.reason or "no reason given")
         elif value is None or not math.isfinite(value):
             self._fail(trial_id, f"its record has no finite {self.plan.design['metric']}")
-        elif self._is_told(trial_id, run):
+        elif not first and self._is_told(trial_id, run):
             self._fail(trial_id, "already recorded")
         else:
             self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
@@ -265,13 +307,14 @@ class Ledger:
         self._storage.set_trial_user_attr(trial_id, "reason", reason)
         self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    def _adopt(self, run: PlannedRun, names: Mapping[str, str], record: RunRecord) -> None:
+    def _adopt(self, run: PlannedRun, names: Mapping[str, str], record: RunRecord, attempt: int) -> None:
         """A trial for a record that has none, such as when the journal was deleted."""
-        trial_id = self._add(run, names, TrialState.RUNNING)
+        trial_id = self._add(run, names, TrialState.RUNNING, attempt)
         self._tell(trial_id, run, record)
 
-    def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState) -> int:
-        trial = describe_run(self.plan, run, run_folder(self.plan, run, self.out).relative_to(self.out), names, state)
+    def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> int:
+        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
+        trial = describe_run(self.plan, run, folder, names, state, attempt)
         return self._storage.create_new_trial(self._study._study_id, template_trial=trial)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:

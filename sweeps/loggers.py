@@ -1,18 +1,22 @@
 """How far a run is, told to whoever watches it."""
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from core.patience import no_space
 from core.records import write_atomically
 from sweeps.progress import PROGRESS_FILE, read_progress
 
 __all__ = ["ProgressLogger", "RowLogger", "read_progress"]
 
 INTERVAL_S = 1.0
+
+log = logging.getLogger(__name__)
 
 
 class RowLogger(Logger):
@@ -50,4 +54,9 @@ class ProgressLogger(RowLogger):
         if now - self._written >= INTERVAL_S:
             self._written = now
             row = {"step": step, "steps": self._steps, "loss": self._loss, "started": self._started, "updated": now}
-            write_atomically(self._path, json.dumps(row) + "\n")
+            try:
+                write_atomically(self._path, json.dumps(row) + "\n")
+            except OSError as error:  # a run needs nobody who watches it
+                if (reason := no_space(error)) is None:
+                    raise
+                log.warning("progress isn't shown at the moment: %s", reason)

@@ -1,4 +1,4 @@
-"""How to share a machine's cores among runs: measured, in processes side by side, as the runs would be."""
+"""How to share a machine's cores and GPUs among runs: measured, in processes side by side, as the runs would be."""
 
 import json
 import os
@@ -11,6 +11,20 @@ from core.config import RunConfig, to_dict
 from core.errors import UserError
 
 STEPS = 6
+MOST_PER_GPU = 16
+GAIN = 1.05  # more processes on a GPU must make so many times the steps, or the search ends
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one worker has: CPU cores, and a GPU (which others may have too) or none."""
+
+    cores: tuple[int, ...]
+    gpu: str | None = None
+
+
+# Seconds of a step of each of the processes that train side by side; None when one of them ended early.
+Timing = Callable[[RunConfig, Sequence[Share]], list[float] | None]
 
 
 @dataclass(frozen=True)
@@ -22,37 +36,34 @@ class Packing:
     steps_per_second: float
 
 
-def measure_packings(config: RunConfig, cores: Sequence[int]) -> list[Packing]:
-    """Time one worker on all cores, one worker per core, and powers of two in between; the fastest comes first.
-
-    Raises UserError when a process that measures ends without an answer.
-    """
-    counts = sorted({1, len(cores), *(2**n for n in range(1, len(cores).bit_length()) if 2**n < len(cores))})
-    measured = [_measure(config, cores, workers) for workers in counts]
-    return sorted(measured, key=lambda packing: -packing.steps_per_second)
-
-
-def _measure(config: RunConfig, cores: Sequence[int], workers: int) -> Packing:
-    shares = [list(cores[number::workers]) for number in range(workers)]
+def time_side_by_side(config: RunConfig, shares: Sequence[Share]) -> list[float] | None:
+    """Train a few steps in one process for each share, all at the same time."""
     command = [sys.executable, "-m", "sweeps.packing", json.dumps(to_dict(config))]
     processes = [
-        subprocess.Popen([*command, json.dumps(share)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, json.dumps(share.cores)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ({} if share.gpu is None else {"CUDA_VISIBLE_DEVICES": share.gpu}),
+        )
         for share in shares
     ]
     try:
-        for process in processes:  # all are loaded before any begins
-            if _line(process) != "ready":
-                raise UserError("--workers auto: a measuring process ended early; name a number of workers instead")
+        if any(_line(process) != "ready" for process in processes):  # all are loaded before any begins
+            return None
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        seconds = [float(_line(process) or "nan") for process in processes]
+        answers = [_line(process) for process in processes]
+        return [float(answer) for answer in answers] if all(answers) else None
+    except BrokenPipeError:
+        return None
     finally:
         for process in processes:
             process.kill()
             process.wait()
-    return Packing(workers, len(shares[0]), sum(1 / each for each in seconds))
 
 
 def _line(process: "subprocess.Popen[str]") -> str:
@@ -60,11 +71,56 @@ def _line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
+def measure_packings(config: RunConfig, cores: Sequence[int], timing: Timing = time_side_by_side) -> list[Packing]:
+    """Time one worker on all cores, one worker per core, and powers of two in between; the fastest comes first.
+
+    Raises UserError when a process that measures ends without an answer.
+    """
+    counts = sorted({1, len(cores), *(2**n for n in range(1, len(cores).bit_length()) if 2**n < len(cores))})
+    measured = []
+    for workers in counts:
+        shares = [Share(tuple(cores[number::workers])) for number in range(workers)]
+        seconds = timing(config, shares)
+        if seconds is None:
+            raise UserError("--workers auto: a measuring process ended early; name a number of workers instead")
+        measured.append(Packing(workers, len(shares[0].cores), sum(1 / each for each in seconds)))
+    return sorted(measured, key=lambda packing: -packing.steps_per_second)
+
+
+def measure_gpu_packings(
+    config: RunConfig, cores: Sequence[int], gpus: Sequence[str], timing: Timing = time_side_by_side
+) -> list[Packing]:
+    """Time 1, 2, 4, ... workers on the first GPU, with its share of the cores; the fastest comes first.
+
+    The others are taken to be like it. The search ends where more workers make hardly more steps, or where one of them
+    ends: they don't fit the GPU's memory together. Raises UserError when a single one ends.
+    """
+    own = tuple(cores[:: len(gpus)]) if len(gpus) < len(cores) else tuple(cores[:1])
+    measured: list[Packing] = []
+    workers = 1
+    while workers <= MOST_PER_GPU:
+        shares = [Share(own[number::workers] or (own[number % len(own)],), gpus[0]) for number in range(workers)]
+        seconds = timing(config, shares)
+        if seconds is None:
+            break
+        rate = len(gpus) * sum(1 / each for each in seconds)
+        best = max((packing.steps_per_second for packing in measured), default=0.0)
+        measured.append(Packing(workers * len(gpus), len(shares[0].cores), rate))
+        if rate < GAIN * best:
+            break
+        workers *= 2
+    if not measured:
+        raise UserError("--workers auto: a measuring process ended early; name a number of workers instead")
+    return sorted(measured, key=lambda packing: -packing.steps_per_second)
+
+
 def best_workers(
-    config: RunConfig, cores: Sequence[int], measure: Callable[..., list[Packing]] = measure_packings
+    config: RunConfig, cores: Sequence[int], gpus: Sequence[str] = (), timing: Timing = time_side_by_side
 ) -> Packing:
-    """The packing that makes most steps per second."""
-    return measure(config, cores)[0]
+    """The packing that makes most steps per second: of the GPUs where there are any, else of the cores."""
+    if gpus:
+        return measure_gpu_packings(config, cores, gpus, timing)[0]
+    return measure_packings(config, cores, timing)[0]
 
 
 def main(arguments: list[str]) -> None:

@@ -1,10 +1,12 @@
-"""Optuna storage from one URL: a journal file by default, or a database."""
+"""Optuna storage from one URL: a journal file by default, a database, or a proxy of one."""
 
 import fcntl
+import importlib.util
 import os
-import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -14,12 +16,21 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy.engine import URL, make_url
 
 from core.errors import UserError
+from core.patience import OutOfPatienceError, Patience
+from sweeps.patient import PatientStorage, outage
+from sweeps.secrets import safe_url
 
-JOURNAL = "journal"
+__all__ = ["STORAGE_VARIABLE", "choose_url", "default_url", "open_database", "open_storage", "safe_url"]
+
+STORAGE_VARIABLE = "ABLATE_STORAGE"
+JOURNAL, PROXY = "journal", "grpc"
+FORMS = "journal:PATH, sqlite:///PATH, postgresql://user:password@host/database or grpc://host:port"
 CONNECT_TIMEOUT_S = 10
 BUSY_TIMEOUT_S = 60  # SQLite: how long a writer waits for another one
 DRIVER_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
-SECRET_NAMES = re.compile(r"(?i)([?&;]|\b)((?:ssl)?password|passwd|pwd|secret|token|api_?key)=[^&;\s]*")
+# A server that vanished without a word (a host that lost power) is noticed within a minute.
+S = TypeVar("S", bound=BaseStorage)
+KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 
 
 def default_url(out: Path) -> str:
@@ -27,32 +38,70 @@ def default_url(out: Path) -> str:
     return f"{JOURNAL}:{out / 'journal.log'}"
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Open "journal:PATH", "sqlite:///PATH" or "postgresql://user:password@host/database".
+def choose_url(named: str | None, out: Path) -> str:
+    """The storage that was named, else $ABLATE_STORAGE, else the journal of the folder of runs."""
+    return named or os.environ.get(STORAGE_VARIABLE) or default_url(out)
 
-    Raises UserError, without credentials in its text, when the URL is wrong or the database can't be reached.
+
+def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:
+    """Open "journal:PATH", "sqlite:///PATH", "postgresql://user:password@host/database" or "grpc://host:port".
+
+    What is opened waits for a storage that goes away later. patience: how long, and then it waits here too.
+    Raises UserError, without credentials in its text, when the URL is wrong or the storage can't be reached.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     scheme, _, path = url.partition(":")
+    name, lasting = safe_url(url), patience or Patience.of_environment()
     if scheme == JOURNAL:
-        return _open_journal(Path(path).expanduser() if path else None)
-    return _open_database(_parse(url))
+        journal = _journal_path(path)
+        inner = _opened(name, patience, lambda: _journal(journal))
+        return PatientStorage(inner, name, lasting)
+    parsed = _parse(url)
+    if parsed.drivername == PROXY:
+        proxy = _opened(name, patience, lambda: _proxy(parsed))
+        return PatientStorage(proxy, name, lasting, reopen=lambda broken: _reopened(broken, parsed))
+    database = _opened(name, patience, lambda: _database(parsed))
+    # get_storage adds the cache of finished trials that a bare RDBStorage lacks.
+    return PatientStorage(optuna.storages.get_storage(database), name, lasting, database=database)
 
 
-def safe_url(url: str) -> str:
-    """The URL fit for a log: passwords masked, in the authority and in the query."""
-    masked = re.sub(r"(://[^/@:\s]*):.*@", r"\1:***@", url)
-    return SECRET_NAMES.sub(r"\1\2=***", masked)
+def open_database(url: str) -> BaseStorage:
+    """Open a database for a proxy to serve, without waiting for it. Raises UserError as `open_storage` does."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    parsed = None if url.startswith(f"{JOURNAL}:") else _parse(url)
+    if parsed is None or parsed.drivername == PROXY:
+        raise UserError(f"storage {safe_url(url)}: a proxy serves a database; use sqlite:///PATH or postgresql://...")
+    return optuna.storages.get_storage(_opened(safe_url(url), None, lambda: _database(parsed)))
 
 
-def _open_journal(path: Path | None) -> JournalStorage:
-    if path is None:
-        raise UserError("storage 'journal:' names no file; write journal:PATH, such as journal:runs/journal.log")
+def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
+        if patience is None:
+            return connect()
+        return patience.call(
+            lambda again: connect(), lambda error: (reason := outage(error)) and f"storage {name}: {reason}"
+        )
+    except ImportError as error:
+        raise UserError(f"storage {name}: {error}") from None
+    except OutOfPatienceError as error:
+        raise UserError(str(error)) from None
     except OSError as error:
-        raise UserError(f"storage journal:{path} can't be opened: {error.strerror}") from None
+        raise UserError(f"storage {name} can't be opened: {error.strerror or error}") from None
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        reason = outage(error) or str(getattr(error, "orig", None) or error)
+        raise UserError(f"storage {name} can't be used: {safe_url(' '.join(reason.split()))}") from None
+
+
+def _journal_path(path: str) -> Path:
+    if not path:
+        raise UserError("storage 'journal:' names no file; write journal:PATH, such as journal:runs/journal.log")
+    return Path(path).expanduser()
+
+
+def _journal(path: Path) -> JournalStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"storage journal:{path} is not an Optuna journal; name another file, or move this one away"
@@ -98,41 +147,80 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        raise UserError(
-            f"storage '{safe_url(url)}' is not a URL; write journal:PATH, sqlite:///PATH or "
-            "postgresql://user:password@host/database"
-        ) from None
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise UserError(f"storage {safe_url(url)}: use journal:PATH, sqlite:///PATH or postgresql://...")
-    if parsed.get_backend_name() == "sqlite":
+        raise UserError(f"storage '{safe_url(url)}' is not a URL; write {FORMS}") from None
+    kind = parsed.get_backend_name()
+    if kind == PROXY:
+        if not parsed.host or not parsed.port:
+            raise UserError(f"storage {safe_url(url)} names no host or no port; write grpc://host:port")
+        return parsed
+    if kind not in ("sqlite", "postgresql"):
+        raise UserError(f"storage {safe_url(url)}: use {FORMS}")
+    if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise UserError("storage sqlite:// in memory is gone with the process; name a file: sqlite:///PATH")
         try:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"storage {url} can't be opened: {error.strerror}") from None
+    elif parsed.drivername == "postgresql":
+        # SQLAlchemy would take psycopg2; ours is psycopg 3, and the older one does where it alone is there.
+        older = importlib.util.find_spec("psycopg") is None and importlib.util.find_spec("psycopg2") is not None
+        parsed = parsed.set(drivername=f"postgresql+{'psycopg2' if older else 'psycopg'}")
     return parsed
 
 
-def _open_database(url: URL) -> BaseStorage:
-    text = url.render_as_string(hide_password=False)
-    engine: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_TIMEOUT_S}}
-    if url.get_backend_name() == "sqlite":
-        engine = {"connect_args": {"timeout": BUSY_TIMEOUT_S}}
+def _database(url: URL) -> optuna.storages.RDBStorage:
+    connect = {"timeout": BUSY_TIMEOUT_S}
+    if url.get_backend_name() == "postgresql":
+        connect = {"connect_timeout": CONNECT_TIMEOUT_S, **KEEPALIVE, "application_name": "ablate"}  # type: ignore[dict-item]
+    engine: dict[str, Any] = {"pool_pre_ping": url.get_backend_name() == "postgresql", "connect_args": connect}
     try:
-        # get_storage adds the cache of finished trials that a bare RDBStorage lacks.
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(text, engine_kwargs=engine))
+        storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
     except ImportError:
         driver = url.get_driver_name()
-        package = DRIVER_PACKAGES.get(driver, driver)
-        raise UserError(
-            f"storage {safe_url(text)}: the driver '{driver}' is not installed: pip install '{package}'"
+        raise ImportError(
+            f"the driver '{driver}' is not installed: pip install '{DRIVER_PACKAGES.get(driver, driver)}'"
         ) from None
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        reason = _without_secrets(str(getattr(error, "orig", None) or error), url)
-        raise UserError(f"storage {safe_url(text)} can't be used: {reason}") from None
+
+    if url.get_backend_name() == "sqlite":
+        _write_alone(storage.engine)
+    return storage
 
 
-def _without_secrets(message: str, url: URL) -> str:
-    line = safe_url(" ".join(message.split()))
-    return line.replace(str(url.password), "***") if url.password else line
+def _write_alone(engine: sqlalchemy.Engine) -> None:
+    """Take SQLite's write lock as a transaction begins.
+
+    SQLite knows no SELECT ... FOR UPDATE: of two that compare and set, both would read before either writes.
+    """
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def begin_by_hand(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections from before don't know
+
+
+def _proxy(url: URL) -> BaseStorage:
+    if importlib.util.find_spec("grpc") is None:
+        raise ImportError("the package 'grpcio' is not installed: pip install grpcio")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        proxy = optuna.storages.GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))
+    try:
+        proxy.wait_server_ready(CONNECT_TIMEOUT_S)
+    except ConnectionError:
+        proxy.close()
+        raise ConnectionError(f"no answer within {CONNECT_TIMEOUT_S} s") from None
+    return proxy
+
+
+def _reopened(broken: BaseStorage, url: URL) -> BaseStorage:
+    """A new channel: an old one waits up to two minutes before it tries to connect again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        broken.close()  # type: ignore[attr-defined]
+        return optuna.storages.GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))

@@ -2,17 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.config import to_dict
-from core.provenance import describe
+from core.provenance import describe, slurm_job
 from core.records import RunRecord
+from sweeps.patient import waiting
 from sweeps.plan import Plan, PlannedRun
 
 Key = tuple[str, str]  # run hash and data fingerprint: what makes two runs the same run
+
+
+class Waiting(NamedTuple):
+    """A trial that waits: of which run, and how many trials of it there were before (None: an earlier version didn't say)."""
+
+    trial_id: int
+    key: Key
+    before: int | None
+
+
+def waiting_runs(storage: BaseStorage, study_id: int) -> list[Waiting]:
+    """The trials of a study that wait for a worker, in the order in which they were added."""
+    found = waiting(storage, study_id, ("run_hash", "data_fingerprint", "before"))
+    return [
+        Waiting(trial_id, (own.get("run_hash", ""), own.get("data_fingerprint", "")), own.get("before"))
+        for trial_id, own in sorted(found.items())
+    ]
 
 
 def key_of(trial: FrozenTrial) -> Key:
@@ -20,8 +40,13 @@ def key_of(trial: FrozenTrial) -> Key:
     return trial.user_attrs.get("run_hash", ""), trial.user_attrs.get("data_fingerprint", "")
 
 
-def describe_run(plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState) -> FrozenTrial:
-    """A trial for a run, not yet in a storage. names: from `parameter_names`; folder: relative to all runs' folder."""
+def describe_run(
+    plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState, before: int = 0
+) -> FrozenTrial:
+    """A trial for a run, not yet in a storage.
+
+    names: from `parameter_names`; folder: relative to all runs' folder; before: how many of the run's there are already.
+    """
     levels = {factor["key"]: factor["levels"] for factor in plan.design["factors"]}
     return create_trial(
         state=state,
@@ -36,6 +61,7 @@ def describe_run(plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, 
             "metric": plan.design["metric"],
             "settings": dict(run.settings),
             "folder": folder.as_posix(),
+            "before": before,
         },
     )
 
@@ -70,6 +96,6 @@ def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:
         seed=run.seed,
         config=to_dict(run.config),
         data_fingerprint=run.fingerprint,
-        provenance=describe(torch.device("cpu")),
+        provenance=describe(torch.device("cpu")) | slurm_job(),
         study=plan.place(run),
     )

@@ -21,8 +21,11 @@ from typing import Any
 
 import torch
 
-from core import records
+from core import spill
+from core.errors import UserError
+from core.patience import OutOfPatienceError, Patience, no_space
 from core.processes import STOPPED, leave_with_parent, take_events_pipe
+from core.provenance import save_diff
 from core.records import RunRecord
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
@@ -30,11 +33,10 @@ from sweeps.folders import recorded, set_aside
 from sweeps.ledger import Claim, Ledger
 from sweeps.loggers import ProgressLogger
 from sweeps.plan import Plan
-from sweeps.storage import open_storage
+from sweeps.storage import STORAGE_VARIABLE, open_storage
 from sweeps.tracking import WandbTracker, run_id
 from sweeps.trials import failed_record
 
-STORAGE_VARIABLE = "ABLATE_STORAGE"
 CORES_VARIABLE = "ABLATE_CORES"
 TRAINER = "core.training.run:train"
 PATIENCE_S = 5.0
@@ -150,6 +152,8 @@ class Worker:
         several = {"devices": self._ledger.plan.devices} if self._ledger.plan.devices > 1 else {}
         try:
             record = self._train(claim.run.config, claim.folder, loggers=loggers, study=place, **several)
+        except OutOfPatienceError:
+            raise  # it is trained; its record is in the spill folder
         except Exception as error:
             log.exception("%s failed", claim.run.label)
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
@@ -159,7 +163,7 @@ class Worker:
                 reason = f"data changed: planned {claim.run.fingerprint}, trained on {record.data_fingerprint}"
                 record = failed_record(self._ledger.plan, claim.run, reason)
             set_aside(claim.folder)
-            records.write(record, claim.folder)
+            spill.keep(record, claim.folder)
         return record
 
 
@@ -182,8 +186,13 @@ def main(arguments: list[str]) -> None:
         os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
     train = trainer_of(job["trainer"])
-    ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), open_storage(os.environ[STORAGE_VARIABLE]))
-    Worker(ledger, train, emit, stop).work()
+    try:
+        storage = open_storage(os.environ[STORAGE_VARIABLE], Patience.of_environment(stop.check))
+        ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), storage)
+        storage.patience.call(lambda again: save_diff(ledger.out), no_space)
+        Worker(ledger, train, emit, stop).work()
+    except (OutOfPatienceError, UserError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

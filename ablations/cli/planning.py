@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +17,7 @@ from analysis.frame import Study
 from analysis.power import reaches_significance
 from sweeps.cost import calibrate
 from sweeps.folders import pending
-from sweeps.launch.pool import default_workers, share_of_cores
+from sweeps.launch.pool import default_workers, gpus, share_of_cores
 from sweeps.packing import best_workers
 from sweeps.plan import Plan, plan
 
@@ -137,14 +136,13 @@ def _duration(seconds: float) -> str:
 
 
 def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
-    """A number as it is; "auto" measured on the control's config, on CPUs (a GPU takes one worker)."""
+    """A number as it is; "auto" measured on the control's config, on the GPUs where there are any, else on the cores."""
     if wanted != "auto":
         return wanted  # type: ignore[return-value]
     if plan.devices > 1:
         return default_workers(plan.devices)
-    if torch.cuda.is_available():
-        return default_workers()
-    packing = best_workers(plan.runs[0].config, share_of_cores(0, 1))
+    config = plan.runs[0].config
+    packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
     note = f"{packing.workers} workers with {packing.threads} threads: {packing.steps_per_second:.1f} steps/s together"
     print(note, file=sys.stderr)
     return packing.workers

@@ -14,6 +14,7 @@ from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.presets import resolve
+from core.provenance import save_diff
 from core.ranks import Ranks
 from core.records import FILE_NAME, read
 from core.settings import parse_overrides
@@ -59,6 +60,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments.out / "train" / config_hash(config), first=ranks.rank == 0)
     if ranks.rank > 0:
         return int(train(config, folder).status != "complete")
+    save_diff(arguments.out)
     tracker = _tracker(config, folder)
     loggers = [ConsoleLogger(config.trainer.steps), tracker]
     record = train(config, folder, loggers=loggers, devices=arguments.devices)

@@ -1,6 +1,7 @@
 """Checkpoints of a run: saved whole or not at all, the last one kept, and found again by whoever trains it next."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import torch.distributed as dist
 from core import records
 from core.config import RunConfig
 from core.errors import UserError
+from core.patience import no_space
 from core.ranks import Ranks
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
@@ -24,6 +26,8 @@ from core.training.pausing import TrainingPausedError
 FOLDER = "checkpoints"
 LATEST = "latest.json"
 UNIVERSAL_STAGE = 2  # at 3, losses diverge after a universal checkpoint is loaded (deepspeed 0.19.8)
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
@@ -60,7 +64,7 @@ class Checkpointer(lightning.Callback):
             return
         pause = self._pause()
         if step and step != self.saved and (pause or (every and step % every == 0)):
-            self._save(trainer, step)
+            self._try_to_save(trainer, step)
         if pause:
             raise TrainingPausedError
 
@@ -72,19 +76,27 @@ class Checkpointer(lightning.Callback):
         dist.all_reduce(vote, group=self._votes)
         return bool(vote)
 
-    def _save(self, trainer: lightning.Trainer, step: int) -> None:
-        name = f"step-{step}"
-        self.saved = step
+    def _try_to_save(self, trainer: lightning.Trainer, step: int) -> None:
+        self.saved = step  # the checkpoint says so too
+        try:
+            self._save(trainer, f"step-{step}", step)
+        except Exception as error:
+            # Ranks save together: what one of them can't do, the others don't go on without.
+            if self.ranks.size > 1 or (reason := no_space(error)) is None:
+                raise
+            log.warning("no checkpoint at step %d: %s; training goes on", step, reason)
+            _remove(self.folder / f"step-{step}")
+
+    def _save(self, trainer: lightning.Trainer, name: str, step: int) -> None:
         trainer.save_checkpoint(self.folder / name)
         if self.ranks.size > 1:
             dist.barrier()
         if self.ranks.rank == 0:
-            records.write_atomically(
-                self.folder / LATEST, json.dumps(_layout(self.config, self.ranks, name, step)) + "\n"
-            )
+            content = json.dumps(_layout(self.config, self.ranks, name, step)) + "\n"
+            records.write_atomically(self.folder / LATEST, content)
             for old in self.folder.iterdir():
                 if old.name not in (name, LATEST):
-                    shutil.rmtree(old) if old.is_dir() else old.unlink()
+                    _remove(old)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """The batch that is about to start hasn't been trained on: whoever goes on from here begins with it."""
@@ -100,6 +112,10 @@ class Checkpointer(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.saved = state_dict["saved"]
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _layout(config: RunConfig, ranks: Ranks, name: str, step: int) -> dict[str, Any]:

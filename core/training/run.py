@@ -1,5 +1,6 @@
 """train(config) -> RunRecord: the only way in."""
 
+import hashlib
 import logging
 import math
 import os
@@ -19,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from core import records
+from core import records, spill
 from core.config import ModelConfig, RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
@@ -27,7 +28,8 @@ from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.size import count, training_flops
 from core.model.transformer import Denoiser, whole_name
-from core.provenance import describe
+from core.patience import OutOfPatienceError, Patience, no_space
+from core.provenance import describe, slurm_job
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
 from core.training import health, pausing
@@ -38,6 +40,8 @@ from core.training.module import MaskedDiffusion
 from core.training.strategy import check_devices, strategy_of, uses_cuda, whole_weights
 
 WEIGHTS = "model.safetensors"
+
+log = logging.getLogger(__name__)
 
 
 def check(config: RunConfig, devices: int = 1) -> None:
@@ -121,7 +125,8 @@ def _train(
     check(config, ranks.size if among else devices)
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
-        records.write_atomically(folder / "config.yaml", to_yaml(config))
+        text = to_yaml(config)
+        Patience.of_environment().call(lambda again: records.write_atomically(folder / "config.yaml", text), no_space)
     if among or config.trainer.strategy == "single":
         record = attempt(config, folder, loggers=loggers, ranks=ranks)
     else:
@@ -135,9 +140,9 @@ def _train(
             record = replace(
                 record, status="failed", reason=str(failure), metrics={}, wall_time_s=lasted, finished_at=_now()
             )
-    record = replace(record, study=dict(study or {}))
+    record = replace(record, study=dict(study or {}), provenance=record.provenance | slurm_job())
     if ranks.rank == 0:
-        records.write(record, folder)
+        spill.keep(record, folder)
         if record.status == "complete":
             remove(folder)
     return record
@@ -157,10 +162,14 @@ def attempt(
     recorder = Recorder(config, floor=floor, bytes_per_token=load_corpus(config.data).bytes_per_token)
     try:
         measured = _fit(config, folder, recorder, loggers, ranks, callbacks)
+        facts["provenance"]["weights_sha256"] = measured.pop("weights")
         return RunRecord(status="complete", **facts, **measured, **_seen(recorder, started))
     except Exception as error:
         trace = "traceback.txt" if ranks.size == 1 else f"traceback-rank-{ranks.rank}.txt"
-        records.write_atomically(folder / trace, traceback.format_exc())
+        try:
+            records.write_atomically(folder / trace, traceback.format_exc())
+        except OSError as full:
+            log.error("%s can't be written (%s):\n%s", folder / trace, full.strerror, traceback.format_exc())
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return RunRecord(status="failed", reason=reason, **facts, **_seen(recorder, started))
 
@@ -200,7 +209,7 @@ def _fit(
     training_s = time.perf_counter() - began
     if not math.isfinite(recorder.validation["val/nelbo"][-1]):
         raise TrainingDivergedError(f"the NELBO on validation is not finite at step {config.trainer.steps}")
-    save_weights(module, config, folder, ranks)
+    kept = save_weights(module, config, folder, ranks)
     here = (
         recorder.tokens
         - tokens
@@ -212,17 +221,38 @@ def _fit(
         "metrics": {**final, "train/nelbo": recorder.curve["train/nelbo"][-1], "train/tokens_per_second": rate},
         "tokens_per_second": rate,
         "flops": training_flops(config),
+        "weights": kept,
     }
 
 
-def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> None:
-    """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it."""
+def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> str | None:
+    """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
+
+    Waits while the disk is full. Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
+    """
     if config.trainer.strategy == "deepspeed":
         weights = whole_weights(module.denoiser, config.deepspeed.stage)
     else:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
-    if ranks.rank == 0:
-        save_file(weights, folder / WEIGHTS)
+    if ranks.rank > 0:
+        return None
+    partial = folder / f".{WEIGHTS}.partial"
+
+    def save(again: bool) -> str:
+        try:
+            save_file(weights, partial)
+            with partial.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            partial.replace(folder / WEIGHTS)
+            return content
+        finally:
+            partial.unlink(missing_ok=True)
+
+    try:
+        return Patience.of_environment().call(save, no_space)
+    except OutOfPatienceError as error:  # what was measured is worth recording without them
+        log.error("the weights of %s are not kept: %s", folder, error)
+        return None
 
 
 def load_weights(denoiser: Denoiser, path: str) -> None:

@@ -17,7 +17,7 @@ from sweeps.launch.pool import Pool, default_workers
 from sweeps.launch.presence import present_in
 from sweeps.ledger import MOST_LOSSES, Ledger
 from sweeps.plan import Plan, PlannedRun
-from sweeps.storage import default_url, open_storage
+from sweeps.storage import choose_url, open_storage
 from sweeps.worker import TRAINER
 
 MOST_FAILED_STARTS = 2
@@ -38,15 +38,15 @@ def run(
 ) -> Summary:
     """Train every run of a plan that has no record yet.
 
-    out: the folder of all runs. storage_url: None = a journal in `out`. workers: processes; None = one per GPU, or one
-    per core. trainer: "module:function" with core.training.run.train's signature.
+    out: the folder of all runs. storage_url: None = $ABLATE_STORAGE, or a journal in `out`. workers: processes; None =
+    one per GPU, or one per core. trainer: "module:function" with core.training.run.train's signature.
     Ctrl-C, SIGTERM and SIGHUP stop the workers; what they were training is trained again next time.
     Raises UserError for a storage that can't be used and for workers that can't start.
     """
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     out = out.absolute()
-    url = storage_url or default_url(out)
+    url = choose_url(storage_url, out)
     ledger = Ledger(plan, out, open_storage(url))
     records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
     if retry_failed:

@@ -19,7 +19,8 @@ import torch
 from core import records
 from core.errors import UserError
 from sweeps.plan import Plan
-from sweeps.worker import CORES_VARIABLE, STORAGE_VARIABLE
+from sweeps.storage import STORAGE_VARIABLE
+from sweeps.worker import CORES_VARIABLE
 
 GRACE_S = 10.0
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
@@ -125,18 +126,19 @@ def share_of_cores(number: int, workers: int) -> list[int]:
 
 def default_workers(devices: int = 1) -> int:
     """One worker per GPU, or per CPU core where there is none; per `devices` of them where a run needs several."""
-    return max(1, (len(_gpus()) or len(share_of_cores(0, 1))) // devices)
+    return max(1, (len(gpus()) or len(share_of_cores(0, 1))) // devices)
 
 
 def _share_of_gpus(number: int, devices: int = 1) -> dict[str, str]:
-    gpus = _gpus()
-    if gpus and devices > len(gpus):
-        raise UserError(f"resources: a run needs {devices} devices, and this machine has {len(gpus)} GPUs")
-    chosen = [gpus[(number * devices + index) % len(gpus)] for index in range(devices)] if gpus else []
-    return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if gpus else {}
+    here = gpus()
+    if here and devices > len(here):
+        raise UserError(f"resources: a run needs {devices} devices, and this machine has {len(here)} GPUs")
+    chosen = [here[(number * devices + index) % len(here)] for index in range(devices)] if here else []
+    return {"CUDA_VISIBLE_DEVICES": ",".join(chosen)} if here else {}
 
 
-def _gpus() -> list[str]:
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]

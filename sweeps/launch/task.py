@@ -19,6 +19,8 @@ from typing import Any
 import torch
 
 from core.errors import UserError
+from core.patience import OutOfPatienceError, Patience, no_space
+from core.provenance import SLURM, save_diff
 from sweeps import scheduler
 from sweeps.launch.pool import share_of_cores
 from sweeps.launch.slurm import JOB, quantile
@@ -108,7 +110,7 @@ class TaskWorker(Worker):
 def start_again(ledger: Ledger, lead_s: float) -> None:
     """Have Slurm start this task again if runs wait. While Slurm refuses to answer, stay: it requeues who is preempted."""
     deadline = time.monotonic() + lead_s
-    while ledger.workplace.place is not None and ledger.waiting():
+    while ledger.workplace.place is not None and _runs_wait(ledger):
         try:
             done = scheduler.requeue(ledger.workplace.place)
             log.info("requeued" if done else "not requeued: Slurm has decided about this task already")
@@ -118,6 +120,13 @@ def start_again(ledger: Ledger, lead_s: float) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(RETRY_S)
+
+
+def _runs_wait(ledger: Ledger) -> bool:
+    try:
+        return ledger.waiting() > 0
+    except StopRequestedError:  # the storage is away, and this process was told to stop: whoever comes next will see
+        return True
 
 
 def main(folder: Path, environment: Any = os.environ) -> int:
@@ -130,13 +139,18 @@ def main(folder: Path, environment: Any = os.environ) -> int:
     _leave_slurm(environment)
     try:
         url = (folder / STORAGE_FILE).read_text(encoding="utf-8").strip()
-        ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), open_storage(url), Workplace(place))
+        storage = open_storage(url, Patience.of_environment(stop.check))
+        ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), storage, Workplace(place))
+        storage.patience.call(lambda again: save_diff(ledger.out), no_space)
+        if place is not None and place.restarts:
+            ledger.reconcile()
+        work(TaskWorker(ledger, trainer_of(job["trainer"]), stop, job["lead_s"]), ledger, job["lead_s"])
     except UserError as error:
         print(f"ablate: {error}", file=sys.stderr)
         return 2
-    if place is not None and place.restarts:
-        ledger.reconcile()
-    work(TaskWorker(ledger, trainer_of(job["trainer"]), stop, job["lead_s"]), ledger, job["lead_s"])
+    except OutOfPatienceError as error:
+        print(f"ablate: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -150,10 +164,11 @@ def work(worker: Worker, ledger: Ledger, lead_s: float, again: Callable[[Ledger,
 
 
 def _leave_slurm(environment: Any) -> None:
-    """Hide the job from libraries that would take its size for theirs; Slurm's own commands need none of it."""
+    """Hide the job's size from libraries that would take it for theirs. What a record says of the job stays."""
     cores = len(share_of_cores(0, 1))
     torch.set_num_threads(max(1, min(cores, int(environment.get("SLURM_CPUS_ON_NODE") or cores))))
-    for name in [name for name in environment if name.startswith("SLURM_") and name != "SLURM_CONF"]:
+    kept = {"SLURM_CONF", *SLURM.values()}
+    for name in [name for name in environment if name.startswith("SLURM_") and name not in kept]:
         del environment[name]
 
 

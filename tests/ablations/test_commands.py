@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -259,3 +260,39 @@ def test_a_run_and_a_sweep_over_two_devices(tmp_path) -> None:
     assert swept.returncode == 0 and "4 runs trained" in swept.stdout, swept.stdout + swept.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "pair").rglob("record.json")]
     assert len(found) == 4 and all(record["provenance"]["devices"] == 2 for record in found)
+
+
+def test_verify_trusts_what_was_run_and_finds_what_was_edited(swept, tmp_path) -> None:
+    done = ablate("verify", "toy.py", cwd=swept)
+    assert done.returncode == 0, done.stdout
+    assert "toy: 6 runs complete, 0 failed, 0 missing: all can be trusted" in done.stdout
+    copy = tmp_path / "copy"
+    shutil.copytree(swept, copy)
+    path = next(copy.rglob("record.json"))
+    content = json.loads(path.read_text())
+    content["metrics"]["val/nelbo"] -= 0.25
+    path.write_text(json.dumps(content) + "\n")
+    done = ablate("verify", "toy.py", cwd=copy)
+    assert done.returncode == 1 and "changed since the ledger was told" in done.stdout
+    assert "3 things can't be trusted" in done.stdout
+    answer = json.loads(ablate("verify", "toy.py", "--json", cwd=copy).stdout)
+    assert not answer["trusted"] and len(answer["findings"]) == 3
+    (copy / "runs" / "journal.log").unlink()
+    assert "ledger: there is none" in ablate("verify", "toy.py", cwd=copy).stdout
+    assert not (copy / "runs" / "journal.log").exists()
+
+
+def test_storages_that_cant_be_used_are_refused_before_anything_starts(tmp_path, monkeypatch) -> None:
+    (tmp_path / "toy.py").write_text(DECLARATION)
+    secret = "postgresql://ada:hunter2@127.0.0.1:9/runs"
+    for done in (
+        ablate("run", "toy.py", "--storage", secret, cwd=tmp_path),
+        ablate("storage", "serve", "--storage", secret, cwd=tmp_path),
+    ):
+        mistake(done, "storage postgresql://ada:***@127.0.0.1:9/runs can't be used", "refused")
+        assert "hunter2" not in done.stdout + done.stderr
+    mistake(ablate("storage", "serve", cwd=tmp_path), "--storage: name the database to serve")
+    mistake(ablate("storage", "serve", "--storage", "journal:x", cwd=tmp_path), "a proxy serves a database")
+    monkeypatch.setenv("ABLATE_STORAGE", "redis://h")
+    mistake(ablate("run", "toy.py", cwd=tmp_path), "storage redis://h: use journal:PATH")
+    mistake(ablate("verify", "toy.py", cwd=tmp_path), "nothing is recorded of toy (full)")

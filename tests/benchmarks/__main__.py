@@ -1,4 +1,4 @@
-"""`make bench`: this model beside its peers, as ratios measured in turns in one process. Writes bench.json and bench.md."""
+"""`make bench`: model and platform beside their peers, as ratios measured in turns. Writes bench.json and bench.md."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ import torch
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import engine, layer, step
+from tests.benchmarks import engine, layer, ledger, step, sweep
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine")
+    parser.add_argument("--parts", default="layer,step,packing,engine,sweep,ledger")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
@@ -44,6 +44,10 @@ def main() -> None:
         rows["packing"] = packings()
     if "engine" in wanted and options.device == "cpu":
         rows["engine"] = engines(options.rounds)
+    if "sweep" in wanted and options.device == "cpu":
+        rows["sweep"], rows["start"] = sweeps(max(2, options.rounds // 2))
+    if "ledger" in wanted:
+        rows["ledger"] = [{"storage": name} | row for name, row in ledger.measure().items()]
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -63,6 +67,26 @@ def engines(rounds: int) -> list[dict[str, Any]]:
         }
         for name, other in engine.RATIOS
     ]
+
+
+def sweeps(rounds: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Runs per hour of the same sweep by contestant, and what a warm worker spends beside training, by W&B's mode."""
+    seconds = sweep.measure(rounds, seeds=4)
+    contest = [
+        {
+            "contestant": name,
+            "runs_per_hour": 3600 * 2 * 4 / statistics.median(values),
+            "over_ours": ratio(values, seconds["ours"]),
+        }
+        for name, values in seconds.items()
+    ]
+    modes = os.environ.get("WANDB_MODE")
+    starts = []
+    for mode in ("offline", "disabled"):
+        os.environ["WANDB_MODE"] = mode
+        starts.append({"wandb": mode} | sweep.warm_starts(seeds=6))
+    os.environ.pop("WANDB_MODE") if modes is None else os.environ.update(WANDB_MODE=modes)
+    return contest, starts
 
 
 def layers(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -182,6 +206,31 @@ def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace
         lines += [
             f"| {row['contest']} | {cell(row['ratio'])} | {row['seconds']:.2f} | {row['megabytes']:.1f} |"
             for row in rows["engine"]
+        ]
+    if "sweep" in rows:
+        lines += ["", "| sweep | runs/hour | seconds, x / ours |", "|---|---|---|"]
+        lines += [
+            f"| {row['contestant']} | {row['runs_per_hour']:.0f} | {cell(row['over_ours'])} |" for row in rows["sweep"]
+        ]
+        lines += [
+            "",
+            "| W&B | start, s | tell to claim, s | beside training, s | of a 60 s run |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {row['wandb']} | {row['start']:.2f} | {row['between']:.2f} | {row['beside']:.2f} | {row['beside'] / 60:.1%} |"
+            for row in rows["start"]
+        ]
+    if "ledger" in rows:
+        lines += [
+            "",
+            "| ledger | claim p50, ms | p95 | first p50 | first p95 | tell p95 |",
+            "|---|---|---|---|---|---|",
+        ]
+        names = ("p50", "p95", "first_p50", "first_p95", "tell_p95")
+        lines += [
+            f"| {row['storage']} | " + " | ".join(f"{1e3 * row[name]:.0f}" for name in names) + " |"
+            for row in rows["ledger"]
         ]
     return "\n".join(lines) + "\n"
 

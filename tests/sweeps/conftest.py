@@ -1,9 +1,11 @@
+import itertools
 import signal
 
 import pytest
 
 from sweeps.plan import Plan, plan
 from sweeps.spec import Ablation, Factor
+from tests.sweeps import postgres as postgresql
 
 SMALL = {
     "data.corpus": "markov",
@@ -47,10 +49,30 @@ def make_plan():
     return make
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL server; a test that stops it starts it again."""
+    if reason := postgresql.missing():
+        pytest.skip(reason)
+    with postgresql.server() as server:
+        yield server
+
+
+_databases = itertools.count()
+
+
+@pytest.fixture
+def database(postgres):
+    """The URL, password included, of a new database."""
+    return postgres.create(f"runs{next(_databases)}")
+
+
 @pytest.fixture(autouse=True)
 def workplace(monkeypatch, tmp_path):
-    """No W&B unless a test asks for it; signal handlers as they were."""
+    """No W&B unless a test asks for it; the default storage; signal handlers as they were."""
     monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("ABLATE_SPILL", str(tmp_path / "spill"))
+    monkeypatch.delenv("ABLATE_STORAGE", raising=False)
     for name in ("WANDB_API_KEY", "WANDB_PROJECT", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -78,39 +77,6 @@ def test_reconciling_again_changes_nothing(make_plan, open_ledger):
     journal = (ledger.out / "journal.log").read_bytes()
     assert ledger.reconcile() == []
     assert (ledger.out / "journal.log").read_bytes() == journal
-
-
-def _race(plan, out, url, start, results):
-    start.wait()
-    ledger = Ledger(plan, out, open_storage(url))
-    ledger.reconcile()
-    for run in train_all(ledger):
-        results.put((run.run_hash, os.getpid()))
-    results.put(None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["journal", "sqlite"])
-def test_eight_racing_processes_train_each_run_exactly_once(make_plan, open_ledger, tmp_path, scheme):
-    plan, out = make_plan(seeds=range(20)), tmp_path / "out"
-    url = {"journal": default_url(out), "sqlite": f"sqlite:///{tmp_path}/runs.db"}[scheme]
-    open_storage(url)  # tables
-    context = multiprocessing.get_context("fork")
-    start, results = context.Event(), context.Queue()
-    processes = [context.Process(target=_race, args=(plan, out, url, start, results)) for _ in range(8)]
-    for process in processes:
-        process.start()
-    start.set()
-    claimed, ended = [], 0
-    while ended < 8:
-        item = results.get(timeout=60)
-        ended += item is None
-        claimed += [item] if item else []
-    for process in processes:
-        process.join()
-    assert Counter(run_hash for run_hash, _ in claimed) == {run.run_hash: 1 for run in plan.runs}
-    assert len({pid for _, pid in claimed}) > 1
-    assert states(open_ledger(plan, out, url)) == {"COMPLETE": 40}
 
 
 def test_a_claim_excludes_others_until_it_is_told(make_plan, open_ledger):

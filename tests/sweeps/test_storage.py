@@ -23,7 +23,7 @@ def test_a_study_outlives_the_process_that_made_it(tmp_path, scheme):
     "url, said",
     [
         ("runs/journal.log", "journal:PATH"),
-        ("mysql://u:hunter2@h/db", "use journal:PATH, sqlite:///PATH or postgresql://"),
+        ("mysql://u:hunter2@h/db", "use journal:PATH, sqlite:///PATH, postgresql://"),
         ("redis://h", "use journal:PATH"),
         ("journal:", "names no file"),
         ("sqlite://", "in memory"),
@@ -90,7 +90,7 @@ def test_a_line_that_a_crash_left_unfinished_costs_nothing_but_itself(tmp_path):
 def test_the_journals_lock_ends_with_a_killed_holder(tmp_path):
     holder = (
         "import sys, time; from sweeps.storage import open_storage;"
-        "open_storage(sys.argv[1])._backend._lock.acquire(); print('held', flush=True); time.sleep(60)"
+        "open_storage(sys.argv[1])._inner._backend._lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
     url = default_url(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", holder, url], stdout=subprocess.PIPE, text=True)

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from core import records
+from core import spill
 from core.config import config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.records import RunRecord
@@ -23,7 +23,7 @@ def quick(config, folder, *, loggers=(), study=None):
         data_fingerprint=fingerprint(config.data),
         study=dict(study or {}),
     )
-    records.write(record, folder)
+    spill.keep(record, folder)
     return record
 
 

@@ -1,0 +1,104 @@
+"""Waiting for what comes back: a full disk that is cleared, a server that is restarted."""
+
+import errno
+import itertools
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from core.errors import UserError
+
+LIMIT_VARIABLE = "ABLATE_PATIENCE_S"
+SLICE_S = 0.2
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_WORDS = ("no space left on device", "disk quota exceeded", "os error 28", "pytorchstreamwriter failed")
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class OutOfPatienceError(RuntimeError):
+    """What was waited for didn't come back in time."""
+
+
+def _go_on() -> None:
+    """Nobody asks to stop."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, and how often to look: pauses double from first_s to most_s, each with a random share off.
+
+    check: called between short sleeps; it raises when whoever waits is told to stop.
+    """
+
+    limit_s: float = 6 * 3600.0
+    first_s: float = 0.5
+    most_s: float = 15.0
+    check: Callable[[], None] = _go_on
+
+    @classmethod
+    def of_environment(cls, check: Callable[[], None] = _go_on) -> "Patience":
+        """The default, or $ABLATE_PATIENCE_S seconds. Raises UserError when that isn't a number."""
+        text = os.environ.get(LIMIT_VARIABLE)
+        try:
+            return cls(check=check) if text is None else cls(limit_s=float(text), check=check)
+        except ValueError:
+            raise UserError(f"{LIMIT_VARIABLE}='{text}' is not a number of seconds") from None
+
+    def call(
+        self,
+        action: Callable[[bool], T],
+        trouble: Callable[[Exception], str | None],
+        on_trouble: Callable[[], None] = _go_on,
+    ) -> T:
+        """Do it, again and again while it fails for a reason that may pass.
+
+        action is given whether an attempt at it failed before; trouble says what is wrong, in words, or None for an
+        error that waiting doesn't mend: that one is raised. on_trouble is called after each failure.
+        Raises OutOfPatienceError, whose cause is the last error, after limit_s.
+        """
+        began = time.monotonic()
+        for attempt in itertools.count():
+            try:
+                result = action(attempt > 0)
+            except Exception as error:
+                reason = trouble(error)
+                if reason is None:
+                    raise
+                on_trouble()
+                waited = time.monotonic() - began
+                if waited >= self.limit_s:
+                    raise OutOfPatienceError(f"{reason}; given up after {waited:.0f} s") from error
+                pause = min(self.most_s, self.first_s * 2 ** min(attempt, 16)) * random.uniform(0.5, 1.0)
+                log.warning("%s; waiting, next try in %.1f s", reason, pause)
+                self.sleep(pause)
+            else:
+                if attempt:
+                    log.warning("it works again after %.1f s", time.monotonic() - began)
+                return result
+        raise AssertionError("unreachable")
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, but end by the exception of `check` soon after a stop is asked for."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(SLICE_S, left))
+        self.check()
+
+
+def no_space(error: BaseException | None) -> str | None:
+    """What to say of an error that means a full disk or quota, whatever library wrapped it; None for another one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            where = f" ({error.filename})" if error.filename else ""
+            return f"{(error.strerror or 'No space left on device').lower()}{where}"
+        if any(words in str(error).lower() for words in FULL_WORDS):
+            return "no space left on device"
+        error = error.__cause__ or error.__context__
+    return None
