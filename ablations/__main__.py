@@ -90,10 +90,6 @@ def _parser() -> argparse.ArgumentParser:
     retry = _command(commands, "retry", "queue failed and lost runs again", name=True, settings=True)
     retry.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
     retry.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
-    for command in (run, status, retry):
-        command.add_argument(
-            "--storage", metavar="URL", help="Optuna storage (default: a journal file beside the records)"
-        )
     for command in (run, retry):
         _slurm_options(command)
     retry.add_argument("--seeds", type=_positive, metavar="N", help="as `run` was given")
@@ -108,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "report", "the verdict table and report.html", name=True, json=True)
     verify = _command(commands, "verify", "what of the records can't be trusted", name=True, json=True)
     export = _command(commands, "export", "the winning arm as a config with its evidence, or its weights", name=True)
-    for command in (run, verify):
+    for command in (run, status, retry, verify):
         command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     export.add_argument("--arm", help="export this arm instead of the winner")
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")

@@ -18,8 +18,8 @@ from core.errors import UserError
 from sweeps import scheduler
 from sweeps.progress import read_progress
 from sweeps.scheduler import SlurmError, Task
-from sweeps.storage import default_url, open_storage
-from sweeps.study import job_name, storage_of, submissions
+from sweeps.storage import choose_url, open_storage
+from sweeps.study import job_name, submissions
 from sweeps.workplace import PREEMPTED, Workplace, place_of
 
 STATES = ("queued", "running", "finished", "failed", "lost", "stopped", "missing")
@@ -80,7 +80,7 @@ def status(study: str, out: Path, url: str | None = None) -> Status:
         design = json.loads((folder / "design.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"nothing of {study} has been run in {out.absolute()}") from None
-    trials = _trials(study, url or storage_of(folder) or default_url(out))
+    trials = _trials(study, choose_url(url, out, folder))
     tasks, silence = _tasks(study, out)
     by_run = defaultdict(list)
     for trial in trials:

@@ -19,6 +19,7 @@ from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience
 from sweeps.patient import PatientStorage, outage
 from sweeps.secrets import safe_url
+from sweeps.study import storage_of
 
 __all__ = ["STORAGE_VARIABLE", "choose_url", "default_url", "open_database", "open_storage", "safe_url"]
 
@@ -38,9 +39,10 @@ def default_url(out: Path) -> str:
     return f"{JOURNAL}:{out / 'journal.log'}"
 
 
-def choose_url(named: str | None, out: Path) -> str:
-    """The storage that was named, else $ABLATE_STORAGE, else the journal of the folder of runs."""
-    return named or os.environ.get(STORAGE_VARIABLE) or default_url(out)
+def choose_url(named: str | None, out: Path, study: Path | None = None) -> str:
+    """The storage that was named, else $ABLATE_STORAGE, else that of the study's newest submission, else a journal."""
+    submitted = None if study is None else storage_of(study)
+    return named or os.environ.get(STORAGE_VARIABLE) or submitted or default_url(out)
 
 
 def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:

@@ -11,8 +11,8 @@ from sweeps.folders import pending
 from sweeps.launch import site, slurm
 from sweeps.ledger import Ledger
 from sweeps.plan import Plan
-from sweeps.storage import default_url, open_storage
-from sweeps.study import storage_of, submissions
+from sweeps.storage import choose_url, open_storage
+from sweeps.study import submissions
 
 FLAGS = ("partition", "account", "qos", "time", "gpus_per_run", "array_parallelism", "sbatch", "dry_run")
 
@@ -63,7 +63,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
     plan = make_plan(arguments)
     if not (arguments.out / plan.study_name).is_dir():
         raise UserError(f"nothing of {plan.study_name} has been run in {arguments.out.absolute()}")
-    url = arguments.storage or storage_of(arguments.out / plan.study_name) or default_url(arguments.out)
+    url = choose_url(arguments.storage, arguments.out, arguments.out / plan.study_name)
     arguments.storage = url
     both = arguments.failed == arguments.lost
     ledger = Ledger(plan, arguments.out.absolute(), open_storage(url))

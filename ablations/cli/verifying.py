@@ -41,7 +41,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def _told(arguments: argparse.Namespace, study: str) -> dict[tuple[str, str], list[Any]] | None:
     """The ledger's trials by run; None where there is no ledger. Nothing is written."""
-    url = choose_url(arguments.storage, arguments.out.absolute())
+    url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / study)
     scheme, _, path = url.partition(":")
     if scheme == JOURNAL and not Path(path).expanduser().is_file():
         if arguments.storage:

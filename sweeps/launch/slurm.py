@@ -23,7 +23,7 @@ from sweeps.folders import pending
 from sweeps.launch.site import Request, clock, seconds
 from sweeps.ledger import Ledger
 from sweeps.plan import Plan
-from sweeps.storage import default_url, open_storage
+from sweeps.storage import choose_url, open_storage
 from sweeps.study import STORAGE_FILE, SUBMISSIONS, job_name, submissions
 from sweeps.worker import TRAINER
 
@@ -85,7 +85,7 @@ def submit(
     """
     gpus = _gpus(plan, request)
     out = out.absolute()
-    url = storage_url or default_url(out)
+    url = choose_url(storage_url, out)
     if dry_run:
         runs = len(pending(plan, out, retry_failed=retry_failed))
     else:
