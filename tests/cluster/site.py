@@ -102,7 +102,7 @@ class Site:
             raise RuntimeError(f"{command[0]}: {done.stderr.strip()}")
         return done.stdout.strip()
 
-    def wait_until(self, holds: Callable[[], object], limit_s: float = 240) -> None:
+    def wait_until(self, holds: Callable[[], object], limit_s: float = 480) -> None:
         """Wait for a condition. Raises AssertionError with what Slurm's queue shows when it doesn't come true."""
         deadline = time.monotonic() + limit_s
         while not holds():
