@@ -29,20 +29,32 @@ class Checkpoint(NamedTuple):
     universal: bool = False
 
 
+class StepReachedError(Exception):
+    """The step was reached after which training was to pause; its checkpoint is whole."""
+
+
 class Checkpointer(lightning.Callback):
     """Saves every `trainer.checkpoint_every` steps, between the validation of a step and the next step.
 
-    What is older is deleted once the new one is complete on every rank and named in latest.json.
+    What is older is deleted once the new one is complete on every rank and named in latest.json. After the step
+    `pause_after` it saves too, and raises StepReachedError.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks) -> None:
-        self.config, self.folder, self.ranks = config, folder / FOLDER, ranks
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, pause_after: int | None = None) -> None:
+        self.config, self.folder, self.ranks, self.pause_after = config, folder / FOLDER, ranks, pause_after
         self.saved = 0
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         every, step = self.config.trainer.checkpoint_every, trainer.global_step
-        if not every or not step or step % every or step == self.saved or batch_idx % self.config.trainer.accumulate:
+        if not step or batch_idx % self.config.trainer.accumulate:
             return
+        pause = self.pause_after is not None and step >= self.pause_after
+        if step != self.saved and (pause or (every and not step % every)):
+            self._save(trainer, step)
+        if pause:
+            raise StepReachedError(f"paused after step {step} of {self.config.trainer.steps}")
+
+    def _save(self, trainer: lightning.Trainer, step: int) -> None:
         name = f"step-{step}"
         trainer.save_checkpoint(self.folder / name)
         if self.ranks.size > 1:

@@ -31,7 +31,7 @@ from core.provenance import describe
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
 from core.training.callbacks import Recorder, TrainingDivergedError
-from core.training.checkpoints import Checkpointer, find, remove
+from core.training.checkpoints import Checkpointer, StepReachedError, find, remove
 from core.training.launch import RankFailedError, launch
 from core.training.module import MaskedDiffusion
 from core.training.strategy import check_devices, strategy_of, uses_cuda, whole_weights
@@ -96,6 +96,7 @@ def train(
     loggers: Sequence[Logger] = (),
     study: Mapping[str, Any] | None = None,
     devices: int = 1,
+    until: int | None = None,
 ) -> RunRecord:
     """Train one run and leave its record in `folder`: record.json, and beside it config.yaml and the final weights.
 
@@ -104,17 +105,22 @@ def train(
     goes on from its last checkpoint. A failure at work gives a record with status "failed" and a reason (and traceback.txt
     beside it). A mistake in the config raises UserError before training; an interruption passes through and leaves no
     record.
+
+    until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
+    "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
     """
     ranks = (
         Ranks.of_environment(config.deepspeed.expert_parallel) if config.trainer.strategy == "deepspeed" else Ranks()
     )
     among = ranks.size > 1
+    if until is not None and config.trainer.strategy != "single":
+        raise UserError("a run can be paused part-way under trainer.strategy=single only")
     check(config, ranks.size if among else devices)
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
         records.write_atomically(folder / "config.yaml", to_yaml(config))
     if among or config.trainer.strategy == "single":
-        record = attempt(config, folder, loggers=loggers, ranks=ranks)
+        record = attempt(config, folder, loggers=loggers, ranks=ranks, until=until)
     else:
         find(config, folder, Ranks(size=devices, expert_parallel=config.deepspeed.expert_parallel), convert=True)
         started = time.perf_counter()
@@ -141,14 +147,18 @@ def attempt(
     loggers: Sequence[Logger] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
     callbacks: Sequence[lightning.Callback] = (),
+    until: int | None = None,
 ) -> RunRecord:
     """Train in this process, as one rank of those that train the run, and return its record without leaving it."""
     facts = _facts(config, ranks)
     started, floor = time.perf_counter(), MaskedTextModule(config).floor()
     recorder = Recorder(config, floor=floor, bytes_per_token=load_corpus(config.data).bytes_per_token)
     try:
-        measured = _fit(config, folder, recorder, loggers, ranks, callbacks)
+        measured = _fit(config, folder, recorder, loggers, ranks, callbacks, until)
         return RunRecord(status="complete", **facts, **measured, **_seen(recorder, started))
+    except StepReachedError as pause:
+        metrics = _last(recorder.validation)
+        return RunRecord(status="paused", reason=str(pause), metrics=metrics, **facts, **_seen(recorder, started))
     except Exception as error:
         trace = "traceback.txt" if ranks.size == 1 else f"traceback-rank-{ranks.rank}.txt"
         records.write_atomically(folder / trace, traceback.format_exc())
@@ -177,13 +187,16 @@ def _fit(
     loggers: Sequence[Logger],
     ranks: Ranks,
     callbacks: Sequence[lightning.Callback],
+    until: int | None,
 ) -> dict[str, Any]:
     found = find(config, folder, ranks)
     module = MaskedDiffusion(config, ranks)
     data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
     if config.trainer.initial_weights and not found:
         load_weights(module.denoiser, config.trainer.initial_weights)
-    trainer = _trainer(config, folder, [*callbacks, recorder, Checkpointer(config, folder, ranks)], loggers, ranks)
+    trainer = _trainer(
+        config, folder, [*callbacks, recorder, Checkpointer(config, folder, ranks, pause_after=until)], loggers, ranks
+    )
     if found and found.universal:
         trainer.strategy.config["checkpoint"] = {"load_universal": True}  # type: ignore[attr-defined]
     began, tokens = time.perf_counter(), recorder.tokens
@@ -198,12 +211,19 @@ def _fit(
         - (found.step * config.trainer.batch_size * config.data.sequence_length if found else 0)
     )
     rate = here / training_s
-    final = {name: column[-1] for name, column in recorder.validation.items() if name not in ("step", "tokens")}
     return {
-        "metrics": {**final, "train/nelbo": recorder.curve["train/nelbo"][-1], "train/tokens_per_second": rate},
+        "metrics": {
+            **_last(recorder.validation),
+            "train/nelbo": recorder.curve["train/nelbo"][-1],
+            "train/tokens_per_second": rate,
+        },
         "tokens_per_second": rate,
         "flops": training_flops(config),
     }
+
+
+def _last(validation: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: column[-1] for name, column in validation.items() if name not in ("step", "tokens")}
 
 
 def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> None:
