@@ -51,7 +51,7 @@ def run(
     if retry_failed:
         ledger.reconcile(retry_failed=True)
     before = _statuses(plan, out)
-    with _stop_signals():
+    with stop_signals():
         interrupted = False
         with Pool(plan, out, url, trainer) as pool:
             try:
@@ -157,7 +157,7 @@ def _summarise(before: collections.Counter[str], after: collections.Counter[str]
 
 
 @contextmanager
-def _stop_signals() -> Iterator[None]:
+def stop_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP act as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
