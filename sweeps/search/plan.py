@@ -101,14 +101,14 @@ class SearchPlan:
         return {"ablation": self.name, "size": self.size, "arm": run.arm, "search": asked, "design": dict(self.design)}
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain dictionaries, for `from_json` in another process."""
-        search = to_json(self.search)
-        return {name: getattr(self, name) for name in ("name", "size", "settings", "design")} | {"search": search}
+        """The plan as plain dictionaries, for `of_design` in another process: its design says everything."""
+        return dict(self.design)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "SearchPlan":
-        """The plan that `to_json` wrote."""
-        return cls(**(dict(content) | {"search": from_json(content["search"])}))
+    def of_design(cls, design: Mapping[str, Any]) -> "SearchPlan":
+        """The plan that a design was written for."""
+        search, settings = from_json(design["declared"]), parse_overrides(design["overrides"])
+        return cls(design["ablation"], design["size"], search, settings, design)
 
 
 def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[str] = ()) -> SearchPlan:
@@ -152,6 +152,7 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
         "devices": edition.resources.devices,
         "overrides": list(overrides),
         "command": shlex.join(command),
+        "declared": to_json(edition),
     }
     return SearchPlan(name, size, edition, settings, design)
 

@@ -173,7 +173,7 @@ def main(arguments: list[str]) -> None:
     module, _, function = job["trainer"].partition(":")
     train = getattr(importlib.import_module(module), function)
     ledger = SearchLedger(
-        SearchPlan.from_json(job["plan"]), Path(job["out"]), open_storage(os.environ[STORAGE_VARIABLE])
+        SearchPlan.of_design(job["plan"]), Path(job["out"]), open_storage(os.environ[STORAGE_VARIABLE])
     )
     SearchWorker(ledger, train, emit, stop).work()
 
