@@ -100,8 +100,9 @@ class Tuner:
     def report_seed(self, job: Job, place: int, value: float) -> bool:
         """One seed's value. Returns whether the other seeds aren't worth training (Wilcoxon, against the best so far)."""
         self._storage.set_trial_intermediate_value(job.trial_id, place, value)
-        trial = self._storage.get_trial(job.trial_id)
-        return WilcoxonPruner().prune(self.study, trial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return WilcoxonPruner().prune(self.study, self._storage.get_trial(job.trial_id))
 
     def complete(self, job: Job, values: Sequence[float], tokens: float) -> None:
         """Every seed is trained to the end. values: the mean of each objective."""

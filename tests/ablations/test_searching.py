@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from core.settings import build
+from core.training.run import train
 from tests.ablations.test_commands import ablate, mistake
 
 DECLARATION = '''
@@ -82,6 +84,13 @@ def test_every_trained_run_has_a_record_that_says_it_is_a_trial(searched) -> Non
     assert {record["study"]["search"]["group"] for record in records} == {"topk", "bias_balanced"}
     assert {record["status"] for record in records} == {"complete", "paused"}
     assert all(record["validation"]["step"][-1] in (2, 6, 18) for record in records)
+
+
+def test_a_configuration_that_went_on_twice_equals_one_trained_at_one_go(searched, tmp_path) -> None:
+    records = [json.loads(path.read_text()) for path in (searched / "runs" / "toy").rglob("record.json")]
+    searched_run = next(record for record in records if record["status"] == "complete")
+    whole = train(build(searched_run["config"]), tmp_path)
+    assert whole.validation == searched_run["validation"] and whole.curve == searched_run["curve"]
 
 
 def test_export_is_of_what_was_confirmed(searched, tmp_path) -> None:

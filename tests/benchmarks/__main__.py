@@ -1,4 +1,7 @@
-"""`make bench`: this model beside its peers, as ratios measured in turns in one process. Writes bench.json and bench.md."""
+"""`make bench`: this model beside its peers, as ratios measured in turns in one process, and searches on recorded curves.
+
+Writes bench.json and bench.md.
+"""
 
 import argparse
 import json
@@ -14,7 +17,7 @@ import torch
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import engine, layer, step
+from tests.benchmarks import engine, layer, search, step
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,14 +31,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine")
+    parser.add_argument("--parts", default="layer,step,packing,engine,search")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    _single_process_group()
     wanted = options.parts.split(",")
-    rows: dict[str, list[dict[str, Any]]] = {}
+    if wanted != ["search"]:
+        _single_process_group()
+    rows: dict[str, Any] = {}
     if "layer" in wanted:
         rows["layer"] = layers(options)
     if "step" in wanted:
@@ -44,6 +48,8 @@ def main() -> None:
         rows["packing"] = packings()
     if "engine" in wanted and options.device == "cpu":
         rows["engine"] = engines(options.rounds)
+    if "search" in wanted and options.device == "cpu":
+        rows["search"] = search.measure(10 if options.quick else 20)
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +148,7 @@ def _peak(device: str) -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
-def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> str:
+def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     lines = [
         f"{where}, {platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; median [quartiles]",
@@ -174,6 +180,8 @@ def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace
             f"| {row['contest']} | {cell(row['ratio'])} | {row['seconds']:.2f} | {row['megabytes']:.1f} |"
             for row in rows["engine"]
         ]
+    if "search" in rows:
+        lines += ["", *search.table(rows["search"])]
     return "\n".join(lines) + "\n"
 
 
