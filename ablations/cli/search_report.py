@@ -100,9 +100,9 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
         row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "selected": None, "optimism": None}
         row |= {"estimate": None, "low": None, "high": None, "n": 0, "note": ""}
         fresh = study.values(arm, metric)
-        selected = found.seed_values if found is not None else ()
+        selected = list(found.seed_values) if found is not None else []
         try:
-            said = confirm([selected or fresh], [fresh], higher_is_better=goal == "max")
+            said = confirm(np.atleast_2d(selected or fresh), np.atleast_2d(fresh), higher_is_better=goal == "max")
             row |= {key: getattr(said, key) for key in ("estimate", "low", "high", "n")}
             row["selected"] = said.selected if selected else None
         except UserError as error:

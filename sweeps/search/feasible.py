@@ -1,10 +1,10 @@
 """From a point of the space to a config that can be trained, or to what stands in the way, before anything is trained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from core.config import RunConfig, get_field, to_dict
+from core.config import RunConfig, get_field, known_keys, to_dict
 from core.errors import UserError
 from core.model.size import count
 from core.presets import preset
@@ -31,10 +31,9 @@ class Resolver:
 
     def __init__(self, search: Search, overrides: Mapping[str, Any]) -> None:
         self._search = search
-        self._shared = (to_dict(preset(search.base)), search.settings, overrides)
-        self.base = build(*self._shared)
+        self.base = build(to_dict(preset(search.base)), search.settings, overrides)
         self.control_settings = self._control()
-        self.control = build(*self._shared, self.control_settings)
+        self.control = with_settings(self.base, self.control_settings)
 
     def resolve(self, settings: Mapping[str, Level]) -> Resolved:
         """The config of a point of the space."""
@@ -46,7 +45,7 @@ class Resolver:
                 None, {"top_k <= num_experts": float(top_k - experts)}, f"top-k {top_k} of {experts} experts"
             )
         try:
-            config = build(*self._shared, settings)
+            config = with_settings(self.base, settings)
             if self._search.match == "active_flops":
                 config = match_flops({"control": self.control, "configuration": config})[1]
         except UserError as error:
@@ -67,6 +66,26 @@ class Resolver:
             if applies(self._search.space[key], settings):
                 settings[key] = self._search.control.get(key, get_field(self.base, key))
         return settings
+
+
+def with_settings(config: RunConfig, settings: Mapping[str, Level]) -> RunConfig:
+    """The config with a point of a checked space set: as `build` makes it, in a hundredth of the time.
+
+    Raises UserError for values that don't go together.
+    """
+    changes: dict[str, Any] = {}
+    for key, value in settings.items():
+        *sections, name = key.split(".")
+        inner = changes
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = float(value) if known_keys()[key] is float else value  # type: ignore[arg-type]
+    return _changed(config, changes)
+
+
+def _changed(part: Any, changes: Mapping[str, Any]) -> Any:
+    inner = {k: _changed(getattr(part, k), v) if isinstance(v, dict) else v for k, v in changes.items()}
+    return replace(part, **inner)
 
 
 def memory_gb(config: RunConfig) -> float:

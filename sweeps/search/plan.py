@@ -18,7 +18,7 @@ from sweeps.plan import Plan, PlannedRun
 from sweeps.search.checks import CONFIRMATION_SEED, check
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
-from sweeps.search.spec import Choice, Search, from_json, to_json
+from sweeps.search.spec import Choice, Search, from_json, range_text, to_json
 from sweeps.spec import Level, study_name
 
 
@@ -138,7 +138,7 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
         "secondary": list(edition.secondary),
         "control": f"c-{config_hash(control, with_seed=False)[:10]}",
         "control_settings": dict(resolver.control_settings),
-        "space": {key: repr(parameter) for key, parameter in edition.space.items()},
+        "space": {key: range_text(parameter) for key, parameter in edition.space.items()},
         "compare": edition.compare,
         "seeds": list(edition.seeds),
         "rungs": list(rungs_of(trainer.steps, trainer.validate_every) if paused else (trainer.steps,)),

@@ -140,6 +140,19 @@ class Search:
         return replace(self, **changes, sizes={})
 
 
+def range_text(parameter: Parameter) -> str:
+    """A range as people read it: "0.0001 to 1, logarithmic, or 0"."""
+    if isinstance(parameter, Choice):
+        said = ", ".join(map(str, parameter.levels))
+    else:
+        said = f"{parameter.low:g} to {parameter.high:g}"
+        said += f" by {parameter.step}" if isinstance(parameter, Int) and parameter.step > 1 else ""
+        said += ", logarithmic" if isinstance(parameter, Log) or (isinstance(parameter, Int) and parameter.log) else ""
+        said += ", or 0" if isinstance(parameter, Log) and parameter.zero else ""
+    conditions = (f"{key} is {' or '.join(map(str, levels))}" for key, levels in parameter.when.items())
+    return f"{said}; where {' and '.join(conditions)}" if parameter.when else said
+
+
 def to_json(search: Search) -> dict[str, Any]:
     """A search as plain dictionaries, for `from_json`; its sizes are left out."""
     content = {entry.name: getattr(search, entry.name) for entry in fields(search) if entry.name != "sizes"}

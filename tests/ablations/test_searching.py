@@ -1,14 +1,19 @@
-"""The commands for searches, each as a process, as its user would run it."""
+"""The commands for searches: `run` as processes, the others in this one (starting each anew would take most of the time)."""
 
+import contextlib
+import io
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from ablations.__main__ import main
 from core.settings import build
 from core.training.run import train
-from tests.ablations.test_commands import ablate, mistake
+from tests.ablations.test_commands import ROOT, mistake
+from tests.ablations.test_commands import ablate as process
 
 DECLARATION = '''
 """A search small enough for a test."""
@@ -37,12 +42,20 @@ search = Search(
 '''
 
 
+def ablate(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The command in this process, with what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> Path:
     """A folder with the toy declared, searched and confirmed."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "toy.py").write_text(DECLARATION)
-    done = ablate("run", "toy.py", "--workers", "2", cwd=folder)
+    done = process("run", "toy.py", "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 complete, 6 pruned" in done.stdout and "12 runs on fresh seeds" in done.stdout, done.stdout
     assert "next: ablate report toy.py" in done.stdout

@@ -3,11 +3,14 @@
 import optuna
 import pytest
 
+from core.config import config_hash, to_dict
 from core.errors import UserError
+from core.presets import preset
+from core.settings import build
 from sweeps.search.feasible import memory_gb
 from sweeps.search.plan import plan
 from sweeps.search.space import distributions, draw, ordered, parameters
-from sweeps.search.spec import Choice, Int, Log, Uniform
+from sweeps.search.spec import Choice, Int, Log, Uniform, range_text
 from tests.sweeps.search.conftest import ROUTER, WEIGHT, declare
 
 UPDATE, SHARE = "model.router.bias_update_rate", "data.variable_length_share"
@@ -50,6 +53,12 @@ def test_settings_and_parameters_are_the_same_point() -> None:
         assert set(params) <= known
 
 
+def test_ranges_are_said_in_words() -> None:
+    assert range_text(Log(1e-4, 1.0, zero=True)) == "0.0001 to 1, logarithmic, or 0"
+    assert range_text(Int(2, 8, step=2)) == "2 to 8 by 2" and range_text(Choice((1, "a"))) == "1, a"
+    assert range_text(Uniform(0, 0.5, when={ROUTER: ("topk",)})) == "0 to 0.5; where model.router.kind is topk"
+
+
 def test_order_puts_conditions_behind_what_they_depend_on() -> None:
     keys = ordered(SPACE)
     assert keys.index(ROUTER) < keys.index(UPDATE) and sorted(keys) == sorted(SPACE)
@@ -70,6 +79,18 @@ def test_what_cannot_be_trained_is_said_and_how_far_off_it_is() -> None:
     assert large.constraints == {"memory_gb": pytest.approx(eight - four)}
     many = resolver.resolve(point | {"model.top_k": 4})
     assert many.config is None and many.constraints == {"top_k <= num_experts": 2.0}
+
+
+def test_configs_of_points_are_those_that_settings_make() -> None:
+    search = declare(space=SPACE, settings=FREE)
+    resolver = plan("toy", search).resolver
+    shared = (to_dict(preset("tiny")), FREE)
+    for settings, _ in draws(search, 12):
+        found = resolver.resolve(settings).config
+        if found is not None:
+            assert config_hash(found) == config_hash(build(*shared, settings))
+    whole = resolver.resolve(dict(resolver.control_settings) | {WEIGHT: 1}).config
+    assert config_hash(whole) == config_hash(build(*shared, resolver.control_settings, {WEIGHT: 1}))
 
 
 def test_matching_gives_every_configuration_the_controls_flops() -> None:
