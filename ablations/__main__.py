@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, status, retry, verify):
         command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     export.add_argument("--arm", help="export this arm instead of the winner")
+    export.add_argument("--force", action="store_true", help="a search's best before it is confirmed, marked so")
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one")

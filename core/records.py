@@ -24,7 +24,7 @@ class UnreadableRecordError(ValueError):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, finished or failed.
+    """One run: finished, failed, or paused part-way on purpose (its checkpoint lies beside it).
 
     metrics: final values by name ("val/nelbo" in nats per token, "load/max_vio", ...); empty when the run failed.
     curve: columns of equal length logged during training; "step" and "tokens" (seen so far) say where, the rest are
@@ -38,7 +38,7 @@ class RunRecord:
     study: what the sweep wants remembered about the run's place in it; nothing in core reads it.
     """
 
-    status: Literal["complete", "failed"]
+    status: Literal["complete", "failed", "paused"]
     run_hash: str
     arm_hash: str
     seed: int

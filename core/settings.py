@@ -47,7 +47,8 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
             _check_known(key)
             _check_plain(key, value)
             try:
-                merged = OmegaConf.merge(merged, _nested(key, value))
+                # unsafe: in place. A copy of the whole config for every key would take most of a sweep's planning.
+                merged = OmegaConf.unsafe_merge(merged, _nested(key, value))
             except OmegaConfBaseException as error:
                 said = _first_line(error)
                 said = f"'{value}' doesn't fit" if "$" in said or "Config" in said else said  # OmegaConf's own words

@@ -112,7 +112,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "control": arms[0].name,
         "seeds": list(edition.seeds),
         "factors": [{"key": f.key, "label": f.name, "levels": list(f.levels)} for f in edition.factors],
-        "arms": [_describe(arm, config) for arm, config in zip(arms, configs, strict=True)],
+        "arms": [describe_arm(arm, config) for arm, config in zip(arms, configs, strict=True)],
         "overrides": list(overrides),
         "devices": edition.resources.devices,
         # Arms whose data differ (a factor under data.) have one fingerprint each.
@@ -120,7 +120,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "command": shlex.join(command),
     }
     runs = tuple(
-        _run(arm, replace(config, seed=seed), fingerprints[arm.name])
+        planned_run(arm, replace(config, seed=seed), fingerprints[arm.name])
         for seed in edition.seeds
         for arm, config in zip(arms, configs, strict=True)
     )
@@ -180,7 +180,8 @@ def _check_trainable(ablation: Ablation, arm: Arm, config: RunConfig) -> None:
         )
 
 
-def _describe(arm: Arm, config: RunConfig) -> dict[str, Any]:
+def describe_arm(arm: Arm, config: RunConfig) -> dict[str, Any]:
+    """An arm as a design lists it."""
     return {
         "name": arm.name,
         "label": arm.label,
@@ -202,7 +203,8 @@ def _notes(config: RunConfig) -> list[str]:
     return notes
 
 
-def _run(arm: Arm, config: RunConfig, data: str) -> PlannedRun:
+def planned_run(arm: Arm, config: RunConfig, data: str) -> PlannedRun:
+    """An arm's run under the config's seed. data: the fingerprint."""
     return PlannedRun(
         arm=arm.name,
         settings=dict(arm.settings),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import UserError
+from sweeps.search.spec import Search
 from sweeps.spec import Ablation, study_name
 
 FOLDER = Path(__file__).resolve().parent.parent
@@ -18,9 +19,19 @@ def discover() -> dict[str, Path]:
 
 
 def resolve(name: str) -> tuple[str, Ablation]:
+    """An ablation by its name on the agenda, or by the path of a .py file anywhere. Raises UserError as `declared` does,
+    and for a search."""
+    stem, found = declared(name)
+    if isinstance(found, Search):
+        raise UserError(f"{name} is a search; this is for ablations")
+    return stem, found
+
+
+def declared(name: str) -> tuple[str, Ablation | Search]:
     """A declaration by its name on the agenda, or by the path of a .py file anywhere.
 
-    Raises UserError when there is none, or when the file doesn't declare `ablation = Ablation(...)`.
+    Raises UserError when there is none, or when the file declares neither `ablation = Ablation(...)` nor `search =
+    Search(...)`.
     """
     if name.endswith(".py"):
         path = Path(name)
@@ -47,13 +58,13 @@ def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
     return replace(ablation, seeds=tuple(range(seeds)), sizes=sizes)
 
 
-def recorded_sizes(out: Path, name: str, ablation: Ablation) -> Mapping[str, Path]:
-    """The sizes of an ablation that have a folder of runs below `out`."""
+def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping[str, Path]:
+    """The sizes of a declaration that have a folder of runs below `out`."""
     folders = {size: out / study_name(name, size) for size in ("full", *ablation.sizes)}
     return {size: folder for size, folder in folders.items() if folder.is_dir()}
 
 
-def _load(path: Path) -> Ablation:
+def _load(path: Path) -> Ablation | Search:
     spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -62,7 +73,11 @@ def _load(path: Path) -> Ablation:
     except Exception as error:  # whatever a user's file may raise, said with its place
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"{path.name} can't be read: {line}") from error
-    declared = getattr(module, "ablation", None)
-    if not isinstance(declared, Ablation):
-        raise UserError(f"{path.name} must declare `ablation = Ablation(...)` (from sweeps.spec)")
-    return declared
+    kinds: dict[str, type[Ablation] | type[Search]] = {"ablation": Ablation, "search": Search}
+    found = [getattr(module, name) for name, kind in kinds.items() if isinstance(getattr(module, name, None), kind)]
+    if len(found) != 1:
+        raise UserError(
+            f"{path.name} must declare `ablation = Ablation(...)` (from sweeps.spec), or `search = Search(...)` (from "
+            "sweeps.search.spec)" + (", not both" if found else "")
+        )
+    return found[0]

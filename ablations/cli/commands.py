@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ablations.cli import agenda
 from core.errors import UserError
+from sweeps.spec import Ablation
 
 INTERRUPTED = 130  # as shells report Ctrl-C
 
@@ -41,6 +42,10 @@ def run_list(arguments: argparse.Namespace) -> int:
             if "error" in row:
                 out.print(f"[red]{escape(row['error'])}[/]")
                 continue
+            if "budget" in row:
+                out.print(f"search, {row['budget']}, {row['so_far']}", markup=False)
+                out.print(f"  {row['question']}", markup=False)
+                continue
             out.print(f"{row['arms']} arms x {row['seeds']} seeds, {_so_far(row)}")
             out.print(f"  {row['question']}", markup=False)
             if row["verdict"]:
@@ -54,7 +59,11 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
     from sweeps.arms import expand
 
     try:
-        _, ablation = agenda.resolve(name)
+        _, ablation = agenda.declared(name)
+        if not isinstance(ablation, Ablation):
+            from ablations.cli.searching import agenda_rows
+
+            return agenda_rows(name, ablation, arguments.out)
         rows = []
         recorded = agenda.recorded_sizes(arguments.out, name, ablation)
         for size in ("full", *ablation.sizes):
@@ -80,6 +89,10 @@ def _so_far(row: dict[str, Any]) -> str:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Arms, parameters, FLOPs, time, and the smallest effect that the design can detect."""
+    if _is_search(arguments):
+        from ablations.cli import searching
+
+        return searching.run_plan(arguments)
     from ablations.cli.planning import describe_plan, print_plan
 
     content = describe_plan(arguments)
@@ -94,6 +107,10 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Train what isn't recorded yet: here, or on a cluster."""
+    if _is_search(arguments):
+        from ablations.cli import searching
+
+        return searching.run_run(arguments)
     from ablations.cli import cluster
     from ablations.cli.planning import make_plan, power_of, resolve_workers
     from sweeps.launch.local import run
@@ -134,6 +151,10 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """The verdict table, and report.html beside the records."""
+    if _is_search(arguments):
+        from ablations.cli import searching
+
+        return searching.run_report(arguments)
     from analysis.report import terminal_table, write_report
     from analysis.verdicts import judge
 
@@ -152,6 +173,10 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """The winning arm as a config, with its evidence."""
+    if _is_search(arguments):
+        from ablations.cli import searching
+
+        return searching.run_export(arguments)
     from analysis.verdicts import judge
     from sweeps.export import export
 
@@ -189,6 +214,13 @@ def run_export(arguments: argparse.Namespace) -> int:
     out.print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
     out.print(f"train it: ablate train {shlex.quote(str(target / 'config.yaml'))}", markup=False, soft_wrap=True)
     return 0
+
+
+def _is_search(arguments: argparse.Namespace) -> bool:
+    """Whether the name is of a search; a folder of a run is neither."""
+    if not arguments.name.endswith(".py") and arguments.name not in agenda.discover():
+        return False
+    return not isinstance(agenda.declared(arguments.name)[1], Ablation)
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:

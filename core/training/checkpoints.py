@@ -38,15 +38,20 @@ class Checkpoint(NamedTuple):
     universal: bool = False
 
 
+class StepReachedError(Exception):
+    """The step was reached after which training was to pause; its checkpoint is whole."""
+
+
 class Checkpointer(lightning.Callback):
     """Saves every `trainer.checkpoint_every` steps, between the validation of a step and the next step.
 
     What is older is deleted once the new one is complete on every rank and named in latest.json. Where the training is asked
-    to pause (core.training.pausing), it saves after the step under way and raises TrainingPausedError.
+    to pause (core.training.pausing), it saves after the step under way and raises TrainingPausedError; after the step
+    `pause_after` it saves too, and raises StepReachedError.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks) -> None:
-        self.config, self.folder, self.ranks = config, folder / FOLDER, ranks
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, pause_after: int | None = None) -> None:
+        self.config, self.folder, self.ranks, self.pause_after = config, folder / FOLDER, ranks, pause_after
         self.saved = 0
         self._votes: Any = None
         self._handler = signal.getsignal(signal.SIGTERM)
@@ -62,11 +67,13 @@ class Checkpointer(lightning.Callback):
         every, step = self.config.trainer.checkpoint_every, trainer.global_step
         if batch_idx % self.config.trainer.accumulate:
             return
-        pause = self._pause()
-        if step and step != self.saved and (pause or (every and step % every == 0)):
+        asked, reached = self._pause(), self.pause_after is not None and step >= self.pause_after
+        if step and step != self.saved and (asked or reached or (every and step % every == 0)):
             self._try_to_save(trainer, step)
-        if pause:
+        if asked:
             raise TrainingPausedError
+        if reached:
+            raise StepReachedError(f"paused after step {step} of {self.config.trainer.steps}")
 
     def _pause(self) -> bool:
         """Whether any rank was asked to pause: all of them have to save the same step."""

@@ -34,7 +34,7 @@ from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
 from core.training import health, pausing
 from core.training.callbacks import Recorder, TrainingDivergedError
-from core.training.checkpoints import Checkpointer, find, remove
+from core.training.checkpoints import Checkpointer, StepReachedError, find, remove
 from core.training.launch import RankFailedError, launch
 from core.training.module import MaskedDiffusion
 from core.training.strategy import check_devices, strategy_of, uses_cuda, whole_weights
@@ -101,6 +101,7 @@ def train(
     loggers: Sequence[Logger] = (),
     study: Mapping[str, Any] | None = None,
     devices: int = 1,
+    until: int | None = None,
 ) -> RunRecord:
     """Train one run and leave its record in `folder`: record.json, and beside it config.yaml and the final weights.
 
@@ -110,25 +111,35 @@ def train(
     beside it). A mistake in the config raises UserError before training; an interruption passes through and leaves no
     record. A request to pause (core.training.pausing) is heeded with a checkpoint, whatever trainer.checkpoint_every says,
     and raises TrainingPausedError.
+
+    until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
+    "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
     """
     with pausing.heeded():
-        return _train(config, folder, loggers, study, devices)
+        return _train(config, folder, loggers, study, devices, until)
 
 
 def _train(
-    config: RunConfig, folder: Path, loggers: Sequence[Logger], study: Mapping[str, Any] | None, devices: int
+    config: RunConfig,
+    folder: Path,
+    loggers: Sequence[Logger],
+    study: Mapping[str, Any] | None,
+    devices: int,
+    until: int | None,
 ) -> RunRecord:
     ranks = (
         Ranks.of_environment(config.deepspeed.expert_parallel) if config.trainer.strategy == "deepspeed" else Ranks()
     )
     among = ranks.size > 1
+    if until is not None and config.trainer.strategy != "single":
+        raise UserError("a run can be paused part-way under trainer.strategy=single only")
     check(config, ranks.size if among else devices)
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
         text = to_yaml(config)
         Patience.of_environment().call(lambda again: records.write_atomically(folder / "config.yaml", text), no_space)
     if among or config.trainer.strategy == "single":
-        record = attempt(config, folder, loggers=loggers, ranks=ranks)
+        record = attempt(config, folder, loggers=loggers, ranks=ranks, until=until)
     else:
         find(config, folder, Ranks(size=devices, expert_parallel=config.deepspeed.expert_parallel), convert=True)
         started = time.perf_counter()
@@ -155,15 +166,19 @@ def attempt(
     loggers: Sequence[Logger] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
     callbacks: Sequence[lightning.Callback] = (),
+    until: int | None = None,
 ) -> RunRecord:
     """Train in this process, as one rank of those that train the run, and return its record without leaving it."""
     facts = _facts(config, ranks)
     started, floor = time.perf_counter(), MaskedTextModule(config).floor()
     recorder = Recorder(config, floor=floor, bytes_per_token=load_corpus(config.data).bytes_per_token)
     try:
-        measured = _fit(config, folder, recorder, loggers, ranks, callbacks)
+        measured = _fit(config, folder, recorder, loggers, ranks, callbacks, until)
         facts["provenance"]["weights_sha256"] = measured.pop("weights")
         return RunRecord(status="complete", **facts, **measured, **_seen(recorder, started))
+    except StepReachedError as pause:
+        metrics = _last(recorder.validation)
+        return RunRecord(status="paused", reason=str(pause), metrics=metrics, **facts, **_seen(recorder, started))
     except Exception as error:
         trace = "traceback.txt" if ranks.size == 1 else f"traceback-rank-{ranks.rank}.txt"
         try:
@@ -195,13 +210,15 @@ def _fit(
     loggers: Sequence[Logger],
     ranks: Ranks,
     callbacks: Sequence[lightning.Callback],
+    until: int | None,
 ) -> dict[str, Any]:
     found = find(config, folder, ranks)
     module = MaskedDiffusion(config, ranks)
     data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
     if config.trainer.initial_weights and not found:
         load_weights(module.denoiser, config.trainer.initial_weights)
-    trainer = _trainer(config, folder, [*callbacks, Checkpointer(config, folder, ranks), recorder], loggers, ranks)
+    checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
+    trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder], loggers, ranks)
     if found and found.universal:
         trainer.strategy.config["checkpoint"] = {"load_universal": True}  # type: ignore[attr-defined]
     began, tokens = time.perf_counter(), recorder.tokens
@@ -216,13 +233,20 @@ def _fit(
         - (found.step * config.trainer.batch_size * config.data.sequence_length if found else 0)
     )
     rate = here / training_s
-    final = {name: column[-1] for name, column in recorder.validation.items() if name not in ("step", "tokens")}
     return {
-        "metrics": {**final, "train/nelbo": recorder.curve["train/nelbo"][-1], "train/tokens_per_second": rate},
+        "metrics": {
+            **_last(recorder.validation),
+            "train/nelbo": recorder.curve["train/nelbo"][-1],
+            "train/tokens_per_second": rate,
+        },
         "tokens_per_second": rate,
         "flops": training_flops(config),
         "weights": kept,
     }
+
+
+def _last(validation: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: column[-1] for name, column in validation.items() if name not in ("step", "tokens")}
 
 
 def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> str | None:

@@ -52,7 +52,7 @@ def run(
     if retry_failed:
         ledger.reconcile(retry_failed=True)
     before = _statuses(plan, out)
-    with _stop_signals(), present_in(out / plan.study_name):
+    with stop_signals(), present_in(out / plan.study_name):
         interrupted = False
         with Pool(plan, out, url, trainer) as pool:
             try:
@@ -158,7 +158,7 @@ def _summarise(before: collections.Counter[str], after: collections.Counter[str]
 
 
 @contextmanager
-def _stop_signals() -> Iterator[None]:
+def stop_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP act as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield

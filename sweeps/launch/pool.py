@@ -19,6 +19,7 @@ import torch
 from core import records
 from core.errors import UserError
 from sweeps.plan import Plan
+from sweeps.search.plan import SearchPlan
 from sweeps.storage import STORAGE_VARIABLE
 from sweeps.worker import CORES_VARIABLE
 
@@ -27,13 +28,18 @@ SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Pool:
-    """The workers of one sweep, by number from 0. Leaving its context leaves none alive."""
+    """The workers of one sweep, by number from 0. Leaving its context leaves none alive.
 
-    def __init__(self, plan: Plan, out: Path, storage_url: str, trainer: str) -> None:
+    program: the module that a worker runs; it is given the job file.
+    """
+
+    def __init__(
+        self, plan: Plan | SearchPlan, out: Path, storage_url: str, trainer: str, program: str = "sweeps.worker"
+    ) -> None:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
         self._content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer}
-        self._devices = plan.devices
+        self._devices, self._program = plan.devices, program
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._heard: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._speaking = 0
@@ -59,7 +65,7 @@ class Pool:
         }
         with self._log(number).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "sweeps.worker", str(self._job)],
+                [sys.executable, "-m", self._program, str(self._job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

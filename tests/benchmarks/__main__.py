@@ -1,4 +1,4 @@
-"""`make bench`: model and platform beside their peers, as ratios measured in turns. Writes bench.json and bench.md."""
+"""`make bench`: model, platform and searches beside their peers, as ratios measured in turns. Writes bench.json, bench.md."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ import torch
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import engine, layer, ledger, step, sweep
+from tests.benchmarks import engine, layer, ledger, search, step, sweep
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,14 +28,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine,sweep,ledger")
+    parser.add_argument("--parts", default="layer,step,packing,engine,sweep,ledger,search")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    _single_process_group()
     wanted = options.parts.split(",")
-    rows: dict[str, list[dict[str, Any]]] = {}
+    if wanted != ["search"]:
+        _single_process_group()
+    rows: dict[str, Any] = {}
     if "layer" in wanted:
         rows["layer"] = layers(options)
     if "step" in wanted:
@@ -48,6 +49,8 @@ def main() -> None:
         rows["sweep"], rows["start"] = sweeps(max(2, options.rounds // 2))
     if "ledger" in wanted:
         rows["ledger"] = [{"storage": name} | row for name, row in ledger.measure().items()]
+    if "search" in wanted and options.device == "cpu":
+        rows["search"] = search.measure(10 if options.quick else 20)
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -173,7 +176,7 @@ def _peak(device: str) -> float | None:
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
 
 
-def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace) -> str:
+def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     lines = [
         f"{where}, {platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}; median [quartiles]",
@@ -232,6 +235,8 @@ def _markdown(rows: dict[str, list[dict[str, Any]]], options: argparse.Namespace
             f"| {row['storage']} | " + " | ".join(f"{1e3 * row[name]:.0f}" for name in names) + " |"
             for row in rows["ledger"]
         ]
+    if "search" in rows:
+        lines += ["", *search.table(rows["search"])]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,123 @@
+"""What a search may cost and where it looks, before anything is trained."""
+
+import argparse
+import os
+from typing import Any
+
+import numpy as np
+import optuna
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ablations.cli.planning import resolve_workers
+from analysis.power import reaches_significance
+from core.errors import UserError
+from sweeps.cost import calibrate
+from sweeps.launch.pool import default_workers
+from sweeps.search.plan import SearchPlan
+from sweeps.search.rungs import ETA
+from sweeps.search.space import draw
+
+DRAWS = 200  # random points that say how much of the space can be trained
+
+
+def refusal(plan: SearchPlan) -> str | None:
+    """Why the confirmation can't reach significance, with the number of seeds that would; None where it can."""
+    comparisons = len(plan.groups) * len(plan.search.metrics)
+    answer = reaches_significance(
+        plan.search.confirm, alpha=plan.search.alpha, power=plan.search.power, comparisons=comparisons
+    )
+    if answer.ok:
+        return None
+    return (
+        f"confirm: {plan.search.confirm} fresh seeds cannot reach significance for {comparisons} comparisons at "
+        f"alpha={plan.search.alpha:g}: use at least confirm={answer.seeds_needed}"
+    )
+
+
+def feasible_share(plan: SearchPlan) -> tuple[float, str]:
+    """The share of random points that can be trained, and what most often stands in the way of the others."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    resolver, reasons = plan.resolver, list[str]()
+    for _ in range(DRAWS):
+        trial = study.ask()
+        resolved = resolver.resolve(draw(trial, plan.search, {}))
+        reasons += [resolved.reason] if resolved.config is None else []
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+    commonest = max(set(reasons), key=reasons.count) if reasons else ""
+    return 1 - len(reasons) / DRAWS, commonest
+
+
+def tokens_bound(plan: SearchPlan) -> tuple[float, float]:
+    """Training tokens of one group: when every configuration is trained to the end, and about what halving leaves."""
+    design = plan.design
+    one = design["tokens_per_run"] * len(plan.search.seeds)
+    if plan.search.budget.tokens:
+        return plan.search.budget.tokens, plan.search.budget.tokens
+    trials, whole = plan.search.budget.trials or 0, plan.rungs[-1]
+    steps = np.diff([0, *plan.rungs]) / whole
+    return trials * one, float(sum(max(1, trials // ETA**r) * share for r, share in enumerate(steps)) * one)
+
+
+def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that `ablate plan` shows of a search."""
+    share, reason = feasible_share(plan)
+    if share == 0:
+        raise UserError(f"space: none of {DRAWS} random points can be trained; most often: {reason}")
+    bound, expected = tokens_bound(plan)
+    groups = len(plan.groups)
+    arms = groups * len(plan.search.metrics) + 1
+    confirm_tokens = arms * plan.search.confirm * plan.design["tokens_per_run"]
+    content = {
+        **{key: plan.design[key] for key in ("ablation", "size", "question", "metrics", "space", "compare", "seeds")},
+        **{key: plan.design[key] for key in ("rungs", "sampler", "pruner", "trials", "tokens", "control_settings")},
+        "groups": [group.label for group in plan.groups],
+        "feasible_share": share,
+        "infeasible": reason,
+        "tokens_per_run": plan.design["tokens_per_run"],
+        "most_tokens": groups * bound,
+        "expected_tokens": groups * expected,
+        "confirm": {"seeds": list(plan.fresh_seeds), "arms": arms, "tokens": confirm_tokens},
+        "refused": refusal(plan),
+    }
+    if not arguments.no_calibration and not content["refused"]:
+        runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        sweep = plan.sweep.__class__(plan.name, plan.size, plan.design, runs)
+        workers = resolve_workers(arguments.workers, sweep) or default_workers(plan.devices)
+        seconds = next(iter(calibrate(sweep, threads=max(1, cores // workers)).seconds_per_run.values()))
+        tokens = content["expected_tokens"] + confirm_tokens
+        content |= {"workers": workers, "seconds_per_run": seconds}
+        content["estimated_seconds"] = seconds * tokens / plan.design["tokens_per_run"] / workers
+    return content
+
+
+def print_plan(content: dict[str, Any], out: Console) -> None:
+    """The plan for people."""
+    out.print(f"[bold]{escape(content['ablation'])}[/] [dim]{content['size']}, a search[/]")
+    out.print(content["question"], markup=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("key", "range", "control"):
+        table.add_column(title, header_style="dim", overflow="fold")
+    for key, said in content["space"].items():
+        table.add_row(key, escape(said), escape(str(content["control_settings"].get(key, ""))))
+    out.print(table)
+    per = f" for each {content['compare']} ({', '.join(content['groups'])})" if content["compare"] else ""
+    budget = f"{content['trials']} configurations" if content["trials"] else f"{content['tokens']:.3g} tokens"
+    out.print(f"budget: {budget}{per}, seeds {', '.join(map(str, content['seeds']))} in each", markup=False)
+    rungs = f", compared at steps {', '.join(map(str, content['rungs']))}" if len(content["rungs"]) > 1 else ""
+    out.print(
+        f"sampler {content['sampler']}, pruner {content['pruner']}{rungs}; objectives {', '.join(content['metrics'])}"
+    )
+    out.print(
+        f"tokens: about {content['expected_tokens']:.3g}, at most {content['most_tokens']:.3g}; then "
+        f"{content['confirm']['tokens']:.3g} to confirm {content['confirm']['arms']} arms on "
+        f"{len(content['confirm']['seeds'])} fresh seeds"
+    )
+    rest = f"; most often in the way: {content['infeasible']}" if content["infeasible"] else ""
+    out.print(f"{content['feasible_share']:.0%} of random points can be trained{rest}", markup=False)
+    if content.get("estimated_seconds") is not None:
+        minutes = content["estimated_seconds"] / 60
+        out.print(f"time: about {minutes:.1f} min with {content['workers']} workers on this machine")

@@ -1,0 +1,197 @@
+"""What a search found: its own best (flattered by having been chosen), and what fresh seeds say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from analysis.compare import paired_effect
+from analysis.frame import Study
+from analysis.report import pvalue, signed, terminal_table
+from analysis.selection import confirm, expected_best
+from analysis.verdicts import judge
+from core.errors import UserError
+from sweeps.search.importance import importances
+from sweeps.search.plan import described
+from sweeps.search.results import CONFIRM, Configuration, Results
+from sweeps.search.spec import from_json
+
+SHOWN = 5
+BIASED = "selected for these values, therefore biased"
+
+
+def confirmed(results: Results, folder: Path) -> Study | None:
+    """The confirmation of what the search finds best now; None where there is none, or it was of another best."""
+    path = folder.with_name(f"{folder.name}.{CONFIRM}")
+    study = Study.load(path) if path.is_dir() else None
+    wanted = {results.design["control"], *(found.arm for found in results.finalists().values())}
+    if study is None or {f"c-{arm['hash'][:10]}" for arm in study.design["arms"]} != wanted:
+        return None
+    return study
+
+
+def report(results: Results, study: Study | None) -> dict[str, Any]:
+    """Everything that `ablate report` says of a search, JSON-ready."""
+    design = results.design
+    states = [found.status for found in results.configurations]
+    return {
+        "search": design["ablation"],
+        "question": design["question"],
+        "metrics": design["metrics"],
+        "configurations": {state: states.count(state) for state in ("complete", "paused", "failed")},
+        "tokens": sum(found.tokens for found in results.configurations),
+        "failures": [
+            {"trial": f.trial, "group": f.group, "reason": f.reason}
+            for f in results.configurations
+            if f.status == "failed"
+        ],
+        "groups": [_group(results, name, found) for name, found in results.groups().items()],
+        "confirmation": _confirmation(results, study) if study is not None else None,
+        "unreadable": list(results.unreadable),
+    }
+
+
+def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[str, Any]:
+    design = results.design
+    sign = 1 if design["goals"][0] == "min" else -1
+    ranked = sorted((c for c in found if c.status == "complete"), key=lambda c: sign * c.values[0])
+    # Every configuration that didn't fail has a value here: no choice was made before.
+    step = design["rungs"][0]
+    judged = [c for c in found if step in c.curve]
+    values = [c.curve[step] for c in judged]
+    rows = importances(
+        from_json(design["declared"]),
+        [c.settings for c in judged],
+        [sign * value for value in values],
+        rng=np.random.default_rng(0),
+    )
+    counts = sorted({n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < len(values)} | ({len(values)} - {0}))
+    return {
+        "group": name,
+        "best": [_row(c) | {"note": BIASED} for c in ranked[:SHOWN]],
+        "pareto": [_row(c) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
+        "judged_at_step": step,
+        "expected_best": [{"n": n, "value": expected_best(values, n, higher_is_better=sign < 0)} for n in counts],
+        "importance": [vars(row) for row in rows],
+    }
+
+
+def _row(found: Configuration) -> dict[str, Any]:
+    return {
+        "trial": found.trial,
+        "settings": dict(found.settings),
+        "values": list(found.values),
+        "tokens": found.tokens,
+    }
+
+
+def _confirmation(results: Results, study: Study) -> dict[str, Any]:
+    judgement = judge(study)
+    metric, goal = study.design["metric"], results.design["goals"][0]
+    finalists = results.finalists()
+    control_fresh = study.values("control", metric)
+    control_then = next((c for c in results.configurations if c.arm == results.design["control"]), None)
+    arms = []
+    for arm in study.arms:
+        found = control_then if arm == "control" else finalists[arm]
+        row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "selected": None, "optimism": None}
+        row |= {"estimate": None, "low": None, "high": None, "n": 0, "note": ""}
+        fresh = study.values(arm, metric)
+        selected = list(found.seed_values) if found is not None else []
+        try:
+            said = confirm(np.atleast_2d(selected or fresh), np.atleast_2d(fresh), higher_is_better=goal == "max")
+            row |= {key: getattr(said, key) for key in ("estimate", "low", "high", "n")}
+            row["selected"] = said.selected if selected else None
+        except UserError as error:
+            row["note"] = str(error)
+        if arm != "control":
+            row |= _effects(found, control_then, fresh, control_fresh)
+        arms.append(row)
+    return {
+        "seeds": list(study.design["seeds"]),
+        "missing": study.missing,
+        "headline": judgement.headline,
+        "winner": judgement.winner,
+        "winner_reason": judgement.winner_reason.replace("not yet confirmed on fresh seeds", "on fresh seeds"),
+        "arms": arms,
+        "judgement": judgement.to_dict(),
+    }
+
+
+def _effects(
+    found: Configuration | None, control: Configuration | None, fresh: np.ndarray, control_fresh: np.ndarray
+) -> dict[str, Any]:
+    """The arm's difference from the control on fresh seeds, and on the search's own where both were trained to the end."""
+    row: dict[str, Any] = {"effect": None, "effect_low": None, "effect_high": None, "selected_effect": None}
+    both = np.isfinite(fresh) & np.isfinite(control_fresh)
+    try:
+        effect = paired_effect(control_fresh[both], fresh[both])
+        row |= {"effect": effect.estimate, "effect_low": effect.low, "effect_high": effect.high}
+    except UserError as error:
+        row["note"] = str(error)
+    if found is not None and control is not None and found.seed_values and control.seed_values:
+        row["selected_effect"] = float(np.mean(found.seed_values) - np.mean(control.seed_values))
+        if row["effect"] is not None:
+            row["optimism"] = row["selected_effect"] - row["effect"]
+    return row
+
+
+def print_report(content: dict[str, Any], study: Study | None, out: Console) -> None:
+    """The report for people."""
+    out.print(content["question"], markup=False, style="bold")
+    counts = content["configurations"]
+    out.print(
+        f"{counts['complete']} configurations trained to the end, {counts['paused']} paused before, {counts['failed']} "
+        f"failed; {content['tokens']:.3g} tokens"
+    )
+    for failure in content["failures"][:SHOWN]:
+        out.print(f"trial {failure['trial']} failed: {failure['reason']}", markup=False, style="red")
+    for group in content["groups"]:
+        _print_group(group, content["metrics"], out)
+    if study is None:
+        out.print("\nnot confirmed: `ablate run` trains the best and the control on fresh seeds", style="yellow")
+        return
+    found = content["confirmation"]
+    out.print(f"\nconfirmation on seeds {found['seeds'][0]} to {found['seeds'][-1]}, which chose nothing", style="bold")
+    table = Table(box=None, pad_edge=False)
+    for title in ("arm", "estimate", "95 % interval", "minus control", "95 % interval", "search said (biased)"):
+        table.add_column(title, header_style="dim", overflow="fold")
+    for row in found["arms"]:
+        effect = row.get("effect")
+        table.add_row(
+            row["arm"],
+            "" if row["estimate"] is None else f"{row['estimate']:.4g}",
+            "" if row["low"] is None else f"{row['low']:.4g} {row['high']:.4g}",
+            signed(effect),
+            "" if effect is None else f"{signed(row['effect_low'])} {signed(row['effect_high'])}",
+            signed(row.get("selected_effect")),
+        )
+    out.print(table)
+    out.print(terminal_table(judge(study)))
+    said = "nothing yet" if found["winner"] is None else found["winner"]
+    out.print(f"to export: {said}: {found['winner_reason']}", markup=False)
+
+
+def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) -> None:
+    name = f" of {group['group']}" if group["group"] else ""
+    out.print(f"\nbest{name} ({BIASED})", style="bold")
+    for row in group["best"]:
+        values = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, row["values"], strict=True))
+        out.print(f"  trial {row['trial']}: {values}  ({described(row['settings'])})", markup=False)
+    if group["pareto"]:
+        out.print(f"Pareto front: {len(group['pareto'])} configurations", style="bold")
+        for row in group["pareto"]:
+            values = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, row["values"], strict=True))
+            out.print(f"  trial {row['trial']}: {values}  ({described(row['settings'])})", markup=False)
+    step = group["judged_at_step"]
+    if group["expected_best"]:
+        curve = ", ".join(f"{row['n']}: {row['value']:.4g}" for row in group["expected_best"])
+        out.print(f"expected best of n configurations at step {step}: {curve}", markup=False)
+    if group["importance"]:
+        out.print(f"importance at step {step} (95 % of shuffled values stay below the null)")
+        for row in group["importance"]:
+            said = f"  {row['parameter']}: {row['importance']:.3f}, null {row['null']:.3f}, p = {pvalue(row['pvalue'])}"
+            out.print(said, markup=False)

@@ -1,0 +1,201 @@
+"""The commands for searches: plan, run, report, export, and their rows on the agenda."""
+
+import argparse
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ablations.cli import agenda
+from ablations.cli.commands import INTERRUPTED, console, show_json
+from core.errors import UserError
+from sweeps.search.plan import SearchPlan, plan
+from sweeps.search.results import CONFIRM, Results, confirmation
+from sweeps.search.spec import Search
+from sweeps.spec import study_name
+
+
+def agenda_rows(name: str, search: Search, out: Path) -> list[dict[str, Any]]:
+    """A search's rows on the agenda, one for each size."""
+    rows = []
+    for size in ("full", *search.sizes):
+        edition = search.sized(size)
+        results = Results.load(out / study_name(name, size))
+        trained = len(results.configurations) if results else 0
+        confirmed = (out / study_name(study_name(name, size), CONFIRM)).is_dir()
+        so_far = f"{trained} configurations trained" + (", confirmed" if confirmed else "") if trained else "not run"
+        budget = edition.budget
+        said = f"{budget.trials} configurations" if budget.trials else f"{budget.tokens:.3g} tokens"
+        said += f" for each {edition.compare}" if edition.compare else ""
+        rows.append({"name": name, "size": size, "question": edition.question, "budget": said, "so_far": so_far})
+    return rows
+
+
+def make_plan(arguments: argparse.Namespace) -> SearchPlan:
+    """The plan that the arguments name. `--seeds N` sets the seeds inside each configuration."""
+    name, search = agenda.declared(arguments.name)
+    assert isinstance(search, Search)
+    if arguments.seeds:
+        sizes = {size: {k: v for k, v in changes.items() if k != "seeds"} for size, changes in search.sizes.items()}
+        search = replace(search, seeds=tuple(range(arguments.seeds)), sizes=sizes)
+    planned = plan(name, search, size=arguments.size or "full", overrides=arguments.settings)
+    words = ["ablate", "run", arguments.name, *(["--size", planned.size] if planned.size != "full" else [])]
+    words += [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
+    words += [] if arguments.out == Path("runs") else ["--out", str(arguments.out)]
+    return replace(planned, design={**planned.design, "command": shlex.join(words)})
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """The space, the budget, and what they cost."""
+    from ablations.cli.search_plan import describe, print_plan
+
+    content = describe(make_plan(arguments), arguments)
+    if arguments.json:
+        show_json(content)
+    else:
+        print_plan(content, console())
+    if content["refused"]:
+        raise UserError(content["refused"])
+    return 0
+
+
+def run_run(arguments: argparse.Namespace) -> int:
+    """Search, then confirm the winners and the control on fresh seeds."""
+    from ablations.cli.planning import resolve_workers
+    from ablations.cli.search_plan import refusal
+    from sweeps.launch.events import Event
+    from sweeps.launch.local import run
+    from sweeps.launch.progress import present
+    from sweeps.search.local import search
+
+    planned = make_plan(arguments)
+    if (refused := refusal(planned)) and not arguments.exploratory:
+        raise UserError(f"{refused} (--exploratory runs it anyway)")
+    if arguments.launcher == "slurm":
+        raise UserError(
+            "--launcher slurm submits ablations; a search is shared by every `ablate run` on its folder and storage: start "
+            f"`{planned.design['command']}` in as many jobs as you like"
+        )
+    if arguments.retry_failed:
+        raise UserError("--retry-failed: a search doesn't try failed configurations again; raise its budget instead")
+    control = planned.runs(planned.resolver.control_settings, planned.resolver.control)
+    workers = resolve_workers(arguments.workers, replace(planned.sweep, runs=control))
+
+    def tell(event: Event) -> None:
+        print(event.text, file=sys.stderr, flush=True)
+
+    counts, interrupted = search(planned, arguments.out, storage_url=arguments.storage, workers=workers, on_event=tell)
+    if interrupted:
+        return INTERRUPTED
+    results = Results.load(arguments.out / planned.study_name)
+    out = console()
+    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    out.print(f"{planned.study_name}: {said}", markup=False)
+    if results is None or not results.complete:
+        raise RuntimeError(
+            "no configuration was trained to the end, so there is nothing to confirm: see the failures above"
+        )
+    confirming = confirmation(planned, results)
+    with present(confirming) as on_event:
+        summary = run(confirming, arguments.out, storage_url=arguments.storage, workers=workers, on_event=on_event)
+    if summary.interrupted:
+        return INTERRUPTED
+    failed = summary.failed + summary.failed_before
+    out.print(
+        f"confirmation: {summary.done + summary.reused} runs on fresh seeds, {failed} failed, {summary.missing} missing"
+    )
+    size = "" if planned.size == "full" else f" --size {planned.size}"
+    where = "" if arguments.out == Path("runs") else f" --out {shlex.quote(str(arguments.out))}"
+    out.print(f"next: ablate report {shlex.quote(arguments.name)}{size}{where}", markup=False)
+    return 1 if failed or summary.missing else 0
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """What was found, how it was confirmed, and the confirmation's report.html."""
+    from ablations.cli.search_report import confirmed, print_report, report
+    from analysis.report import write_report
+    from analysis.verdicts import judge
+
+    results, folder = _load(arguments)
+    study = confirmed(results, folder)
+    content = report(results, study)
+    if study is not None:
+        path = folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html"
+        write_report(study, judge(study), path)
+        content["report"] = str(path)
+    if arguments.json:
+        show_json(json.loads(json.dumps(content)))
+        return 0
+    print_report(content, study, console())
+    return 0
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """The confirmed winner as a config with its evidence."""
+    from ablations.cli.search_report import confirmed, report
+    from analysis.verdicts import judge
+    from sweeps.export import export
+
+    if arguments.format == "hf":
+        raise UserError("--format hf: give the folder of one run; a search exports a config")
+    results, folder = _load(arguments)
+    study = confirmed(results, folder)
+    target = arguments.to or folder / "export"
+    found = report(results, study)
+    if study is None or study.missing:
+        if not arguments.force:
+            raise UserError(
+                f"{arguments.name}: its best isn't confirmed yet, and the best of many looks better than it is: "
+                f"{results.design['command']} confirms it (--force exports it, marked as unconfirmed)"
+            )
+        return _export_unconfirmed(arguments, results, target, found)
+    judgement = judge(study)
+    arm = arguments.arm or judgement.winner
+    known = [entry["name"] for entry in study.design["arms"]]
+    if arm is None:
+        raise UserError(f"{arguments.name}: nothing can be exported: {judgement.winner_reason}")
+    if arm not in known:
+        raise UserError(f"--arm '{arm}' was not confirmed; what was: {', '.join(known)}")
+    runs = [record for record in study.records_of(arm) if record.status == "complete"]
+    reason = judgement.winner_reason.replace("not yet confirmed on fresh seeds", "on fresh seeds")
+    chosen = f"by the confirmation: {reason}" if arm == judgement.winner else "by hand (--arm)"
+    entry = next(row for row in found["confirmation"]["arms"] if row["arm"] == arm)
+    evidence = {"chosen": chosen, "confirmed": True, **{k: entry[k] for k in ("estimate", "low", "high", "n")}}
+    export(study.design, arm, runs, evidence | {"search": found} | judgement.to_dict(), target)
+    console().print(f"{arm}: {chosen}", markup=False)
+    console().print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _export_unconfirmed(arguments: argparse.Namespace, results: Results, target: Path, found: dict[str, Any]) -> int:
+    from sweeps.export import export
+
+    finalists = results.finalists()
+    if not finalists:
+        raise UserError(f"{arguments.name}: no configuration is trained to the end yet: {results.design['command']}")
+    name = arguments.arm or next(iter(finalists))
+    if name not in finalists:
+        raise UserError(f"--arm '{name}' is no finalist; the finalists are {', '.join(finalists)}")
+    design = confirmation(SearchPlan.of_design(results.design), results).design
+    arm = name if any(entry["name"] == name for entry in design["arms"]) else "control"
+    evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}
+    export(design, arm, finalists[name].records, evidence | {"search": found}, target)
+    console().print(f"{name}: unconfirmed; config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Results, Path]:
+    name, search = agenda.declared(arguments.name)
+    recorded = agenda.recorded_sizes(arguments.out, name, search)
+    size = arguments.size or ("full" if "full" in recorded else next(iter(recorded), "full"))
+    if size not in ("full", *search.sizes):
+        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(('full', *search.sizes))}")
+    results = Results.load(recorded[size]) if size in recorded else None
+    if results is None:
+        flag = "" if size == "full" else f" --size {size}"
+        raise UserError(
+            f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: ablate run {name}{flag}"
+        )
+    return results, recorded[size]

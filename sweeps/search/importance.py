@@ -1,0 +1,85 @@
+"""Which parameters matter for being among the best, and how much importance chance alone gives them.
+
+PED-ANOVA (arXiv 2304.10255; conditional spaces: 2601.20800), as Optuna computes it. It lives here, not in analysis, because
+it needs Optuna's distributions and estimators. An importance has no unit and is never zero: it means something only beside
+the importances of the same points with their values shuffled.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.importance import PedAnovaImportanceEvaluator
+from optuna.trial import create_trial
+
+from sweeps.search.space import distributions, parameters
+from sweeps.search.spec import Search
+from sweeps.spec import Level
+
+FEWEST_POINTS = 10
+TARGET_QUANTILE = 0.2  # being among the best fifth: a tenth of a small search is two or three points
+
+
+@dataclass(frozen=True)
+class Importance:
+    """One parameter. null: the 95 % quantile of its importances under shuffled values; pvalue: of importances this large
+    under them, (1 + count) / (1 + shuffles)."""
+
+    parameter: str
+    importance: float
+    null: float
+    pvalue: float
+
+
+def importances(
+    search: Search,
+    points: Sequence[Mapping[str, Level]],
+    losses: Sequence[float],
+    *,
+    rng: np.random.Generator,
+    shuffles: int = 200,
+) -> list[Importance]:
+    """The importance of every parameter, the most important first; none for fewer than 10 points.
+
+    points: settings of configurations; losses: (N,) their values at equal tokens, smaller = better. Sampled points crowd
+    where values are good; shuffling keeps the points, so the null has the same crowds.
+    """
+    if len(points) < FEWEST_POINTS:
+        return []
+    known: dict[str, BaseDistribution] = {}
+    for key, parameter in search.space.items():
+        known |= distributions(key, parameter)
+    drawn = [parameters(point, search) for point in points]
+    varied = [name for name in known if len({repr(point.get(name)) for point in drawn}) > 1]
+    values = np.asarray(losses, dtype=float)
+    found = _evaluate(drawn, values, known, varied)
+    null = np.array([_evaluate(drawn, rng.permutation(values), known, varied) for _ in range(shuffles)])
+    rows = [
+        Importance(
+            name,
+            float(found[i]),
+            float(np.quantile(null[:, i], 0.95)),
+            float((1 + (null[:, i] >= found[i]).sum()) / (1 + shuffles)),
+        )
+        for i, name in enumerate(varied)
+    ]
+    return sorted(rows, key=lambda row: (row.pvalue, -row.importance))
+
+
+def _evaluate(
+    drawn: Sequence[Mapping[str, Level]],
+    values: np.ndarray,
+    known: Mapping[str, BaseDistribution],
+    names: Sequence[str],
+) -> list[float]:
+    study = optuna.create_study()
+    for point, value in zip(drawn, values, strict=True):
+        used = {name: known[name] for name in point}
+        study.add_trial(create_trial(params=dict(point), distributions=used, value=float(value)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = PedAnovaImportanceEvaluator(target_quantile=TARGET_QUANTILE).evaluate(study, params=list(names))
+    return [found[name] for name in names]

@@ -1,0 +1,172 @@
+"""A search becomes a plan: its configs' common ground, its rungs and its groups, checked before anything is trained."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from core.config import RunConfig, config_hash
+from core.data.corpora import fingerprint
+from core.errors import UserError
+from core.metrics import METRICS
+from core.settings import parse_overrides
+from core.training.run import check as check_run
+from sweeps.checks import nearest, text
+from sweeps.plan import Plan, PlannedRun
+from sweeps.search.checks import CONFIRMATION_SEED, check
+from sweeps.search.feasible import Resolver
+from sweeps.search.rungs import rungs_of
+from sweeps.search.spec import Choice, Search, from_json, range_text, to_json
+from sweeps.spec import Level, study_name
+
+
+@dataclass(frozen=True)
+class Group:
+    """A part of a search that is tuned by itself, with the whole budget: one level of what is compared, or everything.
+
+    study: its Optuna study, whose name changes with everything that makes trials comparable.
+    """
+
+    study: str
+    fixed: Mapping[str, Level]
+
+    @property
+    def label(self) -> str:
+        return ", ".join(text(level) for level in self.fixed.values())
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Everything that a search of one size is to do. search: the edition, resolved; settings: over it, shared by all."""
+
+    name: str
+    size: str
+    search: Search
+    settings: Mapping[str, Any]
+    design: Mapping[str, Any]
+
+    @property
+    def study_name(self) -> str:
+        return study_name(self.name, self.size)
+
+    @property
+    def devices(self) -> int:
+        return self.search.resources.devices
+
+    @property
+    def sweep(self) -> Plan:
+        """The plan of no runs that run folders, records and W&B know the search by."""
+        return Plan(name=self.name, size=self.size, design=self.design, runs=())
+
+    @property
+    def resolver(self) -> Resolver:
+        return Resolver(self.search, self.settings)
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """The steps at which configurations are compared; one, the last, where runs are never paused."""
+        return tuple(self.design["rungs"])
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        identity = f"{self.study_name}#{self.design['identity']}"
+        key = self.search.compare
+        if key is None:
+            return (Group(identity, {}),)
+        parameter = self.search.space[key]
+        assert isinstance(parameter, Choice)
+        return tuple(Group(f"{identity}@{text(level)}", {key: level}) for level in parameter.levels)
+
+    @property
+    def fresh_seeds(self) -> tuple[int, ...]:
+        return tuple(range(CONFIRMATION_SEED, CONFIRMATION_SEED + self.search.confirm))
+
+    def runs(self, settings: Mapping[str, Level], config: RunConfig) -> tuple[PlannedRun, ...]:
+        """A configuration's run under each seed of the search."""
+        arm_hash = config_hash(config, with_seed=False)
+        configs = [replace(config, seed=seed) for seed in self.search.seeds]
+        arm, data = f"c-{arm_hash[:10]}", fingerprint(config.data)
+        return tuple(PlannedRun(arm, dict(settings), each, config_hash(each), arm_hash, data) for each in configs)
+
+    def place(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
+        """What a run's record remembers: that it is of a search, and which of its trials."""
+        asked = {
+            "identity": self.design["identity"],
+            "trial": trial,
+            "group": group.label,
+            "settings": dict(run.settings),
+        }
+        return {"ablation": self.name, "size": self.size, "arm": run.arm, "search": asked, "design": dict(self.design)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain dictionaries, for `of_design` in another process: its design says everything."""
+        return dict(self.design)
+
+    @classmethod
+    def of_design(cls, design: Mapping[str, Any]) -> "SearchPlan":
+        """The plan that a design was written for."""
+        search, settings = from_json(design["declared"]), parse_overrides(design["overrides"])
+        return cls(design["ablation"], design["size"], search, settings, design)
+
+
+def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[str] = ()) -> SearchPlan:
+    """Resolve a declaration. Raises UserError for everything that would only fail, or mislead, once runs are trained."""
+    settings = parse_overrides(overrides)
+    try:
+        edition = search.sized(size)
+    except KeyError:
+        raise UserError(f"unknown size '{size}' of '{name}': {nearest(size, ['full', *search.sizes])}") from None
+    check(edition, settings)
+    resolver = Resolver(edition, settings)
+    control = resolver.resolve(resolver.control_settings).config
+    assert control is not None  # checked
+    check_run(control, edition.resources.devices)
+    trainer = control.trainer
+    paused = edition.chosen_pruner in ("asha", "hyperband")
+    identity = _identity(edition, control)
+    command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
+    design = {
+        "kind": "search",
+        "ablation": name,
+        "size": size,
+        "question": edition.question,
+        "identity": identity,
+        "metrics": list(edition.metrics),
+        "goals": [METRICS[metric].goal for metric in edition.metrics],
+        "secondary": list(edition.secondary),
+        "control": f"c-{config_hash(control, with_seed=False)[:10]}",
+        "control_settings": dict(resolver.control_settings),
+        "space": {key: range_text(parameter) for key, parameter in edition.space.items()},
+        "compare": edition.compare,
+        "seeds": list(edition.seeds),
+        "rungs": list(rungs_of(trainer.steps, trainer.validate_every) if paused else (trainer.steps,)),
+        "tokens_per_run": control.tokens_per_step * trainer.steps,
+        "tokens_per_step": control.tokens_per_step,
+        "sampler": edition.sampler,
+        "pruner": edition.chosen_pruner,
+        "trials": edition.budget.trials,
+        "tokens": edition.budget.tokens,
+        "data_fingerprint": fingerprint(control.data),
+        "devices": edition.resources.devices,
+        "overrides": list(overrides),
+        "command": shlex.join(command),
+        "declared": to_json(edition),
+    }
+    return SearchPlan(name, size, edition, settings, design)
+
+
+def _identity(search: Search, control: RunConfig) -> str:
+    """Six hex digits that change with everything that makes trials comparable, and not with the budget."""
+    content = to_json(search)
+    kept = ("space", "metric", "match", "memory_gb", "sampler", "compare", "seeds", "seed")
+    parts = {name: content[name] for name in kept} | {"pruner": search.chosen_pruner}
+    parts["control"] = [config_hash(control, with_seed=False), fingerprint(control.data)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def described(settings: Mapping[str, Level]) -> str:
+    """A configuration as people read it: the last part of each key, and its value to four digits."""
+    shown = ((key, f"{v:.4g}" if isinstance(v, float) else text(v)) for key, v in settings.items())
+    return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown)

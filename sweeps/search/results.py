@@ -1,0 +1,216 @@
+"""What a search found, read from its records alone, and the runs that confirm it."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core import records
+from core.metrics import METRICS
+from core.records import RunRecord, UnreadableRecordError
+from sweeps.plan import Plan, describe_arm, planned_run
+from sweeps.search.plan import SearchPlan, described
+from sweeps.spec import Arm, Level
+
+CONFIRM = "confirm"  # the size that a confirmation is known by
+FACTOR = "configuration"  # its only factor
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One configuration of a search and its runs.
+
+    status: "complete" when every seed is; "failed" when one is; else "paused", where training went no further (yet).
+    curves: the first objective's mean over seeds by training tokens of one run; values: the objectives' means at the end
+    (empty before). tokens: trained, over all seeds.
+    """
+
+    arm: str
+    trial: int
+    group: str
+    settings: Mapping[str, Level]
+    status: str
+    reason: str
+    values: tuple[float, ...]
+    seed_values: tuple[float, ...]
+    curve: Mapping[float, float]
+    tokens: float
+    finished_at: str
+    records: tuple[RunRecord, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The configurations of one search, in the order of their trials."""
+
+    design: Mapping[str, Any]
+    configurations: tuple[Configuration, ...]
+    unreadable: tuple[str, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Results | None":
+        """The search last run in a folder; None where there is none. Records of an earlier space or budget are left out."""
+        path = folder / "design.json"
+        if not path.is_file():
+            return None
+        design = json.loads(path.read_text(encoding="utf-8"))
+        found, unreadable = [], list[str]()
+        for entry in folder.glob(f"*/{entry_file(design['identity'])}"):
+            runs = list(_runs(entry.parent, unreadable))
+            if runs:
+                found.append(_configuration(json.loads(entry.read_text(encoding="utf-8")), runs, design))
+        return cls(design, tuple(sorted(found, key=lambda c: (c.group, c.trial))), tuple(unreadable))
+
+    @property
+    def complete(self) -> list[Configuration]:
+        return [found for found in self.configurations if found.status == "complete"]
+
+    def groups(self) -> dict[str, list[Configuration]]:
+        """Configurations by the level of what is compared."""
+        found: dict[str, list[Configuration]] = {}
+        for configuration in self.configurations:
+            found.setdefault(configuration.group, []).append(configuration)
+        return found
+
+    def best(self, group: str, objective: int = 0) -> Configuration | None:
+        """The best complete configuration of a group in one objective: the best of many looks better than it is."""
+        sign = 1 if self.design["goals"][objective] == "min" else -1
+        among = [c for c in self.complete if c.group == group]
+        return min(among, key=lambda c: (sign * c.values[objective], c.trial)) if among else None
+
+    def pareto(self, group: str) -> list[Configuration]:
+        """The complete configurations that no other is at least as good as in every objective and better in one."""
+        signs = np.array([1 if goal == "min" else -1 for goal in self.design["goals"]])
+        among = [c for c in self.complete if c.group == group]
+        losses = [signs * np.array(c.values) for c in among]
+        return [
+            c
+            for c, own in zip(among, losses, strict=True)
+            if not any((other <= own).all() and (other < own).any() for other in losses)
+        ]
+
+    def finalists(self) -> dict[str, Configuration]:
+        """What the confirmation trains beside the control: of each group, the best in every objective, by arm name."""
+        chosen: dict[str, Configuration] = {}
+        for group in self.groups():
+            for objective, metric in enumerate(self.design["metrics"]):
+                best = self.best(group, objective)
+                if best is None or best.arm in {c.arm for c in chosen.values()}:
+                    continue
+                several = [group] if group else []
+                several += [metric.rsplit("/", 1)[-1]] if len(self.design["metrics"]) > 1 else []
+                chosen["-".join(["winner", *several])] = best
+        return chosen
+
+
+def entry_file(identity: str) -> str:
+    """The file beside a configuration's runs that says which trial of a search it is.
+
+    Not in the records alone: a run that an earlier search trained is taken over as it is.
+    """
+    return f"search-{identity}.json"
+
+
+def _runs(folder: Path, unreadable: list[str]) -> Iterator[RunRecord]:
+    for file in sorted(folder.glob(f"*/{records.FILE_NAME}")):
+        try:
+            yield records.read(file)
+        except UnreadableRecordError as error:
+            unreadable.append(str(error))
+
+
+def _configuration(place: Mapping[str, Any], runs: Sequence[RunRecord], design: Mapping[str, Any]) -> Configuration:
+    by_seed = {run.seed: run for run in runs}
+    runs = [by_seed[seed] for seed in design["seeds"] if seed in by_seed]
+    failed = [run for run in runs if run.status == "failed"]
+    rows = [[run.metrics.get(metric, math.nan) for metric in design["metrics"]] for run in runs]
+    whole = len(runs) == len(design["seeds"]) and all(run.status == "complete" for run in runs)
+    finite = whole and all(value is not None and math.isfinite(value) for row in rows for value in row)
+    status = "complete" if finite else "failed" if failed or whole else "paused"
+    return Configuration(
+        arm=f"c-{runs[0].arm_hash[:10]}",
+        trial=place["trial"],
+        group=place["group"],
+        settings=place["settings"],
+        status=status,
+        reason=(failed[0].reason or "")
+        if failed
+        else "no finite value"
+        if whole and not finite
+        else runs[0].reason or "",
+        values=tuple(float(v) for v in np.mean(rows, axis=0)) if finite else (),
+        seed_values=tuple(float(row[0]) for row in rows) if finite else (),
+        curve=_curve(runs, design),
+        tokens=sum((run.validation.get("tokens") or run.curve.get("tokens") or [0.0])[-1] for run in runs),
+        finished_at=max(run.finished_at for run in runs),
+        records=tuple(runs),
+    )
+
+
+def _curve(runs: Sequence[RunRecord], design: Mapping[str, Any]) -> dict[float, float]:
+    """The first objective by step, where every seed of the search has a finite value."""
+    found: dict[float, list[float]] = {}
+    for run in runs:
+        column = run.validation.get(design["metrics"][0], [])
+        for step, value in zip(run.validation.get("step", []), column, strict=False):
+            if value is not None and math.isfinite(value):
+                found.setdefault(step, []).append(value)
+    return {
+        step: sum(values) / len(values) for step, values in sorted(found.items()) if len(values) == len(design["seeds"])
+    }
+
+
+def confirmation(plan: SearchPlan, results: Results) -> Plan:
+    """The ablation that confirms a search: the control and the finalists, each on the fresh seeds, paired.
+
+    The control is the first arm; where a finalist is the control, it stands for both.
+    """
+    resolver = plan.resolver
+    arms = [
+        (
+            Arm("control", f"control: {described(resolver.control_settings)}", resolver.control_settings),
+            resolver.control,
+        )
+    ]
+    for name, found in results.finalists().items():
+        config = resolver.resolve(found.settings).config
+        assert config is not None  # it was trained
+        if found.arm != plan.design["control"]:
+            arms.append((Arm(name, f"{name}: {described(found.settings)}", found.settings), config))
+    search, design = plan.search, plan.design
+    secondary = [*design["metrics"][1:], *search.secondary]
+    content = {
+        "ablation": plan.study_name,
+        "size": CONFIRM,
+        "question": search.question,
+        "base": search.base,
+        "metric": design["metrics"][0],
+        "secondary": secondary,
+        "margin": search.margin,
+        "alpha": search.alpha,
+        "power": search.power,
+        "control": "control",
+        "seeds": list(plan.fresh_seeds),
+        "factors": [{"key": FACTOR, "label": FACTOR, "levels": [arm.name for arm, _ in arms]}],
+        "arms": [describe_arm(arm, config) for arm, config in arms],
+        "overrides": design["overrides"],
+        "devices": plan.devices,
+        "data_fingerprint": design["data_fingerprint"],
+        "command": design["command"],
+        "search": design["identity"],
+    }
+    runs = [
+        replace(planned_run(arm, replace(config, seed=seed), design["data_fingerprint"]), settings={FACTOR: arm.name})
+        for seed in plan.fresh_seeds
+        for arm, config in arms
+    ]
+    return Plan(name=plan.study_name, size=CONFIRM, design=content, runs=tuple(runs))
+
+
+def goal_of(design: Mapping[str, Any]) -> str:
+    """Which direction of the first objective is better: "min" or "max"."""
+    return METRICS[design["metrics"][0]].goal

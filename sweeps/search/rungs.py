@@ -1,0 +1,56 @@
+"""Who trains on: successive halving over training tokens, asynchronous and by promotion (ASHA, arXiv 1810.05934).
+
+Optuna's pruners stop a trial where it stands, at once or never. Here a configuration is paused at each rung and goes on
+from its checkpoint once it is among the best 1 / ETA of those that reached the rung, whoever came first.
+"""
+
+from collections.abc import Mapping
+
+ETA = 3
+MOST_RUNGS = 4
+
+
+def rungs_of(steps: int, every: int) -> tuple[int, ...]:
+    """The steps at which runs of `steps` are compared: fractions 1 / ETA^r, moved up to the next validation.
+
+    every: steps between validations; 0 = only at the end. The last is `steps`.
+    """
+    found = [steps]
+    while every and len(found) < MOST_RUNGS:
+        step = -(-steps // (every * ETA ** len(found))) * every
+        if step >= found[0]:
+            break
+        found.insert(0, step)
+    return tuple(found)
+
+
+def bracket_of(index: int, rungs: int) -> int:
+    """Hyperband's bracket (JMLR 18:185) of the index-th configuration: it is compared first at the rung of that number.
+
+    Brackets get configurations in proportion to Hyperband's n = ceil((s_max + 1) / (s + 1) ETA^s), s = s_max - bracket,
+    each as soon as it is furthest behind its share.
+    """
+    weights = [-(-rungs * ETA ** (rungs - 1 - b) // (rungs - b)) for b in range(rungs)]
+    given = [0] * rungs
+    for n in range(index + 1):
+        behind = [weight / sum(weights) * (n + 1) - count for weight, count in zip(weights, given, strict=True)]
+        chosen = behind.index(max(behind))
+        given[chosen] += 1
+    return chosen
+
+
+def promotable(reached: Mapping[int, Mapping[int, float]], waiting: Mapping[int, int], *, last: bool) -> int | None:
+    """The configuration that should train on, or None.
+
+    reached: values (smaller = better) by configuration, for each rung below the final one. waiting: of those that are
+    paused, the rung at which. Higher rungs come first. last: nothing more will come, so that at least one of each rung
+    goes on: whatever the budget, something is trained to the end.
+    """
+    for rung in sorted(reached, reverse=True):
+        values = reached[rung]
+        places = max(len(values) // ETA, 1 if last and values else 0)
+        best = sorted(values, key=lambda number: (values[number], number))[:places]
+        for number in best:
+            if waiting.get(number) == rung:
+                return number
+    return None

@@ -1,0 +1,192 @@
+"""One worker process of a search: ask, train, tell, until the search is over.
+
+    python -m sweeps.search.worker JOB.json
+
+Started as sweeps.worker is, with the same environment, pipes and signals.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core import records, spill
+from core.errors import UserError
+from core.patience import OutOfPatienceError, Patience, no_space
+from core.processes import STOPPED, leave_with_parent, take_events_pipe
+from core.provenance import save_diff
+from core.records import RunRecord
+from core.training.checkpoints import saved_step
+from core.training.pausing import TrainingPausedError
+from sweeps.folders import clean, recorded, run_folder, set_aside
+from sweeps.loggers import ProgressLogger
+from sweeps.plan import PlannedRun
+from sweeps.search.ledger import Claim, SearchLedger
+from sweeps.search.plan import SearchPlan, described
+from sweeps.search.results import entry_file
+from sweeps.search.tuner import objectives
+from sweeps.storage import STORAGE_VARIABLE, open_storage
+from sweeps.tracking import WandbTracker, run_id
+from sweeps.trials import failed_record
+from sweeps.worker import CORES_VARIABLE, StopRequestedError, StopSignal, Train, trainer_of
+
+POLL_S = 0.2
+
+log = logging.getLogger("sweeps.search.worker")
+
+
+class SearchWorker:
+    """An ask-train-tell loop over one search."""
+
+    def __init__(self, ledger: SearchLedger, train: Train, emit: Callable[..., None], stop: StopSignal) -> None:
+        self._ledger, self._train, self._emit, self._stop = ledger, train, emit, stop
+
+    def work(self) -> None:
+        """Train until the search is over. Raises StopRequestedError when told to stop; what it trained is queued again."""
+        while True:
+            self._stop.check()
+            claim, more = self._ledger.claim()
+            if claim is not None:
+                self._work_on(claim)
+            elif more:
+                time.sleep(POLL_S)
+            else:
+                return
+
+    def _work_on(self, claim: Claim) -> None:
+        tuner, job = claim.tuner, claim.job
+        what = f"trial {job.number}" + (f" ({tuner.group.label})" if tuner.group.label else "")
+        until = f" to step {job.until}" if job.until else ""
+        self._emit(event="started", text=f"started {what}{until}: {described(job.settings)}")
+        tokens, values = 0.0, []
+        self._enter(claim)
+        try:
+            for place, run in enumerate(self._ledger.plan.runs(job.settings, job.config)):
+                with self._stop.interruptible():
+                    record, trained = self._run(claim, run)
+                tokens += trained
+                found = (
+                    objectives(self._ledger.plan, record.metrics) if record.status != "failed" else str(record.reason)
+                )
+                if isinstance(found, str):
+                    tuner.fail(job, tokens, found)
+                    self._emit(event="failed", text=f"failed {what}: seed {run.seed}: {found}")
+                    return
+                values.append(found)
+                if self._ledger.plan.search.chosen_pruner == "wilcoxon" and tuner.report_seed(job, place, found[0]):
+                    tuner.prune(job, tokens, f"worse than the best over {place + 1} seeds (Wilcoxon)")
+                    self._emit(event="paused", text=f"stopped {what}: worse than the best over {place + 1} seeds")
+                    return
+            means = [sum(column) / len(column) for column in zip(*values, strict=True)]
+            if job.until is not None:
+                tuner.report_rung(job, [value[0] for value in values], tokens)
+            else:
+                tuner.complete(job, means, tokens)
+            said = ", ".join(
+                f"{name} {mean:.4g}" for name, mean in zip(self._ledger.plan.design["metrics"], means, strict=True)
+            )
+            self._emit(
+                event="paused" if job.until else "finished",
+                text=f"{'paused' if job.until else 'finished'} {what}: {said}",
+            )
+        except (StopRequestedError, TrainingPausedError):
+            tuner.release(job.trial_id)
+            raise StopRequestedError(STOPPED) from None
+        finally:
+            claim.lock.release()
+
+    def _enter(self, claim: Claim) -> None:
+        plan, job = self._ledger.plan, claim.job
+        path = self._ledger.arm_folder(job) / entry_file(plan.design["identity"])
+        entry = {"trial": job.number, "group": claim.tuner.group.label, "settings": dict(job.settings)}
+        records.write_atomically(path, json.dumps(entry) + "\n")
+
+    def _run(self, claim: Claim, run: PlannedRun) -> tuple[RunRecord, float]:
+        """One seed of a configuration, trained to the job's rung, and the tokens that this took."""
+        plan, job = self._ledger.plan, claim.job
+        folder = run_folder(plan.sweep, run, self._ledger.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = recorded(folder, run)
+        if before is not None:
+            return before, 0.0
+        partial = _paused(folder, run)
+        reached = saved_step(folder) or 0
+        if partial is not None and job.until is not None and reached >= job.until:
+            return partial, 0.0  # its worker died between training and telling
+        if partial is None:
+            clean(folder)
+        place = plan.place(run, job.number, claim.tuner.group)
+        # W&B: one run a rung, since a finished offline run can't be added to.
+        attempt = plan.rungs.index(job.until) if job.until else len(plan.rungs) - 1
+        tracker = WandbTracker(plan.sweep, run, folder, run_id(run, self._ledger.folder_id, attempt))
+        loggers = [ProgressLogger(folder, run.config.trainer.steps), tracker]
+        several: dict[str, Any] = {"devices": plan.devices} if plan.devices > 1 else {}
+        if job.until is not None:
+            several["until"] = job.until
+        try:
+            record = self._train(run.config, folder, loggers=loggers, study=place, **several)
+        except (StopRequestedError, TrainingPausedError):
+            tracker.leave()
+            raise
+        except OutOfPatienceError:
+            raise  # it is trained; its record is in the spill folder
+        except Exception as error:
+            log.exception("%s failed", run.label)
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            record = replace(failed_record(plan.sweep, run, reason), study=place)
+        record = self._kept(record, run, folder, place)
+        tracker.finish(record)
+        trained = record.validation.get("tokens") or record.curve.get("tokens") or [0.0]
+        return record, max(0.0, trained[-1] - reached * plan.design["tokens_per_step"])
+
+    def _kept(self, record: RunRecord, run: PlannedRun, folder: Path, place: dict[str, Any]) -> RunRecord:
+        """The record as it now lies in the folder: a failure when it is of other data than planned."""
+        if record.status != "failed" and record.data_fingerprint != run.fingerprint:
+            reason = f"data changed: planned {run.fingerprint}, trained on {record.data_fingerprint}"
+            record = replace(failed_record(self._ledger.plan.sweep, run, reason), study=place)
+        if record.status == "failed" and recorded(folder, run) is None:
+            set_aside(folder)
+            spill.keep(record, folder)
+        return record
+
+
+def _paused(folder: Path, run: PlannedRun) -> RunRecord | None:
+    """The record of a run that was paused and can go on, of this config and data."""
+    try:
+        record = records.read(folder / records.FILE_NAME)
+    except (FileNotFoundError, records.UnreadableRecordError):
+        return None
+    same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
+    return record if same and record.status == "paused" and saved_step(folder) is not None else None
+
+
+def main(arguments: list[str]) -> None:
+    """Work through a job file: {"plan", "out", "trainer"}."""
+    emit = take_events_pipe()
+    leave_with_parent(sys.stdin.fileno())
+    stop = StopSignal()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    cores = json.loads(os.environ[CORES_VARIABLE])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    torch.set_num_threads(len(cores))
+    train = trainer_of(job["trainer"])
+    try:
+        storage = open_storage(os.environ[STORAGE_VARIABLE], Patience.of_environment(stop.check))
+        ledger = SearchLedger(SearchPlan.of_design(job["plan"]), Path(job["out"]), storage)
+        storage.patience.call(lambda again: save_diff(ledger.out), no_space)
+        SearchWorker(ledger, train, emit, stop).work()
+    except (OutOfPatienceError, UserError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

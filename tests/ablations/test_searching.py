@@ -1,0 +1,156 @@
+"""The commands for searches: `run` as processes, the others in this one (starting each anew would take most of the time)."""
+
+import contextlib
+import io
+import json
+import math
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ablations.__main__ import main
+from core.settings import build
+from core.training.run import train
+from tests.ablations.test_commands import ROOT, mistake
+from tests.ablations.test_commands import ablate as process
+
+DECLARATION = '''
+"""A search small enough for a test."""
+from sweeps.search.spec import Budget, Choice, Int, Log, Search
+
+search = Search(
+    question="Which rate suits a toy?",
+    space={
+        "optimizer.learning_rate": Log(1e-4, 3e-2),
+        "model.router.kind": Choice(("topk", "bias_balanced")),
+        "model.router.bias_update_rate": Log(1e-4, 1e-1, when={"model.router.kind": ("bias_balanced",)}),
+        "objective.z_loss_weight": Log(1e-4, 1e-1, zero=True),
+    },
+    base="tiny",
+    compare="model.router.kind",
+    secondary=("load/max_vio",),
+    budget=Budget(trials=4),
+    confirm=4,
+    settings={
+        "data.corpus": "markov", "data.sequence_length": 16, "data.validation_sequences": 16,
+        "model.hidden_size": 16, "model.num_heads": 1, "model.head_dim": 16, "model.num_experts": 4,
+        "model.expert_width": 8, "trainer.steps": 18, "trainer.batch_size": 4, "trainer.validate_every": 2,
+        "trainer.log_every": 6,
+    },
+)
+'''
+
+
+def ablate(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """The command in this process, with what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> Path:
+    """A folder with the toy declared, searched and confirmed."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "toy.py").write_text(DECLARATION)
+    done = process("run", "toy.py", "--workers", "2", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 complete, 6 pruned" in done.stdout and "12 runs on fresh seeds" in done.stdout, done.stdout
+    assert "next: ablate report toy.py" in done.stdout
+    return folder
+
+
+def test_a_second_run_trains_nothing(searched) -> None:
+    before = {path: path.read_bytes() for path in searched.rglob("record.json")}
+    again = ablate("run", "toy.py", cwd=searched)
+    assert again.returncode == 0 and "12 runs on fresh seeds" in again.stdout
+    assert {path: path.read_bytes() for path in searched.rglob("record.json")} == before
+
+
+def test_the_report_shows_both_kinds_of_estimates_for_what_they_are(searched) -> None:
+    content = json.loads(ablate("report", "toy.py", "--json", cwd=searched).stdout)
+    assert content["configurations"] == {"complete": 2, "paused": 6, "failed": 0}
+    groups = {group["group"]: group for group in content["groups"]}
+    assert set(groups) == {"topk", "bias_balanced"}
+    for group in groups.values():
+        assert "biased" in group["best"][0]["note"] and len(group["best"]) == 1
+        curve = [row["value"] for row in group["expected_best"]]
+        assert [row["n"] for row in group["expected_best"]] == [1, 2, 4] and curve == sorted(curve, reverse=True)
+    found = content["confirmation"]
+    assert found["seeds"] == [1000, 1001, 1002, 1003] and found["missing"] == 0
+    records = [json.loads(path.read_text()) for path in (searched / "runs" / "toy.confirm").rglob("record.json")]
+    own = [r["metrics"]["val/nelbo"] for r in records if r["study"]["arm"] == "winner-topk"]
+    row = next(row for row in found["arms"] if row["arm"] == "winner-topk")
+    assert row["n"] == len(own) == 4 and row["estimate"] == pytest.approx(math.fsum(own) / 4)
+    assert row["low"] < row["estimate"] < row["high"]
+    assert row["selected"] == groups["topk"]["best"][0]["values"][0]
+    shown = ablate("report", "toy.py", cwd=searched)
+    assert "therefore biased" in shown.stdout and "confirmation on seeds 1000 to 1003" in shown.stdout
+    assert (searched / content["report"]).is_file()
+
+
+def test_every_trained_run_has_a_record_that_says_it_is_a_trial(searched) -> None:
+    records = [json.loads(path.read_text()) for path in (searched / "runs" / "toy").rglob("record.json")]
+    assert len(records) == 8
+    assert {record["study"]["search"]["group"] for record in records} == {"topk", "bias_balanced"}
+    assert {record["status"] for record in records} == {"complete", "paused"}
+    assert all(record["validation"]["step"][-1] in (2, 6, 18) for record in records)
+
+
+def test_a_configuration_that_went_on_twice_equals_one_trained_at_one_go(searched, tmp_path) -> None:
+    records = [json.loads(path.read_text()) for path in (searched / "runs" / "toy").rglob("record.json")]
+    searched_run = next(record for record in records if record["status"] == "complete")
+    whole = train(build(searched_run["config"]), tmp_path)
+    assert whole.validation == searched_run["validation"] and whole.curve == searched_run["curve"]
+
+
+def test_export_is_of_what_was_confirmed(searched, tmp_path) -> None:
+    done = ablate("export", "toy.py", "--arm", "winner-topk", "--to", str(tmp_path / "e"), cwd=searched)
+    assert done.returncode == 0, done.stderr
+    evidence = json.loads((tmp_path / "e" / "evidence.json").read_text())
+    assert evidence["evidence"]["confirmed"] and evidence["seeds"] == [1000, 1001, 1002, 1003]
+    assert "kind: topk" in (tmp_path / "e" / "config.yaml").read_text()
+    chosen = ablate("export", "toy.py", "--to", str(tmp_path / "w"), cwd=searched)
+    assert chosen.returncode == 0 and "by the confirmation" in chosen.stdout, chosen.stderr
+    mistake(ablate("export", "toy.py", "--arm", "c-1", cwd=searched), "was not confirmed", "winner-topk")
+
+
+def test_nothing_unconfirmed_is_exported_unless_forced(searched, tmp_path) -> None:
+    (tmp_path / "toy.py").write_text(DECLARATION)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "toy").symlink_to(searched / "runs" / "toy")
+    mistake(ablate("export", "toy.py", cwd=tmp_path), "isn't confirmed yet", "--force")
+    forced = ablate("export", "toy.py", "--force", "--to", str(tmp_path / "e"), cwd=tmp_path)
+    assert forced.returncode == 0, forced.stderr
+    assert "UNCONFIRMED" in (tmp_path / "e" / "CARD.md").read_text()
+    assert not json.loads((tmp_path / "e" / "evidence.json").read_text())["evidence"]["confirmed"]
+    assert "not confirmed" in ablate("report", "toy.py", cwd=tmp_path).stdout
+
+
+def test_plan_says_what_is_searched_and_what_it_costs() -> None:
+    content = json.loads(ablate("plan", "search_balance", "--size", "quick", "--no-calibration", "--json").stdout)
+    assert content["groups"] == ["topk", "bias_balanced"] and content["rungs"] == [50, 150, 400]
+    assert content["expected_tokens"] < content["most_tokens"] == 2 * 12 * 400 * 16 * 64
+    assert 0 < content["feasible_share"] <= 1 and content["confirm"]["arms"] == 3
+    shown = ablate("plan", "search_balance", "--size", "quick", "--no-calibration")
+    assert shown.returncode == 0 and "budget: 12 configurations for each model.router.kind" in shown.stdout
+
+
+def test_list_shows_searches() -> None:
+    rows = {(row["name"], row["size"]): row for row in json.loads(ablate("list", "--json", "--out", "nowhere").stdout)}
+    assert rows["search_balance", "full"]["budget"] == "48 configurations for each model.router.kind"
+    assert "search, 12 configurations" in ablate("list", "--out", "nowhere").stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"optimizer.learning_rate"', '"optimizer.learning_rat"', ("did you mean optimizer.learning_rate",)),
+        ("confirm=4", "confirm=2", ("confirm: 2 fresh seeds cannot reach significance",)),
+    ],
+)
+def test_a_mistake_is_one_line(old, new, expected, tmp_path) -> None:
+    (tmp_path / "toy.py").write_text(DECLARATION.replace(old, new))
+    mistake(ablate("run", "toy.py", cwd=tmp_path), *expected)
