@@ -12,7 +12,7 @@ from sweeps.launch.local import MOST_FAILED_STARTS, default_workers, stop_signal
 from sweeps.launch.pool import Pool
 from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import SearchPlan
-from sweeps.storage import default_url, open_storage
+from sweeps.storage import choose_url, open_storage
 from sweeps.worker import TRAINER
 
 MOST_DEATHS = 20  # of workers, in one call
@@ -35,7 +35,7 @@ def search(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     out = out.absolute()
-    url = storage_url or default_url(out)
+    url = choose_url(storage_url, out)
     ledger = SearchLedger(plan, out, open_storage(url))
     records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
     if ledger.is_over():
