@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.provenance import DIFFS
 from core.records import RunRecord, UnreadableRecordError
 from core.settings import build
-from core.training.run import WEIGHTS
+from core.training.weights import WEIGHTS
 from sweeps.folders import data_digest
 
 Told = Mapping[

@@ -16,7 +16,7 @@ from core.interchange.layouts import layout_of
 from core.model.size import count
 from core.records import write_atomically
 from core.settings import load as load_config
-from core.training.run import WEIGHTS
+from core.training.weights import WEIGHTS
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

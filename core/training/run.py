@@ -1,6 +1,5 @@
 """train(config) -> RunRecord: the only way in."""
 
-import hashlib
 import logging
 import math
 import os
@@ -17,18 +16,15 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.loggers import Logger
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from core import records, spill
-from core.config import ModelConfig, RunConfig, config_hash, to_dict, to_yaml
+from core.config import RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.size import count, training_flops
-from core.model.transformer import Denoiser, whole_name
-from core.patience import OutOfPatienceError, Patience, no_space
+from core.patience import Patience, no_space
 from core.provenance import describe, slurm_job
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
@@ -37,9 +33,8 @@ from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.checkpoints import Checkpointer, StepReachedError, find, remove
 from core.training.launch import RankFailedError, launch
 from core.training.module import MaskedDiffusion
-from core.training.strategy import check_devices, strategy_of, uses_cuda, whole_weights
-
-WEIGHTS = "model.safetensors"
+from core.training.strategy import check_devices, strategy_of, uses_cuda
+from core.training.weights import check_weights, load_weights, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -75,23 +70,6 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
         raise UserError(
             f"objective.kind=sft needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
         )
-
-
-def check_weights(model: ModelConfig, path: str) -> None:
-    """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read."""
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as weights:
-            found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"trainer.initial_weights={path} can't be read as safetensors: {error}") from None
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise UserError(
-                f"trainer.initial_weights={path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
-                f"{wanted.get(name, 'absent')} in the config"
-            )
 
 
 def train(
@@ -247,46 +225,6 @@ def _fit(
 
 def _last(validation: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: column[-1] for name, column in validation.items() if name not in ("step", "tokens")}
-
-
-def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> str | None:
-    """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
-
-    Waits while the disk is full. Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
-    """
-    if config.trainer.strategy == "deepspeed":
-        weights = whole_weights(module.denoiser, config.deepspeed.stage)
-    else:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
-    if ranks.rank > 0:
-        return None
-    partial = folder / f".{WEIGHTS}.partial"
-
-    def save(again: bool) -> str:
-        try:
-            save_file(weights, partial)
-            with partial.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            partial.replace(folder / WEIGHTS)
-            return content
-        finally:
-            partial.unlink(missing_ok=True)
-
-    try:
-        return Patience.of_environment().call(save, no_space)
-    except OutOfPatienceError as error:  # what was measured is worth recording without them
-        log.error("the weights of %s are not kept: %s", folder, error)
-        return None
-
-
-def load_weights(denoiser: Denoiser, path: str) -> None:
-    """Read a model's weights: of experts only those that this rank holds."""
-    with safe_open(path, framework="pt") as weights, torch.no_grad():
-        for name, parameter in denoiser.named_parameters():
-            held = getattr(parameter, "held", slice(None))
-            parameter.copy_(weights.get_slice(whole_name(name, parameter))[held])
-        for name, buffer in denoiser.named_buffers():
-            buffer.copy_(weights.get_tensor(name))
 
 
 def _trainer(

@@ -1,0 +1,78 @@
+"""A run's weights: one safetensors file of the whole model, whatever layout it was trained in."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from core.config import ModelConfig, RunConfig
+from core.errors import UserError
+from core.model.transformer import Denoiser, whole_name
+from core.patience import OutOfPatienceError, Patience, no_space
+from core.ranks import Ranks
+from core.training.module import MaskedDiffusion
+from core.training.strategy import whole_weights
+
+WEIGHTS = "model.safetensors"
+
+log = logging.getLogger(__name__)
+
+
+def check_weights(model: ModelConfig, path: str) -> None:
+    """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
+    try:
+        with safe_open(path, framework="pt") as weights:
+            found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"trainer.initial_weights={path} can't be read as safetensors: {error}") from None
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"trainer.initial_weights={path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} in the config"
+            )
+
+
+def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> str | None:
+    """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
+
+    Waits while the disk is full. Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
+    """
+    if config.trainer.strategy == "deepspeed":
+        weights = whole_weights(module.denoiser, config.deepspeed.stage)
+    else:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
+    if ranks.rank > 0:
+        return None
+    partial = folder / f".{WEIGHTS}.partial"
+
+    def save(again: bool) -> str:
+        try:
+            save_file(weights, partial)
+            with partial.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            partial.replace(folder / WEIGHTS)
+            return content
+        finally:
+            partial.unlink(missing_ok=True)
+
+    try:
+        return Patience.of_environment().call(save, no_space)
+    except OutOfPatienceError as error:  # what was measured is worth recording without them
+        log.error("the weights of %s are not kept: %s", folder, error)
+        return None
+
+
+def load_weights(denoiser: Denoiser, path: str) -> None:
+    """Read a model's weights: of experts only those that this rank holds."""
+    with safe_open(path, framework="pt") as weights, torch.no_grad():
+        for name, parameter in denoiser.named_parameters():
+            held = getattr(parameter, "held", slice(None))
+            parameter.copy_(weights.get_slice(whole_name(name, parameter))[held])
+        for name, buffer in denoiser.named_buffers():
+            buffer.copy_(weights.get_tensor(name))
