@@ -28,7 +28,7 @@ LESS = {"trainer.steps": 36, "trainer.validate_every": 4}
         ({"space": {"model.top_k": Uniform(1, 4)}}, "no decimal number: use Int"),
         ({"space": {"model.top_k": Int(1.5, 4)}}, "whole numbers"),
         ({"space": {RATE: Log(1e-3, float("inf"))}}, "finite"),
-        ({"space": {ROUTER: Choice(("topk", "soft"))}}, "has no value soft; it is one of topk, bias_balanced"),
+        ({"space": {ROUTER: Choice(("topk", "softest"))}}, "has no value softest; it is one of topk, bias_balanced"),
         ({"space": {ROUTER: Int(1, 2)}}, "chosen by name"),
         ({"space": {ROUTER: Choice(("topk",))}}, "at least two levels"),
         ({"space": {"model.top_k": Choice((1, 2, 2))}}, "lists a level twice"),
