@@ -109,6 +109,7 @@ class WandbTracker(RowLogger):
                 silent=True,
                 disable_code=True,
                 save_code=False,
+                x_save_requirements=False,  # parsing every installed package's metadata was 9/10 of a run's start
             ),
         )
         self._state = "disabled" if self._run.disabled else "offline" if self._run.offline else "online"
@@ -116,6 +117,7 @@ class WandbTracker(RowLogger):
     def _send(self, record: RunRecord) -> None:
         summary: dict[str, Any] = {"status": record.status, "reason": record.reason, "parameters": record.parameters}
         summary["alarms"] = [alarm["kind"] for alarm in record.alarms]
+        summary["provenance"] = record.provenance  # packages among it
         if record.expert_load.get("load"):
             panels = _load_panels(record.expert_load) | _timestep_panel(record.routing)
             self._run.log(panels, step=int(record.expert_load["step"][-1]))
