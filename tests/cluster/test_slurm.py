@@ -6,6 +6,8 @@ After each: one record per run, one complete trial per run, and the values of an
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +16,10 @@ import pytest
 import torch
 
 from ablations.__main__ import main
-from core.config import config_hash
+from core import records
+from core.config import config_hash, to_yaml
 from core.records import RunRecord
+from core.settings import build
 from core.training.run import train
 from sweeps import scheduler
 from sweeps.folders import recorded, run_folder
@@ -25,6 +29,9 @@ from sweeps.storage import default_url, open_storage
 from sweeps.study import job_name
 from tests.ablations.test_commands import DECLARATION
 from tests.cluster.trainers import CUTS
+from tests.core.training.test_run import QUICK
+
+SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 
@@ -229,3 +236,20 @@ def test_the_command_line_submits_follows_cancels_and_retries(cluster, tmp_path,
     code, text = ablate("retry", "toy.py", "--lost")
     assert code == 0 and "0 failed and 0 lost or stopped runs queued again; 6 wait" in text
     assert "next: ablate run toy.py --launcher slurm" in text
+
+
+def test_srun_trains_one_run_on_two_nodes(cluster, tmp_path) -> None:
+    config = build(QUICK | {"trainer.strategy": "deepspeed", "deepspeed.stage": 2, "deepspeed.expert_parallel": 2})
+    own = train(config, tmp_path / "own", devices=2)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    # The virtual nodes have no names of their own to be found by.
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "PYTHONPATH": str(SOURCE_ROOT), "WANDB_MODE": "disabled"}
+    places = ["--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--mem=1G", "--mpi=none"]
+    words = ["-m", "ablations", "train", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        ["srun", *places, sys.executable, *words], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    (record,) = records.read_all(tmp_path / "out")
+    assert record.status == "complete" and record.provenance["devices"] == 2
+    assert record.curve == own.curve and record.validation == own.validation
