@@ -57,7 +57,7 @@ class WandbTracker(RowLogger):
             return
         self._attempt("send the results", lambda: self._send(record), FINISH_TIMEOUT_S)
         if self._run is not None:
-            code = 0 if record.status == "complete" else 1
+            code = int(record.status == "failed")
             self._attempt("finish", lambda: self._run.finish(exit_code=code), FINISH_TIMEOUT_S + 5)
         self._run = None
 

@@ -50,7 +50,7 @@ def main() -> None:
     if "ledger" in wanted:
         rows["ledger"] = [{"storage": name} | row for name, row in ledger.measure().items()]
     if "search" in wanted and options.device == "cpu":
-        rows["search"] = search.measure(10 if options.quick else 20)
+        rows["search"] = search.measure(10 if options.quick else search.REPEATS)
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
