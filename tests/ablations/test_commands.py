@@ -268,7 +268,7 @@ def test_verify_trusts_what_was_run_and_finds_what_was_edited(swept, tmp_path) -
     assert "toy: 6 runs complete, 0 failed, 0 missing: all can be trusted" in done.stdout
     copy = tmp_path / "copy"
     shutil.copytree(swept, copy)
-    path = next(copy.rglob("record.json"))
+    path = next((copy / "runs" / "toy").rglob("record.json"))
     content = json.loads(path.read_text())
     content["metrics"]["val/nelbo"] -= 0.25
     path.write_text(json.dumps(content) + "\n")

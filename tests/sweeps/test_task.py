@@ -111,7 +111,7 @@ def test_libraries_dont_see_the_job(monkeypatch):
     environment = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_CONF": "x", "SLURM_CPUS_ON_NODE": "1", "HOME": "/"}
     threads = torch.get_num_threads()
     tasks._leave_slurm(environment)
-    assert environment == {"SLURM_CONF": "x", "HOME": "/"} and torch.get_num_threads() == 1
+    assert environment == {"SLURM_JOB_ID": "7", "SLURM_CONF": "x", "HOME": "/"} and torch.get_num_threads() == 1
     torch.set_num_threads(threads)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from core import records
 from core.config import RunConfig, to_dict, to_yaml
 from core.errors import UserError
+from core.records import RunRecord
 from core.settings import build
 from core.training.checkpoints import FOLDER, LATEST, saved_step
 from core.training.run import train
@@ -52,6 +53,11 @@ def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return [child for child in psutil.Process(process.pid).children() if "core.training.rank" in child.cmdline()]
 
 
+def learned(record: RunRecord) -> dict[str, list[float]]:
+    """The curve without what was gathered: ZeRO-3 gathers more in the first step of an engine, before it knows the order."""
+    return {name: column for name, column in record.curve.items() if name != "train/reduction_bytes"}
+
+
 @pytest.mark.parametrize(
     ("changes", "devices"),
     [
@@ -85,7 +91,7 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     assert step is not None and 0 < step < 90
     again = train(config, cut, devices=devices)
     assert again.status == "complete", again.reason
-    assert again.curve == whole.curve and again.validation == whole.validation
+    assert learned(again) == learned(whole) and again.validation == whole.validation
     assert again.expert_load == whole.expert_load
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", cut))
     assert all((first[name] == second[name]).all() for name in first)
