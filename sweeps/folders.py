@@ -58,8 +58,11 @@ class RunLock:
         return True
 
     def release(self) -> None:
-        _held.discard(self._handle)
-        os.close(self._handle)
+        """Let go of it; nothing where it isn't held."""
+        if self._handle >= 0:
+            _held.discard(self._handle)
+            os.close(self._handle)
+            self._handle = -1
 
 
 def _forget_locks() -> None:

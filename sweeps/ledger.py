@@ -161,10 +161,16 @@ class Ledger:
     def _claim(self, trial: Waiting, run: PlannedRun, folder: Path, lock: RunLock) -> Claim | None:
         if not self._take(trial):
             return None
-        record = rescue(folder, run, self._patience)
-        if record is None:
-            self._patience.call(lambda again: clean(folder), no_space)
-            return Claim(run, folder, self._attempt(trial, folder), trial.trial_id, lock, first=trial.before == 0)
+        try:
+            record = rescue(folder, run, self._patience)
+            if record is None:
+                self._patience.call(lambda again: clean(folder), no_space)
+                return Claim(run, folder, self._attempt(trial, folder), trial.trial_id, lock, first=trial.before == 0)
+        except SystemExit:  # told to stop while it waited for room
+            self.put_back(
+                Claim(run, folder, 0, trial.trial_id, lock), PREEMPTED if self.workplace.place else "interrupted"
+            )
+            raise
         self._tell(trial.trial_id, run, record)  # trained meanwhile by a sweep on another storage
         return None
 
@@ -191,8 +197,8 @@ class Ledger:
     def put_back(self, claim: Claim, reason: str) -> None:
         """Abandon a run so that any worker may go on with it at once."""
         with self._plan_lock():
-            self.abandon(claim, reason, keep_lock=True)
             try:
+                self.abandon(claim, reason, keep_lock=True)
                 waits = any(trial.key == claim.key for trial in self._waiting())
                 if not waits and recorded(claim.folder, claim.run) is None:
                     trials = self._study.get_trials(deepcopy=False)

@@ -149,7 +149,11 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        raise UserError(f"storage '{safe_url(url)}' is not a URL; write {FORMS}") from None
+        # What can't be read may hold a password anywhere: where there may be one, nothing is repeated.
+        shown = f"'{safe_url(url)}'" if "@" not in url else "as it was given"
+        raise UserError(f"storage {shown} is not a URL; write {FORMS}") from None
+    if "@" in (parsed.host or ""):
+        raise UserError("storage: its URL has more than one '@'; write the one in the password as %40")
     kind = parsed.get_backend_name()
     if kind == PROXY:
         if not parsed.host or not parsed.port:

@@ -30,6 +30,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     # As it was typed: a declaration given by its path isn't known by its name alone.
     words = ["ablate", "run", arguments.name, *(["--size", planned.size] if planned.size != "full" else [])]
     words += [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
+    words += ["--exploratory"] if getattr(arguments, "exploratory", False) else []
     words += [] if arguments.out == Path("runs") else ["--out", str(arguments.out)]
     return replace(planned, design={**planned.design, "command": shlex.join(words)})
 

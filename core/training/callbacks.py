@@ -50,6 +50,10 @@ class Recorder(lightning.Callback):
         self._sent: list[list[float]] = []  # bytes of each kind, by step
         self._outputs: list[dict[str, Tensor]] = []
 
+    def on_train_start(self, trainer: lightning.Trainer, module: Any) -> None:
+        for name, rows in self._losses.items():  # of a run that goes on, read from its checkpoint
+            self._losses[name] = [row.to(module.device) for row in rows]
+
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         traffic = getattr(trainer.strategy, "traffic", None)
         if traffic is not None and batch_idx % self.config.trainer.accumulate == 0:

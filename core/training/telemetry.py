@@ -36,7 +36,8 @@ def observe(routings: Sequence[LayerRouting], masking: Masking) -> dict[str, Ten
         flat.scatter_add_(0, place_NK.flatten(), torch.ones_like(place_NK.flatten()))
         load.append(flat.view(RATIO_BINS, 2, experts + 1)[..., :experts])
         chosen_NE = torch.zeros(len(chosen_NK), experts + 1, device=chosen_NK.device).scatter_(1, chosen_NK, 1.0)
-        pairs.append(chosen_NE[:, :experts].T @ chosen_NE[:, :experts])
+        with torch.autocast(chosen_NE.device.type, enabled=False):  # bf16 counts to 256
+            pairs.append(chosen_NE[:, :experts].T @ chosen_NE[:, :experts])
     return {
         "top1_SN": torch.stack([layer.routing.probs_NE.amax(-1) for layer in routings]),
         "load_STME": torch.stack(load),
@@ -71,7 +72,7 @@ class RoutingMemory:
         load_STME = torch.stack([output["load_STME"] for output in outputs]).sum(0)
         pairs_SEE = torch.stack([output["pairs_SEE"] for output in outputs]).double().sum(0)
         self.last = {"load_by_timestep": _shares(load_STME), "coactivation": _given_first(pairs_SEE)}
-        self.choices.append(torch.cat([output["choices_SNK"] for output in first], 1))
+        self.choices.append(_in_order(first))
         return {"router/top1_probability": float(top1_S.mean()), "load/max_vio_batch": float(violation_S.mean())}
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +88,16 @@ class RoutingMemory:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+
+
+def _in_order(first: Sequence[dict[str, Tensor]]) -> Tensor:
+    """The choices of a batch whose sequences the ranks took in turns, in the batch's own order: (S, N, K)."""
+    ranks = [
+        output["choices_SNK"].unflatten(1, (len(output["nelbo_B"]), -1)).unbind(1)
+        for output in first
+        if len(output["nelbo_B"])
+    ]
+    return torch.cat([rank[i] for i in range(len(ranks[0])) for rank in ranks if i < len(rank)], 1)
 
 
 def saturated(choices_SNK: Tensor, final_SNK: Tensor) -> Tensor:

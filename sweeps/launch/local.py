@@ -46,7 +46,7 @@ def run(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     out = out.absolute()
-    url = choose_url(storage_url, out)
+    url = choose_url(storage_url, out, out / plan.study_name)
     ledger = Ledger(plan, out, open_storage(url))
     records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
     if retry_failed:

@@ -85,7 +85,7 @@ def submit(
     """
     gpus = _gpus(plan, request)
     out = out.absolute()
-    url = choose_url(storage_url, out)
+    url = choose_url(storage_url, out, out / plan.study_name)
     if dry_run:
         runs = len(pending(plan, out, retry_failed=retry_failed))
     else:

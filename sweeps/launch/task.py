@@ -20,6 +20,7 @@ import torch
 
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
+from core.processes import STOPPED
 from core.provenance import SLURM, save_diff
 from sweeps import scheduler
 from sweeps.launch.pool import share_of_cores
@@ -109,10 +110,17 @@ class TaskWorker(Worker):
 
 def start_again(ledger: Ledger, lead_s: float) -> None:
     """Have Slurm start this task again if runs wait. While Slurm refuses to answer, stay: it requeues who is preempted."""
+    place = ledger.workplace.place
+    if place is not None and _runs_wait(ledger):
+        requeue(place, lead_s)
+
+
+def requeue(place: Place, lead_s: float) -> None:
+    """Ask Slurm until it answers, for as long as that makes sense."""
     deadline = time.monotonic() + lead_s
-    while ledger.workplace.place is not None and _runs_wait(ledger):
+    while True:
         try:
-            done = scheduler.requeue(ledger.workplace.place)
+            done = scheduler.requeue(place)
             log.info("requeued" if done else "not requeued: Slurm has decided about this task already")
             return
         except SlurmError as error:
@@ -145,6 +153,10 @@ def main(folder: Path, environment: Any = os.environ) -> int:
         if place is not None and place.restarts:
             ledger.reconcile()
         work(TaskWorker(ledger, trainer_of(job["trainer"]), stop, job["lead_s"]), ledger, job["lead_s"])
+    except StopRequestedError:  # while it waited for the storage: whoever comes next sees what is left
+        if place is not None:
+            requeue(place, job["lead_s"])
+        return STOPPED
     except UserError as error:
         print(f"ablate: {error}", file=sys.stderr)
         return 2

@@ -17,7 +17,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
+from core.patience import Patience
 from sweeps.folders import RunLock
+from sweeps.patient import PatientStorage
 from sweeps.search.plan import SearchPlan
 from sweeps.search.tuner import Job, Tuner
 from sweeps.study import folder_id
@@ -40,6 +42,7 @@ class SearchLedger:
 
     def __init__(self, plan: SearchPlan, out: Path, storage: BaseStorage) -> None:
         self.plan, self.out, self._storage = plan, out, storage
+        self.patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         self.folder = out / plan.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock():
@@ -95,6 +98,8 @@ class SearchLedger:
                 lock.release()
 
     def _settle(self, tuner: Tuner, trial: FrozenTrial) -> None:
+        if self._storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
+            return  # told while its lock was being asked for
         losses = trial.user_attrs.get("losses", 0) + 1
         self._storage.set_trial_user_attr(trial._trial_id, "losses", losses)
         if losses <= MOST_LOSSES:

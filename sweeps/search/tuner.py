@@ -83,7 +83,13 @@ class Tuner:
         if promoted is not None:
             self._storage.set_trial_user_attr(promoted._trial_id, "target", len(promoted.intermediate_values))
             return self._start(self._storage.get_trial(promoted._trial_id))
-        return None if closed else self._draw()
+        job = None if closed else self._draw()
+        if job is None and not closed and not busy:  # nothing new can be drawn, so nobody else is to be waited for
+            promoted = self._promotable(waiting, last=True)
+            if promoted is not None:
+                self._storage.set_trial_user_attr(promoted._trial_id, "target", len(promoted.intermediate_values))
+                return self._start(self._storage.get_trial(promoted._trial_id))
+        return job
 
     def finish(self) -> None:
         """Once `next` has nothing and nothing is RUNNING: tell paused configurations that they go no further."""

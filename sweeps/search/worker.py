@@ -25,7 +25,7 @@ from core.provenance import save_diff
 from core.records import RunRecord
 from core.training.checkpoints import saved_step
 from core.training.pausing import TrainingPausedError
-from sweeps.folders import clean, recorded, run_folder, set_aside
+from sweeps.folders import clean, recorded, rescue, run_folder, set_aside
 from sweeps.loggers import ProgressLogger
 from sweeps.plan import PlannedRun
 from sweeps.search.ledger import Claim, SearchLedger
@@ -72,9 +72,8 @@ class SearchWorker:
                 with self._stop.interruptible():
                     record, trained = self._run(claim, run)
                 tokens += trained
-                found = (
-                    objectives(self._ledger.plan, record.metrics) if record.status != "failed" else str(record.reason)
-                )
+                metrics = record.metrics if job.until is None else _metrics_at(record, job.until) or record.metrics
+                found = objectives(self._ledger.plan, metrics) if record.status != "failed" else str(record.reason)
                 if isinstance(found, str):
                     tuner.fail(job, tokens, found)
                     self._emit(event="failed", text=f"failed {what}: seed {run.seed}: {found}")
@@ -113,12 +112,12 @@ class SearchWorker:
         plan, job = self._ledger.plan, claim.job
         folder = run_folder(plan.sweep, run, self._ledger.out)
         folder.mkdir(parents=True, exist_ok=True)
-        before = recorded(folder, run)
+        before = rescue(folder, run, self._ledger.patience)
         if before is not None:
             return before, 0.0
         partial = _paused(folder, run)
         reached = saved_step(folder) or 0
-        if partial is not None and job.until is not None and reached >= job.until:
+        if partial is not None and job.until is not None and _metrics_at(partial, job.until) is not None:
             return partial, 0.0  # its worker died between training and telling
         if partial is None:
             clean(folder)
@@ -155,6 +154,14 @@ class SearchWorker:
             set_aside(folder)
             spill.keep(record, folder)
         return record
+
+
+def _metrics_at(record: RunRecord, step: int) -> dict[str, float] | None:
+    """What was measured at a step, whatever the run has come to since; None where nothing was."""
+    steps = record.validation.get("step", [])
+    if step not in steps:
+        return None
+    return {name: column[steps.index(step)] for name, column in record.validation.items()}
 
 
 def _paused(folder: Path, run: PlannedRun) -> RunRecord | None:

@@ -104,3 +104,17 @@ def test_the_journals_lock_ends_with_a_killed_holder(tmp_path):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, former)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgres:/me:s3cretpw@nohost", "storage as it was given is not a URL"),
+        ("postgresql:me:s3cretpw@nohost", "storage as it was given is not a URL"),
+        ("postgresql://me:s3cr@etpw@nohost.invalid/db", "more than one '@'; write the one in the password as %40"),
+    ],
+)
+def test_a_mistyped_url_does_not_show_its_password(url, said):
+    with pytest.raises(UserError, match=said) as caught:
+        open_storage(url)
+    assert "s3cr" not in str(caught.value) and "etpw" not in str(caught.value)

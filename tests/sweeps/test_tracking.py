@@ -8,6 +8,7 @@ import zlib
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from core.records import RunRecord
 from core.training.run import train
@@ -130,7 +131,9 @@ def test_expert_load_is_a_picture_and_a_table(offline, track):
     told = only_run(track.folder)
     [row] = [row for row in told.rows if "expert_load/heatmap/path" in row]
     assert row["_step"] == 30 and row["train/nelbo"] == 3.0  # the last step's row, not one more
-    assert (told.folder / "files" / row["expert_load/heatmap/path"]).stat().st_size > 1000
+    picture = Image.open(told.folder / "files" / row["expert_load/heatmap/path"])
+    assert picture.size == (32, 32)  # two experts by two layers
+    assert picture.getpixel((20, 20)) == (253, 231, 37)  # the largest share is viridis's brightest
     content = json.loads((told.folder / "files" / row["expert_load/table/path"]).read_text())
     assert content["columns"] == ["step", "layer", "expert", "load"]
     assert len(content["data"]) == 8
@@ -143,7 +146,9 @@ def test_load_by_timestep_is_a_picture_and_alarms_are_in_the_summary(offline, tr
     tracker.finish(finished(track.run, routing=ROUTING, alarms=alarms))
     told = only_run(track.folder)
     [path] = [row["routing/load_by_timestep/path"] for row in told.rows if "routing/load_by_timestep/path" in row]
-    assert (told.folder / "files" / path).stat().st_size > 1000
+    picture = Image.open(told.folder / "files" / path)
+    assert picture.size == (21 * 16, 5 * 16)  # ten bins twice and a gap; two experts, a gap, two experts
+    assert picture.getpixel((8, 24))[:3] == (253, 231, 37) and picture.getpixel((165, 8)) == (255, 255, 255)
     assert told.summary["alarms"] == ["collapse"]
 
 

@@ -38,10 +38,11 @@ def test_loads_are_counted_by_timestep_and_masked_status() -> None:
 
 def test_a_run_remembers_shares_coactivation_and_saturation() -> None:
     memory, mask = RoutingMemory(), masking([[True, False]], [0.5])
-    first = observe([layer([[0, 1], [2, 3]], torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.25] * 4]))], mask)
+    one = {"nelbo_B": torch.zeros(1)}
+    first = one | observe([layer([[0, 1], [2, 3]], torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.25] * 4]))], mask)
     metrics = memory.add(10, [first], [first])
     assert metrics["router/top1_probability"] == pytest.approx((0.7 + 0.25) / 2)
-    last = observe([layer([[0, 2], [2, 3]])], mask)
+    last = one | observe([layer([[0, 2], [2, 3]])], mask)
     memory.add(20, [last, last], [last])
     told = memory.to_dict()
     assert told["step"] == [10, 20]
@@ -50,6 +51,26 @@ def test_a_run_remembers_shares_coactivation_and_saturation() -> None:
     assert told["load_by_timestep"][0][0] == [[0.0] * 4, [0.0] * 4]  # no token was of that timestep
     assert told["coactivation"][0][0] == [1.0, 0.0, 1.0, 0.0]  # of expert 0's tokens all reach 2
     assert told["coactivation"][0][2] == [0.5, 0.0, 1.0, 0.5]
+
+
+def test_choices_are_compared_in_the_batchs_order_whichever_ranks_made_them() -> None:
+    def rank(*experts: int) -> dict[str, torch.Tensor]:
+        chosen = [[expert, expert] for expert in experts]  # a sequence of one token each
+        seen = observe([layer(chosen)], masking([[True]] * len(experts), [0.5] * len(experts)))
+        return seen | {"nelbo_B": torch.zeros(len(experts))}
+
+    memory, alone = RoutingMemory(), rank(0, 1, 2, 3, 0)
+    memory.add(1, [alone], [alone])
+    two = [rank(0, 2, 0), rank(1, 3)]
+    memory.add(2, two, two)
+    assert memory.to_dict()["saturation"] == [[1.0], [1.0]]
+
+
+def test_co_activation_counts_every_token_under_autocast() -> None:
+    many = [[0, 1]] * 897 + [[2, 3]] * 100
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = observe([layer(many)], masking([[True] * 997], [0.5]))
+    assert seen["pairs_SEE"][0, 0].tolist() == [897, 897, 0, 0]
 
 
 def test_saturation_counts_experts_not_places() -> None:
