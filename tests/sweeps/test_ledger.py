@@ -345,3 +345,18 @@ def test_cleaning_keeps_locks_attempts_checkpoints_and_wandb(tmp_path):
     ]
     assert not RunLock(tmp_path).acquire()
     lock.release()
+
+
+def test_a_claim_that_is_stopped_while_it_waits_for_room_waits_again(make_plan, open_ledger, monkeypatch):
+    ledger = open_ledger(make_plan())
+    ledger.reconcile()
+
+    def stopped(folder):
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr("sweeps.ledger.clean", stopped)
+        ledger.claim()
+    assert states(ledger) == {"WAITING": 4, "FAIL": 1}
+    assert len(train_all(ledger)) == 4  # its lock is free, and its run comes again
+    assert states(ledger) == {"COMPLETE": 4, "FAIL": 1}

@@ -56,3 +56,15 @@ def test_halving_keeps_a_third_at_every_rung() -> None:
     # Asynchronous: a few of the early ones go on that the later ones would have beaten.
     assert 90 // ETA <= len(reached[1]) <= 90 // ETA + 8
     assert 90 // ETA**2 <= done <= 90 // ETA**2 + 5
+
+
+def test_a_rungs_value_is_the_one_measured_there_whatever_came_after():
+    from core.records import RunRecord
+    from sweeps.search.worker import _metrics_at
+
+    measured = {"step": [10.0, 30.0], "val/nelbo": [3.0, 2.0]}
+    record = RunRecord(
+        status="complete", run_hash="", arm_hash="", seed=0, config={}, metrics={"val/nelbo": 2.0}, validation=measured
+    )
+    assert _metrics_at(record, 10) == {"step": 10.0, "val/nelbo": 3.0}
+    assert _metrics_at(record, 20) is None
