@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -32,6 +32,7 @@ from core.training.pausing import TrainingPausedError
 from sweeps.folders import recorded, set_aside
 from sweeps.ledger import Claim, Ledger
 from sweeps.loggers import ProgressLogger
+from sweeps.patient import PatientStorage
 from sweeps.plan import Plan
 from sweeps.storage import STORAGE_VARIABLE, open_storage
 from sweeps.tracking import WandbTracker, run_id
@@ -42,6 +43,7 @@ TRAINER = "core.training.run:train"
 PATIENCE_S = 5.0
 GRACE_S = 5.0  # for a checkpoint; sweeps.launch.pool waits longer before it kills
 Train = Callable[..., RunRecord]
+L = TypeVar("L")
 
 log = logging.getLogger("sweeps.worker")
 
@@ -176,11 +178,22 @@ def trainer_of(name: str) -> Train:
 
 def main(arguments: list[str]) -> None:
     """Work through a job file: {"plan", "out", "trainer"}."""
+    serve(
+        Path(arguments[0]),
+        lambda plan, out, storage: Ledger(Plan.from_json(plan), out, storage),
+        Worker,
+    )
+
+
+def serve(
+    path: Path, ledger_of: Callable[[dict[str, Any], Path, PatientStorage], L], worker_of: Callable[..., Any]
+) -> None:
+    """Start as its parent says, and work through a job file with a ledger of its plan and a worker of that ledger."""
     emit = take_events_pipe()
     leave_with_parent(sys.stdin.fileno())
     stop = StopSignal()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    job = json.loads(path.read_text(encoding="utf-8"))
     cores = json.loads(os.environ[CORES_VARIABLE])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
@@ -188,9 +201,10 @@ def main(arguments: list[str]) -> None:
     train = trainer_of(job["trainer"])
     try:
         storage = open_storage(os.environ[STORAGE_VARIABLE], Patience.of_environment(stop.check))
-        ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), storage)
-        storage.patience.call(lambda again: save_diff(ledger.out), no_space)
-        Worker(ledger, train, emit, stop).work()
+        out = Path(job["out"])
+        ledger = ledger_of(job["plan"], out, storage)
+        storage.patience.call(lambda again: save_diff(out), no_space)
+        worker_of(ledger, train, emit, stop).work()
     except (OutOfPatienceError, UserError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -64,6 +64,20 @@ def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping
     return {size: folder for size, folder in folders.items() if folder.is_dir()}
 
 
+def meant_size(name: str, ablation: Ablation, out: Path, wanted: str | None) -> str:
+    """The size that was named, else the full one where it was run, else the only one that was.
+
+    Raises UserError for an unknown size, and where several were run.
+    """
+    recorded = recorded_sizes(out, name, ablation)
+    size = wanted or ("full" if "full" in recorded else next(iter(recorded), "full"))
+    if size not in ("full", *ablation.sizes):
+        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(('full', *ablation.sizes))}")
+    if wanted is None and len(recorded) > 1 and "full" not in recorded:
+        raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
+    return size
+
+
 def _load(path: Path) -> Ablation | Search:
     spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
     assert spec is not None and spec.loader is not None

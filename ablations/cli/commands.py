@@ -244,11 +244,7 @@ def _load_study(arguments: argparse.Namespace) -> tuple[Any, Path]:
 
     name, ablation = agenda.resolve(arguments.name)
     recorded = agenda.recorded_sizes(arguments.out, name, ablation)
-    size = arguments.size or ("full" if "full" in recorded else next(iter(recorded), "full"))
-    if size not in ("full", *ablation.sizes):
-        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(('full', *ablation.sizes))}")
-    if arguments.size is None and len(recorded) > 1 and "full" not in recorded:
-        raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
+    size = agenda.meant_size(name, ablation, arguments.out, arguments.size)
     study = Study.load(recorded[size]) if size in recorded else None
     if study is None:
         hint = f"ablate run {shlex.quote(arguments.name)}{_size_flag(size)}{_out_flag(arguments)}"

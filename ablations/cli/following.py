@@ -78,13 +78,7 @@ def run_cancel(arguments: argparse.Namespace) -> int:
 def study_of(arguments: argparse.Namespace) -> str:
     """The study that NAME and --size mean: where no size is named, the only one that was run."""
     name, ablation = agenda.resolve(arguments.name)
-    recorded = agenda.recorded_sizes(arguments.out, name, ablation)
-    size = arguments.size or ("full" if "full" in recorded else next(iter(recorded), "full"))
-    if size not in ("full", *ablation.sizes):
-        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(('full', *ablation.sizes))}")
-    if arguments.size is None and len(recorded) > 1 and "full" not in recorded:
-        raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
-    return study_name(name, size)
+    return study_name(name, agenda.meant_size(name, ablation, arguments.out, arguments.size))
 
 
 def render(found: Status, again: str) -> RenderableType:

@@ -1,6 +1,6 @@
 """Routing rules: which experts a token goes to, and with what weight. One class each; shapes as in core.model.routing.
 
-Those that are told a timestep start as token choice: what they add is zero at first, so that they differ from it by what
+`additive`, `film` and `bin_bias` start as token choice: what they add is zero at first, so that they differ from it by what
 they learn alone. `sees_others` marks rules under which a token's experts depend on its whole sequence.
 """
 

@@ -79,17 +79,17 @@ class Tuner:
                 return job
         closed = self.is_closed()
         busy = bool(self.trials(TrialState.RUNNING))
-        promoted = self._promotable(waiting, last=closed and not busy)
-        if promoted is not None:
-            self._storage.set_trial_user_attr(promoted._trial_id, "target", len(promoted.intermediate_values))
-            return self._start(self._storage.get_trial(promoted._trial_id))
+        if promoted := self._promotable(waiting, last=closed and not busy):
+            return self._promote(promoted)
         job = None if closed else self._draw()
         if job is None and not closed and not busy:  # nothing new can be drawn, so nobody else is to be waited for
             promoted = self._promotable(waiting, last=True)
-            if promoted is not None:
-                self._storage.set_trial_user_attr(promoted._trial_id, "target", len(promoted.intermediate_values))
-                return self._start(self._storage.get_trial(promoted._trial_id))
+            return self._promote(promoted) if promoted else None
         return job
+
+    def _promote(self, trial: FrozenTrial) -> Job | None:
+        self._storage.set_trial_user_attr(trial._trial_id, "target", len(trial.intermediate_values))
+        return self._start(self._storage.get_trial(trial._trial_id))
 
     def finish(self) -> None:
         """Once `next` has nothing and nothing is RUNNING: tell paused configurations that they go no further."""

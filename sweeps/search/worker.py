@@ -7,7 +7,6 @@ Started as sweeps.worker is, with the same environment, pipes and signals.
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -15,13 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from core import records, spill
-from core.errors import UserError
-from core.patience import OutOfPatienceError, Patience, no_space
-from core.processes import STOPPED, leave_with_parent, take_events_pipe
-from core.provenance import save_diff
+from core.patience import OutOfPatienceError
+from core.processes import STOPPED
 from core.records import RunRecord
 from core.training.checkpoints import saved_step
 from core.training.pausing import TrainingPausedError
@@ -32,10 +27,9 @@ from sweeps.search.ledger import Claim, SearchLedger
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import entry_file
 from sweeps.search.tuner import objectives
-from sweeps.storage import STORAGE_VARIABLE, open_storage
 from sweeps.tracking import WandbTracker, run_id
 from sweeps.trials import failed_record
-from sweeps.worker import CORES_VARIABLE, StopRequestedError, StopSignal, Train, trainer_of
+from sweeps.worker import StopRequestedError, StopSignal, Train, serve
 
 POLL_S = 0.2
 
@@ -176,23 +170,11 @@ def _paused(folder: Path, run: PlannedRun) -> RunRecord | None:
 
 def main(arguments: list[str]) -> None:
     """Work through a job file: {"plan", "out", "trainer"}."""
-    emit = take_events_pipe()
-    leave_with_parent(sys.stdin.fileno())
-    stop = StopSignal()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    cores = json.loads(os.environ[CORES_VARIABLE])
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    torch.set_num_threads(len(cores))
-    train = trainer_of(job["trainer"])
-    try:
-        storage = open_storage(os.environ[STORAGE_VARIABLE], Patience.of_environment(stop.check))
-        ledger = SearchLedger(SearchPlan.of_design(job["plan"]), Path(job["out"]), storage)
-        storage.patience.call(lambda again: save_diff(ledger.out), no_space)
-        SearchWorker(ledger, train, emit, stop).work()
-    except (OutOfPatienceError, UserError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    serve(
+        Path(arguments[0]),
+        lambda plan, out, storage: SearchLedger(SearchPlan.of_design(plan), out, storage),
+        SearchWorker,
+    )
 
 
 if __name__ == "__main__":
