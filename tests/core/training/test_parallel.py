@@ -25,6 +25,11 @@ KINDS = {
     "choosing": {"model.router.kind": "expert_choice", "model.router.k_schedule": "linear_reverse"},
     "unmodulated": {"model.router.kind": "unmodulated", "model.shared_expert_width": 16},
     "random": {"model.router.kind": "random"},
+    "additive": {"model.router.kind": "additive"},
+    "bins": {"model.router.kind": "bin_bias"},
+    "timestep": {"model.router.kind": "timestep_only"},
+    "soft": {"model.router.kind": "soft"},
+    "hash": {"model.router.kind": "hash"},
 }
 LAYOUTS = {"dp2": (2, 1), "ep2": (2, 2), "ep2-dp2": (4, 2)}
 CURVES = ("train/nelbo", "train/load_balancing", "train/z_loss", "train/gradient_norm")
