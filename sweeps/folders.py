@@ -12,6 +12,8 @@ import fcntl
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from core import records, spill
@@ -63,6 +65,17 @@ class RunLock:
             _held.discard(self._handle)
             os.close(self._handle)
             self._handle = -1
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file while inside, waiting for whoever holds it; it ends with the process."""
+    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _forget_locks() -> None:

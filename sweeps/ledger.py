@@ -8,12 +8,9 @@ leaves between the two is repaired by `Ledger.reconcile`. Two locks order everyt
 - the plan's lock is held while trials are added, so that no run is queued twice.
 """
 
-import fcntl
 import math
-import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,7 @@ from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord
 from core.training.checkpoints import saved_step
-from sweeps.folders import RunLock, clean, recorded, rescue, run_folder, set_aside
+from sweeps.folders import RunLock, clean, locked, recorded, rescue, run_folder, set_aside
 from sweeps.patient import PatientStorage
 from sweeps.plan import Plan, PlannedRun
 from sweeps.study import folder_id
@@ -87,7 +84,7 @@ class Ledger:
         self._seen: deque[Waiting] = deque()  # that waited when this process last looked, in the plan's order
         self._patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         out.mkdir(parents=True, exist_ok=True)
-        with self._plan_lock():
+        with locked(self.out / PLAN_LOCK):
             self._study = optuna.create_study(
                 study_name=plan.study_name,
                 storage=storage,
@@ -103,7 +100,7 @@ class Ledger:
         """
         lost = []
         self._seen.clear()
-        with self._plan_lock():
+        with locked(self.out / PLAN_LOCK):
             trials = self._by_run()
             names = parameter_names(self.plan, self._study.get_trials(deepcopy=False))
             for key, run in self._runs.items():
@@ -196,7 +193,7 @@ class Ledger:
 
     def put_back(self, claim: Claim, reason: str) -> None:
         """Abandon a run so that any worker may go on with it at once."""
-        with self._plan_lock():
+        with locked(self.out / PLAN_LOCK):
             try:
                 self.abandon(claim, reason, keep_lock=True)
                 waits = any(trial.key == claim.key for trial in self._waiting())
@@ -344,12 +341,3 @@ class Ledger:
                 "use that folder, or another storage (each folder of runs needs its own database)"
             )
         return mine
-
-    @contextmanager
-    def _plan_lock(self) -> Iterator[None]:
-        handle = os.open(self.out / PLAN_LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)

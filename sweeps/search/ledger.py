@@ -5,11 +5,7 @@ lock is held from before its trial is RUNNING until after it is told, so whoever
 that its worker is dead.
 """
 
-import fcntl
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
 from core.patience import Patience
-from sweeps.folders import RunLock
+from sweeps.folders import RunLock, locked
 from sweeps.patient import PatientStorage
 from sweeps.search.plan import SearchPlan
 from sweeps.search.tuner import Job, Tuner
@@ -45,7 +41,7 @@ class SearchLedger:
         self.patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         self.folder = out / plan.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._lock():
+        with locked(self.folder / LOCK):
             self.tuners = [Tuner(plan, group, storage) for group in plan.groups]
             self._check_folder()
 
@@ -55,7 +51,7 @@ class SearchLedger:
         Returns it, or None and whether a configuration is in training whose outcome may make another go on. When
         neither is so, the search is over and paused configurations are told so.
         """
-        with self._lock():
+        with locked(self.folder / LOCK):
             for tuner in self.tuners:
                 self._reconcile(tuner)
             for tuner in sorted(self.tuners, key=lambda tuner: (len(tuner.trained()), tuner.tokens())):
@@ -133,12 +129,3 @@ class SearchLedger:
                     "folder, or another storage (each folder of runs needs its own database)"
                 )
         self.folder_id = mine
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        handle = os.open(self.folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
