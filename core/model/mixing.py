@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PART_BYTES = 2**21  # of input rows in a part, on a CPU: what its second-level cache holds
+BAG_BYTES = 2**25  # of all slots' outputs at once, on a CPU: larger blocks glibc returns to the kernel
 BF16_ROWS = 32  # oneDNN builds a kernel for every new shape: that took longer than multiplying by it
 
 
@@ -106,7 +107,7 @@ class _Mixture(torch.autograd.Function):
             inputs_mF = grouped(rows_mD, _gate_up(gate_EWD, up_EWD, part, x_ND.dtype).transpose(1, 2), part)
             gate_mW, up_mW = inputs_mF.chunk(2, dim=-1)
             hidden_mW = F.silu(gate_mW).mul_(up_mW).mul_(gate_S1[part.rows])
-            total.add(grouped(hidden_mW, down_EDW[part.experts].to(x_ND.dtype).transpose(1, 2), part), part)
+            total.add(hidden_mW, down_EDW[part.experts].to(x_ND.dtype).transpose(1, 2), part)
             kept.append(inputs_mF)
         ctx.save_for_backward(x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, *assignments[:3], *kept)
         ctx.ragged = assignments.ragged
@@ -138,9 +139,11 @@ class _Mixture(torch.autograd.Function):
             grad_gate_mW, grad_up_mW = grad_mF.chunk(2, dim=-1)
             torch.mul(grad_mW, silu_mW, out=grad_up_mW)
             torch.ops.aten.silu_backward.grad_input(grad_mW.mul_(up_mW), gate_mW, grad_input=grad_gate_mW)
-            grouped_outer(grad_gate_mW, rows_mD, part, grad_gate[part.experts])
-            grouped_outer(grad_up_mW, rows_mD, part, grad_up[part.experts])
-            grad_x.add(grouped(grad_mF, _gate_up(gate_EWD, up_EWD, part, dtype), part), part)
+            grad_both_EFD = grad_gate.new_empty(len(part.ends_E), grad_mF.shape[1], rows_mD.shape[1], dtype=dtype)
+            grouped_outer(grad_mF, rows_mD, part, grad_both_EFD)
+            for grad_EWD, found_EWD in zip((grad_gate, grad_up), grad_both_EFD.chunk(2, dim=1), strict=True):
+                grad_EWD[part.experts].copy_(found_EWD)
+            grad_x.add(grad_mF, _gate_up(gate_EWD, up_EWD, part, dtype), part)
         if ctx.ragged:
             grad_gate_S = F.pad(grad_gate_S, (0, 1))  # what is no assignment has no gate
         return grad_x.result(), grad_gate_S[assignments.slot_NK], grad_gate, grad_up, grad_down, None
@@ -179,11 +182,12 @@ def parts(counts_E: Tensor, rows: int) -> Iterator[Part]:
             first, start = expert + 1, end
 
 
-def grouped(rows_mI: Tensor, weight_EIO: Tensor, part: Part) -> Tensor:
-    """Each expert's rows times its matrix. Returns (m, O)."""
+def grouped(rows_mI: Tensor, weight_EIO: Tensor, part: Part, out_mO: Tensor | None = None) -> Tensor:
+    """Each expert's rows times its matrix, into `out_mO` where sizes are known and it is given. Returns (m, O)."""
     if part.sizes is None:
         return F.grouped_mm(rows_mI, weight_EIO, offs=part.ends_E)
-    out_mO = rows_mI.new_empty(len(rows_mI), weight_EIO.shape[-1])
+    if out_mO is None:
+        out_mO = rows_mI.new_empty(len(rows_mI), weight_EIO.shape[-1])
     for rows, weight, out in zip(rows_mI.split(part.sizes), weight_EIO.unbind(), out_mO.split(part.sizes), strict=True):
         torch.mm(rows, weight, out=out)
     return out_mO
@@ -211,16 +215,27 @@ def _gate_up(gate_EWD: Tensor, up_EWD: Tensor, part: Part, dtype: torch.dtype) -
 
 
 class _Total:
-    """Sums rows per token: added part by part on a CPU, in at least fp32; gathered at once elsewhere."""
+    """Multiplies each slot's row by its expert's matrix and sums per token.
+
+    On a CPU all slots' products are kept and summed in one pass where they fit into memory that the C library keeps, else
+    added part by part, in at least fp32; elsewhere they are gathered at once.
+    """
 
     def __init__(self, like_ND: Tensor, assignments: Assignments) -> None:
-        self.assignments, self.dtype = assignments, like_ND.dtype
-        if in_parts(like_ND.device):
-            self.sum_ND = torch.zeros_like(like_ND, dtype=torch.promote_types(self.dtype, torch.float32))
+        self.assignments, self.dtype, self.sum_ND, self.all_SD = assignments, like_ND.dtype, like_ND, None
+        slots = len(assignments.token_S)
+        if not in_parts(like_ND.device):
+            return
+        if not assignments.ragged and slots and slots * like_ND.shape[1] * like_ND.itemsize < BAG_BYTES:
+            self.all_SD = like_ND.new_empty(slots, like_ND.shape[1])
         else:
-            self.sum_ND = like_ND
+            self.sum_ND = torch.zeros_like(like_ND, dtype=torch.promote_types(self.dtype, torch.float32))
 
-    def add(self, rows_mD: Tensor, part: Part) -> None:
+    def add(self, rows_mI: Tensor, weight_EID: Tensor, part: Part) -> None:
+        if self.all_SD is not None:
+            grouped(rows_mI, weight_EID, part, self.all_SD[part.rows])
+            return
+        rows_mD = grouped(rows_mI, weight_EID, part)
         if part.sizes is not None:
             tokens_m = self.assignments.token_S[part.rows]
             self.sum_ND.index_add_(0, tokens_m, rows_mD.to(self.sum_ND.dtype))
@@ -235,4 +250,6 @@ class _Total:
         self.sum_ND = rows_mD.index_select(0, slot_NK.flatten()).view(*slot_NK.shape, -1).sum(1)
 
     def result(self) -> Tensor:
+        if self.all_SD is not None:
+            return F.embedding_bag(self.assignments.slot_NK, self.all_SD, mode="sum")  # sums bf16 in fp32
         return self.sum_ND.to(self.dtype)

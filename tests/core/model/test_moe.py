@@ -17,11 +17,15 @@ def layer(experts: int, top_k: int) -> MoE:
     return made
 
 
-@pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "cpu, filled up", "accelerator"])
+@pytest.mark.parametrize(
+    "path", ["cpu, one part", "cpu, many parts", "cpu, added by part", "cpu, filled up", "accelerator"]
+)
 @pytest.mark.parametrize(("experts", "top_k", "tokens"), [(1, 1, 5), (4, 1, 7), (8, 2, 33), (8, 8, 6), (16, 3, 2)])
 def test_fast_equals_slow_with_gradients(monkeypatch, path: str, experts: int, top_k: int, tokens: int) -> None:
-    if path == "cpu, many parts":
+    if path in ("cpu, many parts", "cpu, added by part"):
         monkeypatch.setattr(mixing, "PART_BYTES", 16 * 4 * 5)  # five rows
+    if path == "cpu, added by part":
+        monkeypatch.setattr(mixing, "BAG_BYTES", 0)  # as where outputs of all slots are too large to be kept
     if path == "cpu, filled up":
         monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
     if path == "accelerator":
@@ -67,10 +71,12 @@ def test_bf16_is_near_fp32() -> None:
     torch.testing.assert_close(low.float(), made(x_ND)[0], rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("path", ["cpu", "accelerator"])
+@pytest.mark.parametrize("path", ["cpu", "cpu, added by part", "accelerator"])
 def test_bf16_gradients_are_near_fp32_and_in_the_weights_own_type(monkeypatch, path: str) -> None:
     if path == "accelerator":
         monkeypatch.setattr(mixing, "in_parts", lambda device: False)
+    if path == "cpu, added by part":
+        monkeypatch.setattr(mixing, "BAG_BYTES", 0)
     made, upstream = layer(8, 2), torch.randn(32, 16, generator=torch.Generator().manual_seed(5))
     x_ND = torch.randn(32, 16, generator=torch.Generator().manual_seed(4))
     inputs = list(made.parameters())
