@@ -3,8 +3,9 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from core.model.config import TOLD_TIMESTEP
 from sweeps.checks import check_arms, check_factors, text
 from sweeps.spec import Ablation, Arm, Factor, Level
 
@@ -24,9 +25,15 @@ def expand(ablation: Ablation) -> tuple[Arm, ...]:
     arms, taken = [], set[str]()
     for settings in (control, *others):
         name = _unique(",".join(f"{short[key]}={text(level)}" for key, level in settings.items()), taken)
-        label = ", ".join(f"{factor.name} {text(settings[factor.key])}" for factor in ablation.factors)
+        said = (factor for factor in ablation.factors if _matters(factor.key, settings))
+        label = ", ".join(f"{factor.name} {text(settings[factor.key])}" for factor in said)
         arms.append(Arm(name=name, label=label, settings=settings))
     return tuple(arms)
+
+
+def _matters(key: str, settings: Mapping[str, Level]) -> bool:
+    """Whether a level says anything of an arm: what a router that is told nothing would see doesn't."""
+    return key != "model.router.sees" or settings.get("model.router.kind", TOLD_TIMESTEP[0]) in TOLD_TIMESTEP
 
 
 def _combinations(ablation: Ablation) -> Iterator[dict[str, Level]]:

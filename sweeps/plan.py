@@ -112,7 +112,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "control": arms[0].name,
         "seeds": list(edition.seeds),
         "factors": [{"key": f.key, "label": f.name, "levels": list(f.levels)} for f in edition.factors],
-        "arms": [describe_arm(arm, config) for arm, config in zip(arms, configs, strict=True)],
+        "arms": _described(edition, arms, configs),
         "overrides": list(overrides),
         "devices": edition.resources.devices,
         # Arms whose data differ (a factor under data.) have one fingerprint each.
@@ -178,6 +178,22 @@ def _check_trainable(ablation: Ablation, arm: Arm, config: RunConfig) -> None:
             f"metric val/excess_nelbo needs a source of known entropy, which data.corpus={config.data.corpus} is not; "
             "use data.corpus=markov, or the metric val/nelbo"
         )
+
+
+def _described(edition: Ablation, arms: Sequence[Arm], configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
+    """All arms as a design lists them, each with what makes it hard to compare with the control."""
+    found = [describe_arm(arm, config) for arm, config in zip(arms, configs, strict=True)]
+    control, base = found[0], configs[0].model
+    for entry, config in zip(found[1:], configs[1:], strict=True):
+        share = entry["flops_per_token"] / control["flops_per_token"] - 1
+        if edition.match == "active_flops" and abs(share) > 1e-4:
+            entry["notes"].append(f"{share:+.2%} FLOPs per token: no expert width comes nearer to the control's")
+        model = config.model
+        if "load/max_vio" in (edition.metric, *edition.secondary) and (
+            model.experts * base.top_k != base.experts * model.top_k
+        ):
+            entry["notes"].append("its MaxVio has another upper bound (experts / top-k - 1) than the control's")
+    return found
 
 
 def describe_arm(arm: Arm, config: RunConfig) -> dict[str, Any]:
