@@ -1,0 +1,160 @@
+"""Factorial designs in blocks: what each factor does on average, and whether one's effect depends on another's level.
+
+The unit is the block (a seed): every contrast is computed within each block and then tested over blocks by a paired t
+test, so that no homogeneity of variances over cells is assumed. The F tests beside them are those of the
+repeated-measures analysis of variance (statsmodels' AnovaRM), which pool over a factor's levels and do assume it.
+"""
+
+import itertools
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.compare import PairedEffect, holm, paired_effect
+from core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One contrast over blocks: of the factors' `levels` against their `reference` levels.
+
+    effect: mean over blocks with a t interval, in the value's unit. p_holm: adjusted over all contrasts of the family.
+    """
+
+    factors: tuple[str, ...]
+    levels: tuple[Any, ...]
+    reference: tuple[Any, ...]
+    effect: PairedEffect
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class FTest:
+    """The repeated-measures F test of a factor, or of an interaction of several."""
+
+    factors: tuple[str, ...]
+    statistic: float
+    numerator_df: float
+    denominator_df: float
+    pvalue: float
+
+
+@dataclass(frozen=True)
+class Factorial:
+    """A family of contrasts and the F tests that go with it."""
+
+    contrasts: tuple[Contrast, ...]
+    tests: tuple[FTest, ...]
+
+
+def main_effects(
+    table: pd.DataFrame, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
+) -> Factorial:
+    """For each factor and level: mean difference from the reference level, averaged over all other factors' levels.
+
+    table: one row per block and cell of a complete factorial, with columns `value`, `block`, and one for each factor (at
+    least one). reference: the level that each factor is compared with (default: its first in the table). Assumes that a
+    contrast's values over blocks are independent and near normal. Raises UserError for a table that isn't complete (the
+    cell is named), values that aren't finite, and fewer than 2 blocks.
+    """
+    cells, levels = _cells(table, value, block)
+    chosen = _reference(levels, reference)
+    found = []
+    for axis, (name, own) in enumerate(levels.items(), start=1):
+        others = tuple(other for other in range(1, cells.ndim) if other != axis)
+        mean_SL = cells.mean(axis=others)
+        base = own.index(chosen[name])
+        for place, level in enumerate(own):
+            if place != base:
+                found.append(((name,), (level,), (chosen[name],), mean_SL[:, base], mean_SL[:, place]))
+    return Factorial(_contrasts(found), _tests(table, value, block, list(levels), orders=(1,)))
+
+
+def interactions(
+    table: pd.DataFrame, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
+) -> Factorial:
+    """For each pair of factors and levels: the change of one's effect that goes with a change of the other's level.
+
+    The contrast is (y11 - y01) - (y10 - y00), averaged over the levels of all other factors: 0 where effects add up. The
+    F tests are of the interactions of all orders. table, reference, errors: as in `main_effects`, with at least two
+    factors.
+    """
+    cells, levels = _cells(table, value, block)
+    if len(levels) < 2:
+        raise UserError(f"an interaction needs two factors, and the table has {', '.join(levels)} alone")
+    chosen = _reference(levels, reference)
+    found = []
+    for one, two in itertools.combinations(levels, 2):
+        axes = [list(levels).index(name) + 1 for name in (one, two)]
+        others = tuple(other for other in range(1, cells.ndim) if other not in axes)
+        mean_SAB = cells.mean(axis=others)
+        a0, b0 = levels[one].index(chosen[one]), levels[two].index(chosen[two])
+        for a, b in itertools.product(range(len(levels[one])), range(len(levels[two]))):
+            if a != a0 and b != b0:
+                names, at = (one, two), (levels[one][a], levels[two][b])
+                without, along = mean_SAB[:, a, b0] - mean_SAB[:, a0, b0], mean_SAB[:, a, b] - mean_SAB[:, a0, b]
+                found.append((names, at, (chosen[one], chosen[two]), without, along))
+    orders = range(2, len(levels) + 1)
+    return Factorial(_contrasts(found), _tests(table, value, block, list(levels), orders))
+
+
+def _cells(table: pd.DataFrame, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Hashable]]]:
+    """The values as an array with an axis for blocks and one for each factor, and the levels along each."""
+    for column in (value, block):
+        if column not in table:
+            raise UserError(f"the table has no column '{column}'; it has {', '.join(map(str, table.columns))}")
+    factors = [name for name in table.columns if name not in (value, block)]
+    levels = {name: list(dict.fromkeys(table[name])) for name in factors}
+    for name, own in levels.items():
+        if len(own) < 2:
+            raise UserError(f"factor '{name}' has a single level, {own[0]!r}; drop the column")
+    if not factors:
+        raise UserError("the table has no factor: a column beside the value and the block")
+    blocks = list(dict.fromkeys(table[block]))
+    if len(blocks) < 2:
+        raise UserError(f"a factorial in blocks needs at least 2 of them in column '{block}', not {len(blocks)}")
+    if table.duplicated([block, *factors]).any():
+        raise UserError("the table has two rows of the same block and cell; average them first")
+    if not np.isfinite(table[value].to_numpy(float)).all():
+        raise UserError(f"column '{value}' has values that aren't finite: leave those blocks out, and say so")
+    index = pd.MultiIndex.from_product([blocks, *levels.values()], names=[block, *factors])
+    dense = table.set_index([block, *factors])[value].reindex(index)
+    if dense.isna().any():
+        missing = dense.index[dense.isna()][0]
+        told = ", ".join(f"{name} {level}" for name, level in zip(index.names, missing, strict=True))
+        raise UserError(f"the factorial isn't complete: no row for {told}")
+    return dense.to_numpy(float).reshape(len(blocks), *(len(own) for own in levels.values())), levels
+
+
+def _reference(levels: Mapping[str, list[Any]], reference: Mapping[str, Any] | None) -> dict[str, Any]:
+    given = dict(reference or {})
+    for name, level in given.items():
+        if level not in levels.get(name, ()):
+            raise UserError(f"reference: {level!r} is no level of '{name}'")
+    return {name: given.get(name, own[0]) for name, own in levels.items()}
+
+
+def _contrasts(found: list[tuple[Any, ...]]) -> tuple[Contrast, ...]:
+    effects = [paired_effect(without_S, along_S) for *_, without_S, along_S in found]
+    adjusted = holm([effect.pvalue for effect in effects])
+    return tuple(
+        Contrast(names, at, base, effect, float(p))
+        for (names, at, base, *_), effect, p in zip(found, effects, adjusted, strict=True)
+    )
+
+
+def _tests(table: pd.DataFrame, value: str, block: str, factors: list[str], orders: Iterable[int]) -> tuple[FTest, ...]:
+    from statsmodels.stats.anova import AnovaRM  # takes a second to import
+
+    # Formulas choke on names such as "top-k".
+    plain = {name: f"factor{place}" for place, name in enumerate(factors)}
+    renamed = table.rename(columns=plain | {value: "y", block: "block"})
+    fitted = AnovaRM(renamed, "y", "block", within=list(plain.values())).fit().anova_table
+    tests = []
+    for names in (names for order in orders for names in itertools.combinations(factors, order)):
+        row = fitted.loc[":".join(plain[name] for name in names)]
+        tests.append(FTest(names, *(float(row[key]) for key in ("F Value", "Num DF", "Den DF", "Pr > F"))))
+    return tuple(tests)

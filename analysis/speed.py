@@ -1,0 +1,82 @@
+"""How fast an arm learns: the tokens to be as good as the control is at its end, as a share of the control's."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.compare import paired_effect
+from core.errors import UserError
+
+
+@dataclass(frozen=True)
+class LearningSpeed:
+    """Tokens that an arm needs, over those that the control needs, for the same value: below 1 the arm learns faster.
+
+    share: geometric mean over n seeds; low, high: its t interval on the logarithm. pvalue: of share = 1. reached: in how
+    many seeds the arm came to be as good as the control in the end. early: in how many the crossing lies before the first
+    validation, and is taken to be there.
+    """
+
+    share: float
+    low: float
+    high: float
+    pvalue: float
+    n: int
+    reached: int
+    early: int
+
+
+def learning_speed(
+    tokens_T: ArrayLike,
+    control_ST: ArrayLike,
+    arm_ST: ArrayLike,
+    *,
+    higher_is_better: bool = False,
+    alpha: float = 0.05,
+) -> LearningSpeed:
+    """Tokens to the worse of both arms' final values: the better arm's crossing over the whole run, seed by seed.
+
+    tokens_T: (T,) increasing counts of tokens at which both were validated; control_ST, arm_ST: (S, T) values, paired by
+    seed. Where the arm ends as good as the control or better, its share is (tokens at which it first is as good as the
+    control's end) / (all tokens); where it ends worse, it is all tokens over those at which the control first is as good
+    as the arm's end: so the share is defined for every seed, and exchanging the arms inverts it. Between validations the
+    value is taken to be linear in log tokens. Raises UserError for shapes that don't fit, values that aren't finite,
+    fewer than 2 seeds or 2 validations, and shares that are the same in all seeds.
+    """
+    tokens, control, arm = (np.asarray(each, dtype=float) for each in (tokens_T, control_ST, arm_ST))
+    if tokens.ndim != 1 or control.ndim != 2 or control.shape != arm.shape or control.shape[1:] != tokens.shape:
+        raise UserError(f"learning speed: shapes {tokens.shape}, {control.shape} and {arm.shape} don't fit")
+    if len(tokens) < 2 or not (tokens[0] > 0 and (np.diff(tokens) > 0).all()):
+        raise UserError("learning speed: at least 2 validations are needed, at increasing numbers of tokens above 0")
+    if not (np.isfinite(control).all() and np.isfinite(arm).all()):
+        raise UserError("learning speed: all values must be finite; leave failed runs out, and say so")
+    if higher_is_better:
+        control, arm = -control, -arm
+    logs, early = np.empty(len(arm)), 0
+    ahead = arm[:, -1] <= control[:, -1]
+    for seed, (base_T, own_T) in enumerate(zip(control, arm, strict=True)):
+        better_T, target = (own_T, base_T[-1]) if ahead[seed] else (base_T, own_T[-1])
+        crossing = _first_below(np.log(tokens), better_T, target)
+        early += bool(better_T[0] <= target)
+        logs[seed] = (crossing - math.log(tokens[-1])) * (1 if ahead[seed] else -1)
+    effect = paired_effect(np.zeros_like(logs), logs, alpha=alpha)
+    return LearningSpeed(
+        share=math.exp(effect.estimate),
+        low=math.exp(effect.low),
+        high=math.exp(effect.high),
+        pvalue=effect.pvalue,
+        n=effect.n,
+        reached=int(ahead.sum()),
+        early=early,
+    )
+
+
+def _first_below(x_T: np.ndarray, y_T: np.ndarray, target: float) -> float:
+    """Where a curve first reaches the target, which its last value does."""
+    place = int(np.argmax(y_T <= target))
+    if place == 0:
+        return float(x_T[0])
+    before, after = y_T[place - 1], y_T[place]
+    return float(x_T[place - 1] + (x_T[place] - x_T[place - 1]) * (before - target) / (before - after))
