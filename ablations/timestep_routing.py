@@ -9,6 +9,7 @@ FEW = (
     *({KIND: kind, SEES: sees} for kind in ("additive", "film") for sees in ("timestep", "shuffled")),
     *({KIND: kind} for kind in ("bin_bias", "timestep_only", "adaptive_k", "expert_choice", "random")),
 )
+FEW_CONTRASTS = tuple(({KIND: kind}, {KIND: kind, SEES: "shuffled"}) for kind in ("additive", "film"))
 
 ablation = Ablation(
     question="At equal active FLOPs, does a router that sees the timestep lower the NELBO, and is it the timestep that does?",
@@ -23,6 +24,7 @@ ablation = Ablation(
         *({KIND: kind, SEES: "mask_ratio"} for kind in ("additive", "film")),
         *({KIND: kind} for kind in OTHERS),
     ),
+    contrasts=tuple(({KIND: kind}, {KIND: kind, SEES: "shuffled"}) for kind in TOLD),
     base="proxy",
     match="active_flops",
     metric="val/nelbo",
@@ -30,8 +32,10 @@ ablation = Ablation(
     margin=0.01,  # nats per token
     seeds=range(8),
     sizes={
-        "quick": Size(arms=FEW, seeds=range(8), base="tiny"),
+        "quick": Size(arms=FEW, contrasts=FEW_CONTRASTS, seeds=range(8), base="tiny"),
         # A source whose exact posterior is known: what a perfect denoiser would reach is the floor of every arm.
-        "synthetic": Size(arms=FEW, seeds=range(8), base="tiny", settings={"data.corpus": "tree"}),
+        "synthetic": Size(
+            arms=FEW, contrasts=FEW_CONTRASTS, seeds=range(8), base="tiny", settings={"data.corpus": "tree"}
+        ),
     },
 )

@@ -6,6 +6,7 @@ repeated-measures analysis of variance (statsmodels' AnovaRM), which pool over a
 """
 
 import itertools
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.compare import PairedEffect, holm, paired_effect
+from analysis.compare import VERDICT_FLOOR, PairedEffect, holm, paired_effect
+from analysis.frame import Study
 from core.errors import UserError
 
 
@@ -99,6 +101,37 @@ def interactions(
                 found.append((names, at, (chosen[one], chosen[two]), without, along))
     orders = range(2, len(levels) + 1)
     return Factorial(_contrasts(found), _tests(table, value, block, list(levels), orders))
+
+
+def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
+    """Main effects and interactions of a study in its metric, over the seeds that all arms finished; and a note on them.
+
+    None where the arms aren't all combinations of at least two factors' levels, or where fewer than VERDICT_FLOOR seeds
+    are complete (the note says which). References are the control's levels.
+    """
+    design = study.design
+    factors = {factor["key"]: factor["label"] for factor in design["factors"] if len(factor["levels"]) > 1}
+    cells = math.prod(len(factor["levels"]) for factor in design["factors"])
+    if len(factors) < 2 or len(design["arms"]) != cells or len(set(factors.values())) < len(factors):
+        return None, None, ""
+    values = {arm["name"]: study.values(arm["name"], design["metric"]) for arm in design["arms"]}
+    whole = np.isfinite(np.stack(list(values.values()))).all(0)
+    if whole.sum() < VERDICT_FLOOR:
+        return None, None, f"only {whole.sum()} seeds have a finished run of every arm, and {VERDICT_FLOOR} are needed"
+    rows = [
+        {"seed": seed, "value": values[arm["name"]][place]} | {factors[key]: arm["settings"][key] for key in factors}
+        for arm in design["arms"]
+        for place, seed in enumerate(design["seeds"])
+        if whole[place]
+    ]
+    control = next(arm for arm in design["arms"] if arm["name"] == design["control"])
+    reference = {label: control["settings"][key] for key, label in factors.items()}
+    table = pd.DataFrame(rows)
+    note = f"over the {whole.sum()} of {len(whole)} seeds in which every arm finished" if not whole.all() else ""
+    try:
+        return main_effects(table, reference=reference), interactions(table, reference=reference), note
+    except UserError as error:  # contrasts without variance
+        return None, None, str(error)
 
 
 def _cells(table: pd.DataFrame, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Hashable]]]:

@@ -2,7 +2,8 @@
 
 A record's `study` holds {"ablation", "size", "arm", "design"}; a design holds "ablation", "size", "question",
 "metric", "secondary", "margin", "alpha", "power", "control", "seeds", "factors", "arms" (each "name", "label",
-"settings", "hash", "parameters", "flops_per_token"), "overrides", "data_fingerprint" and "command".
+"settings", "hash", "parameters", "flops_per_token"), "contrasts" (pairs of arm names; absent
+from older ones), "overrides", "data_fingerprint" and "command".
 """
 
 import json
@@ -108,6 +109,18 @@ class Study:
             value = record.metrics.get(metric) if record is not None and record.status == "complete" else None
             column.append(np.nan if value is None else float(value))
         return np.array(column)
+
+    def series(self, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """A logged column of an arm's finished runs against tokens, by seed: (T,) tokens and (T,) values.
+
+        table: "curve" or "validation".
+        """
+        found = {}
+        for record in self.records_of(arm):
+            columns: Mapping[str, Any] = getattr(record, table)
+            if record.status == "complete" and column in columns:
+                found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
+        return found
 
 
 def _misfit(record: RunRecord, design: Mapping[str, Any], places: Mapping[str, str]) -> str | None:

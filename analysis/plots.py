@@ -6,6 +6,7 @@ Text and axes take the page's own colour (light or dark), ids are unique to the 
 import functools
 import io
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec
@@ -156,12 +157,49 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> str:
     return _svg(figure, "load", "Expert load by layer and expert for each arm, relative to the balanced share")
 
 
+@_styled
+def timestep_load(loads: Mapping[str, np.ndarray]) -> str:
+    """Expert by timestep heatmaps: a row for each arm, for each layer visible and masked tokens; 1 = balanced.
+
+    loads: (layers, bins, 2, experts) shares of assignments by arm label, of one run; NaN where a bin has no such token.
+    Of more than three layers the first, the middle and the last are shown.
+    """
+    layers = max(load.shape[0] for load in loads.values())
+    shown = list(range(layers)) if layers <= 3 else [0, layers // 2, layers - 1]
+    figure = _figure(9.2, 0.6 + 0.95 * len(loads))
+    grid = figure.subplots(len(loads), 2 * len(shown), squeeze=False, sharex=True)
+    picture = None
+    for row, (label, load_LTME) in zip(grid, loads.items(), strict=True):
+        for axis, (layer, status) in zip(row, ((la, m) for la in shown for m in (0, 1)), strict=True):
+            if layer >= len(load_LTME):
+                axis.set_visible(False)
+                continue
+            relative_ET = load_LTME[layer, :, status].T * load_LTME.shape[-1]
+            # Bitmaps: with 64 experts a mesh would be megabytes.
+            picture = axis.imshow(
+                relative_ET, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto", extent=(0, 1, len(relative_ET), 0)
+            )
+            axis.grid(visible=False)
+            axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+            axis.set_yticks([])
+        row[0].set_ylabel("\n".join(textwrap.wrap(label, 18)), fontsize=7, rotation=0, ha="right", va="center")
+    for axis, (layer, tokens) in zip(grid[0], ((la, m) for la in shown for m in ("visible", "masked")), strict=True):
+        axis.set_title(f"layer {layer}, {tokens}", fontsize=8)
+    for axis in grid[-1]:
+        axis.set_xlabel("timestep", fontsize=8)
+    assert picture is not None
+    figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.6, pad=0.02, extend="max").set_label("load / balanced")
+    return _svg(
+        figure, "timestep", "Share of each expert by timestep, for each arm and layer, visible and masked tokens"
+    )
+
+
 def bands(study: Study, table: str, column: str, *, minus_control: bool = False) -> dict[str, Band]:
     """A logged column of each arm against tokens, mean and standard deviation over seeds.
 
     table: "curve" or "validation". minus_control: paired differences from the control, seed by seed.
     """
-    series = {arm: _series(study, arm, table, column) for arm in study.arms}
+    series = {arm: study.series(arm, table, column) for arm in study.arms}
     out = {}
     for arm, by_seed in series.items():
         if minus_control:
@@ -193,13 +231,19 @@ def final_loads(study: Study) -> dict[str, np.ndarray]:
     return out
 
 
-def _series(study: Study, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    found = {}
-    for record in study.records_of(arm):
-        columns: Mapping[str, Any] = getattr(record, table)
-        if record.status == "complete" and column in columns:
-            found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
-    return found
+def timestep_loads(study: Study) -> tuple[dict[str, np.ndarray], int] | None:
+    """Each arm's load by timestep at the end, in the first seed that all arms with such a load finished; and that seed.
+
+    Of one run, because experts of different seeds have nothing in common but their number.
+    """
+    kept: dict[str, dict[int, np.ndarray]] = {}
+    for arm in study.arms:
+        for record in study.records_of(arm):
+            if record.status == "complete" and "load_by_timestep" in record.routing:
+                load = np.array(record.routing["load_by_timestep"], dtype=float)
+                kept.setdefault(study.labels[arm], {})[record.seed] = load
+    common = [seed for seed in study.design["seeds"] if kept and all(seed in own for own in kept.values())]
+    return ({label: own[common[0]] for label, own in kept.items()}, common[0]) if common else None
 
 
 def _figure(width: float, height: float) -> Figure:

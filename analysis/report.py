@@ -1,8 +1,9 @@
 """The report: one self-contained HTML file, and the verdict table on a terminal. Both from records alone."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 from markupsafe import Markup
@@ -12,9 +13,12 @@ from rich.text import Text
 
 from analysis import plots
 from analysis.frame import Study
-from analysis.verdicts import Judgement, MetricTable, Row
+from analysis.verdicts import Judgement, MetricTable, Planned, Row
 from core.metrics import METRICS
 from core.records import write_atomically
+
+if TYPE_CHECKING:
+    from analysis.factorial import Contrast
 
 VERDICT_STYLES = {"better": "green", "worse": "red", "equivalent": "blue"}
 
@@ -33,7 +37,13 @@ def render(study: Study, judgement: Judgement) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "pvalue": pvalue}
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "pvalue": pvalue,
+        "crossed": crossed,
+        "correlation": correlation,
+    }
     finished = [record for record in study.cells.values() if record.status == "complete"]
     return environment.get_template("report.html.jinja").render(
         study=study,
@@ -41,6 +51,7 @@ def render(study: Study, judgement: Judgement) -> str:
         design=study.design,
         figures={name: Markup(svg) for name, svg in _figures(study, judgement).items()},
         runs=_runs(study),
+        timestep_seed=(plots.timestep_loads(study) or (None, None))[1],
         scale=_scale(study, finished),
         provenance=_provenance(finished),
         metrics=METRICS,
@@ -53,6 +64,8 @@ def terminal_table(judgement: Judgement) -> Group:
     parts: list[Any] = [Text(judgement.question, style="bold"), Text(judgement.headline), Text()]
     for table in judgement.tables:
         parts += [_terminal_metric(table), Text()]
+    for further in (_terminal_contrasts, _terminal_speeds, _terminal_interactions):
+        parts += further(judgement)
     counts = judgement.counts
     parts.append(Text(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
     parts += [Text(f"set aside: {n} {reason}") for reason, n in judgement.set_aside.items()]
@@ -81,6 +94,64 @@ def _terminal_metric(table: MetricTable) -> Table:
     return out
 
 
+def _terminal_contrasts(judgement: Judgement) -> list[Any]:
+    rows = [row for row in judgement.contrasts if row.effect is not None]
+    if not rows:
+        return []
+    unit = judgement.tables[0].unit
+    out = _terminal_plain(
+        f"planned contrasts in {judgement.tables[0].label}{f', {unit}' if unit else ''}",
+        ("of", "effect", "95 % interval", "Holm p", "n"),
+    )
+    out.add_column("verdict", overflow="fold")
+    for row in rows:
+        assert row.effect is not None
+        interval = f"{signed(row.effect.low)} {signed(row.effect.high)}"
+        cells = (signed(row.effect.estimate), interval, pvalue(row.p_holm), str(row.effect.n))
+        out.add_row(Text(row.label), *cells, Text(row.verdict))
+    return [out, Text()]
+
+
+def _terminal_speeds(judgement: Judgement) -> list[Any]:
+    rows = [row for row in judgement.speeds if row.speed is not None]
+    if not rows:
+        return []
+    title = "tokens for the same value, as a share of the control's (below 1: learns faster)"
+    out = _terminal_plain(title, ("arm", "share", "95 % interval", "Holm p", "as good"))
+    for row in rows:
+        assert row.speed is not None
+        share, interval = f"{row.speed.share:.2f}", f"{row.speed.low:.2f} {row.speed.high:.2f}"
+        out.add_row(Text(row.label), share, interval, pvalue(row.p_holm), f"{row.speed.reached} of {row.speed.n}")
+    return [out, Text()]
+
+
+def _terminal_interactions(judgement: Judgement) -> list[Any]:
+    if judgement.interactions is None:
+        return []
+    unit = judgement.tables[0].unit
+    out = _terminal_plain(
+        f"interactions in {judgement.tables[0].label}{f', {unit}' if unit else ''}: how much one changes the other's effect",
+        ("of", "effect", "95 % interval", "Holm p"),
+    )
+    for contrast in judgement.interactions.contrasts:
+        interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
+        out.add_row(Text(crossed(contrast)), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
+    return [out, Text()]
+
+
+def _terminal_plain(title: str, columns: tuple[str, ...]) -> Table:
+    out = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="dim")
+    for place, name in enumerate(columns):
+        out.add_column(name, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
+    return out
+
+
+def crossed(contrast: "Contrast") -> str:
+    """A contrast's factors in words: each from its reference to its level."""
+    steps = zip(contrast.factors, contrast.reference, contrast.levels, strict=True)
+    return " x ".join(f"{name} {base} → {level}" for name, base, level in steps)
+
+
 def number(value: float | None) -> str:
     """Four significant digits; nothing for what is missing."""
     return "" if value is None else f"{value:.4g}"
@@ -91,12 +162,17 @@ def signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.2g}".replace("-", "−")
 
 
+def correlation(value: float) -> str:
+    """Two digits; nothing where a side doesn't vary."""
+    return "" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+
 def pvalue(value: float | None) -> str:
     """Two digits, and nothing below 0.0001."""
     return "" if value is None else "<.0001" if value < 1e-4 else f"{value:.2g}"
 
 
-def _kind(row: Row) -> str:
+def _kind(row: Row | Planned) -> str:
     return row.verdict.split(" ")[0].rstrip(",")
 
 
@@ -126,6 +202,9 @@ def _figures(study: Study, judgement: Judgement) -> dict[str, str]:
     if loads:
         figures["load"] = plots.expert_load(loads)
     figures |= _routing_figures(study)
+    by_timestep = plots.timestep_loads(study)
+    if by_timestep:
+        figures["timestep"] = plots.timestep_load(by_timestep[0])
     return figures
 
 

@@ -1,13 +1,17 @@
 """How fast an arm learns: the tokens to be as good as the control is at its end, as a share of the control's."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from analysis.compare import paired_effect
+from analysis.compare import VERDICT_FLOOR, holm, paired_effect
+from analysis.frame import Study
 from core.errors import UserError
+from core.metrics import METRICS
+
+_Series = dict[int, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,58 @@ class LearningSpeed:
     n: int
     reached: int
     early: int
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """An arm's learning speed; `speed` is None where there is none to be had, and `note` says why."""
+
+    arm: str
+    label: str
+    speed: LearningSpeed | None
+    p_holm: float | None
+    note: str
+
+
+def speeds(study: Study) -> tuple[SpeedRow, ...]:
+    """The learning speed of every arm in the study's metric, over the seeds that both it and the control finished.
+
+    Holm adjusts over the arms. Empty where runs were validated less than twice.
+    """
+    metric, control = study.design["metric"], study.design["control"]
+    base = study.series(control, "validation", metric)
+    if not any(len(tokens) > 1 for tokens, _ in base.values()):
+        return ()
+    drafts = [
+        _row(study, arm, base, study.series(arm, "validation", metric), METRICS[metric].goal)
+        for arm in study.arms
+        if arm != control
+    ]
+    tested = [row for row in drafts if row.speed is not None and row.speed.n >= VERDICT_FLOOR]
+    adjusted = dict(zip([r.arm for r in tested], holm([r.speed.pvalue for r in tested if r.speed]), strict=True))
+    return tuple(replace(row, p_holm=float(adjusted[row.arm]) if row.arm in adjusted else None) for row in drafts)
+
+
+def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
+    name = study.labels[arm]
+    seeds = [
+        seed
+        for seed in study.design["seeds"]
+        if seed in base and seed in own and np.array_equal(base[seed][0], own[seed][0])
+        and np.isfinite(base[seed][1]).all() and np.isfinite(own[seed][1]).all()
+    ]  # fmt: skip
+    if not seeds:
+        return SpeedRow(arm, name, None, None, "no seed in which both were validated at the same tokens")
+    tokens_T = base[seeds[0]][0]
+    if any(not np.array_equal(base[seed][0], tokens_T) for seed in seeds):
+        return SpeedRow(arm, name, None, None, "seeds were validated at different tokens")
+    control_ST, arm_ST = (np.stack([side[seed][1] for seed in seeds]) for side in (base, own))
+    try:
+        speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=goal == "max")
+    except UserError as error:
+        return SpeedRow(arm, name, None, None, str(error))
+    note = f"{speed.early} of {speed.n} crossings lie before the first validation" if speed.early else ""
+    return SpeedRow(arm, name, speed, None, note)
 
 
 def learning_speed(

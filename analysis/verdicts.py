@@ -2,15 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.frame import Study
+from analysis.speed import SpeedRow, speeds
 from core.errors import UserError
 from core.metrics import METRICS
+
+if TYPE_CHECKING:
+    from analysis.factorial import Factorial
 
 AMONG = ", among runs that finished"
 
@@ -45,6 +49,19 @@ class MetricTable:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """A planned comparison of two arms in the primary metric: the first minus the second; else as in `Row`."""
+
+    arms: tuple[str, str]
+    label: str
+    effect: PairedEffect | None
+    p_holm: float | None
+    p_equivalence: float | None
+    verdict: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """What a study says. `winner` is an arm that may be exported, or None with the reason."""
 
@@ -58,6 +75,11 @@ class Judgement:
     set_aside: Mapping[str, int]
     unreadable: tuple[str, ...]
     design: Mapping[str, Any]
+    contrasts: tuple[Planned, ...]
+    speeds: tuple[SpeedRow, ...]
+    main_effects: "Factorial | None"
+    interactions: "Factorial | None"
+    factorial_note: str
 
     def to_dict(self) -> dict[str, Any]:
         """Every number of the report, JSON-ready: what isn't a finite number is null."""
@@ -70,10 +92,12 @@ def judge(study: Study) -> Judgement:
     names = [design["metric"], *design["secondary"]]
     tables = tuple(_table(study, metric, primary=metric == design["metric"]) for metric in names)
     winner, reason = _winner(study, tables[0])
+    main, interactions, note = _factorial(study)
+    planned = _planned(study)
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     return Judgement(
         question=design["question"],
-        headline=" ".join([_headline(study, tables[0]), *_asides(tables[1:])]),
+        headline=" ".join([_headline(study, tables[0]), *_planned_words(planned), *_asides(tables[1:])]),
         tables=tables,
         winner=winner,
         winner_reason=reason,
@@ -82,7 +106,58 @@ def judge(study: Study) -> Judgement:
         set_aside=dict(study.set_aside),
         unreadable=study.unreadable,
         design=design,
+        contrasts=planned,
+        speeds=speeds(study),
+        main_effects=main,
+        interactions=interactions,
+        factorial_note=note,
     )
+
+
+def _planned(study: Study) -> tuple[Planned, ...]:
+    """The planned contrasts in the primary metric, Holm-adjusted among themselves."""
+    design, drafts = study.design, []
+    metric, margin = design["metric"], design["margin"]
+    for one, two in design.get("contrasts", ()):
+        label = f"{study.labels[one]} − {study.labels[two]}"
+        own, base = study.values(one, metric), study.values(two, metric)
+        both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
+        if both.sum() != len(own):
+            notes.append(f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished")
+        try:
+            effect = paired_effect(base[both], own[both])
+            if both.sum() < VERDICT_FLOOR:
+                notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
+            elif margin is not None:
+                p_same = equivalence(base[both], own[both], margin=margin)
+        except UserError as error:
+            notes.append(str(error))
+        drafts.append(Planned((one, two), label, effect, None, p_same, "no verdict", tuple(notes)))
+    tested = [row for row in drafts if row.effect is not None and row.effect.n >= VERDICT_FLOOR]
+    adjusted = holm([row.effect.pvalue for row in tested if row.effect])
+    same = holm([row.p_equivalence or 0.0 for row in tested]) if margin is not None else [None] * len(tested)
+    judged = {}
+    for row, p, q in zip(tested, adjusted, same, strict=True):
+        assert row.effect is not None
+        q = None if q is None else float(q)
+        words: str = verdict(row.effect.estimate, float(p), q, goal=METRICS[metric].goal, alpha=design["alpha"])
+        lost = sum(_failures(study, arm, metric) for arm in row.arms)
+        words = f"{words}{AMONG} ({lost} failed)" if lost else words
+        judged[row.arms] = replace(row, p_holm=float(p), p_equivalence=q, verdict=words)
+    return tuple(judged.get(row.arms, row) for row in drafts)
+
+
+def _planned_words(planned: tuple[Planned, ...]) -> list[str]:
+    judged = [row for row in planned if row.p_holm is not None]
+    return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []
+
+
+def _factorial(study: Study) -> "tuple[Factorial | None, Factorial | None, str]":
+    if len(study.design["factors"]) < 2:
+        return None, None, ""
+    from analysis import factorial  # pandas takes half a second to import
+
+    return factorial.of_study(study)
 
 
 def _table(study: Study, metric: str, *, primary: bool) -> MetricTable:
@@ -157,15 +232,22 @@ def _data_differs(study: Study, arm: str, control: str, seed: int) -> bool:
     return own.data_fingerprint != base.data_fingerprint
 
 
-def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
+def _arm_notes(study: Study, arm: str) -> list[str]:
+    """What is to be known of an arm whatever the metric: what its design says of it, and its alarms."""
     notes = [note for entry in study.design["arms"] if entry["name"] == arm for note in entry.get("notes", ())]
-    failed = [record for record in study.records_of(arm) if record.status == "failed"]
-    if failed:
-        notes.append(f"{len(failed)} of {len(study.design['seeds'])} runs failed: {failed[0].reason}")
     alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
     for kind in dict.fromkeys(alarm["kind"] for alarm in alarmed):
         of_kind = [alarm for alarm in alarmed if alarm["kind"] == kind]
-        notes.append(f"{kind} in {len(of_kind)} runs (first: step {of_kind[0]['step']}, {of_kind[0]['detail']})")
+        runs = "1 run" if len(of_kind) == 1 else f"{len(of_kind)} runs"
+        notes.append(f"{kind} in {runs} (first: step {of_kind[0]['step']}, {of_kind[0]['detail']})")
+    return notes
+
+
+def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
+    notes = _arm_notes(study, arm) if metric == study.design["metric"] else []
+    failed = [record for record in study.records_of(arm) if record.status == "failed"]
+    if failed:
+        notes.append(f"{len(failed)} of {len(study.design['seeds'])} runs failed: {failed[0].reason}")
     absent = len(study.design["seeds"]) - len(study.records_of(arm))
     if absent:
         notes.append(f"{absent} of {len(study.design['seeds'])} runs are not recorded yet")

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping
 
+from core.errors import UserError
 from core.model.config import TOLD_TIMESTEP
 from sweeps.checks import check_arms, check_factors, text
 from sweeps.spec import Ablation, Arm, Factor, Level
@@ -29,6 +30,32 @@ def expand(ablation: Ablation) -> tuple[Arm, ...]:
         label = ", ".join(f"{factor.name} {text(settings[factor.key])}" for factor in said)
         arms.append(Arm(name=name, label=label, settings=settings))
     return tuple(arms)
+
+
+def contrasted(ablation: Ablation, arms: tuple[Arm, ...]) -> list[list[str]]:
+    """The names of the two arms of every planned contrast.
+
+    Raises UserError for a contrast that isn't a pair of settings of two different arms of the design.
+    """
+    found = []
+    for pair in ablation.contrasts:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(side, Mapping) for side in pair):
+            raise UserError(
+                f"contrasts: {pair!r} isn't a pair of settings, such as ({{'model.top_k': 4}}, {{'model.top_k': 1}})"
+            )
+        names = [_named({**ablation.control, **side}, arms) for side in pair]
+        if names[0] == names[1]:
+            raise UserError(f"contrasts: {names[0]} is compared with itself")
+        found.append(names)
+    return found
+
+
+def _named(settings: Mapping[str, Level], arms: tuple[Arm, ...]) -> str:
+    for arm in arms:
+        if dict(arm.settings) == dict(settings):
+            return arm.name
+    told = ", ".join(f"{key}={text(level)}" for key, level in settings.items())
+    raise UserError(f"contrasts: {told} is no arm of this design; its arms are {', '.join(arm.name for arm in arms)}")
 
 
 def _matters(key: str, settings: Mapping[str, Level]) -> bool:

@@ -15,7 +15,7 @@ from core.model.size import count, flops_per_token
 from core.presets import preset
 from core.settings import build, parse_overrides
 from core.training.run import check as check_run
-from sweeps.arms import expand
+from sweeps.arms import contrasted, expand
 from sweeps.checks import check, nearest
 from sweeps.matching import match_flops
 from sweeps.spec import Ablation, Arm, Level, study_name
@@ -113,6 +113,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "seeds": list(edition.seeds),
         "factors": [{"key": f.key, "label": f.name, "levels": list(f.levels)} for f in edition.factors],
         "arms": _described(edition, arms, configs),
+        "contrasts": contrasted(edition, arms),
         "overrides": list(overrides),
         "devices": edition.resources.devices,
         # Arms whose data differ (a factor under data.) have one fingerprint each.

@@ -33,6 +33,7 @@ class Size:
     factors: tuple[Factor, ...] | None = None
     control: Mapping[str, Level] | None = None
     arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] | None = None
+    contrasts: tuple[tuple[Mapping[str, Level], Mapping[str, Level]], ...] | None = None
     base: str | None = None
     seeds: Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
@@ -63,6 +64,8 @@ class Ablation:
         control and the arms that differ from it in a single factor; a tuple of settings keeps the control and those: each
         says where it differs from the control.
     base: name of a preset in core.presets; `settings` are config settings over it, shared by all arms.
+    contrasts: planned comparisons of two arms with each other, neither of them the control as a rule: pairs of settings,
+        each saying where its arm differs from the control; the first minus the second is reported, in a family of its own.
     match: "active_flops" gives every arm the expert width at which its active FLOPs per token equal the control's.
     metric: what the verdict is about, a name in core.metrics (which says the better direction); `secondary` metrics
         are judged beside it.
@@ -79,6 +82,7 @@ class Ablation:
     base: str = "proxy"
     settings: Mapping[str, Any] = field(default_factory=dict)
     arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] = "all"
+    contrasts: tuple[tuple[Mapping[str, Level], Mapping[str, Level]], ...] = ()
     match: Literal["active_flops"] | None = None
     metric: str = "val/nelbo"
     secondary: tuple[str, ...] = ()
@@ -105,6 +109,7 @@ class Ablation:
             factors=edition.factors or self.factors,
             control=edition.control or self.control,
             arms=self.arms if edition.arms is None else edition.arms,
+            contrasts=self.contrasts if edition.contrasts is None else edition.contrasts,
             base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
             settings={**self.settings, **edition.settings},

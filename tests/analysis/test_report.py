@@ -4,6 +4,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -96,6 +97,16 @@ def test_the_terminal_table_fits_eighty_columns(records_of) -> None:
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 80
     assert "better" in text and "arm1 label" in text and "Does it matter?" in text
+
+
+def test_experts_by_timestep_are_drawn_for_the_first_seed_that_all_arms_finished(records_of) -> None:
+    found = records_of(make_design())
+    for record in found[1:]:
+        load = np.random.default_rng(record.seed).dirichlet(np.ones(8), (4, 10, 2))
+        load[0, 0, 1] = np.nan  # no masked token at the first timesteps
+        record.routing["load_by_timestep"] = load.tolist()
+    text = page(found)
+    assert "Experts by timestep" in text and "at the end of seed 1" in text and "layer 3, masked" in text
 
 
 def test_numbers_for_people() -> None:

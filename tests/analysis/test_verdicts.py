@@ -186,3 +186,48 @@ def test_a_run_that_failed_before_its_data_was_read_is_failed_and_not_missing(re
     judgement = judge(Study.of(records))
     assert judgement.counts == {"complete": 17, "failed": 1, "missing": 0}
     assert judgement.tables[0].rows[2].effect is not None
+
+
+def test_planned_contrasts_compare_two_arms_with_each_other(records_of) -> None:
+    design = make_design(arms=4) | {"contrasts": [["arm1", "arm2"], ["arm1", "arm3"]]}
+    judgement = judge(Study.of(records_of(design, {"arm1": -0.3, "arm2": -0.3, "arm3": 0.1}, noise=0.002)))
+    same, better = judgement.contrasts
+    assert (same.verdict, better.verdict) == ("equivalent within the margin", "better")
+    assert better.effect.estimate == pytest.approx(-0.4, abs=0.01) and better.label == "arm1 label − arm3 label"
+    assert "Planned contrasts" in judgement.headline
+
+
+def test_a_contrast_counts_failures_and_missing_pairs(records_of) -> None:
+    design = make_design(arms=3) | {"contrasts": [["arm1", "arm2"]]}
+    found = records_of(design, {"arm1": -0.3})
+    found = [replace(r, status="failed", reason="x") if r.run_hash == "arm1-0" else r for r in found]
+    [row] = judge(Study.of(found)).contrasts
+    assert row.verdict == "better, among runs that finished (1 failed)"
+    assert row.effect.n == 5 and "compared on 5 of 6 seeds" in " ".join(row.notes)
+
+
+def test_every_arm_has_a_learning_speed(records_of) -> None:
+    judgement = judge(Study.of(records_of(make_design(), {"arm1": -0.3})))
+    faster, equal = judgement.speeds
+    assert faster.speed.high < 1 and faster.speed.reached == 6 and faster.p_holm < 0.05
+    assert equal.speed.low < 1 < equal.speed.high
+
+
+def test_a_whole_factorial_has_main_effects_and_interactions(records_of) -> None:
+    design = make_design(arms=4)
+    design["factors"] = [
+        {"key": "model.router.kind", "label": "router", "levels": ["topk", "film"]},
+        {"key": "model.top_k", "label": "top-k", "levels": [1, 2]},
+    ]
+    corners = [("topk", 1), ("film", 1), ("topk", 2), ("film", 2)]
+    for arm, (kind, k) in zip(design["arms"], corners, strict=True):
+        arm["settings"] = {"model.router.kind": kind, "model.top_k": k}
+    found = records_of(design, {"arm1": -0.1, "arm2": 0.2, "arm3": -0.2}, noise=0.002)
+    judgement = judge(Study.of(found))
+    [crossing] = judgement.interactions.contrasts
+    assert crossing.effect.estimate == pytest.approx(-0.2 - 0.2 + 0.1, abs=0.01) and crossing.p_holm < 1e-4
+    assert {c.factors[0] for c in judgement.main_effects.contrasts} == {"router", "top-k"}
+    lost = [r for r in found if (r.seed, r.run_hash.split("-")[0]) != (0, "arm1")]
+    assert "5 of 6 seeds" in judge(Study.of(lost)).factorial_note
+    assert judge(Study.of(records_of(make_design()))).interactions is None
+    json.dumps(judgement.to_dict(), allow_nan=False)

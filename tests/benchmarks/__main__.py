@@ -14,7 +14,7 @@ import torch
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import engine, layer, ledger, search, step, sweep
+from tests.benchmarks import engine, layer, ledger, search, step, sweep, telemetry
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine,sweep,ledger,search")
+    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
@@ -45,6 +45,11 @@ def main() -> None:
         rows["packing"] = packings()
     if "engine" in wanted and options.device == "cpu":
         rows["engine"] = engines(options.rounds)
+    if "telemetry" in wanted and options.device == "cpu":
+        rows["telemetry"] = [
+            {"preset": name, "share": ratio([r["telemetry"] for r in runs], [r["total"] for r in runs])}
+            for name, runs in telemetry.measure(max(2, options.rounds // 2)).items()
+        ]
     if "sweep" in wanted and options.device == "cpu":
         rows["sweep"], rows["start"] = sweeps(max(2, options.rounds // 2))
     if "ledger" in wanted:
@@ -210,6 +215,9 @@ def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
             f"| {row['contest']} | {cell(row['ratio'])} | {row['seconds']:.2f} | {row['megabytes']:.1f} |"
             for row in rows["engine"]
         ]
+    for row in rows.get("telemetry", []):
+        share = tuple(100 * value for value in row["share"])
+        lines.append(f"routing telemetry, {row['preset']}: {cell(share)} % of a run's time")
     if "sweep" in rows:
         lines += ["", "| sweep | runs/hour | seconds, x / ours |", "|---|---|---|"]
         lines += [

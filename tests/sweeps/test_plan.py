@@ -99,7 +99,7 @@ def test_a_plan_holds_every_run_block_by_block(make_plan):
 def test_the_design_says_all_that_reports_need(make_plan):
     design = make_plan(overrides=["trainer.steps=40"]).design
     assert " ".join(design) == (
-        "ablation size question base metric secondary margin alpha power control seeds factors arms overrides "
+        "ablation size question base metric secondary margin alpha power control seeds factors arms contrasts overrides "
         "devices data_fingerprint command"
     )
     assert design["control"] == "load_balancing_weight=0.01" == design["arms"][0]["name"]
@@ -245,3 +245,46 @@ def test_calibration_trains_real_steps(make_plan):
 
 def test_presets_are_what_bases_name():
     assert preset("tiny").trainer.steps > 0
+
+
+KINDS = (
+    Factor("model.router.kind", ("topk", "film"), label="router"),
+    Factor("model.router.sees", ("timestep", "shuffled")),
+)
+TOLD = {"model.router.kind": "film"}
+SHUFFLED = {"model.router.kind": "film", "model.router.sees": "shuffled"}
+
+
+def routers(make_plan, **changes):
+    control = {"model.router.kind": "topk", "model.router.sees": "timestep"}
+    return make_plan(factors=KINDS, control=control, arms=(TOLD, SHUFFLED), **changes).design
+
+
+def test_planned_contrasts_name_two_arms_of_the_design(make_plan) -> None:
+    design = routers(make_plan, contrasts=((TOLD, SHUFFLED),))
+    assert design["contrasts"] == [[arm["name"] for arm in design["arms"][1:]]]
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "said"),
+    [
+        ((({"model.router.kind": "hash"}, {}),), "kind=hash, .* is no arm of this design"),
+        ((({}, {}),), "compared with itself"),
+        (({"model.router.kind": "film"},), "isn't a pair of settings"),
+    ],
+)
+def test_a_contrast_that_is_none_is_refused(make_plan, contrasts, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        routers(make_plan, contrasts=contrasts)
+
+
+def test_a_label_leaves_out_what_a_router_is_not_told(make_plan) -> None:
+    labels = [arm["label"] for arm in routers(make_plan)["arms"]]
+    assert labels == ["router topk", "router film, sees timestep", "router film, sees shuffled"]
+
+
+def test_a_bound_of_max_vio_that_differs_is_said(make_plan) -> None:
+    factor = Factor("model.top_k", (1, 2))
+    for secondary, said in ((("load/max_vio",), True), ((), False)):
+        arms = make_plan(factors=(factor,), control={"model.top_k": 1}, secondary=secondary).design["arms"]
+        assert [any("another upper bound" in note for note in arm["notes"]) for arm in arms] == [False, said]

@@ -1,0 +1,132 @@
+"""Looking at the results before all seeds are in, without fooling oneself.
+
+A t test after every new seed finds something in a quarter of all experiments in which there is nothing. The Bayes factor of
+the t test with a Cauchy prior on the effect size and the right Haar prior on its scale (JZS; Rouder et al. 2009) is a
+test martingale under the null hypothesis: by Ville's inequality it ever reaches 1 / alpha with probability alpha at most
+(Hendriksen, de Heide & Grünwald 2021). So it may be looked at after every seed, as often as one likes.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special, stats
+
+from core.errors import UserError
+
+PRIOR_SCALE = 1.0  # of effect sizes: under common random numbers they are large
+
+_nodes, _weights = np.polynomial.legendre.leggauss(300)
+Z_Q = np.exp(9.0 * _nodes - 6.5)  # from 2e-7 to 12
+WEIGHTS_Q = 9.0 * _weights * Z_Q * 2 / math.sqrt(2 * math.pi)  # both halves of the normal density
+
+
+@dataclass(frozen=True)
+class Look:
+    """One planned interim analysis: after n seeds, reject where the paired t test's p-value is below `pvalue`."""
+
+    n: int
+    pvalue: float
+
+
+def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> float:
+    """How much likelier the differences are under some effect than under none (JZS; Rouder et al. 2009, Eq. 1).
+
+    differences_S: (S,) arm - control of the seeds so far. scale: of the Cauchy prior on the standardised effect. 1 for a
+    single seed; infinite for identical differences other than 0. Raises UserError for values that aren't finite.
+    """
+    differences = _checked(differences_S)
+    n = len(differences)
+    if n < 2:
+        return 1.0
+    sd, mean = float(differences.std(ddof=1)), float(differences.mean())
+    if sd <= 1e-12 * max(1e-300, float(np.abs(differences).max())):
+        return math.inf if mean else 1.0
+    return math.exp(_log_factor(mean / sd * math.sqrt(n), n, scale))
+
+
+def rejects(differences_S: ArrayLike, *, alpha: float = 0.05, scale: float = PRIOR_SCALE) -> bool:
+    """Whether the seeds so far reject "no difference"; may be asked after every new seed.
+
+    differences_S: (S,) paired differences in the order in which seeds came. Once it has said yes it stays so, whatever
+    comes after. The probability that it ever says yes without an effect is alpha at most (for normal differences).
+    """
+    differences = _checked(differences_S)
+    _check_level(alpha)
+    return any(bayes_factor(differences[:n], scale=scale) >= 1 / alpha for n in range(2, len(differences) + 1))
+
+
+def confidence_sequence(
+    differences_S: ArrayLike, *, alpha: float = 0.05, scale: float = PRIOR_SCALE
+) -> tuple[float, float]:
+    """An interval of the mean difference that holds at all numbers of seeds at once with probability 1 - alpha.
+
+    The differences that `rejects` doesn't reject at this number of seeds. Infinite where nothing can be said yet.
+    """
+    differences = _checked(differences_S)
+    _check_level(alpha)
+    n = len(differences)
+    if n < 2:
+        return -math.inf, math.inf
+    bound = math.log(1 / alpha)
+    upper = 8.0
+    while _log_factor(upper, n, scale) < bound:
+        upper *= 4
+        if upper > 1e9:
+            return -math.inf, math.inf
+    critical = optimize.brentq(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper)
+    mean, half = float(differences.mean()), float(critical * differences.std(ddof=1) / math.sqrt(n))
+    return mean - half, mean + half
+
+
+def planned_looks(seeds: Sequence[int], *, alpha: float = 0.05) -> tuple[Look, ...]:
+    """O'Brien & Fleming's (1979) bounds for looks after the given numbers of seeds, as p-values of the paired t test.
+
+    The two-sided probability of crossing any of them is alpha: computed for a Brownian motion by recursive integration,
+    and turned into p-values, which carries it over to t tests nearly exactly. Raises UserError for numbers of seeds that
+    don't increase from at least 2.
+    """
+    _check_level(alpha)
+    numbers = [int(n) for n in seeds]
+    if not numbers or numbers[0] < 2 or any(a >= b for a, b in itertools.pairwise(numbers)):
+        raise UserError(f"looks: increasing numbers of seeds from 2 on are needed, not {numbers}")
+    time = np.array(numbers) / numbers[-1]
+    constant = optimize.brentq(lambda c: _crossing(c, time) - alpha, 0.5, 10.0, xtol=1e-9)
+    return tuple(Look(n, float(2 * special.ndtr(-constant / math.sqrt(t)))) for n, t in zip(numbers, time, strict=True))
+
+
+def _crossing(constant: float, time_K: np.ndarray) -> float:
+    """P(|B(t)| >= constant at any of the times), B a Brownian motion: its density between the bounds, time by time."""
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    x, w = constant * nodes, constant * weights
+    density = stats.norm.pdf(x, scale=math.sqrt(time_K[0]))
+    for before, now in itertools.pairwise(time_K):
+        density = stats.norm.pdf(x[:, None] - x[None, :], scale=math.sqrt(now - before)) @ (w * density)
+    return float(1 - w @ density)
+
+
+def _log_factor(t: float, n: int, scale: float) -> float:
+    """Log Bayes factor of a one-sample t statistic: over g ~ inverse gamma(1/2, 1/2), written as a mean over z ~ N(0, 1).
+
+    g = scale^2 / z^2 makes the integrand bounded, and log z makes it smooth at every n.
+    """
+    df = n - 1
+    spread_Q = 1 + n * scale * scale / (Z_Q * Z_Q)
+    null = (df + 1) / 2 * math.log1p(t * t / df)
+    log_Q = null - 0.5 * np.log(spread_Q) - (df + 1) / 2 * np.log1p(t * t / (spread_Q * df)) - Z_Q * Z_Q / 2
+    return float(special.logsumexp(log_Q, b=WEIGHTS_Q))
+
+
+def _checked(differences_S: ArrayLike) -> np.ndarray:
+    differences = np.asarray(differences_S, dtype=float)
+    if differences.ndim != 1 or not np.isfinite(differences).all():
+        raise UserError("sequential test: one row of finite differences is needed; leave failed runs out, and say so")
+    return differences
+
+
+def _check_level(alpha: float) -> None:
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha must lie in (0, 1), not {alpha}")

@@ -1,0 +1,92 @@
+"""Peeking: published Bayes factors and bounds, error rates over all looks, power."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.sequential import bayes_factor, confidence_sequence, planned_looks, rejects
+from core.errors import UserError
+
+
+def with_t(t: float, n: int) -> np.ndarray:
+    """n differences whose t statistic is t."""
+    x = np.linspace(-1, 1, n)
+    return x / x.std(ddof=1) + t / math.sqrt(n)
+
+
+@pytest.mark.parametrize(
+    ("t", "n", "scale", "factor"),
+    [
+        (2.03, 80, 1.0, 1 / 1.56),  # Rouder et al. 2009, Sec. "JZS Bayes factor"
+        (3.5, 20, math.sqrt(0.5), 17.185),  # pingouin's and BayesFactor's documentation
+    ],
+)
+def test_published_bayes_factors(t: float, n: int, scale: float, factor: float) -> None:
+    assert bayes_factor(with_t(t, n), scale=scale) == pytest.approx(factor, rel=0.01)
+
+
+def test_published_bounds_of_obrien_and_fleming() -> None:
+    assert [look.pvalue for look in planned_looks([5, 10, 20])] == pytest.approx([7.5e-5, 0.0051, 0.0477], rel=0.03)
+    # Jennison & Turnbull 2000, Table 2.3: C = 2.040 for five equal looks at 0.05.
+    *_, last = planned_looks([2, 4, 6, 8, 10])
+    assert stats.norm.isf(last.pvalue / 2) == pytest.approx(2.040, abs=0.001)
+    [only] = planned_looks([7], alpha=0.01)
+    assert only.pvalue == pytest.approx(0.01, rel=1e-4)
+
+
+def test_looking_after_every_seed_keeps_the_error_rate() -> None:
+    rng = np.random.default_rng(0)
+    hits = np.mean([rejects(rng.normal(0, 1, 20)) for _ in range(400)])
+    assert hits < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 400)
+    draws = rng.normal(0, 1, (400, 20))
+    looks = [stats.ttest_1samp(draws[:, :n], 0, axis=1).pvalue < 0.05 for n in range(2, 21)]
+    naive = np.any(looks, axis=0).mean()
+    assert naive > 0.15  # what it is there to prevent
+
+
+def test_a_planted_effect_is_found() -> None:
+    rng = np.random.default_rng(1)
+    assert np.mean([rejects(rng.normal(1.5, 1, 12)) for _ in range(100)]) > 0.8
+
+
+def test_planned_looks_keep_the_error_rate_of_t_tests() -> None:
+    looks, rng = planned_looks([5, 10, 20]), np.random.default_rng(2)
+    draws = rng.normal(0, 1, (4000, 20))
+    crossed = np.zeros(4000, dtype=bool)
+    for look in looks:
+        crossed |= stats.ttest_1samp(draws[:, : look.n], 0, axis=1).pvalue < look.pvalue
+    assert crossed.mean() < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 4000)
+
+
+def test_the_confidence_sequence_holds_at_every_look_at_once() -> None:
+    rng = np.random.default_rng(3)
+    missed = 0
+    for _ in range(150):
+        x = rng.normal(0.7, 1, 12)
+        missed += any(not low <= 0.7 <= high for low, high in (confidence_sequence(x[:n]) for n in (2, 3, 5, 8, 12)))
+    assert missed / 150 < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 150)
+
+
+def test_the_interval_is_what_is_not_rejected() -> None:
+    x = np.random.default_rng(4).normal(1, 1, 8)
+    low, high = confidence_sequence(x)
+    assert bayes_factor(x - low) == pytest.approx(20, rel=1e-3) and bayes_factor(x - high) == pytest.approx(
+        20, rel=1e-3
+    )
+    assert low < stats.t.interval(0.95, 7, x.mean(), stats.sem(x))[0]
+
+
+def test_it_stays_rejected_and_bad_input_is_refused() -> None:
+    x = [1.0, 1.1, 0.9, 1.05, 1.0]
+    assert rejects(x) and rejects([*x, -9.0])
+    assert not rejects([5.0]) and confidence_sequence([5.0]) == (-math.inf, math.inf)
+    assert bayes_factor([0.0, 0.0, 0.0]) == 1.0 and bayes_factor([0.5, 0.5]) == math.inf
+    for broken in ([1.0, math.nan], [[1.0]]):
+        with pytest.raises(UserError, match="finite differences"):
+            rejects(broken)
+    with pytest.raises(UserError, match="alpha"):
+        rejects(x, alpha=5)
+    with pytest.raises(UserError, match="increasing"):
+        planned_looks([10, 5])
