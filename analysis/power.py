@@ -76,6 +76,75 @@ def seeds_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8, comp
     return low
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """How to spend a budget on one comparison, and what one would see.
+
+    seeds: pairs of runs. evaluations: validation batches of each run. detectable: the smallest mean difference, in the
+    metric's unit, that is found with the power asked for. cost: of all of it. next: what lowers the detectable difference
+    most for its cost from what there is now: "seeds", "evaluations" or "tokens".
+    """
+
+    seeds: int
+    evaluations: int
+    detectable: float
+    cost: float
+    next: str
+
+
+def allocate(
+    cost_train: float,
+    cost_eval: float,
+    *,
+    sd_seed: float,
+    sd_eval: float,
+    budget: float,
+    growth: float = 1.0,
+    now: tuple[int, int] | None = None,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    comparisons: int = 1,
+) -> Allocation:
+    """Seeds and evaluation batches that see the smallest difference for a budget.
+
+    cost_train: of one run; cost_eval: of one validation batch of one run; budget: in the same unit, for both arms.
+    sd_seed: standard deviation over seeds of a paired difference measured without error; sd_eval: of what one validation
+    batch adds to it, so that the variance with m of them is sd_seed^2 + sd_eval^2 / m. growth: by which factor the
+    difference itself grows when training tokens double (1: it doesn't). now: seeds and batches of each run that there are
+    (default: the allocation itself). Raises UserError for costs, deviations or growth
+    that can't be, and a budget below two pairs with one batch each.
+    """
+    for name, value in (("cost_train", cost_train), ("cost_eval", cost_eval), ("budget", budget), ("growth", growth)):
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{name} must be positive, not {value}")
+    if not (sd_seed >= 0 and sd_eval >= 0 and sd_seed + sd_eval > 0):
+        raise UserError(f"sd_seed={sd_seed} and sd_eval={sd_eval} must be at least 0, and not both 0")
+    if budget < 4 * (cost_train + cost_eval):
+        raise UserError(f"budget: two pairs of runs with one batch each cost {4 * (cost_train + cost_eval):g}")
+
+    def seen(seeds: int, batches: int) -> float:
+        sd = math.hypot(sd_seed, sd_eval / batches**0.5)
+        return sd * detectable_effect(seeds, alpha=alpha, power=power, comparisons=comparisons)
+
+    most = int(budget / (2 * (cost_train + cost_eval)))
+    options = []
+    for seeds in sorted({2, 3, 4, *(round(n) for n in np.geomspace(2, most, 60))}):
+        batches = int((budget / (2 * seeds) - cost_train) / cost_eval)
+        if seeds <= most and batches >= 1:
+            options.append((seen(seeds, batches), seeds, batches))
+    detectable, seeds, batches = min(options)
+    cost = 2 * seeds * (cost_train + batches * cost_eval)
+    # What counts is the gain in log resolution for the added cost.
+    have, of = now or (seeds, batches)
+    steps = {
+        "seeds": (seen(have + 1, of), 2 * (cost_train + of * cost_eval)),
+        "evaluations": (seen(have, 2 * of), 2 * have * of * cost_eval),
+        "tokens": (seen(have, of) / growth, 2 * have * cost_train),
+    }
+    gain = {name: math.log(seen(have, of) / after) / added for name, (after, added) in steps.items()}
+    return Allocation(seeds, batches, detectable, cost, max(gain, key=lambda name: gain[name]))
+
+
 def reaches_significance(n: int, *, alpha: float = 0.05, power: float = 0.8, comparisons: int = 1) -> Reach:
     """Whether n seeds detect some effect below MAX_DETECTABLE standard deviations, and how many seeds would."""
     needed = max(3, seeds_needed(MAX_DETECTABLE, alpha=alpha, power=power, comparisons=comparisons))

@@ -1,0 +1,246 @@
+"""Scaling laws: L(N, D) = E + A / N^alpha + B / D^beta, fitted as the Chinchilla papers do.
+
+Shapes: R runs. A, B and E are fitted as exponentials, so that all terms are positive. The objective is the *sum* of Huber
+losses of log residuals (Hoffmann et al., arXiv 2203.15556, Sec. D.2; Besiroglu et al., arXiv 2404.10102, show that a mean
+with default tolerances stops early at wrong values), minimised from many starts by L-BFGS with an analytic gradient.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import optimize, special
+
+from core.errors import UserError
+
+HUBER = 1e-3
+LEAST_RUNS, LEAST_RANGE = 8, 4.0
+STARTS = 24  # of the grid's best
+GRID = ((0.0, 5.0, 10.0, 15.0, 20.0), (0.0, 5.0, 10.0, 15.0, 20.0), (-1.0, 0.0, 1.0), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0))
+MODIFIERS = ("sparsity", "granularity")
+
+
+@dataclass(frozen=True)
+class ScalingLaw:
+    """A fitted law. intervals: of each coefficient, bootstrap percentiles over runs (empty where none was asked for).
+
+    modifiers: exponents by name of what multiplies the parameter term: x^-exponent, x the ratio of total to chosen experts
+    ("sparsity") or how finely experts are cut ("granularity"). ranges: smallest and largest N, D that were fitted.
+    """
+
+    A: float
+    B: float
+    E: float
+    alpha: float
+    beta: float
+    modifiers: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    residual: float = 0.0  # root mean square of log residuals
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    samples: tuple[tuple[float, ...], ...] = ()  # bootstrap refits, as _theta has them
+
+    def predict(self, parameters: ArrayLike, tokens: ArrayLike, **modifiers: ArrayLike) -> np.ndarray:
+        """Loss at N parameters and D tokens; modifiers that were fitted must be given. Broadcasts."""
+        return _predict(_theta(self), parameters, tokens, self._columns(modifiers))
+
+    def band(
+        self, parameters: float, tokens: float, *, coverage: float = 0.95, **modifiers: float
+    ) -> tuple[float, float]:
+        """Percentiles of the bootstrap refits' predictions: the law's own uncertainty, not that it is the right law.
+
+        Raises UserError where the law was fitted without a bootstrap.
+        """
+        if not self.samples:
+            raise UserError("band: fit the law with bootstrap=... first")
+        columns = self._columns(modifiers)
+        found = [float(_predict(np.array(theta), parameters, tokens, columns)) for theta in self.samples]
+        low, high = np.percentile(found, [50 * (1 - coverage), 50 * (1 + coverage)])
+        return float(low), float(high)
+
+    def beyond(self, parameters: float, tokens: float) -> dict[str, float]:
+        """By which factor N and D lie outside of what was fitted: 1 within, 700 for 7B from runs up to 10M."""
+        out = {}
+        for name, value in (("parameters", parameters), ("tokens", tokens)):
+            low, high = self.ranges[name]
+            out[name] = max(value / high, low / value, 1.0)
+        return out
+
+    def compute_optimal(self, flops: float) -> tuple[float, float]:
+        """N and D that minimise the loss for C = 6 N D FLOPs (Hoffmann et al., Eq. 4)."""
+        total = self.alpha + self.beta
+        ratio = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
+        parameters = ratio * (flops / 6) ** (self.beta / total)
+        return parameters, flops / 6 / parameters
+
+    def _columns(self, given: Mapping[str, ArrayLike]) -> list[np.ndarray]:
+        if set(given) != set(self.modifiers):
+            wanted = ", ".join(self.modifiers) or "no modifier"
+            raise UserError(f"predict: this law takes {wanted}, not {', '.join(given) or 'none'}")
+        return [np.asarray(given[name], dtype=float) for name in self.modifiers]
+
+
+def fit_law(
+    parameters: ArrayLike,
+    tokens: ArrayLike,
+    loss: ArrayLike,
+    *,
+    bootstrap: int = 0,
+    rng: np.random.Generator | None = None,
+    **modifiers: ArrayLike,
+) -> ScalingLaw:
+    """Fit the law to R runs.
+
+    parameters, tokens, loss: (R,) active parameters, training tokens, final loss in nats. modifiers: (R,) each, of
+    MODIFIERS, for MoE forms in which the plain law is nested. bootstrap: refits on resampled runs, for intervals. Raises
+    UserError for fewer than 8 runs, values that aren't positive and finite, and a range of N or D below a factor of 4: a
+    slope over less says nothing about other scales.
+    """
+    columns = _checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
+    names = list(modifiers)
+    logs = {name: np.log(column) for name, column in columns.items()}
+    theta = _fit(logs, names)
+    samples: list[tuple[float, ...]] = []
+    if bootstrap:
+        rng = rng or np.random.default_rng(0)
+        runs = len(logs["loss"])
+        for _ in range(bootstrap):
+            chosen = rng.integers(0, runs, runs)
+            part = {name: column[chosen] for name, column in logs.items()}
+            samples.append(tuple(map(float, _descend(theta, part, names).x)))
+    law = _law(theta, names)
+    residual = _log_prediction(theta, logs, names) - logs["loss"]
+    return ScalingLaw(
+        **law,
+        intervals=_intervals(samples, names),
+        residual=float(np.sqrt((residual**2).mean())),
+        ranges={
+            name: (float(columns[name].min()), float(columns[name].max())) for name in ("parameters", "tokens", *names)
+        },
+        samples=tuple(samples),
+    )
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of the law and how far off it is at the scale that was held out: root mean square of log residuals."""
+
+    modifiers: tuple[str, ...]
+    error: float
+    law: ScalingLaw
+
+
+def compare_forms(
+    parameters: ArrayLike, tokens: ArrayLike, loss: ArrayLike, **modifiers: ArrayLike
+) -> tuple[Form, ...]:
+    """All nested forms, fitted without the runs of the largest N and judged on them; the best first.
+
+    A form with more terms fits what it has seen better by construction: only what it hasn't seen tells.
+    """
+    columns = _checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
+    held = columns["parameters"] == columns["parameters"].max()
+    found = []
+    for size in range(len(modifiers) + 1):
+        for names in itertools.combinations(modifiers, size):
+            kept = {name: columns[name][~held] for name in ("parameters", "tokens", "loss", *names)}
+            law = fit_law(**kept)
+            given = {name: columns[name][held] for name in names}
+            predicted = law.predict(columns["parameters"][held], columns["tokens"][held], **given)
+            error = np.sqrt((np.log(predicted / columns["loss"][held]) ** 2).mean())
+            found.append(Form(names, float(error), law))
+    return tuple(sorted(found, key=lambda form: form.error))
+
+
+def _checked(columns: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    arrays = {name: np.asarray(column, dtype=float) for name, column in columns.items()}
+    runs = len(arrays["loss"]) if arrays["loss"].ndim == 1 else 0
+    for name, column in arrays.items():
+        if name not in ("parameters", "tokens", "loss", *MODIFIERS):
+            raise UserError(f"scaling law: unknown modifier '{name}'; known: {', '.join(MODIFIERS)}")
+        if column.shape != (runs,):
+            raise UserError(f"scaling law: {name} has shape {column.shape}, and the runs are {runs}")
+        if not (np.isfinite(column).all() and (column > 0).all()):
+            raise UserError(f"scaling law: {name} has values that aren't positive and finite; leave failed runs out")
+    if runs < LEAST_RUNS:
+        raise UserError(
+            f"scaling law: {runs} runs are too few for its five coefficients; at least {LEAST_RUNS} are needed"
+        )
+    for name in ("parameters", "tokens"):
+        spread = arrays[name].max() / arrays[name].min()
+        if spread < LEAST_RANGE:
+            raise UserError(
+                f"scaling law: {name} differ by a factor of {spread:.2g}, and one of at least {LEAST_RANGE:g} is needed: "
+                "a slope over less says nothing about other scales"
+            )
+    for name in set(arrays) & set(MODIFIERS):
+        if arrays[name].min() == arrays[name].max():
+            raise UserError(f"scaling law: {name} is the same in all runs; leave it out")
+    return arrays
+
+
+def _fit(logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
+    starts = [np.array([*start, *(0.0 for _ in names)]) for start in itertools.product(*GRID)]
+    values = [_objective(start, logs, names)[0] for start in starts]
+    best = [starts[place] for place in np.argsort(values, kind="stable")[:STARTS]]
+    return min((_descend(start, logs, names) for start in best), key=lambda found: found.fun).x
+
+
+def _descend(start: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> Any:
+    options = {"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
+    return optimize.minimize(_objective, start, (logs, names), jac=True, method="L-BFGS-B", options=options)
+
+
+def _terms(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
+    """Logs of the three terms: (3, R). theta = a, b, e, alpha, beta, modifiers' exponents."""
+    first = theta[0] - theta[3] * logs["parameters"] - sum(
+        exponent * logs[name] for exponent, name in zip(theta[5:], names, strict=True)
+    )  # fmt: skip
+    return np.stack([first, theta[1] - theta[4] * logs["tokens"], np.full_like(first, theta[2])])
+
+
+def _log_prediction(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
+    return np.asarray(special.logsumexp(_terms(theta, logs, names), axis=0))
+
+
+def _objective(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> tuple[float, np.ndarray]:
+    terms = _terms(theta, logs, names)
+    total = special.logsumexp(terms, axis=0)
+    residual = total - logs["loss"]
+    value = special.huber(HUBER, residual).sum()
+    slope = np.clip(residual, -HUBER, HUBER)  # Huber's derivative
+    share = np.exp(terms - total) * slope  # (3, R)
+    along = [-(share[0] * logs["parameters"]).sum(), -(share[1] * logs["tokens"]).sum()]
+    more = [-(share[0] * logs[name]).sum() for name in names]
+    return float(value), np.array([*share.sum(1), *along, *more])
+
+
+def _law(theta: np.ndarray, names: list[str]) -> dict[str, Any]:
+    a, b, e, alpha, beta, *rest = map(float, theta)
+    powers = {"A": np.exp(a), "B": np.exp(b), "E": np.exp(e)}
+    law: dict[str, Any] = {name: float(value) for name, value in powers.items()} | {"alpha": alpha, "beta": beta}
+    return law | {"modifiers": dict(zip(names, rest, strict=True))}
+
+
+def _theta(law: ScalingLaw) -> np.ndarray:
+    return np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta, *law.modifiers.values()])
+
+
+def _predict(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]) -> np.ndarray:
+    first = np.exp(theta[0]) * np.asarray(parameters, dtype=float) ** -theta[3]
+    for exponent, column in zip(theta[5:], columns, strict=True):
+        first = first * column**-exponent
+    return np.asarray(np.exp(theta[2]) + first + np.exp(theta[1]) * np.asarray(tokens, dtype=float) ** -theta[4])
+
+
+def _intervals(samples: list[tuple[float, ...]], names: list[str]) -> dict[str, tuple[float, float]]:
+    if not samples:
+        return {}
+    low, high = np.percentile(np.array(samples), [2.5, 97.5], axis=0)
+    keys = ["A", "B", "E", "alpha", "beta", *names]
+    bounds = {}
+    for place, key in enumerate(keys):
+        ends = (low[place], high[place])
+        bounds[key] = tuple(float(np.exp(end) if key in "ABE" else end) for end in ends)
+    return bounds  # type: ignore[return-value]
