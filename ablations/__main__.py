@@ -33,10 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     try:
-        # DeepSpeed's launcher puts --local_rank=N before every argument; LOCAL_RANK says it too.
-        own = [argument for argument in argv if argument != "--debug" and not argument.startswith("--local_rank=")]
-        arguments, rest = _parser().parse_known_args(own)
-        arguments.settings = _settings(arguments, rest)
+        arguments = parse(argv)
         return arguments.handler(arguments)
     except UserError as error:
         return _complain(str(error), USER_MISTAKE, debug)
@@ -48,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return _complain(f"{type(error).__name__}: {first} (--debug shows where)", FAILURE, debug)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """What a command line asks for. Raises UserError for one that means nothing."""
+    # DeepSpeed's launcher puts --local_rank=N before every argument; LOCAL_RANK says it too.
+    own = [argument for argument in argv if argument != "--debug" and not argument.startswith("--local_rank=")]
+    arguments, rest = _parser().parse_known_args(own)
+    arguments.settings = _settings(arguments, rest)
+    return arguments
 
 
 def _complain(line: str, status: int, debug: bool) -> int:

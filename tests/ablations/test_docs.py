@@ -1,0 +1,68 @@
+"""The README and docs/: commands are ones that `ablate` takes, declarations can be planned, links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ablations.__main__ import parse
+from ablations.cli.agenda import declared
+from core.errors import UserError
+from sweeps.plan import plan
+from sweeps.search.plan import plan as plan_search
+from sweeps.search.spec import Search
+from sweeps.spec import Ablation
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"```(\w*)\n(.*?)```", re.S)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every line of an indented or fenced block that calls `ablate`, and every `ablate ...` in the text with a name."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        blocks = [line.strip() for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ablate ")]
+        blocks += [line for kind, block in FENCE.findall(text) if kind in ("", "bash") for line in block.splitlines()]
+        found += [(page.name, line) for line in blocks if line.startswith("ablate ")]
+    return found
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) > 15
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_every_command_is_one_that_ablate_takes(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    arguments = parse([word for word in words if word != "..."])
+    if arguments.command in ("plan", "run", "status", "report", "verify", "cancel", "retry"):
+        sizes = declared(arguments.name)[1].sizes
+        assert arguments.size in ("full", None) or arguments.size in sizes, f"{page}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_declaration_can_be_planned(page: Path) -> None:
+    for kind, block in FENCE.findall(page.read_text(encoding="utf-8")):
+        if kind != "python":
+            continue
+        names: dict[str, object] = {}
+        exec(block, names)
+        for value in list(names.values()):
+            if isinstance(value, Ablation):
+                assert plan("documented", value).runs
+            elif isinstance(value, Search):
+                assert plan_search("documented", value)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_a_command_that_is_none_would_be_found() -> None:
+    with pytest.raises(UserError):
+        parse(["ruin", "balance"])
