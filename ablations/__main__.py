@@ -17,7 +17,7 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 # Where a command's function is; the rest are in commands.
 ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
-    "verify": "verifying", "status": "following", "cancel": "following", "retry": "cluster",
+    "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
 }  # fmt: skip
 
 
@@ -123,6 +123,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
     )
+    probe = _command(commands, "probe", "does expert choice depend on the timestep", settings=True, json=True)
+    probe.usage = "ablate probe routing RUN|NAME [options] [data.key=value ...]"
+    probe.add_argument("kind", choices=("routing",), metavar="routing", help="what to look at")
+    probe.add_argument("name", metavar="RUN|NAME", help="a run's or imported model's folder, or a recorded ablation")
+    probe.add_argument("--size", metavar="SIZE", help="the ablation's edition (default: full)")
+    probe.add_argument("--sequences", type=_positive, default=128, metavar="N", help="held-out ones (default: 128)")
+    probe.add_argument("--timesteps", type=_positive, default=8, metavar="N", help="of each sequence (default: 8)")
     bring = _command(commands, "import", "a Hugging Face model as a config and weights")
     bring.add_argument("kind", choices=("hf",), metavar="hf", help="Hugging Face safetensors with a config.json")
     bring.add_argument("path", type=Path, metavar="PATH", help="its folder")

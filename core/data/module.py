@@ -130,6 +130,25 @@ def _rows(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.n
     return np.stack([values_T[start : start + length] for start in starts])
 
 
+def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor | None]:
+    """The first held-out sequences of a run, in its seed's order: what validates it, as far as that goes.
+
+    Returns tokens (N, L) int64, and which of them may be masked (N, L), or None where all may. Raises UserError where fewer
+    are held out.
+    """
+    corpus, length = load(config.data), config.data.sequence_length
+    available = len(corpus.validation_T) // length
+    if count > available:
+        raise UserError(
+            f"data.corpus={config.data.corpus} holds out only {available} sequences of length {length}, fewer than {count}"
+        )
+    chosen = numpy_stream(config.seed, "validation sequences").permutation(available)[:count]
+    starts = [int(i) * length for i in chosen]
+    tokens_NL = torch.from_numpy(_rows(corpus.validation_T, starts, length).astype(np.int64))
+    maskable_T = corpus.validation_maskable_T
+    return tokens_NL, None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+
+
 class MaskedTextModule(lightning.LightningDataModule):
     """The batches of one run: an endless training sequence, and a validation set drawn once per seed."""
 
@@ -163,16 +182,12 @@ class MaskedTextModule(lightning.LightningDataModule):
 
         Every rank has as many batches, each with the rank's rows of the one batch: none, where it has too few.
         """
-        data, seed = self.config.data, self.config.seed
-        length = data.sequence_length
-        available = len(self.corpus.validation_T) // length
-        chosen = numpy_stream(seed, "validation sequences").permutation(available)[: data.validation_sequences]
-        starts = [int(i) * length for i in chosen]
-        tokens_NL = torch.from_numpy(_rows(self.corpus.validation_T, starts, length).astype(np.int64))
-        maskable_T = self.corpus.validation_maskable_T
-        maskable_NL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+        seed = self.config.seed
+        tokens_NL, maskable_NL = held_out(self.config, self.config.data.validation_sequences)
         noise = torch_stream(seed, "validation masks")
-        masking = mask_validation(len(starts), length, noise, maskable_NL, kind=self.config.objective.kind)
+        masking = mask_validation(
+            len(tokens_NL), tokens_NL.shape[1], noise, maskable_NL, kind=self.config.objective.kind
+        )
         told_N = told(masking, self.config.model.router.sees, torch_stream(seed, "told validation timesteps"))
         size = self.config.trainer.batch_size
         parts = [slice(i, min(i + size, len(tokens_NL))) for i in range(0, len(tokens_NL), size)]

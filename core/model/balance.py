@@ -16,6 +16,16 @@ def expert_counts(experts_NK: Tensor, num_experts: int, *, ragged: bool = False)
     return torch.zeros(num_experts, dtype=torch.int64, device=flat.device).scatter_add_(0, flat, torch.ones_like(flat))
 
 
+def counts_by_group(experts_NK: Tensor, num_experts: int, group_N: Tensor, groups: int) -> Tensor:
+    """The assignments of each expert by the token's group, which is one of 0 .. groups - 1. Returns (groups, E) int64.
+
+    Entries of -1 are no expert; tokens of a group beyond are left out.
+    """
+    place_NK = group_N[:, None] * (num_experts + 1) + experts_NK.remainder(num_experts + 1)  # -1 comes last
+    counts = expert_counts(place_NK.clamp(max=groups * (num_experts + 1)), groups * (num_experts + 1) + 1)
+    return counts[:-1].view(groups, num_experts + 1)[:, :num_experts]
+
+
 def over_ranks(counts_E: Tensor) -> Tensor:
     """Counts summed over all ranks, so that a loss of them is the same under any split of the batch. Returns (E,)."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:

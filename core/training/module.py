@@ -80,13 +80,7 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def predict(self, batch: Batch) -> Prediction:
         """Predict what is masked, and only that."""
-        tokens_BL, masking, index_M, told_B = batch
-        hidden = self.denoiser.hidden(self.input(batch), told_B, masking.ratio_B)
-        logits_MV = self.denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, index_M))
-        cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
-        sequence_M = index_M.div(tokens_BL.shape[1], rounding_mode="floor")
-        nelbo_B = nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B)
-        return Prediction(nelbo_B, hidden.routings, hidden.sums_L)
+        return predict(self.denoiser, self.input(batch), batch)
 
     def input(self, batch: Batch) -> Tensor:
         """What the network sees: masked tokens replaced by the mask; or, autoregressive, the tokens before each.
@@ -145,6 +139,17 @@ class MaskedDiffusion(lightning.LightningModule):
         progress = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine
+
+
+def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
+    """Predict a batch's masked tokens, and only those, from what the network sees of it."""
+    tokens_BL, masking, index_M, told_B = batch
+    hidden = denoiser.hidden(input_BL, told_B, masking.ratio_B)
+    logits_MV = denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, index_M))
+    cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
+    sequence_M = index_M.div(tokens_BL.shape[1], rounding_mode="floor")
+    nelbo_B = nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B)
+    return Prediction(nelbo_B, hidden.routings, hidden.sums_L)
 
 
 def _spread(denoiser: Denoiser, config: RunConfig, ranks: Ranks) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.diffusion.masking import Masking
 from core.metrics import RATIO_BINS
-from core.model.balance import max_violation
+from core.model.balance import counts_by_group, max_violation
 from core.model.transformer import LayerRouting
 
 DIGITS = 5  # of shares in a record: a record of 64 experts would be megabytes otherwise
@@ -31,10 +31,8 @@ def observe(routings: Sequence[LayerRouting], masking: Masking) -> dict[str, Ten
     for routing, _ in routings:
         experts = routing.probs_NE.shape[1]
         chosen_NK = routing.experts_NK.remainder(experts + 1)  # -1, no expert, comes last
-        place_NK = group_N[:, None] * (experts + 1) + chosen_NK
-        flat = torch.zeros(RATIO_BINS * 2 * (experts + 1), dtype=torch.int64, device=place_NK.device)
-        flat.scatter_add_(0, place_NK.flatten(), torch.ones_like(place_NK.flatten()))
-        load.append(flat.view(RATIO_BINS, 2, experts + 1)[..., :experts])
+        counts = counts_by_group(routing.experts_NK, experts, group_N, 2 * RATIO_BINS)
+        load.append(counts.view(RATIO_BINS, 2, experts))
         chosen_NE = torch.zeros(len(chosen_NK), experts + 1, device=chosen_NK.device).scatter_(1, chosen_NK, 1.0)
         with torch.autocast(chosen_NE.device.type, enabled=False):  # bf16 counts to 256
             pairs.append(chosen_NE[:, :experts].T @ chosen_NE[:, :experts])

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,6 +15,7 @@ from core.errors import UserError
 from core.model.transformer import Denoiser, whole_name
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.ranks import Ranks
+from core.settings import load as load_config
 from core.training.module import MaskedDiffusion
 from core.training.strategy import whole_weights
 
@@ -21,21 +24,44 @@ WEIGHTS = "model.safetensors"
 log = logging.getLogger(__name__)
 
 
-def check_weights(model: ModelConfig, path: str) -> None:
-    """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read."""
+def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_weights=") -> None:
+    """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read.
+
+    named: what an error calls the file, before its path.
+    """
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
     try:
         with safe_open(path, framework="pt") as weights:
             found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"trainer.initial_weights={path} can't be read as safetensors: {error}") from None
+        raise UserError(f"{named}{path} can't be read as safetensors: {error}") from None
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             raise UserError(
-                f"trainer.initial_weights={path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
+                f"{named}{path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
                 f"{wanted.get(name, 'absent')} in the config"
             )
+
+
+def open_run(folder: Path, settings: Mapping[str, Any] | None = None) -> tuple[RunConfig, Denoiser]:
+    """The config, with settings over it, and the trained network of a run's folder or an imported model's, on the CPU.
+
+    Raises UserError for a folder without a config or weights, and for weights of another shape.
+    """
+    for name, left in (
+        ("config.yaml", ""),
+        (WEIGHTS, " (every finished run leaves its weights, but for want of room)"),
+    ):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}: name the folder of a finished run or an imported model{left}")
+    config, path = load_config(folder / "config.yaml", settings), str(folder / WEIGHTS)
+    check_weights(config.model, path, "")
+    with torch.device("meta"):
+        denoiser = Denoiser(config.model)
+    denoiser = denoiser.to_empty(device="cpu")
+    load_weights(denoiser, path)
+    return config, denoiser.eval()
 
 
 def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> str | None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from core.model.balance import (
+    counts_by_group,
     dead_share,
     expert_counts,
     load_balancing_loss,
@@ -75,3 +76,9 @@ def test_the_loss_is_the_same_however_the_batch_is_split(ranks: int) -> None:
     assert abs(torch.stack(apart).mean() - whole) > 1e-3
     z_loss = torch.stack([router_z_loss(part.log()) for part in probs_NE.chunk(ranks)]).mean()
     torch.testing.assert_close(z_loss, router_z_loss(probs_NE.log()))
+
+
+def test_assignments_are_counted_by_group() -> None:
+    experts_NK = torch.tensor([[0, 2], [1, -1], [2, 0], [1, 2]])
+    counts = counts_by_group(experts_NK, 3, torch.tensor([1, 1, 0, 2]), 2)
+    assert counts.tolist() == [[1, 0, 1], [1, 1, 1]]  # the last token is of a group beyond
