@@ -19,12 +19,12 @@ from pathlib import Path
 from core import records, spill
 from core.patience import Patience
 from core.records import RunRecord, UnreadableRecordError
-from core.training import checkpoints
+from core.training import saved
 from sweeps.plan import Plan, PlannedRun
 
 LOCK_FILE = ".lock"
 ATTEMPTS = "attempts"
-KEPT = {LOCK_FILE, ATTEMPTS, "wandb", checkpoints.FOLDER}
+KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER}
 
 _held: set[int] = set()
 

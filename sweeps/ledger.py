@@ -24,7 +24,7 @@ from core import records, spill
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord
-from core.training.checkpoints import saved_step
+from core.training.saved import saved_step
 from sweeps.folders import RunLock, clean, locked, recorded, rescue, run_folder, set_aside
 from sweeps.patient import PatientStorage
 from sweeps.plan import Plan, PlannedRun

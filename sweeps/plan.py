@@ -14,7 +14,7 @@ from core.model.routers import ROUTERS
 from core.model.size import count, flops_per_token
 from core.presets import preset
 from core.settings import build, parse_overrides
-from core.training.run import check as check_run
+from core.training.checks import check as check_run
 from sweeps.arms import contrasted, expand
 from sweeps.checks import check, nearest
 from sweeps.matching import match_flops

@@ -25,7 +25,7 @@ from core.probes.routing import ProbedRouting, check_probe, probe_routing
 from core.records import write_atomically
 from core.settings import parse_overrides
 from core.streams import numpy_stream
-from core.training.run import check_vocabulary
+from core.training.checks import check_vocabulary
 from core.training.weights import WEIGHTS, open_run
 
 FILE_NAME = "probe.json"

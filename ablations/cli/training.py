@@ -18,8 +18,8 @@ from core.provenance import save_diff
 from core.ranks import Ranks
 from core.records import FILE_NAME, read
 from core.settings import parse_overrides
-from core.training.checkpoints import saved_step
 from core.training.run import check, train
+from core.training.saved import saved_step
 from sweeps.folders import set_aside
 from sweeps.plan import Plan, PlannedRun
 from sweeps.tracking import WandbTracker, run_id

@@ -23,8 +23,8 @@ from core.model.balance import counts_by_group
 from core.model.routing import Routing
 from core.model.transformer import Denoiser
 from core.streams import torch_stream
+from core.training.devices import uses_cuda
 from core.training.module import predict
-from core.training.strategy import uses_cuda
 
 TOKENS = 8192  # of a pass: its logits fit a GPU for any vocabulary, and small networks are kept busy
 

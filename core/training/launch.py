@@ -20,7 +20,7 @@ from core.processes import STOPPED
 from core.ranks import LAUNCHED
 from core.records import RunRecord
 from core.training import pausing
-from core.training.strategy import uses_cuda
+from core.training.devices import uses_cuda
 
 GRACE_S = 3.0  # for the others to say why they end, once one has ended badly
 PAUSE_GRACE_S = 30.0  # for the others to end, once one has ended as it was asked to

@@ -19,7 +19,6 @@ from lightning.pytorch.loggers import Logger
 
 from core import records, spill
 from core.config import RunConfig, config_hash, to_dict, to_yaml
-from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
@@ -30,46 +29,16 @@ from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
 from core.training import health, pausing
 from core.training.callbacks import Recorder, TrainingDivergedError
-from core.training.checkpoints import Checkpointer, StepReachedError, find, remove
+from core.training.checkpoints import Checkpointer, StepReachedError
+from core.training.checks import check
+from core.training.devices import uses_cuda
 from core.training.launch import RankFailedError, launch
 from core.training.module import MaskedDiffusion
-from core.training.strategy import check_devices, strategy_of, uses_cuda
-from core.training.weights import check_weights, load_weights, save_weights
+from core.training.saved import find, remove
+from core.training.strategy import strategy_of
+from core.training.weights import load_weights, save_weights
 
 log = logging.getLogger(__name__)
-
-
-def check(config: RunConfig, devices: int = 1) -> None:
-    """Refuse, before anything is trained, what would fail later.
-
-    Raises UserError for a corpus that is unknown, missing or too small, a vocabulary that its tokens exceed, an
-    accelerator that this machine lacks, a number of devices that the run can't be spread over, or initial weights that
-    are absent, damaged or of another shape.
-    """
-    check_devices(config, devices)
-    check_vocabulary(config, load_corpus(config.data))
-    if config.trainer.initial_weights:
-        check_weights(config.model, config.trainer.initial_weights)
-    if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
-
-
-def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
-    """Refuse a corpus whose tokens the model has no rows for, uses as its mask, or doesn't mark responses of."""
-    model, vocabulary, name = config.model, corpus.vocabulary, config.data.corpus
-    if model.vocab_size < vocabulary.size:
-        raise UserError(
-            f"model.vocab_size={model.vocab_size} is too small for the {vocabulary.size} token ids of data.corpus={name}: "
-            f"use {vocabulary.size} or more"
-        )
-    masks = config.objective.kind != "autoregressive"
-    if masks and model.mask_id is not None and model.mask_id < vocabulary.size and model.mask_id != vocabulary.mask:
-        right = vocabulary.size if vocabulary.mask is None else vocabulary.mask
-        raise UserError(f"model.mask_id={model.mask_id} is a token of data.corpus={name}: use model.mask_id={right}")
-    if config.objective.kind == "sft" and corpus.train_maskable_T is None:
-        raise UserError(
-            f"objective.kind=sft needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
-        )
 
 
 def train(

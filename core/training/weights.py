@@ -7,41 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from core.config import ModelConfig, RunConfig
+from core.config import RunConfig
 from core.errors import UserError
 from core.model.transformer import Denoiser, whole_name
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.ranks import Ranks
 from core.settings import load as load_config
+from core.training.checks import check_weights
 from core.training.module import MaskedDiffusion
 from core.training.strategy import whole_weights
 
 WEIGHTS = "model.safetensors"
 
 log = logging.getLogger(__name__)
-
-
-def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_weights=") -> None:
-    """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read.
-
-    named: what an error calls the file, before its path.
-    """
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
-    try:
-        with safe_open(path, framework="pt") as weights:
-            found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{named}{path} can't be read as safetensors: {error}") from None
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise UserError(
-                f"{named}{path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
-                f"{wanted.get(name, 'absent')} in the config"
-            )
 
 
 def open_run(folder: Path, settings: Mapping[str, Any] | None = None) -> tuple[RunConfig, Denoiser]:

@@ -12,7 +12,7 @@ from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.metrics import METRICS
 from core.settings import parse_overrides
-from core.training.run import check as check_run
+from core.training.checks import check as check_run
 from sweeps.checks import nearest, text
 from sweeps.plan import Plan, PlannedRun
 from sweeps.search.checks import CONFIRMATION_SEED, check

@@ -18,8 +18,8 @@ from core import records, spill
 from core.patience import OutOfPatienceError
 from core.processes import STOPPED
 from core.records import RunRecord
-from core.training.checkpoints import saved_step
 from core.training.pausing import TrainingPausedError
+from core.training.saved import saved_step
 from sweeps.folders import clean, recorded, rescue, run_folder, set_aside
 from sweeps.loggers import ProgressLogger
 from sweeps.plan import PlannedRun

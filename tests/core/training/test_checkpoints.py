@@ -16,8 +16,8 @@ from core.config import RunConfig, to_dict, to_yaml
 from core.errors import UserError
 from core.records import RunRecord
 from core.settings import build
-from core.training.checkpoints import FOLDER, LATEST, saved_step
 from core.training.run import train
+from core.training.saved import FOLDER, LATEST, saved_step
 from tests.core.training.test_run import QUICK
 
 LONG = QUICK | {

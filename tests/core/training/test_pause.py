@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from core import records
 from core.errors import UserError
 from core.settings import build
-from core.training.checkpoints import saved_step
 from core.training.run import train
+from core.training.saved import saved_step
 from tests.core.training.test_run import QUICK
 
 LONG = QUICK | {"trainer.steps": 36, "trainer.validate_every": 6, "trainer.log_every": 5}

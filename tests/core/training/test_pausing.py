@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from core.settings import build
 from core.training import pausing
-from core.training.checkpoints import FOLDER, saved_step
 from core.training.pausing import TrainingPausedError
 from core.training.run import train
+from core.training.saved import FOLDER, saved_step
 from tests.core.training.test_run import QUICK
 
 LONG = QUICK | {"trainer.steps": 60, "trainer.validate_every": 20, "trainer.log_every": 7}

@@ -13,8 +13,9 @@ from core.metrics import ratio_metric
 from core.model.transformer import Denoiser, Layer
 from core.settings import build, load
 from core.training.callbacks import TRAIN_COLUMNS, diagnose, stratified_error
+from core.training.checks import check
 from core.training.module import MaskedDiffusion, auxiliary_losses
-from core.training.run import check, seconds_per_step, train
+from core.training.run import seconds_per_step, train
 
 QUICK = {
     "data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 32,

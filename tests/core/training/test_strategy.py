@@ -6,7 +6,8 @@ import torch
 from core.errors import UserError
 from core.ranks import Ranks
 from core.settings import build
-from core.training.strategy import check_devices, clip_exactly, engine_config
+from core.training.devices import check_devices, engine_config
+from core.training.strategy import clip_exactly
 from tests.core.training.test_run import QUICK
 
 SPREAD = QUICK | {"trainer.strategy": "deepspeed"}

@@ -11,7 +11,7 @@ from core import records
 from core.config import config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.records import RunRecord
-from core.training.checkpoints import FOLDER, LATEST, saved_step
+from core.training.saved import FOLDER, LATEST, saved_step
 
 
 def loss_of(config, step: int) -> float:

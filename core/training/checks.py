@@ -1,0 +1,64 @@
+"""What a run can't be trained with, refused early: without the libraries that train, which take seconds to import."""
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from core.config import ModelConfig, RunConfig
+from core.data.corpora import Corpus
+from core.data.corpora import load as load_corpus
+from core.errors import UserError
+from core.model.transformer import Denoiser
+from core.training.devices import check_devices
+
+
+def check(config: RunConfig, devices: int = 1) -> None:
+    """Refuse, before anything is trained, what would fail later.
+
+    Raises UserError for a corpus that is unknown, missing or too small, a vocabulary that its tokens exceed, an
+    accelerator that this machine lacks, a number of devices that the run can't be spread over, or initial weights that
+    are absent, damaged or of another shape.
+    """
+    check_devices(config, devices)
+    check_vocabulary(config, load_corpus(config.data))
+    if config.trainer.initial_weights:
+        check_weights(config.model, config.trainer.initial_weights)
+    if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
+
+
+def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
+    """Refuse a corpus whose tokens the model has no rows for, uses as its mask, or doesn't mark responses of."""
+    model, vocabulary, name = config.model, corpus.vocabulary, config.data.corpus
+    if model.vocab_size < vocabulary.size:
+        raise UserError(
+            f"model.vocab_size={model.vocab_size} is too small for the {vocabulary.size} token ids of data.corpus={name}: "
+            f"use {vocabulary.size} or more"
+        )
+    masks = config.objective.kind != "autoregressive"
+    if masks and model.mask_id is not None and model.mask_id < vocabulary.size and model.mask_id != vocabulary.mask:
+        right = vocabulary.size if vocabulary.mask is None else vocabulary.mask
+        raise UserError(f"model.mask_id={model.mask_id} is a token of data.corpus={name}: use model.mask_id={right}")
+    if config.objective.kind == "sft" and corpus.train_maskable_T is None:
+        raise UserError(
+            f"objective.kind=sft needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
+        )
+
+
+def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_weights=") -> None:
+    """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read.
+
+    named: what an error calls the file, before its path.
+    """
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
+    try:
+        with safe_open(path, framework="pt") as weights:
+            found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{named}{path} can't be read as safetensors: {error}") from None
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            raise UserError(
+                f"{named}{path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
+                f"{wanted.get(name, 'absent')} in the config"
+            )

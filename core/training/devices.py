@@ -1,0 +1,100 @@
+"""How a run is spread over devices, without the libraries that train: what can't be is refused before they are imported."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core.config import RunConfig
+from core.errors import UserError
+
+# Set by the platform from the config's own fields, or without meaning for it.
+RESERVED = (
+    "train_batch_size",
+    "train_micro_batch_size_per_gpu",
+    "gradient_accumulation_steps",
+    "optimizer",
+    "scheduler",
+)
+
+
+def uses_cuda(config: RunConfig) -> bool:
+    """Whether the run trains on a GPU: where there is one and the config doesn't say cpu."""
+    return config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+
+
+def check_devices(config: RunConfig, devices: int) -> None:
+    """Refuse a number of devices that the config can't be spread over, and a DeepSpeed JSON that can't be merged.
+
+    Raises UserError.
+    """
+    parallel, trainer = config.deepspeed.expert_parallel, config.trainer
+    if devices < 1:
+        raise UserError(f"devices must be at least 1, not {devices}")
+    if trainer.strategy == "single":
+        if devices > 1:
+            raise UserError(
+                f"trainer.strategy=single trains on one device, not {devices}: set trainer.strategy=deepspeed"
+            )
+        return
+    if devices % parallel:
+        raise UserError(
+            f"deepspeed.expert_parallel={parallel} must divide the number of devices, {devices}: use --devices {parallel}"
+        )
+    if trainer.batch_size % (devices * trainer.accumulate):
+        raise UserError(
+            f"trainer.batch_size={trainer.batch_size} can't be split over {devices} devices in trainer.accumulate="
+            f"{trainer.accumulate} micro-batches: use a multiple of {devices * trainer.accumulate}"
+        )
+    if config.deepspeed.offload != "none" and not torch.cuda.is_available():
+        raise UserError(f"deepspeed.offload={config.deepspeed.offload} moves state from a GPU, and there is none here")
+    engine_config(config, devices)
+
+
+def engine_config(config: RunConfig, devices: int) -> dict[str, Any]:
+    """DeepSpeed's configuration of a run: from the config's fields, with the user's JSON file merged over it.
+
+    Raises UserError for a file that isn't a JSON object, or that sets what the config's own fields say.
+    """
+    spread, trainer = config.deepspeed, config.trainer
+    zero: dict[str, Any] = {"stage": spread.stage}
+    if spread.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if spread.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": trainer.batch_size // (devices * trainer.accumulate),
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # torch's AdamW
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    if spread.stage == 0:
+        settings["gradient_clipping"] = 0.0  # the module clips: DeepSpeed averages the norms of ranks
+    return _merged(settings, _users(spread.json)) if spread.json else settings
+
+
+def _users(path: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"deepspeed.json={path} can't be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"deepspeed.json={path} must hold a JSON object, such as {{}}")
+    for name in RESERVED:
+        if name in content:
+            raise UserError(
+                f"deepspeed.json={path} sets {name}, which follows from trainer.* and optimizer.*: leave it out"
+            )
+    if "stage" in content.get("zero_optimization", {}):
+        raise UserError(f"deepspeed.json={path} sets zero_optimization.stage: set deepspeed.stage instead")
+    return content
+
+
+def _merged(settings: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(settings)
+    for name, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
