@@ -59,9 +59,10 @@ def render(study: Study, judgement: Judgement) -> str:
     )
 
 
-def terminal_table(judgement: Judgement) -> Group:
-    """Headline and verdict tables for a terminal of 80 columns."""
-    parts: list[Any] = [Text(judgement.question, style="bold"), Text(judgement.headline), Text()]
+def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
+    """Headline and verdict tables for a terminal of 80 columns. titled: below the question."""
+    title = [Text(judgement.question, style="bold")] if titled else []
+    parts: list[Any] = [*title, Text(judgement.headline), Text()]
     for table in judgement.tables:
         parts += [_terminal_metric(table), Text()]
     for further in (_terminal_contrasts, _terminal_speeds, _terminal_interactions):

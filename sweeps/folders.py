@@ -10,11 +10,13 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from core import records, spill
 from core.patience import Patience
@@ -22,6 +24,7 @@ from core.records import RunRecord, UnreadableRecordError
 from core.training import saved
 from sweeps.plan import Plan, PlannedRun
 
+DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"
 ATTEMPTS = "attempts"
 KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER}
@@ -32,6 +35,17 @@ _held: set[int] = set()
 def run_folder(plan: Plan, run: PlannedRun, out: Path) -> Path:
     """Where a run lives. Another config or other data are another folder: what is finished is never written over."""
     return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data_digest(run.fingerprint)}"
+
+
+def write_design(study: Path, design: Mapping[str, Any]) -> None:
+    """Say in a study's folder which design was last run there."""
+    records.write_atomically(study / DESIGN_FILE, json.dumps(design, indent=2) + "\n")
+
+
+def keep_design(study: Path, design: Mapping[str, Any]) -> None:
+    """The same where nothing says so yet: a script that is submitted by hand may be older than what does."""
+    if not (study / DESIGN_FILE).exists():
+        write_design(study, design)
 
 
 def data_digest(fingerprint: str) -> str:

@@ -21,15 +21,22 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core import records, spill
-from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord
 from core.training.saved import saved_step
 from sweeps.folders import RunLock, clean, locked, recorded, rescue, run_folder, set_aside
 from sweeps.patient import PatientStorage
 from sweeps.plan import Plan, PlannedRun
-from sweeps.study import folder_id
-from sweeps.trials import Key, Waiting, describe_run, failed_record, key_of, parameter_names, waiting_runs
+from sweeps.trials import (
+    Key,
+    Waiting,
+    describe_run,
+    failed_record,
+    keep_to_folder,
+    key_of,
+    parameter_names,
+    waiting_runs,
+)
 from sweeps.workplace import LOST, MOVED, PREEMPTED, Fate, Workplace
 
 MOST_LOSSES = 2
@@ -91,7 +98,7 @@ class Ledger:
                 direction="minimize" if plan.goal == "min" else "maximize",
                 load_if_exists=True,
             )
-            self.folder_id = self._check_folder()
+            self.folder_id = keep_to_folder(self._study, out, plan.design["question"])
 
     def reconcile(self, *, retry_failed: bool = False) -> list[Lost]:
         """Bring trials in line with records, and queue every run that has neither a record nor a live worker.
@@ -328,16 +335,3 @@ class Ledger:
         for trial in self._trials():
             trials[key_of(trial)].append(trial)
         return trials
-
-    def _check_folder(self) -> str:
-        mine = folder_id(self.out)
-        owner = self._study.user_attrs.get("folder_id")
-        if owner is None:
-            self._study.set_user_attr("folder_id", mine)
-            self._study.set_user_attr("question", self.plan.design["question"])
-        elif owner != mine:
-            raise UserError(
-                f"storage: its study '{self.plan.study_name}' belongs to another folder of runs than {self.out}; "
-                "use that folder, or another storage (each folder of runs needs its own database)"
-            )
-        return mine

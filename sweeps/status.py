@@ -16,12 +16,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
 from sweeps import scheduler
+from sweeps.patient import PatientStorage
 from sweeps.progress import read_progress
 from sweeps.scheduler import SlurmError, Task
 from sweeps.storage import choose_url, open_storage
 from sweeps.study import job_name, submissions
 from sweeps.workplace import PREEMPTED, Workplace, place_of
 
+DEAD = "its worker is dead"
 STATES = ("queued", "running", "finished", "failed", "lost", "stopped", "missing")
 
 
@@ -40,6 +42,10 @@ class RunStatus:
     step: int | None = None
     steps: int | None = None
     seconds_left: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,11 @@ class Status:
         found = Counter(run.state for run in self.runs)
         return {state: found[state] for state in STATES}
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a run is queued or in training."""
+        return bool(self.of("queued", "running"))
+
     def of(self, *states: str) -> list[RunStatus]:
         return [run for run in self.runs if run.state in states]
 
@@ -75,13 +86,13 @@ def status(study: str, out: Path, url: str | None = None) -> Status:
 
     Raises UserError when nothing of it has been run there.
     """
-    folder = out / study
+    design = read_design(study, out)
+    storage = open_known(study, choose_url(url, out, out / study))
     try:
-        design = json.loads((folder / "design.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"nothing of {study} has been run in {out.absolute()}") from None
-    trials = _trials(study, choose_url(url, out, folder))
-    tasks, silence = _tasks(study, out)
+        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:
+        raise unknown(study) from None
+    tasks, silence = tasks_of(study, out)
     by_run = defaultdict(list)
     for trial in trials:
         if trial.user_attrs.get("data_fingerprint", "") in design["data_fingerprint"]:
@@ -106,18 +117,30 @@ def status(study: str, out: Path, url: str | None = None) -> Status:
     )
 
 
-def _trials(study: str, url: str) -> list[FrozenTrial]:
+def read_design(study: str, out: Path) -> dict[str, Any]:
+    """The design last run. Raises UserError where none was."""
+    try:
+        design: dict[str, Any] = json.loads((out / study / "design.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"nothing of {study} has been run in {out.absolute()}") from None
+    return design
+
+
+def open_known(study: str, url: str) -> PatientStorage:
+    """Open a storage that is there already, to read it. Raises UserError where it isn't."""
     for scheme in ("journal:", "sqlite:///"):  # opening those would make an empty one
         if url.startswith(scheme) and not Path(url.removeprefix(scheme)).expanduser().exists():
             raise UserError(f"storage {url} isn't there: name the one that {study} was run with (--storage)")
-    storage = open_storage(url)
-    try:
-        return storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
-    except KeyError:
-        raise UserError(f"the storage knows nothing of {study}: name the one it was run with (--storage)") from None
+    return open_storage(url)
 
 
-def _tasks(study: str, out: Path) -> tuple[tuple[Task, ...] | None, str | None]:
+def unknown(study: str) -> UserError:
+    """What to say when a storage has no study of that name."""
+    return UserError(f"the storage knows nothing of {study}: name the one it was run with (--storage)")
+
+
+def tasks_of(study: str, out: Path) -> tuple[tuple[Task, ...] | None, str | None]:
+    """A study's array tasks; None where Slurm doesn't say, with the reason."""
     if not submissions(out / study):
         return (), None
     try:
@@ -133,12 +156,10 @@ def _run(
     if TrialState.COMPLETE in by_state:
         return RunStatus(arm, seed, "finished")
     if running := by_state.get(TrialState.RUNNING):
-        attributes = running.user_attrs
-        place = place_of(running)
-        where = attributes.get("host") if place is None else f"{place.name} on {attributes.get('host')}"
-        if not _lives(running, workplace):
-            return RunStatus(arm, seed, "lost", "its worker is dead", where)
-        progress = read_progress(out / attributes["folder"]) or {}
+        where = worker_of(running)
+        if not lives(running, workplace):
+            return RunStatus(arm, seed, "lost", DEAD, where)
+        progress = read_progress(out / running.user_attrs["folder"]) or {}
         step, steps = progress.get("step"), progress.get("steps")
         return RunStatus(arm, seed, "running", None, where, step, steps, _left(progress, mean_s))
     if TrialState.WAITING in by_state:
@@ -149,8 +170,14 @@ def _run(
     return RunStatus(arm, seed, "failed" if last.get("status") == "failed" else "stopped", last.get("reason"))
 
 
-def _lives(trial: FrozenTrial, workplace: Workplace) -> bool:
-    """By Slurm's word, and on this host by whether the process exists. No lock is taken: it could be in a worker's way."""
+def worker_of(trial: FrozenTrial) -> str | None:
+    """Host or Slurm task of who claimed a trial."""
+    place, host = place_of(trial), trial.user_attrs.get("host")
+    return host if place is None else f"{place.name} on {host}"
+
+
+def lives(trial: FrozenTrial, workplace: Workplace) -> bool:
+    """Whether a trial's worker does, by Slurm's word and on this host by its process: a lock could be in its way."""
     if workplace.is_gone(trial):
         return False
     if trial.user_attrs.get("host") != socket.gethostname():

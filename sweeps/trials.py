@@ -4,16 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import optuna
 import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.config import to_dict
+from core.errors import UserError
 from core.provenance import describe, slurm_job
 from core.records import RunRecord
 from sweeps.patient import waiting
 from sweeps.plan import Plan, PlannedRun
+from sweeps.study import folder_id
 
 Key = tuple[str, str]  # run hash and data fingerprint: what makes two runs the same run
 
@@ -84,6 +87,20 @@ def parameter_names(plan: Plan, trials: Sequence[FrozenTrial]) -> dict[str, str]
             name = f"{factor['key']}#{number}"
         names[factor["key"]] = name
     return names
+
+
+def keep_to_folder(study: optuna.Study, out: Path, question: str) -> str:
+    """Mark a study as this folder's of runs, and return the folder's name. Raises UserError where it is another's."""
+    mine, owner = folder_id(out), study.user_attrs.get("folder_id")
+    if owner is None:
+        study.set_user_attr("folder_id", mine)
+        study.set_user_attr("question", question)
+    elif owner != mine:
+        raise UserError(
+            f"storage: its study '{study.study_name}' belongs to another folder of runs than {out}; use that folder, or "
+            "another storage (each folder of runs needs its own database)"
+        )
+    return mine
 
 
 def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:

@@ -1,8 +1,10 @@
 """Finding declarations: a question is on the agenda by its file being in `ablations/`."""
 
+import argparse
 import difflib
 import importlib.util
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,27 @@ def declared(name: str) -> tuple[str, Ablation | Search]:
     return name, _load(agenda[name])
 
 
+def is_search(name: str) -> bool:
+    """Whether the name is of a search; a folder of a run is neither."""
+    if not name.endswith(".py") and name not in discover():
+        return False
+    return isinstance(declared(name)[1], Search)
+
+
+def command(verb: str, arguments: argparse.Namespace, size: str | None = None, more: Sequence[str] = ()) -> str:
+    """The command that does something else with the same declaration, in the same size and folder."""
+    size = size or arguments.size or "full"
+    words = ["ablate", verb, arguments.name, *([] if size == "full" else ["--size", size]), *more]
+    return shlex.join([*words, *([] if arguments.out == Path("runs") else ["--out", str(arguments.out)])])
+
+
+def run_command(arguments: argparse.Namespace, size: str) -> str:
+    """`ablate run` as it was typed: a declaration given by its path isn't known by its name alone."""
+    more = [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
+    more += ["--exploratory"] if getattr(arguments, "exploratory", False) else []
+    return command("run", arguments, size, more)
+
+
 def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
     """The same question on seeds 0 .. seeds - 1, in every size; as it is when `seeds` is None."""
     if seeds is None:
@@ -64,7 +87,7 @@ def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping
     return {size: folder for size, folder in folders.items() if folder.is_dir()}
 
 
-def meant_size(name: str, ablation: Ablation, out: Path, wanted: str | None) -> str:
+def meant_size(name: str, ablation: Ablation | Search, out: Path, wanted: str | None) -> str:
     """The size that was named, else the full one where it was run, else the only one that was.
 
     Raises UserError for an unknown size, and where several were run.

@@ -1,16 +1,22 @@
-"""A sweep as a Slurm array, and `ablate retry`."""
+"""A sweep or a search as a Slurm array, and `ablate retry`."""
 
 import argparse
 import shlex
 import sys
 from typing import Any
 
+from ablations.cli import agenda
 from ablations.cli.planning import make_plan
 from core.errors import UserError
 from sweeps.folders import pending
 from sweeps.launch import site, slurm
 from sweeps.ledger import Ledger
 from sweeps.plan import Plan
+from sweeps.search import slurm as search_slurm
+from sweeps.search.ledger import SearchLedger
+from sweeps.search.plan import SearchPlan
+from sweeps.search.results import confirmation_here
+from sweeps.status import read_design
 from sweeps.storage import choose_url, open_storage
 from sweeps.study import submissions
 
@@ -32,50 +38,80 @@ def request_of(arguments: argparse.Namespace) -> site.Request:
     return site.defaults().over(options | {"sbatch": site.parse_options(arguments.sbatch or [])})
 
 
-def submit(arguments: argparse.Namespace, plan: Plan, *, retry_failed: bool) -> int:
+def submit(arguments: argparse.Namespace, plan: Plan | SearchPlan, *, retry_failed: bool) -> int:
     """Submit what isn't recorded yet, or with --dry-run show what would be submitted."""
-    done = slurm.submit(
-        plan,
-        arguments.out,
-        request_of(arguments),
-        storage_url=arguments.storage,
-        retry_failed=retry_failed,
-        dry_run=bool(arguments.dry_run),
-    )
+    options: dict[str, Any] = {"storage_url": arguments.storage, "retry_failed": retry_failed}
+    options["dry_run"] = bool(arguments.dry_run)
+    if isinstance(plan, SearchPlan):
+        done = search_slurm.submit(plan, arguments.out, request_of(arguments), **options)
+    else:
+        done = slurm.submit(plan, arguments.out, request_of(arguments), **options)
     if done is None:
         print(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
         return 0
+    runs = f"{done.runs} runs" if done.runs else "a search"
     if done.job is None:
         print(done.script.read_text(encoding="utf-8"), end="")
-        print(f"not submitted: {done.runs} runs, {done.tasks} array tasks; sbatch {shlex.quote(str(done.script))} submits it",
+        print(f"not submitted: {runs}, {done.tasks} array tasks; sbatch {shlex.quote(str(done.script))} submits it",
               file=sys.stderr)  # fmt: skip
         return 0
-    words = ["ablate", "status", arguments.name, *(["--size", plan.size] if plan.size != "full" else [])]
-    words += [] if str(arguments.out) == "runs" else ["--out", str(arguments.out)]
-    print(f"job {done.job}: {done.runs} runs wait for {done.tasks} array tasks ({done.script})")
-    print(f"next: {shlex.join(words)}")
+    print(f"job {done.job}: {runs} wait{'' if done.runs else 's'} for {done.tasks} array tasks ({done.script})")
+    print(f"next: {agenda.command('status', arguments, plan.size)}")
     return 0
 
 
 def run_retry(arguments: argparse.Namespace) -> int:
     """Queue again what failed and what was lost; with --launcher slurm, submit it."""
     check_flags(arguments)
+    if agenda.is_search(arguments.name):
+        return _retry_search(arguments)
     plan = make_plan(arguments)
     if not (arguments.out / plan.study_name).is_dir():
         raise UserError(f"nothing of {plan.study_name} has been run in {arguments.out.absolute()}")
     url = choose_url(arguments.storage, arguments.out, arguments.out / plan.study_name)
     arguments.storage = url
-    both = arguments.failed == arguments.lost
     ledger = Ledger(plan, arguments.out.absolute(), open_storage(url))
-    before = len(pending(plan, ledger.out))
-    waiting = ledger.waiting()
-    ledger.reconcile(retry_failed=both or arguments.failed)
-    failed = len(pending(plan, ledger.out)) - before
-    again = ledger.waiting() - waiting - failed
-    print(f"{plan.study_name}: {failed} failed and {again} lost or stopped runs queued again; {ledger.waiting()} wait")
+    _queue_again(ledger, _failed_too(arguments))
     if arguments.launcher == "slurm":
         return submit(arguments, plan, retry_failed=False)
     if ledger.waiting():
         how = " --launcher slurm" if submissions(arguments.out / plan.study_name) else ""
+        print(f"next: {plan.design['command']}{how} (workers that still run take them by themselves)")
+    return 0
+
+
+def _failed_too(arguments: argparse.Namespace) -> bool:
+    return bool(arguments.failed) or not arguments.lost
+
+
+def _queue_again(ledger: Ledger, retry_failed: bool) -> None:
+    before = len(pending(ledger.plan, ledger.out))
+    waiting = ledger.waiting()
+    ledger.reconcile(retry_failed=retry_failed)
+    failed = len(pending(ledger.plan, ledger.out)) - before
+    again = ledger.waiting() - waiting - failed
+    name = ledger.plan.study_name
+    print(f"{name}: {failed} failed and {again} lost or stopped runs queued again; {ledger.waiting()} wait")
+
+
+def _retry_search(arguments: argparse.Namespace) -> int:
+    from ablations.cli import searching
+
+    plan, out = searching.make_plan(arguments), arguments.out.absolute()
+    former = read_design(plan.study_name, out)
+    if former.get("identity") != plan.design["identity"]:
+        raise UserError(f"{plan.study_name} was last run with another space or other settings: {former.get('command')}")
+    arguments.storage = choose_url(arguments.storage, out, out / plan.study_name)
+    storage = open_storage(arguments.storage)
+    ledger = SearchLedger(plan, out, storage)
+    lost, failed = ledger.reconcile(retry_failed=_failed_too(arguments))
+    print(f"{plan.study_name}: {failed} failed and {lost} lost configurations queued again")
+    confirming = confirmation_here(plan, out) if ledger.is_over() else None
+    if confirming is not None and (out / confirming.study_name).is_dir():
+        _queue_again(Ledger(confirming, out, storage), _failed_too(arguments))
+    if arguments.launcher == "slurm":
+        return submit(arguments, plan, retry_failed=False)
+    if confirming is None or pending(confirming, out):
+        how = " --launcher slurm" if submissions(out / plan.study_name) else ""
         print(f"next: {plan.design['command']}{how} (workers that still run take them by themselves)")
     return 0

@@ -89,7 +89,7 @@ def _so_far(row: dict[str, Any]) -> str:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Arms, parameters, FLOPs, time, and the smallest effect that the design can detect."""
-    if _is_search(arguments):
+    if agenda.is_search(arguments.name):
         from ablations.cli import searching
 
         return searching.run_plan(arguments)
@@ -107,7 +107,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Train what isn't recorded yet: here, or on a cluster."""
-    if _is_search(arguments):
+    if agenda.is_search(arguments.name):
         from ablations.cli import searching
 
         return searching.run_run(arguments)
@@ -141,9 +141,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         f"{plan.study_name}: {summary.done} runs trained, {summary.reused} recorded before, {failed} failed, "
         f"{summary.missing} missing"
     )
-    out.print(
-        "next: " + escape(f"ablate report {shlex.quote(arguments.name)}{_size_flag(plan.size)}{_out_flag(arguments)}")
-    )
+    out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
     if failed:
         out.print("[red]some runs failed[/]: the report names them; --retry-failed runs them again")
     return 1 if failed or summary.missing else 0
@@ -151,7 +149,7 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """The verdict table, and report.html beside the records."""
-    if _is_search(arguments):
+    if agenda.is_search(arguments.name):
         from ablations.cli import searching
 
         return searching.run_report(arguments)
@@ -173,7 +171,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """The winning arm as a config, with its evidence."""
-    if _is_search(arguments):
+    if agenda.is_search(arguments.name):
         from ablations.cli import searching
 
         return searching.run_export(arguments)
@@ -216,13 +214,6 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _is_search(arguments: argparse.Namespace) -> bool:
-    """Whether the name is of a search; a folder of a run is neither."""
-    if not arguments.name.endswith(".py") and arguments.name not in agenda.discover():
-        return False
-    return not isinstance(agenda.declared(arguments.name)[1], Ablation)
-
-
 def run_doctor(arguments: argparse.Namespace) -> int:
     """What this machine has, and what that rules in or out."""
     from ablations.cli.doctor import as_json, examine
@@ -247,14 +238,6 @@ def _load_study(arguments: argparse.Namespace) -> tuple[Any, Path]:
     size = agenda.meant_size(name, ablation, arguments.out, arguments.size)
     study = Study.load(recorded[size]) if size in recorded else None
     if study is None:
-        hint = f"ablate run {shlex.quote(arguments.name)}{_size_flag(size)}{_out_flag(arguments)}"
+        hint = agenda.command("run", arguments, size)
         raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it with {hint}")
     return study, recorded[size]
-
-
-def _size_flag(size: str) -> str:
-    return "" if size == "full" else f" --size {size}"
-
-
-def _out_flag(arguments: argparse.Namespace) -> str:
-    return "" if arguments.out == Path("runs") else f" --out {shlex.quote(str(arguments.out))}"

@@ -1,11 +1,11 @@
 """`ablate status` and `ablate cancel`: a sweep that runs elsewhere, or in another terminal. Nothing here imports torch."""
 
 import argparse
-import shlex
 import sys
 import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,6 +18,9 @@ from ablations.cli.commands import console, show_json
 from core.errors import UserError
 from sweeps import scheduler
 from sweeps.launch import presence
+from sweeps.search import status as searches
+from sweeps.search.spec import CONFIRM, Search
+from sweeps.search.status import ConfigurationStatus, SearchStatus
 from sweeps.spec import study_name
 from sweeps.status import RunStatus, Status, status
 from sweeps.study import job_name, submissions
@@ -26,33 +29,39 @@ WATCH_S = 2.0
 MOST_ROWS = 20
 WORDS = {
     "queued": "queued", "running": "running", "finished": "finished", "failed": "failed", "lost": "lost",
-    "stopped": "left by a sweep that was stopped", "missing": "never queued",
+    "stopped": "left by a sweep that was stopped", "missing": "never queued", "paused": "paused", "pruned": "pruned",
 }  # fmt: skip
+Row = RunStatus | ConfigurationStatus
 
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Where a sweep stands, once or until it is over."""
-    study = study_of(arguments)
-    found = status(study, arguments.out, arguments.storage)
+    study, is_search = study_of(arguments)
+
+    def look() -> Status | SearchStatus:
+        read = searches.status if is_search else status
+        return read(study, arguments.out, arguments.storage)
+
+    found = look()
     if arguments.json:
         show_json(found.to_dict())
         return 0
-    again = _command("retry", arguments)
+    again = agenda.command("retry", arguments)
     if not arguments.watch:
         console().print(render(found, again))
         return 0
     out = Console(highlight=False)
     with Live(render(found, again), console=out, auto_refresh=False) as live:
-        while found.of("queued", "running"):
+        while found.is_under_way:
             time.sleep(WATCH_S)
-            found = status(study, arguments.out, arguments.storage)
+            found = look()
             live.update(render(found, again), refresh=True)
     return 0
 
 
 def run_cancel(arguments: argparse.Namespace) -> int:
     """Stop a sweep: its Slurm jobs, and its processes on this machine. What is recorded stays."""
-    study = study_of(arguments)
+    study, is_search = study_of(arguments)
     folder = arguments.out / study
     if not folder.is_dir():
         raise UserError(f"nothing of {study} has been run in {arguments.out.absolute()}")
@@ -66,25 +75,29 @@ def run_cancel(arguments: argparse.Namespace) -> int:
         except scheduler.SlurmError as error:
             raise UserError(f"Slurm doesn't cancel {name}: {error}") from None
         ended = len(tasks)
-    mine, elsewhere = presence.stop(folder)
+    # A search and its confirmation are one process after another, and may be two at once.
+    stopped = [
+        presence.stop(place) for place in (folder, *([folder.with_name(f"{study}.{CONFIRM}")] if is_search else []))
+    ]
+    mine = {process for processes, _ in stopped for process in processes}
     print(f"{study}: {ended} array tasks cancelled, {len(mine)} sweeps on this machine asked to stop")
-    for host in elsewhere:
+    for host in sorted({host for _, hosts in stopped for host in hosts}):
         print(f"one runs on {host}: cancel it there", file=sys.stderr)
     if ended or mine:
-        print(f"what is recorded stays; `{_command('run', arguments)}` trains the rest")
+        print(f"what is recorded stays; `{agenda.command('run', arguments)}` trains the rest")
     return 0
 
 
-def study_of(arguments: argparse.Namespace) -> str:
-    """The study that NAME and --size mean: where no size is named, the only one that was run."""
-    name, ablation = agenda.resolve(arguments.name)
-    return study_name(name, agenda.meant_size(name, ablation, arguments.out, arguments.size))
+def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run."""
+    name, declaration = agenda.declared(arguments.name)
+    size = agenda.meant_size(name, declaration, arguments.out, arguments.size)
+    return study_name(name, size), isinstance(declaration, Search)
 
 
-def render(found: Status, again: str) -> RenderableType:
+def render(found: Status | SearchStatus, again: str) -> RenderableType:
     """The status for people."""
-    counts = [f"{count} {WORDS[state]}" for state, count in found.counts.items() if count]
-    head = f"{found.study}: {len(found.runs)} runs: {', '.join(counts)}"
+    head = f"{found.study}: {_counted(found.counts, 'runs') if isinstance(found, Status) else _searched(found)}"
     if found.seconds_left is not None:
         head += f"; about {duration(found.seconds_left)} left"
     parts: list[RenderableType] = [Text(head, style="bold")]
@@ -93,50 +106,70 @@ def render(found: Status, again: str) -> RenderableType:
     parts += [Text(line) for line in _tasks(found)]
     running = found.of("running")
     table = Table.grid(padding=(0, 2))
-    for run in running[:MOST_ROWS]:
-        table.add_row(*_progress(run))
+    for row in running[:MOST_ROWS]:
+        table.add_row(*_progress(row))
     parts.append(table)
     if len(running) > MOST_ROWS:
         parts.append(Text(f"and {len(running) - MOST_ROWS} more (--json lists all)"))
+    if isinstance(found, SearchStatus):
+        parts += [Text(line) for line in _pauses(found)]
     failures = found.of("failed", "lost")
-    for reason, runs in _by_reason(failures):
-        parts.append(Text(f"{runs[0].state}: {_labels(runs)}: {reason}", style="red"))
+    for reason, rows in _by_reason(failures):
+        parts.append(Text(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
     if failures:
         parts.append(Text(f"again: {again}"))
+    if isinstance(found, SearchStatus) and found.confirmation is not None:
+        parts.append(render(found.confirmation, again))
+    elif isinstance(found, SearchStatus):
+        parts.append(Text("the confirmation hasn't begun" if found.over else "confirmation: once the search is over"))
     return Group(*parts)
 
 
-def _tasks(found: Status) -> list[str]:
+def _counted(counts: Mapping[str, int], what: str) -> str:
+    said = [f"{count} {WORDS[state]}" for state, count in counts.items() if count]
+    return f"{sum(counts.values())} {what}: {', '.join(said)}" if said else f"0 {what}"
+
+
+def _searched(found: SearchStatus) -> str:
+    said = _counted(found.counts, "configurations")
+    if found.budget_tokens is not None:
+        return f"{said}; {found.tokens:.3g} of {found.budget_tokens:.3g} tokens"
+    return f"{said}; {found.undrawn} still to draw" if found.undrawn else said
+
+
+def _pauses(found: SearchStatus) -> list[str]:
+    by_step: dict[int, list[Any]] = {}
+    for row in found.of("paused"):
+        by_step.setdefault(row.until, []).append(row)
+    return [f"paused after step {step}: {_labels(rows)}" for step, rows in sorted(by_step.items())]
+
+
+def _tasks(found: Status | SearchStatus) -> list[str]:
     if found.silence is not None:
         return [f"Slurm doesn't say how its tasks are: {found.silence}"]
     states = Counter((t.state.lower(), "" if t.reason == "None" else t.reason) for t in found.tasks or ())
     return [f"Slurm: {n} tasks {state}{f' ({reason})' if reason else ''}" for (state, reason), n in states.items()]
 
 
-def _progress(run: RunStatus) -> tuple[RenderableType, ...]:
-    left = "" if run.seconds_left is None else f"about {duration(run.seconds_left)} left"
-    label, where = Text(f"{run.arm} seed {run.seed}"), Text(run.where or "", style="dim")
-    if run.step is None or run.steps is None:
+def _progress(row: Row) -> tuple[RenderableType, ...]:
+    left = "" if row.seconds_left is None else f"about {duration(row.seconds_left)} left"
+    label, where = Text(row.label), Text(row.where or "", style="dim")
+    if not row.step or row.steps is None:
         return label, Text("starting"), "", where
-    bar = ProgressBar(total=run.steps, completed=run.step, width=24)
-    return label, bar, Text(f"{run.step}/{run.steps}  {left}"), where
+    bar = ProgressBar(total=row.steps, completed=row.step, width=24)
+    return label, bar, Text(f"{row.step}/{row.steps}  {left}"), where
 
 
-def _by_reason(runs: list[RunStatus]) -> list[tuple[str, list[RunStatus]]]:
-    groups: dict[tuple[str, str], list[RunStatus]] = {}
-    for run in runs:
-        groups.setdefault((run.state, run.reason or "no reason given"), []).append(run)
+def _by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.state, row.reason or "no reason given"), []).append(row)
     return [(reason, group) for (_, reason), group in groups.items()]
 
 
-def _labels(runs: list[RunStatus]) -> str:
-    shown = ", ".join(f"{run.arm} seed {run.seed}" for run in runs[:5])
-    return shown + (f" and {len(runs) - 5} more" if len(runs) > 5 else "")
-
-
-def _command(verb: str, arguments: argparse.Namespace) -> str:
-    words = ["ablate", verb, arguments.name, *(["--size", arguments.size] if arguments.size else [])]
-    return shlex.join([*words, *([] if arguments.out == Path("runs") else ["--out", str(arguments.out)])])
+def _labels(rows: Sequence[Row]) -> str:
+    shown = ", ".join(row.label for row in rows[:5])
+    return shown + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
 def duration(seconds: float) -> str:

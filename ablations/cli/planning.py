@@ -2,10 +2,8 @@
 
 import argparse
 import os
-import shlex
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,12 +25,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     name, ablation = agenda.resolve(arguments.name)
     ablation = agenda.with_seeds(ablation, arguments.seeds)
     planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
-    # As it was typed: a declaration given by its path isn't known by its name alone.
-    words = ["ablate", "run", arguments.name, *(["--size", planned.size] if planned.size != "full" else [])]
-    words += [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
-    words += ["--exploratory"] if getattr(arguments, "exploratory", False) else []
-    words += [] if arguments.out == Path("runs") else ["--out", str(arguments.out)]
-    return replace(planned, design={**planned.design, "command": shlex.join(words)})
+    return replace(planned, design={**planned.design, "command": agenda.run_command(arguments, planned.size)})
 
 
 def power_of(design: Any) -> dict[str, Any]:

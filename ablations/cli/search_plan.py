@@ -4,7 +4,6 @@ import argparse
 import os
 from typing import Any
 
-import numpy as np
 import optuna
 from rich.console import Console
 from rich.markup import escape
@@ -16,7 +15,7 @@ from core.errors import UserError
 from sweeps.cost import calibrate
 from sweeps.launch.pool import default_workers
 from sweeps.search.plan import SearchPlan
-from sweeps.search.rungs import ETA
+from sweeps.search.rungs import expected_steps
 from sweeps.search.space import draw
 
 DRAWS = 200  # random points that say how much of the space can be trained
@@ -56,9 +55,9 @@ def tokens_bound(plan: SearchPlan) -> tuple[float, float]:
     one = design["tokens_per_run"] * len(plan.search.seeds)
     if plan.search.budget.tokens:
         return plan.search.budget.tokens, plan.search.budget.tokens
-    trials, whole = plan.search.budget.trials or 0, plan.rungs[-1]
-    steps = np.diff([0, *plan.rungs]) / whole
-    return trials * one, float(sum(max(1, trials // ETA**r) * share for r, share in enumerate(steps)) * one)
+    trials = plan.search.budget.trials or 0
+    steps = expected_steps(trials, plan.rungs, hyperband=plan.search.chosen_pruner == "hyperband")
+    return trials * one, steps / plan.rungs[-1] * one
 
 
 def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a search found: its own best (flattered by having been chosen), and what fresh seeds say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,17 @@ def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[
     counts = sorted({n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < len(values)} | ({len(values)} - {0}))
     return {
         "group": name,
-        "best": [_row(c) | {"note": BIASED} for c in ranked[:SHOWN]],
-        "pareto": [_row(c) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
+        "best": [_row(c, design) | {"note": BIASED} for c in ranked[:SHOWN]],
+        "pareto": [_row(c, design) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
         "judged_at_step": step,
         "expected_best": [{"n": n, "value": expected_best(values, n, higher_is_better=sign < 0)} for n in counts],
         "importance": [vars(row) for row in rows],
     }
 
 
-def _row(found: Configuration) -> dict[str, Any]:
+def _row(found: Configuration, design: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "is_control": found.arm == design["control"],
         "trial": found.trial,
         "settings": dict(found.settings),
         "values": list(found.values),
@@ -111,6 +112,7 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
             row |= _effects(found, control_then, fresh, control_fresh)
         arms.append(row)
     return {
+        "is_control": [name for name, found in finalists.items() if found.arm == results.design["control"]],
         "seeds": list(study.design["seeds"]),
         "missing": study.missing,
         "headline": judgement.headline,
@@ -149,6 +151,8 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
     )
     for failure in content["failures"][:SHOWN]:
         out.print(f"trial {failure['trial']} failed: {failure['reason']}", markup=False, style="red")
+    if any(group["best"] for group in content["groups"]):
+        out.print(f"\nthe search's own best ({BIASED})", style="bold")
     for group in content["groups"]:
         _print_group(group, content["metrics"], out)
     if study is None:
@@ -170,28 +174,37 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
             signed(row.get("selected_effect")),
         )
     out.print(table)
-    out.print(terminal_table(judge(study)))
+    for name in found["is_control"]:
+        out.print(f"{name} is the control itself: nothing better was found, and its row is the control's", markup=False)
+    if len(found["arms"]) == 1:
+        return  # the control alone: there is nothing to judge, nor to export
+    out.print()
+    out.print(terminal_table(judge(study), titled=False))
     said = "nothing yet" if found["winner"] is None else found["winner"]
     out.print(f"to export: {said}: {found['winner_reason']}", markup=False)
 
 
 def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) -> None:
-    name = f" of {group['group']}" if group["group"] else ""
-    out.print(f"\nbest{name} ({BIASED})", style="bold")
+    if group["group"]:
+        out.print(f"{group['group']}:", markup=False)
     for row in group["best"]:
-        values = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, row["values"], strict=True))
-        out.print(f"  trial {row['trial']}: {values}  ({described(row['settings'])})", markup=False)
+        out.print(f"  {_described(row, metrics)}", markup=False)
     if group["pareto"]:
-        out.print(f"Pareto front: {len(group['pareto'])} configurations", style="bold")
+        out.print(f"  Pareto front: {len(group['pareto'])} configurations")
         for row in group["pareto"]:
-            values = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, row["values"], strict=True))
-            out.print(f"  trial {row['trial']}: {values}  ({described(row['settings'])})", markup=False)
+            out.print(f"    {_described(row, metrics)}", markup=False)
     step = group["judged_at_step"]
     if group["expected_best"]:
         curve = ", ".join(f"{row['n']}: {row['value']:.4g}" for row in group["expected_best"])
-        out.print(f"expected best of n configurations at step {step}: {curve}", markup=False)
+        out.print(f"  expected best of n configurations at step {step}: {curve}", markup=False)
     if group["importance"]:
-        out.print(f"importance at step {step} (95 % of shuffled values stay below the null)")
+        out.print(f"  importance at step {step} (95 % of shuffled values stay below the null):")
         for row in group["importance"]:
-            said = f"  {row['parameter']}: {row['importance']:.3f}, null {row['null']:.3f}, p = {pvalue(row['pvalue'])}"
-            out.print(said, markup=False)
+            said = f"{row['parameter']}: {row['importance']:.3f}, null {row['null']:.3f}, p = {pvalue(row['pvalue'])}"
+            out.print(f"    {said}", markup=False)
+
+
+def _described(row: Mapping[str, Any], metrics: Sequence[str]) -> str:
+    values = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, row["values"], strict=True))
+    which = "the control: " if row["is_control"] else ""
+    return f"trial {row['trial']}: {values}  ({which}{described(row['settings'])})"

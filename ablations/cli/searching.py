@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.results import CONFIRM, Results, confirmation
 from sweeps.search.spec import Search
 from sweeps.spec import study_name
+from sweeps.storage import choose_url
 
 
 def agenda_rows(name: str, search: Search, out: Path) -> list[dict[str, Any]]:
@@ -41,10 +41,7 @@ def make_plan(arguments: argparse.Namespace) -> SearchPlan:
         sizes = {size: {k: v for k, v in changes.items() if k != "seeds"} for size, changes in search.sizes.items()}
         search = replace(search, seeds=tuple(range(arguments.seeds)), sizes=sizes)
     planned = plan(name, search, size=arguments.size or "full", overrides=arguments.settings)
-    words = ["ablate", "run", arguments.name, *(["--size", planned.size] if planned.size != "full" else [])]
-    words += [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
-    words += [] if arguments.out == Path("runs") else ["--out", str(arguments.out)]
-    return replace(planned, design={**planned.design, "command": shlex.join(words)})
+    return replace(planned, design={**planned.design, "command": agenda.run_command(arguments, planned.size)})
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
@@ -63,6 +60,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Search, then confirm the winners and the control on fresh seeds."""
+    from ablations.cli import cluster
     from ablations.cli.planning import resolve_workers
     from ablations.cli.search_plan import refusal
     from sweeps.launch.events import Event
@@ -70,26 +68,24 @@ def run_run(arguments: argparse.Namespace) -> int:
     from sweeps.launch.progress import present
     from sweeps.search.local import search
 
+    cluster.check_flags(arguments)
     planned = make_plan(arguments)
     if (refused := refusal(planned)) and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
     if arguments.launcher == "slurm":
-        raise UserError(
-            "--launcher slurm submits ablations; a search is shared by every `ablate run` on its folder and storage: start "
-            f"`{planned.design['command']}` in as many jobs as you like"
-        )
-    if arguments.retry_failed:
-        raise UserError("--retry-failed: a search doesn't try failed configurations again; raise its budget instead")
+        return cluster.submit(arguments, planned, retry_failed=arguments.retry_failed)
     control = planned.runs(planned.resolver.control_settings, planned.resolver.control)
     workers = resolve_workers(arguments.workers, replace(planned.sweep, runs=control))
 
     def tell(event: Event) -> None:
         print(event.text, file=sys.stderr, flush=True)
 
-    counts, interrupted = search(planned, arguments.out, storage_url=arguments.storage, workers=workers, on_event=tell)
+    url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / planned.study_name)
+    options: dict[str, Any] = {"storage_url": url, "workers": workers, "retry_failed": arguments.retry_failed}
+    counts, interrupted = search(planned, arguments.out, on_event=tell, **options)
     if interrupted:
         return INTERRUPTED
-    results = Results.load(arguments.out / planned.study_name)
+    results = Results.load(arguments.out / planned.study_name, planned.design)
     out = console()
     said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
     out.print(f"{planned.study_name}: {said}", markup=False)
@@ -99,16 +95,14 @@ def run_run(arguments: argparse.Namespace) -> int:
         )
     confirming = confirmation(planned, results)
     with present(confirming) as on_event:
-        summary = run(confirming, arguments.out, storage_url=arguments.storage, workers=workers, on_event=on_event)
+        summary = run(confirming, arguments.out, on_event=on_event, **options)
     if summary.interrupted:
         return INTERRUPTED
     failed = summary.failed + summary.failed_before
     out.print(
         f"confirmation: {summary.done + summary.reused} runs on fresh seeds, {failed} failed, {summary.missing} missing"
     )
-    size = "" if planned.size == "full" else f" --size {planned.size}"
-    where = "" if arguments.out == Path("runs") else f" --out {shlex.quote(str(arguments.out))}"
-    out.print(f"next: ablate report {shlex.quote(arguments.name)}{size}{where}", markup=False)
+    out.print(f"next: {agenda.command('report', arguments, planned.size)}", markup=False)
     return 1 if failed or summary.missing else 0
 
 
@@ -189,13 +183,10 @@ def _export_unconfirmed(arguments: argparse.Namespace, results: Results, target:
 def _load(arguments: argparse.Namespace) -> tuple[Results, Path]:
     name, search = agenda.declared(arguments.name)
     recorded = agenda.recorded_sizes(arguments.out, name, search)
-    size = arguments.size or ("full" if "full" in recorded else next(iter(recorded), "full"))
-    if size not in ("full", *search.sizes):
-        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(('full', *search.sizes))}")
+    size = agenda.meant_size(name, search, arguments.out, arguments.size)
     results = Results.load(recorded[size]) if size in recorded else None
     if results is None:
-        flag = "" if size == "full" else f" --size {size}"
         raise UserError(
-            f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: ablate run {name}{flag}"
+            f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {agenda.command('run', arguments, size)}"
         )
     return results, recorded[size]

@@ -1,4 +1,4 @@
-"""`ablate verify`: what of an ablation's records can't be trusted."""
+"""`ablate verify`: what of an ablation's or a search's records can't be trusted."""
 
 import argparse
 import shlex
@@ -6,10 +6,18 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
 from core.errors import UserError
+from sweeps.audit import Verification
+from sweeps.patient import PatientStorage
+from sweeps.search import verify as searches
+from sweeps.search.spec import CONFIRM, Search
+from sweeps.search.status import groups_of
 from sweeps.spec import study_name
+from sweeps.status import read_design
 from sweeps.storage import JOURNAL, choose_url, open_storage
 from sweeps.trials import key_of
 from sweeps.verify import verify
@@ -17,37 +25,61 @@ from sweeps.verify import verify
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Re-hash everything; one line per finding. Returns 0 when all can be trusted, else 1."""
-    name, ablation = agenda.resolve(arguments.name)
-    sizes = agenda.recorded_sizes(arguments.out, name, ablation)
+    name, declaration = agenda.declared(arguments.name)
+    sizes = agenda.recorded_sizes(arguments.out, name, declaration)
     size = arguments.size or ("full" if "full" in sizes else next(iter(sizes), "full"))
     if size not in sizes:
         known = f": recorded are {', '.join(sizes)}" if sizes else ""
         raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}{known}")
-    found = verify(sizes[size], _told(arguments, study_name(name, size)))
+    study = study_name(name, size)
+    storage = _storage(arguments, study)
+    if isinstance(declaration, Search):
+        found = {study: searches.verify(sizes[size], _groups(storage, study, arguments.out))}
+        confirming = study_name(study, CONFIRM)
+        if (arguments.out / confirming).is_dir():
+            found[confirming] = verify(arguments.out / confirming, _runs(storage, confirming))
+    else:
+        found = {study: verify(sizes[size], _runs(storage, study))}
     if arguments.json:
-        content = {"study": study_name(name, size), "trusted": found.trusted, "complete": found.complete}
-        content |= {"failed": found.failed, "missing": found.missing}
-        show_json(content | {"findings": [vars(finding) for finding in found.findings]})
-        return int(not found.trusted)
-    out = console()
+        first, *others = (_content(*each) for each in found.items())
+        show_json(first | {"confirmation": others[0]} if others else first)
+    else:
+        for each in found.items():
+            _show(*each, console())
+    return int(not all(each.trusted for each in found.values()))
+
+
+def _content(study: str, found: Verification) -> dict[str, Any]:
+    content = {"study": study, "trusted": found.trusted, "complete": found.complete, "paused": found.paused}
+    content |= {"failed": found.failed, "missing": found.missing}
+    return content | {"findings": [vars(finding) for finding in found.findings]}
+
+
+def _show(study: str, found: Verification, out: Console) -> None:
     for finding in found.findings:
         out.print(f"{'note: ' if finding.note else ''}{finding}", markup=False, soft_wrap=True)
     wrong = sum(not finding.note for finding in found.findings)
     verdict = "all can be trusted" if found.trusted else f"{wrong} thing{'s' if wrong > 1 else ''} can't be trusted"
-    counts = f"{found.complete} runs complete, {found.failed} failed, {found.missing} missing"
-    out.print(f"{study_name(name, size)}: {counts}: {verdict}", markup=False, soft_wrap=True)
-    return int(not found.trusted)
+    paused = f", {found.paused} paused" if found.paused else ""
+    counts = f"{found.complete} runs complete{paused}, {found.failed} failed, {found.missing} missing"
+    out.print(f"{study}: {counts}: {verdict}", markup=False, soft_wrap=True)
 
 
-def _told(arguments: argparse.Namespace, study: str) -> dict[tuple[str, str], list[Any]] | None:
-    """The ledger's trials by run; None where there is no ledger. Nothing is written."""
+def _storage(arguments: argparse.Namespace, study: str) -> PatientStorage | None:
+    """The ledger; None where there is none. Nothing is written."""
     url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / study)
     scheme, _, path = url.partition(":")
     if scheme == JOURNAL and not Path(path).expanduser().is_file():
         if arguments.storage:
             raise UserError(f"--storage: there is no file {shlex.quote(path)}")
         return None
-    storage = open_storage(url)
+    return open_storage(url)
+
+
+def _runs(storage: PatientStorage | None, study: str) -> dict[tuple[str, str], list[Any]] | None:
+    """An ablation's trials by run; None where the ledger has none."""
+    if storage is None:
+        return None
     try:
         trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
     except KeyError:
@@ -57,3 +89,13 @@ def _told(arguments: argparse.Namespace, study: str) -> dict[tuple[str, str], li
         if any(key_of(trial)):
             told[key_of(trial)].append(trial)
     return told
+
+
+def _groups(storage: PatientStorage | None, study: str, out: Path) -> dict[str, list[Any]] | None:
+    """A search's trials by group; None where the ledger has none, or nothing says which search it was."""
+    if storage is None:
+        return None
+    try:
+        return {label: group.trials for label, group in groups_of(storage, study, read_design(study, out)).items()}
+    except (UserError, ValueError, KeyError):
+        return None

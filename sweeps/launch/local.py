@@ -1,7 +1,6 @@
 """A sweep on this machine: worker processes, watched, replaced when they die and stopped together."""
 
 import collections
-import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -9,9 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from core import records
 from core.errors import UserError
-from sweeps.folders import recorded, run_folder
+from sweeps.folders import recorded, run_folder, write_design
 from sweeps.launch.events import Event, Summary
 from sweeps.launch.pool import Pool, default_workers
 from sweeps.launch.presence import present_in
@@ -48,7 +46,7 @@ def run(
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
     ledger = Ledger(plan, out, open_storage(url))
-    records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
+    write_design(out / plan.study_name, plan.design)
     if retry_failed:
         ledger.reconcile(retry_failed=True)
     before = _statuses(plan, out)

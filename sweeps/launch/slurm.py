@@ -13,16 +13,19 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core import records
+from core.config import RunConfig
 from core.errors import UserError
 from sweeps import scheduler
-from sweeps.folders import pending
+from sweeps.folders import pending, write_design
 from sweeps.launch.site import Request, clock, seconds
 from sweeps.ledger import Ledger
 from sweeps.plan import Plan
+from sweeps.search.plan import SearchPlan
 from sweeps.storage import choose_url, open_storage
 from sweeps.study import STORAGE_FILE, SUBMISSIONS, job_name, submissions
 from sweeps.worker import TRAINER
@@ -45,7 +48,7 @@ export ABLATE_CLAIMED="$(mktemp)"
 failures=0
 while :; do
   srun --ntasks=1 --mpi=none ${{SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}} \\
-    {python} -m sweeps.launch.task {folder} </dev/null &
+    {python} -m {program} {folder} </dev/null &
   worker=$!
   status=0
   while kill -0 "$worker" 2>/dev/null; do wait "$worker"; status=$?; done
@@ -60,8 +63,18 @@ exit "$status"
 
 
 @dataclass(frozen=True)
+class Array:
+    """The array's tasks: how many, GPUs of each, what trains, and the module that each of them runs."""
+
+    tasks: int
+    gpus: int | None
+    trainer: str
+    program: str = "sweeps.launch.task"
+
+
+@dataclass(frozen=True)
 class Submission:
-    """An array that was written, and submitted unless job is None."""
+    """An array that was written, and submitted unless job is None. runs: that wait; 0 = a search, which draws them."""
 
     script: Path
     tasks: int
@@ -83,7 +96,7 @@ def submit(
 
     With `dry_run` nothing is queued nor submitted. Raises UserError for what Slurm refuses, and where it isn't installed.
     """
-    gpus = _gpus(plan, request)
+    gpus = gpus_of(plan.study_name, plan.devices, [run.config for run in plan.runs], request)
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
     if dry_run:
@@ -92,49 +105,56 @@ def submit(
         if not scheduler.is_installed():
             scheduler.call("sbatch")
         ledger = Ledger(plan, out, open_storage(url))
-        records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
+        write_design(out / plan.study_name, plan.design)
         ledger.reconcile(retry_failed=retry_failed)
         runs = ledger.waiting()
     if not runs:
         return None
-    tasks = min(runs, request.array_parallelism)
+    array = Array(min(runs, request.array_parallelism), gpus, trainer)
+    return write(plan, out, url, request, array, runs, dry_run=dry_run)
+
+
+def write(
+    plan: Plan | SearchPlan, out: Path, url: str, request: Request, array: Array, runs: int, *, dry_run: bool
+) -> Submission:
+    """Write the batch script and what its tasks read, and submit it unless `dry_run`. out: absolute."""
     folder = _new_folder(out / plan.study_name)
     lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
-    content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer, "lead_s": lead_s}
+    content = {"plan": plan.to_json(), "out": str(out), "trainer": array.trainer, "lead_s": lead_s}
     records.write_atomically(folder / JOB, json.dumps(content))
     _write_secret(folder / STORAGE_FILE, url)
-    text = script(plan, request, folder, name=job_name(plan.study_name, out), tasks=tasks, gpus=gpus, lead_s=lead_s)
+    text = script(request, folder, array, name=job_name(plan.study_name, out), lead_s=lead_s)
     records.write_atomically(folder / SCRIPT, text)
     try:
         job = None if dry_run else scheduler.submit(str(folder / SCRIPT))
     except BaseException:
         shutil.rmtree(folder)
         raise
-    return Submission(folder / SCRIPT, tasks, runs, job)
+    return Submission(folder / SCRIPT, array.tasks, runs, job)
 
 
-def script(plan: Plan, request: Request, folder: Path, *, name: str, tasks: int, gpus: int | None, lead_s: int) -> str:
+def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: int) -> str:
     """The batch script."""
     pattern = str(folder / "log-%A_%a.txt")
     if not pattern.isprintable() or not str(Path.cwd()).isprintable():
         raise UserError(f"{folder}: a folder whose name can't stand in a batch script; use another --out")
     options: dict[str, str | None] = {
         "job-name": name,
-        "array": f"0-{tasks - 1}",
+        "array": f"0-{array.tasks - 1}",
         "partition": request.partition,
         "account": request.account,
         "qos": request.qos,
         "time": clock(request.time) if request.time else None,
         "nodes": "1",
         "ntasks": "1",
-        "gres": f"gpu:{gpus}" if gpus else None,
+        "gres": f"gpu:{array.gpus}" if array.gpus else None,
         "chdir": str(Path.cwd()),
         "output": str(folder).replace("%", "%%") + "/log-%A_%a.txt",
         "open-mode": "append",
         "requeue": "",
         "signal": f"USR1@{lead_s}",
     }
-    if gpus and "gres" in request.sbatch:
+    if array.gpus and "gres" in request.sbatch:
         raise UserError("sbatch: gres and gpus-per-run both ask for GPUs; leave one of them out")
     options |= request.sbatch
     lines = [_option(key, value) for key, value in options.items() if value is not None]
@@ -143,20 +163,20 @@ def script(plan: Plan, request: Request, folder: Path, *, name: str, tasks: int,
         setup="\n".join(request.setup),
         root=shlex.quote(str(SOURCE_ROOT)),
         python=shlex.quote(sys.executable),
+        program=array.program,
         folder=shlex.quote(str(folder)),
         most=MOST_FAILED_STARTS,
     )
 
 
-def _gpus(plan: Plan, request: Request) -> int | None:
-    if plan.devices == 1:
+def gpus_of(study: str, devices: int, configs: Sequence[RunConfig], request: Request) -> int | None:
+    """GPUs of each array task. Raises UserError where other than its runs need were asked for."""
+    if devices == 1:
         return request.gpus_per_run
-    if request.gpus_per_run not in (None, plan.devices):
-        raise UserError(
-            f"gpus-per-run: a run of {plan.study_name} needs {plan.devices} devices: use {plan.devices}, or leave it out"
-        )
-    on_cpu = all(run.config.trainer.accelerator == "cpu" for run in plan.runs)
-    return request.gpus_per_run if on_cpu else plan.devices
+    if request.gpus_per_run not in (None, devices):
+        raise UserError(f"gpus-per-run: a run of {study} needs {devices} devices: use {devices}, or leave it out")
+    on_cpu = all(config.trainer.accelerator == "cpu" for config in configs)
+    return request.gpus_per_run if on_cpu else devices
 
 
 def _option(key: str, value: str) -> str:

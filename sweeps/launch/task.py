@@ -23,9 +23,12 @@ from core.patience import OutOfPatienceError, Patience, no_space
 from core.processes import STOPPED
 from core.provenance import SLURM, save_diff
 from sweeps import scheduler
+from sweeps.folders import keep_design
 from sweeps.launch.pool import share_of_cores
+from sweeps.launch.shift import Shift
 from sweeps.launch.slurm import JOB, quantile
 from sweeps.ledger import Claim, Ledger
+from sweeps.patient import PatientStorage
 from sweeps.plan import Plan
 from sweeps.scheduler import Place, SlurmError
 from sweeps.storage import open_storage
@@ -36,7 +39,6 @@ from sweeps.workplace import PREEMPTED, Workplace
 GRACE_S = 20.0  # after SIGTERM; Slurm's KillWait is 30 s by default
 LONG_RUN = 0.9  # quantile of measured durations that has to fit into what is left
 LOCK_PATIENCE_S = 120.0  # a file server lets go of a lost node's locks after about 90 s
-CHECK_S = 60.0
 RETRY_S = 5.0
 
 log = logging.getLogger("sweeps.task")
@@ -47,28 +49,20 @@ class TaskWorker(Worker):
 
     def __init__(self, ledger: Ledger, train: Train, stop: StopSignal, lead_s: float) -> None:
         super().__init__(ledger, train, lambda **event: None, stop)
-        self._lead_s = lead_s
+        self._shift = Shift(ledger.workplace.place, lead_s)
         self._trained = 0
-        self._checked, self._ends, self._moved = float("-inf"), float("inf"), False
         self._idle_since: float | None = None
 
     def _has_time(self) -> bool:
-        self._check()
-        if self._moved:
-            log.warning("Slurm has started this task elsewhere: leaving")
+        if not self._shift.is_on():
             return False
         durations = self._ledger.durations_s()
         if not self._trained or not durations:  # whoever is new begins: a run longer than the limit goes on in pieces
             return True
-        left = self._ends - time.monotonic() - self._lead_s
-        if left >= quantile(durations, LONG_RUN):
-            return True
-        log.info("%.0f s left: too short for another run", left)
-        return False
+        return self._shift.has(quantile(durations, LONG_RUN))
 
     def _run(self, claim: Claim) -> None:
-        if marker := os.environ.get("ABLATE_CLAIMED"):
-            Path(marker).write_text(claim.run.run_hash, encoding="utf-8")
+        note_claim(claim.run.run_hash)
         super()._run(claim)
         self._trained += 1
         self._idle_since = None
@@ -92,20 +86,11 @@ class TaskWorker(Worker):
             self._stop.check()
             time.sleep(RETRY_S)
 
-    def _check(self) -> None:
-        """Ask Slurm, now and then, how long this task has and whether it is still this one."""
-        place = self._ledger.workplace.place
-        if place is None or time.monotonic() - self._checked < CHECK_S:
-            return
-        self._checked = time.monotonic()
-        try:
-            mine = [task for task in scheduler.tasks(jobs=[place.job]) if task.name == place.name]
-        except SlurmError as error:
-            log.warning("Slurm doesn't say how long this task has: %s", error)
-            return
-        self._moved = not mine or mine[0].restarts > place.restarts
-        left = mine[0].seconds_left if mine else None
-        self._ends = float("inf") if left is None else time.monotonic() + left
+
+def note_claim(name: str) -> None:
+    """Tell the batch script that this worker has come to train: it may be replaced if it is killed."""
+    if marker := os.environ.get("ABLATE_CLAIMED"):
+        Path(marker).write_text(name, encoding="utf-8")
 
 
 def start_again(ledger: Ledger, lead_s: float) -> None:
@@ -137,7 +122,24 @@ def _runs_wait(ledger: Ledger) -> bool:
         return True
 
 
-def main(folder: Path, environment: Any = os.environ) -> int:
+def begin_sweep(
+    job: dict[str, Any], storage: PatientStorage, workplace: Workplace, stop: StopSignal
+) -> Callable[[], None]:
+    """The work of a sweep's task: its plan's runs, until none is left."""
+    plan, out = Plan.from_json(job["plan"]), Path(job["out"])
+    ledger = Ledger(plan, out, storage, workplace)
+    keep_design(out / plan.study_name, plan.design)
+    if workplace.place is not None and workplace.place.restarts:
+        ledger.reconcile()
+    worker = TaskWorker(ledger, trainer_of(job["trainer"]), stop, job["lead_s"])
+    return lambda: work(worker, ledger, job["lead_s"])
+
+
+def main(
+    folder: Path,
+    environment: Any = os.environ,
+    begin: Callable[[dict[str, Any], PatientStorage, Workplace, StopSignal], Callable[[], None]] = begin_sweep,
+) -> int:
     """Work through what waits; 2 for a job that can't be read or a storage that can't be used."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     place = Place.of_environment(environment)
@@ -148,11 +150,10 @@ def main(folder: Path, environment: Any = os.environ) -> int:
     try:
         url = (folder / STORAGE_FILE).read_text(encoding="utf-8").strip()
         storage = open_storage(url, Patience.of_environment(stop.check))
-        ledger = Ledger(Plan.from_json(job["plan"]), Path(job["out"]), storage, Workplace(place))
-        storage.patience.call(lambda again: save_diff(ledger.out), no_space)
-        if place is not None and place.restarts:
-            ledger.reconcile()
-        work(TaskWorker(ledger, trainer_of(job["trainer"]), stop, job["lead_s"]), ledger, job["lead_s"])
+        out = Path(job["out"])
+        out.mkdir(parents=True, exist_ok=True)
+        storage.patience.call(lambda again: save_diff(out), no_space)
+        begin(job, storage, Workplace(place), stop)()
     except StopRequestedError:  # while it waited for the storage: whoever comes next sees what is left
         if place is not None:
             requeue(place, job["lead_s"])

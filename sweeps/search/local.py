@@ -1,15 +1,15 @@
 """A search on this machine: worker processes, watched and replaced when they die, and the confirmation of what they found."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from core import records
 from core.errors import UserError
+from sweeps.folders import write_design
 from sweeps.launch.events import Event
 from sweeps.launch.local import MOST_FAILED_STARTS, default_workers, stop_signals
 from sweeps.launch.pool import Pool
+from sweeps.launch.presence import present_in
 from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import SearchPlan
 from sweeps.storage import choose_url, open_storage
@@ -25,6 +25,7 @@ def search(
     storage_url: str | None = None,
     workers: int | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
+    retry_failed: bool = False,
     trainer: str = TRAINER,
 ) -> tuple[Counter[str], bool]:
     """Search until the budget is spent. Returns trials by state, and whether it was interrupted before.
@@ -35,12 +36,18 @@ def search(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     out = out.absolute()
-    url = choose_url(storage_url, out)
+    url = choose_url(storage_url, out, out / plan.study_name)
     ledger = SearchLedger(plan, out, open_storage(url))
-    records.write_atomically(out / plan.study_name / "design.json", json.dumps(plan.design, indent=2) + "\n")
+    write_design(ledger.folder, plan.design)
+    if retry_failed:
+        ledger.reconcile(retry_failed=True)
     if ledger.is_over():
         return ledger.counts(), False
-    with stop_signals(), Pool(plan, out, url, trainer, program="sweeps.search.worker") as pool:
+    with (
+        stop_signals(),
+        present_in(ledger.folder),
+        Pool(plan, out, url, trainer, program="sweeps.search.worker") as pool,
+    ):
         try:
             _watch(ledger, pool, workers or default_workers(plan.devices), on_event)
         except KeyboardInterrupt:

@@ -125,7 +125,7 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
     check_run(control, edition.resources.devices)
     trainer = control.trainer
     paused = edition.chosen_pruner in ("asha", "hyperband")
-    identity = _identity(edition, control)
+    identity = identity_of(edition, config_hash(control, with_seed=False), fingerprint(control.data))
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
     design = {
         "kind": "search",
@@ -157,12 +157,15 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
     return SearchPlan(name, size, edition, settings, design)
 
 
-def _identity(search: Search, control: RunConfig) -> str:
-    """Six hex digits that change with everything that makes trials comparable, and not with the budget."""
+def identity_of(search: Search, control: str, data: str) -> str:
+    """Six hex digits that change with everything that makes trials comparable, and not with the budget.
+
+    control: the hash of its config without the seed; data: the fingerprint.
+    """
     content = to_json(search)
     kept = ("space", "metric", "match", "memory_gb", "sampler", "compare", "seeds", "seed")
     parts = {name: content[name] for name in kept} | {"pruner": search.chosen_pruner}
-    parts["control"] = [config_hash(control, with_seed=False), fingerprint(control.data)]
+    parts["control"] = [control, data]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:6]
 
 

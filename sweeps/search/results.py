@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from core import records
-from core.metrics import METRICS
 from core.records import RunRecord, UnreadableRecordError
 from sweeps.plan import Plan, describe_arm, planned_run
 from sweeps.search.plan import SearchPlan, described
+from sweeps.search.spec import CONFIRM
 from sweeps.spec import Arm, Level
 
-CONFIRM = "confirm"  # the size that a confirmation is known by
 FACTOR = "configuration"  # its only factor
 
 
@@ -52,12 +51,16 @@ class Results:
     unreadable: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> "Results | None":
-        """The search last run in a folder; None where there is none. Records of an earlier space or budget are left out."""
+    def load(cls, folder: Path, design: Mapping[str, Any] | None = None) -> "Results | None":
+        """The search last run in a folder, or that of a design; None where there is none.
+
+        Records of an earlier space or budget are left out.
+        """
         path = folder / "design.json"
-        if not path.is_file():
-            return None
-        design = json.loads(path.read_text(encoding="utf-8"))
+        if design is None:
+            if not path.is_file():
+                return None
+            design = dict[str, Any](json.loads(path.read_text(encoding="utf-8")))
         found, unreadable = [], list[str]()
         for entry in folder.glob(f"*/{entry_file(design['identity'])}"):
             runs = list(_runs(entry.parent, unreadable))
@@ -211,6 +214,12 @@ def confirmation(plan: SearchPlan, results: Results) -> Plan:
     return Plan(name=plan.study_name, size=CONFIRM, design=content, runs=tuple(runs))
 
 
-def goal_of(design: Mapping[str, Any]) -> str:
-    """Which direction of the first objective is better: "min" or "max"."""
-    return METRICS[design["metrics"][0]].goal
+def confirmation_here(plan: SearchPlan, out: Path) -> Plan | None:
+    """The ablation that confirms what lies in a folder of runs; None before a configuration is trained to the end.
+
+    Also where the folder was last searched with another budget: what is there may not be all.
+    """
+    last = Results.load(out / plan.study_name)
+    if last is None or any(last.design.get(key) != plan.design[key] for key in ("identity", "trials", "tokens")):
+        return None
+    return confirmation(plan, last) if last.complete else None

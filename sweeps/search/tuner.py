@@ -2,12 +2,14 @@
 
 A trial is a configuration with all its seeds. While it trains it is RUNNING; paused at a rung, or queued again after its
 worker died, it is WAITING, and whoever sets it RUNNING again has it alone (the storage compares and sets). Values on the
-way are reported at training tokens. What is never trained (infeasible, or drawn before) is PRUNED without a value.
+way are reported at training tokens. What is never trained (infeasible, or drawn before) is PRUNED without a value. A
+failed configuration that is tried again is a new trial, which takes the failed one's place.
 """
 
 import math
+import time
 import warnings
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +17,18 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import NopPruner, WilcoxonPruner
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from core.config import RunConfig, config_hash
 from core.metrics import METRICS
+from sweeps.patient import OWNER, TOKEN
 from sweeps.search.feasible import Resolved
 from sweeps.search.plan import Group, SearchPlan
 from sweeps.search.rungs import bracket_of, promotable
-from sweeps.search.samplers import sampler_for
+from sweeps.search.samplers import RETRIES, SamplerView, latest, sampler_for
 from sweeps.search.space import draw, parameters
 from sweeps.spec import Level
+from sweeps.workplace import PREEMPTED, Workplace
 
 MOST_DRAWS = 100  # in a row that give nothing to train
 
@@ -44,8 +48,15 @@ class Job:
 class Tuner:
     """One group's study. Callers keep `next` and `finish` to one process at a time; everything else is in the storage."""
 
-    def __init__(self, plan: SearchPlan, group: Group, storage: BaseStorage) -> None:
+    def __init__(
+        self,
+        plan: SearchPlan,
+        group: Group,
+        storage: BaseStorage,
+        workplace: Workplace = Workplace(),  # noqa: B008  (this machine)
+    ) -> None:
         self.plan, self.group, self._storage, self._resolver = plan, group, storage, plan.resolver
+        self._workplace, self._began = workplace, dict[int, float]()
         goals: list[Any] = ["minimize" if goal == "min" else "maximize" for goal in plan.design["goals"]]
         study = optuna.create_study(study_name=group.study, storage=storage, directions=goals, load_if_exists=True)
         self.study, self._id = study, study._study_id
@@ -57,8 +68,8 @@ class Tuner:
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)
 
     def trained(self) -> list[FrozenTrial]:
-        """Trials that got, or will get, training."""
-        return [trial for trial in self.trials() if "arm" in trial.user_attrs]
+        """Trials that got, or will get, training; of a configuration that was tried again, the last."""
+        return latest(self.trials())
 
     def tokens(self) -> float:
         """Training tokens of all trials so far, over all seeds."""
@@ -123,24 +134,59 @@ class Tuner:
         self._spend(job, tokens)
         self._tell(job.trial_id, TrialState.FAIL, reason=reason)
 
+    def put_back(self, job: Job, tokens: float) -> None:
+        """Leave a configuration whose worker was told to stop to whoever trains it next."""
+        self._spend(job, tokens)
+        if self._workplace.place is not None:
+            times = self._storage.get_trial(job.trial_id).user_attrs.get(PREEMPTED, 0)
+            self._storage.set_trial_user_attr(job.trial_id, PREEMPTED, times + 1)
+        self.release(job.trial_id)
+
     def release(self, trial_id: int) -> None:
         """Put a trial that is no longer trained back in the queue; it goes on from its last checkpoint."""
         self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+
+    def retry(self, trial: FrozenTrial) -> None:
+        """Queue a failed configuration again: it goes on from the rung that it had reached."""
+        kept = {name: trial.user_attrs[name] for name in ("bracket", "target", "settings", "arm")}
+        again = create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs=kept | {RETRIES: trial.number},
+            system_attrs={name: said for name, said in trial.system_attrs.items() if name not in (TOKEN, OWNER)},
+            intermediate_values=trial.intermediate_values,
+        )
+        self._storage.create_new_trial(self._id, template_trial=again)
+
+    def note_records(self, job: Job, digests: Mapping[str, str]) -> None:
+        """Keep what the records' files are known by, by seed, before the trial is told."""
+        self._storage.set_trial_user_attr(job.trial_id, "records", dict(digests))
 
     def _tell(self, trial_id: int, state: TrialState, *, reason: str) -> None:
         self._storage.set_trial_user_attr(trial_id, "reason", reason)
         self._storage.set_trial_state_values(trial_id, state)
 
     def _spend(self, job: Job, tokens: float) -> None:
-        spent = self._storage.get_trial(job.trial_id).user_attrs.get("tokens", 0.0)
-        self._storage.set_trial_user_attr(job.trial_id, "tokens", spent + tokens)
+        own, now = self._storage.get_trial(job.trial_id).user_attrs, time.monotonic()
+        for name, more in (("tokens", tokens), ("seconds", now - self._began.pop(job.trial_id, now))):
+            self._storage.set_trial_user_attr(job.trial_id, name, own.get(name, 0.0) + more)
 
     def _start(self, trial: FrozenTrial) -> Job | None:
         if not self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
             return None  # another process has it
-        return self._job(trial)
+        self._mark(trial)
+        return self.job(trial)
 
-    def _job(self, trial: FrozenTrial) -> Job:
+    def _mark(self, trial: FrozenTrial) -> None:
+        """Say who trains a trial, and from when on."""
+        self._began[trial._trial_id] = time.monotonic()
+        for name, value in ({"slurm": None} | self._workplace.attributes()).items():
+            if trial.user_attrs.get(name) != value:
+                self._storage.set_trial_user_attr(trial._trial_id, name, value)
+
+    def job(self, trial: FrozenTrial) -> Job:
+        """What a trial is to train next."""
         settings, rung = trial.user_attrs["settings"], trial.user_attrs["target"]
         config = self._resolve(settings).config
         assert config is not None
@@ -185,10 +231,11 @@ class Tuner:
     def _admit(self, trial_id: int, arm: str, settings: Mapping[str, Level], index: int) -> Job:
         hyperband = self.plan.search.chosen_pruner == "hyperband"
         bracket = bracket_of(index, len(self.plan.rungs)) if hyperband else 0
+        self._mark(self._storage.get_trial(trial_id))
         attributes: dict[str, Any] = {"bracket": bracket, "target": 0, "settings": dict(settings), "arm": arm}
         for name, value in attributes.items():  # the arm last: without it the trial was never admitted
             self._storage.set_trial_user_attr(trial_id, name, value)
-        return self._job(self._storage.get_trial(trial_id))
+        return self.job(self._storage.get_trial(trial_id))
 
     def _propose(self, *, first: bool) -> tuple[int, dict[str, Level]]:
         """A new trial and its point. The first is the control's, as near as the group can come to it."""
@@ -211,47 +258,6 @@ class Tuner:
         if key not in self._draws:
             self._draws[key] = self._resolver.resolve(settings)
         return self._draws[key]
-
-
-class SamplerView:
-    """The storage as samplers are to see it.
-
-    A paused configuration counts as pruned with the values that it has, and a failed one as pruned without: samplers
-    ignore WAITING and FAIL, and would go on proposing what diverges.
-    """
-
-    def __init__(self, storage: BaseStorage) -> None:
-        self._storage = storage
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        """All trials, with their states as samplers are to see them."""
-        shown = [_shown(trial) for trial in self._storage.get_all_trials(study_id, deepcopy=deepcopy)]
-        return [trial for trial in shown if states is None or trial.state in states]
-
-
-def _shown(trial: FrozenTrial) -> FrozenTrial:
-    if trial.state not in (TrialState.WAITING, TrialState.FAIL):
-        return trial
-    failed = trial.state == TrialState.FAIL
-    copied = FrozenTrial(
-        number=trial.number,
-        state=TrialState.PRUNED,
-        value=None,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
-        params=trial.params,
-        distributions=trial.distributions,
-        user_attrs=trial.user_attrs,
-        system_attrs={} if failed else trial.system_attrs,
-        intermediate_values={} if failed else trial.intermediate_values,
-        trial_id=trial._trial_id,
-    )
-    return copied
 
 
 def objectives(plan: SearchPlan, metrics: Mapping[str, float]) -> list[float] | str:

@@ -26,12 +26,13 @@ from sweeps.plan import PlannedRun
 from sweeps.search.ledger import Claim, SearchLedger
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import entry_file
+from sweeps.search.resume import metrics_at, paused_record
 from sweeps.search.tuner import objectives
 from sweeps.tracking import WandbTracker, run_id
 from sweeps.trials import failed_record
 from sweeps.worker import StopRequestedError, StopSignal, Train, serve
 
-POLL_S = 0.2
+POLL_S, MOST_POLL_S = 0.2, 2.0  # between looks at what others' results make possible
 
 log = logging.getLogger("sweeps.search.worker")
 
@@ -41,47 +42,61 @@ class SearchWorker:
 
     def __init__(self, ledger: SearchLedger, train: Train, emit: Callable[..., None], stop: StopSignal) -> None:
         self._ledger, self._train, self._emit, self._stop = ledger, train, emit, stop
+        self._tokens = 0.0  # trained for the claim at hand
 
     def work(self) -> None:
         """Train until the search is over. Raises StopRequestedError when told to stop; what it trained is queued again."""
-        while True:
+        pause_s = POLL_S
+        while self._may_claim():
             self._stop.check()
             claim, more = self._ledger.claim()
             if claim is not None:
                 self._work_on(claim)
-            elif more:
-                time.sleep(POLL_S)
+                pause_s = POLL_S
+            elif more and self._may_wait():
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, MOST_POLL_S)
             else:
                 return
+
+    def _may_claim(self) -> bool:
+        """Whether something more may be begun here."""
+        return True
+
+    def _may_wait(self) -> bool:
+        """Whether to stay while there is nothing to train before others have trained something."""
+        return True
 
     def _work_on(self, claim: Claim) -> None:
         tuner, job = claim.tuner, claim.job
         what = f"trial {job.number}" + (f" ({tuner.group.label})" if tuner.group.label else "")
         until = f" to step {job.until}" if job.until else ""
         self._emit(event="started", text=f"started {what}{until}: {described(job.settings)}")
-        tokens, values = 0.0, []
+        self._tokens, values = 0.0, list[list[float]]()
         self._enter(claim)
         try:
             for place, run in enumerate(self._ledger.plan.runs(job.settings, job.config)):
                 with self._stop.interruptible():
-                    record, trained = self._run(claim, run)
-                tokens += trained
-                metrics = record.metrics if job.until is None else _metrics_at(record, job.until) or record.metrics
+                    record = self._run(claim, run)
+                metrics = metrics_at(record, job.until) or record.metrics
                 found = objectives(self._ledger.plan, metrics) if record.status != "failed" else str(record.reason)
                 if isinstance(found, str):
-                    tuner.fail(job, tokens, found)
+                    self._ledger.note_records(tuner, job)
+                    tuner.fail(job, self._tokens, found)
                     self._emit(event="failed", text=f"failed {what}: seed {run.seed}: {found}")
                     return
                 values.append(found)
                 if self._ledger.plan.search.chosen_pruner == "wilcoxon" and tuner.report_seed(job, place, found[0]):
-                    tuner.prune(job, tokens, f"worse than the best over {place + 1} seeds (Wilcoxon)")
+                    self._ledger.note_records(tuner, job)
+                    tuner.prune(job, self._tokens, f"worse than the best over {place + 1} seeds (Wilcoxon)")
                     self._emit(event="paused", text=f"stopped {what}: worse than the best over {place + 1} seeds")
                     return
             means = [sum(column) / len(column) for column in zip(*values, strict=True)]
+            self._ledger.note_records(tuner, job)
             if job.until is not None:
-                tuner.report_rung(job, [value[0] for value in values], tokens)
+                tuner.report_rung(job, [value[0] for value in values], self._tokens)
             else:
-                tuner.complete(job, means, tokens)
+                tuner.complete(job, means, self._tokens)
             said = ", ".join(
                 f"{name} {mean:.4g}" for name, mean in zip(self._ledger.plan.design["metrics"], means, strict=True)
             )
@@ -90,7 +105,7 @@ class SearchWorker:
                 text=f"{'paused' if job.until else 'finished'} {what}: {said}",
             )
         except (StopRequestedError, TrainingPausedError):
-            tuner.release(job.trial_id)
+            tuner.put_back(job, self._tokens)
             raise StopRequestedError(STOPPED) from None
         finally:
             claim.lock.release()
@@ -101,18 +116,18 @@ class SearchWorker:
         entry = {"trial": job.number, "group": claim.tuner.group.label, "settings": dict(job.settings)}
         records.write_atomically(path, json.dumps(entry) + "\n")
 
-    def _run(self, claim: Claim, run: PlannedRun) -> tuple[RunRecord, float]:
-        """One seed of a configuration, trained to the job's rung, and the tokens that this took."""
+    def _run(self, claim: Claim, run: PlannedRun) -> RunRecord:
+        """One seed of a configuration, trained to the job's rung; the tokens that this took are counted."""
         plan, job = self._ledger.plan, claim.job
         folder = run_folder(plan.sweep, run, self._ledger.out)
         folder.mkdir(parents=True, exist_ok=True)
         before = rescue(folder, run, self._ledger.patience)
         if before is not None:
-            return before, 0.0
-        partial = _paused(folder, run)
+            return before
+        partial = paused_record(folder, run)
         reached = saved_step(folder) or 0
-        if partial is not None and job.until is not None and _metrics_at(partial, job.until) is not None:
-            return partial, 0.0  # its worker died between training and telling
+        if partial is not None and metrics_at(partial, job.until) is not None:
+            return partial  # its worker died between training and telling
         if partial is None:
             clean(folder)
         place = plan.place(run, job.number, claim.tuner.group)
@@ -127,6 +142,8 @@ class SearchWorker:
             record = self._train(run.config, folder, loggers=loggers, study=place, **several)
         except (StopRequestedError, TrainingPausedError):
             tracker.leave()
+            saved = max(0, (saved_step(folder) or 0) - reached)  # whoever goes on begins to count there
+            self._tokens += saved * plan.design["tokens_per_step"]
             raise
         except OutOfPatienceError:
             raise  # it is trained; its record is in the spill folder
@@ -137,7 +154,8 @@ class SearchWorker:
         record = self._kept(record, run, folder, place)
         tracker.finish(record)
         trained = record.validation.get("tokens") or record.curve.get("tokens") or [0.0]
-        return record, max(0.0, trained[-1] - reached * plan.design["tokens_per_step"])
+        self._tokens += max(0.0, trained[-1] - reached * plan.design["tokens_per_step"])
+        return record
 
     def _kept(self, record: RunRecord, run: PlannedRun, folder: Path, place: dict[str, Any]) -> RunRecord:
         """The record as it now lies in the folder: a failure when it is of other data than planned."""
@@ -148,24 +166,6 @@ class SearchWorker:
             set_aside(folder)
             spill.keep(record, folder)
         return record
-
-
-def _metrics_at(record: RunRecord, step: int) -> dict[str, float] | None:
-    """What was measured at a step, whatever the run has come to since; None where nothing was."""
-    steps = record.validation.get("step", [])
-    if step not in steps:
-        return None
-    return {name: column[steps.index(step)] for name, column in record.validation.items()}
-
-
-def _paused(folder: Path, run: PlannedRun) -> RunRecord | None:
-    """The record of a run that was paused and can go on, of this config and data."""
-    try:
-        record = records.read(folder / records.FILE_NAME)
-    except (FileNotFoundError, records.UnreadableRecordError):
-        return None
-    same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
-    return record if same and record.status == "paused" and saved_step(folder) is not None else None
 
 
 def main(arguments: list[str]) -> None:

@@ -4,16 +4,32 @@ import contextlib
 import io
 import json
 import math
+import os
+import shutil
+import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from ablations.__main__ import main
+from ablations.cli.search_report import confirmed, print_report, report
+from analysis.frame import Study
 from core.settings import build
 from core.training.run import train
+from sweeps.search.plan import plan
+from sweeps.search.results import Results
+from sweeps.search.task import begin
+from sweeps.storage import default_url, open_storage
+from sweeps.worker import StopSignal
+from sweeps.workplace import Workplace
 from tests.ablations.test_commands import ROOT, mistake
 from tests.ablations.test_commands import ablate as process
+from tests.ablations.test_kill import wait_until
+from tests.sweeps.search.conftest import declare
 
 DECLARATION = '''
 """A search small enough for a test."""
@@ -127,6 +143,113 @@ def test_nothing_unconfirmed_is_exported_unless_forced(searched, tmp_path) -> No
     assert "UNCONFIRMED" in (tmp_path / "e" / "CARD.md").read_text()
     assert not json.loads((tmp_path / "e" / "evidence.json").read_text())["evidence"]["confirmed"]
     assert "not confirmed" in ablate("report", "toy.py", cwd=tmp_path).stdout
+
+
+def test_status_verify_retry_and_cancel_know_searches(searched) -> None:
+    content = json.loads(ablate("status", "toy.py", "--json", cwd=searched).stdout)
+    assert content["over"] and not content["under_way"] and content["counts"]["finished"] == 2
+    assert content["confirmation"]["counts"]["finished"] == 12
+    shown = ablate("status", "toy.py", "--watch", cwd=searched)  # it is over, so nothing is watched
+    assert "toy: 8 configurations: 2 finished, 6 pruned" in shown.stdout
+    assert "toy.confirm: 12 runs: 12 finished" in shown.stdout
+    done = ablate("verify", "toy.py", cwd=searched)
+    assert "toy: 2 runs complete, 6 paused, 0 failed, 0 missing: all can be trusted" in done.stdout, done.stdout
+    assert "toy.confirm: 12 runs complete, 0 failed, 0 missing: all can be trusted" in done.stdout
+    assert done.returncode == 0
+    done = ablate("retry", "toy.py", cwd=searched)
+    assert "toy: 0 failed and 0 lost configurations queued again" in done.stdout
+    assert "toy.confirm: 0 failed and 0 lost or stopped runs queued again; 0 wait" in done.stdout
+    assert "0 sweeps on this machine asked to stop" in ablate("cancel", "toy.py", cwd=searched).stdout
+    mistake(ablate("retry", "toy.py", "trainer.batch_size=8", cwd=searched), "was last run with another space")
+
+
+@pytest.mark.slow
+def test_a_search_in_another_process_is_followed_and_cancelled(tmp_path) -> None:
+    (tmp_path / "toy.py").write_text(DECLARATION.replace('"trainer.steps": 18', '"trainer.steps": 900000'))
+    command = [sys.executable, "-m", "ablations", "run", "toy.py", "--workers", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+
+    def running() -> list[dict]:
+        if not (tmp_path / "runs" / "toy" / "design.json").exists():
+            return []
+        rows = json.loads(ablate("status", "toy.py", "--json", cwd=tmp_path).stdout)["configurations"]
+        return [row for row in rows if row["state"] == "running" and row["step"]]
+
+    try:
+        wait_until(running)
+        [row] = running()
+        assert row["where"] == socket.gethostname() and row["steps"] == row["until"] > row["step"] > 0
+        shown = ablate("status", "toy.py", cwd=tmp_path).stdout
+        assert "toy: 1 configurations: 1 running; 7 still to draw" in shown and "confirmation: once the search" in shown
+        done = ablate("cancel", "toy.py", cwd=tmp_path)
+        assert "1 sweeps on this machine asked to stop" in done.stdout and "`ablate run toy.py` trains" in done.stdout
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 130 and "stopping the workers" in said
+    finally:
+        process.kill()
+        process.wait()
+    content = json.loads(ablate("status", "toy.py", "--json", cwd=tmp_path).stdout)
+    assert content["counts"]["queued"] == 1 and content["tokens"] > 0
+    assert len(list(tmp_path.rglob("latest.json"))) == 1  # from which it goes on
+
+
+def test_following_a_sweep_needs_no_torch() -> None:
+    code = "import sys, ablations.cli.following; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_a_changed_record_of_a_search_is_not_trusted(searched, tmp_path) -> None:
+    shutil.copytree(searched, tmp_path / "copy")
+    path = next(p for p in (tmp_path / "copy" / "runs" / "toy").rglob("record.json") if '"paused"' in p.read_text())
+    path.write_text(path.read_text().replace('"wall_time_s":', '"wall_time_s":1'))
+    done = ablate("verify", "toy.py", "--json", cwd=tmp_path / "copy")
+    content = json.loads(done.stdout)
+    assert done.returncode == 1 and not content["trusted"] and content["confirmation"]["trusted"]
+    [finding] = content["findings"]
+    assert finding["text"] == "its record was changed since the ledger was told of it"
+
+
+def test_a_dry_run_for_slurm_prints_the_script_or_that_nothing_waits(searched, tmp_path) -> None:
+    done = ablate("run", "toy.py", "--launcher", "slurm", "--dry-run", cwd=searched)
+    assert done.returncode == 0 and "toy: no run waits for a worker; nothing is submitted" in done.stdout
+    assert not (searched / "runs" / "toy" / "slurm").exists()
+    (tmp_path / "toy.py").write_text(DECLARATION)
+    done = ablate("run", "toy.py", "--launcher", "slurm", "--dry-run", "--array-parallelism", "3", cwd=tmp_path)
+    assert done.returncode == 0 and "-m sweeps.search.task" in done.stdout and "--array=0-2" in done.stdout
+    assert "not submitted: a search, 3 array tasks; sbatch " in done.stderr
+    mistake(ablate("run", "toy.py", "--dry-run", cwd=tmp_path), "--dry-run is an option of --launcher slurm")
+    assert not (tmp_path / "runs" / "toy" / "design.json").exists()
+
+
+def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> None:
+    results = Results.load(searched / "runs" / "toy")
+    best = results.best("topk")
+    changed = Results({**results.design, "control": best.arm}, results.configurations, ())
+    study = Study.load(searched / "runs" / "toy.confirm")
+    content = report(changed, study)
+    assert content["confirmation"]["is_control"] == ["winner-topk"]
+    assert [row["is_control"] for group in content["groups"] for row in group["best"]].count(True) == 1
+    out = io.StringIO()
+    print_report(content, study, Console(file=out, width=200))
+    said = out.getvalue()
+    assert "(the control: learning_rate" in said and "winner-topk is the control itself" in said
+    for once in ("therefore biased", "Which rate suits a toy?", "confirmation on seeds"):
+        assert said.count(once) == 1
+
+
+def test_a_search_that_finds_nothing_better_says_so(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    job = {"plan": plan("toy", declare()).to_json(), "out": str(tmp_path), "lead_s": 1.0}
+    job["trainer"] = "tests.sweeps.search.trainers:landscape"  # of which the control is the best
+    begin(job, open_storage(default_url(tmp_path)), Workplace(), StopSignal((signal.SIGUSR1,)))()
+    results, folder = Results.load(tmp_path / "toy"), tmp_path / "toy"
+    study = confirmed(results, folder)
+    assert study.arms == ["control"] and study.missing == 0
+    out = io.StringIO()
+    print_report(report(results, study), study, Console(file=out, width=200))
+    said = out.getvalue()
+    assert "winner is the control itself: nothing better was found" in said and "No verdict" not in said
 
 
 def test_plan_says_what_is_searched_and_what_it_costs() -> None:

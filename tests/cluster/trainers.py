@@ -1,13 +1,19 @@
 """Trainers that wait where a test wants to disturb them, whatever the machine's speed."""
 
+import contextlib
+import json
 import os
 import time
 from pathlib import Path
 
+from core import records
 from core.config import RunConfig, config_hash
 from core.training import pausing
+from core.training.pausing import TrainingPausedError
 from core.training.run import train
+from core.training.saved import FOLDER, LATEST, saved_step
 from sweeps.loggers import RowLogger
+from tests.sweeps.search.trainers import landscape
 from tests.sweeps.trainers import quick
 
 CUTS = (15, 37, 61)
@@ -52,3 +58,29 @@ def gated(config, folder, *, loggers=(), study=None):
     while is_disturbed(config) and not (place / "go").exists() and time.monotonic() < until:
         time.sleep(0.02)
     return quick(config, folder, loggers=loggers, study=study)
+
+
+def halting(config, folder, *, study=None, until=None, **rest):
+    """A search's landscape, disturbed once: $HALT=pause stops in the first training to the second rung until it is asked to
+    pause, and saves step 7; $HALT=wait stops in the first training of all until a file named `go` is there."""
+    place, disturbed = Path(os.environ["PLACE"]), until == 12 if os.environ["HALT"] == "pause" else until == 4
+    limit = time.monotonic() + LIMIT_S
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(place / "at", os.O_CREAT | os.O_EXCL | os.O_WRONLY) if disturbed else None
+        if handle is not None and os.environ["HALT"] == "pause":
+            _pause(config, folder, limit)
+        elif handle is not None:
+            os.write(handle, str(os.getpid()).encode())
+            while not (place / "go").exists() and time.monotonic() < limit:
+                time.sleep(0.02)
+    return landscape(config, folder, study=study, until=until, **rest)
+
+
+def _pause(config, folder, limit) -> None:
+    with pausing.heeded():
+        while not pausing.requested() and time.monotonic() < limit:
+            time.sleep(0.02)
+    with Path(os.environ["STEPS"]).open("a") as file:
+        file.write(f"{config_hash(config)} {saved_step(folder)} 7 {os.getpid()}\n")
+    records.write_atomically(folder / FOLDER / LATEST, json.dumps({"step": 7, "name": "step"}))
+    raise TrainingPausedError

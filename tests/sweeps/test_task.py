@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sweeps import scheduler
+from sweeps.launch import shift
 from sweeps.launch import task as tasks
 from sweeps.launch.slurm import quantile
 from sweeps.launch.task import TaskWorker, start_again
@@ -34,7 +35,7 @@ def slurm(monkeypatch):
 
     monkeypatch.setattr(scheduler, "tasks", queue)
     monkeypatch.setattr(scheduler, "call", call)
-    monkeypatch.setattr(tasks, "CHECK_S", -1.0)
+    monkeypatch.setattr(shift, "CHECK_S", -1.0)
     monkeypatch.setattr(tasks, "RETRY_S", 0.0)
     monkeypatch.setattr(signal, "setitimer", lambda *arguments: None)
     return told

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sweeps.search.rungs import ETA, bracket_of, promotable, rungs_of
+from sweeps.search.rungs import ETA, bracket_of, expected_steps, promotable, rungs_of
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,15 @@ def test_hyperband_gives_each_bracket_its_share() -> None:
     weights = np.array([27, 12, 6, 4])  # ceil((s_max + 1) / (s + 1) 3^s), s = 3, 2, 1, 0
     assert [given[b] for b in range(4)] == pytest.approx(540 * weights / weights.sum(), abs=1)
     assert {bracket_of(index, 1) for index in range(5)} == {0}
+
+
+def test_what_halving_is_expected_to_train() -> None:
+    assert expected_steps(9, (4, 12, 36)) == 9 * 4 + 3 * 8 + 1 * 24
+    assert expected_steps(2, (4, 12, 36)) == 2 * 4 + 8 + 24  # something is trained to the end whatever the budget
+    assert expected_steps(5, (36,)) == 5 * 36
+    brackets = Counter(bracket_of(index, 3) for index in range(18))  # 10, 5, 3: see Hyperband's shares
+    assert brackets == {0: 10, 1: 5, 2: 3}
+    assert expected_steps(18, (4, 12, 36), hyperband=True) == (40 + 3 * 8 + 24) + (5 * 12 + 24) + 3 * 36
 
 
 def test_the_best_third_of_a_rung_goes_on_once_it_is_known() -> None:
@@ -60,11 +69,11 @@ def test_halving_keeps_a_third_at_every_rung() -> None:
 
 def test_a_rungs_value_is_the_one_measured_there_whatever_came_after():
     from core.records import RunRecord
-    from sweeps.search.worker import _metrics_at
+    from sweeps.search.resume import metrics_at
 
     measured = {"step": [10.0, 30.0], "val/nelbo": [3.0, 2.0]}
     record = RunRecord(
         status="complete", run_hash="", arm_hash="", seed=0, config={}, metrics={"val/nelbo": 2.0}, validation=measured
     )
-    assert _metrics_at(record, 10) == {"step": 10.0, "val/nelbo": 3.0}
-    assert _metrics_at(record, 20) is None
+    assert metrics_at(record, 10) == {"step": 10.0, "val/nelbo": 3.0}
+    assert metrics_at(record, 20) is None

@@ -23,8 +23,8 @@ def loss_of(config, step: int) -> float:
     return 2 + rate + balance + router + 1 / (1 + step) + 0.01 * config.seed + 0.05 * (config.model.top_k - 2) ** 2
 
 
-def landscape(config, folder, *, loggers=(), study=None, until=None):
-    """A record at once, with the steps that it trained appended to $STEPS where that is set."""
+def landscape(config, folder, *, loggers=(), study=None, until=None, bound=0.5):
+    """A record at once, with the steps that it trained appended to $STEPS where that is set. bound: rates above diverge."""
     start, end = saved_step(folder) or 0, until or config.trainer.steps
     if "STEPS" in os.environ:
         with Path(os.environ["STEPS"]).open("a") as file:
@@ -33,7 +33,7 @@ def landscape(config, folder, *, loggers=(), study=None, until=None):
     steps = [float(step) for step in range(every, end + 1, every)]
     tokens = [step * config.tokens_per_step for step in steps]
     values = [loss_of(config, int(step)) for step in steps]
-    if config.optimizer.learning_rate > 0.5:
+    if config.optimizer.learning_rate > bound:
         raise FloatingPointError(f"the loss is not finite at step {start + 1}")
     record = RunRecord(
         status="paused" if until else "complete",

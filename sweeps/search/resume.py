@@ -1,0 +1,26 @@
+"""What a paused run has come to already."""
+
+from pathlib import Path
+
+from core import records
+from core.records import RunRecord, UnreadableRecordError
+from core.training.saved import saved_step
+from sweeps.plan import PlannedRun
+
+
+def paused_record(folder: Path, run: PlannedRun) -> RunRecord | None:
+    """The record of a run that was paused and can go on, of this config and data."""
+    try:
+        record = records.read(folder / records.FILE_NAME)
+    except (FileNotFoundError, UnreadableRecordError):
+        return None
+    same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
+    return record if same and record.status == "paused" and saved_step(folder) is not None else None
+
+
+def metrics_at(record: RunRecord, step: int | None) -> dict[str, float] | None:
+    """What was measured at a step, whatever the run has come to since; None where nothing was, and for no step."""
+    steps = record.validation.get("step", [])
+    if step not in steps:
+        return None
+    return {name: column[steps.index(step)] for name, column in record.validation.items()}

@@ -1,0 +1,235 @@
+"""Where a search stands: its configurations from the ledger, their progress, and the runs that confirm it. Reads only."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from core.errors import UserError
+from sweeps.progress import read_progress
+from sweeps.scheduler import Task
+from sweeps.search.rungs import expected_steps
+from sweeps.search.samplers import latest
+from sweeps.search.spec import CONFIRM
+from sweeps.spec import Level, study_name
+from sweeps.status import DEAD, Status, lives, open_known, read_design, tasks_of, unknown, worker_of
+from sweeps.status import status as status_of_runs
+from sweeps.storage import choose_url
+from sweeps.workplace import PREEMPTED, Workplace
+
+STATES = ("running", "queued", "paused", "finished", "pruned", "failed", "lost")
+
+
+@dataclass(frozen=True)
+class ConfigurationStatus:
+    """One configuration.
+
+    state: "queued": a worker left it, or it is tried again; "paused" at a rung, where it may go on; "pruned": it goes no
+        further; "lost": its worker is dead. reason: of the last three.
+    until: the step of the schedule to which it is, or is to be, trained. step, steps: how far, over all seeds.
+    value: the first objective where it was last compared. where: host or Slurm task of its worker.
+    """
+
+    group: str
+    trial: int
+    settings: Mapping[str, Level]
+    state: str
+    until: int
+    value: float | None = None
+    reason: str | None = None
+    where: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    seconds_left: float | None = None
+
+    @property
+    def label(self) -> str:
+        return f"trial {self.trial} ({self.group})" if self.group else f"trial {self.trial}"
+
+
+@dataclass(frozen=True)
+class SearchStatus:
+    """All of a search's last design.
+
+    undrawn: configurations that the budget still allows; None for a budget of tokens. tokens: trained, of budget_tokens.
+    preempted, deaths: how often a configuration was put back, and lost its worker, so far. tasks, silence: as a
+    Status has them. confirmation: None before it has begun. over: nothing is left to search.
+    """
+
+    study: str
+    configurations: tuple[ConfigurationStatus, ...]
+    undrawn: int | None
+    tokens: float
+    budget_tokens: float | None
+    preempted: int
+    deaths: int
+    tasks: tuple[Task, ...] | None
+    silence: str | None
+    over: bool
+    confirmation: Status | None
+    seconds_left: float | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = Counter(configuration.state for configuration in self.configurations)
+        return {state: found[state] for state in STATES}
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether anything is left that a worker would do."""
+        if not self.over:
+            return True
+        if self.confirmation is None:
+            return bool(self.of("finished"))
+        return bool(self.confirmation.of("queued", "running"))
+
+    def of(self, *states: str) -> list[ConfigurationStatus]:
+        return [configuration for configuration in self.configurations if configuration.state in states]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, for JSON."""
+        content = {"counts": self.counts, "under_way": self.is_under_way} | asdict(self)
+        return content | {"confirmation": None if self.confirmation is None else self.confirmation.to_dict()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group's study, as the storage has it. exhausted: nothing new can be drawn from the space."""
+
+    trials: list[FrozenTrial]
+    exhausted: bool
+
+    def undrawn(self, trials: int) -> int:
+        """How many configurations a budget still allows."""
+        return 0 if self.exhausted else max(0, trials - len(latest(self.trials)))
+
+    def total(self, name: str) -> float:
+        """The sum of an attribute that counts, over all trials."""
+        return float(sum(trial.user_attrs.get(name, 0) for trial in self.trials))
+
+    def is_closed(self, design: Mapping[str, Any]) -> bool:
+        """Whether no configuration will be drawn any more."""
+        spent = not self.undrawn(design["trials"]) if design["trials"] else self.total("tokens") >= design["tokens"]
+        return spent or self.exhausted
+
+
+def groups_of(storage: BaseStorage, study: str, design: Mapping[str, Any]) -> dict[str, Group]:
+    """A search's studies by the level of what is compared. Raises UserError where the storage has none of them."""
+    first = f"{study}#{design['identity']}"
+    found = {}
+    for known in storage.get_all_studies():
+        if known.study_name == first or known.study_name.startswith(f"{first}@"):
+            trials = storage.get_all_trials(known._study_id, deepcopy=False)
+            label = known.study_name.removeprefix(first).removeprefix("@")
+            found[label] = Group(trials, bool(known.user_attrs.get("exhausted")))
+    if not found:
+        raise unknown(study)
+    return found
+
+
+def status(study: str, out: Path, url: str | None = None) -> SearchStatus:
+    """Read where a search stands. url: of its storage; None = its newest submission's, else the default one's.
+
+    Raises UserError when nothing of it has been run there.
+    """
+    design = read_design(study, out)
+    if design.get("kind") != "search":
+        raise UserError(f"{out / study} holds an ablation's runs, not a search's: name another folder with --out")
+    url = choose_url(url, out, out / study)
+    groups = groups_of(open_known(study, url), study, design)
+    reader = _Reader(design, out / study, list(groups.values()))
+    found = tuple(reader.read(label, trial) for label, group in groups.items() for trial in latest(group.trials))
+    ended = all(configuration.state in ("finished", "pruned", "failed") for configuration in found)
+    over = ended and all(group.is_closed(design) for group in groups.values())
+    confirming = study_name(study, CONFIRM)
+    begun = over and (out / confirming / "design.json").exists()
+    confirmation = status_of_runs(confirming, out, url) if begun else None
+    tasks, silence = tasks_of(study, out)
+    total = {
+        name: sum(group.total(name) for group in groups.values()) for name in ("tokens", PREEMPTED, "losses", "moved")
+    }
+    return SearchStatus(
+        study=study,
+        configurations=found,
+        undrawn=sum(group.undrawn(design["trials"]) for group in groups.values()) if design["trials"] else None,
+        tokens=total["tokens"],
+        budget_tokens=design["tokens"] and design["tokens"] * len(groups),
+        preempted=round(total[PREEMPTED]),
+        deaths=round(total["losses"] + total["moved"]),
+        tasks=tasks,
+        silence=silence,
+        over=over,
+        confirmation=confirmation,
+        seconds_left=confirmation.seconds_left if confirmation else reader.seconds_left(found),
+    )
+
+
+class _Reader:
+    """What trials say, read with their design. rate: tokens a worker trains in a second; None before any were told."""
+
+    def __init__(self, design: Mapping[str, Any], folder: Path, groups: Sequence[Group]) -> None:
+        self._design, self._folder, self._groups = design, folder, groups
+        self._rungs, self._seeds = design["rungs"], design["seeds"]
+        self._workplace = Workplace()
+        seconds = sum(group.total("seconds") for group in groups)
+        self._rate = sum(group.total("tokens") for group in groups) / seconds if seconds else None
+
+    def read(self, group: str, trial: FrozenTrial) -> ConfigurationStatus:
+        own, values = trial.user_attrs, trial.intermediate_values
+        compared = len(self._rungs) > 1  # else values on the way are of seeds
+        paused = compared and trial.state == TrialState.WAITING and len(values) > own["target"]
+        at = min(own["bracket"] + own["target"], len(self._rungs) - 1)
+        value = values[max(values)] if compared and values else None
+        found = ConfigurationStatus(
+            group=group,
+            trial=trial.number,
+            settings=own["settings"],
+            state=self._state(trial, paused),
+            until=self._rungs[at],
+            value=trial.values[0] if trial.values else value,
+            reason=own.get("reason"),
+        )
+        if found.state not in ("running", "lost"):
+            return found
+        step, steps = self._progress(own["arm"], found.until), found.until * len(self._seeds)
+        left = (steps - step) * self._design["tokens_per_step"] / self._rate if self._rate else None
+        if found.state == "lost":
+            return replace(found, reason=DEAD, where=worker_of(trial), step=step, steps=steps)
+        return replace(found, where=worker_of(trial), step=step, steps=steps, seconds_left=left)
+
+    def _state(self, trial: FrozenTrial, paused: bool) -> str:
+        if trial.state == TrialState.RUNNING:
+            return "running" if lives(trial, self._workplace) else "lost"
+        if trial.state == TrialState.WAITING:
+            return "paused" if paused else "queued"
+        return {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+
+    def _progress(self, arm: str, until: int) -> int:
+        """Steps that all seeds of a configuration have come to."""
+        total = 0
+        for seed in self._seeds:
+            places = (self._folder / f"c-{arm[:10]}").glob(f"seed-{seed}-*")
+            rows = [row for place in places if (row := read_progress(place))]
+            total += min(until, max(rows, key=lambda row: row["updated"])["step"] or 0) if rows else 0
+        return total
+
+    def seconds_left(self, found: Sequence[ConfigurationStatus]) -> float | None:
+        """An estimate for search and confirmation with the workers of now; None while nothing trains or was measured."""
+        running = [configuration for configuration in found if configuration.state == "running"]
+        if not running or not self._rate:
+            return None
+        design, one = self._design, self._design["tokens_per_step"] * len(self._seeds)
+        tokens = 0.0
+        for group in self._groups:
+            whole = design["tokens"]
+            if design["trials"]:
+                whole = one * expected_steps(design["trials"], self._rungs, hyperband=design["pruner"] == "hyperband")
+            tokens += max(0.0, whole - group.total("tokens"))
+        tokens = max(tokens, sum(c.seconds_left or 0.0 for c in running) * self._rate)
+        arms = len(self._groups) * len(design["metrics"]) + 1
+        tokens += arms * design["declared"]["confirm"] * design["tokens_per_run"]
+        return float(tokens / self._rate / len(running))

@@ -1,0 +1,195 @@
+"""What of a search can't be trusted: every record re-hashed, and held against the space and the ledger."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from core import records
+from core.config import config_hash
+from core.data.corpora import fingerprint
+from core.errors import UserError
+from core.provenance import DIFFS
+from sweeps.audit import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
+from sweeps.search.plan import SearchPlan, identity_of
+from sweeps.search.results import entry_file
+from sweeps.search.resume import metrics_at
+from sweeps.search.samplers import latest
+
+Told = Mapping[str, list[FrozenTrial]]  # the ledger's trials, by group
+
+
+@dataclass(frozen=True)
+class _Configuration:
+    """What a folder holds of a configuration: its entry and its records, by seed. shared: with another search."""
+
+    place: str
+    entry: Mapping[str, Any]
+    runs: Mapping[int, Run]
+    shared: bool
+
+
+def verify(
+    folder: Path, told: Told | None, *, fingerprint_of: Callable[[Any], str] = fingerprint, diffs: Path | None = None
+) -> Verification:
+    """Look at every file of a search. Arguments as of sweeps.verify.verify."""
+    findings: list[Finding] = []
+    plan = _plan(folder, findings)
+    runs = list(read_runs(folder, findings))
+    found = _configurations(folder, plan, runs, findings)
+    within = [run for configuration in found.values() for run in configuration.runs.values()] if plan else runs
+    known = Corpora(fingerprint_of)
+    for run in runs:
+        place = run.path.parent.relative_to(folder).as_posix()
+        findings += [Finding(place, text) for text in each(run)]
+        if run in within:
+            findings += [Finding(place, text) for text in known.differences(run)]
+        else:
+            findings.append(Finding(place, FORMER, note=True))
+    missing = 0
+    if told is None:
+        findings.append(Finding("ledger", "there is none: records can't be held against it"))
+    elif plan is not None:
+        ledger = [trial for trials in told.values() for trial in latest(trials)]
+        findings += _ledger(plan, found, ledger)
+        findings += _twice(told)
+        complete = [_arm(trial) for trial in ledger if trial.state == TrialState.COMPLETE]
+        missing = sum(len(plan.search.seeds) - (len(found[arm].runs) if arm in found else 0) for arm in complete)
+    findings += together(
+        folder, runs, [run for run in within if run.record.status != "failed"], diffs or folder.parent / DIFFS
+    )
+    counts = Counter(run.record.status for run in within)
+    return Verification(counts["complete"], counts["failed"], missing, tuple(findings), paused=counts["paused"])
+
+
+def _plan(folder: Path, findings: list[Finding]) -> SearchPlan | None:
+    try:
+        design = json.loads((folder / "design.json").read_text(encoding="utf-8"))
+        plan = SearchPlan.of_design(design)
+        control = config_hash(plan.resolver.control, with_seed=False)
+        if identity_of(plan.search, control, design["data_fingerprint"]) != design["identity"]:
+            findings.append(Finding("design.json", "its space or settings were changed since the search was made"))
+        return plan
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        findings.append(
+            Finding("design.json", f"can't be read ({type(error).__name__}): nothing says what was searched")
+        )
+        return None
+
+
+def _configurations(
+    folder: Path, plan: SearchPlan | None, runs: list[Run], findings: list[Finding]
+) -> dict[str, _Configuration]:
+    """The configurations of the design last run, by arm, with those of their records that it counts."""
+    found = {}
+    for path in sorted(folder.glob("*/search-*.json")):
+        place = path.relative_to(folder).as_posix()
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            trial, group, settings = entry["trial"], entry["group"], entry["settings"]
+            if not (isinstance(trial, int) and isinstance(group, str) and isinstance(settings, dict)):
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError):
+            findings.append(Finding(place, "can't be read: nothing says which trial this is"))
+            continue
+        if plan is None or path.name != entry_file(plan.design["identity"]):
+            continue
+        arm = path.parent.name
+        if (said := _differs(plan, arm, entry)) is not None:
+            findings.append(Finding(place, said))
+        own = {run.record.seed: run for run in runs if run.path.parents[1] == path.parent and _fits(plan, run)}
+        found[arm] = _Configuration(arm, entry, own, len(list(path.parent.glob("search-*.json"))) > 1)
+    return found
+
+
+def _differs(plan: SearchPlan, arm: str, entry: Mapping[str, Any]) -> str | None:
+    try:
+        config = plan.resolver.resolve(entry["settings"]).config
+    except (UserError, KeyError, TypeError, AttributeError, AssertionError):
+        config = None
+    if config is None or f"c-{config_hash(config, with_seed=False)[:10]}" != arm:
+        return "its settings don't give the config that was trained"
+    if entry["group"] not in {group.label for group in plan.groups}:
+        return f"there is no group '{entry['group']}'"
+    return None
+
+
+def _fits(plan: SearchPlan, run: Run) -> bool:
+    record, data = run.record, plan.design["data_fingerprint"]
+    return record.seed in plan.search.seeds and (record.data_fingerprint == data or record.status == "failed")
+
+
+def _arm(trial: FrozenTrial) -> str:
+    return f"c-{trial.user_attrs['arm'][:10]}"
+
+
+def _ledger(plan: SearchPlan, found: Mapping[str, _Configuration], trials: list[FrozenTrial]) -> Iterator[Finding]:
+    by_arm = {_arm(trial): trial for trial in trials}
+    for arm, configuration in found.items():
+        if arm not in by_arm and configuration.runs:
+            yield Finding(configuration.place, "the ledger doesn't know it")
+    for arm, trial in by_arm.items():
+        held = found.get(arm)
+        whole = held is not None and set(held.runs) == set(plan.search.seeds)
+        if trial.state == TrialState.COMPLETE and not whole:
+            yield Finding(arm, "the ledger has its result, and a record of it is gone")
+        if held is not None:
+            yield from _against(plan, held, trial, whole)
+
+
+def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: bool) -> Iterator[Finding]:
+    """How a trial's words and a configuration's records differ; of a trial under way only what can't change any more."""
+    own, runs, place = trial.user_attrs, list(held.runs.values()), held.place
+    if own["settings"] != held.entry["settings"]:
+        yield Finding(place, "the ledger says that it has other settings")
+    several = len(plan.rungs) > 1  # else values on the way are of seeds
+    for tokens, value in trial.intermediate_values.items() if several and whole else ():
+        step = round(tokens / plan.design["tokens_per_step"])
+        rows = [row for run in runs if (row := metrics_at(run.record, step)) is not None]
+        mean = math.fsum(row[plan.design["metrics"][0]] for row in rows) / max(1, len(rows))
+        if len(rows) == len(runs) and not _same(mean, value):
+            yield Finding(place, f"at step {step} its records say {mean:.6g}, and the ledger {value:.6g}")
+    paused = several and len(trial.intermediate_values) > own["target"]
+    if trial.state == TrialState.RUNNING or (trial.state == TrialState.WAITING and not paused):
+        return
+    if "records" not in own:
+        yield Finding(place, "told to the ledger without hashes, by an earlier version", note=True)
+    for run in runs if "records" in own else ():
+        if own["records"].get(str(run.record.seed)) != records.digest(run.content):
+            said = "its record was changed since the ledger was told of it"
+            said += ": another search trained it too" if held.shared else ""
+            yield Finding(f"{place}/{run.path.parent.name}", said, note=held.shared)
+    failed = any(run.record.status == "failed" for run in runs)
+    if failed and trial.state != TrialState.FAIL:
+        yield Finding(place, "it failed, and the ledger says otherwise", note=held.shared)
+    if not failed and whole and trial.state == TrialState.FAIL and _is_finite(plan, runs):
+        yield Finding(place, "it didn't fail, and the ledger says otherwise", note=held.shared)
+    if trial.state == TrialState.COMPLETE and whole:
+        for value, name in zip(trial.values, plan.design["metrics"], strict=True):
+            values = [run.record.metrics.get(name) for run in runs]
+            mean = sum(math.nan if said is None else said for said in values) / len(values)
+            if not _same(mean, value):
+                yield Finding(place, f"its {name} is {mean:.6g}, and the ledger says {value:.6g}")
+
+
+def _is_finite(plan: SearchPlan, runs: list[Run]) -> bool:
+    """Whether all runs have values to be compared by: without, a trial fails whose records are complete."""
+    values = [run.record.metrics.get(name) for run in runs for name in plan.design["metrics"]]
+    return all(value is not None and math.isfinite(value) for value in values)
+
+
+def _twice(told: Told) -> Iterator[Finding]:
+    for trials in told.values():
+        complete = Counter(_arm(trial) for trial in trials if trial.state == TrialState.COMPLETE)
+        for arm, times in complete.items():
+            if times > 1:
+                yield Finding(arm, f"the ledger has {times} results of it")
+
+
+def _same(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-12, abs_tol=1e-15)

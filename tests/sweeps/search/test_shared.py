@@ -1,0 +1,45 @@
+"""Worker processes that share a search through a database."""
+
+from collections import Counter
+
+import pytest
+
+from sweeps.search.local import search
+from sweeps.search.plan import plan
+from sweeps.search.results import Results
+from sweeps.search.status import status
+from sweeps.storage import open_storage
+from tests.sweeps.postgres import served
+from tests.sweeps.search.conftest import Budget, declare
+
+pytestmark = pytest.mark.slow
+
+
+def check(planned, out, url, workers, tmp_path, monkeypatch) -> None:
+    """The whole budget is searched, by several workers, and no step is trained twice."""
+    monkeypatch.setenv("STEPS", str(tmp_path / "steps"))
+    counts, interrupted = search(
+        planned, out, storage_url=url, workers=workers, trainer="tests.sweeps.search.trainers:sluggish"
+    )
+    assert not interrupted and counts["complete"] >= 1 and counts["complete"] + counts["pruned"] == 24
+    lines = [line.split() for line in (tmp_path / "steps").read_text().splitlines()]
+    parts = Counter(tuple(line[:3]) for line in lines)
+    assert set(parts.values()) == {1} and len({line[3] for line in lines}) > 1
+    assert len({line[0] for line in lines}) == 24
+    found = Results.load(out / "toy")
+    assert len(found.configurations) == len({c.arm for c in found.configurations}) == 24
+    now = status("toy", out, url)
+    assert now.over and now.counts["finished"] == counts["complete"] and now.deaths == 0
+    names = [known.study_name for known in open_storage(url).get_all_studies()]
+    assert names == [group.study for group in planned.groups]
+
+
+def test_four_workers_on_postgres(tmp_path, database, monkeypatch) -> None:
+    planned = plan("toy", declare(budget=Budget(trials=24)))
+    check(planned, tmp_path / "out", database, 4, tmp_path, monkeypatch)
+
+
+def test_two_workers_through_a_proxy(tmp_path, database, monkeypatch) -> None:
+    planned = plan("toy", declare(budget=Budget(trials=24)))
+    with served(database) as url:
+        check(planned, tmp_path / "out", url, 2, tmp_path, monkeypatch)
