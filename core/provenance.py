@@ -8,11 +8,12 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from core.records import write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "torch",
@@ -36,8 +37,10 @@ SLURM = {
 }
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: "torch.device") -> dict[str, Any]:
     """Git commit and the hash of what the tree differs by, package versions, Python, host and device."""
+    import torch
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         **_git(),

@@ -6,9 +6,12 @@ they ask the same question: common random numbers, whatever else differs between
 """
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def _entropy(seed: int, names: tuple[str | int, ...]) -> int:
@@ -16,8 +19,10 @@ def _entropy(seed: int, names: tuple[str | int, ...]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1  # torch takes 63 bits
 
 
-def torch_stream(seed: int, *names: str | int) -> torch.Generator:
+def torch_stream(seed: int, *names: str | int) -> "torch.Generator":
     """A CPU generator for the stream of that name; the same name gives the same numbers on every machine."""
+    import torch  # a second, which whoever only plans or counts can do without
+
     return torch.Generator().manual_seed(_entropy(seed, names))
 
 

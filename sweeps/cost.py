@@ -8,7 +8,7 @@ import torch
 
 from core.config import RunConfig, to_dict
 from core.training.run import seconds_per_step
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 
 FORWARD_SHARE = 1 / 3  # a backward pass costs twice its forward pass
 

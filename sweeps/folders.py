@@ -22,7 +22,7 @@ from core import records, spill
 from core.patience import Patience
 from core.records import RunRecord, UnreadableRecordError
 from core.training import saved
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 
 DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"

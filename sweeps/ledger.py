@@ -26,7 +26,7 @@ from core.records import RunRecord
 from core.training.saved import saved_step
 from sweeps.folders import RunLock, clean, locked, recorded, rescue, run_folder, set_aside
 from sweeps.patient import PatientStorage
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 from sweeps.trials import (
     Key,
     Waiting,

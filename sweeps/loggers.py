@@ -4,44 +4,25 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.loggers import Logger
 
 from core.patience import no_space
 from core.records import write_atomically
 from sweeps.progress import PROGRESS_FILE, read_progress
 
-__all__ = ["ProgressLogger", "RowLogger", "read_progress"]
+__all__ = ["ProgressLogger", "read_progress"]
 
 INTERVAL_S = 1.0
 
 log = logging.getLogger(__name__)
 
 
-class RowLogger(Logger):
-    """A logger of rows of metrics alone: Lightning's other calls to it do nothing."""
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the resolved config lies beside the record."""
-
-
-class ProgressLogger(RowLogger):
+class ProgressLogger:
     """Keeps a run's progress.json: {"step", "steps", "loss", "started", "updated"}, times in seconds of the epoch.
 
     Written atomically, and at most once a second.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:
-        super().__init__()
         self._path, self._steps = folder / PROGRESS_FILE, steps
         self._started, self._written = time.time(), 0.0
         self._loss: float | None = None

@@ -2,14 +2,13 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from core.config import RunConfig, config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
-from core.metrics import METRICS
 from core.model.routers import ROUTERS
 from core.model.size import count, flops_per_token
 from core.presets import preset
@@ -18,72 +17,10 @@ from core.training.checks import check as check_run
 from sweeps.arms import contrasted, expand
 from sweeps.checks import check, nearest
 from sweeps.matching import match_flops
-from sweeps.spec import Ablation, Arm, Level, study_name
+from sweeps.planned import Plan, PlannedRun
+from sweeps.spec import Ablation, Arm
 
 __all__ = ["Plan", "PlannedRun", "expand", "plan"]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One run of a plan: an arm under a seed. fingerprint: of the data that it is to be trained on."""
-
-    arm: str
-    settings: Mapping[str, Level]
-    config: RunConfig
-    run_hash: str
-    arm_hash: str
-    fingerprint: str
-
-    @property
-    def seed(self) -> int:
-        return self.config.seed
-
-    @property
-    def label(self) -> str:
-        return f"{self.arm} seed {self.seed}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that an ablation of one size is to train.
-
-    design: the declaration resolved, JSON-ready; records carry it, and reports need nothing else.
-    runs: block by block (all arms of the first seed, then of the second), so that an interrupted sweep leaves whole
-        blocks to compare.
-    """
-
-    name: str
-    size: str
-    design: Mapping[str, Any]
-    runs: tuple[PlannedRun, ...]
-
-    @property
-    def study_name(self) -> str:
-        return study_name(self.name, self.size)
-
-    @property
-    def goal(self) -> str:
-        """Which direction of the metric is better: "min" or "max"."""
-        return METRICS[self.design["metric"]].goal
-
-    @property
-    def devices(self) -> int:
-        """Processes that train one run together."""
-        return int(self.design.get("devices", 1))
-
-    def place(self, run: PlannedRun) -> dict[str, Any]:
-        """What a run's record remembers of its place in the design (the record's `study`)."""
-        return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": dict(self.design)}
-
-    def to_json(self) -> dict[str, Any]:
-        """The plan as plain dictionaries, for `from_json` in another process."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> "Plan":
-        """The plan that `to_json` wrote."""
-        runs = tuple(PlannedRun(**(run | {"config": build(run["config"])})) for run in content["runs"])
-        return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
 
 
 def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()) -> Plan:

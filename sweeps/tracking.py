@@ -14,8 +14,7 @@ import numpy as np
 
 from core.config import to_dict
 from core.records import RunRecord
-from sweeps.loggers import RowLogger
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 
 PROJECT = "moe-diffusion-ablations"
 INIT_TIMEOUT_S = 30.0
@@ -29,7 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class WandbTracker(RowLogger):
+class WandbTracker:
     """One W&B run for one run: its config, curves, final metrics and expert load.
 
     WANDB_MODE is respected; without it the run is online where there are credentials, else offline (`wandb sync`
@@ -37,7 +36,6 @@ class WandbTracker(RowLogger):
     """
 
     def __init__(self, plan: Plan, run: PlannedRun, folder: Path, run_id: str) -> None:
-        super().__init__()
         self._run: Any = None
         self._id, self._state = run_id, "disabled"
         if os.environ.get("WANDB_MODE") == "disabled":  # not even imported: it takes half a second

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import optuna
-import torch
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -15,7 +14,7 @@ from core.errors import UserError
 from core.provenance import describe, slurm_job
 from core.records import RunRecord
 from sweeps.patient import waiting
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 from sweeps.study import folder_id
 
 Key = tuple[str, str]  # run hash and data fingerprint: what makes two runs the same run
@@ -105,6 +104,8 @@ def keep_to_folder(study: optuna.Study, out: Path, question: str) -> str:
 
 def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:
     """The record of a run that couldn't write its own."""
+    import torch  # seconds, which a worker that trains nothing can do without
+
     return RunRecord(
         status="failed",
         reason=reason,

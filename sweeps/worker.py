@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from core import spill
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
@@ -33,7 +31,7 @@ from sweeps.folders import recorded, set_aside
 from sweeps.ledger import Claim, Ledger
 from sweeps.loggers import ProgressLogger
 from sweeps.patient import PatientStorage
-from sweeps.plan import Plan
+from sweeps.planned import Plan
 from sweeps.storage import STORAGE_VARIABLE, open_storage
 from sweeps.tracking import WandbTracker, run_id
 from sweeps.trials import failed_record
@@ -197,8 +195,9 @@ def serve(
     cores = json.loads(os.environ[CORES_VARIABLE])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    torch.set_num_threads(len(cores))
     train = trainer_of(job["trainer"])
+    if "torch" in sys.modules:  # what the trainer needs was imported with it
+        sys.modules["torch"].set_num_threads(len(cores))
     try:
         storage = open_storage(os.environ[STORAGE_VARIABLE], Patience.of_environment(stop.check))
         out = Path(job["out"])

@@ -11,7 +11,7 @@ from core.errors import UserError
 from sweeps.folders import pending
 from sweeps.launch import site, slurm
 from sweeps.ledger import Ledger
-from sweeps.plan import Plan
+from sweeps.planned import Plan
 from sweeps.search import slurm as search_slurm
 from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import SearchPlan

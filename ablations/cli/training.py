@@ -6,9 +6,6 @@ import shlex
 import sys
 import uuid
 from pathlib import Path
-from typing import Any
-
-from lightning.pytorch.loggers.logger import Logger
 
 from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
@@ -18,30 +15,20 @@ from core.provenance import save_diff
 from core.ranks import Ranks
 from core.records import FILE_NAME, read
 from core.settings import parse_overrides
-from core.training.run import check, train
+from core.training.checks import check
+from core.training.loggers import RowLogger
+from core.training.run import train
 from core.training.saved import saved_step
 from sweeps.folders import set_aside
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 from sweeps.tracking import WandbTracker, run_id
 
 
-class ConsoleLogger(Logger):
+class ConsoleLogger:
     """One plain line per logged row."""
 
     def __init__(self, steps: int) -> None:
-        super().__init__()
         self.steps = steps
-
-    @property
-    def name(self) -> str:
-        return "console"
-
-    @property
-    def version(self) -> str:
-        return "0"
-
-    def log_hyperparams(self, *arguments: Any, **settings: Any) -> None:
-        """Nothing: the config file says it."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         names = ("train/nelbo", "val/nelbo", "val/bits_per_byte", "load/max_vio")
@@ -62,7 +49,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         return int(train(config, folder).status != "complete")
     save_diff(arguments.out)
     tracker = _tracker(config, folder)
-    loggers = [ConsoleLogger(config.trainer.steps), tracker]
+    loggers: list[RowLogger] = [ConsoleLogger(config.trainer.steps), tracker]
     record = train(config, folder, loggers=loggers, devices=arguments.devices)
     tracker.finish(record)
     print(f"record: {folder / 'record.json'}")

@@ -14,6 +14,7 @@ from core.config import RunConfig
 from core.metrics import RATIO_BINS, ratio_metric
 from core.model.balance import dead_share, max_violation, utilisation_entropy
 from core.training import health
+from core.training.loggers import RowLogger
 from core.training.strategy import from_all_ranks, mean_over_ranks
 from core.training.telemetry import RoutingMemory
 from core.training.traffic import ALL_TO_ALL, REDUCTION
@@ -30,13 +31,21 @@ class TrainingUnhealthyError(RuntimeError):
 
 
 class Recorder(lightning.Callback):
-    """Collects a run's curve, validations and expert load, and passes each row on to the trainer's loggers.
+    """Collects a run's curve, validations and expert load, and passes each row on to the loggers.
 
     Losses stay on the device between rows: the hot path waits for nothing.
     """
 
-    def __init__(self, config: RunConfig, *, floor: float | None = None, bytes_per_token: float | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        loggers: Sequence[RowLogger] = (),
+        floor: float | None = None,
+        bytes_per_token: float | None = None,
+    ) -> None:
         """floor: the NELBO of an exact denoiser on the validation masks; bytes_per_token: of the validation text."""
+        self.loggers = tuple(loggers)
         self.config, self.floor, self.bytes_per_token = config, floor, bytes_per_token
         self.curve: dict[str, list[float]] = {}
         self.validation: dict[str, list[float]] = {}
@@ -100,7 +109,7 @@ class Recorder(lightning.Callback):
             for kind, count in zip((ALL_TO_ALL, REDUCTION), sent.tolist(), strict=True):
                 row[f"train/{kind}_bytes"] = count
             self._sent = []
-        self._append(trainer, self.curve, step, row)
+        self._append(self.curve, step, row)
         self._ring(health.of_curve(step, self.curve))
 
     def _ring(self, alarms: list[health.Alarm]) -> None:
@@ -169,16 +178,14 @@ class Recorder(lightning.Callback):
             tokens = sum(output["top1_SN"].shape[1] for output in self._outputs)
             alarms = health.of_load(trainer.global_step, counts_LE, tokens, row["val/load_balancing"])
         self._outputs = []
-        self._append(trainer, self.validation, trainer.global_step, row)
+        self._append(self.validation, trainer.global_step, row)
         self._ring(alarms)
 
-    def _append(
-        self, trainer: lightning.Trainer, table: dict[str, list[float]], step: int, row: dict[str, float]
-    ) -> None:
+    def _append(self, table: dict[str, list[float]], step: int, row: dict[str, float]) -> None:
         where = {"step": float(step), "tokens": float(self.tokens)}
         for name, value in (where | row).items():
             table.setdefault(name, []).append(value)
-        for logger in trainer.loggers:
+        for logger in self.loggers:
             logger.log_metrics(row, step)
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from torch.distributed import TCPStore
 
 from core.config import RunConfig
@@ -21,6 +20,7 @@ from core.ranks import LAUNCHED
 from core.records import RunRecord
 from core.training import pausing
 from core.training.devices import uses_cuda
+from core.training.loggers import RowLogger
 
 GRACE_S = 3.0  # for the others to say why they end, once one has ended badly
 PAUSE_GRACE_S = 30.0  # for the others to end, once one has ended as it was asked to
@@ -38,7 +38,7 @@ class RankFailedError(RuntimeError):
 
 
 def launch(
-    config: RunConfig, folder: Path, devices: int, loggers: Sequence[Logger] = (), program: str = PROGRAM
+    config: RunConfig, folder: Path, devices: int, loggers: Sequence[RowLogger] = (), program: str = PROGRAM
 ) -> RunRecord:
     """Train in `devices` processes, and return rank 0's record. `folder` holds config.yaml.
 
@@ -97,7 +97,7 @@ def _environment(config: RunConfig, rank: int, devices: int, port: int) -> dict[
     }
 
 
-def _watch(ranks: list[subprocess.Popen[bytes]], folder: Path, loggers: Sequence[Logger]) -> RunRecord:
+def _watch(ranks: list[subprocess.Popen[bytes]], folder: Path, loggers: Sequence[RowLogger]) -> RunRecord:
     heard: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
     listeners = [
         threading.Thread(target=_listen, args=(rank, process, heard), daemon=True) for rank, process in enumerate(ranks)
@@ -136,7 +136,10 @@ def _ask_to_pause(ranks: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _hear(
-    heard: "queue.Queue[tuple[int, dict[str, Any]]]", said: dict[int, RunRecord], loggers: Sequence[Logger], wait: float
+    heard: "queue.Queue[tuple[int, dict[str, Any]]]",
+    said: dict[int, RunRecord],
+    loggers: Sequence[RowLogger],
+    wait: float,
 ) -> None:
     with contextlib.suppress(queue.Empty):
         while True:

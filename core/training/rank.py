@@ -12,30 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger
-
 from core.processes import leave_with_parent, take_events_pipe
 from core.settings import load
 from core.training import pausing
 
 
-class Relay(Logger):
+class Relay:
     """Sends every logged row to the process that started this one, which has the loggers."""
 
     def __init__(self, emit: Any) -> None:
-        super().__init__()
         self.emit = emit
-
-    @property
-    def name(self) -> str:
-        return "relay"
-
-    @property
-    def version(self) -> str:
-        return "0"
-
-    def log_hyperparams(self, *arguments: Any, **settings: Any) -> None:
-        """Nothing: the config file says it."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.emit(event="row", metrics=metrics, step=step)

@@ -15,7 +15,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
-from lightning.pytorch.loggers import Logger
 
 from core import records, spill
 from core.config import RunConfig, config_hash, to_dict, to_yaml
@@ -33,6 +32,7 @@ from core.training.checkpoints import Checkpointer, StepReachedError
 from core.training.checks import check
 from core.training.devices import uses_cuda
 from core.training.launch import RankFailedError, launch
+from core.training.loggers import RowLogger
 from core.training.module import MaskedDiffusion
 from core.training.saved import find, remove
 from core.training.strategy import strategy_of
@@ -45,7 +45,7 @@ def train(
     config: RunConfig,
     folder: Path,
     *,
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[RowLogger] = (),
     study: Mapping[str, Any] | None = None,
     devices: int = 1,
     until: int | None = None,
@@ -69,7 +69,7 @@ def train(
 def _train(
     config: RunConfig,
     folder: Path,
-    loggers: Sequence[Logger],
+    loggers: Sequence[RowLogger],
     study: Mapping[str, Any] | None,
     devices: int,
     until: int | None,
@@ -110,7 +110,7 @@ def attempt(
     config: RunConfig,
     folder: Path,
     *,
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[RowLogger] = (),
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
     callbacks: Sequence[lightning.Callback] = (),
     until: int | None = None,
@@ -118,9 +118,10 @@ def attempt(
     """Train in this process, as one rank of those that train the run, and return its record without leaving it."""
     facts = _facts(config, ranks)
     started, floor = time.perf_counter(), MaskedTextModule(config).floor()
-    recorder = Recorder(config, floor=floor, bytes_per_token=load_corpus(config.data).bytes_per_token)
+    bytes_per_token = load_corpus(config.data).bytes_per_token
+    recorder = Recorder(config, loggers=loggers, floor=floor, bytes_per_token=bytes_per_token)
     try:
-        measured = _fit(config, folder, recorder, loggers, ranks, callbacks, until)
+        measured = _fit(config, folder, recorder, ranks, callbacks, until)
         facts["provenance"]["weights_sha256"] = measured.pop("weights")
         return RunRecord(status="complete", **facts, **measured, **_seen(recorder, started))
     except StepReachedError as pause:
@@ -154,7 +155,6 @@ def _fit(
     config: RunConfig,
     folder: Path,
     recorder: Recorder,
-    loggers: Sequence[Logger],
     ranks: Ranks,
     callbacks: Sequence[lightning.Callback],
     until: int | None,
@@ -165,7 +165,7 @@ def _fit(
     if config.trainer.initial_weights and not found:
         load_weights(module.denoiser, config.trainer.initial_weights)
     checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
-    trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder], loggers, ranks)
+    trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder], ranks)
     if found and found.universal:
         trainer.strategy.config["checkpoint"] = {"load_universal": True}  # type: ignore[attr-defined]
     began, tokens = time.perf_counter(), recorder.tokens
@@ -200,7 +200,6 @@ def _trainer(
     config: RunConfig,
     folder: Path,
     callbacks: list[lightning.Callback],
-    loggers: Sequence[Logger],
     ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> lightning.Trainer:
     # Lightning's advice (more dataloader workers, a GPU that is there but unused) doesn't fit runs that are packed
@@ -225,7 +224,7 @@ def _trainer(
         num_sanity_val_steps=0,
         gradient_clip_val=config.optimizer.gradient_clip or None,
         callbacks=callbacks,
-        logger=list(loggers) or False,
+        logger=False,  # the recorder passes rows on
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -14,7 +14,7 @@ from sweeps.launch.events import Event, Summary
 from sweeps.launch.pool import Pool, default_workers
 from sweeps.launch.presence import present_in
 from sweeps.ledger import MOST_LOSSES, Ledger
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 from sweeps.storage import choose_url, open_storage
 from sweeps.worker import TRAINER
 

@@ -14,11 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from core import records
 from core.errors import UserError
-from sweeps.plan import Plan
+from sweeps.planned import Plan
 from sweeps.search.plan import SearchPlan
 from sweeps.storage import STORAGE_VARIABLE
 from sweeps.worker import CORES_VARIABLE
@@ -148,4 +146,6 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
+    import torch  # seconds, which a worker that trains nothing can do without
+
     return [str(index) for index in range(torch.cuda.device_count())]

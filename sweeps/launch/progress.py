@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeps.launch.events import Event
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 from sweeps.progress import read_progress
 
 Present = Callable[[Event], None]

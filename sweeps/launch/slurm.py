@@ -24,7 +24,7 @@ from sweeps import scheduler
 from sweeps.folders import pending, write_design
 from sweeps.launch.site import Request, clock, seconds
 from sweeps.ledger import Ledger
-from sweeps.plan import Plan
+from sweeps.planned import Plan
 from sweeps.search.plan import SearchPlan
 from sweeps.storage import choose_url, open_storage
 from sweeps.study import STORAGE_FILE, SUBMISSIONS, job_name, submissions

@@ -16,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.processes import STOPPED
@@ -29,7 +27,7 @@ from sweeps.launch.shift import Shift
 from sweeps.launch.slurm import JOB, quantile
 from sweeps.ledger import Claim, Ledger
 from sweeps.patient import PatientStorage
-from sweeps.plan import Plan
+from sweeps.planned import Plan
 from sweeps.scheduler import Place, SlurmError
 from sweeps.storage import open_storage
 from sweeps.study import STORAGE_FILE
@@ -179,6 +177,8 @@ def work(worker: Worker, ledger: Ledger, lead_s: float, again: Callable[[Ledger,
 def _leave_slurm(environment: Any) -> None:
     """Hide the job's size from libraries that would take it for theirs. What a record says of the job stays."""
     cores = len(share_of_cores(0, 1))
+    import torch
+
     torch.set_num_threads(max(1, min(cores, int(environment.get("SLURM_CPUS_ON_NODE") or cores))))
     kept = {"SLURM_CONF", *SLURM.values()}
     for name in [name for name in environment if name.startswith("SLURM_") and name not in kept]:

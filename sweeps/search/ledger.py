@@ -16,7 +16,7 @@ from core import records, spill
 from core.patience import Patience
 from sweeps.folders import RunLock, locked, recorded, run_folder, set_aside
 from sweeps.patient import PatientStorage
-from sweeps.plan import PlannedRun
+from sweeps.planned import PlannedRun
 from sweeps.search.plan import SearchPlan
 from sweeps.search.resume import metrics_at, paused_record
 from sweeps.search.tuner import Job, Tuner

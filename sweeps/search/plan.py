@@ -14,7 +14,7 @@ from core.metrics import METRICS
 from core.settings import parse_overrides
 from core.training.checks import check as check_run
 from sweeps.checks import nearest, text
-from sweeps.plan import Plan, PlannedRun
+from sweeps.planned import Plan, PlannedRun
 from sweeps.search.checks import CONFIRMATION_SEED, check
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of

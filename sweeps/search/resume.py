@@ -5,7 +5,7 @@ from pathlib import Path
 from core import records
 from core.records import RunRecord, UnreadableRecordError
 from core.training.saved import saved_step
-from sweeps.plan import PlannedRun
+from sweeps.planned import PlannedRun
 
 
 def paused_record(folder: Path, run: PlannedRun) -> RunRecord | None:

@@ -19,7 +19,7 @@ from sweeps.launch.shift import Shift
 from sweeps.launch.task import TaskWorker, note_claim, requeue
 from sweeps.ledger import Ledger
 from sweeps.patient import PatientStorage
-from sweeps.plan import Plan
+from sweeps.planned import Plan
 from sweeps.search.ledger import Claim, SearchLedger
 from sweeps.search.plan import SearchPlan
 from sweeps.search.results import Results, confirmation

@@ -22,7 +22,7 @@ from core.training.pausing import TrainingPausedError
 from core.training.saved import saved_step
 from sweeps.folders import clean, recorded, rescue, run_folder, set_aside
 from sweeps.loggers import ProgressLogger
-from sweeps.plan import PlannedRun
+from sweeps.planned import PlannedRun
 from sweeps.search.ledger import Claim, SearchLedger
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import entry_file

@@ -12,7 +12,6 @@ from core.training import pausing
 from core.training.pausing import TrainingPausedError
 from core.training.run import train
 from core.training.saved import FOLDER, LATEST, saved_step
-from sweeps.loggers import RowLogger
 from tests.sweeps.search.trainers import landscape
 from tests.sweeps.trainers import quick
 
@@ -25,11 +24,10 @@ def is_disturbed(config: RunConfig) -> bool:
     return config.seed == 0 and config.objective.load_balancing_weight > 0
 
 
-class Cuts(RowLogger):
+class Cuts:
     """Notes every step that is trained, and at some waits, in the first run alone, for a request to pause."""
 
     def __init__(self, place: Path, config: RunConfig) -> None:
-        super().__init__()
         self.place, self.config = place, config
 
     def log_metrics(self, metrics, step=None) -> None:

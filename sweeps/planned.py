@@ -1,0 +1,73 @@
+"""What is to be trained, as a ledger, a worker and a scheduler's task need to know it: without what it takes to plan it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from core.config import RunConfig
+from core.metrics import METRICS
+from core.settings import build
+from sweeps.spec import Level, study_name
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan: an arm under a seed. fingerprint: of the data that it is to be trained on."""
+
+    arm: str
+    settings: Mapping[str, Level]
+    config: RunConfig
+    run_hash: str
+    arm_hash: str
+    fingerprint: str
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that an ablation of one size is to train.
+
+    design: the declaration resolved, JSON-ready; records carry it, and reports need nothing else.
+    runs: block by block (all arms of the first seed, then of the second), so that an interrupted sweep leaves whole
+        blocks to compare.
+    """
+
+    name: str
+    size: str
+    design: Mapping[str, Any]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def study_name(self) -> str:
+        return study_name(self.name, self.size)
+
+    @property
+    def goal(self) -> str:
+        """Which direction of the metric is better: "min" or "max"."""
+        return METRICS[self.design["metric"]].goal
+
+    @property
+    def devices(self) -> int:
+        """Processes that train one run together."""
+        return int(self.design.get("devices", 1))
+
+    def place(self, run: PlannedRun) -> dict[str, Any]:
+        """What a run's record remembers of its place in the design (the record's `study`)."""
+        return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": dict(self.design)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain dictionaries, for `from_json` in another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Plan":
+        """The plan that `to_json` wrote."""
+        runs = tuple(PlannedRun(**(run | {"config": build(run["config"])})) for run in content["runs"])
+        return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
