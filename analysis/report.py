@@ -150,7 +150,11 @@ def _terminal_plain(title: str, columns: tuple[str, ...]) -> Table:
 def crossed(contrast: "Contrast") -> str:
     """A contrast's factors in words: each from its reference to its level."""
     steps = zip(contrast.factors, contrast.reference, contrast.levels, strict=True)
-    return " x ".join(f"{name} {base} → {level}" for name, base, level in steps)
+    return " x ".join(f"{name} {_level(base)} → {_level(level)}" for name, base, level in steps)
+
+
+def _level(level: Any) -> str:
+    return f"{level:g}" if isinstance(level, float) else str(level)
 
 
 def number(value: float | None) -> str:
