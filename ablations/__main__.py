@@ -107,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
             help="processes (default: one per GPU or core; auto: as measured)",
         )
         command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0..N-1 instead of the declared ones")
-    _command(commands, "report", "the verdict table and report.html", name=True, json=True)
+    report = _command(commands, "report", "the verdict table and report.html", name=True, json=True)
+    report.add_argument(
+        "--files", type=Path, metavar="FOLDER", help="tables as CSV, Markdown and LaTeX, figures as SVG, PNG and PDF"
+    )
     verify = _command(commands, "verify", "what of the records can't be trusted", name=True, json=True)
     export = _command(commands, "export", "the winning arm as a config with its evidence, or its weights", name=True)
     for command in (run, status, retry, verify):

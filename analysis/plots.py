@@ -1,4 +1,4 @@
-"""Figures: drawing functions on prepared data, each returning an SVG that is ready to be inlined in a page.
+"""Figures: drawing functions on prepared data, for a page (as inlined SVG) or for a paper (as files).
 
 Text and axes take the page's own colour (light or dark), ids are unique to the figure, and equal data give equal bytes.
 """
@@ -9,6 +9,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ParamSpec
 from xml.sax.saxutils import escape
 
@@ -21,6 +22,7 @@ from analysis.frame import Study
 from analysis.verdicts import MetricTable
 
 INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
+PAPER_GRID = "#d9dde3"
 ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#b2a300")
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "equivalent": "#0072b2"}
 STYLE: dict[Any, Any] = {
@@ -58,11 +60,35 @@ class Band:
     high_T: np.ndarray
 
 
-def _styled(draw: Callable[P, str]) -> Callable[P, str]:
+@dataclass(frozen=True)
+class Picture:
+    """A finished figure. name: what its ids begin with; alt: what it shows, in words."""
+
+    figure: Figure
+    name: str
+    alt: str
+
+    def svg(self) -> str:
+        """An SVG to be inlined in a page, in the page's own colours."""
+        with matplotlib.rc_context(STYLE):
+            return _svg(self.figure, self.name, self.alt)
+
+    def save(self, path: Path) -> None:
+        """Write a file on white, as its suffix says: .svg, .png or .pdf. The figure can't be inlined after that."""
+        for axis in self.figure.axes:
+            for part in (*axis.spines.values(), *axis.get_xgridlines(), *axis.get_ygridlines()):
+                part.set(color=PAPER_GRID)
+        dated = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)  # equal data give equal bytes
+        with matplotlib.rc_context(STYLE | {"svg.hashsalt": self.name}):
+            metadata = {dated: None} if dated else {}
+            self.figure.savefig(path, dpi=200, facecolor="white", metadata=metadata)
+
+
+def _styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
     """Hold the style from the first axis to the last byte: matplotlib reads it at every step."""
 
     @functools.wraps(draw)
-    def drawn(*arguments: P.args, **options: P.kwargs) -> str:
+    def drawn(*arguments: P.args, **options: P.kwargs) -> Picture:
         with matplotlib.rc_context(STYLE):
             return draw(*arguments, **options)
 
@@ -70,7 +96,7 @@ def _styled(draw: Callable[P, str]) -> Callable[P, str]:
 
 
 @_styled
-def effects(tables: Sequence[MetricTable]) -> str:
+def effects(tables: Sequence[MetricTable]) -> Picture:
     """Arm minus control with its interval, one panel per metric; the margin is a band around zero."""
     rows = [row for row in tables[0].rows if row.verdict != "control"]
     figure = _figure(9.2, 1.3 + 0.34 * len(rows))
@@ -94,13 +120,13 @@ def effects(tables: Sequence[MetricTable]) -> str:
     axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     names = ", ".join(table.label for table in tables)
-    return _svg(figure, "effects", f"Effect of each arm against the control with 95 % intervals: {names}")
+    return Picture(figure, "effects", f"Effect of each arm against the control with 95 % intervals: {names}")
 
 
 @_styled
 def lines(
     name: str, panels: Mapping[str, Mapping[str, Band]], arms: Sequence[str], alt: str, *, zero: bool = False
-) -> str:
+) -> Picture:
     """Lines with bands, one panel per title; each of `arms` keeps its colour in every figure."""
     figure = _figure(9.2, 2.9 + 0.2 * -(-len(arms) // 3))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -121,11 +147,11 @@ def lines(
         figure.legend(
             handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)), fontsize=9
         )
-    return _svg(figure, name, alt)
+    return Picture(figure, name, alt)
 
 
 @_styled
-def expert_load(loads: Mapping[str, np.ndarray]) -> str:
+def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
     """Heatmap of final expert load over layers x experts, one panel per arm; 1 = the balanced share.
 
     loads: (layers, experts) shares of assignments by arm label, mean over seeds.
@@ -154,11 +180,11 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> str:
     assert picture is not None
     bar = figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.9, pad=0.02, extend="max")
     bar.set_label("load / balanced load")
-    return _svg(figure, "load", "Expert load by layer and expert for each arm, relative to the balanced share")
+    return Picture(figure, "load", "Expert load by layer and expert for each arm, relative to the balanced share")
 
 
 @_styled
-def timestep_load(loads: Mapping[str, np.ndarray]) -> str:
+def timestep_load(loads: Mapping[str, np.ndarray]) -> Picture:
     """Expert by timestep heatmaps: a row for each arm, for each layer visible and masked tokens; 1 = balanced.
 
     loads: (layers, bins, 2, experts) shares of assignments by arm label, of one run; NaN where a bin has no such token.
@@ -189,7 +215,7 @@ def timestep_load(loads: Mapping[str, np.ndarray]) -> str:
         axis.set_xlabel("timestep", fontsize=8)
     assert picture is not None
     figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.6, pad=0.02, extend="max").set_label("load / balanced")
-    return _svg(
+    return Picture(
         figure, "timestep", "Share of each expert by timestep, for each arm and layer, visible and masked tokens"
     )
 

@@ -49,7 +49,7 @@ def render(study: Study, judgement: Judgement) -> str:
         study=study,
         judgement=judgement,
         design=study.design,
-        figures={name: Markup(svg) for name, svg in _figures(study, judgement).items()},
+        figures={name: Markup(picture.svg()) for name, picture in pictures(study, judgement).items()},
         runs=_runs(study),
         timestep_seed=(plots.timestep_loads(study) or (None, None))[1],
         scale=_scale(study, finished),
@@ -181,9 +181,10 @@ def _kind(row: Row | Planned) -> str:
     return row.verdict.split(" ")[0].rstrip(",")
 
 
-def _figures(study: Study, judgement: Judgement) -> dict[str, str]:
+def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
+    """The report's figures by name, as far as the records have what they show."""
     metric, arms = judgement.tables[0], list(study.labels.values())
-    figures = {}
+    figures: dict[str, plots.Picture] = {}
     if any(row.effect for row in metric.rows):
         figures["effects"] = plots.effects(judgement.tables)
     curves = plots.bands(study, "validation", metric.metric)
@@ -213,8 +214,9 @@ def _figures(study: Study, judgement: Judgement) -> dict[str, str]:
     return figures
 
 
-def _routing_figures(study: Study) -> dict[str, str]:
-    figures, arms = {}, list(study.labels.values())
+def _routing_figures(study: Study) -> dict[str, plots.Picture]:
+    figures: dict[str, plots.Picture] = {}
+    arms = list(study.labels.values())
     vio = plots.bands(study, "validation", "load/max_vio")
     if vio:
         figures["max_vio"] = plots.lines("maxvio", {"MaxVio": vio}, arms, "MaxVio against training tokens")

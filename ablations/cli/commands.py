@@ -160,12 +160,19 @@ def run_report(arguments: argparse.Namespace) -> int:
     judgement = judge(study)
     path = folder / "report.html"
     write_report(study, judgement, path)
+    files = []
+    if arguments.files is not None:
+        from analysis.files import write_files
+
+        files = write_files(study, judgement, arguments.files)
     if arguments.json:
-        show_json(judgement.to_dict() | {"report": str(path)})
+        show_json(judgement.to_dict() | {"report": str(path), "files": [str(file) for file in files]})
         return 0
     out = console()
     out.print(terminal_table(judgement))
     out.print(f"report: {path}", markup=False, soft_wrap=True)
+    if files:
+        out.print(f"{len(files)} tables and figures: {arguments.files}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -119,6 +119,12 @@ def run_report(arguments: argparse.Namespace) -> int:
         path = folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html"
         write_report(study, judge(study), path)
         content["report"] = str(path)
+        if arguments.files is not None:
+            from analysis.files import write_files
+
+            content["files"] = [str(file) for file in write_files(study, judge(study), arguments.files)]
+    elif arguments.files is not None:
+        raise UserError(f"--files: {arguments.name} has no confirmed estimates yet, and those are what its tables show")
     if arguments.json:
         show_json(json.loads(json.dumps(content)))
         return 0
