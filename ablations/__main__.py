@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
     run = _command(commands, "run", "train what isn't recorded yet", name=True, settings=True)
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
-    run.add_argument("--exploratory", action="store_true", help="run a design that can't reach significance")
+    for command in (plan, run):
+        command.add_argument("--exploratory", action="store_true", help="though the design can't reach significance")
     status = _command(
         commands, "status", "where a sweep stands: its runs, its jobs, the time left", name=True, json=True
     )

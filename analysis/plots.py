@@ -176,7 +176,7 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
         axis.set_xticks(np.array(shown) + 0.5, [str(expert) for expert in shown])
         axis.set_ylabel("layer")
         axis.grid(visible=False)
-    grid[-1][0].set_xlabel("expert")
+    grid[-1][0].set_xlabel("expert, by load")
     assert picture is not None
     bar = figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.9, pad=0.02, extend="max")
     bar.set_label("load / balanced load")
@@ -246,14 +246,18 @@ def bands(study: Study, table: str, column: str, *, minus_control: bool = False)
 
 
 def final_loads(study: Study) -> dict[str, np.ndarray]:
-    """Each arm's expert load at the end, mean over its finished seeds. Values (layers, experts)."""
+    """Each arm's expert load at the end, mean over its finished seeds. Values (layers, experts), heaviest first.
+
+    Experts are ordered by their load in each run and layer: those of two seeds have nothing in common but their number.
+    """
     out = {}
     for arm in study.arms:
         found = [
             r.expert_load["load"][-1] for r in study.records_of(arm) if r.status == "complete" and r.expert_load["load"]
         ]
         if found:
-            out[study.labels[arm]] = np.mean(np.array(found, dtype=float), axis=0)
+            ordered = np.sort(np.array(found, dtype=float), axis=-1)[..., ::-1]
+            out[study.labels[arm]] = np.mean(ordered, axis=0)
     return out
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.frame import Study
+from analysis.power import reaches_significance
 from analysis.speed import SpeedRow, speeds
 from core.errors import UserError
 from core.metrics import METRICS
@@ -63,7 +64,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a study says. `winner` is an arm that may be exported, or None with the reason."""
+    """What a study says. `winner` is an arm that may be exported, or None with the reason.
+
+    exploratory: why the design can't be expected to reach significance; empty where it can.
+    """
 
     question: str
     headline: str
@@ -75,6 +79,7 @@ class Judgement:
     set_aside: Mapping[str, int]
     unreadable: tuple[str, ...]
     design: Mapping[str, Any]
+    exploratory: str
     contrasts: tuple[Planned, ...]
     speeds: tuple[SpeedRow, ...]
     main_effects: "Factorial | None"
@@ -95,9 +100,11 @@ def judge(study: Study) -> Judgement:
     main, interactions, note = _factorial(study)
     planned = _planned(study)
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
+    exploratory = _exploratory(design)
+    words = [exploratory, _headline(study, tables[0]), *_planned_words(planned), *_asides(tables[1:])]
     return Judgement(
         question=design["question"],
-        headline=" ".join([_headline(study, tables[0]), *_planned_words(planned), *_asides(tables[1:])]),
+        headline=" ".join(line for line in words if line),
         tables=tables,
         winner=winner,
         winner_reason=reason,
@@ -106,12 +113,22 @@ def judge(study: Study) -> Judgement:
         set_aside=dict(study.set_aside),
         unreadable=study.unreadable,
         design=design,
+        exploratory=exploratory,
         contrasts=planned,
         speeds=speeds(study),
         main_effects=main,
         interactions=interactions,
         factorial_note=note,
     )
+
+
+def _exploratory(design: Mapping[str, Any]) -> str:
+    seeds, arms = len(design["seeds"]), len(design["arms"]) - 1
+    reach = reaches_significance(seeds, alpha=design["alpha"], power=design["power"], comparisons=max(1, arms))
+    if reach.ok:
+        return ""
+    needed = f"{reach.seeds_needed} would"
+    return f"Exploratory: {seeds} seeds for {arms} arms can't be expected to reach significance ({needed})."
 
 
 def _planned(study: Study) -> tuple[Planned, ...]:

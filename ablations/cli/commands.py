@@ -100,8 +100,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
         show_json(content)
     else:
         print_plan(content, console())
-    if content["refused"]:
-        raise UserError(content["refused"])
+    if content["refused"] and not arguments.exploratory:
+        raise UserError(f"{content['refused']} (--exploratory plans it anyway)")
     return 0
 
 

@@ -231,3 +231,9 @@ def test_a_whole_factorial_has_main_effects_and_interactions(records_of) -> None
     assert "5 of 6 seeds" in judge(Study.of(lost)).factorial_note
     assert judge(Study.of(records_of(make_design()))).interactions is None
     json.dumps(judgement.to_dict(), allow_nan=False)
+
+
+def test_a_design_that_cannot_reach_significance_is_called_exploratory(records_of) -> None:
+    judgement = judge(Study.of(records_of(make_design(seeds=2))))
+    assert judgement.exploratory in judgement.headline and "Exploratory: 2 seeds for 2 arms" in judgement.exploratory
+    assert judge(Study.of(records_of(make_design(seeds=6)))).exploratory == ""
