@@ -102,7 +102,7 @@ def test_an_array_trains_every_run_once(cluster, make_plan, tmp_path) -> None:
 
 
 def test_a_run_that_is_cut_off_again_and_again_goes_on_exactly(cluster, make_plan, tmp_path, monkeypatch) -> None:
-    """By the signal before a time limit, by a job of higher priority, by scontrol requeue; checkpoint_every is 0."""
+    """By a signal, by a job of higher priority, by scontrol requeue, by the time limit; checkpoint_every is 0."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     settings = ["trainer.steps=80", "trainer.log_every=1", "trainer.validate_every=20"]
     plan, out = make_plan(overrides=settings, seeds=(0,)), tmp_path / "out"
@@ -118,13 +118,19 @@ def test_a_run_that_is_cut_off_again_and_again_goes_on_exactly(cluster, make_pla
     def cut_by_requeue() -> None:
         cluster.run("scontrol", "requeue", f"{job}_0")
 
-    for count, (step, cut) in enumerate(zip(CUTS, (cut_by_signal, cut_by_priority, cut_by_requeue), strict=True)):
+    def cut_by_time() -> None:
+        cluster.run("scontrol", "update", f"JobId={job}_0", "TimeLimit=2")  # less is left than the lead
+        cluster.wait_until(lambda: the_task(job).restarts == 4)
+        cluster.run("scontrol", "update", f"JobId={job}_0", "TimeLimit=30")
+
+    cuts = (cut_by_signal, cut_by_priority, cut_by_requeue, cut_by_time)
+    for count, (step, cut) in enumerate(zip(CUTS, cuts, strict=True)):
         cluster.wait_until(lambda step=step: (tmp_path / f"at-{step}").exists())
         assert the_task(job).restarts == count
         cut()
     cluster.wait_until(lambda: ended(job))
     disturbed, other = check_whole(plan, out)
-    assert reasons(plan, out) == {"preempted": 3}
+    assert reasons(plan, out) == {"preempted": 4}
     for run in plan.runs:  # every step once
         assert [int(line) for line in (tmp_path / run.run_hash).read_text().split()] == list(range(1, 81))
     threads = torch.get_num_threads()
@@ -138,7 +144,7 @@ def test_a_run_that_is_cut_off_again_and_again_goes_on_exactly(cluster, make_pla
         k: v for k, v in whole.metrics.items() if k not in timings
     }
     tracked = [path.name.rsplit("-", 1)[1] for path in run_folder(plan, plan.runs[0], out).glob("wandb/offline-run-*")]
-    assert len(tracked) == 4 and len(set(tracked)) == 1  # its own W&B run, gone on with
+    assert len(tracked) == len(CUTS) + 1 and len(set(tracked)) == 1  # its own W&B run, gone on with
     assert other.curve != whole.curve
 
 

@@ -15,7 +15,7 @@ from core.training.saved import FOLDER, LATEST, saved_step
 from tests.sweeps.search.trainers import landscape
 from tests.sweeps.trainers import quick
 
-CUTS = (15, 37, 61)
+CUTS = (15, 37, 61, 70)
 LIMIT_S = 300
 
 
