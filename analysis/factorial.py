@@ -114,24 +114,36 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
     cells = math.prod(len(factor["levels"]) for factor in design["factors"])
     if len(factors) < 2 or len(design["arms"]) != cells or len(set(factors.values())) < len(factors):
         return None, None, ""
+    for seed in design["seeds"]:
+        records = [study.cells.get((arm["name"], seed)) for arm in design["arms"]]
+        if len({r.data_fingerprint for r in records if r is not None and r.status == "complete"}) > 1:
+            return None, None, "arms were trained on different data, so their values can't be averaged"
     values = {arm["name"]: study.values(arm["name"], design["metric"]) for arm in design["arms"]}
     whole = np.isfinite(np.stack(list(values.values()))).all(0)
     if whole.sum() < VERDICT_FLOOR:
         return None, None, f"only {whole.sum()} seeds have a finished run of every arm, and {VERDICT_FLOOR} are needed"
     rows = [
-        {"seed": seed, "value": values[arm["name"]][place]} | {factors[key]: arm["settings"][key] for key in factors}
+        {"seed": seed, "value": values[arm["name"]][place]}
+        | {factors[key]: text(arm["settings"][key]) for key in factors}
         for arm in design["arms"]
         for place, seed in enumerate(design["seeds"])
         if whole[place]
     ]
     control = next(arm for arm in design["arms"] if arm["name"] == design["control"])
-    reference = {label: control["settings"][key] for key, label in factors.items()}
+    reference = {label: text(control["settings"][key]) for key, label in factors.items()}
     table = pd.DataFrame(rows)
     note = f"over the {whole.sum()} of {len(whole)} seeds in which every arm finished" if not whole.all() else ""
     try:
         return main_effects(table, reference=reference), interactions(table, reference=reference), note
     except UserError as error:  # contrasts without variance
         return None, None, str(error)
+
+
+def text(level: Any) -> str:
+    """A level in words: tables can't tell None from a missing value."""
+    if level is None or isinstance(level, bool):
+        return str(level).lower()
+    return f"{level:g}" if isinstance(level, float) else str(level)
 
 
 def _cells(table: pd.DataFrame, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Hashable]]]:

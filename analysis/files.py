@@ -12,7 +12,7 @@ from core.records import write_atomically
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
 EXACT = (
     "arm", "label", "mean", "sd", "n", "estimate", "low", "high", "pvalue", "p_holm", "p_equivalence", "effect_size",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from core import records
+from core.errors import UserError
 from core.records import RunRecord, UnreadableRecordError
 
 
@@ -46,7 +47,12 @@ class Study:
             except UnreadableRecordError as error:
                 unreadable.append(f"{path.relative_to(folder)}: {str(error).split(': ', 1)[-1]}")
         path = folder / "design.json"
-        design = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        try:
+            design = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except ValueError as error:
+            raise UserError(
+                f"{path} is damaged ({error}): delete it, and the newest record's own design is used"
+            ) from None
         return cls.of(found, design, unreadable)
 
     @classmethod
@@ -109,6 +115,12 @@ class Study:
             value = record.metrics.get(metric) if record is not None and record.status == "complete" else None
             column.append(np.nan if value is None else float(value))
         return np.array(column)
+
+    def data_differs(self, one: str, two: str, seed: int) -> bool:
+        """Whether two arms' finished runs of a seed saw different data, so that their values can't be compared."""
+        pair = self.cells.get((one, seed)), self.cells.get((two, seed))
+        fingerprints = {record.data_fingerprint for record in pair if record is not None and record.status != "failed"}
+        return len(fingerprints) > 1
 
     def series(self, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """A logged column of an arm's finished runs against tokens, by seed: (T,) tokens and (T,) values.

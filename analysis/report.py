@@ -128,7 +128,8 @@ def _terminal_speeds(judgement: Judgement) -> list[Any]:
 
 def _terminal_interactions(judgement: Judgement) -> list[Any]:
     if judgement.interactions is None:
-        return []
+        note = judgement.factorial_note
+        return [Text(f"no main effects and interactions: {note}"), Text()] if note else []
     unit = judgement.tables[0].unit
     out = _terminal_plain(
         f"interactions in {judgement.tables[0].label}{f', {unit}' if unit else ''}: how much one changes the other's effect",
@@ -150,11 +151,7 @@ def _terminal_plain(title: str, columns: tuple[str, ...]) -> Table:
 def crossed(contrast: "Contrast") -> str:
     """A contrast's factors in words: each from its reference to its level."""
     steps = zip(contrast.factors, contrast.reference, contrast.levels, strict=True)
-    return " x ".join(f"{name} {_level(base)} → {_level(level)}" for name, base, level in steps)
-
-
-def _level(level: Any) -> str:
-    return f"{level:g}" if isinstance(level, float) else str(level)
+    return " x ".join(f"{name} {base} → {level}" for name, base, level in steps)
 
 
 def number(value: float | None) -> str:

@@ -68,10 +68,12 @@ class ScalingLaw:
             out[name] = max(value / high, low / value, 1.0)
         return out
 
-    def compute_optimal(self, flops: float) -> tuple[float, float]:
-        """N and D that minimise the loss for C = 6 N D FLOPs (Hoffmann et al., Eq. 4)."""
-        total = self.alpha + self.beta
-        ratio = (self.alpha * self.A / (self.beta * self.B)) ** (1 / total)
+    def compute_optimal(self, flops: float, **modifiers: float) -> tuple[float, float]:
+        """N and D that minimise the loss for C = 6 N D FLOPs (Hoffmann et al., Eq. 4), at given modifiers."""
+        total, first = self.alpha + self.beta, self.A
+        for exponent, column in zip(self.modifiers.values(), self._columns(modifiers), strict=True):
+            first *= float(column) ** -exponent
+        ratio = (self.alpha * first / (self.beta * self.B)) ** (1 / total)
         parameters = ratio * (flops / 6) ** (self.beta / total)
         return parameters, flops / 6 / parameters
 

@@ -45,7 +45,8 @@ def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> flo
     sd, mean = float(differences.std(ddof=1)), float(differences.mean())
     if sd <= 1e-12 * max(1e-300, float(np.abs(differences).max())):
         return math.inf if mean else 1.0
-    return math.exp(_log_factor(mean / sd * math.sqrt(n), n, scale))
+    log = _log_factor(mean / sd * math.sqrt(n), n, scale)
+    return math.exp(log) if log < 700 else math.inf
 
 
 def rejects(differences_S: ArrayLike, *, alpha: float = 0.05, scale: float = PRIOR_SCALE) -> bool:

@@ -63,7 +63,9 @@ def speeds(study: Study) -> tuple[SpeedRow, ...]:
 
 
 def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
-    name = study.labels[arm]
+    name, control = study.labels[arm], study.design["control"]
+    if any(study.data_differs(arm, control, seed) for seed in study.design["seeds"]):
+        return SpeedRow(arm, name, None, None, "trained on other data than the control, so not compared")
     seeds = [
         seed
         for seed in study.design["seeds"]
@@ -80,8 +82,10 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
         speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=goal == "max")
     except UserError as error:
         return SpeedRow(arm, name, None, None, str(error))
-    note = f"{speed.early} of {speed.n} crossings lie before the first validation" if speed.early else ""
-    return SpeedRow(arm, name, speed, None, note)
+    notes = [f"{speed.early} of {speed.n} crossings lie before the first validation"] if speed.early else []
+    if len(seeds) < len(study.design["seeds"]):
+        notes.append(f"compared on {len(seeds)} of {len(study.design['seeds'])} seeds, validated alike in both arms")
+    return SpeedRow(arm, name, speed, None, "; ".join(notes))
 
 
 def learning_speed(
@@ -97,7 +101,8 @@ def learning_speed(
     tokens_T: (T,) increasing counts of tokens at which both were validated; control_ST, arm_ST: (S, T) values, paired by
     seed. Where the arm ends as good as the control or better, its share is (tokens at which it first is as good as the
     control's end) / (all tokens); where it ends worse, it is all tokens over those at which the control first is as good
-    as the arm's end: so the share is defined for every seed, and exchanging the arms inverts it. Between validations the
+    as the arm's end; where both end the same, it is the one's first crossing over the other's: so the share is defined
+    for every seed, and exchanging the arms inverts it. Between validations the
     value is taken to be linear in log tokens. Raises UserError for shapes that don't fit, values that aren't finite,
     fewer than 2 seeds or 2 validations, and shares that are the same in all seeds.
     """
@@ -112,11 +117,15 @@ def learning_speed(
         control, arm = -control, -arm
     logs, early = np.empty(len(arm)), 0
     ahead = arm[:, -1] <= control[:, -1]
+    x_T = np.log(tokens)
     for seed, (base_T, own_T) in enumerate(zip(control, arm, strict=True)):
-        better_T, target = (own_T, base_T[-1]) if ahead[seed] else (base_T, own_T[-1])
-        crossing = _first_below(np.log(tokens), better_T, target)
-        early += bool(better_T[0] <= target)
-        logs[seed] = (crossing - math.log(tokens[-1])) * (1 if ahead[seed] else -1)
+        target = max(base_T[-1], own_T[-1])
+        # The one that ends worse is as good as its own end at the end, unless both end there.
+        tie = base_T[-1] == own_T[-1]
+        own = _first_below(x_T, own_T, target) if tie or ahead[seed] else x_T[-1]
+        base = _first_below(x_T, base_T, target) if tie or not ahead[seed] else x_T[-1]
+        logs[seed] = own - base
+        early += bool((own_T if ahead[seed] else base_T)[0] <= target)
     effect = paired_effect(np.zeros_like(logs), logs, alpha=alpha)
     return LearningSpeed(
         share=math.exp(effect.estimate),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analysis.factorial import Factorial
 
 AMONG = ", among runs that finished"
+OTHER_DATA = "trained on other data"
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,19 @@ def _planned(study: Study) -> tuple[Planned, ...]:
         label = f"{study.labels[one]} − {study.labels[two]}"
         own, base = study.values(one, metric), study.values(two, metric)
         both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
+        if any(study.data_differs(one, two, seed) for seed in design["seeds"]):
+            drafts.append(
+                Planned(
+                    (one, two),
+                    label,
+                    None,
+                    None,
+                    None,
+                    "no verdict",
+                    (f"{OTHER_DATA} than each other, so not compared",),
+                )
+            )
+            continue
         if both.sum() != len(own):
             notes.append(f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished")
         try:
@@ -224,9 +238,9 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
     if arm == control:
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
     both = np.isfinite(own) & np.isfinite(base)
-    foreign = [seed for seed in study.design["seeds"] if _data_differs(study, arm, control, seed)]
+    foreign = [seed for seed in study.design["seeds"] if study.data_differs(arm, control, seed)]
     if foreign:
-        notes += ("trained on other data than the control, so not compared",)
+        notes += (f"{OTHER_DATA} than the control, so not compared",)
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="no verdict", notes=notes)
     if both.sum() != len(own):
         notes += (f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished",)
@@ -240,13 +254,6 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
     except UserError as error:
         notes += (str(error),)
     return Row(**row, effect=effect, p_holm=None, p_equivalence=p_same, verdict=words, notes=notes)
-
-
-def _data_differs(study: Study, arm: str, control: str, seed: int) -> bool:
-    own, base = study.cells.get((arm, seed)), study.cells.get((control, seed))
-    if own is None or base is None or "failed" in (own.status, base.status):
-        return False
-    return own.data_fingerprint != base.data_fingerprint
 
 
 def _arm_notes(study: Study, arm: str) -> list[str]:

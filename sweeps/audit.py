@@ -5,7 +5,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,16 @@ class Verification:
     @property
     def trusted(self) -> bool:
         return all(finding.note for finding in self.findings)
+
+
+def settled(look: Callable[[], Verification]) -> Verification:
+    """What is wrong at two looks, one after the other: while a sweep goes on, records come after the ledger was read."""
+    first = look()
+    if first.trusted:
+        return first
+    second = look()
+    lasting = tuple(finding for finding in second.findings if finding.note or finding in first.findings)
+    return replace(second, findings=lasting)
 
 
 def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:

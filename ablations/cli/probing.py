@@ -156,7 +156,10 @@ def _arms(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> Iterato
         for record in study.records_of(arm):
             if record.status != "complete":
                 continue
-            folder = next((recorded[size] / arm).glob(f"seed-{record.seed}-{record.run_hash}-*"))
+            folder = next((recorded[size] / arm).glob(f"seed-{record.seed}-{record.run_hash}-*"), None)
+            if folder is None:
+                row["notes"].append(f"seed {record.seed}: its folder isn't where it was recorded; probe it by its path")
+                continue
             try:
                 row["runs"].append(probe_run(folder, arguments.sequences, arguments.timesteps, settings))
             except UserError as error:

@@ -11,7 +11,7 @@ from rich.console import Console
 from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
 from core.errors import UserError
-from sweeps.audit import Verification
+from sweeps.audit import Verification, settled
 from sweeps.patient import PatientStorage
 from sweeps.search import verify as searches
 from sweeps.search.spec import CONFIRM, Search
@@ -34,12 +34,12 @@ def run_verify(arguments: argparse.Namespace) -> int:
     study = study_name(name, size)
     storage = _storage(arguments, study)
     if isinstance(declaration, Search):
-        found = {study: searches.verify(sizes[size], _groups(storage, study, arguments.out))}
+        found = {study: settled(lambda: searches.verify(sizes[size], _groups(storage, study, arguments.out)))}
         confirming = study_name(study, CONFIRM)
         if (arguments.out / confirming).is_dir():
-            found[confirming] = verify(arguments.out / confirming, _runs(storage, confirming))
+            found[confirming] = settled(lambda: verify(arguments.out / confirming, _runs(storage, confirming)))
     else:
-        found = {study: verify(sizes[size], _runs(storage, study))}
+        found = {study: settled(lambda: verify(sizes[size], _runs(storage, study)))}
     if arguments.json:
         first, *others = (_content(*each) for each in found.items())
         show_json(first | {"confirmation": others[0]} if others else first)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from core import records
+from core.errors import UserError
 from core.records import RunRecord, UnreadableRecordError
 from sweeps.plan import Plan, describe_arm, planned_run
 from sweeps.search.plan import SearchPlan, described
@@ -60,7 +61,10 @@ class Results:
         if design is None:
             if not path.is_file():
                 return None
-            design = dict[str, Any](json.loads(path.read_text(encoding="utf-8")))
+            try:
+                design = dict[str, Any](json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise UserError(f"{path} is damaged ({error}): `ablate run` of the search writes it again") from None
         found, unreadable = [], list[str]()
         for entry in folder.glob(f"*/{entry_file(design['identity'])}"):
             runs = list(_runs(entry.parent, unreadable))

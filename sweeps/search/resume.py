@@ -23,4 +23,6 @@ def metrics_at(record: RunRecord, step: int | None) -> dict[str, float] | None:
     steps = record.validation.get("step", [])
     if step not in steps:
         return None
-    return {name: column[steps.index(step)] for name, column in record.validation.items()}
+    place = steps.index(step)  # of a record that was tampered with a column may be short, or hold nothing there
+    row = {name: column[place] for name, column in record.validation.items() if place < len(column)}
+    return {name: value for name, value in row.items() if value is not None}

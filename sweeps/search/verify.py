@@ -151,7 +151,7 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
     for tokens, value in trial.intermediate_values.items() if several and whole else ():
         step = round(tokens / plan.design["tokens_per_step"])
         rows = [row for run in runs if (row := metrics_at(run.record, step)) is not None]
-        mean = math.fsum(row[plan.design["metrics"][0]] for row in rows) / max(1, len(rows))
+        mean = math.fsum(row.get(plan.design["metrics"][0], math.nan) for row in rows) / max(1, len(rows))
         if len(rows) == len(runs) and not _same(mean, value):
             yield Finding(place, f"at step {step} its records say {mean:.6g}, and the ledger {value:.6g}")
     paused = several and len(trial.intermediate_values) > own["target"]

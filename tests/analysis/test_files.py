@@ -28,7 +28,7 @@ def test_csv_has_the_numbers_in_full(study) -> None:
 
 def test_text_is_escaped(study) -> None:
     table = judge(study).tables[0]
-    assert r"50 \% of\_it | \$x\$ \& \textbackslash{}more &" in as_latex(table)
+    assert r"50 \% of\_it $|$ \$x\$ \& \textbackslash{}more &" in as_latex(table)
     assert as_latex(table).count(r"\\") == 1 + len(table.rows) and "−" not in as_latex(table)
     assert "50 % of_it \\| $x$ & \\more" in as_markdown(table)
     assert len({line.replace("\\|", "").count("|") for line in as_markdown(table).splitlines()}) == 1

@@ -1,6 +1,7 @@
 """Scaling laws: the published re-fit of Chinchilla's runs, planted laws, forms judged where they weren't fitted."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,12 +68,13 @@ def test_forms_are_judged_at_the_scale_that_was_held_out() -> None:
 
 
 def test_the_compute_optimum_is_one() -> None:
-    law = ScalingLaw(A=400, B=2000, E=1.8, alpha=0.3, beta=0.4)
-    parameters, tokens = law.compute_optimal(1e21)
-    assert 6 * parameters * tokens == pytest.approx(1e21)
-    best = float(law.predict(parameters, tokens))
-    for factor in (0.8, 1.25):
-        assert law.predict(parameters * factor, tokens / factor) > best
+    plain = ScalingLaw(A=400, B=2000, E=1.8, alpha=0.3, beta=0.4)
+    for law, at in ((plain, {}), (replace(plain, modifiers={"sparsity": 0.2}), {"sparsity": 8.0})):
+        parameters, tokens = law.compute_optimal(1e21, **at)
+        assert 6 * parameters * tokens == pytest.approx(1e21)
+        best = float(law.predict(parameters, tokens, **at))
+        for factor in (0.8, 1.25):
+            assert law.predict(parameters * factor, tokens / factor, **at) > best
 
 
 @pytest.mark.parametrize(

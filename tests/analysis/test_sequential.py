@@ -83,6 +83,7 @@ def test_it_stays_rejected_and_bad_input_is_refused() -> None:
     assert rejects(x) and rejects([*x, -9.0])
     assert not rejects([5.0]) and confidence_sequence([5.0]) == (-math.inf, math.inf)
     assert bayes_factor([0.0, 0.0, 0.0]) == 1.0 and bayes_factor([0.5, 0.5]) == math.inf
+    assert bayes_factor(with_t(700.0, 200)) == math.inf
     for broken in ([1.0, math.nan], [[1.0]]):
         with pytest.raises(UserError, match="finite differences"):
             rejects(broken)

@@ -29,6 +29,21 @@ def test_exchanging_the_arms_inverts_the_share() -> None:
     assert (there.low, there.pvalue) == (pytest.approx(1 / back.high), pytest.approx(back.pvalue))
 
 
+def test_ties_at_the_end_favour_nobody() -> None:
+    """A metric that saturates, such as the share of dead experts: both end at 0, each after its own time."""
+    hits = []
+    for key in range(300):
+        rng = np.random.default_rng(key)
+        control, arm = (np.maximum(0.0, 3 - rng.integers(1, 4, (6, 1)) * np.arange(4.0)) for _ in range(2))
+        try:
+            found, back = learning_speed(TOKENS, control, arm), learning_speed(TOKENS, arm, control)
+        except UserError:  # the same share in all seeds
+            continue
+        assert found.share == pytest.approx(1 / back.share)
+        hits.append(found.pvalue < 0.05)
+    assert np.mean(hits) < 0.1
+
+
 def test_a_higher_metric_is_turned_around() -> None:
     control, arm = curves(5, noise=0.1), curves(5, speed=1.5, noise=0.1, key=3)
     assert learning_speed(TOKENS, -control, -arm, higher_is_better=True) == learning_speed(TOKENS, control, arm)

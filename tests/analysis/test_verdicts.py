@@ -237,3 +237,23 @@ def test_a_design_that_cannot_reach_significance_is_called_exploratory(records_o
     judgement = judge(Study.of(records_of(make_design(seeds=2))))
     assert judgement.exploratory in judgement.headline and "Exploratory: 2 seeds for 2 arms" in judgement.exploratory
     assert judge(Study.of(records_of(make_design(seeds=6)))).exploratory == ""
+
+
+def test_arms_of_different_data_are_compared_nowhere(records_of) -> None:
+    design = make_design(arms=4) | {"contrasts": [["arm1", "arm2"]], "data_fingerprint": "toy:1 toy:2"}
+    design["factors"] = [
+        {"key": "data.corpus", "label": "corpus", "levels": ["toy", "other"]},
+        {"key": "model.num_kv_heads", "label": "heads", "levels": [None, 1]},
+    ]
+    corners = [("toy", None), ("other", None), ("toy", 1), ("other", 1)]
+    for arm, (corpus, heads) in zip(design["arms"], corners, strict=True):
+        arm["settings"] = {"data.corpus": corpus, "model.num_kv_heads": heads}
+    found = records_of(design, {"arm1": 1.0})
+    whole = judge(Study.of(found))
+    assert {c.levels for c in whole.main_effects.contrasts} == {("other",), ("1",)}  # None is a level like any other
+    found = [replace(r, data_fingerprint="toy:2") if r.run_hash.startswith(("arm1", "arm3")) else r for r in found]
+    judgement = judge(Study.of(found))
+    assert judgement.contrasts[0].verdict == "no verdict" and "other data" in judgement.contrasts[0].notes[0]
+    assert judgement.speeds[0].speed is None and "other data" in judgement.speeds[0].note
+    assert judgement.main_effects is None and "different data" in judgement.factorial_note
+    assert "Planned contrasts" not in judgement.headline

@@ -9,6 +9,7 @@ import pytest
 
 from core import records
 from core.training.run import train
+from sweeps.audit import Finding, Verification, settled
 from sweeps.folders import run_folder
 from sweeps.ledger import Ledger
 from sweeps.plan import plan
@@ -169,3 +170,16 @@ def test_records_of_a_former_design_are_a_note(sweep):
     assert [finding.text for finding in found.findings] == [
         "of another design than the one last run here: no report counts it"
     ] * 2
+
+
+def test_what_is_wrong_while_a_sweep_goes_on_has_to_be_wrong_twice() -> None:
+    """The ledger is read before the records: what came in between isn't known to it at the first look."""
+    gone, new, note = (
+        Finding("a", "changed"),
+        Finding("b", "the ledger doesn't know it"),
+        Finding("c", "old", note=True),
+    )
+    looks = iter([Verification(1, 0, 0, (gone, new)), Verification(2, 0, 0, (gone, note, Finding("d", "later")))])
+    found = settled(lambda: next(looks))
+    assert (found.complete, found.findings) == (2, (gone, note))
+    assert settled(lambda: Verification(1, 0, 0, (note,))).trusted

@@ -20,6 +20,7 @@ LESS = {"trainer.steps": 36, "trainer.validate_every": 4}
             "unknown config key.*did you mean optimizer.learning_rate",
         ),
         ({"space": {"seed": Int(0, 9)}}, "space: 'seed' can't be searched"),
+        ({"space": {"data.corpus": Choice(("markov", "hmm"))}}, "'data.corpus' can't be searched"),
         ({"space": {RATE: Log(1e-1, 1e-4)}}, "low=0.1 >= high=0.0001"),
         ({"space": {RATE: Log(1e-3, 1e-3)}}, "low=0.001 >= high=0.001"),
         ({"space": {WEIGHT: Log(0, 1)}}, r"logarithmic, so low=0 must be positive.*zero=True"),
