@@ -2,38 +2,48 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from analysis.compare import PairedEffect
 from analysis.frame import Study
-from analysis.report import number, pictures, pvalue, signed
-from analysis.verdicts import Judgement, MetricTable
+from analysis.report import crossed, number, pictures, pvalue, signed
+from analysis.verdicts import Judgement, MetricTable, Planned, Row
 from core.records import write_atomically
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
-EXACT = (
-    "arm", "label", "mean", "sd", "n", "estimate", "low", "high", "pvalue", "p_holm", "p_equivalence", "effect_size",
-    "correlation", "verdict",
-)  # fmt: skip
-SHOWN = ("arm", "mean", "effect", "95 % interval", "Holm p", "n", "verdict")
+SHOWN = ("effect", "95 % interval", "Holm p", "n")
+EXACT = ("n", "estimate", "low", "high", "pvalue", "effect_size", "correlation")
 FORMATS = ("svg", "png", "pdf")
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """One table: what a reader sees, rounded as in the report, and its numbers in full."""
+
+    name: str
+    head: tuple[str, ...]
+    shown: tuple[tuple[str, ...], ...]
+    exact: tuple[Mapping[str, Any], ...]
+
+
 def write_files(study: Study, judgement: Judgement, folder: Path) -> list[Path]:
-    """Write every verdict table and figure of a report below `folder`, and return the files.
+    """Write every table and figure of a report below `folder`, and return the files.
 
     CSV has the numbers in full; Markdown and LaTeX (booktabs) round as the report does.
     """
     written = []
     folder.mkdir(parents=True, exist_ok=True)
-    writers: dict[str, Callable[[MetricTable], str]] = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
-    for table in judgement.tables:
+    writers: dict[str, Callable[[Sheet], str]] = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
+    for sheet in sheets(judgement):
         for suffix, text in writers.items():
-            written.append(folder / f"{table.metric.replace('/', '-').replace('@', '-at-')}.{suffix}")
-            write_atomically(written[-1], text(table))
+            written.append(folder / f"{sheet.name}.{suffix}")
+            write_atomically(written[-1], text(sheet))
     for name, picture in pictures(study, judgement).items():
         for suffix in FORMATS:
             written.append(folder / f"{name}.{suffix}")
@@ -41,45 +51,85 @@ def write_files(study: Study, judgement: Judgement, folder: Path) -> list[Path]:
     return written
 
 
-def as_csv(table: MetricTable) -> str:
-    """A row for each arm, numbers in full; empty where there is none."""
+def sheets(judgement: Judgement) -> list[Sheet]:
+    """The report's tables: verdicts by metric, planned contrasts, main effects, interactions, learning speed."""
+    found = [_verdicts(table) for table in judgement.tables]
+    where = _titled(judgement.tables[0])
+    if judgement.contrasts:
+        rows = [(row.label, *_effect(row.effect, row.p_holm), row.verdict) for row in judgement.contrasts]
+        exact = [{"of": row.label, **_exact(row.effect), **_judged(row)} for row in judgement.contrasts]
+        found.append(Sheet("contrasts", (where, *SHOWN, "verdict"), tuple(rows), tuple(exact)))
+    for name, family in (("main-effects", judgement.main_effects), ("interactions", judgement.interactions)):
+        if family is not None:
+            rows = [(crossed(each), *_effect(each.effect, each.p_holm)) for each in family.contrasts]
+            exact = [{"of": crossed(each), **_exact(each.effect), "p_holm": each.p_holm} for each in family.contrasts]
+            found.append(Sheet(name, (where, *SHOWN), tuple(rows), tuple(exact)))
+    speeds = [(row, row.speed) for row in judgement.speeds if row.speed is not None]
+    if speeds:
+        rows = [
+            (row.label, f"{speed.share:.2f}", f"[{speed.low:.2f}, {speed.high:.2f}]", pvalue(row.p_holm), str(speed.n))
+            for row, speed in speeds
+        ]
+        exact = [{"arm": row.arm, "label": row.label, **vars(speed), "p_holm": row.p_holm} for row, speed in speeds]
+        head = ("tokens for the same value", "share of the control's", *SHOWN[1:])
+        found.append(Sheet("learning-speed", head, tuple(rows), tuple(exact)))
+    return found
+
+
+def as_csv(sheet: Sheet) -> str:
+    """A row for each comparison, numbers in full; empty where there is none."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(EXACT)
-    for row in table.rows:
-        known = vars(row) | (vars(row.effect) if row.effect else {}) | {"n": row.effect.n if row.effect else row.n}
-        writer.writerow(["" if known.get(name) is None else known[name] for name in EXACT])
+    writer = csv.DictWriter(out, list(sheet.exact[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in sheet.exact:
+        writer.writerow({name: "" if value is None else value for name, value in row.items()})
     return out.getvalue()
 
 
-def as_markdown(table: MetricTable) -> str:
+def as_markdown(sheet: Sheet) -> str:
     """A table as the report shows it."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in _cells(table)]
-    lines = [" | ".join(row) for row in (_head(table), ["---"] * len(SHOWN), *rows)]
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in sheet.shown]
+    lines = [" | ".join(row) for row in (sheet.head, ["---"] * len(sheet.head), *rows)]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
-def as_latex(table: MetricTable) -> str:
+def as_latex(sheet: Sheet) -> str:
     """A tabular as the report shows it; needs the package booktabs."""
-    body = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in _cells(table)]
-    head = " & ".join(_escaped(cell) for cell in _head(table)) + r" \\"
-    lines = [r"\begin{tabular}{lrrrrrl}", r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
-    return "\n".join(lines) + "\n"
+    head, *body = (" & ".join(_escaped(cell) for cell in row) + r" \\" for row in (sheet.head, *sheet.shown))
+    columns = "".join("l" if name in (sheet.head[0], "verdict") else "r" for name in sheet.head)
+    top, bottom = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"], [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*top, head, r"\midrule", *body, *bottom]) + "\n"
 
 
-def _head(table: MetricTable) -> list[str]:
-    unit = f", {table.unit}" if table.unit else ""
-    return [f"{table.label}{unit}", *SHOWN[1:]]
-
-
-def _cells(table: MetricTable) -> Sequence[list[str]]:
-    rows = []
+def _verdicts(table: MetricTable) -> Sheet:
+    shown, exact = [], []
     for row in table.rows:
-        effect = row.effect
-        measured = [signed(effect.estimate), f"[{signed(effect.low)}, {signed(effect.high)}]"] if effect else ["", ""]
-        n = effect.n if effect else row.n
-        rows.append([row.label, number(row.mean), *measured, pvalue(row.p_holm), str(n), row.verdict])
-    return rows
+        cells = _effect(row.effect, row.p_holm) if row.effect else ("", "", "", str(row.n))
+        shown.append((row.label, number(row.mean), *cells, row.verdict))
+        facts = {"arm": row.arm, "label": row.label, "mean": row.mean, "sd": row.sd}
+        exact.append(facts | _exact(row.effect) | {"n": row.effect.n if row.effect else row.n} | _judged(row))
+    name = table.metric.replace("/", "-").replace("@", "-at-")
+    return Sheet(name, (_titled(table), "mean", *SHOWN, "verdict"), tuple(shown), tuple(exact))
+
+
+def _titled(table: MetricTable) -> str:
+    return f"{table.label}, {table.unit}" if table.unit else table.label
+
+
+def _effect(effect: PairedEffect | None, p_holm: float | None) -> tuple[str, ...]:
+    if effect is None:
+        return ("", "", "", "")
+    return (
+        signed(effect.estimate), f"[{signed(effect.low)}, {signed(effect.high)}]", pvalue(p_holm), str(effect.n)
+    )  # fmt: skip
+
+
+def _exact(effect: PairedEffect | None) -> dict[str, Any]:
+    return {name: getattr(effect, name) if effect is not None else None for name in EXACT}
+
+
+def _judged(row: Row | Planned) -> dict[str, Any]:
+    return {"p_holm": row.p_holm, "p_equivalence": row.p_equivalence, "verdict": row.verdict}
 
 
 def _escaped(text: str) -> str:

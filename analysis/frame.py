@@ -33,8 +33,9 @@ class Study:
     unreadable: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: Path) -> "Study | None":
-        """The study in a folder: the design last run there (design.json, else the newest record's) and its records.
+    def load(cls, folder: Path, design: Mapping[str, Any] | None = None) -> "Study | None":
+        """The study in a folder: a design, by default the one last run there (design.json, else the newest record's), and
+        the records that fit it.
 
         None when nothing was recorded.
         """
@@ -48,7 +49,7 @@ class Study:
                 unreadable.append(f"{path.relative_to(folder)}: {str(error).split(': ', 1)[-1]}")
         path = folder / "design.json"
         try:
-            design = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            design = design or (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
         except ValueError as error:
             raise UserError(
                 f"{path} is damaged ({error}): delete it, and the newest record's own design is used"

@@ -65,7 +65,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     parts: list[Any] = [*title, Text(judgement.headline), Text()]
     for table in judgement.tables:
         parts += [_terminal_metric(table), Text()]
-    for further in (_terminal_contrasts, _terminal_speeds, _terminal_interactions):
+    for further in (_terminal_contrasts, _terminal_speeds, _terminal_factorial):
         parts += further(judgement)
     counts = judgement.counts
     parts.append(Text(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
@@ -126,19 +126,22 @@ def _terminal_speeds(judgement: Judgement) -> list[Any]:
     return [out, Text()]
 
 
-def _terminal_interactions(judgement: Judgement) -> list[Any]:
+def _terminal_factorial(judgement: Judgement) -> list[Any]:
     if judgement.interactions is None:
         note = judgement.factorial_note
         return [Text(f"no main effects and interactions: {note}"), Text()] if note else []
-    unit = judgement.tables[0].unit
-    out = _terminal_plain(
-        f"interactions in {judgement.tables[0].label}{f', {unit}' if unit else ''}: how much one changes the other's effect",
-        ("of", "effect", "95 % interval", "Holm p"),
-    )
-    for contrast in judgement.interactions.contrasts:
-        interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
-        out.add_row(Text(crossed(contrast)), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
-    return [out, Text()]
+    table, parts = judgement.tables[0], []
+    where = f"{table.label}{f', {table.unit}' if table.unit else ''}"
+    for title, family in (
+        (f"main effects in {where}: averaged over the other factors", judgement.main_effects),
+        (f"interactions in {where}: how much one changes the other's effect", judgement.interactions),
+    ):
+        out = _terminal_plain(title, ("of", "effect", "95 % interval", "Holm p"))
+        for contrast in family.contrasts if family else ():
+            interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
+            out.add_row(Text(crossed(contrast)), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
+        parts += [out, Text()]
+    return parts
 
 
 def _terminal_plain(title: str, columns: tuple[str, ...]) -> Table:

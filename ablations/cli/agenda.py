@@ -44,6 +44,8 @@ def declared(name: str) -> tuple[str, Ablation | Search]:
             raise UserError(f"{name}: '{path.stem}' is on the agenda already; give the file another name")
         return path.stem, _load(path)
     agenda = discover()
+    if name not in agenda and "/" in name:
+        raise UserError(f"{name}: there is no such folder or declaration file (a name of the agenda has no '/')")
     if name not in agenda:
         near = difflib.get_close_matches(name, agenda, n=3) or list(agenda)
         raise UserError(f"unknown ablation '{name}': did you mean {' or '.join(near)}?")

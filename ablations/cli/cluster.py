@@ -3,10 +3,11 @@
 import argparse
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda
-from ablations.cli.planning import make_plan
+from ablations.cli.planning import make_plan, power_of
 from core.errors import UserError
 from sweeps.folders import pending
 from sweeps.launch import site, slurm
@@ -75,9 +76,14 @@ def run_retry(arguments: argparse.Namespace) -> int:
     if arguments.launcher == "slurm":
         return submit(arguments, plan, retry_failed=False)
     if ledger.waiting():
-        how = " --launcher slurm" if submissions(arguments.out / plan.study_name) else ""
-        print(f"next: {plan.design['command']}{how} (workers that still run take them by themselves)")
+        _say_next(plan.study_name, plan.design["command"], arguments.out, bool(power_of(plan.design)["refused"]))
     return 0
+
+
+def _say_next(study: str, command: str, out: Path, exploratory: bool) -> None:
+    how = " --exploratory" if exploratory else ""
+    how += " --launcher slurm" if submissions(out / study) else ""
+    print(f"next: {command}{how} (workers that still run take them by themselves)")
 
 
 def _failed_too(arguments: argparse.Namespace) -> bool:
@@ -95,7 +101,7 @@ def _queue_again(ledger: Ledger, retry_failed: bool) -> None:
 
 
 def _retry_search(arguments: argparse.Namespace) -> int:
-    from ablations.cli import searching
+    from ablations.cli import search_plan, searching
 
     plan, out = searching.make_plan(arguments), arguments.out.absolute()
     former = read_design(plan.study_name, out)
@@ -112,6 +118,5 @@ def _retry_search(arguments: argparse.Namespace) -> int:
     if arguments.launcher == "slurm":
         return submit(arguments, plan, retry_failed=False)
     if confirming is None or pending(confirming, out):
-        how = " --launcher slurm" if submissions(out / plan.study_name) else ""
-        print(f"next: {plan.design['command']}{how} (workers that still run take them by themselves)")
+        _say_next(plan.study_name, plan.design["command"], out, bool(search_plan.refusal(plan)))
     return 0

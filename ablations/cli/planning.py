@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +63,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
         "data_fingerprint": design["data_fingerprint"],
         **power_of(design),
     }
-    content["noise_sd"] = noise = _known_noise(folder)
+    content["noise_sd"] = noise = _known_noise(folder, design)
     effect = content["detectable_effect_sd"]
     content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
     if not arguments.no_calibration and not content["refused"]:
@@ -74,11 +75,11 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     return content
 
 
-def _known_noise(folder: Any) -> float | None:
-    """Standard deviation of paired differences seen in the records so far: the largest over arms."""
+def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
+    """Standard deviation of paired differences seen in the records of this very design so far: the largest over arms."""
     from analysis.verdicts import judge
 
-    study = Study.load(folder) if folder.is_dir() else None
+    study = Study.load(folder, design) if folder.is_dir() else None
     return judge(study).noise_sd if study is not None else None
 
 

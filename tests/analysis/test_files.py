@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from analysis.files import as_csv, as_latex, as_markdown, write_files
+from analysis.files import as_csv, as_latex, as_markdown, sheets, write_files
 from analysis.frame import Study
 from analysis.verdicts import judge
 from tests.analysis.conftest import make_design
@@ -19,17 +19,17 @@ def study(records_of) -> Study:
 
 
 def test_csv_has_the_numbers_in_full(study) -> None:
-    table = judge(study).tables[0]
-    control, better, _ = csv.DictReader(io.StringIO(as_csv(table)))
+    table, sheet = judge(study).tables[0], sheets(judge(study))[0]
+    control, better, _ = csv.DictReader(io.StringIO(as_csv(sheet)))
     assert float(better["estimate"]) == table.rows[1].effect.estimate
     assert (better["label"], better["verdict"], better["n"]) == (table.rows[1].label, "better", "6")
     assert control["estimate"] == "" and float(control["mean"]) == table.rows[0].mean
 
 
 def test_text_is_escaped(study) -> None:
-    table = judge(study).tables[0]
+    table = sheets(judge(study))[0]
     assert r"50 \% of\_it $|$ \$x\$ \& \textbackslash{}more &" in as_latex(table)
-    assert as_latex(table).count(r"\\") == 1 + len(table.rows) and "−" not in as_latex(table)
+    assert as_latex(table).count(r"\\") == 1 + len(table.shown) and "−" not in as_latex(table)
     assert "50 % of_it \\| $x$ & \\more" in as_markdown(table)
     assert len({line.replace("\\|", "").count("|") for line in as_markdown(table).splitlines()}) == 1
 
@@ -41,3 +41,15 @@ def test_all_tables_and_figures_are_written_the_same_twice(study, tmp_path) -> N
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))
     svg = (tmp_path / "one" / "effects.svg").read_text()
     assert "#040506" not in svg and "currentColor" not in svg
+
+
+def test_every_table_of_the_report_is_among_them(records_of) -> None:
+    design = make_design(arms=4) | {"contrasts": [["arm1", "arm2"]]}
+    design["factors"] = [{"key": "a", "label": "a", "levels": [0, 1]}, {"key": "b", "label": "b", "levels": [0, 1]}]
+    for place, arm in enumerate(design["arms"]):
+        arm["settings"] = {"a": place % 2, "b": place // 2}
+    found = {sheet.name: sheet for sheet in sheets(judge(Study.of(records_of(design, {"arm1": -0.3}))))}
+    assert list(found) == ["val-nelbo", "load-max_vio", "contrasts", "main-effects", "interactions", "learning-speed"]
+    for sheet in found.values():
+        assert as_csv(sheet).count("\n") == 1 + len(sheet.shown) and as_latex(sheet) and as_markdown(sheet)
+        assert all(len(row) == len(sheet.head) for row in sheet.shown)
