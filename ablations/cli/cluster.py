@@ -97,7 +97,7 @@ def _queue_again(ledger: Ledger, retry_failed: bool) -> None:
     failed = len(pending(ledger.plan, ledger.out)) - before
     again = ledger.waiting() - waiting - failed
     name = ledger.plan.study_name
-    print(f"{name}: {failed} failed and {again} lost, stopped or never queued runs queued; {ledger.waiting()} wait")
+    print(f"{name}: {failed} failed and {again} lost, stopped or new runs queued; {ledger.waiting()} wait")
 
 
 def _retry_search(arguments: argparse.Namespace) -> int:

@@ -158,7 +158,7 @@ def test_status_verify_retry_and_cancel_know_searches(searched) -> None:
     assert done.returncode == 0
     done = ablate("retry", "toy.py", cwd=searched)
     assert "toy: 0 failed and 0 lost configurations queued again" in done.stdout
-    assert "toy.confirm: 0 failed and 0 lost or stopped runs queued again; 0 wait" in done.stdout
+    assert "toy.confirm: 0 failed and 0 lost, stopped or new runs queued; 0 wait" in done.stdout
     assert "0 sweeps on this machine asked to stop" in ablate("cancel", "toy.py", cwd=searched).stdout
     mistake(ablate("retry", "toy.py", "trainer.batch_size=8", cwd=searched), "was last run with another space")
 

@@ -240,7 +240,7 @@ def test_the_command_line_submits_follows_cancels_and_retries(cluster, tmp_path,
     assert after["counts"] | {"queued": 6, "running": 0} == after["counts"] and after["preempted"] == 1
     assert len(list(tmp_path.rglob("latest.json"))) == 1  # of the run that was cancelled
     code, text = ablate("retry", "toy.py", "--lost")
-    assert code == 0 and "0 failed and 0 lost or stopped runs queued again; 6 wait" in text
+    assert code == 0 and "0 failed and 0 lost, stopped or new runs queued; 6 wait" in text
     assert "next: ablate run toy.py --launcher slurm" in text
 
 
