@@ -17,6 +17,7 @@ import pandas as pd
 from analysis.compare import VERDICT_FLOOR, PairedEffect, holm, paired_effect
 from analysis.frame import Study
 from core.errors import UserError
+from core.settings import text
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
     whole = np.isfinite(np.stack(list(values.values()))).all(0)
     if whole.sum() < VERDICT_FLOOR:
         return None, None, f"only {whole.sum()} seeds have a finished run of every arm, and {VERDICT_FLOOR} are needed"
-    rows = [
+    rows = [  # levels as text: tables can't tell None from a missing value
         {"seed": seed, "value": values[arm["name"]][place]}
         | {factors[key]: text(arm["settings"][key]) for key in factors}
         for arm in design["arms"]
@@ -137,13 +138,6 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
         return main_effects(table, reference=reference), interactions(table, reference=reference), note
     except UserError as error:  # contrasts without variance
         return None, None, str(error)
-
-
-def text(level: Any) -> str:
-    """A level in words: tables can't tell None from a missing value."""
-    if level is None or isinstance(level, bool):
-        return str(level).lower()
-    return f"{level:g}" if isinstance(level, float) else str(level)
 
 
 def _cells(table: pd.DataFrame, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Hashable]]]:

@@ -10,7 +10,8 @@ from typing import Any
 from analysis.compare import PairedEffect
 from analysis.frame import Study
 from analysis.report import crossed, number, pictures, pvalue, signed
-from analysis.verdicts import Judgement, MetricTable, Planned, Row
+from analysis.tables import MetricTable, Planned, Row
+from analysis.verdicts import Judgement
 from core.records import write_atomically
 
 LATEX = {

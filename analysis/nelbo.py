@@ -6,11 +6,11 @@ conditionals it is -log p(x), by the chain rule over random orders. Counts are s
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.information import Estimate
 from core.errors import UserError
 
 LogProb = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -18,17 +18,10 @@ LogProb = Callable[[np.ndarray, np.ndarray], np.ndarray]
 MASK = -1  # stands for a masked token in what the function is given
 
 
-class Estimate(NamedTuple):
-    """A mean over masks in nats of the whole sequence, and its standard error."""
-
-    value: float
-    standard_error: float
-
-
 def estimate(
     log_prob_masked: LogProb, x: ArrayLike, n: int, rng: np.random.Generator, *, mask_id: int = MASK
 ) -> Estimate:
-    """The NELBO of a sequence from n masks, one mask count from each of n equal parts of 1..L.
+    """The NELBO of a sequence in nats, a mean over n masks, one mask count from each of n equal parts of 1..L.
 
     log_prob_masked: from tokens (n, L), `mask_id` where masked, and masks (n, L) bool to log-probabilities (n, L) of the
     true tokens, 0 where not masked. x: (L,) tokens. The standard error is of successive differences over the strata: it

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.frame import Study
-from analysis.verdicts import MetricTable
+from analysis.tables import MetricTable
 
 INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
 PAPER_GRID = "#d9dde3"
@@ -62,11 +62,12 @@ class Band:
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished figure. name: what its ids begin with; alt: what it shows, in words."""
+    """A finished figure. name: what its ids begin with; alt: what it shows, in words; seed: where it shows a single one."""
 
     figure: Figure
     name: str
     alt: str
+    seed: int | None = None
 
     def svg(self) -> str:
         """An SVG to be inlined in a page, in the page's own colours."""
@@ -184,11 +185,11 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
 
 
 @_styled
-def timestep_load(loads: Mapping[str, np.ndarray]) -> Picture:
+def timestep_load(loads: Mapping[str, np.ndarray], seed: int) -> Picture:
     """Expert by timestep heatmaps: a row for each arm, for each layer visible and masked tokens; 1 = balanced.
 
-    loads: (layers, bins, 2, experts) shares of assignments by arm label, of one run; NaN where a bin has no such token.
-    Of more than three layers the first, the middle and the last are shown.
+    loads: (layers, bins, 2, experts) shares of assignments by arm label, of the runs of one seed; NaN where a bin has no
+    such token. Of more than three layers the first, the middle and the last are shown.
     """
     layers = max(load.shape[0] for load in loads.values())
     shown = list(range(layers)) if layers <= 3 else [0, layers // 2, layers - 1]
@@ -215,9 +216,8 @@ def timestep_load(loads: Mapping[str, np.ndarray]) -> Picture:
         axis.set_xlabel("timestep", fontsize=8)
     assert picture is not None
     figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.6, pad=0.02, extend="max").set_label("load / balanced")
-    return Picture(
-        figure, "timestep", "Share of each expert by timestep, for each arm and layer, visible and masked tokens"
-    )
+    alt = "Share of each expert by timestep, for each arm and layer, visible and masked tokens"
+    return Picture(figure, "timestep", alt, seed)
 
 
 def bands(study: Study, table: str, column: str, *, minus_control: bool = False) -> dict[str, Band]:

@@ -1,7 +1,9 @@
 """What a design can see, before it is paid for."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -150,3 +152,9 @@ def reaches_significance(n: int, *, alpha: float = 0.05, power: float = 0.8, com
     needed = max(3, seeds_needed(MAX_DETECTABLE, alpha=alpha, power=power, comparisons=comparisons))
     effect = detectable_effect(n, alpha=alpha, power=power, comparisons=comparisons) if n >= 2 else math.inf
     return Reach(ok=n >= needed, detectable_effect=effect if math.isfinite(effect) else None, seeds_needed=needed)
+
+
+def reach_of(design: Mapping[str, Any]) -> Reach:
+    """The same of a design as records carry it: all its arms against the control."""
+    arms = max(1, len(design["arms"]) - 1)
+    return reaches_significance(len(design["seeds"]), alpha=design["alpha"], power=design["power"], comparisons=arms)

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from analysis import plots
 from analysis.frame import Study
-from analysis.verdicts import Judgement, MetricTable, Planned, Row
+from analysis.tables import MetricTable, Planned, Row
+from analysis.verdicts import Judgement
 from core.metrics import METRICS
 from core.records import write_atomically
 
@@ -45,13 +46,14 @@ def render(study: Study, judgement: Judgement) -> str:
         "correlation": correlation,
     }
     finished = [record for record in study.cells.values() if record.status == "complete"]
+    drawn = pictures(study, judgement)
     return environment.get_template("report.html.jinja").render(
         study=study,
         judgement=judgement,
         design=study.design,
-        figures={name: Markup(picture.svg()) for name, picture in pictures(study, judgement).items()},
+        figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
         runs=_runs(study),
-        timestep_seed=(plots.timestep_loads(study) or (None, None))[1],
+        seeds={name: picture.seed for name, picture in drawn.items()},
         scale=_scale(study, finished),
         provenance=_provenance(finished),
         metrics=METRICS,
@@ -210,7 +212,7 @@ def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
     figures |= _routing_figures(study)
     by_timestep = plots.timestep_loads(study)
     if by_timestep:
-        figures["timestep"] = plots.timestep_load(by_timestep[0])
+        figures["timestep"] = plots.timestep_load(*by_timestep)
     return figures
 
 

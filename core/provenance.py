@@ -8,12 +8,9 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core.records import write_atomically
-
-if TYPE_CHECKING:
-    import torch
 
 PACKAGES = (
     "torch",
@@ -37,18 +34,18 @@ SLURM = {
 }
 
 
-def describe(device: "torch.device") -> dict[str, Any]:
-    """Git commit and the hash of what the tree differs by, package versions, Python, host and device."""
-    import torch
+def describe(device: str) -> dict[str, Any]:
+    """Git commit and the hash of what the tree differs by, package versions, Python, host and device: "cpu" or "cuda"."""
+    import torch  # seconds, which whoever reads or keeps diffs can do without
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    name = torch.cuda.get_device_name(device) if device == "cuda" else platform.machine()
     return {
         **_git(),
         "packages": _versions(),
         "python": platform.python_version(),
         "host": socket.gethostname(),
-        "device": f"{device.type}: {name}",
-        **({"cuda": torch.version.cuda, "driver": _driver()} if device.type == "cuda" else {}),
+        "device": f"{device}: {name}",
+        **({"cuda": torch.version.cuda, "driver": _driver()} if device == "cuda" else {}),
         "threads": torch.get_num_threads(),
     }
 

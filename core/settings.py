@@ -146,3 +146,10 @@ def _instantiate(merged: Any) -> RunConfig:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
+
+
+def text(level: str | int | float | bool | None) -> str:
+    """A value as people write it: true, none, 0.001, film."""
+    if level is None or isinstance(level, bool):
+        return str(level).lower()
+    return f"{level:g}" if isinstance(level, float) and float(f"{level:g}") == level else str(level)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from core.errors import UserError
 from core.model.config import TOLD_TIMESTEP
-from sweeps.checks import check_arms, check_factors, text
+from core.settings import text
+from sweeps.checks import check_arms, check_factors
 from sweeps.spec import Ablation, Arm, Factor, Level
 
 LONGEST_NAME = 120  # a file name holds 255 bytes, and other names are built around this one

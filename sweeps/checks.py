@@ -8,7 +8,7 @@ from typing import Any
 from core.config import known_keys
 from core.errors import UserError
 from core.metrics import METRICS
-from core.settings import flatten
+from core.settings import flatten, text
 from sweeps.matching import SOLVED
 from sweeps.spec import Ablation, Factor, Level
 
@@ -94,13 +94,6 @@ def _check_levels(factor: Factor) -> None:
 
 def _listing(factor: Factor) -> str:
     return ", ".join(map(text, factor.levels))
-
-
-def text(level: Level) -> str:
-    """A level as people write it: true, none, 0.001, film."""
-    if level is None or isinstance(level, bool):
-        return str(level).lower()
-    return f"{level:g}" if isinstance(level, float) and float(f"{level:g}") == level else str(level)
 
 
 def _check_metrics(ablation: Ablation) -> None:

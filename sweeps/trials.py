@@ -104,8 +104,6 @@ def keep_to_folder(study: optuna.Study, out: Path, question: str) -> str:
 
 def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:
     """The record of a run that couldn't write its own."""
-    import torch  # seconds, which a worker that trains nothing can do without
-
     return RunRecord(
         status="failed",
         reason=reason,
@@ -114,6 +112,6 @@ def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:
         seed=run.seed,
         config=to_dict(run.config),
         data_fingerprint=run.fingerprint,
-        provenance=describe(torch.device("cpu")) | slurm_job(),
+        provenance=describe("cpu") | slurm_job(),
         study=plan.place(run),
     )

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ablations.cli import agenda
 from analysis.frame import Study
-from analysis.power import reaches_significance
+from analysis.power import reach_of
 from sweeps.cost import calibrate
 from sweeps.folders import pending
 from sweeps.launch.pool import default_workers, gpus, share_of_cores
@@ -32,8 +32,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 def power_of(design: Any) -> dict[str, Any]:
     """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't."""
     seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
-    levels = {"alpha": design["alpha"], "power": design["power"], "comparisons": comparisons}
-    answer = reaches_significance(seeds, **levels)
+    answer = reach_of(design)
     effect = answer.detectable_effect
     refused = None
     if not answer.ok:

@@ -117,12 +117,13 @@ def run_report(arguments: argparse.Namespace) -> int:
     content = report(results, study)
     if study is not None:
         path = folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html"
-        write_report(study, judge(study), path)
+        judgement = judge(study)
+        write_report(study, judgement, path)
         content["report"] = str(path)
         if arguments.files is not None:
             from analysis.files import write_files
 
-            content["files"] = [str(file) for file in write_files(study, judge(study), arguments.files)]
+            content["files"] = [str(file) for file in write_files(study, judgement, arguments.files)]
     elif arguments.files is not None:
         raise UserError(f"--files: {arguments.name} has no confirmed estimates yet, and those are what its tables show")
     if arguments.json:

@@ -146,7 +146,7 @@ def _facts(config: RunConfig, ranks: Ranks) -> dict[str, Any]:
         "config": to_dict(config),
         "parameters": vars(count(config.model)),
         "data_fingerprint": load_corpus(config.data).fingerprint,
-        "provenance": describe(torch.device("cuda" if uses_cuda(config) else "cpu")) | {"devices": ranks.size},
+        "provenance": describe("cuda" if uses_cuda(config) else "cpu") | {"devices": ranks.size},
         "started_at": _now(),
     }
 

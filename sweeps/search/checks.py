@@ -7,8 +7,8 @@ from typing import Any, Literal, get_args, get_origin
 from core.config import known_keys
 from core.errors import UserError
 from core.metrics import METRICS
-from core.settings import flatten
-from sweeps.checks import nearest, text
+from core.settings import flatten, text
+from sweeps.checks import nearest
 from sweeps.matching import SOLVED
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of

@@ -11,9 +11,9 @@ from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.metrics import METRICS
-from core.settings import parse_overrides
+from core.settings import parse_overrides, text
 from core.training.checks import check as check_run
-from sweeps.checks import nearest, text
+from sweeps.checks import nearest
 from sweeps.planned import Plan, PlannedRun
 from sweeps.search.checks import CONFIRMATION_SEED, check
 from sweeps.search.feasible import Resolver

@@ -2,7 +2,6 @@ import hashlib
 import subprocess
 
 import pytest
-import torch
 
 from core import provenance
 
@@ -31,7 +30,7 @@ def repository(tmp_path, monkeypatch):
 
 def test_a_clean_tree_is_its_commit(repository, tmp_path):
     _, git = repository
-    found = provenance.describe(torch.device("cpu"))
+    found = provenance.describe("cpu")
     assert found["git_commit"] == git("rev-parse", "HEAD").decode().strip()
     assert (found["git_dirty"], found["git_diff_sha256"]) == (False, None)
     assert provenance.save_diff(tmp_path / "out") is None
@@ -41,7 +40,7 @@ def test_what_was_changed_is_kept_once_and_gives_the_tree_back(repository, tmp_p
     root, git = repository
     (root / "a.py").write_bytes(b"x = 2\r\n# caf\xe9\n")
     (root / ".env").write_text("SECRET=hunter2\n")  # unknown to git
-    found = provenance.describe(torch.device("cpu"))
+    found = provenance.describe("cpu")
     path = provenance.save_diff(tmp_path / "out")
     assert path == provenance.save_diff(tmp_path / "out")
     assert path.name == f"{found['git_diff_sha256']}.patch"
@@ -57,7 +56,7 @@ def test_a_change_that_is_too_long_is_known_by_its_hash_alone(repository, tmp_pa
     root, _ = repository
     monkeypatch.setattr(provenance, "LARGEST_DIFF", 10)
     (root / "a.py").write_text("x = 2\n")
-    assert provenance.describe(torch.device("cpu"))["git_diff_sha256"]
+    assert provenance.describe("cpu")["git_diff_sha256"]
     assert provenance.save_diff(tmp_path / "out") is None
 
 

@@ -1,0 +1,53 @@
+"""What a study's tables say, in words."""
+
+from analysis.frame import Study
+from analysis.tables import AMONG, MetricTable, Planned, Row
+
+
+def headline(study: Study, table: MetricTable) -> str:
+    """The primary metric in a sentence."""
+    seeds = max((row.effect.n for row in table.rows if row.effect), default=0)
+    open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if study.missing else ""
+    judged = [row for row in table.rows if row.p_holm is not None]
+    if not judged:
+        return f"No verdict yet: too few finished pairs of runs{open_runs}."
+    groups: dict[str, list[Row]] = {}
+    for row in judged:
+        groups.setdefault(row.verdict, []).append(row)
+    parts = [_sentence(words, rows, table, len(judged)) for words, rows in groups.items()]
+    return f"{table.label} over {seeds} seeds: {'; '.join(parts)}{open_runs}."
+
+
+def asides(tables: tuple[MetricTable, ...]) -> list[str]:
+    """A sentence for each secondary metric in which some arm differs from the control."""
+    sentences = []
+    for table in tables:
+        groups: dict[str, list[Row]] = {}
+        for row in table.rows:
+            if row.p_holm is not None and row.verdict.startswith(("better", "worse")):
+                groups.setdefault(row.verdict, []).append(row)
+        judged = sum(row.p_holm is not None for row in table.rows)
+        if groups:
+            parts = "; ".join(_sentence(words, rows, table, judged) for words, rows in groups.items())
+            sentences.append(f"{table.label}: {parts}.")
+    return sentences
+
+
+def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:
+    words, _, failures = words.partition(AMONG)
+    among = f" among runs that finished{failures}" if failures else ""
+    who = f"all {judged} arms" if len(rows) == judged > 1 else " and ".join(f"“{row.label}”" for row in rows)
+    if words.startswith("no detectable"):
+        return f"no detectable difference from the control for {who}{among}"
+    if words.startswith("equivalent"):
+        return f"{who} {'is' if len(rows) == 1 else 'are'} {words} of {table.margin:g} {table.unit}{among}"
+    biggest = max((row.effect for row in rows if row.effect), key=lambda effect: abs(effect.estimate))
+    unit = f" {table.unit}" if table.unit else ""
+    size = f"by {abs(biggest.estimate):.2g}{unit}" if len(rows) == 1 else f"by up to {abs(biggest.estimate):.2g}{unit}"
+    return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {size}{among}"
+
+
+def contrasts(planned: tuple[Planned, ...]) -> list[str]:
+    """A sentence for the planned contrasts that were judged."""
+    judged = [row for row in planned if row.p_holm is not None]
+    return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []

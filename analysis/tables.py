@@ -1,0 +1,179 @@
+"""Comparisons of a study's arms by metric: with the control, and with each other where that was planned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
+from analysis.frame import Study
+from core.errors import UserError
+from core.metrics import METRICS
+
+AMONG = ", among runs that finished"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm against the control in one metric; `effect` is None where no comparison can be made, `notes` say why."""
+
+    arm: str
+    label: str
+    mean: float | None
+    sd: float | None
+    n: int
+    effect: PairedEffect | None
+    p_holm: float | None
+    p_equivalence: float | None
+    verdict: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """All arms in one metric, the control first. Each metric is its own family of comparisons."""
+
+    metric: str
+    label: str
+    unit: str
+    goal: str
+    primary: bool
+    margin: float | None
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A planned comparison of two arms in the primary metric: the first minus the second; else as in `Row`."""
+
+    arms: tuple[str, str]
+    label: str
+    effect: PairedEffect | None
+    p_holm: float | None
+    p_equivalence: float | None
+    verdict: str
+    notes: tuple[str, ...]
+
+
+R = TypeVar("R", Row, Planned)
+
+
+def metric_table(study: Study, metric: str, *, primary: bool) -> MetricTable:
+    """Every arm against the control; equivalence is tested in the primary metric alone."""
+    design, known = study.design, METRICS[metric]
+    margin, control = design["margin"] if primary else None, design["control"]
+    rows = []
+    for row in _judged(study, metric, [_draft(study, metric, arm, margin) for arm in study.arms]):
+        if row.p_holm is not None:
+            notes = row.notes
+            small = row.p_equivalence is not None and row.p_equivalence < design["alpha"]
+            if small and row.verdict in ("better", "worse"):
+                notes += (f"the difference is real but smaller than the margin of {margin:g}",)
+            if lost := failures(study, control, metric):  # the control's loss doesn't speak against the arm
+                notes += (f"the control lost {lost} of its runs",)
+            row = replace(row, verdict=_among(row.verdict, failures(study, row.arm, metric)), notes=notes)
+        rows.append(row)
+    return MetricTable(metric, known.label, known.unit, known.goal, primary, margin, tuple(rows))
+
+
+def planned_contrasts(study: Study) -> tuple[Planned, ...]:
+    """The planned contrasts in the primary metric, Holm-adjusted among themselves."""
+    metric, drafts = study.design["metric"], []
+    for one, two in study.design.get("contrasts", ()):
+        effect, p_same, notes = _compared(study, metric, one, two, study.design["margin"], "each other")
+        label = f"{study.labels[one]} − {study.labels[two]}"
+        drafts.append(Planned((one, two), label, effect, None, p_same, "no verdict", notes))
+    return tuple(
+        row
+        if row.p_holm is None
+        else replace(row, verdict=_among(row.verdict, sum(failures(study, arm, metric) for arm in row.arms)))
+        for row in _judged(study, metric, drafts)
+    )
+
+
+def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
+    control, own = study.design["control"], study.values(arm, metric)
+    finished = own[np.isfinite(own)]
+    mean = float(finished.mean()) if len(finished) else None
+    sd = float(finished.std(ddof=1)) if len(finished) > 1 else None
+    notes = _notes(study, arm, metric, len(finished))
+    row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
+    if arm == control:
+        return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
+    effect, p_same, more = _compared(study, metric, arm, control, margin, "the control")
+    return Row(**row, effect=effect, p_holm=None, p_equivalence=p_same, verdict="no verdict", notes=notes + more)
+
+
+def _compared(
+    study: Study, metric: str, arm: str, other: str, margin: float | None, whom: str
+) -> tuple[PairedEffect | None, float | None, tuple[str, ...]]:
+    """An arm minus another: the effect, the p-value of equivalence, neither of them adjusted, and what is to be known."""
+    if any(study.data_differs(arm, other, seed) for seed in study.design["seeds"]):
+        return None, None, (f"trained on other data than {whom}, so not compared",)
+    own, base = study.values(arm, metric), study.values(other, metric)
+    both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
+    if both.sum() != len(own):
+        notes.append(f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished")
+    try:
+        effect = paired_effect(base[both], own[both])
+        if both.sum() < VERDICT_FLOOR:
+            notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
+        elif margin is not None:
+            p_same = equivalence(base[both], own[both], margin=margin)
+    except UserError as error:
+        notes.append(str(error))
+    return effect, p_same, tuple(notes)
+
+
+def _judged(study: Study, metric: str, rows: Sequence[R]) -> list[R]:
+    """The rows with p-values adjusted among them and verdicts; those with too few pairs as they are."""
+    out, goal, alpha = list(rows), METRICS[metric].goal, study.design["alpha"]
+    tested = [(place, row.effect) for place, row in enumerate(rows) if row.effect and row.effect.n >= VERDICT_FLOOR]
+    adjusted = holm([effect.pvalue for _, effect in tested])
+    equal = [(place, p) for place, _ in tested if (p := rows[place].p_equivalence) is not None]
+    same = {place: float(p) for (place, _), p in zip(equal, holm([p for _, p in equal]), strict=True)}
+    for (place, effect), p in zip(tested, adjusted, strict=True):
+        words: str = verdict(effect.estimate, float(p), same.get(place), goal=goal, alpha=alpha)
+        out[place] = replace(rows[place], p_holm=float(p), p_equivalence=same.get(place), verdict=words)
+    return out
+
+
+def _among(words: str, failed: int) -> str:
+    return f"{words}{AMONG} ({failed} failed)" if failed else words
+
+
+def _arm_notes(study: Study, arm: str) -> list[str]:
+    """What is to be known of an arm whatever the metric: what its design says of it, and its alarms."""
+    notes = [note for entry in study.design["arms"] if entry["name"] == arm for note in entry.get("notes", ())]
+    alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
+    for kind in dict.fromkeys(alarm["kind"] for alarm in alarmed):
+        of_kind = [alarm for alarm in alarmed if alarm["kind"] == kind]
+        runs = "1 run" if len(of_kind) == 1 else f"{len(of_kind)} runs"
+        notes.append(f"{kind} in {runs} (first: step {of_kind[0]['step']}, {of_kind[0]['detail']})")
+    return notes
+
+
+def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
+    notes = _arm_notes(study, arm) if metric == study.design["metric"] else []
+    failed = [record for record in study.records_of(arm) if record.status == "failed"]
+    if failed:
+        notes.append(f"{len(failed)} of {len(study.design['seeds'])} runs failed: {failed[0].reason}")
+    absent = len(study.design["seeds"]) - len(study.records_of(arm))
+    if absent:
+        notes.append(f"{absent} of {len(study.design['seeds'])} runs are not recorded yet")
+    broken = failures(study, arm, metric) - len(failed)
+    if broken:
+        notes.append(f"{broken} finished runs have no finite {metric}, and count as failed")
+    elif finished < len(study.records_of(arm)) - len(failed):
+        notes.append(f"some runs don't report {metric}")
+    return tuple(notes)
+
+
+def failures(study: Study, arm: str, metric: str) -> int:
+    """Runs that failed, and finished ones whose metric isn't finite though the arm reports it."""
+    records = study.records_of(arm)
+    failed = sum(record.status == "failed" for record in records)
+    if not any(metric in record.metrics for record in records if record.status == "complete"):
+        return failed  # an arm without this metric at all, as a dense model has no expert load
+    return failed + len(records) - failed - int(np.isfinite(study.values(arm, metric)).sum())
