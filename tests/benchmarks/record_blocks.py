@@ -1,0 +1,93 @@
+"""Record the adaptive benchmark's studies: every arm of three questions under 20 seeds, real small runs, as one JSON file.
+
+    python -m tests.benchmarks.record_blocks [--workers 2] [--work FOLDER] [--out FILE]
+
+tests/benchmarks/adaptive.py replays them.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from core.config import RunConfig, to_dict
+from core.presets import preset
+from core.records import RunRecord
+from core.settings import build
+from tests.benchmarks import recording
+
+DATA = Path(__file__).parent / "data" / "blocks.json"
+SEEDS = tuple(range(20))
+SETTINGS = {
+    "data.corpus": "stdlib",
+    "data.sequence_length": 64,
+    "data.validation_sequences": 128,
+    "model.hidden_size": 32,
+    "model.num_layers": 2,
+    "model.num_heads": 1,
+    "model.head_dim": 32,
+    "model.expert_width": 32,
+    "trainer.steps": 150,
+    "trainer.batch_size": 8,
+    "trainer.validate_every": 150,
+    "trainer.log_every": 75,
+    "optimizer.warmup_steps": 20,
+    "optimizer.learning_rate": 5e-3,
+}
+KIND, RATE, BALANCE, TOP_K = (
+    "model.router.kind",
+    "optimizer.learning_rate",
+    "objective.load_balancing_weight",
+    "model.top_k",
+)
+# By question, its arms; the first is the control.
+QUESTIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "router": tuple(
+        {KIND: kind}
+        for kind in (
+            "topk",
+            "random",
+            "hash",
+            "expert_choice",
+            "adaptive_k",
+            "soft",
+            "film",
+            "additive",
+            "bias_balanced",
+        )
+    ),
+    "learning rate": tuple({RATE: rate} for rate in (5e-3, 1e-3, 2.5e-3, 4e-3, 6e-3, 1e-2)),
+    "load balancing and top-k": (
+        *({BALANCE: weight, TOP_K: 2} for weight in (0.01, 0.0, 0.1, 1.0)),
+        *({BALANCE: 0.01, TOP_K: k} for k in (1, 4)),
+    ),
+}
+
+
+def cells() -> list[tuple[str, int, int]]:
+    """Question, arm and seed of every run, block by block."""
+    return [(question, arm, seed) for seed in SEEDS for question, arms in QUESTIONS.items() for arm in range(len(arms))]
+
+
+def config_of(question: str, arm: int, seed: int) -> RunConfig:
+    return build(to_dict(preset("tiny")), SETTINGS, QUESTIONS[question][arm], {"seed": seed})
+
+
+def gather(found: Sequence[RunRecord]) -> dict[str, Any]:
+    """NELBO by question, seed and arm; null where a run failed."""
+    values = {question: [[None] * len(arms) for _ in SEEDS] for question, arms in QUESTIONS.items()}
+    for (question, arm, seed), record in zip(cells(), found, strict=True):
+        value = record.metrics.get("val/nelbo", math.nan) if record.status == "complete" else math.nan
+        values[question][SEEDS.index(seed)][arm] = round(value, 5) if math.isfinite(value) else None  # type: ignore[call-overload]
+    return {
+        "what": "final val/nelbo in nats per token, by question, for every seed (rows) and arm (columns, control first)",
+        "arms": QUESTIONS,
+        "seeds": list(SEEDS),
+        "nelbo": values,
+        "settings": SETTINGS,
+        **recording.described(found),
+    }
+
+
+if __name__ == "__main__":
+    recording.main("tests.benchmarks.record_blocks", __doc__, [config_of(*cell) for cell in cells()], DATA, gather)
