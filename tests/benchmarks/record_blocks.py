@@ -7,6 +7,7 @@ tests/benchmarks/adaptive.py replays them.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,14 @@ def cells() -> list[tuple[str, int, int]]:
     return [(question, arm, seed) for seed in SEEDS for question, arms in QUESTIONS.items() for arm in range(len(arms))]
 
 
-def config_of(question: str, arm: int, seed: int) -> RunConfig:
-    return build(to_dict(preset("tiny")), SETTINGS, QUESTIONS[question][arm], {"seed": seed})
+def configs() -> list[RunConfig]:
+    """The config of every cell."""
+    arms = {
+        (question, place): build(to_dict(preset("tiny")), SETTINGS, arm)
+        for question, arms in QUESTIONS.items()
+        for place, arm in enumerate(arms)
+    }
+    return [replace(arms[question, arm], seed=seed) for question, arm, seed in cells()]
 
 
 def gather(found: Sequence[RunRecord]) -> dict[str, Any]:
@@ -90,4 +97,4 @@ def gather(found: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    recording.main("tests.benchmarks.record_blocks", __doc__, [config_of(*cell) for cell in cells()], DATA, gather)
+    recording.main("tests.benchmarks.record_blocks", __doc__, configs(), DATA, gather)

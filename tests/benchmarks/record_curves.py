@@ -9,6 +9,7 @@ tests/benchmarks/search.py replays them.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,13 @@ SETTINGS = {
 }
 
 
-def config_of(cell: Sequence[float], seed: int) -> RunConfig:
-    """The config of a grid cell, values in the order of GRID."""
-    return build(to_dict(preset("tiny")), SETTINGS, dict(zip(GRID, cell, strict=True)), {"seed": seed})
+def configs() -> list[RunConfig]:
+    """The config of every grid cell, values in the order of GRID, under every seed."""
+    cells = (
+        build(to_dict(preset("tiny")), SETTINGS, dict(zip(GRID, cell, strict=True)))
+        for cell in itertools.product(*GRID.values())
+    )
+    return [replace(cell, seed=seed) for cell in cells for seed in SEEDS]
 
 
 def gather(found: Sequence[RunRecord]) -> dict[str, Any]:
@@ -73,5 +78,4 @@ def gather(found: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    runs = [config_of(*run) for run in itertools.product(itertools.product(*GRID.values()), SEEDS)]
-    recording.main("tests.benchmarks.record_curves", __doc__, runs, DATA, gather)
+    recording.main("tests.benchmarks.record_curves", __doc__, configs(), DATA, gather)

@@ -1,4 +1,4 @@
-"""Real small runs recorded once for a benchmark to replay: trained side by side, and kept when the recording is interrupted."""
+"""Real small runs, recorded once for a benchmark to replay; what an interrupted recording has trained is kept."""
 
 import argparse
 import json
@@ -25,7 +25,8 @@ def main(module: str, doc: str | None, configs: Sequence[RunConfig], data: Path,
         return _record_share(configs, options.share, options.workers, options.work)
     command = [sys.executable, "-m", module, "--workers", str(options.workers), "--work", str(options.work)]
     children = [subprocess.Popen([*command, "--share", str(share)]) for share in range(options.workers)]
-    if any([child.wait() for child in children]):
+    ended = [child.wait() for child in children]
+    if any(ended):
         raise SystemExit("a recording process failed")
     found = [read(options.work / str(index) / FILE_NAME) for index in range(len(configs))]
     options.out.parent.mkdir(parents=True, exist_ok=True)
