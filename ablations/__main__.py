@@ -87,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
     run = _command(commands, "run", "train what isn't recorded yet", name=True, settings=True)
     run.add_argument("--retry-failed", action="store_true", help="run failed runs again")
+    run.add_argument(
+        "--until-decided", action="store_true", help="buy seeds block by block, and no more for what is decided"
+    )
+    run.add_argument(
+        "--block", type=_positive, metavar="N", help="with --until-decided: seeds between looks (default: 2)"
+    )
     for command in (plan, run):
         command.add_argument("--exploratory", action="store_true", help="though the design can't reach significance")
     status = _command(

@@ -53,7 +53,7 @@ def write_files(study: Study, judgement: Judgement, folder: Path) -> list[Path]:
 
 
 def sheets(judgement: Judgement) -> list[Sheet]:
-    """The report's tables: verdicts by metric, planned contrasts, main effects, interactions, learning speed."""
+    """The report's tables: verdicts by metric, planned contrasts, main effects, interactions, looks, learning speed."""
     found = [_verdicts(table) for table in judgement.tables]
     where = _titled(judgement.tables[0])
     if judgement.contrasts:
@@ -65,6 +65,13 @@ def sheets(judgement: Judgement) -> list[Sheet]:
             rows = [(crossed(each), *_effect(each.effect, each.p_holm)) for each in family.contrasts]
             exact = [{"of": crossed(each), **_exact(each.effect), "p_holm": each.p_holm} for each in family.contrasts]
             found.append(Sheet(name, (where, *SHOWN), tuple(rows), tuple(exact)))
+    if judgement.course is not None:
+        steps = [(look.seeds, step) for look in judgement.course.looks for step in look.steps]
+        rows = [
+            (f"{n} seeds: {step.label}", signed(step.estimate), pvalue(step.p_holm), step.decision) for n, step in steps
+        ]
+        exact = [{"seeds": n, **vars(step), "arms": " − ".join(step.arms)} for n, step in steps]
+        found.append(Sheet("looks", (where, "effect", "Holm p", "decision"), tuple(rows), tuple(exact)))
     speeds = [(row, row.speed) for row in judgement.speeds if row.speed is not None]
     if speeds:
         rows = [

@@ -3,7 +3,8 @@
 A record's `study` holds {"ablation", "size", "arm", "design"}; a design holds "ablation", "size", "question",
 "metric", "secondary", "margin", "alpha", "power", "control", "seeds", "factors", "arms" (each "name", "label",
 "settings", "hash", "parameters", "flops_per_token"), "contrasts" (pairs of arm names; absent
-from older ones), "overrides", "data_fingerprint" and "command".
+from older ones), "overrides", "data_fingerprint" and "command"; of a sweep that is bought until it is decided, also
+"adaptive" (an analysis.adaptive.Rule, and "bought": how many of the seeds, the first ones, each arm has bought so far).
 """
 
 import json
@@ -102,7 +103,12 @@ class Study:
 
     @property
     def missing(self) -> int:
-        return len(self.arms) * len(self.design["seeds"]) - len(self.cells)
+        return sum((arm, seed) not in self.cells for arm in self.arms for seed in self.bought(arm))
+
+    def bought(self, arm: str) -> list[int]:
+        """The seeds under which an arm is to be trained: all of the design's, or as many of the first as it has bought."""
+        seeds: list[int] = self.design["seeds"]
+        return seeds[: self.design["adaptive"]["bought"].get(arm, 0)] if "adaptive" in self.design else seeds
 
     def records_of(self, arm: str) -> list[RunRecord]:
         """An arm's records in the order of seeds, failed ones included."""

@@ -1,12 +1,15 @@
 """What a study's tables say, in words."""
 
+from analysis.adaptive import Course
 from analysis.frame import Study
 from analysis.tables import AMONG, MetricTable, Planned, Row
 
 
 def headline(study: Study, table: MetricTable) -> str:
     """The primary metric in a sentence."""
-    seeds = max((row.effect.n for row in table.rows if row.effect), default=0)
+    counts = [row.effect.n for row in table.rows if row.effect] or [0]
+    adaptive = "adaptive" in study.design and min(counts) < max(counts)
+    seeds = f"{min(counts)} to {max(counts)}" if adaptive else str(max(counts))
     open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if study.missing else ""
     judged = [row for row in table.rows if row.p_holm is not None]
     if not judged:
@@ -51,3 +54,12 @@ def contrasts(planned: tuple[Planned, ...]) -> list[str]:
     """A sentence for the planned contrasts that were judged."""
     judged = [row for row in planned if row.p_holm is not None]
     return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []
+
+
+def savings(bought: Course) -> str:
+    """What an adaptive sweep has bought so far, beside the fixed design that it stands for."""
+    less = 1 - bought.runs / bought.fixed_runs
+    share = f"{less:.0%} fewer" if less > 0 else f"{-less:.0%} more"
+    fixed = f"the fixed design's {bought.fixed_runs} ({share})"
+    so_far = "Bought until decided" if bought.decided else "Being bought until decided"
+    return f"{so_far}: {bought.runs} runs beside {fixed}."

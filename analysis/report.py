@@ -67,7 +67,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     parts: list[Any] = [*title, Text(judgement.headline), Text()]
     for table in judgement.tables:
         parts += [_terminal_metric(table), Text()]
-    for further in (_terminal_contrasts, _terminal_speeds, _terminal_factorial):
+    for further in (_terminal_contrasts, _terminal_course, _terminal_speeds, _terminal_factorial):
         parts += further(judgement)
     counts = judgement.counts
     parts.append(Text(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
@@ -112,6 +112,17 @@ def _terminal_contrasts(judgement: Judgement) -> list[Any]:
         interval = f"{signed(row.effect.low)} {signed(row.effect.high)}"
         cells = (signed(row.effect.estimate), interval, pvalue(row.p_holm), str(row.effect.n))
         out.add_row(Text(row.label), *cells, Text(row.verdict))
+    return [out, Text()]
+
+
+def _terminal_course(judgement: Judgement) -> list[Any]:
+    if judgement.course is None:
+        return []
+    out = _terminal_plain(f"bought until decided: {judgement.course.kept}", ("look", "open"))
+    out.add_column("decided", overflow="fold")
+    for look in judgement.course.looks:
+        left = sum(step.decision == "open" for step in look.steps)
+        out.add_row(f"{look.seeds} seeds", str(left), Text("; ".join(look.decided)))
     return [out, Text()]
 
 

@@ -6,6 +6,7 @@ test martingale under the null hypothesis: by Ville's inequality it ever reaches
 (Hendriksen, de Heide & Grünwald 2021). So it may be looked at after every seed, as often as one likes.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,13 +16,32 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
+from analysis.compare import equivalence, paired_effect
 from core.errors import UserError
 
 PRIOR_SCALE = 1.0  # of effect sizes: under common random numbers they are large
+SHARE = 0.2  # of alpha, for looks on the way: a fifth costs the last test 2 or 3 % of its power
 
 _nodes, _weights = np.polynomial.legendre.leggauss(300)
 Z_Q = np.exp(9.0 * _nodes - 6.5)  # from 2e-7 to 12
 WEIGHTS_Q = 9.0 * _weights * Z_Q * 2 / math.sqrt(2 * math.pi)  # both halves of the normal density
+
+
+@dataclass(frozen=True)
+class Anytime:
+    """What n differences say that were looked at as they came; see `anytime`.
+
+    low, high: contain the mean difference with probability 1 - alpha, however often one looked. sd: of the differences.
+    p_equivalence: None without a margin.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    pvalue: float
+    p_equivalence: float | None
+    sd: float
+    n: int
 
 
 @dataclass(frozen=True)
@@ -69,18 +89,81 @@ def confidence_sequence(
     """
     differences = _checked(differences_S)
     _check_level(alpha)
+    if len(differences) < 2:
+        return -math.inf, math.inf
+    return _sequence(differences, alpha, scale)
+
+
+def anytime(
+    differences_S: ArrayLike,
+    *,
+    looks: Sequence[int],
+    complete: bool,
+    margin: float | None = None,
+    alpha: float = 0.05,
+    share: float = SHARE,
+    scale: float = PRIOR_SCALE,
+) -> Anytime:
+    """The test of a difference that is looked at on the way and, should it come so far, at the end of its design.
+
+    differences_S: (S,) in the order in which seeds came. looks: after how many of them one looked, the last after all.
+    complete: whether these are all that the design ever buys. `share` of alpha goes to the looks on the way (the largest
+    Bayes factor at any of them: any-time valid, so that seeds may be dropped for whatever reason), the rest to the t test
+    of a complete design, which is what a fixed design would have used: the p-value is the smaller one of both, each over
+    its share (Bonferroni), and stays valid whenever one stops. p_equivalence: the same for |difference| >= margin (two
+    points rejected on the way; two one-sided t tests at the end). Raises UserError for fewer than 2 differences, values
+    that aren't finite, identical differences, and looks that don't increase to S.
+    """
+    differences = _checked(differences_S)
+    _check_level(alpha)
+    numbers, n = [int(number) for number in looks], len(differences)
+    if n < 2 or not numbers or numbers[-1] != n or any(a >= b for a, b in itertools.pairwise([1, *numbers])):
+        raise UserError(f"looks: increasing numbers from 2 to the {n} differences are needed, not {numbers}")
+    sd, mean = float(differences.std(ddof=1)), float(differences.mean())
+    if sd <= 1e-12 * max(1.0, float(np.abs(differences).max())):
+        raise UserError("the differences are identical in all seeds: no variance, so no test")
+    pvalue = _against(differences, 0.0, numbers, scale) / share
+    bounds = [_sequence(differences[:number], share * alpha, scale) for number in numbers]
+    same = None if margin is None else _within(differences, margin, numbers, scale) / share
+    if complete:
+        nothing, rest = np.zeros(n), 1 - share
+        effect = paired_effect(nothing, differences, alpha=rest * alpha)
+        pvalue = min(pvalue, effect.pvalue / rest)
+        bounds.append((effect.low, effect.high))
+        if margin is not None and same is not None:
+            same = min(same, equivalence(nothing, differences, margin=margin) / rest)
+    low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
+    if low > high:  # the looks contradict each other, which has probability alpha at most: the newest counts
+        low, high = bounds[-1]
+    return Anytime(mean, low, high, min(1.0, pvalue), None if same is None else min(1.0, same), sd, n)
+
+
+def chance_of_verdict(
+    differences_S: ArrayLike, planned: int, *, pvalue: float, margin: float | None = None, alpha: float = 0.05
+) -> float:
+    """Probability, given the differences so far, that t tests of all `planned` ones will reject or find equivalence.
+
+    pvalue: that the test of a difference needs; equivalence within the margin needs alpha. The prediction has a flat prior
+    on the mean, and the standard deviation seen so far: mean_N - mean_n is t-distributed with scale sd sqrt(1/n - 1/N).
+    """
+    differences = _checked(differences_S)
     n = len(differences)
     if n < 2:
-        return -math.inf, math.inf
-    bound = math.log(1 / alpha)
-    upper = 8.0
-    while _log_factor(upper, n, scale) < bound:
-        upper *= 4
-        if upper > 1e9:
-            return -math.inf, math.inf
-    critical = optimize.brentq(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper)
-    mean, half = float(differences.mean()), float(critical * differences.std(ddof=1) / math.sqrt(n))
-    return mean - half, mean + half
+        return 1.0
+    if planned <= n:
+        return 0.0
+    sd, mean = float(differences.std(ddof=1)), float(differences.mean())
+    scale = max(sd * math.sqrt(1 / n - 1 / planned), 1e-300)
+    error = sd / math.sqrt(planned)
+    beyond = float(special.stdtrit(planned - 1, 1 - pvalue / 2)) * error
+    below, above = special.stdtr(n - 1, (np.array([-beyond, beyond]) - mean) / scale)
+    chance = float(below + 1 - above)
+    within = margin - float(special.stdtrit(planned - 1, 1 - alpha)) * error if margin is not None else 0.0
+    if within > 0:
+        within = min(within, beyond)  # what is beyond counts as a difference already
+        below, above = special.stdtr(n - 1, (np.array([-within, within]) - mean) / scale)
+        chance += float(above - below)
+    return min(1.0, chance)
 
 
 def planned_looks(seeds: Sequence[int], *, alpha: float = 0.05) -> tuple[Look, ...]:
@@ -109,6 +192,41 @@ def _crossing(constant: float, time_K: np.ndarray) -> float:
     return float(1 - w @ density)
 
 
+def _against(differences: np.ndarray, mean: float, looks: Sequence[int], scale: float) -> float:
+    """1 over the largest Bayes factor against a mean difference at any of the looks: an any-time p-value."""
+    factor = max(bayes_factor(differences[:n] - mean, scale=scale) for n in looks)
+    return min(1.0, 1 / factor)
+
+
+def _within(differences: np.ndarray, margin: float, looks: Sequence[int], scale: float) -> float:
+    """The any-time p-value against |mean difference| >= margin: both bounds rejected at one look, from inside.
+
+    Where the truth lies further out than a bound, rejecting the bound from inside is rarer still.
+    """
+    inside = [n for n in looks if abs(differences[:n].mean()) < margin]
+    return min((max(_against(differences, d, (n,), scale) for d in (-margin, margin)) for n in inside), default=1.0)
+
+
+def _sequence(differences: np.ndarray, alpha: float, scale: float) -> tuple[float, float]:
+    critical = _critical(len(differences), math.log(1 / alpha), scale)
+    if math.isinf(critical):
+        return -math.inf, math.inf
+    mean, half = float(differences.mean()), float(critical * differences.std(ddof=1) / math.sqrt(len(differences)))
+    return mean - half, mean + half
+
+
+@functools.lru_cache(maxsize=4096)
+def _critical(n: int, bound: float, scale: float) -> float:
+    """The t statistic of n differences whose log Bayes factor is the bound; infinite where none is."""
+    upper = 8.0
+    while _log_factor(upper, n, scale) < bound:
+        upper *= 4
+        if upper > 1e9:
+            return math.inf
+    return float(optimize.brentq(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper))
+
+
+@functools.lru_cache(maxsize=65536)  # a sweep asks for its former looks again at every new one
 def _log_factor(t: float, n: int, scale: float) -> float:
     """Log Bayes factor of a one-sample t statistic: over g ~ inverse gamma(1/2, 1/2), written as a mean over z ~ N(0, 1).
 

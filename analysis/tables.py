@@ -1,13 +1,15 @@
 """Comparisons of a study's arms by metric: with the control, and with each other where that was planned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
+from analysis.adaptive import pairs_at
 from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.frame import Study
+from analysis.sequential import anytime
 from core.errors import UserError
 from core.metrics import METRICS
 
@@ -59,12 +61,19 @@ class Planned:
 R = TypeVar("R", Row, Planned)
 
 
-def metric_table(study: Study, metric: str, *, primary: bool) -> MetricTable:
-    """Every arm against the control; equivalence is tested in the primary metric alone."""
+Looks = Mapping[tuple[str, str], Sequence[int]]
+
+
+def metric_table(study: Study, metric: str, *, primary: bool, looks: Looks | None = None) -> MetricTable:
+    """Every arm against the control; equivalence is tested in the primary metric alone.
+
+    looks: of an adaptive design, by pair of arms, after how many seeds they were compared; p-values and intervals are then
+    any-time valid.
+    """
     design, known = study.design, METRICS[metric]
     margin, control = design["margin"] if primary else None, design["control"]
     rows = []
-    for row in _judged(study, metric, [_draft(study, metric, arm, margin) for arm in study.arms]):
+    for row in _judged(study, metric, [_draft(study, metric, arm, margin, looks) for arm in study.arms]):
         if row.p_holm is not None:
             notes = row.notes
             small = row.p_equivalence is not None and row.p_equivalence < design["alpha"]
@@ -77,11 +86,11 @@ def metric_table(study: Study, metric: str, *, primary: bool) -> MetricTable:
     return MetricTable(metric, known.label, known.unit, known.goal, primary, margin, tuple(rows))
 
 
-def planned_contrasts(study: Study) -> tuple[Planned, ...]:
-    """The planned contrasts in the primary metric, Holm-adjusted among themselves."""
+def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned, ...]:
+    """The planned contrasts in the primary metric, Holm-adjusted among themselves. looks: as for `metric_table`."""
     metric, drafts = study.design["metric"], []
     for one, two in study.design.get("contrasts", ()):
-        effect, p_same, notes = _compared(study, metric, one, two, study.design["margin"], "each other")
+        effect, p_same, notes = _compared(study, metric, (one, two), study.design["margin"], "each other", looks)
         label = f"{study.labels[one]} − {study.labels[two]}"
         drafts.append(Planned((one, two), label, effect, None, p_same, "no verdict", notes))
     return tuple(
@@ -92,7 +101,7 @@ def planned_contrasts(study: Study) -> tuple[Planned, ...]:
     )
 
 
-def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
+def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Looks | None) -> Row:
     control, own = study.design["control"], study.values(arm, metric)
     finished = own[np.isfinite(own)]
     mean = float(finished.mean()) if len(finished) else None
@@ -101,29 +110,52 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None) -> Row:
     row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
     if arm == control:
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
-    effect, p_same, more = _compared(study, metric, arm, control, margin, "the control")
+    effect, p_same, more = _compared(study, metric, (arm, control), margin, "the control", looks)
     return Row(**row, effect=effect, p_holm=None, p_equivalence=p_same, verdict="no verdict", notes=notes + more)
 
 
 def _compared(
-    study: Study, metric: str, arm: str, other: str, margin: float | None, whom: str
+    study: Study, metric: str, pair: tuple[str, str], margin: float | None, whom: str, looks: Looks | None
 ) -> tuple[PairedEffect | None, float | None, tuple[str, ...]]:
     """An arm minus another: the effect, the p-value of equivalence, neither of them adjusted, and what is to be known."""
-    if any(study.data_differs(arm, other, seed) for seed in study.design["seeds"]):
+    if any(study.data_differs(*pair, seed) for seed in study.design["seeds"]):
         return None, None, (f"trained on other data than {whom}, so not compared",)
-    own, base = study.values(arm, metric), study.values(other, metric)
+    seen = None if looks is None else looks[pair]
+    ended = 0 if seen is None else max(seen, default=0)
+    # An adaptive design's comparison ends with its last look, though one of its arms may have gone on.
+    own, base = (study.values(arm, metric)[: None if seen is None else ended] for arm in pair)
     both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
+    if seen and ended < len(study.design["seeds"]):
+        notes.append(f"compared on the first {ended} seeds alone, as are means: differences say more than means do")
     if both.sum() != len(own):
         notes.append(f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished")
     try:
         effect = paired_effect(base[both], own[both])
         if both.sum() < VERDICT_FLOOR:
             notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
+        elif seen is not None:
+            effect, p_same = _looked_at(study, effect, (own - base), seen, margin)
         elif margin is not None:
             p_same = equivalence(base[both], own[both], margin=margin)
     except UserError as error:
         notes.append(str(error))
     return effect, p_same, tuple(notes)
+
+
+def _looked_at(
+    study: Study, effect: PairedEffect, difference_S: np.ndarray, looks: Sequence[int], margin: float | None
+) -> tuple[PairedEffect, float | None]:
+    """The same effect with an interval and p-values that hold whenever one looked."""
+    both_S = np.isfinite(difference_S)
+    found = anytime(
+        difference_S[both_S],
+        looks=pairs_at(both_S, looks),
+        complete=len(difference_S) == len(study.design["seeds"]),
+        margin=margin,
+        alpha=study.design["alpha"],
+        share=study.design["adaptive"]["share"],
+    )
+    return replace(effect, low=found.low, high=found.high, pvalue=found.pvalue), found.p_equivalence
 
 
 def _judged(study: Study, metric: str, rows: Sequence[R]) -> list[R]:
@@ -158,10 +190,10 @@ def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...
     notes = _arm_notes(study, arm) if metric == study.design["metric"] else []
     failed = [record for record in study.records_of(arm) if record.status == "failed"]
     if failed:
-        notes.append(f"{len(failed)} of {len(study.design['seeds'])} runs failed: {failed[0].reason}")
-    absent = len(study.design["seeds"]) - len(study.records_of(arm))
+        notes.append(f"{len(failed)} of {len(study.bought(arm))} runs failed: {failed[0].reason}")
+    absent = sum((arm, seed) not in study.cells for seed in study.bought(arm))
     if absent:
-        notes.append(f"{absent} of {len(study.design['seeds'])} runs are not recorded yet")
+        notes.append(f"{absent} of {len(study.bought(arm))} runs are not recorded yet")
     broken = failures(study, arm, metric) - len(failed)
     if broken:
         notes.append(f"{broken} finished runs have no finite {metric}, and count as failed")

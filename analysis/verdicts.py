@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.adaptive import Course, course
 from analysis.frame import Study
-from analysis.headline import asides, contrasts, headline
+from analysis.headline import asides, contrasts, headline, savings
 from analysis.power import reach_of
 from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
@@ -40,6 +41,7 @@ class Judgement:
     main_effects: "Factorial | None"
     interactions: "Factorial | None"
     factorial_note: str
+    course: Course | None
 
     def to_dict(self) -> dict[str, Any]:
         """Every number of the report, JSON-ready: what isn't a finite number is null."""
@@ -50,13 +52,16 @@ def judge(study: Study) -> Judgement:
     """Compare every arm with the control in the primary and the secondary metrics."""
     design = study.design
     names = [design["metric"], *design["secondary"]]
-    tables = tuple(metric_table(study, metric, primary=metric == design["metric"]) for metric in names)
+    bought = course(study) if "adaptive" in design else None
+    looks = bought.looks_of if bought else None
+    tables = tuple(metric_table(study, metric, primary=metric == design["metric"], looks=looks) for metric in names)
     winner, reason = _winner(study, tables[0])
     main, interactions, note = _factorial(study)
-    planned = planned_contrasts(study)
+    planned = planned_contrasts(study, looks)
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     exploratory = _exploratory(design)
     words = [exploratory, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
+    words += [savings(bought)] if bought else []
     return Judgement(
         question=design["question"],
         headline=" ".join(line for line in words if line),
@@ -70,10 +75,11 @@ def judge(study: Study) -> Judgement:
         design=design,
         exploratory=exploratory,
         contrasts=planned,
-        speeds=speeds(study),
+        speeds=() if bought else speeds(study),
         main_effects=main,
         interactions=interactions,
         factorial_note=note,
+        course=bought,
     )
 
 
@@ -88,6 +94,8 @@ def _exploratory(design: Mapping[str, Any]) -> str:
 def _factorial(study: Study) -> "tuple[Factorial | None, Factorial | None, str]":
     if len(study.design["factors"]) < 2:
         return None, None, ""
+    if "adaptive" in study.design:
+        return None, None, "arms have bought different numbers of seeds, and those with large effects the fewest"
     from analysis import factorial  # pandas takes half a second to import
 
     return factorial.of_study(study)
@@ -114,7 +122,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {" − ".join(key) if isinstance(key, tuple) else str(key): _plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, float | np.floating):

@@ -1,10 +1,10 @@
 """What is to be trained, as a ledger, a worker and a scheduler's task need to know it: without what it takes to plan it."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from core.config import RunConfig
+from core.config import RunConfig, config_hash
 from core.metrics import METRICS
 from core.settings import build
 from sweeps.spec import Level, study_name
@@ -58,6 +58,15 @@ class Plan:
         """Processes that train one run together."""
         return int(self.design.get("devices", 1))
 
+    def buy(self, cells: Sequence[tuple[str, int]], design: Mapping[str, Any]) -> "Plan":
+        """The same arms' runs under the given seeds alone, as (arm, seed); the design says what is planned in all."""
+        first = {run.arm: run for run in reversed(self.runs)}
+        runs = []
+        for arm, seed in cells:
+            config = replace(first[arm].config, seed=seed)
+            runs.append(replace(first[arm], config=config, run_hash=config_hash(config)))
+        return replace(self, design=design, runs=tuple(runs))
+
     def place(self, run: PlannedRun) -> dict[str, Any]:
         """What a run's record remembers of its place in the design (the record's `study`)."""
         return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": dict(self.design)}
@@ -71,3 +80,10 @@ class Plan:
         """The plan that `to_json` wrote."""
         runs = tuple(PlannedRun(**(run | {"config": build(run["config"])})) for run in content["runs"])
         return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
+
+
+def cells(design: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """Every arm, as the design lists it, under every seed that it is to be trained on, block by block."""
+    bought = design.get("adaptive", {}).get("bought")
+    for place, seed in enumerate(design["seeds"]):
+        yield from ((arm, seed) for arm in design["arms"] if bought is None or place < bought.get(arm["name"], 0))

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from core.errors import UserError
 from sweeps import scheduler
 from sweeps.patient import PatientStorage
+from sweeps.planned import cells
 from sweeps.progress import read_progress
 from sweeps.scheduler import SlurmError, Task
 from sweeps.storage import choose_url, open_storage
@@ -101,9 +102,7 @@ def status(study: str, out: Path, url: str | None = None) -> Status:
     mean_s = statistics.fmean(t.duration.total_seconds() for t in complete if t.duration) if complete else None
     workplace = Workplace()
     runs = tuple(
-        _run(arm["name"], seed, by_run[arm["hash"], seed], out, workplace, mean_s)
-        for seed in design["seeds"]
-        for arm in design["arms"]
+        _run(arm["name"], seed, by_run[arm["hash"], seed], out, workplace, mean_s) for arm, seed in cells(design)
     )
     reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state == TrialState.FAIL]
     return Status(

@@ -10,6 +10,7 @@ from core import records
 from core.data.corpora import fingerprint
 from core.provenance import DIFFS
 from sweeps.audit import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
+from sweeps.planned import cells
 
 Told = Mapping[
     tuple[str, str], list[Any]
@@ -43,10 +44,11 @@ def verify(
     findings += together(folder, runs, compared, diffs or folder.parent / DIFFS)
     if told is None:
         findings.append(Finding("ledger", "there is none: records can't be held against it"))
-    cells = {(run.record.arm_hash, run.record.seed): run.record.status for run in within}
-    wanted = len(design["arms"]) * len(design["seeds"]) if design else len(cells)
-    counts = Counter(cells.values())
-    return Verification(counts["complete"], counts["failed"], wanted - len(cells), tuple(findings))
+    recorded = {(run.record.arm_hash, run.record.seed): run.record.status for run in within}
+    wanted = [(arm["hash"], seed) for arm, seed in cells(design)] if design else list(recorded)
+    counts = Counter(recorded.values())
+    missing = sum(cell not in recorded for cell in wanted)
+    return Verification(counts["complete"], counts["failed"], missing, tuple(findings))
 
 
 def _design(folder: Path, findings: list[Finding]) -> Mapping[str, Any] | None:

@@ -70,6 +70,8 @@ def run_command(arguments: argparse.Namespace, size: str) -> str:
     """`ablate run` as it was typed: a declaration given by its path isn't known by its name alone."""
     more = [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
     more += ["--exploratory"] if getattr(arguments, "exploratory", False) else []
+    if getattr(arguments, "until_decided", False):
+        more += ["--until-decided", *(["--block", str(arguments.block)] if arguments.block else [])]
     return command("run", arguments, size, more)
 
 

@@ -107,9 +107,13 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Train what isn't recorded yet: here, or on a cluster."""
+    if arguments.block and not arguments.until_decided:
+        raise UserError("--block is an option of --until-decided: add that, or leave it out")
     if agenda.is_search(arguments.name):
         from ablations.cli import searching
 
+        if arguments.until_decided:
+            raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
         return searching.run_run(arguments)
     from ablations.cli import cluster
     from ablations.cli.planning import make_plan, power_of, resolve_workers
@@ -121,6 +125,10 @@ def run_run(arguments: argparse.Namespace) -> int:
     refused = power_of(plan.design)["refused"]
     if refused and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
+    if arguments.until_decided:
+        from ablations.cli.adaptive import run_until_decided
+
+        return run_until_decided(arguments, plan)
     if arguments.launcher == "slurm":
         return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
     workers = resolve_workers(arguments.workers, plan)

@@ -3,15 +3,17 @@
 import argparse
 import shlex
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ablations.cli import agenda
+from ablations.cli.adaptive import LOOKS, contradictions
 from ablations.cli.commands import console, show_json
 from core.errors import UserError
-from sweeps.audit import Verification, settled
+from sweeps.audit import Finding, Verification, settled
 from sweeps.patient import PatientStorage
 from sweeps.search import verify as searches
 from sweeps.search.spec import CONFIRM, Search
@@ -39,7 +41,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         if (arguments.out / confirming).is_dir():
             found[confirming] = settled(lambda: verify(arguments.out / confirming, _runs(storage, confirming)))
     else:
-        found = {study: settled(lambda: verify(sizes[size], _runs(storage, study)))}
+        found = {study: settled(lambda: _with_looks(verify(sizes[size], _runs(storage, study)), sizes[size]))}
     if arguments.json:
         first, *others = (_content(*each) for each in found.items())
         show_json(first | {"confirmation": others[0]} if others else first)
@@ -47,6 +49,15 @@ def run_verify(arguments: argparse.Namespace) -> int:
         for each in found.items():
             _show(*each, console())
     return int(not all(each.trusted for each in found.values()))
+
+
+def _with_looks(found: Verification, folder: Path) -> Verification:
+    """With what the looks of a sweep that was bought until decided say against its records."""
+    try:
+        more = tuple(Finding(LOOKS, text) for text in contradictions(folder))
+    except UserError as error:
+        more = (Finding(LOOKS, str(error)),)
+    return replace(found, findings=found.findings + more)
 
 
 def _content(study: str, found: Verification) -> dict[str, Any]:

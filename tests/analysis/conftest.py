@@ -22,7 +22,7 @@ def make_design(arms: int = 3, seeds: int = 6, **changes: Any) -> dict[str, Any]
              "parameters": {"total": 1000, "active": 500}, "flops_per_token": 1e3}
             for name in names
         ],
-        "overrides": [], "data_fingerprint": "toy:1", "command": "ablate run toy",
+        "overrides": [], "data_fingerprint": "toy:1", "command": "ablate run toy", **changes,
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.sequential import bayes_factor, confidence_sequence, planned_looks, rejects
+from analysis.sequential import anytime, bayes_factor, chance_of_verdict, confidence_sequence, planned_looks, rejects
 from core.errors import UserError
 
 
@@ -91,3 +91,55 @@ def test_it_stays_rejected_and_bad_input_is_refused() -> None:
         rejects(x, alpha=5)
     with pytest.raises(UserError, match="increasing"):
         planned_looks([10, 5])
+
+
+def test_the_any_time_test_is_both_tests_each_over_its_share() -> None:
+    x = np.random.default_rng(5).normal(1.2, 1, 9)
+    on_the_way = anytime(x, looks=[4, 6, 9], complete=False, margin=3.0)
+    factors = [bayes_factor(x[:n]) for n in (4, 6, 9)]
+    assert on_the_way.pvalue == pytest.approx(min(1.0, 1 / max(factors) / 0.2))
+    both = [max(1 / bayes_factor(x[:n] + d) for d in (-3.0, 3.0)) for n in (4, 6, 9)]
+    assert on_the_way.p_equivalence == pytest.approx(min(1.0, min(both) / 0.2))
+    end = anytime(x, looks=[4, 6, 9], complete=True, margin=3.0)
+    assert end.pvalue == pytest.approx(min(on_the_way.pvalue, stats.ttest_1samp(x, 0).pvalue / 0.8))
+    bounds = [confidence_sequence(x[:n], alpha=0.01) for n in (4, 6, 9)] + [
+        stats.t.interval(0.96, 8, x.mean(), stats.sem(x))
+    ]
+    assert (end.low, end.high) == pytest.approx((max(low for low, _ in bounds), min(high for _, high in bounds)))
+    assert anytime(x, looks=[9], complete=True).p_equivalence is None
+    with pytest.raises(UserError, match="looks"):
+        anytime(x, looks=[4, 6], complete=False)
+    with pytest.raises(UserError, match="identical"):
+        anytime([0.5] * 4, looks=[4], complete=False)
+
+
+def test_a_difference_beyond_the_margin_is_not_equivalent() -> None:
+    far = np.random.default_rng(6).normal(5, 0.1, 12)
+    assert anytime(far, looks=[6, 12], complete=True, margin=1.0).p_equivalence == 1.0
+    near = far - 5
+    assert anytime(near, looks=[6, 12], complete=False, margin=1.0).p_equivalence < 1e-3
+
+
+def test_equivalence_is_claimed_at_the_margin_no_more_often_than_alpha() -> None:
+    rng = np.random.default_rng(7)
+    claimed = 0
+    for _ in range(300):
+        x = rng.normal(1.0, 1, 14)
+        found = [anytime(x[:n], looks=range(4, n + 1, 2), complete=n == 14, margin=1.0) for n in (6, 10, 14)]
+        claimed += any(each.p_equivalence < 0.05 for each in found)
+    assert claimed / 300 < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 300)
+
+
+def test_the_chance_of_a_verdict_is_what_happens() -> None:
+    """Of studies whose first 6 of 12 differences look alike, the predicted share ends with a verdict (a flat prior)."""
+    rng, needed, margin = np.random.default_rng(8), 0.02, 0.9
+    means = rng.uniform(-6, 6, 20_000)
+    x = means[:, None] + rng.normal(0, 1, (20_000, 12))
+    ended = stats.ttest_1samp(x, 0, axis=1).pvalue < needed
+    above = stats.ttest_1samp(x, -margin, axis=1, alternative="greater").pvalue
+    ended |= np.maximum(above, stats.ttest_1samp(x, margin, axis=1, alternative="less").pvalue) < 0.05
+    t6 = x[:, :6].mean(1) / x[:, :6].std(1, ddof=1) * math.sqrt(6)
+    like = (np.abs(np.abs(t6) - 1.0) < 0.25) & (np.abs(x[:, :6].std(1, ddof=1) - 1) < 0.15)
+    said = [chance_of_verdict(row[:6], 12, pvalue=needed, margin=margin) for row in x[like]]
+    assert like.sum() > 100 and np.mean(said) == pytest.approx(ended[like].mean(), abs=0.09)
+    assert chance_of_verdict(x[0, :6], 6, pvalue=needed) == 0.0 and chance_of_verdict([1.0], 6, pvalue=needed) == 1.0

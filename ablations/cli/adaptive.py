@@ -1,0 +1,170 @@
+"""`ablate run --until-decided`: seeds are bought block by block; what is decided buys no more."""
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ablations.cli import agenda, cluster
+from ablations.cli.commands import INTERRUPTED, console
+from ablations.cli.planning import resolve_workers
+from analysis.adaptive import BLOCK, Course, Look, Rule, course
+from analysis.frame import Study
+from analysis.headline import savings
+from core.errors import UserError
+from core.provenance import describe
+from sweeps.folders import write_design
+from sweeps.launch.local import run
+from sweeps.launch.progress import present
+from sweeps.planned import Plan
+from sweeps.status import status
+from sweeps.storage import choose_url
+
+LOOKS = "looks.jsonl"
+POLL_S = 10.0
+
+
+def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
+    """Train block after block until every comparison is decided or the seeds are spent."""
+    rule = Rule.of(len(plan.design["seeds"]), block=arguments.block or BLOCK)
+    folder, before = arguments.out / plan.study_name, None
+    found = _course(plan, rule, folder)
+    if arguments.retry_failed:
+        found = _retry(arguments, plan, rule, folder)
+    while found.wanted:
+        _say(found)
+        if found.wanted == before:
+            raise UserError(f"{len(found.wanted)} runs are neither recorded nor waiting: {_status(arguments, plan)}")
+        ended = _train(arguments, plan.buy(found.wanted, rule.designed(plan.design, found.seeds)), retry_failed=False)
+        if ended is not None:
+            return ended
+        before = found.wanted
+        found = _course(plan, rule, folder)
+    write_design(folder, rule.designed(plan.design, found.seeds))
+    _say(found)
+    failed = _study(plan, rule, folder, found).failed
+    out = console()
+    out.print(f"{plan.study_name}: {savings(found)}", markup=False)
+    out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
+    if failed:
+        out.print(f"[red]{failed} runs failed[/]: the report names them; --retry-failed runs them again")
+    return 1 if failed else 0
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The looks that were taken, as they were noted at the time; none where there is no such file.
+
+    Raises UserError for a file that was damaged.
+    """
+    path = folder / LOOKS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def contradictions(folder: Path) -> Iterator[str]:
+    """Where a look was decided otherwise than its records say now."""
+    study, noted = Study.load(folder), logged(folder)
+    if study is None or "adaptive" not in study.design:
+        if noted:
+            yield f"seeds were bought by {len(noted)} looks at the results, and this design says nothing of it"
+        return
+    now = {look.seeds: _decisions(look) for look in course(study).looks}
+    for look in noted:
+        if look["seeds"] in now and look["decisions"] != now[look["seeds"]]:
+            yield f"the look after {look['seeds']} seeds of {look['at']} decided otherwise than the records say now"
+
+
+def _course(plan: Plan, rule: Rule, folder: Path) -> Course:
+    """The sweep's course by its records, looks that weren't noted yet noted."""
+    found = course(_study(plan, rule, folder))
+    noted = {(look["seeds"], json.dumps(look["decisions"], sort_keys=True)) for look in logged(folder)}
+    new = [look for look in found.looks if (look.seeds, json.dumps(_decisions(look), sort_keys=True)) not in noted]
+    if new:
+        commit = describe("cpu").get("git_commit")
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with (folder / LOOKS).open("a", encoding="utf-8") as file:
+            for look in new:
+                entry = {"at": at, "git_commit": commit, "seeds": look.seeds, "decisions": _decisions(look)}
+                file.write(json.dumps(entry | {"rule": asdict(rule), "steps": [asdict(s) for s in look.steps]}) + "\n")
+    return found
+
+
+def _study(plan: Plan, rule: Rule, folder: Path, found: Course | None = None) -> Study:
+    study = Study.load(folder, rule.designed(plan.design, found.seeds if found else {}))
+    assert study is not None  # it has a design
+    return study
+
+
+def _decisions(look: Look) -> dict[str, str]:
+    return {step.label: step.decision for step in look.steps}
+
+
+def _retry(arguments: argparse.Namespace, plan: Plan, rule: Rule, folder: Path) -> Course:
+    cells = _study(plan, rule, folder).cells
+    failed = [cell for cell, record in cells.items() if record.status == "failed"]
+    if failed:
+        bought = _course(plan, rule, folder).seeds
+        ended = _train(arguments, plan.buy(failed, rule.designed(plan.design, bought)), retry_failed=True)
+        if ended is not None:
+            raise SystemExit(ended)
+    return _course(plan, rule, folder)
+
+
+def _train(arguments: argparse.Namespace, block: Plan, *, retry_failed: bool) -> int | None:
+    """Train a block; an exit status where the sweep ends with it."""
+    if arguments.launcher == "slurm":
+        return _on_slurm(arguments, block, retry_failed)
+    workers = resolve_workers(arguments.workers, block)
+    with present(block) as on_event:
+        summary = run(
+            block,
+            arguments.out,
+            storage_url=arguments.storage,
+            workers=workers,
+            on_event=on_event,
+            retry_failed=retry_failed,
+        )
+    return INTERRUPTED if summary.interrupted else None
+
+
+def _on_slurm(arguments: argparse.Namespace, block: Plan, retry_failed: bool) -> int | None:
+    """Submit a block and wait for it. Whoever ends this process leaves the job as it is: the same command goes on."""
+    cluster.submit(arguments, block, retry_failed=retry_failed)
+    if arguments.dry_run:
+        return 0
+    out = arguments.out.absolute()
+    url = choose_url(arguments.storage, out, out / block.study_name)
+    while True:
+        now = status(block.study_name, out, url)
+        if not now.is_under_way or (now.tasks == () and not now.of("running")):
+            return None
+        time.sleep(POLL_S)
+
+
+def _say(found: Course) -> None:
+    """The newest look's decisions, and what is trained next, in a line each."""
+    if found.looks:
+        look = found.looks[-1]
+        left = sum(decision == "open" for decision in found.decisions.values())
+        print(
+            f"look after {look.seeds} seeds: {'; '.join(look.decided) or 'nothing decided'}; {left} open",
+            file=sys.stderr,
+        )
+    if found.wanted:
+        arms = len({arm for arm, _ in found.wanted})
+        print(
+            f"next block: {len(found.wanted)} runs of {arms} arms, to {max(found.seeds.values())} seeds",
+            file=sys.stderr,
+        )
+
+
+def _status(arguments: argparse.Namespace, plan: Plan) -> str:
+    return agenda.command("status", arguments, plan.size)

@@ -1,0 +1,272 @@
+"""Sweeps that are bought block by block until they are decided: what was decided when, and what to train next.
+
+Everything follows from the records and the design's rule, so that the course of a sweep can be computed again at any time: a
+look after every block of seeds, at which each comparison that is still open may be decided and its arm be dropped.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis.compare import VERDICT_FLOOR, holm
+from analysis.frame import Study
+from analysis.sequential import SHARE, anytime, chance_of_verdict
+from core.errors import UserError
+
+FIRST, BLOCK = 4, 2  # with fewer than 4 differences no Bayes factor is large enough
+FUTILE = 0.05
+
+# open: buy more. futile: hardly any chance of a verdict. lost: none of its runs finished. undecided: no seed is left to buy.
+Decision = Literal["open", "different", "equivalent", "futile", "lost", "undecided"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an adaptive design buys seeds.
+
+    fixed: seeds of the fixed design it stands for. most: seeds at which it ends, a few more than `fixed`, so that its power
+    isn't less. first, block: seeds before the first look, and between looks. share: of alpha, for looks before the last.
+    futile: an arm is dropped when its chance of a verdict is below this.
+    """
+
+    fixed: int
+    most: int
+    first: int = FIRST
+    block: int = BLOCK
+    share: float = SHARE
+    futile: float = FUTILE
+
+    @classmethod
+    def of(cls, fixed: int, *, block: int = BLOCK) -> "Rule":
+        """The rule that stands for a fixed design of so many seeds. Raises UserError for a block below 1."""
+        if block < 1:
+            raise UserError(f"block: at least 1 seed between looks is needed, not {block}")
+        return cls(fixed, fixed + math.ceil(fixed / 10), first=min(fixed, max(FIRST, block)), block=block)
+
+    @classmethod
+    def of_design(cls, design: Mapping[str, Any]) -> "Rule | None":
+        """A design's rule; None for a fixed design."""
+        found = design.get("adaptive")
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__}) if found else None
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """After how many seeds one looks."""
+        return (*range(self.first, self.most, self.block), self.most)
+
+    def designed(self, design: Mapping[str, Any], bought: Mapping[str, int]) -> dict[str, Any]:
+        """A design with this rule in it: `most` seeds, of which every arm has bought so many of the first."""
+        seeds = list(design["seeds"])[: self.fixed]
+        more = (seed for seed in itertools.count(max(seeds) + 1))
+        seeds += itertools.islice(more, self.most - len(seeds))
+        return {**design, "seeds": seeds, "adaptive": {**asdict(self), "bought": dict(bought)}}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One comparison at one look: the first arm minus the second over n pairs of finished runs.
+
+    p_holm, p_equivalence: any-time valid, adjusted within the family. chance: of a verdict at the end, as it looks now.
+    """
+
+    arms: tuple[str, str]
+    label: str
+    n: int
+    estimate: float | None
+    p_holm: float | None
+    p_equivalence: float | None
+    chance: float | None
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look after so many seeds: the comparisons that were open before it."""
+
+    seeds: int
+    steps: tuple[Step, ...]
+
+    @property
+    def decided(self) -> list[str]:
+        """What it decided, a comparison each, in words."""
+        return [f"{step.label}: {step.decision}" for step in self.steps if step.decision != "open"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """An adaptive sweep from its first block to where its records end.
+
+    wanted: runs to train before the next look, block by block, as (arm, seed); empty when all is decided.
+    seeds: how many each arm has bought by then. looks_of: by comparison, the looks that it was part of, in seeds.
+    """
+
+    rule: Rule
+    looks: tuple[Look, ...]
+    wanted: tuple[tuple[str, int], ...]
+    seeds: Mapping[str, int]
+    looks_of: Mapping[tuple[str, str], tuple[int, ...]]
+    decisions: Mapping[tuple[str, str], Decision]
+
+    @property
+    def decided(self) -> bool:
+        """Whether nothing is left to buy."""
+        return not self.wanted
+
+    @property
+    def kept(self) -> str:
+        """What the numbers of such a sweep hold, in words."""
+        return (
+            "p-values and intervals hold however often one looked; "
+            f"{self.rule.share:.0%} of alpha is for looks before {self.rule.most} seeds"
+        )
+
+    @property
+    def runs(self) -> int:
+        """Runs bought so far, those included that are wanted."""
+        return sum(self.seeds.values())
+
+    @property
+    def fixed_runs(self) -> int:
+        """Runs of the fixed design that it stands for."""
+        return self.rule.fixed * len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a comparison's numbers say at a look, before they are adjusted; None where there are too few pairs."""
+
+    n: int
+    estimate: float | None = None
+    pvalue: float | None = None
+    p_equivalence: float | None = None
+    differences: tuple[float, ...] = ()
+
+
+def course(study: Study) -> Course:
+    """What was decided when, recomputed from the records, and what to train next.
+
+    study: of an adaptive design (`Rule.designed`). An arm without a finished run after its first block is lost; a
+    run that failed costs its pair. Raises UserError for a fixed design.
+    """
+    rule = Rule.of_design(study.design)
+    if rule is None:
+        raise UserError("this design isn't adaptive: run it with --until-decided")
+    control, metric = study.design["control"], study.design["metric"]
+    families = (
+        [(arm, control) for arm in study.arms if arm != control],
+        [(one, two) for one, two in study.design.get("contrasts", ())],
+    )
+    values = {arm: study.values(arm, metric) for arm in study.arms}
+    decisions: dict[tuple[str, str], Decision] = {pair: "open" for family in families for pair in family}
+    known: dict[tuple[str, str], Judged] = {}
+    looked: dict[tuple[str, str], tuple[int, ...]] = dict.fromkeys(decisions, ())
+    seeds: dict[str, int] = dict.fromkeys(study.arms, 0)
+    looks: list[Look] = []
+    wanted: tuple[tuple[str, int], ...] = ()
+    for n in rule.looks:
+        open_arms = {arm for pair, decision in decisions.items() if decision == "open" for arm in pair}
+        if not open_arms:
+            break
+        seeds |= {arm: n for arm in study.arms if arm in open_arms}
+        wanted = tuple(_wanted(study, seeds, n))
+        if wanted:
+            break
+        steps: list[Step] = []
+        for family in families:
+            pending = [pair for pair in family if decisions[pair] == "open"]
+            looked |= {pair: (*looked[pair], n) for pair in pending}
+            known |= {pair: _judged(study, values, pair, looked[pair], rule) for pair in pending}
+            steps += _decide(study, family, pending, known, rule, n)
+        decisions |= {step.arms: step.decision for step in steps}
+        looks.append(Look(n, tuple(steps)))
+    return Course(rule, tuple(looks), wanted, seeds, looked, decisions)
+
+
+def pairs_at(both_S: np.ndarray, looks: Sequence[int]) -> list[int]:
+    """Looks in seeds as looks in pairs of finished runs, of which there must be 2. both_S: (S,) whether both finished."""
+    counts = [int(both_S[:look].sum()) for look in looks]
+    return [count for place, count in enumerate(counts) if count >= 2 and count not in counts[:place]]
+
+
+def _wanted(study: Study, seeds: Mapping[str, int], n: int) -> Iterator[tuple[str, int]]:
+    for place, seed in enumerate(study.design["seeds"][:n]):
+        for arm in study.arms:
+            if place < seeds[arm] and (arm, seed) not in study.cells:
+                yield arm, seed
+
+
+def _judged(
+    study: Study, values: Mapping[str, np.ndarray], pair: tuple[str, str], looks: Sequence[int], rule: Rule
+) -> Judged:
+    n, margin, alpha = looks[-1], study.design["margin"], study.design["alpha"]
+    if any(study.data_differs(*pair, seed) for seed in study.design["seeds"][:n]):
+        return Judged(0)
+    difference_S = (values[pair[0]] - values[pair[1]])[:n]
+    both_S = np.isfinite(difference_S)
+    pairs = int(both_S.sum())
+    if pairs < VERDICT_FLOOR:
+        return Judged(pairs)
+    differences = difference_S[both_S]
+    try:
+        found = anytime(
+            differences,
+            looks=pairs_at(both_S, looks),
+            complete=n == rule.most,
+            margin=margin,
+            alpha=alpha,
+            share=rule.share,
+        )
+    except UserError:  # identical differences: nothing can be tested, which the tables say
+        return Judged(pairs, float(differences.mean()))
+    return Judged(pairs, found.estimate, found.pvalue, found.p_equivalence, tuple(differences))
+
+
+def _decide(
+    study: Study,
+    family: Sequence[tuple[str, str]],
+    pending: Sequence[tuple[str, str]],
+    known: Mapping[tuple[str, str], Judged],
+    rule: Rule,
+    n: int,
+) -> list[Step]:
+    alpha = study.design["alpha"]
+    adjusted = _adjusted(family, {pair: judged.pvalue for pair, judged in known.items()})
+    same = _adjusted(family, {pair: judged.p_equivalence for pair, judged in known.items()})
+    left = sum(adjusted.get(pair, 1.0) >= alpha for pair in pending)
+    steps = []
+    for pair in pending:
+        judged, chance = known[pair], None
+        if judged.differences and n < rule.most:
+            chance = chance_of_verdict(
+                judged.differences,
+                rule.most - n + judged.n,
+                pvalue=(1 - rule.share) * alpha / max(1, left),
+                margin=study.design["margin"],
+                alpha=alpha,
+            )
+        if adjusted.get(pair, 1.0) < alpha:
+            decision: Decision = "different"
+        elif same.get(pair, 1.0) < alpha:
+            decision = "equivalent"
+        elif judged.n == 0:
+            decision = "lost"
+        elif n == rule.most:
+            decision = "undecided"
+        else:
+            decision = "futile" if chance is not None and chance < rule.futile else "open"
+        label = " − ".join(study.labels[arm] for arm in pair)
+        steps.append(Step(pair, label, judged.n, judged.estimate, adjusted.get(pair), same.get(pair), chance, decision))
+    return steps
+
+
+def _adjusted(
+    family: Sequence[tuple[str, str]], pvalues: Mapping[tuple[str, str], float | None]
+) -> dict[tuple[str, str], float]:
+    """Holm's adjustment over a family: those without a p-value yet count as 1, as they may get one."""
+    given = [pvalues.get(pair) for pair in family]
+    adjusted = holm([1.0 if p is None else p for p in given])
+    return {pair: float(p) for pair, p, own in zip(family, adjusted, given, strict=True) if own is not None}

@@ -1,0 +1,136 @@
+"""Sweeps that are bought until decided: what is bought, what is decided, and the error rates over the whole course."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.adaptive import Course, Rule, course
+from analysis.frame import Study
+from analysis.report import render
+from analysis.verdicts import judge
+from core.errors import UserError
+from core.records import RunRecord
+from tests.analysis.conftest import make_design, make_record
+
+EFFECTS = {"control": 0.0, "arm1": 0.2, "arm2": 0.0, "arm3": 0.08}
+
+
+def failed(record: RunRecord) -> RunRecord:
+    return replace(record, status="failed", reason="diverged", metrics={}, curve={}, validation={}, expert_load={})
+
+
+def bought(effects: dict[str, float], rule: Rule, noise: float = 0.01, **changes) -> tuple[Study, list[Course]]:
+    """A sweep whose runs are trained as they are wanted, and its course at every block."""
+    design, records, courses = (
+        make_design(**{"arms": len(effects), "seeds": rule.fixed, "margin": 0.06} | changes),
+        [],
+        [],
+    )
+    while True:
+        so_far = courses[-1].seeds if courses else {}
+        study = Study.of(records, rule.designed(design, so_far))
+        courses.append(course(study))
+        if courses[-1].decided:
+            return Study.of(records, rule.designed(design, courses[-1].seeds)), courses
+        assert study.missing == 0
+        records += [make_record(design, arm, seed, effects[arm], noise) for arm, seed in courses[-1].wanted]
+
+
+def test_arms_are_dropped_as_they_are_decided_and_nothing_else_is_bought() -> None:
+    study, courses = bought(EFFECTS, Rule.of(12))
+    assert courses[0].wanted == tuple((arm, seed) for seed in range(4) for arm in EFFECTS)
+    last = courses[-1]
+    decisions = {one: decision for (one, _), decision in last.decisions.items()}
+    assert decisions == {"arm1": "different", "arm2": "equivalent", "arm3": "different"}
+    assert last.seeds["arm1"] < last.seeds["control"] == max(last.seeds.values()) < last.rule.most
+    assert last.runs == len(study.cells) == sum(last.seeds.values()) < last.fixed_runs == 48
+    assert study.missing == 0
+    for look in last.looks:  # what was decided isn't looked at again
+        assert all(last.seeds[step.arms[0]] >= look.seeds for step in look.steps)
+
+
+def test_the_course_can_be_computed_again_from_the_records() -> None:
+    study, courses = bought(EFFECTS, Rule.of(12))
+    for early, late in zip(courses[:-1], courses[1:], strict=True):
+        assert late.looks[: len(early.looks)] == early.looks
+    shuffled = Study.of(reversed(list(study.cells.values())), study.design)
+    assert course(shuffled) == courses[-1]
+    one_more = make_record(dict(study.design), "arm1", 9, -5.0)  # a record that was never bought changes nothing
+    assert course(Study.of([*study.cells.values(), one_more], study.design)).looks == courses[-1].looks
+
+
+def test_the_report_says_what_was_bought_and_its_numbers_allow_for_the_looks() -> None:
+    study, courses = bought(EFFECTS, Rule.of(12))
+    judgement = judge(study)
+    rows = {row.arm: row for row in judgement.tables[0].rows}
+    assert rows["arm1"].verdict == "worse" and rows["arm2"].verdict == "equivalent within the margin"
+    naive = judge(Study.of(study.cells.values(), make_design(arms=4, seeds=rows["arm1"].effect.n))).tables[0].rows[1]
+    assert rows["arm1"].effect.estimate == pytest.approx(naive.effect.estimate)
+    assert rows["arm1"].effect.low < naive.effect.low and rows["arm1"].effect.high > naive.effect.high
+    assert rows["arm1"].effect.pvalue > naive.effect.pvalue
+    assert "seeds alone" in " ".join(rows["arm1"].notes) and not judgement.speeds and judgement.main_effects is None
+    assert f"Bought until decided: {courses[-1].runs} runs beside the fixed design's 48" in judgement.headline
+    assert judgement.winner == "control"
+    html = render(study, judgement)
+    assert "Bought until decided" in html and "arm1 label − control label" in html
+    content = json.loads(json.dumps(judgement.to_dict(), allow_nan=False))
+    assert content["course"]["decisions"]["arm1 − control"] == "different"
+
+
+def test_a_hopeless_comparison_is_dropped_as_futile_and_gets_no_verdict() -> None:
+    study, courses = bought({"control": 0.0, "arm1": 0.001}, Rule.of(20), noise=0.3, margin=0.001)
+    assert set(courses[-1].decisions.values()) == {"futile"} and courses[-1].runs < 40
+    assert judge(study).tables[0].rows[1].verdict == "no detectable difference at this resolution"
+
+
+def test_failed_runs_cost_their_pairs_and_an_arm_without_any_is_lost() -> None:
+    rule, design = Rule.of(8), make_design(arms=3, seeds=8)
+    records = [make_record(design, arm, seed) for seed in range(4) for arm in ("control", "arm1")]
+    records += [failed(make_record(design, "arm2", seed)) for seed in range(4)]
+    records[1] = failed(records[1])
+    found = course(Study.of(records, rule.designed(design, {})))
+    [look] = found.looks
+    assert [(step.arms[0], step.n, step.decision) for step in look.steps][1] == ("arm2", 0, "lost")
+    assert look.steps[0].n == 3 and {arm for arm, _ in found.wanted} == {"control", "arm1"}
+
+
+def test_a_contrast_keeps_its_arms_until_it_is_decided() -> None:
+    effects = {"control": 0.0, "arm1": 0.300, "arm2": 0.297}
+    rule = Rule.of(12)
+    _, without = bought(effects, rule, margin=None)
+    study, courses = bought(effects, rule, margin=None, contrasts=[["arm1", "arm2"]])
+    assert without[-1].seeds["arm1"] < courses[-1].seeds["arm1"]
+    assert judge(study).contrasts[0].effect.n == courses[-1].seeds["arm1"]
+
+
+def test_all_null_studies_find_something_no_more_often_than_alpha() -> None:
+    """Over the whole course, looks, futile drops and the last test: 60 studies of three arms, 99 % binomial bound."""
+    rng, found = np.random.default_rng(0), 0
+    for number in range(60):
+        scale = float(rng.uniform(0.5, 2))
+        design = make_design(arms=4, seeds=8, margin=None)
+        rule = Rule.of(8)
+        records = [
+            make_record(design, arm, 1000 * number + seed, 0.0, scale) for seed in range(rule.most) for arm in EFFECTS
+        ]
+        design["seeds"] = [1000 * number + seed for seed in range(8)]
+        last = course(Study.of(records, rule.designed(design, {})))
+        found += "different" in last.decisions.values()
+    assert found <= 8  # P(Binomial(60, 0.05) > 8) = 0.006
+
+
+def test_rules() -> None:
+    assert (
+        Rule.of(8).most == 9 and Rule.of(8).looks == (4, 6, 8, 9) and Rule.of(20, block=5).looks == (5, 10, 15, 20, 22)
+    )
+    assert Rule.of(3).looks == (3, 4)
+    designed = Rule.of(2).designed(make_design(seeds=2) | {"seeds": [7, 3]}, {})
+    assert designed["seeds"] == [7, 3, 8] and Rule.of_design(designed) == Rule.of(2)
+    assert Rule.of_design(make_design()) is None and math.isclose(Rule.of(8).share, 0.2)
+    with pytest.raises(UserError, match="block"):
+        Rule.of(8, block=0)
+    with pytest.raises(UserError, match="until-decided"):
+        course(Study.of([], make_design()))
