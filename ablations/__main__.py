@@ -91,7 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         "--until-decided", action="store_true", help="buy seeds block by block, and no more for what is decided"
     )
     run.add_argument(
-        "--block", type=_positive, metavar="N", help="with --until-decided: seeds between looks (default: 2)"
+        "--block",
+        type=_positive,
+        metavar="N",
+        help="with --until-decided: seeds between looks (default: a tenth, or 2)",
     )
     for command in (plan, run):
         command.add_argument("--exploratory", action="store_true", help="though the design can't reach significance")

@@ -4,8 +4,6 @@ Everything follows from the records and the design's rule, so that the course of
 look after every block of seeds, at which each comparison that is still open may be decided and its arm be dropped.
 """
 
-import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -17,7 +15,7 @@ from analysis.frame import Study
 from analysis.sequential import SHARE, anytime, chance_of_verdict
 from core.errors import UserError
 
-FIRST, BLOCK = 4, 2  # with fewer than 4 differences no Bayes factor is large enough
+FIRST, BLOCK = 4, 2  # three degrees of freedom are the fewest at which only very large effects pass
 FUTILE = 0.05
 
 # open: buy more. futile: hardly any chance of a verdict. lost: none of its runs finished. undecided: no seed is left to buy.
@@ -28,24 +26,24 @@ Decision = Literal["open", "different", "equivalent", "futile", "lost", "undecid
 class Rule:
     """How an adaptive design buys seeds.
 
-    fixed: seeds of the fixed design it stands for. most: seeds at which it ends, a few more than `fixed`, so that its power
-    isn't less. first, block: seeds before the first look, and between looks. share: of alpha, for looks before the last.
-    futile: an arm is dropped when its chance of a verdict is below this.
+    fixed: seeds of the design: where it ends, and what a fixed design would buy. first, block: seeds before the first look,
+    and between looks. share: of alpha, divided among the looks before the last. futile: an arm is dropped when its chance of
+    a verdict is below this.
     """
 
     fixed: int
-    most: int
     first: int = FIRST
     block: int = BLOCK
     share: float = SHARE
     futile: float = FUTILE
 
     @classmethod
-    def of(cls, fixed: int, *, block: int = BLOCK) -> "Rule":
-        """The rule that stands for a fixed design of so many seeds. Raises UserError for a block below 1."""
+    def of(cls, fixed: int, *, block: int | None = None) -> "Rule":
+        """The rule for a design of so many seeds. block: a tenth of them, or 2, when left out; UserError below 1."""
+        block = max(BLOCK, round(fixed / 10)) if block is None else block
         if block < 1:
             raise UserError(f"block: at least 1 seed between looks is needed, not {block}")
-        return cls(fixed, fixed + math.ceil(fixed / 10), first=min(fixed, max(FIRST, block)), block=block)
+        return cls(fixed, first=min(fixed, max(FIRST, block)), block=block)
 
     @classmethod
     def of_design(cls, design: Mapping[str, Any]) -> "Rule | None":
@@ -54,16 +52,15 @@ class Rule:
         return cls(**{name: found[name] for name in cls.__dataclass_fields__}) if found else None
 
     @property
-    def looks(self) -> tuple[int, ...]:
-        """After how many seeds one looks."""
-        return (*range(self.first, self.most, self.block), self.most)
+    def looks(self) -> dict[int, float]:
+        """After how many seeds one looks, and each look's share of alpha."""
+        early = range(self.first, self.fixed, self.block)
+        last = {self.fixed: 1 - self.share if early else 1.0}
+        return {n: self.share / len(early) for n in early} | last
 
     def designed(self, design: Mapping[str, Any], bought: Mapping[str, int]) -> dict[str, Any]:
-        """A design with this rule in it: `most` seeds, of which every arm has bought so many of the first."""
-        seeds = list(design["seeds"])[: self.fixed]
-        more = (seed for seed in itertools.count(max(seeds) + 1))
-        seeds += itertools.islice(more, self.most - len(seeds))
-        return {**design, "seeds": seeds, "adaptive": {**asdict(self), "bought": dict(bought)}}
+        """A design with this rule in it; bought: how many of its seeds, the first ones, each arm has bought."""
+        return {**design, "adaptive": {**asdict(self), "bought": dict(bought)}}
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class Course:
         """What the numbers of such a sweep hold, in words."""
         return (
             "p-values and intervals hold however often one looked; "
-            f"{self.rule.share:.0%} of alpha is for looks before {self.rule.most} seeds"
+            f"{self.rule.share:.0%} of alpha is for looks before {self.rule.fixed} seeds"
         )
 
     @property
@@ -186,10 +183,17 @@ def course(study: Study) -> Course:
     return Course(rule, tuple(looks), wanted, seeds, looked, decisions)
 
 
-def pairs_at(both_S: np.ndarray, looks: Sequence[int]) -> list[int]:
-    """Looks in seeds as looks in pairs of finished runs, of which there must be 2. both_S: (S,) whether both finished."""
-    counts = [int(both_S[:look].sum()) for look in looks]
-    return [count for place, count in enumerate(counts) if count >= 2 and count not in counts[:place]]
+def pairs_at(both_S: np.ndarray, looks: Sequence[int], rule: Rule) -> list[tuple[int, float]]:
+    """Looks after so many seeds as looks after so many pairs of finished runs, with their shares of alpha.
+
+    both_S: (S,) whether both runs finished. A look at fewer than 2 pairs, or at none that is new, is none.
+    """
+    found: dict[int, float] = {}
+    for seeds in looks:
+        count = int(both_S[:seeds].sum())
+        if count >= 2:
+            found.setdefault(count, rule.looks[seeds])
+    return list(found.items())
 
 
 def _wanted(study: Study, seeds: Mapping[str, int], n: int) -> Iterator[tuple[str, int]]:
@@ -212,14 +216,7 @@ def _judged(
         return Judged(pairs)
     differences = difference_S[both_S]
     try:
-        found = anytime(
-            differences,
-            looks=pairs_at(both_S, looks),
-            complete=n == rule.most,
-            margin=margin,
-            alpha=alpha,
-            share=rule.share,
-        )
+        found = anytime(differences, looks=pairs_at(both_S, looks, rule), margin=margin, alpha=alpha)
     except UserError:  # identical differences: nothing can be tested, which the tables say
         return Judged(pairs, float(differences.mean()))
     return Judged(pairs, found.estimate, found.pvalue, found.p_equivalence, tuple(differences))
@@ -240,13 +237,12 @@ def _decide(
     steps = []
     for pair in pending:
         judged, chance = known[pair], None
-        if judged.differences and n < rule.most:
+        if judged.differences and n < rule.fixed:
             chance = chance_of_verdict(
                 judged.differences,
-                rule.most - n + judged.n,
+                rule.fixed - n + judged.n,
                 pvalue=(1 - rule.share) * alpha / max(1, left),
                 margin=study.design["margin"],
-                alpha=alpha,
             )
         if adjusted.get(pair, 1.0) < alpha:
             decision: Decision = "different"
@@ -254,7 +250,7 @@ def _decide(
             decision = "equivalent"
         elif judged.n == 0:
             decision = "lost"
-        elif n == rule.most:
+        elif n == rule.fixed:
             decision = "undecided"
         else:
             decision = "futile" if chance is not None and chance < rule.futile else "open"

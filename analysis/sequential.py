@@ -6,7 +6,6 @@ test martingale under the null hypothesis: by Ville's inequality it ever reaches
 (Hendriksen, de Heide & Grünwald 2021). So it may be looked at after every seed, as often as one likes.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,11 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special, stats
 
-from analysis.compare import equivalence, paired_effect
 from core.errors import UserError
 
 PRIOR_SCALE = 1.0  # of effect sizes: under common random numbers they are large
-SHARE = 0.2  # of alpha, for looks on the way: a fifth costs the last test 2 or 3 % of its power
+SHARE = 0.2  # of alpha, for looks on the way: a fifth costs the last test 1 or 2 % of its power
 
 _nodes, _weights = np.polynomial.legendre.leggauss(300)
 Z_Q = np.exp(9.0 * _nodes - 6.5)  # from 2e-7 to 12
@@ -95,56 +93,48 @@ def confidence_sequence(
 
 
 def anytime(
-    differences_S: ArrayLike,
-    *,
-    looks: Sequence[int],
-    complete: bool,
-    margin: float | None = None,
-    alpha: float = 0.05,
-    share: float = SHARE,
-    scale: float = PRIOR_SCALE,
+    differences_S: ArrayLike, *, looks: Sequence[tuple[int, float]], margin: float | None = None, alpha: float = 0.05
 ) -> Anytime:
-    """The test of a difference that is looked at on the way and, should it come so far, at the end of its design.
+    """The test of a difference that is looked at on the way, whenever one stops.
 
-    differences_S: (S,) in the order in which seeds came. looks: after how many of them one looked, the last after all.
-    complete: whether these are all that the design ever buys. `share` of alpha goes to the looks on the way (the largest
-    Bayes factor at any of them: any-time valid, so that seeds may be dropped for whatever reason), the rest to the t test
-    of a complete design, which is what a fixed design would have used: the p-value is the smaller one of both, each over
-    its share (Bonferroni), and stays valid whenever one stops. p_equivalence: the same for |difference| >= margin (two
-    points rejected on the way; two one-sided t tests at the end). Raises UserError for fewer than 2 differences, values
-    that aren't finite, identical differences, and looks that don't increase to S.
+    differences_S: (S,) in the order in which seeds came. looks: after how many of them one looked, the last after all, each
+    with its share of alpha: shares are given to looks before the data are seen, and all that a design may take sum to 1 at
+    most. The p-value is the smallest one of the looks' t tests, each over its share (Bonferroni over looks): the
+    probability that it ever is alpha or less without an effect is alpha at most, wherever one stops and for whatever
+    reason. p_equivalence: the same of two one-sided t tests against |difference| >= margin. With few looks, planned ahead,
+    this sees more than the Bayes factor of `rejects`, which allows for endless ones. Raises UserError for fewer than 2
+    differences, values that aren't finite, identical differences, and looks that don't increase to S.
     """
     differences = _checked(differences_S)
     _check_level(alpha)
-    numbers, n = [int(number) for number in looks], len(differences)
+    numbers, n = [number for number, _ in looks], len(differences)
     if n < 2 or not numbers or numbers[-1] != n or any(a >= b for a, b in itertools.pairwise([1, *numbers])):
         raise UserError(f"looks: increasing numbers from 2 to the {n} differences are needed, not {numbers}")
-    sd, mean = float(differences.std(ddof=1)), float(differences.mean())
-    if sd <= 1e-12 * max(1.0, float(np.abs(differences).max())):
+    if not all(share > 0 for _, share in looks) or math.fsum(share for _, share in looks) > 1 + 1e-9:
+        raise UserError("looks: their shares of alpha must be positive and sum to 1 at most")
+    if float(differences.std(ddof=1)) <= 1e-12 * max(1.0, float(np.abs(differences).max())):
         raise UserError("the differences are identical in all seeds: no variance, so no test")
-    pvalue = _against(differences, 0.0, numbers, scale) / share
-    bounds = [_sequence(differences[:number], share * alpha, scale) for number in numbers]
-    same = None if margin is None else _within(differences, margin, numbers, scale) / share
-    if complete:
-        nothing, rest = np.zeros(n), 1 - share
-        effect = paired_effect(nothing, differences, alpha=rest * alpha)
-        pvalue = min(pvalue, effect.pvalue / rest)
-        bounds.append((effect.low, effect.high))
-        if margin is not None and same is not None:
-            same = min(same, equivalence(nothing, differences, margin=margin) / rest)
+    pvalue, same, bounds = 1.0, 1.0, []
+    for number, share in looks:
+        part = differences[:number]
+        mean, error, df = float(part.mean()), float(part.std(ddof=1)) / math.sqrt(number), number - 1
+        error = max(error, 1e-300)
+        pvalue = min(pvalue, float(2 * special.stdtr(df, -abs(mean) / error)) / share)
+        if margin is not None:
+            same = min(same, float(special.stdtr(df, (abs(mean) - margin) / error)) / share)
+        half = float(special.stdtrit(df, 1 - share * alpha / 2)) * error
+        bounds.append((mean - half, mean + half))
     low, high = max(low for low, _ in bounds), min(high for _, high in bounds)
     if low > high:  # the looks contradict each other, which has probability alpha at most: the newest counts
         low, high = bounds[-1]
-    return Anytime(mean, low, high, min(1.0, pvalue), None if same is None else min(1.0, same), sd, n)
+    return Anytime(mean, low, high, pvalue, None if margin is None else same, error * math.sqrt(n), n)
 
 
-def chance_of_verdict(
-    differences_S: ArrayLike, planned: int, *, pvalue: float, margin: float | None = None, alpha: float = 0.05
-) -> float:
+def chance_of_verdict(differences_S: ArrayLike, planned: int, *, pvalue: float, margin: float | None = None) -> float:
     """Probability, given the differences so far, that t tests of all `planned` ones will reject or find equivalence.
 
-    pvalue: that the test of a difference needs; equivalence within the margin needs alpha. The prediction has a flat prior
-    on the mean, and the standard deviation seen so far: mean_N - mean_n is t-distributed with scale sd sqrt(1/n - 1/N).
+    pvalue: that either test needs. The prediction has a flat prior on the mean, and the standard deviation seen so far:
+    mean_N - mean_n is t-distributed with scale sd sqrt(1/n - 1/N).
     """
     differences = _checked(differences_S)
     n = len(differences)
@@ -158,7 +148,7 @@ def chance_of_verdict(
     beyond = float(special.stdtrit(planned - 1, 1 - pvalue / 2)) * error
     below, above = special.stdtr(n - 1, (np.array([-beyond, beyond]) - mean) / scale)
     chance = float(below + 1 - above)
-    within = margin - float(special.stdtrit(planned - 1, 1 - alpha)) * error if margin is not None else 0.0
+    within = margin - float(special.stdtrit(planned - 1, 1 - pvalue)) * error if margin is not None else 0.0
     if within > 0:
         within = min(within, beyond)  # what is beyond counts as a difference already
         below, above = special.stdtr(n - 1, (np.array([-within, within]) - mean) / scale)
@@ -192,21 +182,6 @@ def _crossing(constant: float, time_K: np.ndarray) -> float:
     return float(1 - w @ density)
 
 
-def _against(differences: np.ndarray, mean: float, looks: Sequence[int], scale: float) -> float:
-    """1 over the largest Bayes factor against a mean difference at any of the looks: an any-time p-value."""
-    factor = max(bayes_factor(differences[:n] - mean, scale=scale) for n in looks)
-    return min(1.0, 1 / factor)
-
-
-def _within(differences: np.ndarray, margin: float, looks: Sequence[int], scale: float) -> float:
-    """The any-time p-value against |mean difference| >= margin: both bounds rejected at one look, from inside.
-
-    Where the truth lies further out than a bound, rejecting the bound from inside is rarer still.
-    """
-    inside = [n for n in looks if abs(differences[:n].mean()) < margin]
-    return min((max(_against(differences, d, (n,), scale) for d in (-margin, margin)) for n in inside), default=1.0)
-
-
 def _sequence(differences: np.ndarray, alpha: float, scale: float) -> tuple[float, float]:
     critical = _critical(len(differences), math.log(1 / alpha), scale)
     if math.isinf(critical):
@@ -215,7 +190,6 @@ def _sequence(differences: np.ndarray, alpha: float, scale: float) -> tuple[floa
     return mean - half, mean + half
 
 
-@functools.lru_cache(maxsize=4096)
 def _critical(n: int, bound: float, scale: float) -> float:
     """The t statistic of n differences whose log Bayes factor is the bound; infinite where none is."""
     upper = 8.0
@@ -226,7 +200,6 @@ def _critical(n: int, bound: float, scale: float) -> float:
     return float(optimize.brentq(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper))
 
 
-@functools.lru_cache(maxsize=65536)  # a sweep asks for its former looks again at every new one
 def _log_factor(t: float, n: int, scale: float) -> float:
     """Log Bayes factor of a one-sample t statistic: over g ~ inverse gamma(1/2, 1/2), written as a mean over z ~ N(0, 1).
 

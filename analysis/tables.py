@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from analysis.adaptive import pairs_at
+from analysis.adaptive import Rule, pairs_at
 from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.frame import Study
 from analysis.sequential import anytime
@@ -147,13 +147,10 @@ def _looked_at(
 ) -> tuple[PairedEffect, float | None]:
     """The same effect with an interval and p-values that hold whenever one looked."""
     both_S = np.isfinite(difference_S)
+    rule = Rule.of_design(study.design)
+    assert rule is not None  # looks are of adaptive designs
     found = anytime(
-        difference_S[both_S],
-        looks=pairs_at(both_S, looks),
-        complete=len(difference_S) == len(study.design["seeds"]),
-        margin=margin,
-        alpha=study.design["alpha"],
-        share=study.design["adaptive"]["share"],
+        difference_S[both_S], looks=pairs_at(both_S, looks, rule), margin=margin, alpha=study.design["alpha"]
     )
     return replace(effect, low=found.low, high=found.high, pvalue=found.pvalue), found.p_equivalence
 

@@ -13,7 +13,7 @@ from typing import Any
 from ablations.cli import agenda, cluster
 from ablations.cli.commands import INTERRUPTED, console
 from ablations.cli.planning import resolve_workers
-from analysis.adaptive import BLOCK, Course, Look, Rule, course
+from analysis.adaptive import Course, Look, Rule, course
 from analysis.frame import Study
 from analysis.headline import savings
 from core.errors import UserError
@@ -31,7 +31,7 @@ POLL_S = 10.0
 
 def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     """Train block after block until every comparison is decided or the seeds are spent."""
-    rule = Rule.of(len(plan.design["seeds"]), block=arguments.block or BLOCK)
+    rule = Rule.of(len(plan.design["seeds"]), block=arguments.block)
     folder, before = arguments.out / plan.study_name, None
     found = _course(plan, rule, folder)
     if arguments.retry_failed:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.compare import equivalence, paired_effect
 from analysis.sequential import anytime, bayes_factor, chance_of_verdict, confidence_sequence, planned_looks, rejects
 from core.errors import UserError
 
@@ -93,41 +94,48 @@ def test_it_stays_rejected_and_bad_input_is_refused() -> None:
         planned_looks([10, 5])
 
 
-def test_the_any_time_test_is_both_tests_each_over_its_share() -> None:
+LOOKS = ((4, 0.05), (6, 0.05), (9, 0.9))
+
+
+def test_the_any_time_test_is_the_looks_tests_each_over_its_share() -> None:
     x = np.random.default_rng(5).normal(1.2, 1, 9)
-    on_the_way = anytime(x, looks=[4, 6, 9], complete=False, margin=3.0)
-    factors = [bayes_factor(x[:n]) for n in (4, 6, 9)]
-    assert on_the_way.pvalue == pytest.approx(min(1.0, 1 / max(factors) / 0.2))
-    both = [max(1 / bayes_factor(x[:n] + d) for d in (-3.0, 3.0)) for n in (4, 6, 9)]
-    assert on_the_way.p_equivalence == pytest.approx(min(1.0, min(both) / 0.2))
-    end = anytime(x, looks=[4, 6, 9], complete=True, margin=3.0)
-    assert end.pvalue == pytest.approx(min(on_the_way.pvalue, stats.ttest_1samp(x, 0).pvalue / 0.8))
-    bounds = [confidence_sequence(x[:n], alpha=0.01) for n in (4, 6, 9)] + [
-        stats.t.interval(0.96, 8, x.mean(), stats.sem(x))
-    ]
-    assert (end.low, end.high) == pytest.approx((max(low for low, _ in bounds), min(high for _, high in bounds)))
-    assert anytime(x, looks=[9], complete=True).p_equivalence is None
-    with pytest.raises(UserError, match="looks"):
-        anytime(x, looks=[4, 6], complete=False)
+    found = anytime(x, looks=LOOKS, margin=3.0)
+    assert found.pvalue == pytest.approx(min(stats.ttest_1samp(x[:n], 0).pvalue / share for n, share in LOOKS))
+    same = [equivalence(np.zeros(n), x[:n], margin=3.0) / share for n, share in LOOKS]
+    assert found.p_equivalence == pytest.approx(min(same))
+    bounds = [stats.t.interval(1 - 0.05 * w, n - 1, x[:n].mean(), stats.sem(x[:n])) for n, w in LOOKS]
+    assert (found.low, found.high) == pytest.approx((max(low for low, _ in bounds), min(high for _, high in bounds)))
+    assert (found.estimate, found.sd, found.n) == pytest.approx((x.mean(), x.std(ddof=1), 9))
+    alone = anytime(x, looks=[(9, 1.0)])
+    assert alone.pvalue == pytest.approx(paired_effect(np.zeros(9), x).pvalue) and alone.p_equivalence is None
+    for broken, said in (
+        ([(4, 0.5), (6, 0.5)], "to the 9"),
+        ([(4, 0.5), (9, 0.6)], "sum to 1"),
+        ([(9, 0.0)], "positive"),
+    ):
+        with pytest.raises(UserError, match=said):
+            anytime(x, looks=broken)
     with pytest.raises(UserError, match="identical"):
-        anytime([0.5] * 4, looks=[4], complete=False)
+        anytime([0.5] * 4, looks=[(4, 1.0)])
 
 
 def test_a_difference_beyond_the_margin_is_not_equivalent() -> None:
-    far = np.random.default_rng(6).normal(5, 0.1, 12)
-    assert anytime(far, looks=[6, 12], complete=True, margin=1.0).p_equivalence == 1.0
-    near = far - 5
-    assert anytime(near, looks=[6, 12], complete=False, margin=1.0).p_equivalence < 1e-3
+    far = np.random.default_rng(6).normal(5, 0.1, 9)
+    assert anytime(far, looks=LOOKS, margin=1.0).p_equivalence == 1.0
+    assert anytime(far - 5, looks=LOOKS, margin=1.0).p_equivalence < 1e-3
 
 
-def test_equivalence_is_claimed_at_the_margin_no_more_often_than_alpha() -> None:
-    rng = np.random.default_rng(7)
-    claimed = 0
-    for _ in range(300):
-        x = rng.normal(1.0, 1, 14)
-        found = [anytime(x[:n], looks=range(4, n + 1, 2), complete=n == 14, margin=1.0) for n in (6, 10, 14)]
-        claimed += any(each.p_equivalence < 0.05 for each in found)
-    assert claimed / 300 < 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 300)
+def test_neither_claim_is_made_more_often_than_alpha_over_all_looks() -> None:
+    draws, looks = (
+        np.random.default_rng(7).normal(0, 1, (2000, 14)),
+        [(n, 0.2 / 5) for n in range(4, 14, 2)] + [(14, 0.8)],
+    )
+    differ = same = 0
+    for x in draws:
+        differ += anytime(x, looks=looks).pvalue < 0.05
+        same += anytime(x + 1.0, looks=looks, margin=1.0).p_equivalence < 0.05  # at the margin itself
+    bound = 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 2000)
+    assert 0.025 < differ / 2000 < bound and 0.025 < same / 2000 < bound
 
 
 def test_the_chance_of_a_verdict_is_what_happens() -> None:
@@ -137,7 +145,7 @@ def test_the_chance_of_a_verdict_is_what_happens() -> None:
     x = means[:, None] + rng.normal(0, 1, (20_000, 12))
     ended = stats.ttest_1samp(x, 0, axis=1).pvalue < needed
     above = stats.ttest_1samp(x, -margin, axis=1, alternative="greater").pvalue
-    ended |= np.maximum(above, stats.ttest_1samp(x, margin, axis=1, alternative="less").pvalue) < 0.05
+    ended |= np.maximum(above, stats.ttest_1samp(x, margin, axis=1, alternative="less").pvalue) < needed
     t6 = x[:, :6].mean(1) / x[:, :6].std(1, ddof=1) * math.sqrt(6)
     like = (np.abs(np.abs(t6) - 1.0) < 0.25) & (np.abs(x[:, :6].std(1, ddof=1) - 1) < 0.15)
     said = [chance_of_verdict(row[:6], 12, pvalue=needed, margin=margin) for row in x[like]]

@@ -14,7 +14,7 @@ import torch
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import engine, layer, ledger, search, step, sweep, telemetry
+from tests.benchmarks import adaptive, engine, layer, ledger, search, step, sweep, telemetry
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,13 +28,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search")
+    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = options.parts.split(",")
-    if wanted != ["search"]:
+    if not set(wanted) <= {"search", "adaptive"}:
         _single_process_group()
     rows: dict[str, Any] = {}
     if "layer" in wanted:
@@ -56,6 +56,8 @@ def main() -> None:
         rows["ledger"] = [{"storage": name} | row for name, row in ledger.measure().items()]
     if "search" in wanted and options.device == "cpu":
         rows["search"] = search.measure(10 if options.quick else search.REPEATS)
+    if "adaptive" in wanted and options.device == "cpu":
+        rows["adaptive"] = adaptive.measure(20 if options.quick else adaptive.REPEATS)
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -245,6 +247,8 @@ def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
         ]
     if "search" in rows:
         lines += ["", *search.table(rows["search"])]
+    if "adaptive" in rows:
+        lines += ["", *adaptive.table(rows["adaptive"])]
     return "\n".join(lines) + "\n"
 
 

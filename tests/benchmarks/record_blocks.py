@@ -1,4 +1,4 @@
-"""Record the adaptive benchmark's studies: every arm of three questions under 20 seeds, real small runs, as one JSON file.
+"""Record the adaptive benchmark's studies: every arm of three questions under 10 seeds, real small runs, as one JSON file.
 
     python -m tests.benchmarks.record_blocks [--workers 2] [--work FOLDER] [--out FILE]
 
@@ -18,7 +18,7 @@ from core.settings import build
 from tests.benchmarks import recording
 
 DATA = Path(__file__).parent / "data" / "blocks.json"
-SEEDS = tuple(range(20))
+SEEDS = tuple(range(10))
 SETTINGS = {
     "data.corpus": "stdlib",
     "data.sequence_length": 64,

@@ -3,6 +3,7 @@
 After each: one record per run, one complete trial per run, and the values of an undisturbed sweep.
 """
 
+import functools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from ablations.__main__ import main
+from ablations.cli import adaptive
 from core import records
 from core.config import config_hash, to_yaml
 from core.records import RunRecord
@@ -27,6 +29,7 @@ from sweeps.launch import slurm
 from sweeps.launch.site import Request
 from sweeps.storage import default_url, open_storage
 from sweeps.study import job_name
+from tests.ablations.test_adaptive import DECLARATION as WEIGHTS
 from tests.ablations.test_commands import DECLARATION
 from tests.cluster.trainers import CUTS
 from tests.core.training.test_run import QUICK
@@ -259,3 +262,29 @@ def test_srun_trains_one_run_on_two_nodes(cluster, tmp_path) -> None:
     (record,) = records.read_all(tmp_path / "out")
     assert record.status == "complete" and record.provenance["devices"] == 2
     assert record.curve == own.curve and record.validation == own.validation
+
+
+def test_seeds_are_bought_in_arrays_until_it_is_decided(cluster, tmp_path, monkeypatch, capsys) -> None:
+    """An array for each block; afterwards the same command has nothing to buy."""
+    monkeypatch.setattr(adaptive, "POLL_S", 0.2)
+    monkeypatch.setattr(slurm, "submit", functools.partial(slurm.submit, trainer="tests.sweeps.trainers:noisy"))
+    monkeypatch.setenv("PYTHONPATH", str(SOURCE_ROOT))
+    path, out = tmp_path / "weights.py", tmp_path / "runs"
+    path.write_text(WEIGHTS)
+    command = [
+        "run",
+        str(path),
+        "--until-decided",
+        "--launcher",
+        "slurm",
+        "--array-parallelism",
+        "2",
+        "--out",
+        str(out),
+    ]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert said.out.count("job ") >= 1 and "Bought until decided" in said.out and "open" in said.err
+    count = len(list(out.rglob("record.json")))
+    assert 12 <= count < 36
+    assert main(command) == 0 and len(list(out.rglob("record.json"))) == count

@@ -1,0 +1,88 @@
+"""`ablate run --until-decided`: what is bought and what is said, with trainers whose results are known."""
+
+import functools
+import json
+
+import pytest
+
+from ablations.cli import adaptive
+from sweeps.launch.local import run
+from tests.ablations.test_commands import mistake
+from tests.ablations.test_searching import ablate
+
+DECLARATION = '''
+"""A question whose answer is known: a trainer adds the square of the weight."""
+from sweeps.spec import Ablation, Factor
+
+ablation = Ablation(
+    question="Does the weight matter?",
+    factors=(Factor("objective.load_balancing_weight", (0.0, 0.5, 0.01)),),
+    control={"objective.load_balancing_weight": 0.0},
+    base="tiny",
+    margin=0.01,
+    seeds=range(12),
+    settings={"data.corpus": "markov", "data.validation_sequences": 16},
+)
+'''
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(adaptive, "run", functools.partial(run, trainer="tests.sweeps.trainers:noisy"))
+    (tmp_path / "weights.py").write_text(DECLARATION)
+    return tmp_path
+
+
+def decided(place, *more: str):
+    return ablate("run", "weights.py", "--until-decided", "--workers", "1", *more, cwd=place)
+
+
+def test_a_sweep_buys_until_it_is_decided_and_its_trail_can_be_checked(place) -> None:
+    done = decided(place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "next block: 12 runs of 3 arms, to 4 seeds" in done.stderr
+    assert "load_balancing_weight 0.5 − load_balancing_weight 0: different" in done.stderr
+    records = list(place.rglob("record.json"))
+    assert f"Bought until decided: {len(records)} runs beside the fixed design's 36" in done.stdout
+    content = json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)
+    rows = {row["arm"].split("=")[-1]: row["verdict"] for row in content["tables"][0]["rows"]}
+    assert rows == {"0": "control", "0.5": "worse", "0.01": "equivalent within the margin"}
+    assert content["counts"]["missing"] == 0 and content["course"]["wanted"] == []
+    assert len(records) == sum(content["course"]["seeds"].values()) < 36
+    noted = [json.loads(line) for line in (place / "runs" / "weights" / "looks.jsonl").read_text().splitlines()]
+    assert [look["seeds"] for look in noted] == [look["seeds"] for look in content["course"]["looks"]]
+    assert json.loads(ablate("status", "weights.py", "--json", cwd=place).stdout)["counts"]["finished"] == len(records)
+    before = {path: path.read_bytes() for path in records}
+    assert decided(place).returncode == 0  # again: nothing is bought, and no look is noted twice
+    assert {path: path.read_bytes() for path in place.rglob("record.json")} == before
+    assert len((place / "runs" / "weights" / "looks.jsonl").read_text().splitlines()) == len(noted)
+    assert ablate("verify", "weights.py", cwd=place).returncode == 0
+    table = ablate("report", "weights.py", "--files", "out", cwd=place)
+    assert table.returncode == 0 and "equivalent" in (place / "out" / "looks.csv").read_text()
+
+
+def test_a_trail_that_the_records_contradict_is_found(place) -> None:
+    assert decided(place).returncode == 0
+    path = place / "runs" / "weights" / "looks.jsonl"
+    path.write_text(path.read_text().replace('"different"', '"futile"'))
+    done = ablate("verify", "weights.py", cwd=place)
+    assert done.returncode == 1 and "decided otherwise than the records say now" in done.stdout
+    path.write_text("{")
+    assert "looks.jsonl is damaged" in ablate("verify", "weights.py", cwd=place).stdout
+    mistake(decided(place), "looks.jsonl is damaged")
+
+
+def test_failed_runs_cost_pairs_and_are_tried_again_on_request(place, monkeypatch) -> None:
+    monkeypatch.setenv("FAILS", "1")
+    done = decided(place)
+    assert done.returncode == 1 and "1 runs failed" in done.stdout
+    monkeypatch.delenv("FAILS")
+    done = decided(place, "--retry-failed")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)["counts"]["failed"] == 0
+
+
+def test_mistakes(place) -> None:
+    mistake(ablate("run", "weights.py", "--block", "3", cwd=place), "--block is an option of --until-decided")
+    mistake(ablate("run", "search_balance", "--until-decided", cwd=place), "--until-decided is for ablations")
