@@ -253,7 +253,9 @@ def final_loads(study: Study) -> dict[str, np.ndarray]:
     out = {}
     for arm in study.arms:
         found = [
-            r.expert_load["load"][-1] for r in study.records_of(arm) if r.status == "complete" and r.expert_load.get("load")
+            r.expert_load["load"][-1]
+            for r in study.records_of(arm)
+            if r.status == "complete" and r.expert_load.get("load")
         ]
         if found:
             ordered = np.sort(np.array(found, dtype=float), axis=-1)[..., ::-1]

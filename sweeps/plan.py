@@ -20,6 +20,8 @@ from sweeps.matching import match_flops
 from sweeps.planned import Plan, PlannedRun
 from sweeps.spec import Ablation, Arm
 
+UNEQUAL = 0.01  # FLOPs per token that differ by more are told beside the verdict
+
 __all__ = ["Plan", "PlannedRun", "expand", "plan"]
 
 
@@ -126,6 +128,10 @@ def _described(edition: Ablation, arms: Sequence[Arm], configs: Sequence[RunConf
         share = entry["flops_per_token"] / control["flops_per_token"] - 1
         if edition.match == "active_flops" and abs(share) > 1e-4:
             entry["notes"].append(f"{share:+.2%} FLOPs per token: no expert width comes nearer to the control's")
+        elif edition.match is None and abs(share) > UNEQUAL:
+            entry["notes"].append(
+                f"{share:+.0%} FLOPs per token beside the control's: not a comparison at equal compute"
+            )
         model = config.model
         if "load/max_vio" in (edition.metric, *edition.secondary) and (
             model.experts * base.top_k != base.experts * model.top_k

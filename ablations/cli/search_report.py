@@ -20,6 +20,7 @@ from sweeps.search.results import CONFIRM, Configuration, Results
 from sweeps.search.spec import from_json
 
 SHOWN = 5
+UNEQUAL = 1.5  # halving lets groups differ somewhat: which configuration goes on is decided as they come
 BIASED = "selected for these values, therefore biased"
 
 
@@ -51,7 +52,18 @@ def report(results: Results, study: Study | None) -> dict[str, Any]:
         "groups": [_group(results, name, found) for name, found in results.groups().items()],
         "confirmation": _confirmation(results, study) if study is not None else None,
         "unreadable": list(results.unreadable),
+        "unequal_budgets": _unequal_budgets(results.groups()),
     }
+
+
+def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | None:
+    """What the compared groups spent on tuning, where that differs: the better tuned one may look better for that alone."""
+    spent = {name: sum(each.tokens for each in found) for name, found in groups.items()}
+    counts = {name: len(found) for name, found in groups.items()}
+    if len(groups) < 2 or (len(set(counts.values())) == 1 and max(spent.values()) <= UNEQUAL * min(spent.values())):
+        return None
+    told = ", ".join(f"{name} {counts[name]} configurations and {spent[name]:.3g} tokens" for name in groups)
+    return f"unequal tuning budgets: {told}"
 
 
 def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[str, Any]:
@@ -149,6 +161,8 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
         f"{counts['complete']} configurations trained to the end, {counts['paused']} paused before, {counts['failed']} "
         f"failed; {content['tokens']:.3g} tokens"
     )
+    if content["unequal_budgets"]:
+        out.print(content["unequal_budgets"], markup=False, style="yellow")
     for failure in content["failures"][:SHOWN]:
         out.print(f"trial {failure['trial']} failed: {failure['reason']}", markup=False, style="red")
     if any(group["best"] for group in content["groups"]):

@@ -254,6 +254,16 @@ def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> No
         assert said.count(once) == 1
 
 
+def test_the_report_tells_unequal_tuning_budgets(searched) -> None:
+    results = Results.load(searched / "runs" / "toy")
+    kept = [c for c in results.configurations if c.group != "topk" or c.trial == results.best("topk").trial]
+    said = report(Results(results.design, tuple(kept), ()), None)["unequal_budgets"]
+    assert said.startswith("unequal tuning budgets: ") and "topk 1 configurations" in said
+    for group in ("topk", "bias_balanced"):  # alone, there is nothing to be unfair to
+        alone = tuple(c for c in results.configurations if c.group == group)
+        assert report(Results(results.design, alone, ()), None)["unequal_budgets"] is None
+
+
 def test_a_search_that_finds_nothing_better_says_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     job = {"plan": plan("toy", declare()).to_json(), "out": str(tmp_path), "lead_s": 1.0}

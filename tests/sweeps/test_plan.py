@@ -59,6 +59,13 @@ def test_a_plan_says_under_which_arms_tokens_see_each_other(make_plan):
     assert len({arm["flops_per_token"] for arm in arms}) == 1
 
 
+def test_a_plan_says_which_arms_cost_more_where_nothing_is_matched(make_plan):
+    arms = make_plan(factors=(Factor("model.top_k", (1, 2)),), control={"model.top_k": 1}).design["arms"]
+    more = arms[1]["flops_per_token"] / arms[0]["flops_per_token"] - 1
+    assert more > 0.01 and arms[0]["notes"] == []
+    assert arms[1]["notes"] == [f"{more:+.0%} FLOPs per token beside the control's: not a comparison at equal compute"]
+
+
 def test_what_a_router_learns_of_time_costs_once_a_sequence(make_plan):
     factor = Factor("model.router.kind", ("topk", "film"))
     arms = make_plan(factors=(factor,), control={"model.router.kind": "topk"}, match="active_flops").design["arms"]

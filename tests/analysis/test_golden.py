@@ -1,0 +1,94 @@
+"""Recorded runs and the report that they give: 20 real runs of a toy, in records.jsonl, and what was written of them.
+
+    python -m tests.analysis.test_golden [FOLDER]     write it anew, of the records in FOLDER if one is named
+
+A change of the report shows as a difference here, to be looked at and then written anew. Numbers are compared to nine digits,
+and coordinates of figures to a tenth of a point, so that another processor's last digits don't matter.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.files import write_files
+from analysis.frame import Study
+from analysis.report import render
+from analysis.verdicts import judge
+from core import records
+from core.records import RunRecord
+
+PLACE = Path(__file__).parent / "golden"
+SVG = re.compile(r"<svg.*?</svg>", re.S)
+NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def recorded() -> Study:
+    lines = (PLACE / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    study = Study.of([RunRecord.from_json(line) for line in lines])
+    assert study is not None
+    return study
+
+
+def split(html: str) -> tuple[str, list[str]]:
+    """A page without its figures, and the figures with their coordinates to a tenth."""
+    figures = [NUMBER.sub(lambda found: f"{float(found[0]):.1f}", figure) for figure in SVG.findall(html)]
+    return SVG.sub("<svg/>", html), figures
+
+
+def close(one: Any, two: Any) -> None:
+    """Equal, numbers to nine digits."""
+    if isinstance(two, dict):
+        assert list(one) == list(two)
+        for key in two:
+            close(one[key], two[key])
+    elif isinstance(two, list):
+        assert len(one) == len(two)
+        for left, right in zip(one, two, strict=True):
+            close(left, right)
+    else:
+        assert one == (pytest.approx(two, rel=1e-9, abs=1e-12) if isinstance(two, float) else two)
+
+
+def test_the_records_give_the_recorded_judgement() -> None:
+    study = recorded()
+    assert (study.complete, study.missing) == (20, 0)
+    close(json.loads(json.dumps(judge(study).to_dict())), json.loads((PLACE / "judgement.json").read_text()))
+
+
+def test_the_records_give_the_recorded_page() -> None:
+    study = recorded()
+    page, figures = split(render(study, judge(study)))
+    wanted_page, wanted_figures = split((PLACE / "report.html").read_text(encoding="utf-8"))
+    assert page == wanted_page
+    assert figures == wanted_figures and len(figures) >= 5
+
+
+def test_the_records_give_the_recorded_tables(tmp_path) -> None:
+    study = recorded()
+    write_files(study, judge(study), tmp_path)
+    wanted = sorted(PLACE.glob("tables/*.md"))
+    assert wanted and {path.name for path in wanted} == {path.name for path in tmp_path.glob("*.md")}
+    for path in wanted:
+        assert (tmp_path / path.name).read_text() == path.read_text()
+
+
+def write(folder: Path | None) -> None:
+    if folder is not None:
+        lines = [records.read(path).to_json() for path in sorted(folder.rglob(records.FILE_NAME))]
+        (PLACE / "records.jsonl").write_text("".join(f"{line.strip()}\n" for line in lines), encoding="utf-8")
+    study = recorded()
+    judgement = judge(study)
+    (PLACE / "judgement.json").write_text(json.dumps(judgement.to_dict(), indent=1) + "\n", encoding="utf-8")
+    (PLACE / "report.html").write_text(render(study, judgement), encoding="utf-8")
+    write_files(study, judgement, PLACE / "tables")
+    for path in (PLACE / "tables").iterdir():
+        if path.suffix != ".md":
+            path.unlink()
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
