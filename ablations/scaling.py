@@ -1,0 +1,84 @@
+"""How does the loss fall with active parameters and tokens, dense and sparse, and what becomes of the routers? (LLaDA-MoE,
+arXiv 2509.24389, open question 1)
+
+Every model size is trained at several compute budgets (IsoFLOP, Hoffmann et al., arXiv 2203.15556, Sec. 3.2) and at a fixed
+number of tokens for each active parameter; `ablate report` fits L = E + A / N^alpha + B / D^beta with what sparsity and
+granularity change about it. Chosen experts are together as wide as the dense twin's layer, so that a family differs in
+what it leaves idle, and in the router.
+
+`quick` learns a Markov chain whose entropy is known: what E ought to be.
+"""
+
+from typing import Any
+
+from sweeps.spec import Ablation, Ladder, Size
+
+
+def model(
+    hidden: int, layers: int, head_dim: int, rate: float, *, experts: int = 0, top_k: int = 0, granularity: int = 1
+) -> dict[str, Any]:
+    """A LLaDA-MoE shape whose layers put 3 hidden sizes in a token's way: as one layer, or as top-k experts."""
+    width = 3 * hidden
+    return {
+        "model.hidden_size": hidden,
+        "model.num_layers": layers,
+        "model.head_dim": head_dim,
+        "model.num_heads": hidden // head_dim,
+        "model.num_experts": experts,
+        "model.top_k": top_k,
+        "model.granularity": granularity,
+        "model.expert_width": width // top_k if experts else 0,
+        "model.dense_width": 0 if experts else width,
+        "optimizer.learning_rate": rate,
+    }
+
+
+PROXIES = (
+    (256, 6, 64, 2e-3),
+    (384, 8, 64, 1.5e-3),
+    (512, 10, 64, 1.2e-3),
+    (768, 12, 64, 9e-4),
+    (1024, 16, 64, 6e-4),
+    (1536, 20, 128, 4e-4),
+)
+SMALL = ((16, 2, 8, 8e-3), (24, 2, 8, 7e-3), (32, 2, 8, 6e-3), (48, 2, 8, 5e-3), (64, 2, 8, 4e-3))
+
+ablation = Ablation(
+    question="How does the NELBO fall with active parameters and tokens, dense and sparse, and do routers stay healthy?",
+    ladder=Ladder(
+        families={
+            "dense": tuple(model(*shape) for shape in PROXIES),
+            "top-2 of 8": tuple(model(*shape, experts=8, top_k=2) for shape in PROXIES),
+            "top-2 of 32": tuple(model(*shape, experts=32, top_k=2) for shape in PROXIES),
+            "top-8 of 64": tuple(model(*shape, experts=16, top_k=2, granularity=4) for shape in PROXIES),
+        },
+        flops=(1e17, 4e17, 1.6e18, 6.4e18, 2.56e19),
+        tokens_per_parameter=(20.0,),
+        between=(4, 500),
+    ),
+    base="proxy",
+    settings={"trainer.precision": "bf16", "trainer.batch_size": 256, "trainer.validate_every": 0},
+    metric="val/nelbo",
+    secondary=("load/max_vio", "val/z_loss"),
+    seeds=range(1),
+    sizes={
+        "quick": Size(
+            ladder=Ladder(
+                families={
+                    "dense": tuple(model(*shape) for shape in SMALL),
+                    "top-2 of 8": tuple(model(*shape, experts=8, top_k=2) for shape in SMALL),
+                },
+                flops=(2.4e10, 4.8e10, 9.6e10),
+                tokens_per_parameter=(6.0,),
+                between=(0.9, 120),
+            ),
+            base="tiny",
+            settings={
+                "data.corpus": "markov",
+                "data.validation_sequences": 1024,
+                "trainer.precision": "fp32",
+                "trainer.batch_size": 16,
+            },
+        ),
+    },
+)
