@@ -17,8 +17,8 @@ from sweeps.spec import Ablation, Ladder, Size
 def model(
     hidden: int, layers: int, head_dim: int, rate: float, *, experts: int = 0, top_k: int = 0, granularity: int = 1
 ) -> dict[str, Any]:
-    """A LLaDA-MoE shape whose layers put 3 hidden sizes in a token's way: as one layer, or as top-k experts."""
-    width = 3 * hidden
+    """A LLaDA-MoE shape whose layers are 4 hidden sizes wide for each token: as one layer, or as top-k experts."""
+    width = 4 * hidden
     return {
         "model.hidden_size": hidden,
         "model.num_layers": layers,
@@ -41,7 +41,7 @@ PROXIES = (
     (1024, 16, 64, 6e-4),
     (1536, 20, 128, 4e-4),
 )
-SMALL = ((16, 2, 8, 8e-3), (24, 2, 8, 7e-3), (32, 2, 8, 6e-3), (48, 2, 8, 5e-3), (64, 2, 8, 4e-3))
+SMALL = ((8, 2, 4, 1e-2), (12, 2, 4, 9e-3), (16, 2, 4, 8e-3), (24, 2, 4, 7e-3), (32, 2, 4, 6e-3))
 
 ablation = Ablation(
     question="How does the NELBO fall with active parameters and tokens, dense and sparse, and do routers stay healthy?",
@@ -68,14 +68,16 @@ ablation = Ablation(
                     "dense": tuple(model(*shape) for shape in SMALL),
                     "top-2 of 8": tuple(model(*shape, experts=8, top_k=2) for shape in SMALL),
                 },
-                flops=(2.4e10, 4.8e10, 9.6e10),
-                tokens_per_parameter=(6.0,),
-                between=(0.9, 120),
+                flops=(1e10, 2e10, 4e10),
+                tokens_per_parameter=(15.0,),
+                between=(1, 300),
+                least_steps=340,  # before that hardly more than the frequencies of symbols is learned
             ),
             base="tiny",
             settings={
                 "data.corpus": "markov",
-                "data.validation_sequences": 1024,
+                "data.sequence_length": 16,
+                "data.validation_sequences": 4096,
                 "trainer.precision": "fp32",
                 "trainer.batch_size": 16,
             },

@@ -9,6 +9,7 @@ from core.data.corpora import load
 from core.errors import UserError
 from core.model.size import count, flops_per_token
 from core.presets import preset
+from core.quantities import short
 from core.settings import build, flatten
 from sweeps.spec import Ablation, Arm, Ladder
 
@@ -66,7 +67,10 @@ def climb(ablation: Ablation, overrides: Mapping[str, Any]) -> list[Point]:
             # A model may meet the same number of steps in both designs: it is trained once, for the first.
             points.setdefault((family, point.parameters, point.config.trainer.steps), point)
     if not points:
-        raise UserError(f"ladder: no point lies between {ladder.between} tokens per parameter; widen `between`")
+        raise UserError(
+            f"ladder: no point has {ladder.between[0]:g} to {ladder.between[1]:g} tokens per parameter and at least "
+            f"{ladder.least_steps} steps: widen `between` or lower `least_steps`"
+        )
     return sorted(points.values(), key=lambda p: (list(ladder.families).index(p.family), p.parameters, p.tokens))
 
 
@@ -89,14 +93,6 @@ def arms_of(points: Sequence[Point]) -> tuple[Arm, ...]:
         twin = next(name for name in names if names.count(name) > 1)
         raise UserError(f"ladder: two points are called {twin}: drop a budget or ratio that is nearly another")
     return tuple(arms)
-
-
-def short(value: float) -> str:
-    """Three digits and a letter: 10.8k, 1.4G."""
-    for letter, unit in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * unit:
-            return f"{value / unit:.3g}{letter}"
-    return f"{value:.3g}"
 
 
 def _models(
@@ -123,7 +119,7 @@ def _of_family(family: str, models: Sequence[tuple[RunConfig, int]], ladder: Lad
         step = config.tokens_per_step
         for flops in ladder.flops:
             exact = flops / flops_per_token(config) / step
-            if not low <= exact * step / parameters <= high:
+            if not low <= exact * step / parameters <= high or exact < ladder.least_steps:
                 continue
             off = max(1, round(exact)) / exact - 1
             if abs(off) > TOLERANCE:
@@ -133,7 +129,9 @@ def _of_family(family: str, models: Sequence[tuple[RunConfig, int]], ladder: Lad
                 )
             yield Point(family, _for(config, round(exact)), parameters, flops=flops)
         for ratio in ladder.tokens_per_parameter:
-            yield Point(family, _for(config, max(1, round(ratio * parameters / step))), parameters, ratio=ratio)
+            steps = round(ratio * parameters / step)
+            if steps >= max(1, ladder.least_steps):
+                yield Point(family, _for(config, steps), parameters, ratio=ratio)
 
 
 def _for(config: RunConfig, steps: int) -> RunConfig:

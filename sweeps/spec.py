@@ -49,6 +49,7 @@ class Ladder:
     tokens_per_parameter: fixed-ratio design: every model gets so many tokens for each active parameter.
     between: fewest and most tokens per active parameter of an IsoFLOP point; others are left out, as a budget that suits
         a large model feeds a small one for ever.
+    least_steps: shorter runs are left out of both designs: what a few steps reach says little about the law of many.
     targets: by name, where the law is extrapolated to.
     """
 
@@ -56,6 +57,7 @@ class Ladder:
     flops: tuple[float, ...] = ()
     tokens_per_parameter: tuple[float, ...] = ()
     between: tuple[float, float] = (0.0, float("inf"))
+    least_steps: int = 1
     targets: Mapping[str, Target] = field(default_factory=lambda: dict(TARGETS))
 
     def __post_init__(self) -> None:
