@@ -59,7 +59,7 @@ class Runs:
     @property
     def modifiers(self) -> tuple[str, ...]:
         """The modifiers that differ between runs."""
-        return tuple(name for name in MODIFIERS if np.ptp(getattr(self, name)) > 0)
+        return tuple(name for name in MODIFIERS if len(np.unique(getattr(self, name))) > 1)
 
     def where(self, chosen_R: np.ndarray) -> "Runs":
         return Runs(**{name: column[chosen_R] for name, column in vars(self).items()})

@@ -234,10 +234,13 @@ def minimise(function: Callable[..., tuple[float, np.ndarray]], start: np.ndarra
 
 def _terms(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
     """Logs of the three terms: (3, R). theta = a, b, e, alpha, beta, modifiers' exponents."""
-    first = theta[0] - theta[3] * logs["parameters"] - sum(
-        exponent * logs[name] for exponent, name in zip(theta[5:], names, strict=True)
-    )  # fmt: skip
-    return np.stack([first, theta[1] - theta[4] * logs["tokens"], np.full_like(first, theta[2])])
+    terms = np.empty((3, len(logs["tokens"])))
+    terms[0] = theta[0] - theta[3] * logs["parameters"]
+    for exponent, name in zip(theta[5:], names, strict=True):
+        terms[0] -= exponent * logs[name]
+    terms[1] = theta[1] - theta[4] * logs["tokens"]
+    terms[2] = theta[2]
+    return terms
 
 
 def _log_prediction(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
@@ -254,12 +257,11 @@ def objective(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str
     parts = np.exp(terms - highest)  # (3, R)
     whole = parts.sum(0)
     residual = np.log(whole) + highest - logs["loss"]
-    slope = np.clip(residual, -HUBER, HUBER)  # Huber's derivative
-    value = (slope * (residual - slope / 2)).sum()
-    share = parts / whole * slope
-    along = [-(share[0] * logs["parameters"]).sum(), -(share[1] * logs["tokens"]).sum()]
-    more = [-(share[0] * logs[name]).sum() for name in names]
-    return float(value), np.array([*share.sum(1), *along, *more])
+    slope = np.minimum(np.maximum(residual, -HUBER), HUBER)  # Huber's derivative
+    share = parts * (slope / whole)
+    along = [-(share[0] @ logs["parameters"]), -(share[1] @ logs["tokens"])]
+    more = [-(share[0] @ logs[name]) for name in names]
+    return float(slope @ (residual - slope / 2)), np.array([*share.sum(1), *along, *more])
 
 
 def _law(theta: np.ndarray, names: list[str]) -> dict[str, Any]:

@@ -81,7 +81,11 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
             row["verdict"] = None
             study = Study.load(recorded[size]) if size in recorded else None
             if study is not None:
-                row |= {"complete": study.complete, "failed": study.failed, "verdict": judge(study).headline}
+                row |= {
+                    "complete": study.complete,
+                    "failed": study.failed,
+                    "verdict": judge(study, brief=True).headline,
+                }
             rows.append(row)
         return rows
     except UserError as error:  # one broken declaration hides no other
