@@ -41,7 +41,7 @@ PROXIES = (
     (1024, 16, 64, 6e-4),
     (1536, 20, 128, 4e-4),
 )
-SMALL = ((8, 2, 4, 1e-2), (12, 2, 4, 9e-3), (16, 2, 4, 8e-3), (24, 2, 4, 7e-3), (32, 2, 4, 6e-3))
+SMALL = ((8, 2, 8, 1e-2), (16, 2, 8, 8e-3), (24, 2, 8, 7e-3), (32, 2, 8, 6e-3), (48, 2, 8, 5e-3))
 
 ablation = Ablation(
     question="How does the NELBO fall with active parameters and tokens, dense and sparse, and do routers stay healthy?",
@@ -68,10 +68,10 @@ ablation = Ablation(
                     "dense": tuple(model(*shape) for shape in SMALL),
                     "top-2 of 8": tuple(model(*shape, experts=8, top_k=2) for shape in SMALL),
                 },
-                flops=(1e10, 2e10, 4e10),
-                tokens_per_parameter=(15.0,),
+                flops=(3e10, 6e10, 1.2e11),
+                tokens_per_parameter=(10.0,),
                 between=(1, 300),
-                least_steps=340,  # before that hardly more than the frequencies of symbols is learned
+                least_steps=360,  # before that hardly more than the frequencies of symbols is learned
             ),
             base="tiny",
             settings={
@@ -79,7 +79,7 @@ ablation = Ablation(
                 "data.sequence_length": 16,
                 "data.validation_sequences": 4096,
                 "trainer.precision": "fp32",
-                "trainer.batch_size": 16,
+                "trainer.batch_size": 32,
             },
         ),
     },
