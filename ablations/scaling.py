@@ -68,7 +68,7 @@ ablation = Ablation(
                     "dense": tuple(model(*shape) for shape in SMALL),
                     "top-2 of 8": tuple(model(*shape, experts=8, top_k=2) for shape in SMALL),
                 },
-                flops=(3e10, 6e10, 1.2e11),
+                flops=(1.5e10, 3e10, 6e10, 1.2e11),
                 tokens_per_parameter=(10.0,),
                 between=(1, 300),
                 least_steps=360,  # before that hardly more than the frequencies of symbols is learned
