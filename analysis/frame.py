@@ -3,7 +3,8 @@
 A record's `study` holds {"ablation", "size", "arm", "design"}; a design holds "ablation", "size", "question",
 "metric", "secondary", "margin", "alpha", "power", "control", "seeds", "factors", "arms" (each "name", "label",
 "settings", "hash", "parameters", "flops_per_token"), "contrasts" (pairs of arm names; absent
-from older ones), "overrides", "data_fingerprint" and "command".
+from older ones), "overrides", "data_fingerprint" and "command". A ladder's design also holds "ladder" (its targets), and each
+of its arms a "point" (family, tokens, FLOPs, sparsity ...): see analysis.ladder.
 """
 
 import json

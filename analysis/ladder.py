@@ -1,14 +1,15 @@
 """A ladder's records -> its law: what the loss is at other scales, and what becomes of the routers."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from analysis.extrapolation import Extrapolation, distinct, extrapolations, weaknesses
 from analysis.families import Form, Runs, choose, compare, fit
 from analysis.frame import Study
-from analysis.isoflop import Cost, Minimum, counted_cost, interval, law_minimum, measured_minimum
+from analysis.isoflop import Cost, Minimum, counted_cost, law_minimum, measured_minimum
 from analysis.scaling import ScalingLaw, checked
 from analysis.trend import Interval, Trend, fit_trend
 from core.errors import UserError
@@ -54,31 +55,15 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best model of a family for a budget of counted FLOPs. measured: None where no valley was trained."""
+    """The best model of a family for a budget of counted FLOPs. measured: None where no valley was trained; the rest, by the
+    law: None where the runs don't determine it."""
 
     family: str
     flops: float
     measured: Minimum | None
-    parameters: Interval
-    tokens: Interval
-    loss: float
-
-
-@dataclass(frozen=True)
-class Extrapolation:
-    """A law at a scale that wasn't trained. beyond: by which factors its N, D (and sparsity) lie outside of the runs.
-
-    optimal_parameters, optimal_tokens: what the law would rather spend the same 6 N D FLOPs on.
-    """
-
-    family: str
-    target: str
-    parameters: float
-    tokens: float
-    loss: Interval
-    beyond: Mapping[str, float]
-    optimal_parameters: Interval
-    optimal_tokens: Interval
+    parameters: Interval | None = None
+    tokens: Interval | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +79,12 @@ class Health:
 
 @dataclass(frozen=True)
 class Ladder:
-    """What a ladder says. laws: by family, the same one where they share it; empty where none could be fitted, and `notes`
-    say why. floor: NELBO of the source's exact posterior on the validation masks, where it is known."""
+    """What a ladder says.
+
+    laws: by family, the same one where they share it; empty where none could be fitted, and `notes` say why. weak: why the
+    runs don't determine the law, and then nothing is extrapolated. floor: NELBO of the source's exact posterior on the
+    validation masks, where it is known.
+    """
 
     metric: str
     points: tuple[Point, ...]
@@ -107,6 +96,7 @@ class Ladder:
     health: tuple[Health, ...]
     floor: float | None
     notes: tuple[str, ...]
+    weak: tuple[str, ...] = ()
     laws: Mapping[str, ScalingLaw] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,6 +143,7 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         laws = fit(runs, form, bootstrap=bootstrap)
     except UserError as error:
         notes.append(f"no law: {error}")
+    weak = weaknesses(laws, runs)
     found = Ladder(
         metric=design["metric"],
         points=points,
@@ -160,13 +151,14 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         form=form,
         coefficients=_coefficients(laws),
         optima=(),
-        extrapolations=_extrapolations(laws, points, design["ladder"]["targets"]),
+        extrapolations=() if weak else extrapolations(laws, runs, design["ladder"]["targets"]),
         health=_health(points, design["ladder"]["targets"], notes),
         floor=_floor(study),
         notes=(*notes, *_remarks(study, points)),
+        weak=tuple(weak),
         laws=laws,
     )
-    return _with_optima(found) if laws else found
+    return replace(found, optima=_optima(found)) if laws else found
 
 
 def _point(study: Study, arm: Mapping[str, Any]) -> Point:
@@ -208,17 +200,9 @@ def _runs(study: Study, points: tuple[Point, ...]) -> Runs:
     return Runs(**columns, loss=np.array([loss for _, loss, _ in rows]), point=np.array([place for *_, place in rows]))
 
 
-def _distinct(laws: Mapping[str, ScalingLaw]) -> dict[tuple[str, ...], ScalingLaw]:
-    """Each law once, with the families that share it."""
-    found: dict[int, tuple[list[str], ScalingLaw]] = {}
-    for family, law in laws.items():
-        found.setdefault(id(law), ([], law))[0].append(family)
-    return {tuple(families): law for families, law in found.values()}
-
-
 def _coefficients(laws: Mapping[str, ScalingLaw]) -> tuple[Coefficients, ...]:
     rows = []
-    for families, law in _distinct(laws).items():
+    for families, law in distinct(laws).items():
         values = {name: float(getattr(law, name)) for name in ("E", "A", "alpha", "B", "beta")} | dict(law.modifiers)
         ends = {name: law.intervals.get(name, (value, value)) for name, value in values.items()}
         intervals = {name: Interval(value, *ends[name]) for name, value in values.items()}
@@ -226,60 +210,19 @@ def _coefficients(laws: Mapping[str, ScalingLaw]) -> tuple[Coefficients, ...]:
     return tuple(rows)
 
 
-def _with_optima(ladder: Ladder) -> Ladder:
+def _optima(ladder: Ladder) -> tuple[Optimum, ...]:
     rows = []
     for family, law in ladder.laws.items():
         own = [point for point in ladder.points if point.family == family]
         for budget in sorted({point.budget for point in own if point.budget is not None}):
             there = [point for point in own if point.budget == budget and point.loss is not None]
             measured = measured_minimum([p.parameters for p in there], [p.loss for p in there if p.loss is not None])
-            at = law_minimum(law, budget, ladder.cost(family), ladder.modifiers(family))
-            rows.append(Optimum(family, budget, measured, *at))
-    return Ladder(**{**vars(ladder), "optima": tuple(rows)})
-
-
-def _extrapolations(
-    laws: Mapping[str, ScalingLaw], points: tuple[Point, ...], targets: Mapping[str, Mapping[str, float]]
-) -> tuple[Extrapolation, ...]:
-    """Each law at each target: with the families' own sparsity, and where the law knows of it, with the target's."""
-    rows = []
-    for families, law in _distinct(laws).items():
-        kinds: dict[str, dict[str, float]] = {" and ".join(families): {}}
-        if law.modifiers:
-            own = {family: next(p for p in points if p.family == family) for family in families}
-            kinds = {name: {key: getattr(p, key) for key in law.modifiers} for name, p in own.items()}
-        for target, scale in targets.items():
-            there = {key: float(scale[key]) for key in law.modifiers}
-            asked = kinds | ({} if there in kinds.values() else {_kind(there): there})
-            for family, modifiers in asked.items():
-                rows.append(_extrapolated(law, family, target, scale["parameters"], scale["tokens"], modifiers))
+            row = Optimum(family, budget, measured)
+            if not ladder.weak:
+                at = law_minimum(law, budget, ladder.cost(family), ladder.modifiers(family))
+                row = Optimum(family, budget, measured, *at)
+            rows.append(row)
     return tuple(rows)
-
-
-def _kind(modifiers: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in modifiers.items())
-
-
-def _extrapolated(
-    law: ScalingLaw, family: str, target: str, parameters: float, tokens: float, modifiers: dict[str, float]
-) -> Extrapolation:
-    beyond = law.beyond(parameters, tokens)
-    for name, value in modifiers.items():
-        low, high = law.ranges[name]
-        beyond[name] = max(value / high, low / value, 1.0)
-    best = law.compute_optimal(6 * parameters * tokens, **modifiers)
-    refits = np.array([one.compute_optimal(6 * parameters * tokens, **modifiers) for one in law.refits()])
-    loss = float(law.predict(parameters, tokens, **modifiers))
-    return Extrapolation(
-        family=family,
-        target=target,
-        parameters=parameters,
-        tokens=tokens,
-        loss=Interval(loss, *law.band(parameters, tokens, **modifiers)),
-        beyond=beyond,
-        optimal_parameters=interval(best[0], refits[:, 0]),
-        optimal_tokens=interval(best[1], refits[:, 1]),
-    )
 
 
 def _health(

@@ -90,7 +90,7 @@ def _budget(axis: Any, ladder: Ladder, family: str, budget: float, colour: str) 
     found = next(row for row in ladder.optima if row.family == family and row.flops == budget)
     if found.measured is not None:
         axis.plot(found.measured.parameters, found.measured.loss, "x", color=colour, markersize=9)
-    if grid[0] <= found.parameters.value <= grid[-1]:
+    if found.parameters is not None and grid[0] <= found.parameters.value <= grid[-1]:
         axis.plot(found.parameters.value, found.loss, "*", color=colour, markersize=10)
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.ladder import Extrapolation, Ladder
+from analysis.extrapolation import Extrapolation
+from analysis.ladder import Ladder
 from analysis.sheets import Sheet
 from analysis.trend import Interval
 from core.metrics import METRICS
@@ -37,6 +38,8 @@ def headline(ladder: Ladder) -> str:
         ends = [law.values["E"] for law in ladder.coefficients]
         shown = " and ".join(f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for e in dict.fromkeys(ends))
         said.append(f"The source's own entropy is {ladder.floor:.3f}; E is {shown}.")
+    if ladder.weak:
+        said.append(f"These runs don't determine the law, so nothing is extrapolated: {'; '.join(ladder.weak)}.")
     return " ".join([*said, *distances(ladder)[:1]])
 
 
@@ -96,7 +99,9 @@ def _optima(ladder: Ladder) -> Sheet:
     shown, exact = [], []
     for row in ladder.optima:
         valley = short(row.measured.parameters) if row.measured else "not between models"
-        cells = (_short(row.parameters), _short(row.tokens), f"{row.loss:.3f}")
+        cells = ("", "", "")
+        if row.parameters is not None and row.tokens is not None:
+            cells = (_short(row.parameters), _short(row.tokens), f"{row.loss:.3f}")
         shown.append((row.family, f"{row.flops:.3g}", valley, *cells))
         facts: dict[str, Any] = {"family": row.family, "flops": row.flops}
         facts["measured_parameters"] = row.measured.parameters if row.measured else None
@@ -168,8 +173,9 @@ def points(ladder: Ladder) -> Sheet:
     return Sheet("points", head, tuple(shown), tuple(exact), "Points")
 
 
-def _bounds(name: str, entry: Interval) -> dict[str, float]:
-    return {name: entry.value, f"{name}_low": entry.low, f"{name}_high": entry.high}
+def _bounds(name: str, entry: Interval | None) -> dict[str, float | None]:
+    ends = (entry.value, entry.low, entry.high) if entry else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
 
 
 def _even(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

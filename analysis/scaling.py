@@ -266,7 +266,8 @@ def objective(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str
 
 def _law(theta: np.ndarray, names: list[str]) -> dict[str, Any]:
     a, b, e, alpha, beta, *rest = map(float, theta)
-    powers = {"A": np.exp(a), "B": np.exp(b), "E": np.exp(e)}
+    # Where a term isn't determined its logarithm may run away: no infinities, which would turn predictions into NaN.
+    powers = {"A": np.exp(min(a, 700)), "B": np.exp(min(b, 700)), "E": np.exp(e)}
     law: dict[str, Any] = {name: float(value) for name, value in powers.items()} | {"alpha": alpha, "beta": beta}
     return law | {"modifiers": dict(zip(names, rest, strict=True))}
 
@@ -276,10 +277,11 @@ def _theta(law: ScalingLaw) -> np.ndarray:
 
 
 def _predict(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]) -> np.ndarray:
-    first = np.exp(theta[0]) * np.asarray(parameters, dtype=float) ** -theta[3]
+    first = theta[0] - theta[3] * np.log(np.asarray(parameters, dtype=float))
     for exponent, column in zip(theta[5:], columns, strict=True):
-        first = first * column**-exponent
-    return np.asarray(np.exp(theta[2]) + first + np.exp(theta[1]) * np.asarray(tokens, dtype=float) ** -theta[4])
+        first = first - exponent * np.log(column)
+    second = theta[1] - theta[4] * np.log(np.asarray(tokens, dtype=float))
+    return np.asarray(np.exp(theta[2]) + np.exp(first) + np.exp(second))
 
 
 def _intervals(samples: list[tuple[float, ...]], names: list[str]) -> dict[str, tuple[float, float]]:

@@ -84,7 +84,7 @@ def test_the_planted_law_is_found_with_what_sparsity_does(judged) -> None:
     for name, true in {"E": FLOOR, "alpha": 0.3, "beta": 0.35, "sparsity": 0.15}.items():
         assert values[name].low <= true <= values[name].high, name
         assert values[name].value == pytest.approx(true, rel=0.3)
-    assert ladder.floor == pytest.approx(FLOOR)
+    assert ladder.floor == pytest.approx(FLOOR) and ladder.weak == ()
     assert ladder.coefficients[0].residual < 0.004
 
 
@@ -167,3 +167,13 @@ def test_nothing_finished_is_no_error() -> None:
     assert "No law can be fitted" in judgement.headline and "30 runs failed" in " ".join(judgement.ladder.notes)
     assert "No law" in render(study, judgement)
     assert "0 of 30 runs" in judge(study, brief=True).headline
+
+
+def test_runs_that_do_not_determine_a_law_are_not_extrapolated() -> None:
+    study = study_of(noise=0.05)  # more scatter than N changes the loss by
+    drowned = {key: replace(r, metrics=r.metrics | {"val/nelbo": 3 + 0.2 * (place % 2)})
+               for place, (key, r) in enumerate(study.cells.items())}  # fmt: skip
+    ladder = climb(replace(study, cells=drowned), bootstrap=2)
+    assert ladder.weak and ladder.extrapolations == () and all(row.parameters is None for row in ladder.optima)
+    assert "don't determine the law, so nothing is extrapolated" in headline(ladder)
+    assert "say nothing" in ladder.weak[0]
