@@ -96,6 +96,7 @@ class Ladder:
     health: tuple[Health, ...]
     floor: float | None
     notes: tuple[str, ...]
+    targets: Mapping[str, Mapping[str, float]]
     weak: tuple[str, ...] = ()
     laws: Mapping[str, ScalingLaw] = field(default_factory=dict)
 
@@ -155,6 +156,7 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         health=_health(points, design["ladder"]["targets"], notes),
         floor=_floor(study),
         notes=(*notes, *_remarks(study, points)),
+        targets=design["ladder"]["targets"],
         weak=tuple(weak),
         laws=laws,
     )

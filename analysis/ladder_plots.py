@@ -96,8 +96,8 @@ def _budget(axis: Any, ladder: Ladder, family: str, budget: float, colour: str) 
 
 @styled
 def health(ladder: Ladder) -> Picture:
-    """A router's metrics against active parameters at its median tokens per parameter, with prediction bands as far as the
-    largest target; dotted where nothing was trained."""
+    """A router's metrics against active parameters: runs moved along the trend to the median number of tokens, the trend
+    there, and dotted from there to the targets, where nothing was trained; with 95 % prediction bands."""
     metrics = list(dict.fromkeys(row.metric for row in ladder.health))
     figure = figure_of(9.2, 3.8)
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -115,27 +115,28 @@ def health(ladder: Ladder) -> Picture:
 
 def _trend(axis: Any, ladder: Ladder, row: Health, colour: str) -> None:
     own = [point for point in ladder.points if point.family == row.family and row.metric in point.health]
-    trained = [point.parameters for point in own]
-    axis.plot(trained, [point.health[row.metric] for point in own], "o", color=colour, label=row.family)
-    tokens = [point.tokens for point in own]
-    targets = [(e.parameters, e.tokens) for e in ladder.extrapolations] or [(max(trained), max(tokens))]
-    # From the middle of the runs straight, in logs, to the largest target: N and D grow together.
-    start = np.log([np.median(trained), np.median(tokens)])
-    towards = np.log(max(targets)) - start
-    first = (np.log(min(trained)) - start[0]) / towards[0] if towards[0] else 0.0
-    steps = np.linspace(first, 1, 60)
-    path = np.exp(start + steps[:, None] * towards)
-    found = [row.trend.predict(*scale) for scale in path]
-    inside = path[:, 0] <= max(trained)
-    values = np.array([one.value for one in found])
-    axis.plot(path[inside, 0], values[inside], color=colour, linewidth=1.4)
-    axis.plot(path[~inside, 0], values[~inside], color=colour, linewidth=1.2, linestyle=":")
-    axis.fill_between(
-        path[:, 0], [one.low for one in found], [one.high for one in found], color=colour, alpha=0.12, lw=0
-    )
+    sizes, middle = [point.parameters for point in own], float(np.median([point.tokens for point in own]))
+    # Moved along the trend to the same number of tokens, so that points and line can be compared.
+    moved = [point.health[row.metric] * (middle / point.tokens) ** row.trend.tokens.value for point in own]
+    axis.plot(sizes, moved, "o", color=colour, label=row.family)
+    beyond = sorted((at["parameters"], at["tokens"]) for at in ladder.targets.values())
+    _predicted(axis, row, [(min(sizes), middle), (max(sizes), middle)], colour, "-")
+    _predicted(axis, row, [(max(sizes), middle), *(at for at in beyond if at[0] > max(sizes))], colour, ":")
     if row.bound is not None:
         axis.axhline(row.bound, color=colour, linewidth=0.7, linestyle="--")
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def _predicted(axis: Any, row: Health, corners: Sequence[tuple[float, float]], colour: str, style: str) -> None:
+    """The trend with its band along straight lines, in logs, between pairs of N and D."""
+    places = np.linspace(0, len(corners) - 1, 40 * len(corners))
+    n, d = (np.exp(np.interp(places, range(len(corners)), np.log(column))) for column in zip(*corners, strict=True))
+    found = [row.trend.predict(*scale) for scale in zip(n, d, strict=True)]
+    axis.plot(n, [one.value for one in found], style, color=colour, linewidth=1.4)
+    axis.fill_between(n, [one.low for one in found], [one.high for one in found], color=colour, alpha=0.12, linewidth=0)
 
 
 def _families(ladder: Ladder) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.extrapolation import Extrapolation
 from analysis.ladder import Ladder
 from analysis.sheets import Sheet
 from analysis.trend import Interval
@@ -45,15 +44,16 @@ def headline(ladder: Ladder) -> str:
 
 def distances(ladder: Ladder) -> list[str]:
     """How far each target is from any run, in a plain sentence."""
-    seen: dict[str, Extrapolation] = {}
-    for row in ladder.extrapolations:
-        seen.setdefault(row.target, row)
+    trained = [point for point in ladder.points if point.n]
+    if not trained:
+        return []
+    parameters, tokens = max(point.parameters for point in trained), max(point.tokens for point in trained)
     return [
-        f"{name} at {short(row.tokens)} tokens has {short(row.beyond['parameters'])} times the parameters and "
-        f"{short(row.beyond['tokens'])} times the tokens of anything trained here: its band says what the law says, not that "
-        "the law holds there."
-        for name, row in seen.items()
-        if max(row.beyond.values()) > 1
+        f"{name} at {short(at['tokens'])} tokens has {short(at['parameters'] / parameters)} times the parameters and "
+        f"{short(at['tokens'] / tokens)} times the tokens of anything trained here: its bands say what the fits say, not "
+        "that they hold there."
+        for name, at in ladder.targets.items()
+        if at["parameters"] > parameters or at["tokens"] > tokens
     ]
 
 
