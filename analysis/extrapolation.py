@@ -11,6 +11,7 @@ from analysis.scaling import ScalingLaw
 from analysis.trend import Interval
 
 NO_FLOOR = 0.01  # of the lowest loss: an E below it is none
+SMALLEST = 1.5  # times the smallest N or D: up to there models are the same rung, if of another family
 CLEAR = 2.0  # times the scatter, by which a term has to change the loss over the runs
 
 
@@ -42,8 +43,9 @@ def distinct(laws: Mapping[str, ScalingLaw]) -> dict[tuple[str, ...], ScalingLaw
 def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
     """Why the runs don't determine their law, in lines; empty where they do.
 
-    A term that changes the loss by less than twice the scatter of the runs around the law over their whole range has
-    coefficients that mean nothing, and so has an E of nearly 0: no end of the fall is in sight.
+    A term that changes the loss by less than twice the scatter of the runs around the law has coefficients that mean
+    nothing; the smallest N or D is left out of that, since a huge exponent can explain one model and be 0 for all others.
+    Nor does an E of nearly 0 mean anything: no end of the fall is in sight.
     """
     said = []
     for families, law in distinct(laws).items():
@@ -56,13 +58,14 @@ def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
             "tokens": law.predict(own.parameters, np.inf, **told),
         }
         for name, rest in without.items():
-            term = whole - rest
-            change = float(np.ptp(term) / np.median(own.loss))
+            scale = getattr(own, name)
+            term = (whole - rest)[scale > SMALLEST * scale.min()]
+            change = float(np.ptp(term) / np.median(own.loss)) if len(term) else 0.0
             if change < CLEAR * law.residual:
                 letter = "N" if name == "parameters" else "D"
                 said.append(
-                    f"the term{whose} in {letter} changes the loss by {change:.1%} over these runs, whose scatter is "
-                    f"{law.residual:.1%}: its coefficients say nothing"
+                    f"the term{whose} in {letter} changes the loss by {change:.1%} above the smallest {letter}, and "
+                    f"the scatter is {law.residual:.1%}: its coefficients say nothing"
                 )
         if NO_FLOOR * own.loss.min() > law.E:
             said.append(

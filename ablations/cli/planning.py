@@ -15,6 +15,7 @@ from ablations.cli import agenda
 from analysis.frame import Study
 from analysis.ladder import unfittable
 from analysis.power import reach_of
+from core.quantities import short
 from sweeps.cost import calibrate
 from sweeps.folders import pending
 from sweeps.launch.pool import default_workers, gpus, share_of_cores
@@ -99,7 +100,7 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
     if points := [arm["point"] for arm in content["arms"] if "point" in arm]:
         epochs = max(point["epochs"] for point in points)
         spent = sum(point["flops"] for point in points) * len(content["seeds"])
-        out.print(f"{spent:.3g} FLOPs in all; up to {epochs:.3g} epochs of the corpus")
+        out.print(f"{spent:.3g} FLOPs in all; up to {short(epochs)} epochs of the corpus")
     out.print(
         f"{len(content['arms'])} arms x {len(content['seeds'])} seeds = {runs['total']} runs, {runs['missing']} to do"
     )
