@@ -88,6 +88,16 @@ def test_the_planted_law_is_found_with_what_sparsity_does(judged) -> None:
     assert ladder.coefficients[0].residual < 0.004
 
 
+def test_these_records_give_these_numbers(judged) -> None:
+    ladder = judged[2]
+    found = {name: entry.value for name, entry in ladder.coefficients[0].values.items()}
+    golden = {"E": 1.515745, "A": 47.715661, "alpha": 0.315306, "B": 369.423686, "beta": 0.345184, "sparsity": 0.156485}
+    assert found == pytest.approx(golden, rel=1e-3)
+    assert [form.error for form in ladder.forms] == pytest.approx([0.019636, 0.001232, 0.002549, 0.003961], rel=1e-2)
+    measured = [round(row.measured.parameters) if row.measured else None for row in ladder.optima]
+    assert measured == [1479323, 2928286, 6011746, None, 2239376, 4187084]
+
+
 def test_the_band_holds_the_truth_at_the_target_and_says_how_far_that_is(judged) -> None:
     ladder = judged[2]
     rows = {row.family: row for row in ladder.extrapolations}

@@ -29,13 +29,13 @@ def test_it_equals_statsmodels() -> None:
 
 
 def test_the_band_covers_another_point_far_outside_95_times_in_100() -> None:
-    covered, repeats = 0, 1000
+    covered, repeats = 0, 500
     for repeat in range(repeats):
         rng = np.random.default_rng(repeat)
         trend = fit_trend(N, D, 0.3 * N**0.2 * D**-0.1 * np.exp(rng.normal(0, 0.2, len(N))))
         band = trend.predict(1e9, 1e12)
         covered += band.low <= 0.3 * 1e9**0.2 * 1e12**-0.1 * np.exp(rng.normal(0, 0.2)) <= band.high
-    assert 0.93 < covered / repeats < 0.97
+    assert 0.925 < covered / repeats < 0.975
 
 
 @pytest.mark.parametrize(
