@@ -18,6 +18,7 @@ from core.metrics import METRICS
 HEALTH = ("load/max_vio", "val/z_loss")
 BOOTSTRAP = 200
 FEW_EPOCHS = 4  # up to so many, repeated tokens are worth about as much as new ones (arXiv 2305.16264)
+VAGUE = 100.0  # a band whose ends differ by more than this factor says nothing
 PLAIN = Form("one law", (), 5, None)
 
 
@@ -240,6 +241,12 @@ def _health(
                 notes.append(f"{METRICS[metric].label} of {family}: no {error}")
                 continue
             at = {name: trend.predict(scale["parameters"], scale["tokens"]) for name, scale in targets.items()}
+            widest = max(entry.high / entry.low for entry in at.values()) if at else 1.0
+            if widest > VAGUE:
+                notes.append(
+                    f"{METRICS[metric].label} of {family}: at the targets the band spans a factor of {widest:.1g}, so these "
+                    "runs say nothing of it there"
+                )
             bound = own[0].sparsity - 1 if metric == "load/max_vio" else None
             rows.append(Health(metric, family, trend, at, bound))
     return tuple(rows)

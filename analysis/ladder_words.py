@@ -22,12 +22,9 @@ def headline(ladder: Ladder) -> str:
     for law in ladder.coefficients:
         v = {name: entry.value for name, entry in law.values.items()}
         more = "".join(f" {name}^{-v[name]:.2g}" for name in v if name in ("sparsity", "granularity"))
+        told = f"{v['E']:.3g} + {v['A']:.3g} N^{-v['alpha']:.2f}{more} + {v['B']:.3g} D^{-v['beta']:.2f}"
         whose = "" if len(ladder.coefficients) == 1 else f"{' and '.join(law.families)}: "
-        parts.append(
-            f"{whose}{v['E']:.3g} + {v['A']:.3g} N^{-v['alpha']:.2f}{more} + {v['B']:.3g} D^{-v['beta']:.2f}".replace(
-                "-", "−"
-            )
-        )
+        parts.append(whose + told.replace("-", "−"))
     said = [f"{metric} over {runs} runs: {'; '.join(parts)}."]
     if ladder.form.error is not None:
         said.append(
