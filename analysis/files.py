@@ -2,14 +2,15 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from analysis import ladder_words
 from analysis.compare import PairedEffect
 from analysis.frame import Study
 from analysis.report import crossed, number, pictures, pvalue, signed
+from analysis.sheets import Sheet
 from analysis.tables import MetricTable, Planned, Row
 from analysis.verdicts import Judgement
 from core.records import write_atomically
@@ -21,16 +22,6 @@ LATEX = {
 SHOWN = ("effect", "95 % interval", "Holm p", "n")
 EXACT = ("n", "estimate", "low", "high", "pvalue", "effect_size", "correlation")
 FORMATS = ("svg", "png", "pdf")
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """One table: what a reader sees, rounded as in the report, and its numbers in full."""
-
-    name: str
-    head: tuple[str, ...]
-    shown: tuple[tuple[str, ...], ...]
-    exact: tuple[Mapping[str, Any], ...]
 
 
 def write_files(study: Study, judgement: Judgement, folder: Path) -> list[Path]:
@@ -53,7 +44,10 @@ def write_files(study: Study, judgement: Judgement, folder: Path) -> list[Path]:
 
 
 def sheets(judgement: Judgement) -> list[Sheet]:
-    """The report's tables: verdicts by metric, planned contrasts, main effects, interactions, looks, learning speed."""
+    """The report's tables: verdicts by metric, planned contrasts, main effects, interactions, looks, learning speed;
+    or a ladder's."""
+    if judgement.ladder:
+        return ladder_words.sheets(judgement.ladder)
     found = [_verdicts(table) for table in judgement.tables]
     where = _titled(judgement.tables[0])
     if judgement.contrasts:

@@ -4,7 +4,9 @@ A record's `study` holds {"ablation", "size", "arm", "design"}; a design holds "
 "metric", "secondary", "margin", "alpha", "power", "control", "seeds", "factors", "arms" (each "name", "label",
 "settings", "hash", "parameters", "flops_per_token"), "contrasts" (pairs of arm names; absent
 from older ones), "overrides", "data_fingerprint" and "command"; of a sweep that is bought until it is decided, also
-"adaptive" (an analysis.adaptive.Rule, and "bought": how many of the seeds, the first ones, each arm has bought so far).
+"adaptive" (an analysis.adaptive.Rule, and "bought": how many of the seeds, the first ones, each arm has bought so far). A
+ladder's design also holds "ladder" (its targets), and each of its arms a "point" (family, tokens, FLOPs, sparsity ...): see
+analysis.ladder.
 """
 
 import json

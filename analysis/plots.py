@@ -85,7 +85,7 @@ class Picture:
             self.figure.savefig(path, dpi=200, facecolor="white", metadata=metadata)
 
 
-def _styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
+def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
     """Hold the style from the first axis to the last byte: matplotlib reads it at every step."""
 
     @functools.wraps(draw)
@@ -96,11 +96,11 @@ def _styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
     return drawn
 
 
-@_styled
+@styled
 def effects(tables: Sequence[MetricTable]) -> Picture:
     """Arm minus control with its interval, one panel per metric; the margin is a band around zero."""
     rows = [row for row in tables[0].rows if row.verdict != "control"]
-    figure = _figure(9.2, 1.3 + 0.34 * len(rows))
+    figure = figure_of(9.2, 1.3 + 0.34 * len(rows))
     axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axis, table in zip(axes, tables, strict=True):
         axis.axvline(0, color=INK, linewidth=0.8)
@@ -124,12 +124,12 @@ def effects(tables: Sequence[MetricTable]) -> Picture:
     return Picture(figure, "effects", f"Effect of each arm against the control with 95 % intervals: {names}")
 
 
-@_styled
+@styled
 def lines(
     name: str, panels: Mapping[str, Mapping[str, Band]], arms: Sequence[str], alt: str, *, zero: bool = False
 ) -> Picture:
     """Lines with bands, one panel per title; each of `arms` keeps its colour in every figure."""
-    figure = _figure(9.2, 2.9 + 0.2 * -(-len(arms) // 3))
+    figure = figure_of(9.2, 2.9 + 0.2 * -(-len(arms) // 3))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (title, bands) in zip(axes, panels.items(), strict=True):
         if zero:
@@ -151,7 +151,7 @@ def lines(
     return Picture(figure, name, alt)
 
 
-@_styled
+@styled
 def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
     """Heatmap of final expert load over layers x experts, one panel per arm; 1 = the balanced share.
 
@@ -160,7 +160,7 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
     columns = min(3, len(loads))
     rows = -(-len(loads) // columns)
     layers = max(load.shape[0] for load in loads.values())
-    figure = _figure(9.2, rows * (0.75 + 0.26 * layers) + 0.5)
+    figure = figure_of(9.2, rows * (0.75 + 0.26 * layers) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axis in grid.flat[len(loads) :]:
         axis.set_visible(False)
@@ -184,7 +184,7 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
     return Picture(figure, "load", "Expert load by layer and expert for each arm, relative to the balanced share")
 
 
-@_styled
+@styled
 def timestep_load(loads: Mapping[str, np.ndarray], seed: int) -> Picture:
     """Expert by timestep heatmaps: a row for each arm, for each layer visible and masked tokens; 1 = balanced.
 
@@ -193,7 +193,7 @@ def timestep_load(loads: Mapping[str, np.ndarray], seed: int) -> Picture:
     """
     layers = max(load.shape[0] for load in loads.values())
     shown = list(range(layers)) if layers <= 3 else [0, layers // 2, layers - 1]
-    figure = _figure(9.2, 0.6 + 0.95 * len(loads))
+    figure = figure_of(9.2, 0.6 + 0.95 * len(loads))
     grid = figure.subplots(len(loads), 2 * len(shown), squeeze=False, sharex=True)
     picture = None
     for row, (label, load_LTME) in zip(grid, loads.items(), strict=True):
@@ -278,7 +278,7 @@ def timestep_loads(study: Study) -> tuple[dict[str, np.ndarray], int] | None:
     return ({label: own[common[0]] for label, own in kept.items()}, common[0]) if common else None
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 

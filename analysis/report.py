@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from analysis import plots
+from analysis import ladder_plots, ladder_words, plots
 from analysis.frame import Study
 from analysis.tables import MetricTable, Planned, Row
 from analysis.verdicts import Judgement
@@ -47,7 +47,9 @@ def render(study: Study, judgement: Judgement) -> str:
     }
     finished = [record for record in study.cells.values() if record.status == "complete"]
     drawn = pictures(study, judgement)
-    return environment.get_template("report.html.jinja").render(
+    ladder = judgement.ladder
+    return environment.get_template("ladder.html.jinja" if ladder else "report.html.jinja").render(
+        sheets=ladder_words.sheets(ladder) if ladder else [],
         study=study,
         judgement=judgement,
         design=study.design,
@@ -67,6 +69,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     parts: list[Any] = [*title, Text(judgement.headline), Text()]
     for table in judgement.tables:
         parts += [_terminal_metric(table), Text()]
+    parts += _terminal_ladder(judgement)
     for further in (_terminal_contrasts, _terminal_course, _terminal_speeds, _terminal_factorial):
         parts += further(judgement)
     counts = judgement.counts
@@ -95,6 +98,21 @@ def _terminal_metric(table: MetricTable) -> Table:
             Text(row.label), number(row.mean), *cells, pvalue(row.p_holm), str(n), Text(row.verdict, style=style)
         )
     return out
+
+
+def _terminal_ladder(judgement: Judgement) -> list[Any]:
+    """All tables of a ladder but that of its points, which the page has."""
+    parts: list[Any] = []
+    for sheet in ladder_words.sheets(judgement.ladder) if judgement.ladder else []:
+        if sheet.name != "points":
+            out = _terminal_plain("", sheet.head, fold=True)  # a table's own title would be cut to its width
+            for row in sheet.shown:
+                out.add_row(*map(Text, row))
+            parts += [Text(sheet.title, style="dim"), out, Text()]
+    if judgement.ladder:
+        parts += [Text(line) for line in ladder_words.distances(judgement.ladder)]
+        parts += [Text(f"note: {note}") for note in judgement.ladder.notes]
+    return parts
 
 
 def _terminal_contrasts(judgement: Judgement) -> list[Any]:
@@ -157,10 +175,10 @@ def _terminal_factorial(judgement: Judgement) -> list[Any]:
     return parts
 
 
-def _terminal_plain(title: str, columns: tuple[str, ...]) -> Table:
+def _terminal_plain(title: str, columns: tuple[str, ...], *, fold: bool = False) -> Table:
     out = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="dim")
     for place, name in enumerate(columns):
-        out.add_column(name, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
+        out.add_column(name, justify="right" if place else "left", no_wrap=bool(place) and not fold, overflow="fold")
     return out
 
 
@@ -196,6 +214,8 @@ def _kind(row: Row | Planned) -> str:
 
 def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
     """The report's figures by name, as far as the records have what they show."""
+    if judgement.ladder:
+        return ladder_plots.pictures(judgement.ladder)
     metric, arms = judgement.tables[0], list(study.labels.values())
     figures: dict[str, plots.Picture] = {}
     if any(row.effect for row in metric.rows):
@@ -261,13 +281,18 @@ def _scale(study: Study, finished: list[Any]) -> dict[str, Any] | None:
     if not finished:
         return None
     config = finished[0].config
-    tokens = config["trainer"]["steps"] * config["trainer"]["batch_size"] * config["data"]["sequence_length"]
+    tokens = [
+        record.config["trainer"]["steps"]
+        * record.config["trainer"]["batch_size"]
+        * record.config["data"]["sequence_length"]
+        for record in finished
+    ]
     total = [arm["parameters"]["total"] for arm in study.design["arms"]]
     active = [arm["parameters"]["active"] for arm in study.design["arms"]]
     return {
         "total": _range(total),
         "active": _range(active),
-        "tokens": f"{tokens:,}",
+        "tokens": _range(tokens),
         "corpus": config["data"]["corpus"],
         "flops": f"{sum(record.flops for record in finished):.2g}",
         "hours": f"{sum(record.wall_time_s for record in finished) / 3600:.2g}",

@@ -6,7 +6,7 @@ with default tolerances stops early at wrong values), minimised from many starts
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,11 @@ class ScalingLaw:
         parameters = ratio * (flops / 6) ** (self.beta / total)
         return parameters, flops / 6 / parameters
 
+    def refits(self) -> Iterator["ScalingLaw"]:
+        """The law of every bootstrap sample: the spread of anything that follows from it is that thing's interval."""
+        for theta in self.samples:
+            yield ScalingLaw(**_law(np.array(theta), list(self.modifiers)), ranges=self.ranges)
+
     def _columns(self, given: Mapping[str, ArrayLike]) -> list[np.ndarray]:
         if set(given) != set(self.modifiers):
             wanted = ", ".join(self.modifiers) or "no modifier"
@@ -91,38 +96,54 @@ def fit_law(
     *,
     bootstrap: int = 0,
     rng: np.random.Generator | None = None,
+    together: ArrayLike | None = None,
     **modifiers: ArrayLike,
 ) -> ScalingLaw:
     """Fit the law to R runs.
 
     parameters, tokens, loss: (R,) active parameters, training tokens, final loss in nats. modifiers: (R,) each, of
-    MODIFIERS, for MoE forms in which the plain law is nested. bootstrap: refits on resampled runs, for intervals. Raises
-    UserError for fewer than 8 runs, values that aren't positive and finite, and a range of N or D below a factor of 4: a
+    MODIFIERS, for MoE forms in which the plain law is nested. bootstrap: refits on resampled runs, for intervals.
+    together: (R,) labels; runs that share one, such as the seeds of a point, are resampled together. Raises UserError for
+    fewer than 8 runs, values that aren't positive and finite, and a range of N or D below a factor of 4: a
     slope over less says nothing about other scales.
     """
-    columns = _checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
+    columns = checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
     names = list(modifiers)
     logs = {name: np.log(column) for name, column in columns.items()}
     theta = _fit(logs, names)
-    samples: list[tuple[float, ...]] = []
-    if bootstrap:
-        rng = rng or np.random.default_rng(0)
-        runs = len(logs["loss"])
-        for _ in range(bootstrap):
-            chosen = rng.integers(0, runs, runs)
-            part = {name: column[chosen] for name, column in logs.items()}
-            samples.append(tuple(map(float, _descend(theta, part, names).x)))
-    law = _law(theta, names)
+    samples: list[np.ndarray] = []
+    rng = rng or np.random.default_rng(0)
+    for _ in range(bootstrap):
+        chosen = resampled(len(logs["loss"]), together, rng)
+        samples.append(descend(theta, {name: column[chosen] for name, column in logs.items()}, names).x)
+    return law_of(theta, columns, names, samples)
+
+
+def law_of(
+    theta: np.ndarray, columns: Mapping[str, np.ndarray], names: list[str], samples: Sequence[np.ndarray]
+) -> ScalingLaw:
+    """The law of fitted coefficients. columns: what it was fitted to; samples: bootstrap refits of the coefficients."""
+    logs = {name: np.log(column) for name, column in columns.items()}
     residual = _log_prediction(theta, logs, names) - logs["loss"]
+    kept = [tuple(map(float, sample)) for sample in samples]
     return ScalingLaw(
-        **law,
-        intervals=_intervals(samples, names),
+        **_law(theta, names),
+        intervals=_intervals(kept, names),
         residual=float(np.sqrt((residual**2).mean())),
         ranges={
             name: (float(columns[name].min()), float(columns[name].max())) for name in ("parameters", "tokens", *names)
         },
-        samples=tuple(samples),
+        samples=tuple(kept),
     )
+
+
+def resampled(runs: int, together: ArrayLike | None, rng: np.random.Generator) -> np.ndarray:
+    """Places of a bootstrap sample of R runs, drawn by their label where they have one. Returns about (R,)."""
+    if together is None:
+        return rng.integers(0, runs, runs)
+    labels_R = np.unique(np.asarray(together), return_inverse=True)[1]
+    drawn = rng.integers(0, labels_R.max() + 1, labels_R.max() + 1)
+    return np.concatenate([np.flatnonzero(labels_R == label) for label in drawn])
 
 
 @dataclass(frozen=True)
@@ -135,27 +156,39 @@ class Form:
 
 
 def compare_forms(
-    parameters: ArrayLike, tokens: ArrayLike, loss: ArrayLike, **modifiers: ArrayLike
+    parameters: ArrayLike,
+    tokens: ArrayLike,
+    loss: ArrayLike,
+    *,
+    held_out: ArrayLike | None = None,
+    **modifiers: ArrayLike,
 ) -> tuple[Form, ...]:
     """All nested forms, fitted without the runs of the largest N and judged on them; the best first.
 
-    A form with more terms fits what it has seen better by construction: only what it hasn't seen tells.
+    A form with more terms fits what it has seen better by construction: only what it hasn't seen tells. held_out: (R,)
+    bool, other runs to judge on, such as the largest of several families.
     """
-    columns = _checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
-    held = columns["parameters"] == columns["parameters"].max()
+    columns = checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
+    largest = columns["parameters"] == columns["parameters"].max()
+    held = largest if held_out is None else np.asarray(held_out, dtype=bool)
     found = []
     for size in range(len(modifiers) + 1):
         for names in itertools.combinations(modifiers, size):
             kept = {name: columns[name][~held] for name in ("parameters", "tokens", "loss", *names)}
             law = fit_law(**kept)
-            given = {name: columns[name][held] for name in names}
-            predicted = law.predict(columns["parameters"][held], columns["tokens"][held], **given)
-            error = np.sqrt((np.log(predicted / columns["loss"][held]) ** 2).mean())
-            found.append(Form(names, float(error), law))
+            found.append(Form(names, error_on({name: column[held] for name, column in columns.items()}, law), law))
     return tuple(sorted(found, key=lambda form: form.error))
 
 
-def _checked(columns: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+def error_on(columns: Mapping[str, np.ndarray], law: ScalingLaw) -> float:
+    """Root mean square of a law's log residuals on runs."""
+    given = {name: columns[name] for name in law.modifiers}
+    predicted = law.predict(columns["parameters"], columns["tokens"], **given)
+    return float(np.sqrt((np.log(predicted / columns["loss"]) ** 2).mean()))
+
+
+def checked(columns: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """The runs' columns as arrays. Raises UserError for what `fit_law` refuses."""
     arrays = {name: np.asarray(column, dtype=float) for name, column in columns.items()}
     runs = len(arrays["loss"]) if arrays["loss"].ndim == 1 else 0
     for name, column in arrays.items():
@@ -184,43 +217,57 @@ def _checked(columns: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
 
 def _fit(logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
     starts = [np.array([*start, *(0.0 for _ in names)]) for start in itertools.product(*GRID)]
-    values = [_objective(start, logs, names)[0] for start in starts]
+    values = [objective(start, logs, names)[0] for start in starts]
     best = [starts[place] for place in np.argsort(values, kind="stable")[:STARTS]]
-    return min((_descend(start, logs, names) for start in best), key=lambda found: found.fun).x
+    return min((descend(start, logs, names) for start in best), key=lambda found: found.fun).x
 
 
-def _descend(start: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> Any:
+def descend(start: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> Any:
+    return minimise(objective, start, logs, names)
+
+
+def minimise(function: Callable[..., tuple[float, np.ndarray]], start: np.ndarray, *arguments: Any) -> Any:
+    """L-BFGS to the last digits: with SciPy's own tolerances the fit stops at wrong values."""
     options = {"maxiter": 5000, "maxfun": 20_000, "ftol": 1e-15, "gtol": 1e-10}
-    return optimize.minimize(_objective, start, (logs, names), jac=True, method="L-BFGS-B", options=options)
+    return optimize.minimize(function, start, arguments, jac=True, method="L-BFGS-B", options=options)
 
 
 def _terms(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
     """Logs of the three terms: (3, R). theta = a, b, e, alpha, beta, modifiers' exponents."""
-    first = theta[0] - theta[3] * logs["parameters"] - sum(
-        exponent * logs[name] for exponent, name in zip(theta[5:], names, strict=True)
-    )  # fmt: skip
-    return np.stack([first, theta[1] - theta[4] * logs["tokens"], np.full_like(first, theta[2])])
+    terms = np.empty((3, len(logs["tokens"])))
+    terms[0] = theta[0] - theta[3] * logs["parameters"]
+    for exponent, name in zip(theta[5:], names, strict=True):
+        terms[0] -= exponent * logs[name]
+    terms[1] = theta[1] - theta[4] * logs["tokens"]
+    terms[2] = theta[2]
+    return terms
 
 
 def _log_prediction(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
     return np.asarray(special.logsumexp(_terms(theta, logs, names), axis=0))
 
 
-def _objective(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> tuple[float, np.ndarray]:
+def objective(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> tuple[float, np.ndarray]:
+    """The sum of Huber losses of log residuals and its gradient.
+
+    In plain numpy: it is asked thousands of times, and on a few dozen runs SciPy's dispatch takes ten times the arithmetic.
+    """
     terms = _terms(theta, logs, names)
-    total = special.logsumexp(terms, axis=0)
-    residual = total - logs["loss"]
-    value = special.huber(HUBER, residual).sum()
-    slope = np.clip(residual, -HUBER, HUBER)  # Huber's derivative
-    share = np.exp(terms - total) * slope  # (3, R)
-    along = [-(share[0] * logs["parameters"]).sum(), -(share[1] * logs["tokens"]).sum()]
-    more = [-(share[0] * logs[name]).sum() for name in names]
-    return float(value), np.array([*share.sum(1), *along, *more])
+    highest = terms.max(0)
+    parts = np.exp(terms - highest)  # (3, R)
+    whole = parts.sum(0)
+    residual = np.log(whole) + highest - logs["loss"]
+    slope = np.minimum(np.maximum(residual, -HUBER), HUBER)  # Huber's derivative
+    share = parts * (slope / whole)
+    along = [-(share[0] @ logs["parameters"]), -(share[1] @ logs["tokens"])]
+    more = [-(share[0] @ logs[name]) for name in names]
+    return float(slope @ (residual - slope / 2)), np.array([*share.sum(1), *along, *more])
 
 
 def _law(theta: np.ndarray, names: list[str]) -> dict[str, Any]:
     a, b, e, alpha, beta, *rest = map(float, theta)
-    powers = {"A": np.exp(a), "B": np.exp(b), "E": np.exp(e)}
+    # Where a term isn't determined its logarithm may run away: no infinities, which would turn predictions into NaN.
+    powers = {"A": np.exp(min(a, 700)), "B": np.exp(min(b, 700)), "E": np.exp(e)}
     law: dict[str, Any] = {name: float(value) for name, value in powers.items()} | {"alpha": alpha, "beta": beta}
     return law | {"modifiers": dict(zip(names, rest, strict=True))}
 
@@ -230,10 +277,11 @@ def _theta(law: ScalingLaw) -> np.ndarray:
 
 
 def _predict(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]) -> np.ndarray:
-    first = np.exp(theta[0]) * np.asarray(parameters, dtype=float) ** -theta[3]
+    first = theta[0] - theta[3] * np.log(np.asarray(parameters, dtype=float))
     for exponent, column in zip(theta[5:], columns, strict=True):
-        first = first * column**-exponent
-    return np.asarray(np.exp(theta[2]) + first + np.exp(theta[1]) * np.asarray(tokens, dtype=float) ** -theta[4])
+        first = first - exponent * np.log(column)
+    second = theta[1] - theta[4] * np.log(np.asarray(tokens, dtype=float))
+    return np.asarray(np.exp(theta[2]) + np.exp(first) + np.exp(second))
 
 
 def _intervals(samples: list[tuple[float, ...]], names: list[str]) -> dict[str, tuple[float, float]]:

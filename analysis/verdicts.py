@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,13 +16,15 @@ from analysis.tables import MetricTable, Planned, failures, metric_table, planne
 
 if TYPE_CHECKING:
     from analysis.factorial import Factorial
+    from analysis.ladder import Ladder
 
 
 @dataclass(frozen=True)
 class Judgement:
     """What a study says. `winner` is an arm that may be exported, or None with the reason.
 
-    exploratory: why the design can't be expected to reach significance; empty where it can.
+    exploratory: why the design can't be expected to reach significance; empty where it can. ladder: a fitted law, which
+    answers a ladder instead of tables of arms.
     """
 
     question: str
@@ -41,16 +43,23 @@ class Judgement:
     main_effects: "Factorial | None"
     interactions: "Factorial | None"
     factorial_note: str
-    course: Course | None
+    course: Course | None = None
+    ladder: "Ladder | None" = None
 
     def to_dict(self) -> dict[str, Any]:
         """Every number of the report, JSON-ready: what isn't a finite number is null."""
-        return _plain(asdict(self))
+        content = asdict(replace(self, ladder=None))
+        return _plain(content | ({"ladder": self.ladder.to_dict()} if self.ladder else {}))
 
 
-def judge(study: Study) -> Judgement:
-    """Compare every arm with the control in the primary and the secondary metrics."""
+def judge(study: Study, *, brief: bool = False) -> Judgement:
+    """Compare every arm with the control in the primary and the secondary metrics; or fit a ladder's law.
+
+    brief: only say of a ladder that it has a law to be fitted, which takes seconds.
+    """
     design = study.design
+    if "ladder" in design:
+        return _judge_ladder(study, brief)
     names = [design["metric"], *design["secondary"]]
     bought = course(study) if "adaptive" in design else None
     looks = bought.looks_of if bought else None
@@ -80,6 +89,33 @@ def judge(study: Study) -> Judgement:
         interactions=interactions,
         factorial_note=note,
         course=bought,
+    )
+
+
+def _judge_ladder(study: Study, brief: bool) -> Judgement:
+    from analysis import ladder_words
+    from analysis.ladder import climb
+
+    found = None if brief else climb(study)
+    total = study.missing + len(study.cells)
+    return Judgement(
+        question=study.design["question"],
+        headline=ladder_words.headline(found) if found else f"{study.complete} of {total} runs to fit a law to.",
+        tables=(),
+        winner=None,
+        winner_reason="a ladder's answer is a law, not an arm",
+        noise_sd=None,
+        counts={"complete": study.complete, "failed": study.failed, "missing": study.missing},
+        set_aside=dict(study.set_aside),
+        unreadable=study.unreadable,
+        design=study.design,
+        exploratory="",
+        contrasts=(),
+        speeds=(),
+        main_effects=None,
+        interactions=None,
+        factorial_note="",
+        ladder=found,
     )
 
 

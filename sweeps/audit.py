@@ -132,8 +132,8 @@ def _numbers(run: Run) -> Iterator[str]:
     for name, column in record.validation.items():
         if column and name in record.metrics and record.metrics[name] != column[-1]:
             yield f"its {name} {record.metrics[name]} isn't the last of its validations, {column[-1]}"
-    load = record.expert_load
-    if load and len(load.get("step", [])) != len(load.get("load", [])):
+    load, sparse = record.expert_load, record.config.get("model", {}).get("num_experts")
+    if load and sparse and len(load.get("step", [])) != len(load.get("load", [])):
         yield "its expert load has another length than its steps"
 
 

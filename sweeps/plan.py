@@ -16,9 +16,10 @@ from core.settings import build, parse_overrides
 from core.training.checks import check as check_run
 from sweeps.arms import contrasted, expand
 from sweeps.checks import check, nearest
+from sweeps.ladder import arms_of, climb
 from sweeps.matching import match_flops
 from sweeps.planned import Plan, PlannedRun
-from sweeps.spec import Ablation, Arm
+from sweeps.spec import Ablation, Arm, Factor
 
 UNEQUAL = 0.01  # FLOPs per token that differ by more are told beside the verdict
 
@@ -34,11 +35,12 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     settings = parse_overrides(overrides)
     edition = _edition(name, ablation, size)
     check(edition, settings)
-    arms = expand(edition)
-    configs = _configs(edition, arms, settings)
+    points = climb(edition, settings) if edition.ladder else []
+    arms = arms_of(points) if points else expand(edition)
+    configs = _unlike(edition, arms, [point.config for point in points] or _configs(edition, arms, settings))
     fingerprints = {arm.name: fingerprint(config.data) for arm, config in zip(arms, configs, strict=True)}
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
-    design = {
+    design: dict[str, Any] = {
         "ablation": name,
         "size": size,
         "question": edition.question,
@@ -50,7 +52,9 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "power": edition.power,
         "control": arms[0].name,
         "seeds": list(edition.seeds),
-        "factors": [{"key": f.key, "label": f.name, "levels": list(f.levels)} for f in edition.factors],
+        "factors": [
+            {"key": f.key, "label": f.name, "levels": list(f.levels)} for f in edition.factors or _varied(arms)
+        ],
         "arms": _described(edition, arms, configs),
         "contrasts": contrasted(edition, arms),
         "overrides": list(overrides),
@@ -59,6 +63,10 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "data_fingerprint": " ".join(dict.fromkeys(fingerprints.values())),
         "command": shlex.join(command),
     }
+    if edition.ladder:
+        design["ladder"] = {"targets": {name: asdict(target) for name, target in edition.ladder.targets.items()}}
+        for entry, point in zip(design["arms"], points, strict=True):
+            entry["point"] = point.describe()
     runs = tuple(
         planned_run(arm, replace(config, seed=seed), fingerprints[arm.name])
         for seed in edition.seeds
@@ -85,6 +93,11 @@ def _configs(ablation: Ablation, arms: Sequence[Arm], overrides: Mapping[str, An
     configs = [_config(arm, shared) for arm in arms]
     if ablation.match == "active_flops":
         configs = match_flops({arm.name: config for arm, config in zip(arms, configs, strict=True)})
+    return configs
+
+
+def _unlike(ablation: Ablation, arms: Sequence[Arm], configs: list[RunConfig]) -> list[RunConfig]:
+    """The configs as they are, each checked to be trainable and another one than the arms' before it."""
     owners: dict[str, str] = {}
     for arm, config in zip(arms, configs, strict=True):
         # Levels such as 1 and 1.0 are told apart by nothing but the config that they make.
@@ -93,6 +106,11 @@ def _configs(ablation: Ablation, arms: Sequence[Arm], overrides: Mapping[str, An
             raise UserError(f"factors: the arms {twin} and {arm.name} have the same config; drop one of the levels")
         _check_trainable(ablation, arm, config)
     return configs
+
+
+def _varied(arms: Sequence[Arm]) -> list[Factor]:
+    """What differs between a ladder's points, and the values that it takes."""
+    return [Factor(key, tuple(dict.fromkeys(arm.settings[key] for arm in arms))) for key in arms[0].settings]
 
 
 def _config(arm: Arm, shared: Sequence[Mapping[str, Any]]) -> RunConfig:
@@ -128,13 +146,15 @@ def _described(edition: Ablation, arms: Sequence[Arm], configs: Sequence[RunConf
         share = entry["flops_per_token"] / control["flops_per_token"] - 1
         if edition.match == "active_flops" and abs(share) > 1e-4:
             entry["notes"].append(f"{share:+.2%} FLOPs per token: no expert width comes nearer to the control's")
-        elif edition.match is None and abs(share) > UNEQUAL:
+        elif edition.match is None and not edition.ladder and abs(share) > UNEQUAL:
             entry["notes"].append(
                 f"{share:+.0%} FLOPs per token beside the control's: not a comparison at equal compute"
             )
         model = config.model
-        if "load/max_vio" in (edition.metric, *edition.secondary) and (
-            model.experts * base.top_k != base.experts * model.top_k
+        if (
+            "load/max_vio" in (edition.metric, *edition.secondary)
+            and not edition.ladder
+            and (model.experts * base.top_k != base.experts * model.top_k)
         ):
             entry["notes"].append("its MaxVio has another upper bound (experts / top-k - 1) than the control's")
     return found

@@ -27,6 +27,50 @@ class Factor:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A model that a ladder's law is extrapolated to. parameters: active ones; sparsity: experts / chosen experts."""
+
+    parameters: float
+    tokens: float
+    sparsity: float = 1.0
+    granularity: float = 1.0
+
+
+# LLaDA-MoE-7B-A1B (arXiv 2509.24389: 64 experts, top-8, 20T tokens before annealing), and ten times its parameters.
+TARGETS = {"7B (1.4B active)": Target(1.4e9, 20e12, 8.0), "70B (14B active)": Target(14e9, 20e12, 8.0)}
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Models of growing size on several numbers of tokens: what a scaling law is fitted to, instead of factors.
+
+    families: by name, models of one kind as config settings, one for each size.
+    flops: IsoFLOP design: at each of these training budgets every model gets the steps at which its run costs that.
+    tokens_per_parameter: fixed-ratio design: every model gets so many tokens for each active parameter.
+    between: fewest and most tokens per active parameter of an IsoFLOP point; others are left out, as a budget that suits
+        a large model feeds a small one for ever.
+    least_steps: shorter runs are left out of both designs: what a few steps reach says little about the law of many.
+    targets: by name, where the law is extrapolated to.
+    """
+
+    families: Mapping[str, tuple[Mapping[str, Any], ...]]
+    flops: tuple[float, ...] = ()
+    tokens_per_parameter: tuple[float, ...] = ()
+    between: tuple[float, float] = (0.0, float("inf"))
+    least_steps: int = 1
+    targets: Mapping[str, Target] = field(default_factory=lambda: dict(TARGETS))
+
+    def __post_init__(self) -> None:
+        if not self.families or not all(self.families.values()):
+            raise UserError("ladder: families must name at least one kind of model, each with its sizes as settings")
+        for name in ("flops", "tokens_per_parameter"):
+            if not all(value > 0 for value in getattr(self, name)):
+                raise UserError(f"ladder: {name} must be positive, not {getattr(self, name)}")
+        if not self.flops and not self.tokens_per_parameter:
+            raise UserError("ladder: give flops (an IsoFLOP design), tokens_per_parameter (a fixed ratio), or both")
+
+
+@dataclass(frozen=True)
 class Size:
     """A smaller or larger edition of an ablation: what it says replaces what the declaration says."""
 
@@ -34,6 +78,7 @@ class Size:
     control: Mapping[str, Level] | None = None
     arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] | None = None
     contrasts: tuple[tuple[Mapping[str, Level], Mapping[str, Level]], ...] | None = None
+    ladder: Ladder | None = None
     base: str | None = None
     seeds: Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
@@ -74,11 +119,12 @@ class Ablation:
     margin: differences of the metric smaller than this don't matter; None = equivalence is not claimed.
     alpha: family-wise error rate over the arms of one metric.
     resources: what each run needs.
+    ladder: models of growing size instead of factors and a control; what answers is a fitted law, not verdicts on arms.
     """
 
     question: str
-    factors: tuple[Factor, ...]
-    control: Mapping[str, Level]
+    factors: tuple[Factor, ...] = ()
+    control: Mapping[str, Level] = field(default_factory=dict)
     base: str = "proxy"
     settings: Mapping[str, Any] = field(default_factory=dict)
     arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] = "all"
@@ -92,12 +138,17 @@ class Ablation:
     power: float = 0.8
     sizes: Mapping[str, Size] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    ladder: Ladder | None = None
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
         if self.match not in (None, "active_flops"):
             raise UserError(f"match: unknown value {self.match!r}; use one of None, 'active_flops'")
         _check_arms(self.arms)
+        if self.ladder is not None and (
+            self.factors or self.control or self.arms != "all" or self.contrasts or self.match
+        ):
+            raise UserError("ladder: its points are the arms; leave out factors, control, arms, contrasts and match")
 
     def sized(self, size: str) -> "Ablation":
         """The edition of that name; "full" is the declaration itself. Raises KeyError for a name not declared."""
@@ -110,6 +161,7 @@ class Ablation:
             control=edition.control or self.control,
             arms=self.arms if edition.arms is None else edition.arms,
             contrasts=self.contrasts if edition.contrasts is None else edition.contrasts,
+            ladder=edition.ladder or self.ladder,
             base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
             settings={**self.settings, **edition.settings},

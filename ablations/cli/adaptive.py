@@ -31,6 +31,8 @@ POLL_S = 10.0
 
 def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     """Train block after block until every comparison is decided or the seeds are spent."""
+    if "ladder" in plan.design:
+        raise UserError(f"--until-decided compares arms; {plan.name} is a ladder, to which a law is fitted")
     rule = Rule.of(len(plan.design["seeds"]), block=arguments.block)
     folder, before = arguments.out / plan.study_name, None
     found = _course(plan, rule, folder)

@@ -46,7 +46,8 @@ def run_list(arguments: argparse.Namespace) -> int:
                 out.print(f"search, {row['budget']}, {row['so_far']}", markup=False)
                 out.print(f"  {row['question']}", markup=False)
                 continue
-            out.print(f"{row['arms']} arms x {row['seeds']} seeds, {_so_far(row)}")
+            what = f"{row['arms']} arms" if row["arms"] else f"ladder of {row['models']} models"
+            out.print(f"{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, {_so_far(row)}")
             out.print(f"  {row['question']}", markup=False)
             if row["verdict"]:
                 out.print(f"  → {row['verdict']}", markup=False)
@@ -69,11 +70,22 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
         for size in ("full", *ablation.sizes):
             edition = ablation.sized(size)
             row: dict[str, Any] = {"name": name, "size": size, "question": edition.question}
-            row |= {"arms": len(expand(edition)), "seeds": len(edition.seeds), "complete": 0, "failed": 0}
+            if edition.ladder is not None:
+                row["models"] = sum(map(len, edition.ladder.families.values()))
+            row |= {
+                "arms": None if edition.ladder else len(expand(edition)),
+                "seeds": len(edition.seeds),
+                "complete": 0,
+                "failed": 0,
+            }
             row["verdict"] = None
             study = Study.load(recorded[size]) if size in recorded else None
             if study is not None:
-                row |= {"complete": study.complete, "failed": study.failed, "verdict": judge(study).headline}
+                row |= {
+                    "complete": study.complete,
+                    "failed": study.failed,
+                    "verdict": judge(study, brief=True).headline,
+                }
             rows.append(row)
         return rows
     except UserError as error:  # one broken declaration hides no other

@@ -13,7 +13,9 @@ from rich.table import Table
 
 from ablations.cli import agenda
 from analysis.frame import Study
+from analysis.ladder import unfittable
 from analysis.power import reach_of
+from core.quantities import short
 from sweeps.cost import calibrate
 from sweeps.folders import pending
 from sweeps.launch.pool import default_workers, gpus, share_of_cores
@@ -30,7 +32,11 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 
 def power_of(design: Any) -> dict[str, Any]:
-    """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't."""
+    """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't: of a
+    ladder, why no law could be fitted to it."""
+    if "ladder" in design:
+        reason = unfittable(design)
+        return {"detectable_effect_sd": None, "comparisons": 0, "refused": f"ladder: {reason}" if reason else None}
     seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
     answer = reach_of(design)
     effect = answer.detectable_effect
@@ -79,30 +85,22 @@ def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
     from analysis.verdicts import judge
 
     study = Study.load(folder, design) if folder.is_dir() else None
-    return judge(study).noise_sd if study is not None else None
+    return judge(study, brief=True).noise_sd if study is not None else None
 
 
 def print_plan(content: dict[str, Any], out: Console) -> None:
     """The plan for people."""
     out.print(f"[bold]{escape(content['ablation'])}[/] [dim]{content['size']}[/]")
     out.print(content["question"], markup=False)
-    table = Table(box=None, pad_edge=False)
-    for title, side in (("arm", "left"), ("parameters", "right"), ("active", "right"), ("FLOPs/token", "right")):
-        table.add_column(title, justify=side, header_style="dim")  # type: ignore[arg-type]
-    for arm in content["arms"]:
-        control = " (control)" if arm["name"] == content["control"] else ""
-        parameters = arm["parameters"]
-        table.add_row(
-            escape(f"{arm['label']}{control}"),
-            f"{parameters['total']:,}",
-            f"{parameters['active']:,}",
-            f"{arm['flops_per_token']:.3g}",
-        )
-    out.print(table)
+    out.print(_points(content) if "point" in content["arms"][0] else _arms(content))
     for arm in content["arms"]:
         for note in arm["notes"]:
             out.print(f"note: {arm['label']}: {note}", markup=False)
     runs = content["runs"]
+    if points := [arm["point"] for arm in content["arms"] if "point" in arm]:
+        epochs = max(point["epochs"] for point in points)
+        spent = sum(point["flops"] for point in points) * len(content["seeds"])
+        out.print(f"{spent:.3g} FLOPs in all; up to {short(epochs)} epochs of the corpus")
     out.print(
         f"{len(content['arms'])} arms x {len(content['seeds'])} seeds = {runs['total']} runs, {runs['missing']} to do"
     )
@@ -112,6 +110,42 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
         )
     if content["detectable_effect_sd"] is not None:
         _print_effect(content, out)
+
+
+def _arms(content: dict[str, Any]) -> Table:
+    table = _table("arm", "parameters", "active", "FLOPs/token")
+    for arm in content["arms"]:
+        control = " (control)" if arm["name"] == content["control"] else ""
+        parameters = arm["parameters"]
+        table.add_row(
+            escape(f"{arm['label']}{control}"),
+            f"{parameters['total']:,}",
+            f"{parameters['active']:,}",
+            f"{arm['flops_per_token']:.3g}",
+        )
+    return table
+
+
+def _points(content: dict[str, Any]) -> Table:
+    """A ladder's points: N is what a token meets, D the tokens, and what they were solved for."""
+    table = _table("family", "parameters", "N, active", "D, tokens", "D/N", "FLOPs", "design")
+    for arm in content["arms"]:
+        point, parameters = arm["point"], arm["parameters"]
+        solved = (
+            f"IsoFLOP {point['budget']:.3g}" if point["budget"] else f"{point['tokens_per_parameter']:g} tokens each"
+        )
+        cells = (f"{parameters['total']:,}", f"{parameters['active']:,}", f"{point['tokens']:,.0f}")
+        ratio = f"{point['tokens'] / parameters['active']:.3g}"
+        table.add_row(escape(point["family"]), *cells, ratio, f"{point['flops']:.3g}", solved)
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(first, header_style="dim")
+    for title in others:
+        table.add_column(title, justify="right", header_style="dim")
+    return table
 
 
 def _print_effect(content: dict[str, Any], out: Console) -> None:

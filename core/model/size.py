@@ -1,6 +1,7 @@
 """What a model costs, counted without allocating it."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -18,8 +19,9 @@ class ModelSize:
     active: int
 
 
+@lru_cache(maxsize=512)
 def count(config: ModelConfig) -> ModelSize:
-    """Count parameters on the meta device."""
+    """Count parameters on the meta device; once for equal models, as a ladder has each of its on many budgets."""
     with torch.device("meta"):
         parameters = dict(Denoiser(config).named_parameters())
     sizes = {name: parameter.numel() for name, parameter in parameters.items()}

@@ -86,3 +86,5 @@ def test_failed_runs_cost_pairs_and_are_tried_again_on_request(place, monkeypatc
 def test_mistakes(place) -> None:
     mistake(ablate("run", "weights.py", "--block", "3", cwd=place), "--block is an option of --until-decided")
     mistake(ablate("run", "search_balance", "--until-decided", cwd=place), "--until-decided is for ablations")
+    ladder = ("run", "scaling", "--size", "quick", "--until-decided")
+    mistake(ablate(*ladder, cwd=place), "scaling is a ladder, to which a law is fitted")

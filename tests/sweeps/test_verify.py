@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from core import records
+from core.records import RunRecord
 from core.training.run import train
-from sweeps.audit import Finding, Verification, settled
+from sweeps.audit import Finding, Run, Verification, each, settled
 from sweeps.folders import run_folder
 from sweeps.ledger import Ledger
 from sweeps.plan import plan
@@ -183,3 +184,14 @@ def test_what_is_wrong_while_a_sweep_goes_on_has_to_be_wrong_twice() -> None:
     found = settled(lambda: next(looks))
     assert (found.complete, found.findings) == (2, (gone, note))
     assert settled(lambda: Verification(1, 0, 0, (note,))).trusted
+
+
+def test_a_dense_run_has_no_expert_load_and_a_sparse_one_does(tmp_path) -> None:
+    def said(experts: int) -> bool:
+        config = {"seed": 0, "model": {"num_experts": experts}}
+        record = RunRecord(
+            "complete", "", "", 0, config, metrics={"val/nelbo": 1.0}, expert_load={"step": [1], "load": []}
+        )
+        return any("expert load" in text for text in each(Run(tmp_path / "record.json", b"", record)))
+
+    assert said(8) and not said(0)

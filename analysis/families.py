@@ -1,0 +1,165 @@
+"""Several families of models (dense, sparse ones) and how much of a scaling law they share.
+
+Forms, from the fewest coefficients on: one law for all of them; one law whose parameter term knows sparsity, granularity or
+both (dense models have 1 of each); a law each with one irreducible loss E, which is the data's and the objective's rather
+than the model's; and a law each, E included. Which of them is reported isn't assumed: all are fitted without the largest
+model of every family and judged on those models' runs, and the simplest one whose error is within 5 % of the least is kept.
+So whether dense and sparse models share E is decided by what they say about a scale that they haven't seen.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.scaling import (
+    MODIFIERS,
+    ScalingLaw,
+    checked,
+    compare_forms,
+    error_on,
+    fit_law,
+    law_of,
+    minimise,
+    objective,
+    resampled,
+)  # fmt: skip
+from core.errors import UserError
+
+ONE_E, OWN = "a law each, one E", "a law each"
+CLOSE = 1.05  # errors this near to the least can't be told from it by a few runs
+E_STARTS = (0.3, 0.6, 0.9)  # shares of the lowest loss
+OWN_PLACES = (0, 1, 3, 4)  # of a, b, alpha, beta in a law's coefficients
+
+
+@dataclass(frozen=True)
+class Runs:
+    """R runs. family: (R,) names; the other columns (R,): active parameters, training tokens, final loss in nats, experts
+    over chosen experts, granularity; point: labels, the same for the seeds of one point."""
+
+    family: np.ndarray
+    parameters: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    sparsity: np.ndarray
+    granularity: np.ndarray
+    point: np.ndarray
+
+    @property
+    def families(self) -> list[str]:
+        return list(dict.fromkeys(self.family.tolist()))
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Which runs are of their family's largest model. (R,) bool."""
+        top = {name: self.parameters[self.family == name].max() for name in self.families}
+        return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)])
+
+    @property
+    def modifiers(self) -> tuple[str, ...]:
+        """The modifiers that differ between runs."""
+        return tuple(name for name in MODIFIERS if len(np.unique(getattr(self, name))) > 1)
+
+    def where(self, chosen_R: np.ndarray) -> "Runs":
+        return Runs(**{name: column[chosen_R] for name, column in vars(self).items()})
+
+    def columns(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("parameters", "tokens", "loss", *names)}
+
+    def of(self, family: str) -> "Runs":
+        return self.where(self.family == family)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form and how far off it is on every family's largest model: root mean square of log residuals, None = not judged."""
+
+    name: str
+    modifiers: tuple[str, ...]
+    coefficients: int
+    error: float | None
+
+
+def compare(runs: Runs) -> tuple[Form, ...]:
+    """All forms, judged on the largest model of every family; the fewest coefficients first.
+
+    Raises UserError where too little is left without those models. A form that has too few runs by family is left out.
+    """
+    held, families, found = runs.largest, len(runs.families), []
+    nested = compare_forms(**runs.columns(*runs.modifiers), held_out=held)
+    for form in sorted(nested, key=lambda form: len(form.modifiers)):
+        name = f"one law with {' and '.join(form.modifiers)}" if form.modifiers else "one law"
+        found.append(Form(name, form.modifiers, 5 + len(form.modifiers), form.error))
+    if families > 1:
+        for name, coefficients in ((ONE_E, 4 * families + 1), (OWN, 5 * families)):
+            try:
+                laws = fit(runs.where(~held), Form(name, (), coefficients, None))
+            except UserError:
+                continue
+            parts = [(error_on(runs.where(held).of(f).columns(), law), (held & (runs.family == f)).sum())
+                     for f, law in laws.items()]  # fmt: skip
+            error = float(np.sqrt(sum(e**2 * n for e, n in parts) / held.sum()))
+            found.append(Form(name, (), coefficients, error))
+    return tuple(found)
+
+
+def choose(forms: Sequence[Form]) -> Form:
+    """The simplest form whose held-out error is within 5 % of the least."""
+    least = min(form.error for form in forms if form.error is not None)
+    return next(form for form in forms if form.error is not None and form.error <= CLOSE * least)
+
+
+def fit(runs: Runs, form: Form, *, bootstrap: int = 0, seed: int = 0) -> Mapping[str, ScalingLaw]:
+    """The form's law of each family: the same one for all, or one each.
+
+    bootstrap: refits on resampled points. Raises UserError as `fit_law` does.
+    """
+    rng = np.random.default_rng(seed)
+    more: dict[str, Any] = {"bootstrap": bootstrap, "rng": rng}
+    if form.name == OWN:
+        parts = {name: runs.of(name) for name in runs.families}
+        return {name: fit_law(**part.columns(), together=part.point, **more) for name, part in parts.items()}
+    if form.name == ONE_E:
+        return _fit_one_e(runs, bootstrap, rng)
+    law = fit_law(**runs.columns(*form.modifiers), together=runs.point, **more)
+    return dict.fromkeys(runs.families, law)
+
+
+def _fit_one_e(runs: Runs, bootstrap: int, rng: np.random.Generator) -> Mapping[str, ScalingLaw]:
+    """A law each but for E. Coefficients: log E, then (log A, log B, alpha, beta) of each family."""
+    names = runs.families
+    columns = {name: checked(runs.of(name).columns()) for name in names}
+    alone = [fit_law(**runs.of(name).columns()) for name in names]
+    own = np.concatenate([[np.log(law.A), np.log(law.B), law.alpha, law.beta] for law in alone])
+    first = [np.log(law.E) for law in alone] + [np.log(share * runs.loss.min()) for share in E_STARTS]
+    logs = [_logs(runs.of(name)) for name in names]
+    theta = min((minimise(_joint, np.array([e, *own]), logs) for e in first), key=lambda found: found.fun).x
+    samples = []
+    for _ in range(bootstrap):
+        drawn = runs.where(resampled(len(runs.loss), runs.point, rng))
+        if set(drawn.families) == set(names):
+            samples.append(minimise(_joint, theta, [_logs(drawn.of(name)) for name in names]).x)
+    laws = {}
+    for place, name in enumerate(names):
+        laws[name] = law_of(_of_family(theta, place), columns[name], [], [_of_family(s, place) for s in samples])
+    return laws
+
+
+def _logs(runs: Runs) -> dict[str, np.ndarray]:
+    return {name: np.log(column) for name, column in runs.columns().items()}
+
+
+def _of_family(theta: np.ndarray, place: int) -> np.ndarray:
+    a, b, alpha, beta = theta[1 + 4 * place : 5 + 4 * place]
+    return np.array([a, b, theta[0], alpha, beta])
+
+
+def _joint(theta: np.ndarray, logs: Sequence[Mapping[str, np.ndarray]]) -> tuple[float, np.ndarray]:
+    total, slope = 0.0, np.zeros_like(theta)
+    for place, part in enumerate(logs):
+        value, along = objective(_of_family(theta, place), part, [])
+        total += value
+        slope[0] += along[2]
+        slope[1 + 4 * place : 5 + 4 * place] = along[list(OWN_PLACES)]
+    return total, slope
