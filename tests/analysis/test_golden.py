@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from analysis.files import write_files
+from analysis.files import as_markdown, sheets
 from analysis.frame import Study
 from analysis.report import render
 from analysis.verdicts import judge
@@ -67,13 +67,9 @@ def test_the_records_give_the_recorded_page() -> None:
     assert figures == wanted_figures and len(figures) >= 5
 
 
-def test_the_records_give_the_recorded_tables(tmp_path) -> None:
-    study = recorded()
-    write_files(study, judge(study), tmp_path)
-    wanted = sorted(PLACE.glob("tables/*.md"))
-    assert wanted and {path.name for path in wanted} == {path.name for path in tmp_path.glob("*.md")}
-    for path in wanted:
-        assert (tmp_path / path.name).read_text() == path.read_text()
+def test_the_records_give_the_recorded_tables() -> None:
+    found = {f"{sheet.name}.md": as_markdown(sheet) for sheet in sheets(judge(recorded()))}
+    assert found == {path.name: path.read_text(encoding="utf-8") for path in PLACE.glob("tables/*.md")}
 
 
 def write(folder: Path | None) -> None:
@@ -84,10 +80,8 @@ def write(folder: Path | None) -> None:
     judgement = judge(study)
     (PLACE / "judgement.json").write_text(json.dumps(judgement.to_dict(), indent=1) + "\n", encoding="utf-8")
     (PLACE / "report.html").write_text(render(study, judgement), encoding="utf-8")
-    write_files(study, judgement, PLACE / "tables")
-    for path in (PLACE / "tables").iterdir():
-        if path.suffix != ".md":
-            path.unlink()
+    for sheet in sheets(judgement):
+        (PLACE / "tables" / f"{sheet.name}.md").write_text(as_markdown(sheet), encoding="utf-8")
 
 
 if __name__ == "__main__":
