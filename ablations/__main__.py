@@ -18,6 +18,7 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
+    "sample": "sampling",
 }  # fmt: skip
 
 
@@ -134,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--size", metavar="SIZE", help="the ablation's edition (default: full)")
     probe.add_argument("--sequences", type=_positive, default=128, metavar="N", help="held-out ones (default: 128)")
     probe.add_argument("--timesteps", type=_positive, default=8, metavar="N", help="of each sequence (default: 8)")
+    _sample_options(_command(commands, "sample", "decode with a model, watching tokens being fixed", json=True))
     bring = _command(commands, "import", "a Hugging Face model as a config and weights")
     bring.add_argument("kind", choices=("hf",), metavar="hf", help="Hugging Face safetensors with a config.json")
     bring.add_argument("path", type=Path, metavar="PATH", help="its folder")
@@ -176,6 +178,36 @@ def _command(
     if json:
         command.add_argument("--json", action="store_true", help="print JSON")
     return command
+
+
+def _sample_options(command: argparse.ArgumentParser) -> None:
+    command.usage = "ablate sample MODEL [--prompt TEXT ...] [options]"
+    command.add_argument(
+        "model", type=Path, metavar="MODEL", help="a run's, an imported or a Hugging Face model's folder"
+    )
+    command.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="may be repeated; ░ in it is a mask (default: none)"
+    )
+    command.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
+    command.add_argument("--length", type=int, metavar="N", help="tokens of the response (default: 128)")
+    command.add_argument(
+        "--block-length", type=int, metavar="N", help="decode block after block (default: all at once)"
+    )
+    command.add_argument("--steps", type=int, metavar="N", help="network calls (default: one for each token)")
+    command.add_argument("--remasking", metavar="RULE", help="low_confidence (default), random, entropy or margin")
+    command.add_argument(
+        "--threshold", type=float, metavar="P", help="fix what is at least so sure, instead of --steps"
+    )
+    command.add_argument(
+        "--low-threshold", type=float, metavar="P", help="and the best of each run that is at least so sure"
+    )
+    command.add_argument("--temperature", type=float, metavar="T", help="of Gumbel noise (default: 0)")
+    command.add_argument("--cfg", type=float, metavar="W", help="scale of classifier-free guidance (default: 0)")
+    command.add_argument(
+        "--cache", metavar="KIND", help="prefix or dual: keep keys and values outside the block (default: none)"
+    )
+    command.add_argument("--seed", type=int, metavar="N", help="of the noise (default: 0)")
+    command.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token, as JSON")
 
 
 def _slurm_options(command: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ vocabulary. A sequence is its prompt and the response; those of a batch may have
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from core.diffusion.unmasking import REMASKING, WITH_THRESHOLD, Remasking
 from core.errors import UserError, require
 
 Caching = Literal["none", "prefix", "dual"]
+CACHING: tuple[Caching, ...] = get_args(Caching)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Sampling:
         for name in ("temperature", "guidance", "seed"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
         require(self.remasking in REMASKING, f"remasking={self.remasking} must be one of {', '.join(REMASKING)}")
+        require(self.cache in CACHING, f"cache={self.cache} must be one of {', '.join(CACHING)}")
         self._check_blocks()
         self._check_threshold()
 
