@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ablations.cli.options import bench_options, sample_options, slurm_options
 from core.errors import UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -18,7 +19,7 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
-    "sample": "sampling",
+    "sample": "sampling", "bench": "benching",
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
     retry.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
     for command in (run, retry):
-        _slurm_options(command)
+        slurm_options(command)
     retry.add_argument("--seeds", type=_positive, metavar="N", help="as `run` was given")
     for command in (plan, run):
         command.add_argument(
@@ -135,7 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--size", metavar="SIZE", help="the ablation's edition (default: full)")
     probe.add_argument("--sequences", type=_positive, default=128, metavar="N", help="held-out ones (default: 128)")
     probe.add_argument("--timesteps", type=_positive, default=8, metavar="N", help="of each sequence (default: 8)")
-    _sample_options(_command(commands, "sample", "decode with a model, watching tokens being fixed", json=True))
+    sample_options(_command(commands, "sample", "decode with a model, watching tokens being fixed", json=True))
+    bench_options(_command(commands, "bench", "what decoding costs, block after block or token after token", json=True))
     bring = _command(commands, "import", "a Hugging Face model as a config and weights")
     bring.add_argument("kind", choices=("hf",), metavar="hf", help="Hugging Face safetensors with a config.json")
     bring.add_argument("path", type=Path, metavar="PATH", help="its folder")
@@ -178,54 +180,6 @@ def _command(
     if json:
         command.add_argument("--json", action="store_true", help="print JSON")
     return command
-
-
-def _sample_options(command: argparse.ArgumentParser) -> None:
-    command.usage = "ablate sample MODEL [--prompt TEXT ...] [options]"
-    command.add_argument(
-        "model", type=Path, metavar="MODEL", help="a run's, an imported or a Hugging Face model's folder"
-    )
-    command.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="may be repeated; ░ in it is a mask (default: none)"
-    )
-    command.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
-    command.add_argument("--length", type=int, metavar="N", help="tokens of the response (default: 128)")
-    command.add_argument(
-        "--block-length", type=int, metavar="N", help="decode block after block (default: all at once)"
-    )
-    command.add_argument("--steps", type=int, metavar="N", help="network calls (default: one for each token)")
-    command.add_argument("--remasking", metavar="RULE", help="low_confidence (default), random, entropy or margin")
-    command.add_argument(
-        "--threshold", type=float, metavar="P", help="fix what is at least so sure, instead of --steps"
-    )
-    command.add_argument(
-        "--low-threshold", type=float, metavar="P", help="and the best of each run that is at least so sure"
-    )
-    command.add_argument("--temperature", type=float, metavar="T", help="of Gumbel noise (default: 0)")
-    command.add_argument("--cfg", type=float, metavar="W", help="scale of classifier-free guidance (default: 0)")
-    command.add_argument(
-        "--cache", metavar="KIND", help="prefix or dual: keep keys and values outside the block (default: none)"
-    )
-    command.add_argument("--seed", type=int, metavar="N", help="of the noise (default: 0)")
-    command.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token, as JSON")
-
-
-def _slurm_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--launcher", choices=("local", "slurm"), default="local", help="where workers run (default: on this machine)"
-    )
-    group = command.add_argument_group(
-        "with --launcher slurm (defaults: ~/.config/ablate/slurm.toml, or $ABLATE_CONFIG)"
-    )
-    for name in ("partition", "account", "qos"):
-        group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
-    group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
-    group.add_argument("--gpus-per-run", type=int, metavar="N", help="GPUs of each array task (default: none)")
-    group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
-    group.add_argument(
-        "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
-    )
-    group.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
 
 
 def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:

@@ -79,7 +79,7 @@ class NetworkPredictor:
     @torch.inference_mode()
     def __call__(self, canvas: Canvas) -> Tensor:
         uneven = bool((canvas.length_B < canvas.tokens_BL.shape[1]).any())
-        if uneven and _needs_whole_sequence(self.denoiser.config):
+        if uneven and needs_whole_sequence(self.denoiser.config):
             return from_function(lambda tokens_GL: self.denoiser(tokens_GL)[0])(canvas)
         place_BW = canvas.position_BW  # of the block's tokens in the pass
         if self.cache == "dual" and not canvas.first:
@@ -142,13 +142,14 @@ def _from_block_on(canvas: Canvas) -> Tensor:
     return (first_B1 + torch.arange(most, device=first_B1.device)).clamp(max=last)
 
 
-def _needs_whole_sequence(model: ModelConfig) -> bool:
+def needs_whole_sequence(model: ModelConfig) -> bool:
+    """Whether routing a part of a sequence would differ from routing all of it."""
     return model.num_experts > 0 and model.router.kind in WHOLE_SEQUENCE
 
 
 def check_cache(model: ModelConfig, cache: Caching) -> None:
     """Refuse a cache with a router that would route a part of a sequence otherwise than the whole."""
-    if cache != "none" and _needs_whole_sequence(model):
+    if cache != "none" and needs_whole_sequence(model):
         raise UserError(
             f"cache={cache} computes a part of the sequence, and model.router.kind={model.router.kind} routes tokens by all "
             "of it: use cache=none"

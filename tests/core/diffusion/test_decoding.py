@@ -12,13 +12,13 @@ from core.config import ModelConfig, RouterConfig
 from core.data.hierarchy import TreeSource
 from core.data.synthetic import HiddenMarkovSource, MarkovSource, Source
 from core.diffusion.decoding import collect, decode, sample
+from core.diffusion.llada import generate
 from core.diffusion.predictors import NetworkPredictor, from_function, from_source
 from core.diffusion.sampling import Sampling, check_sampling
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.presets import preset
 from core.streams import numpy_stream
-from tests.core.diffusion.reference_llada import generate
 
 MASK = 256
 SMALL = ModelConfig(
