@@ -72,7 +72,7 @@ def open_model(folder: Path, tokenizer: str | None = None) -> Opened:
     trained_with = None
     if (folder / "config.yaml").is_file():
         config, denoiser = open_run(folder)
-        if config.data.corpus.partition(":")[0] in (*TEXTS, "instructions"):
+        if config.data.corpus.partition(":")[0] in (*TEXTS, "instructions", "task"):
             trained_with = config.data.tokenizer
     elif (folder / "config.json").is_file():
         denoiser = load_hf(folder)
