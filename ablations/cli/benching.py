@@ -1,4 +1,4 @@
-"""`ablate bench sampling`: what decoding with a model costs, and what its shortcuts change."""
+"""`ablate bench`: what decoding with a model costs, and what its shortcuts change."""
 
 import argparse
 import itertools
@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ablations.cli.answering import check_lists, run_tasks
 from ablations.cli.commands import console, show_json
 from ablations.cli.models import open_model
 from core.data.module import held_out
@@ -25,10 +26,10 @@ BASE = "none"  # what the others are compared with: full recomputation
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    """Time the sampler in every cell of the grid, beside decoding token after token and LLaDA's published loop."""
-    for name in ("length", "block_length", "batch", "tokens_per_call"):
-        if min(getattr(arguments, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {min(getattr(arguments, name))}")
+    """Time the sampler in every cell of the grid, beside its peers; or count a model's right answers."""
+    check_lists(arguments, ("length", "block_length", "batch", "tokens_per_call"))
+    if arguments.kind == "tasks":
+        return run_tasks(arguments)
     if arguments.rounds < 1 or arguments.prompt_length < 0:
         raise UserError("--rounds must be at least 1, and --prompt-length not negative")
     opened = open_model(arguments.model)

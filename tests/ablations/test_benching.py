@@ -52,3 +52,33 @@ def test_every_cell_has_a_row_for_each_contestant(run, capsys) -> None:
 def test_what_cannot_be_measured_is_one_line(run, capsys, arguments, expected: str) -> None:
     error = said(capsys, run, *arguments, status=2)
     assert expected in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def task_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "task"
+    settings = {"data.corpus": "task:modular", "objective.kind": "sft", "trainer.steps": 2, "trainer.validate_every": 0}
+    assert train(build(QUICK, settings), folder).status == "complete"
+    return folder
+
+
+def test_answers_are_compared_prompt_by_prompt(task_run, capsys) -> None:
+    arguments = ["bench", "tasks", str(task_run), "--count", "20", "--block-length", "1", "64", "--json"]
+    assert main(arguments) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["task"] == "modular" and content["length"] == 2
+    rows = {row["decoding"]: row for row in content["rows"]}
+    assert rows["one token a call"]["nfe"] == 2 and rows["one token a call"]["adjusted"] is None
+    assert rows["low_confidence, blocks of 2, 2 tokens a call"]["tokens_per_call"] == 2
+    assert set(rows) == {
+        "one token a call", "low_confidence, blocks of 1, 1 tokens a call", "low_confidence, blocks of 2, 2 tokens a call",
+        *(f"threshold {p}, blocks of {size}" for p in (0.95, 0.9) for size in (1, 2)),
+    }  # fmt: skip
+    assert all(row["low"] <= row["exact_match"] <= row["high"] for row in rows.values())
+
+
+def test_answers_of_no_task_or_too_many_are_one_line(task_run, run, capsys) -> None:
+    assert main(["bench", "tasks", str(run)]) == 2
+    assert "data.corpus=markov is no task" in capsys.readouterr().err
+    assert main(["bench", "tasks", str(task_run), "--count", "9999"]) == 2
+    assert "so ask for 1 to 2000" in capsys.readouterr().err
