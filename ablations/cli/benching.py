@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ablations.cli.answering import check_lists, run_tasks
 from ablations.cli.commands import console, show_json
+from ablations.cli.judging import run_text
 from ablations.cli.models import open_model
 from core.data.module import held_out
 from core.errors import UserError
@@ -30,6 +31,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     check_lists(arguments, ("length", "block_length", "batch", "tokens_per_call"))
     if arguments.kind == "tasks":
         return run_tasks(arguments)
+    if arguments.kind == "text":
+        return run_text(arguments)
     if arguments.rounds < 1 or arguments.prompt_length < 0:
         raise UserError("--rounds must be at least 1, and --prompt-length not negative")
     opened = open_model(arguments.model)

@@ -56,9 +56,12 @@ def slurm_options(command: argparse.ArgumentParser) -> None:
 
 def bench_options(command: argparse.ArgumentParser) -> None:
     """Of `ablate bench`."""
-    command.usage = "ablate bench sampling|tasks MODEL [options]"
+    command.usage = "ablate bench sampling|tasks|text MODEL [options]"
     command.add_argument(
-        "kind", choices=("sampling", "tasks"), metavar="sampling|tasks", help="the time, or answers to a task"
+        "kind",
+        choices=("sampling", "tasks", "text"),
+        metavar="WHAT",
+        help="sampling (time), tasks (answers) or text (quality)",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="a run's or an imported model's folder")
     for name, default, text in (
@@ -76,6 +79,11 @@ def bench_options(command: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=0.9, metavar="P", help="of threshold unmasking (default: 0.9)"
     )
     for name, kind, several in (("remasking", str, ["low_confidence"]), ("thresholds", float, [0.95, 0.9])):
-        command.add_argument(f"--{name}", type=kind, nargs="+", default=several, metavar="X", help="tasks: compared")
-    command.add_argument("--count", type=int, default=512, metavar="N", help="tasks: held-out prompts (default: 512)")
+        command.add_argument(
+            f"--{name}", type=kind, nargs="+", default=several, metavar="X", help="tasks, text: compared"
+        )
+    command.add_argument(
+        "--count", type=int, default=64, metavar="N", help="tasks, text: held-out prompts (default: 64)"
+    )
+    command.add_argument("--temperature", type=float, default=1.0, metavar="T", help="text: of the noise (default: 1)")
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="of which medians are taken (default: 5)")

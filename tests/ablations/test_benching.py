@@ -82,3 +82,16 @@ def test_answers_of_no_task_or_too_many_are_one_line(task_run, run, capsys) -> N
     assert "data.corpus=markov is no task" in capsys.readouterr().err
     assert main(["bench", "tasks", str(task_run), "--count", "9999"]) == 2
     assert "so ask for 1 to 2000" in capsys.readouterr().err
+
+
+def test_text_is_judged_beside_the_text_that_was_there(run, capsys) -> None:
+    arguments = ["bench", "text", str(run), "--count", "8", "--prompt-length", "8", "--block-length", "8", "--json"]
+    assert main([*arguments, "--remasking", "random", "entropy", "--tokens-per-call", "4"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["samples"] == 8 and content["length"] == 24
+    real, *made = content["rows"]
+    assert [row["decoding"] for row in made] == [
+        f"{rule}, blocks of 8, 4 tokens a call" for rule in ("random", "entropy")
+    ]
+    assert all(row["ngram_nats"] > real["ngram_nats"] + 1 and row["tokens_per_call"] == 4 for row in made)  # untaught
+    assert all(row["copied"] < real["copied"] for row in made)
