@@ -1,7 +1,7 @@
 """How often a model's responses to a task are right, and how many network calls they took."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,19 +48,23 @@ def task_of(config: RunConfig) -> str:
 def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count: int) -> TaskResult:
     """Answer the first held-out prompts, in batches; a causal model is decoded token after token.
 
-    A response ends at its first eos. Raises UserError for a run that was not trained on a task, and for too many prompts.
+    A response ends at its first eos. What follows the decoded tokens is given as eos, up to the length that the model was
+    trained at: shorter sequences than that it has never seen. Raises UserError for a run that was not trained on a task, and
+    for too many prompts.
     """
     name = task_of(config)
     held, tokenizer = examples(name).held_out, load_tokenizer(config.data.tokenizer)
     if not 1 <= count <= len(held):
         raise UserError(f"{count} examples: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
     prompts = [tokenizer.encode(name, prompt.encode()).tolist() for prompt, _ in held[:count]]
+    eos = tokenizer.vocabulary.eos
+    assert eos is not None  # a corpus of text needs one
     right, nfe = [], []
-    for first, sampled in _answers(config, denoiser, prompts, settings):
+    for first, sampled in _answers(config, denoiser, prompts, settings, eos):
         for index in range(len(sampled.tokens_BL)):
             prompt = prompts[first + index]
-            response = sampled.sequence(index).tolist()[len(prompt) :]
-            ends = [place for place, token in enumerate(response) if token == tokenizer.vocabulary.eos]
+            response = sampled.sequence(index).tolist()[len(prompt) : len(prompt) + settings.length]
+            ends = [place for place, token in enumerate(response) if token == eos]
             text = tokenizer.decode(response[: ends[0]] if ends else response)
             right.append(TASKS[name].correct(held[first + index][0], text))
         nfe.append(sampled.nfe_B.numpy())
@@ -68,7 +72,7 @@ def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count
 
 
 def _answers(
-    config: RunConfig, denoiser: Denoiser, prompts: list[list[int]], settings: Sampling
+    config: RunConfig, denoiser: Denoiser, prompts: list[list[int]], settings: Sampling, eos: int
 ) -> Iterator[tuple[int, Sampled]]:
     """Batches of decoded prompts, and the index of each batch's first. An example's random numbers are its index's."""
     device = denoiser.embed.weight.device
@@ -88,6 +92,8 @@ def _answers(
                 ),
             )
             continue
-        mask_id = check_sampling(config.model, batch, settings)
-        predictor = NetworkPredictor(denoiser, settings.cache)
-        yield first, sample(predictor, batch, settings, mask_id, streams=streams, device=device)
+        mask_id, whole = check_sampling(config.model, batch, settings), config.data.sequence_length
+        canvases = [[*prompt, *[mask_id] * settings.length] for prompt in batch]
+        canvases = [[*canvas, *[eos] * (whole - len(canvas))] for canvas in canvases]
+        predictor, inside = NetworkPredictor(denoiser, settings.cache), replace(settings, length=0)
+        yield first, sample(predictor, canvases, inside, mask_id, streams=streams, device=device)
