@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ablations.cli.options import bench_options, sample_options, slurm_options
 from core.errors import UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -18,6 +19,7 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
+    "sample": "sampling", "bench": "benching",
 }  # fmt: skip
 
 
@@ -107,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     retry.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
     retry.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
     for command in (run, retry):
-        _slurm_options(command)
+        slurm_options(command)
     retry.add_argument("--seeds", type=_positive, metavar="N", help="as `run` was given")
     for command in (plan, run):
         command.add_argument(
@@ -143,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     probe.add_argument("--size", metavar="SIZE", help="the ablation's edition (default: full)")
     probe.add_argument("--sequences", type=_positive, default=128, metavar="N", help="held-out ones (default: 128)")
     probe.add_argument("--timesteps", type=_positive, default=8, metavar="N", help="of each sequence (default: 8)")
+    sample_options(_command(commands, "sample", "decode with a model, watching tokens being fixed", json=True))
+    bench_options(_command(commands, "bench", "what decoding costs, block after block or token after token", json=True))
     bring = _command(commands, "import", "a Hugging Face model as a config and weights")
     bring.add_argument("kind", choices=("hf",), metavar="hf", help="Hugging Face safetensors with a config.json")
     bring.add_argument("path", type=Path, metavar="PATH", help="its folder")
@@ -185,24 +189,6 @@ def _command(
     if json:
         command.add_argument("--json", action="store_true", help="print JSON")
     return command
-
-
-def _slurm_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--launcher", choices=("local", "slurm"), default="local", help="where workers run (default: on this machine)"
-    )
-    group = command.add_argument_group(
-        "with --launcher slurm (defaults: ~/.config/ablate/slurm.toml, or $ABLATE_CONFIG)"
-    )
-    for name in ("partition", "account", "qos"):
-        group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
-    group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
-    group.add_argument("--gpus-per-run", type=int, metavar="N", help="GPUs of each array task (default: none)")
-    group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
-    group.add_argument(
-        "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
-    )
-    group.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
 
 
 def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:

@@ -49,7 +49,9 @@ class DataConfig:
     sequence_length], so that no padding is computed (LLaDA-MoE, arXiv 2509.24389, Sec. 3).
     """
 
-    corpus: str = "stdlib"  # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, or a source
+    corpus: str = (
+        "stdlib"  # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, task:NAME, or a source
+    )
     tokenizer: str = "bytes"  # bytes, or the path of a tokenizer.json
     sequence_length: int = 128
     validation_sequences: int = 128

@@ -19,11 +19,11 @@ def _entropy(seed: int, names: tuple[str | int, ...]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1  # torch takes 63 bits
 
 
-def torch_stream(seed: int, *names: str | int) -> "torch.Generator":
-    """A CPU generator for the stream of that name; the same name gives the same numbers on every machine."""
+def torch_stream(seed: int, *names: str | int, device: "str | torch.device" = "cpu") -> "torch.Generator":
+    """A generator for the stream of that name; on a CPU the same name gives the same numbers on every machine."""
     import torch  # a second, which whoever only plans or counts can do without
 
-    return torch.Generator().manual_seed(_entropy(seed, names))
+    return torch.Generator(device).manual_seed(_entropy(seed, names))
 
 
 def numpy_stream(seed: int, *names: str | int) -> np.random.Generator:

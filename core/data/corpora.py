@@ -13,7 +13,8 @@ from core.data.documents import TEXTS, read_jsonl
 from core.data.hierarchy import TreeSource
 from core.data.shards import Shards, load_shards
 from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
-from core.data.tokenizers import Vocabulary, load_tokenizer
+from core.data.tasks import examples
+from core.data.tokenizers import Tokenizer, Vocabulary, load_tokenizer
 from core.errors import UserError
 from core.streams import numpy_stream
 
@@ -80,6 +81,8 @@ def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
         return _from_text(kind, argument, tokenizer)
     if kind == "instructions":
         return _instructions(argument, tokenizer, sequence_length)
+    if kind == "task":
+        return _task(argument, tokenizer, sequence_length)
     if tokenizer != "bytes":
         raise UserError(
             f"data.tokenizer={tokenizer} goes with text; data.corpus={name} is tokens already: leave it out"
@@ -95,7 +98,7 @@ def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
         )
     if kind in SOURCES:
         return SOURCES[kind](sequence_length)
-    known = [*TEXTS, "instructions", "tokens", *SOURCES]
+    known = [*TEXTS, "instructions", "task", "tokens", *SOURCES]
     raise UserError(
         f"data.corpus='{name}' is unknown: use one of {', '.join(known)} (some take a path, as in text:PATH)"
     )
@@ -124,29 +127,45 @@ def _instructions(argument: str, tokenizer_name: str, sequence_length: int) -> C
     if not path.is_file():
         raise UserError(f"data.corpus=instructions:{argument}: '{argument}' is no file; name a .jsonl of pairs")
     tokenizer = load_tokenizer(tokenizer_name)
-    rows, responses, eos = [], [], tokenizer.vocabulary.eos
+    pairs = []
     for number, row in read_jsonl(path):
         for key in ("prompt", "response"):
             if not isinstance(row.get(key), str):
                 raise UserError(f'{path}:{number} has no text under "{key}"; its keys are {", ".join(row) or "none"}')
-        parts = [tokenizer.encode(f"{path}:{number}", row[key].encode()) for key in ("prompt", "response")]
+        pairs.append((f"{path}:{number}", row["prompt"], row["response"]))
+    corpus = _of_pairs("instructions", pairs, len(pairs) // 10, tokenizer, sequence_length) if pairs else None
+    if corpus is None or len(pairs) < 20:
+        raise UserError(f"{path} has {len(pairs)} pairs: at least 20 are needed, two of them to hold out")
+    return corpus
+
+
+def _task(argument: str, tokenizer_name: str, sequence_length: int) -> Corpus:
+    """task:NAME, a generated task of core.data.tasks: one example a sequence, filled up with eos."""
+    made = examples(argument)
+    pairs = [(f"task:{argument}", *pair) for pair in (*made.train, *made.held_out)]
+    return _of_pairs(f"task:{argument}", pairs, len(made.held_out), load_tokenizer(tokenizer_name), sequence_length)
+
+
+def _of_pairs(
+    name: str, pairs: list[tuple[str, str, str]], held: int, tokenizer: Tokenizer, sequence_length: int
+) -> Corpus:
+    """Prompts and responses, each with what an error calls it; the last ones are held out."""
+    rows, responses, eos = [], [], tokenizer.vocabulary.eos
+    for where, prompt, response in pairs:
+        parts = [tokenizer.encode(where, text.encode()) for text in (prompt, response)]
         used = sum(map(len, parts)) + 1
         if used > sequence_length:
-            raise UserError(
-                f"{path}:{number} needs {used} tokens: raise data.sequence_length={sequence_length} or drop it"
-            )
+            raise UserError(f"{where} needs {used} tokens: raise data.sequence_length={sequence_length} or drop it")
         filling = np.full(sequence_length - used + 1, eos, dtype=parts[0].dtype)
         rows.append(np.concatenate([*parts, filling]))
         responses.append(np.arange(sequence_length) >= len(parts[0]))
-    if len(rows) < 20:
-        raise UserError(f"{path} has {len(rows)} pairs: at least 20 are needed, two of them to hold out")
     tokens_T, maskable_T = np.concatenate(rows), np.concatenate(responses)
-    cut = sequence_length * (len(rows) - len(rows) // 10)
+    cut = sequence_length * (len(rows) - held)
     digest = hashlib.sha256(tokens_T.tobytes() + maskable_T.tobytes()).hexdigest()[:16]
     return Corpus(
         train_T=tokens_T[:cut],
         validation_T=tokens_T[cut:],
-        fingerprint=f"instructions:{digest}",
+        fingerprint=f"{name}:{digest}",
         vocabulary=tokenizer.vocabulary,
         aligned=True,
         train_maskable_T=maskable_T[:cut],

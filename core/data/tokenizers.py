@@ -48,6 +48,9 @@ class Tokenizer(Protocol):
     def encode(self, name: str, text: bytes) -> np.ndarray:
         """One document's ids, without eos. Returns (T,)."""
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens as the vocabulary writes them; bytes that are no UTF-8 show as U+FFFD."""
+
 
 class ByteTokenizer:
     """Every byte its own id: nothing to train, nothing unknown."""
@@ -60,6 +63,9 @@ class ByteTokenizer:
 
     def encode(self, name: str, text: bytes) -> np.ndarray:
         return tokens.encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return tokens.decode(np.asarray(ids))
 
 
 class FileTokenizer:
@@ -92,6 +98,9 @@ class FileTokenizer:
     def encode(self, name: str, text: bytes) -> np.ndarray:
         ids = self.tokenizer.encode(_text(name, text), add_special_tokens=False).ids
         return np.array(ids, dtype=self.vocabulary.dtype)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 @lru_cache(maxsize=4)

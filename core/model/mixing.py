@@ -19,6 +19,7 @@ from torch import Tensor
 
 PART_BYTES = 2**21  # of input rows in a part, on a CPU: what its second-level cache holds
 BAG_BYTES = 2**25  # of all slots' outputs at once, on a CPU: larger blocks glibc returns to the kernel
+FEW_SLOTS = 4  # an expert, without a gradient: so few don't pay for putting both input matrices into one
 BF16_ROWS = 32  # oneDNN builds a kernel for every new shape: that took longer than multiplying by it
 
 
@@ -85,7 +86,27 @@ def mix(
 
     Weights of another type are converted as they are used; their gradients have their own type.
     """
+    few = len(assignments.token_S) <= FEW_SLOTS * len(gate_EWD) and not assignments.ragged
+    if few and in_parts(x_ND.device) and not torch.is_grad_enabled():
+        return _mix_few(x_ND, gates_NK, assignments, gate_EWD, up_EWD, down_EDW)
     return _Mixture.apply(x_ND, gates_NK, gate_EWD, up_EWD, down_EDW, assignments)
+
+
+def _mix_few(
+    x_ND: Tensor, gates_NK: Tensor, assignments: Assignments, gate_EWD: Tensor, up_EWD: Tensor, down_EDW: Tensor
+) -> Tensor:
+    """The same, expert after expert: experts without rows cost nothing, and no weights are copied."""
+    gate_S1, counts = gate_of_slots(gates_NK, assignments, x_ND.dtype), assignments.counts_E.tolist()
+    rows_SD = x_ND.index_select(0, assignments.token_S)
+    out_SD = torch.empty_like(rows_SD)
+    for expert, (rows_mD, gate_m1, out_mD) in enumerate(
+        zip(rows_SD.split(counts), gate_S1.split(counts), out_SD.split(counts), strict=True)
+    ):
+        if len(rows_mD):
+            gate_WD, up_WD, down_DW = (weight[expert].to(x_ND.dtype) for weight in (gate_EWD, up_EWD, down_EDW))
+            hidden_mW = F.silu(F.linear(rows_mD, gate_WD)).mul_(F.linear(rows_mD, up_WD)).mul_(gate_m1)
+            torch.mm(hidden_mW, down_DW.t(), out=out_mD)
+    return F.embedding_bag(assignments.slot_NK, out_SD, mode="sum")
 
 
 class _Mixture(torch.autograd.Function):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.config import ModelConfig
+from core.model.cache import View, Window
 from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.norm import RMSNorm
@@ -60,7 +61,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim if per_head else inner, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim if per_head else shared, config.norm_eps)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | None = None) -> Tensor:
         q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
         if self.qk_norm == "projection":
             q_BLI, k_BLI = self.q_norm(q_BLI), self.k_norm(k_BLI)
@@ -70,9 +71,10 @@ class Attention(nn.Module):
         q = rotate(q_BLHP.transpose(1, 2), rotation)
         k = rotate(k_BLGP.transpose(1, 2), rotation)
         v = self._heads(self.v_proj(x_BLD)).transpose(1, 2)
-        out = F.scaled_dot_product_attention(
-            q, k.to(q.dtype), v.to(q.dtype), is_causal=self.causal, enable_gqa=self.grouped
-        )
+        k, v, mask, causal = k.to(q.dtype), v.to(q.dtype), None, self.causal
+        if view is not None:
+            (k, v), mask, causal = view.seen(k, v), view.mask, self.causal and view.position_BW is None
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def _heads(self, x_BLI: Tensor) -> Tensor:
@@ -106,9 +108,13 @@ class Layer(nn.Module):
         self.dense = None if sparse else SwiGLU(config.hidden_size, config.dense_width)
 
     def forward(
-        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], given: Conditions
+        self,
+        x_BLD: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        given: Conditions,
+        view: View | None = None,
     ) -> tuple[Tensor, LayerRouting | None]:
-        x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation)
+        x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation, view)
         normed_BLD = self.post_attention_norm(x_BLD)
         if self.dense is not None:
             return x_BLD + self.dense(normed_BLD), None
@@ -148,15 +154,26 @@ class Denoiser(nn.Module):
             timestep_B = torch.full_like(ratio_B, 0.5)
         return Conditions(ratio_B if timestep_B is None else timestep_B, ratio_B, tokens_BL)
 
-    def hidden(self, tokens_BL: Tensor, timestep_B: Tensor | None = None, ratio_B: Tensor | None = None) -> Hidden:
-        """Run all layers. tokens_BL: (B, L) int64, masks in place; timestep_B, ratio_B as in `conditions`."""
+    def hidden(
+        self,
+        tokens_BL: Tensor,
+        timestep_B: Tensor | None = None,
+        ratio_B: Tensor | None = None,
+        window: Window | None = None,
+    ) -> Hidden:
+        """Run all layers. tokens_BL: (B, L) int64, masks in place; timestep_B, ratio_B as in `conditions`.
+
+        window: where given, tokens_BL are those of its positions only, (B, W), and see the rest in its stores.
+        """
         given = self.conditions(tokens_BL, timestep_B, ratio_B)
         x_BLD = self.embed(tokens_BL)
-        rotation = rope_tables(tokens_BL.shape[1], self.config.head_dim, self.config.rope_theta, tokens_BL.device)
+        rotation = self._rotation(tokens_BL, window)
         routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
         recompute = self.recompute_layers and torch.is_grad_enabled()
-        for layer in self.layers:
-            if recompute:
+        for index, layer in enumerate(self.layers):
+            if window is not None:
+                x_BLD, routing = layer(x_BLD, rotation, given, window.at(index))
+            elif recompute:
                 x_BLD, routing = checkpoint(
                     layer, x_BLD, rotation, given, use_reentrant=False, preserve_rng_state=False
                 )
@@ -166,6 +183,14 @@ class Denoiser(nn.Module):
                 routings.append(routing)
             sums.append(x_BLD.detach().sum(dtype=torch.float32))
         return Hidden(self.norm(x_BLD), routings, torch.stack(sums))
+
+    def _rotation(self, tokens_BL: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
+        length = tokens_BL.shape[1] if window is None else window.extent
+        tables = rope_tables(length, self.config.head_dim, self.config.rope_theta, tokens_BL.device)
+        if window is None or window.position_BW is None:
+            return tables
+        cos_B1WP, sin_B1WP = (table[window.position_BW][:, None] for table in tables)
+        return cos_B1WP, sin_B1WP
 
     def forward(self, tokens_BL: Tensor, wanted_BL: Tensor | None = None) -> tuple[Tensor, list[LayerRouting]]:
         """Logits of the clean tokens, and each sparse layer's routing.

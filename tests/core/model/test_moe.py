@@ -44,6 +44,17 @@ def test_fast_equals_slow_with_gradients(monkeypatch, path: str, experts: int, t
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [1, 3, 7, 40])
+def test_fast_equals_slow_where_no_gradient_is_wanted(tokens: int) -> None:
+    made = layer(8, 2)
+    x_ND = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        fast, routing, _ = made(x_ND)
+        slow = reference_moe(made.experts, x_ND, routing.gates_NK, routing.experts_NK)
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(fast, made(x_ND)[0].detach(), rtol=1e-5, atol=1e-6)
+
+
 def test_an_expert_without_tokens_changes_nothing_and_gets_no_gradient() -> None:
     made = layer(4, 1)
     made.router.weight_ED.data.zero_()

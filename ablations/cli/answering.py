@@ -1,0 +1,115 @@
+"""`ablate bench tasks`: how often a model's answers are right, by how they are decoded, and how many calls they took."""
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import binomtest
+
+from ablations.cli.commands import console, show_json
+from analysis.compare import holm
+from core.data.tasks import examples
+from core.diffusion.sampling import Sampling
+from core.errors import UserError
+from core.probes.tasks import TaskResult, exact_match, task_of
+from core.training.weights import open_run
+
+BASE = "one token a call"  # what the others are compared with, prompt by prompt
+
+
+def run_tasks(arguments: argparse.Namespace) -> int:
+    """Answer the same held-out prompts under every setting; compare each with one token a call, all positions open."""
+    config, denoiser = open_run(arguments.model)
+    name = task_of(config)
+    length = _room(name)
+    results: dict[str, TaskResult] = {}
+    for label, settings in _grid(arguments, length, causal=config.model.causal):
+        results[label] = exact_match(config, denoiser, settings, arguments.count)
+    content = {"task": name, "examples": arguments.count, "length": length, "rows": _rows(results)}
+    show_json(content) if arguments.json else _print(content, console())
+    return 0
+
+
+def _room(name: str) -> int:
+    """The least power of two that holds every held-out response and its end: any power of two below it divides it."""
+    longest = max(len(response) for _, response in examples(name).held_out) + 1
+    return 1 << (longest - 1).bit_length()
+
+
+def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterator[tuple[str, Sampling]]:
+    """What is compared, by name, the base first. Settings that a short response has no room for are left out."""
+    yield BASE, Sampling(length=length)
+    if causal:
+        return
+    for rule, size, count in itertools.product(arguments.remasking, arguments.block_length, arguments.tokens_per_call):
+        blocks = length // min(size, length)
+        if (rule, min(size, length), count) != ("low_confidence", length, 1) and length // count >= blocks:
+            settings = Sampling(length=length, block_length=min(size, length), steps=length // count, remasking=rule)
+            yield f"{rule}, blocks of {min(size, length)}, {count} tokens a call", settings
+    for size, threshold in itertools.product(arguments.block_length, arguments.thresholds):
+        size = min(size, length)
+        yield (
+            f"threshold {threshold:g}, blocks of {size}",
+            Sampling(length=length, block_length=size, threshold=threshold),
+        )
+
+
+def _rows(results: dict[str, TaskResult]) -> list[dict[str, Any]]:
+    base, others = results[BASE], [label for label in results if label != BASE]
+    pvalues = holm([_mcnemar(results[label].right_N, base.right_N) for label in others])
+    adjusted = dict(zip(others, pvalues, strict=True))
+    rows = []
+    for label, result in results.items():
+        right = int(result.right_N.sum())
+        interval = binomtest(right, len(result.right_N)).proportion_ci(method="wilson")
+        rows.append(
+            {
+                "decoding": label,
+                "exact_match": result.exact_match,
+                "low": float(interval.low),
+                "high": float(interval.high),
+                "difference": result.exact_match - base.exact_match,
+                "adjusted": float(adjusted[label]) if label in adjusted else None,
+                "nfe": float(result.nfe_N.mean()),
+                "tokens_per_call": result.tokens_per_call,
+            }
+        )
+    return rows
+
+
+def _mcnemar(right_N: np.ndarray, base_N: np.ndarray) -> float:
+    """The exact p-value that two decodings of the same prompts are as often right (McNemar 1947)."""
+    gained, lost = int((right_N & ~base_N).sum()), int((~right_N & base_N).sum())
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+
+
+def _print(content: dict[str, Any], out: Console) -> None:
+    out.print(
+        f"{content['task']}: {content['examples']} held-out prompts, {content['length']} tokens decoded after each; exact "
+        "match with its 95 % interval (Wilson); p: McNemar against one token a call, Holm over the rows",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("decoding", "exact match", "difference", "p adj.", "NFE", "TPF"):
+        table.add_column(name, justify="left" if name == "decoding" else "right")
+    for row in content["rows"]:
+        table.add_row(
+            row["decoding"],
+            f"{row['exact_match']:.1%} [{row['low']:.1%}, {row['high']:.1%}]",
+            "" if row["adjusted"] is None else f"{row['difference']:+.1%}",
+            "" if row["adjusted"] is None else f"{row['adjusted']:.3f}",
+            f"{row['nfe']:.1f}",
+            f"{row['tokens_per_call']:.2f}",
+        )
+    out.print(table)
+
+
+def check_lists(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse options of a grid that are below 1."""
+    for name in names:
+        if min(getattr(arguments, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {min(getattr(arguments, name))}")

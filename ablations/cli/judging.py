@@ -1,0 +1,96 @@
+"""`ablate bench text`: how good free responses are, by how they are decoded, judged without the model."""
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ablations.cli.commands import console, show_json
+from core.config import RunConfig
+from core.data.corpora import load as load_corpus
+from core.data.module import held_out
+from core.diffusion.autoregressive import sample_autoregressive
+from core.diffusion.decoding import sample
+from core.diffusion.predictors import NetworkPredictor
+from core.diffusion.sampling import Sampled, Sampling, check_sampling
+from core.model.transformer import Denoiser
+from core.probes.quality import NgramJudge, distinct, entropy, longest_copied_span
+from core.training.weights import open_run
+
+JUDGED_BY = 2_000_000  # training tokens, at most
+
+
+def run_text(arguments: argparse.Namespace) -> int:
+    """Continue held-out beginnings under every setting, and judge what comes beside the text that was there."""
+    config, denoiser = open_run(arguments.model)
+    sequences_NL, _ = held_out(config, arguments.count)
+    length = min(arguments.length[0], sequences_NL.shape[1] - arguments.prompt_length)
+    prompts = sequences_NL[:, : arguments.prompt_length].tolist()
+    train_T = np.asarray(load_corpus(config.data).train_T[:JUDGED_BY])
+    vocabulary = config.model.vocab_size
+    judge = NgramJudge.of(train_T, vocabulary, order=max(n for n in (1, 2, 3, 4) if vocabulary**n <= 2**63))
+    real = [row[arguments.prompt_length :][:length] for row in sequences_NL.numpy()]
+    rows = [{"decoding": "held-out text", "tokens_per_call": None} | _judged(real, judge, train_T)]
+    for label, settings in _grid(arguments, length, causal=config.model.causal):
+        sampled = _decoded(config, denoiser, prompts, settings)
+        responses = [sampled.sequence(index).numpy()[len(prompt) :] for index, prompt in enumerate(prompts)]
+        rows.append(
+            {"decoding": label, "tokens_per_call": sampled.tokens_per_call} | _judged(responses, judge, train_T)
+        )
+    content = {"samples": len(prompts), "length": length, "temperature": arguments.temperature, "rows": rows}
+    show_json(content) if arguments.json else _print(content, console())
+    return 0
+
+
+def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterator[tuple[str, Sampling]]:
+    if causal:
+        yield "token after token", Sampling(length=length, temperature=arguments.temperature)
+        return
+    for rule, size, count in itertools.product(arguments.remasking, arguments.block_length, arguments.tokens_per_call):
+        size = min(size, length)
+        settings = Sampling(
+            length=length, block_length=size, steps=length // count, remasking=rule, temperature=arguments.temperature
+        )
+        yield f"{rule}, blocks of {size}, {count} tokens a call", settings
+
+
+def _decoded(config: RunConfig, denoiser: Denoiser, prompts: list[list[int]], settings: Sampling) -> Sampled:
+    if config.model.causal:
+        return sample_autoregressive(denoiser, prompts, settings.length, temperature=settings.temperature)
+    mask_id = check_sampling(config.model, prompts, settings)
+    return sample(NetworkPredictor(denoiser), prompts, settings, mask_id)
+
+
+def _judged(samples: Sequence[np.ndarray], judge: NgramJudge, train_T: np.ndarray) -> dict[str, Any]:
+    return {
+        "ngram_nats": float(np.mean([judge.cross_entropy(one) for one in samples])),
+        "distinct_4": distinct(samples),
+        "entropy": float(np.mean([entropy(one) for one in samples])),
+        "copied": float(np.mean([longest_copied_span(one, train_T) for one in samples])),
+    }
+
+
+def _print(content: dict[str, Any], out: Console) -> None:
+    out.print(
+        f"{content['samples']} responses of {content['length']} tokens to held-out beginnings, temperature "
+        f"{content['temperature']:g}; n-gram judge in nats per token, entropy of a response's own tokens in nats, its "
+        "longest span of training text in tokens",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("decoding", "n-gram judge", "distinct-4", "entropy", "copied", "TPF"):
+        table.add_column(name, justify="left" if name == "decoding" else "right")
+    for row in content["rows"]:
+        table.add_row(
+            row["decoding"],
+            f"{row['ngram_nats']:.3f}",
+            f"{row['distinct_4']:.3f}",
+            f"{row['entropy']:.2f}",
+            f"{row['copied']:.1f}",
+            "" if row["tokens_per_call"] is None else f"{row['tokens_per_call']:.2f}",
+        )
+    out.print(table)

@@ -1,0 +1,89 @@
+"""Options that are many, by command."""
+
+import argparse
+from pathlib import Path
+
+
+def sample_options(command: argparse.ArgumentParser) -> None:
+    """Of `ablate sample`."""
+    command.usage = "ablate sample MODEL [--prompt TEXT ...] [options]"
+    command.add_argument(
+        "model", type=Path, metavar="MODEL", help="a run's, an imported or a Hugging Face model's folder"
+    )
+    command.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="may be repeated; ░ in it is a mask (default: none)"
+    )
+    command.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
+    command.add_argument("--length", type=int, metavar="N", help="tokens of the response (default: 128)")
+    command.add_argument(
+        "--block-length", type=int, metavar="N", help="decode block after block (default: all at once)"
+    )
+    command.add_argument("--steps", type=int, metavar="N", help="network calls (default: one for each token)")
+    command.add_argument("--remasking", metavar="RULE", help="low_confidence (default), random, entropy or margin")
+    command.add_argument(
+        "--threshold", type=float, metavar="P", help="fix what is at least so sure, instead of --steps"
+    )
+    command.add_argument(
+        "--low-threshold", type=float, metavar="P", help="and the best of each run that is at least so sure"
+    )
+    command.add_argument("--temperature", type=float, metavar="T", help="of Gumbel noise (default: 0)")
+    command.add_argument("--cfg", type=float, metavar="W", help="scale of classifier-free guidance (default: 0)")
+    command.add_argument(
+        "--cache", metavar="KIND", help="prefix or dual: keep keys and values outside the block (default: none)"
+    )
+    command.add_argument("--seed", type=int, metavar="N", help="of the noise (default: 0)")
+    command.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token, as JSON")
+
+
+def slurm_options(command: argparse.ArgumentParser) -> None:
+    """Of commands that may submit to Slurm."""
+    command.add_argument(
+        "--launcher", choices=("local", "slurm"), default="local", help="where workers run (default: on this machine)"
+    )
+    group = command.add_argument_group(
+        "with --launcher slurm (defaults: ~/.config/ablate/slurm.toml, or $ABLATE_CONFIG)"
+    )
+    for name in ("partition", "account", "qos"):
+        group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
+    group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
+    group.add_argument("--gpus-per-run", type=int, metavar="N", help="GPUs of each array task (default: none)")
+    group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
+    group.add_argument(
+        "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
+    )
+    group.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+
+
+def bench_options(command: argparse.ArgumentParser) -> None:
+    """Of `ablate bench`."""
+    command.usage = "ablate bench sampling|tasks|text MODEL [options]"
+    command.add_argument(
+        "kind",
+        choices=("sampling", "tasks", "text"),
+        metavar="WHAT",
+        help="sampling (time), tasks (answers) or text (quality)",
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help="a run's or an imported model's folder")
+    for name, default, text in (
+        ("length", [128], "tokens of a response"),
+        ("block-length", [32], "decoded before the next block is begun"),
+        ("batch", [1, 4], "sequences at once"),
+        ("tokens-per-call", [1, 2], "that a call fixes: length over network calls"),
+    ):
+        shown = " ".join(map(str, default))
+        command.add_argument(
+            f"--{name}", type=int, nargs="+", default=default, metavar="N", help=f"{text} (default: {shown})"
+        )
+    command.add_argument("--prompt-length", type=int, default=32, metavar="N", help="of held-out text (default: 32)")
+    command.add_argument(
+        "--threshold", type=float, default=0.9, metavar="P", help="of threshold unmasking (default: 0.9)"
+    )
+    for name, kind, several in (("remasking", str, ["low_confidence"]), ("thresholds", float, [0.95, 0.9])):
+        command.add_argument(
+            f"--{name}", type=kind, nargs="+", default=several, metavar="X", help="tasks, text: compared"
+        )
+    command.add_argument(
+        "--count", type=int, default=64, metavar="N", help="tasks, text: held-out prompts (default: 64)"
+    )
+    command.add_argument("--temperature", type=float, default=1.0, metavar="T", help="text: of the noise (default: 1)")
+    command.add_argument("--rounds", type=int, default=5, metavar="N", help="of which medians are taken (default: 5)")

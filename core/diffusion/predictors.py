@@ -1,0 +1,156 @@
+"""Denoisers as the sampler asks them: any function of tokens, a source's exact posterior, a network with or without cache.
+
+Shapes as in core.diffusion.sampling; G of the B sequences have one length.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.config import ModelConfig
+from core.data.synthetic import Source
+from core.diffusion.sampling import Caching, Canvas, Predict
+from core.errors import UserError
+from core.model.cache import Store, Window, new_stores
+from core.model.transformer import Denoiser
+
+WHOLE_SEQUENCE = ("expert_choice", "random")  # kinds of router whose choice for a token depends on its whole sequence
+
+
+def from_function(denoise: Callable[[Tensor], Tensor]) -> Predict:
+    """The predictor of a function from tokens (G, L), masks in place, to logits (G, L, V).
+
+    It is called with sequences of one length at a time: it need not know what filling is.
+    """
+
+    def predict(canvas: Canvas) -> Tensor:
+        parts = []
+        for rows_G, length in _by_length(canvas.length_B):
+            logits_GLV = denoise(canvas.tokens_BL[rows_G, :length])
+            sequence_M, place_M = canvas.wanted_BW[rows_G].nonzero(as_tuple=True)
+            parts.append((rows_G[sequence_M], logits_GLV[sequence_M, canvas.position_BW[rows_G][sequence_M, place_M]]))
+        sequence_M, logits_MV = (torch.cat(part) for part in zip(*parts, strict=True))
+        return logits_MV[sequence_M.argsort(stable=True)]
+
+    return predict
+
+
+def from_source(source: Source, mask_id: int) -> Predict:
+    """The predictor that knows a source: the logarithm of its exact posterior, -inf for what is no token of it.
+
+    mask_id: must not be one of the source's tokens.
+    """
+
+    def denoise(tokens_GL: Tensor) -> Tensor:
+        masked_GL = (tokens_GL == mask_id).numpy()
+        posterior_GLV = source.posterior(np.where(masked_GL, 0, tokens_GL.numpy()), masked_GL)
+        padded_GLV = np.zeros((*posterior_GLV.shape[:2], max(mask_id + 1, posterior_GLV.shape[2])))
+        padded_GLV[..., : posterior_GLV.shape[2]] = posterior_GLV
+        return torch.from_numpy(padded_GLV).log()
+
+    return from_function(denoise)
+
+
+def _by_length(length_B: Tensor) -> Iterator[tuple[Tensor, int]]:
+    for length in length_B.unique().tolist():
+        yield (length_B == length).nonzero()[:, 0], int(length)
+
+
+@dataclass
+class NetworkPredictor:
+    """The predictor of a network; it computes logits of what is wanted only.
+
+    Routers are told the share of a sequence's own tokens that is masked, as timestep and as mask ratio. cache: "prefix" keeps
+    the keys and values of what comes before the active block from the block's first call on, "dual" those of all that is
+    outside it (Fast-dLLM, arXiv 2505.22618, Sec. 3.2). Both approximate: kept keys and values don't see what the block has
+    become. Raises UserError for a router that would have to see the whole sequence.
+    """
+
+    denoiser: Denoiser
+    cache: Caching = "none"
+    stores: list[Store] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_cache(self.denoiser.config, self.cache)
+
+    @torch.inference_mode()
+    def __call__(self, canvas: Canvas) -> Tensor:
+        uneven = bool((canvas.length_B < canvas.tokens_BL.shape[1]).any())
+        if uneven and needs_whole_sequence(self.denoiser.config):
+            return from_function(lambda tokens_GL: self.denoiser(tokens_GL)[0])(canvas)
+        place_BW = canvas.position_BW  # of the block's tokens in the pass
+        if self.cache == "dual" and not canvas.first:
+            states_BWD = self._pass(canvas, canvas.position_BW, uneven)
+            place_BW = torch.arange(place_BW.shape[1], device=place_BW.device).expand_as(place_BW)
+        elif self.cache == "prefix" and not canvas.first:
+            rest_BR = _from_block_on(canvas)
+            states_BWD, place_BW = self._pass(canvas, rest_BR, uneven), place_BW - rest_BR[:, :1]
+        elif self.cache == "none" and not uneven:
+            states_BWD = self.denoiser.hidden(canvas.tokens_BL).states_BLD
+        else:
+            self.stores = new_stores(self.denoiser.config, canvas.tokens_BL.shape[1])
+            states_BWD = self._pass(canvas, None, uneven)
+        sequence_M = canvas.wanted_BW.nonzero()[:, 0]
+        return self.denoiser.logits(states_BWD[sequence_M, place_BW[canvas.wanted_BW]])
+
+    def _pass(self, canvas: Canvas, position_BW: Tensor | None, uneven: bool) -> Tensor:
+        """The states of the positions, which see all of their sequence: from the stores, where they are not computed."""
+        own_BL = _own(canvas)
+        masks_BL = (canvas.tokens_BL == self.denoiser.config.mask_id) & own_BL
+        tokens_BW = canvas.tokens_BL if position_BW is None else canvas.tokens_BL.gather(1, position_BW)
+        window = Window(position_BW, own_BL if uneven else None, canvas.tokens_BL.shape[1], self.stores)
+        return self.denoiser.hidden(tokens_BW, ratio_B=masks_BL.sum(1) / canvas.length_B, window=window).states_BLD
+
+
+@dataclass
+class ComparedPredictor:
+    """A predictor with a cache that asks one without beside it, at each call after a block's first, what caching changed.
+
+    positions: those that were compared. distance: the sum of their total variation distances, of the probabilities with and
+    without cache. changed: how many had another most likely token.
+    """
+
+    cached: Predict
+    exact: Predict
+    positions: int = 0
+    distance: float = 0.0
+    changed: int = 0
+
+    def __call__(self, canvas: Canvas) -> Tensor:
+        cached_MV = self.cached(canvas)
+        if not canvas.first:
+            exact_MV = self.exact(canvas)
+            self.positions += len(exact_MV)
+            self.distance += float((cached_MV.softmax(-1) - exact_MV.softmax(-1)).abs().sum()) / 2
+            self.changed += int((cached_MV.argmax(-1) != exact_MV.argmax(-1)).sum())
+        return cached_MV
+
+
+def _own(canvas: Canvas) -> Tensor:
+    """Which tokens are a sequence's own rather than filling. Returns (B, L) bool."""
+    length = canvas.tokens_BL.shape[1]
+    return torch.arange(length, device=canvas.length_B.device) < canvas.length_B[:, None]
+
+
+def _from_block_on(canvas: Canvas) -> Tensor:
+    """The positions from each sequence's block to its end, the last one again where others have more. Returns (B, R)."""
+    first_B1, last = canvas.position_BW[:, :1], canvas.tokens_BL.shape[1] - 1
+    most = int((canvas.length_B - first_B1[:, 0]).max())
+    return (first_B1 + torch.arange(most, device=first_B1.device)).clamp(max=last)
+
+
+def needs_whole_sequence(model: ModelConfig) -> bool:
+    """Whether routing a part of a sequence would differ from routing all of it."""
+    return model.num_experts > 0 and model.router.kind in WHOLE_SEQUENCE
+
+
+def check_cache(model: ModelConfig, cache: Caching) -> None:
+    """Refuse a cache with a router that would route a part of a sequence otherwise than the whole."""
+    if cache != "none" and needs_whole_sequence(model):
+        raise UserError(
+            f"cache={cache} computes a part of the sequence, and model.router.kind={model.router.kind} routes tokens by all "
+            "of it: use cache=none"
+        )
