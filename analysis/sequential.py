@@ -18,7 +18,7 @@ from scipy import optimize, special, stats
 from core.errors import UserError
 
 PRIOR_SCALE = 1.0  # of effect sizes: under common random numbers they are large
-SHARE = 0.2  # of alpha, for looks on the way: a fifth costs the last test 1 or 2 % of its power
+SHARE = 0.1  # of alpha, for looks on the way: a tenth costs the last test about 1 % of its power
 
 _nodes, _weights = np.polynomial.legendre.leggauss(300)
 Z_Q = np.exp(9.0 * _nodes - 6.5)  # from 2e-7 to 12

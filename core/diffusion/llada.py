@@ -24,7 +24,7 @@ def generate(
 ) -> Tensor:
     """One response, (1, P + length). model: tokens (B, L) to logits (B, L, V), of all positions at each call."""
     start = prompt_1P.shape[1]
-    x = torch.full((1, start + length), mask_id, dtype=torch.long)
+    x = torch.full((1, start + length), mask_id, dtype=torch.long, device=prompt_1P.device)
     x[:, :start] = prompt_1P
     given = x != mask_id
     blocks = length // block_length
@@ -40,12 +40,12 @@ def generate(
                 logits = blind_logits + (guidance + 1) * (logits - blind_logits)
             else:
                 logits = model(x)
-            noise = (-torch.rand(logits.shape, dtype=torch.float64).log()) ** temperature
+            noise = (-torch.rand(logits.shape, dtype=torch.float64, device=x.device).log()) ** temperature
             drawn = (logits.double().exp() / noise).argmax(-1)
             if remasking == "low_confidence":
                 confidence = logits.double().softmax(-1).gather(-1, drawn[..., None])[..., 0]
             else:
-                confidence = torch.rand(drawn.shape, dtype=torch.float64)
+                confidence = torch.rand(drawn.shape, dtype=torch.float64, device=x.device)
             confidence[:, end:] = -torch.inf
             confidence = torch.where(masked, confidence, -torch.inf)
             fixed = confidence[0].topk(masks // calls + (call < masks % calls)).indices

@@ -49,6 +49,14 @@ class PortableDeepSpeed(DeepSpeedStrategy):
         # Lightning has divided the loss by the micro-batches of a step; the engine would do it again.
         return super().backward(closure_loss, *arguments, **settings, scale_wrt_gas=False)
 
+    def teardown(self) -> None:
+        # Lightning's moves the weights to the host, from where NCCL can't gather them from all ranks any more.
+        assert self.cluster_environment is not None and self.accelerator is not None
+        self.cluster_environment.teardown()
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
     @property
     def root_device(self) -> torch.device:
         # DeepSpeed wants a number for its device, and a CPU's is None.

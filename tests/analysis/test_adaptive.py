@@ -124,7 +124,7 @@ def test_all_null_studies_find_something_no_more_often_than_alpha() -> None:
 
 def test_rules() -> None:
     looks = Rule.of(8).looks
-    assert list(looks) == [4, 6, 8] and looks[8] == 0.8 and math.fsum(looks.values()) == pytest.approx(1)
+    assert list(looks) == [4, 6, 8] and looks[8] == 0.9 and math.fsum(looks.values()) == pytest.approx(1)
     assert list(Rule.of(20, block=5).looks) == [5, 10, 15, 20] and Rule.of(40).block == 4
     assert Rule.of(3).looks == {3: 1.0}
     assert Rule.of_design(Rule.of(2).designed(make_design(seeds=2), {})) == Rule.of(2)

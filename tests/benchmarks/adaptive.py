@@ -147,14 +147,14 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         f"bought until decided beside the fixed design, {rows[0]['repeats']} simulated studies each",
         "",
         "| question | arms x seeds | runs bought | fixed / bought | power, fixed | bought | FWER, fixed | bought | "
-        "recorded residuals |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "recorded residuals, fixed | bought |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
             f"| {row['question']} | {row['arms']} x {row['seeds']} | {row['runs_adaptive']:.0f} | "
             f"{row['runs_fixed'] / row['runs_adaptive']:.2f} | {row['power_fixed']:.2f} | {row['power_adaptive']:.2f} | "
-            f"{row['fwer_null_fixed']:.3f} | {row['fwer_null_adaptive']:.3f} | {row['fwer_null_recorded_adaptive']:.3f} |"
+            f"{row['fwer_null_fixed']:.3f} | {row['fwer_null_adaptive']:.3f} | {row['fwer_null_recorded_fixed']:.3f} | {row['fwer_null_recorded_adaptive']:.3f} |"
         )
     return lines
 

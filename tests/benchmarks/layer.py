@@ -83,6 +83,7 @@ def _deepspeed(made: MoE, config: ModelConfig) -> Peer:
         drop_tokens=False, use_rts=False, top2_2nd_expert_sampling=False,
     )  # fmt: skip
     layer.set_deepspeed_parallelism()
+    layer.to(made.router.weight_ED.device)
     with torch.no_grad():
         layer.deepspeed_moe.gate.wg.weight.copy_(made.router.weight_ED)
         for number, expert in enumerate(layer.deepspeed_moe.experts.deepspeed_experts):
