@@ -235,7 +235,9 @@ def _decide(
     alpha = study.design["alpha"]
     adjusted = _adjusted(family, {pair: judged.pvalue for pair, judged in known.items()})
     same = _adjusted(family, {pair: judged.p_equivalence for pair, judged in known.items()})
-    left = sum(adjusted.get(pair, 1.0) >= alpha for pair in pending)
+    left = sum(
+        adjusted.get(pair, 1.0) >= alpha for pair in family
+    )  # those dropped without a difference count for Holm too
     steps = []
     for pair in pending:
         judged, chance = known[pair], None

@@ -133,6 +133,13 @@ def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
     assert pairs_at(~both, [4, 6, 8], Rule.of(8)) == [(2, 0.1), (4, 0.8)]
 
 
+def test_the_chance_of_a_verdict_allows_for_comparisons_that_were_dropped() -> None:
+    effects = {"control": 0.0} | {f"arm{place}": 0.0 for place in range(1, 9)} | {"arm9": 0.014}
+    _, courses = bought(effects, Rule.of(20), margin=None)
+    steps = [step for look in courses[-1].looks for step in look.steps if step.arms[0] == "arm9"]
+    assert all(step.chance < 0.5 for step in steps if 8 < step.n < 20)  # its Holm p after 20 seeds is 0.3
+
+
 def test_a_contrast_keeps_its_arms_until_it_is_decided() -> None:
     effects = {"control": 0.0, "arm1": 0.300, "arm2": 0.297}
     rule = Rule.of(12)
