@@ -8,8 +8,8 @@ what it leaves idle, and in the router.
 
 `quick` learns a Markov chain whose entropy is known: what E ought to be. Found there (29 runs, 4k to 87k active
 parameters, 185k to 1.48M tokens; 2026-11-26, commit 6eb1442): no law is determined. Of the forms, one law with sparsity was
-the least off on the largest models (3.4 %), so dense and sparse share E; it is 1.73 [0.00, 1.87], and the chain's entropy is
-1.896. Nothing is said about other scales.
+the least off on the largest models (3.4 %), in which dense and sparse share E; it is 1.73 [0.00, 1.87], and the chain's
+entropy is 1.896. Nothing is said about other scales.
 
 The full size needs text of its own (data.corpus=tokens:FOLDER): the default corpus would be repeated thousands of times.
 """

@@ -18,7 +18,8 @@ from core.errors import UserError
 FIRST, BLOCK = 4, 2  # three degrees of freedom are the fewest at which only very large effects pass
 FUTILE = 0.05
 
-# open: buy more. futile: hardly any chance of a verdict. lost: none of its runs finished. undecided: no seed is left to buy.
+# open: buy more. futile: hardly any chance of a verdict. lost: no pair of its runs can be compared. undecided: no seed is
+# left to buy.
 Decision = Literal["open", "different", "equivalent", "futile", "lost", "undecided"]
 
 
@@ -146,7 +147,7 @@ class Judged:
 def course(study: Study) -> Course:
     """What was decided when, recomputed from the records, and what to train next.
 
-    study: of an adaptive design (`Rule.designed`). An arm without a finished run after its first block is lost; a
+    study: of an adaptive design (`Rule.designed`). A comparison without a pair after its first block is lost; a
     run that failed costs its pair. Raises UserError for a fixed design.
     """
     rule = Rule.of_design(study.design)
@@ -186,13 +187,14 @@ def course(study: Study) -> Course:
 def pairs_at(both_S: np.ndarray, looks: Sequence[int], rule: Rule) -> list[tuple[int, float]]:
     """Looks after so many seeds as looks after so many pairs of finished runs, with their shares of alpha.
 
-    both_S: (S,) whether both runs finished. A look at fewer than 2 pairs, or at none that is new, is none.
+    both_S: (S,) whether both runs finished. A look at fewer than 2 pairs is none; of looks at the same pairs the one
+    with the largest share counts, which rejects whatever the others do.
     """
     found: dict[int, float] = {}
     for seeds in looks:
         count = int(both_S[:seeds].sum())
         if count >= 2:
-            found.setdefault(count, rule.looks[seeds])
+            found[count] = max(found.get(count, 0.0), rule.looks[seeds])
     return list(found.items())
 
 
@@ -233,7 +235,9 @@ def _decide(
     alpha = study.design["alpha"]
     adjusted = _adjusted(family, {pair: judged.pvalue for pair, judged in known.items()})
     same = _adjusted(family, {pair: judged.p_equivalence for pair, judged in known.items()})
-    left = sum(adjusted.get(pair, 1.0) >= alpha for pair in pending)
+    left = sum(
+        adjusted.get(pair, 1.0) >= alpha for pair in family
+    )  # those dropped without a difference count for Holm too
     steps = []
     for pair in pending:
         judged, chance = known[pair], None

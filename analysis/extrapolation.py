@@ -57,12 +57,16 @@ def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
             "parameters": law.predict(np.inf, own.tokens, **told),
             "tokens": law.predict(own.parameters, np.inf, **told),
         }
-        for name, rest in without.items():
-            scale = getattr(own, name)
-            term = (whole - rest)[scale > SMALLEST * scale.min()]
+        for name, exponent in (("parameters", law.alpha), ("tokens", law.beta)):
+            letter, scale = "N" if name == "parameters" else "D", getattr(own, name)
+            if exponent <= 0:
+                said.append(
+                    f"the term{whose} in {letter} doesn't fall (its exponent is {exponent:.2g}), as a law's does"
+                )
+                continue
+            term = (whole - without[name])[scale > SMALLEST * scale.min()]
             change = float(np.ptp(term) / np.median(own.loss)) if len(term) else 0.0
             if change < CLEAR * law.residual:
-                letter = "N" if name == "parameters" else "D"
                 said.append(
                     f"the term{whose} in {letter} changes the loss by {change:.1%} above the smallest {letter}, and "
                     f"the scatter is {law.residual:.1%}: its coefficients say nothing"

@@ -97,6 +97,8 @@ def compare(runs: Runs) -> tuple[Form, ...]:
                 laws = fit(runs.where(~held), Form(name, (), coefficients, None))
             except UserError:
                 continue
+            if set(laws) != set(runs.families):  # a family of one model has nothing left to be fitted to
+                continue
             parts = [(error_on(runs.where(held).of(f).columns(), law), (held & (runs.family == f)).sum())
                      for f, law in laws.items()]  # fmt: skip
             error = float(np.sqrt(sum(e**2 * n for e, n in parts) / held.sum()))

@@ -11,7 +11,7 @@ analysis.ladder.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,15 @@ class Study:
         """The seeds under which an arm is to be trained: all of the design's, or as many of the first as it has bought."""
         seeds: list[int] = self.design["seeds"]
         return seeds[: self.design["adaptive"]["bought"].get(arm, 0)] if "adaptive" in self.design else seeds
+
+    def within(self, seeds: Mapping[str, int]) -> "Study":
+        """Without the records that an adaptive sweep hasn't bought: they may be there from a fixed one. seeds: by arm."""
+        bought = {(arm, seed) for arm, count in seeds.items() for seed in self.design["seeds"][:count]}
+        kept = {cell: record for cell, record in self.cells.items() if cell in bought}
+        aside = (
+            {"beyond what this sweep has bought": len(self.cells) - len(kept)} if len(kept) < len(self.cells) else {}
+        )
+        return replace(self, cells=kept, set_aside={**self.set_aside, **aside})
 
     def records_of(self, arm: str) -> list[RunRecord]:
         """An arm's records in the order of seeds, failed ones included."""

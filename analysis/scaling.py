@@ -21,6 +21,7 @@ LEAST_RUNS, LEAST_RANGE = 8, 4.0
 STARTS = 24  # of the grid's best
 GRID = ((0.0, 5.0, 10.0, 15.0, 20.0), (0.0, 5.0, 10.0, 15.0, 20.0), (-1.0, 0.0, 1.0), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0))
 MODIFIERS = ("sparsity", "granularity")
+FARTHEST = 600.0  # log of the largest N that is told
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,19 @@ class ScalingLaw:
         return out
 
     def compute_optimal(self, flops: float, **modifiers: float) -> tuple[float, float]:
-        """N and D that minimise the loss for C = 6 N D FLOPs (Hoffmann et al., Eq. 4), at given modifiers."""
-        total, first = self.alpha + self.beta, self.A
-        for exponent, column in zip(self.modifiers.values(), self._columns(modifiers), strict=True):
-            first *= float(column) ** -exponent
-        ratio = (self.alpha * first / (self.beta * self.B)) ** (1 / total)
-        parameters = ratio * (flops / 6) ** (self.beta / total)
-        return parameters, flops / 6 / parameters
+        """N and D that minimise the loss for C = 6 N D FLOPs (Hoffmann et al., Eq. 4), at given modifiers.
+
+        Where a term doesn't fall, or is 0, there is none: then N is about 1e-260 or 1e260, which percentiles can take.
+        """
+        a, b, _, alpha, beta, *rest = _theta(self)  # logs: of terms that runs don't determine, powers overflow
+        for exponent, column in zip(rest, self._columns(modifiers), strict=True):
+            a = a - exponent * np.log(column)
+        if alpha * beta > 0:
+            log_parameters = (a - b + np.log(alpha / beta) + beta * np.log(flops / 6)) / (alpha + beta)
+        else:
+            log_parameters = np.inf if alpha > beta else -np.inf
+        log_parameters = np.clip(log_parameters, -FARTHEST, FARTHEST)
+        return float(np.exp(log_parameters)), float(np.exp(np.log(flops / 6) - log_parameters))
 
     def refits(self) -> Iterator["ScalingLaw"]:
         """The law of every bootstrap sample: the spread of anything that follows from it is that thing's interval."""
@@ -273,7 +280,8 @@ def _law(theta: np.ndarray, names: list[str]) -> dict[str, Any]:
 
 
 def _theta(law: ScalingLaw) -> np.ndarray:
-    return np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta, *law.modifiers.values()])
+    with np.errstate(divide="ignore"):  # a term may have underflowed
+        return np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta, *law.modifiers.values()])
 
 
 def _predict(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]) -> np.ndarray:

@@ -112,13 +112,14 @@ def anytime(
         raise UserError(f"looks: increasing numbers from 2 to the {n} differences are needed, not {numbers}")
     if not all(share > 0 for _, share in looks) or math.fsum(share for _, share in looks) > 1 + 1e-9:
         raise UserError("looks: their shares of alpha must be positive and sum to 1 at most")
-    if float(differences.std(ddof=1)) <= 1e-12 * max(1.0, float(np.abs(differences).max())):
+    if _identical(differences):
         raise UserError("the differences are identical in all seeds: no variance, so no test")
     pvalue, same, bounds = 1.0, 1.0, []
     for number, share in looks:
         part = differences[:number]
+        if _identical(part):  # nothing could be tested there: its share is spent for nothing
+            continue
         mean, error, df = float(part.mean()), float(part.std(ddof=1)) / math.sqrt(number), number - 1
-        error = max(error, 1e-300)
         pvalue = min(pvalue, float(2 * special.stdtr(df, -abs(mean) / error)) / share)
         if margin is not None:
             same = min(same, float(special.stdtr(df, (abs(mean) - margin) / error)) / share)
@@ -217,6 +218,10 @@ def _checked(differences_S: ArrayLike) -> np.ndarray:
     if differences.ndim != 1 or not np.isfinite(differences).all():
         raise UserError("sequential test: one row of finite differences is needed; leave failed runs out, and say so")
     return differences
+
+
+def _identical(differences: np.ndarray) -> bool:
+    return float(differences.std(ddof=1)) <= 1e-12 * max(1.0, float(np.abs(differences).max()))
 
 
 def _check_level(alpha: float) -> None:

@@ -126,7 +126,9 @@ def _compared(
     own, base = (study.values(arm, metric)[: None if seen is None else ended] for arm in pair)
     both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
     if seen and ended < len(study.design["seeds"]):
-        notes.append(f"compared on the first {ended} seeds alone, as are means: differences say more than means do")
+        notes.append(
+            f"compared on the first {ended} seeds alone; means are over all that an arm has, so don't subtract them"
+        )
     if both.sum() != len(own):
         notes.append(f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished")
     try:
@@ -159,13 +161,21 @@ def _judged(study: Study, metric: str, rows: Sequence[R]) -> list[R]:
     """The rows with p-values adjusted among them and verdicts; those with too few pairs as they are."""
     out, goal, alpha = list(rows), METRICS[metric].goal, study.design["alpha"]
     tested = [(place, row.effect) for place, row in enumerate(rows) if row.effect and row.effect.n >= VERDICT_FLOOR]
-    adjusted = holm([effect.pvalue for _, effect in tested])
+    # An adaptive design's family is the planned one, as it was when arms were dropped: lost comparisons stay in it.
+    planned = sum(row.verdict != "control" for row in rows) if "adaptive" in study.design else 0
+    adjusted = _adjusted([effect.pvalue for _, effect in tested], planned)
     equal = [(place, p) for place, _ in tested if (p := rows[place].p_equivalence) is not None]
-    same = {place: float(p) for (place, _), p in zip(equal, holm([p for _, p in equal]), strict=True)}
+    same = {place: float(p) for (place, _), p in zip(equal, _adjusted([p for _, p in equal], planned), strict=True)}
     for (place, effect), p in zip(tested, adjusted, strict=True):
         words: str = verdict(effect.estimate, float(p), same.get(place), goal=goal, alpha=alpha)
         out[place] = replace(rows[place], p_holm=float(p), p_equivalence=same.get(place), verdict=words)
     return out
+
+
+def _adjusted(pvalues: list[float], planned: int) -> np.ndarray:
+    """Holm's adjustment of T p-values, in a family of as many as were planned where those are more. Returns (T,)."""
+    untested = max(0, planned - len(pvalues))
+    return holm([*pvalues, *[1.0] * untested])[: len(pvalues)]
 
 
 def _among(words: str, failed: int) -> str:

@@ -42,8 +42,7 @@ class Trend:
         centre = float(at @ np.array(self.coefficients))
         spread = self.error * math.sqrt(1 + float(at @ np.array(self.covariance_33) @ at))
         reach = float(stats.t.ppf(0.975, self.points - 3)) * spread
-        low, high = (math.exp(min(700.0, max(-700.0, centre + side))) for side in (-reach, reach))
-        return Interval(math.exp(centre), low, high)
+        return Interval(*(math.exp(min(700.0, max(-700.0, centre + side))) for side in (0.0, -reach, reach)))
 
 
 def fit_trend(parameters: ArrayLike, tokens: ArrayLike, values: ArrayLike) -> Trend:

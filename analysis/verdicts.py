@@ -63,6 +63,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
     names = [design["metric"], *design["secondary"]]
     bought = course(study) if "adaptive" in design else None
     looks = bought.looks_of if bought else None
+    study = study.within(bought.seeds) if bought else study
     tables = tuple(metric_table(study, metric, primary=metric == design["metric"], looks=looks) for metric in names)
     winner, reason = _winner(study, tables[0])
     main, interactions, note = _factorial(study)

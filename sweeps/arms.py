@@ -47,6 +47,8 @@ def contrasted(ablation: Ablation, arms: tuple[Arm, ...]) -> list[list[str]]:
         names = [_named({**ablation.control, **side}, arms) for side in pair]
         if names[0] == names[1]:
             raise UserError(f"contrasts: {names[0]} is compared with itself")
+        if arms[0].name in names:
+            raise UserError(f"contrasts: {names[0]} and {names[1]}: every arm is compared with the control already")
         found.append(names)
     return found
 

@@ -88,9 +88,11 @@ def arms_of(points: Sequence[Point]) -> tuple[Arm, ...]:
                 settings={key: get_field(point.config, key) for key in keys},
             )
         )
-    if len({arm.name.lower() for arm in arms}) < len(arms):
-        names = [arm.name for arm in arms]
-        twin = next(name for name in names if names.count(name) > 1)
+    names = [
+        arm.name.lower() for arm in arms
+    ]  # folders are named after them, on file systems that don't tell cases apart too
+    if len(set(names)) < len(names):
+        twin = next(arm.name for arm in arms if names.count(arm.name.lower()) > 1)
         raise UserError(f"ladder: two points are called {twin}: drop a budget or ratio that is nearly another")
     return tuple(arms)
 

@@ -5,7 +5,7 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from ablations.cli.planning import resolve_workers
 from analysis.adaptive import Course, Look, Rule, course
 from analysis.frame import Study
 from analysis.headline import savings
+from core import records
 from core.errors import UserError
 from core.provenance import describe
+from sweeps.audit import Finding
 from sweeps.folders import write_design
 from sweeps.launch.local import run
 from sweeps.launch.progress import present
@@ -35,13 +37,17 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
         raise UserError(f"--until-decided compares arms; {plan.name} is a ladder, to which a law is fitted")
     rule = Rule.of(len(plan.design["seeds"]), block=arguments.block)
     folder, before = arguments.out / plan.study_name, None
+    _check_rule(folder, plan.design, rule)
     found = _course(plan, rule, folder)
     if arguments.retry_failed:
         found = _retry(arguments, plan, rule, folder)
     while found.wanted:
         _say(found)
         if found.wanted == before:
-            raise UserError(f"{len(found.wanted)} runs are neither recorded nor waiting: {_status(arguments, plan)}")
+            raise UserError(
+                f"{len(found.wanted)} runs are neither recorded nor waiting: another process trains them, or lost them "
+                f"({_status(arguments, plan)} tells); this command goes on where they end"
+            )
         ended = _train(arguments, plan.buy(found.wanted, rule.designed(plan.design, found.seeds)), retry_failed=False)
         if ended is not None:
             return ended
@@ -71,31 +77,59 @@ def logged(folder: Path) -> list[dict[str, Any]]:
         raise UserError(f"{path} is damaged: {error}") from None
 
 
-def contradictions(folder: Path) -> Iterator[str]:
-    """Where a look was decided otherwise than its records say now."""
+def contradictions(folder: Path) -> Iterator[Finding]:
+    """Where a look was decided otherwise than its records say now; as a note where it was looked at again since, as runs
+    that failed were tried again. Looks of other designs count for nothing."""
     study, noted = Study.load(folder), logged(folder)
+    own = _of_design(noted, study.design) if study else noted
     if study is None or "adaptive" not in study.design:
-        if noted:
-            yield f"seeds were bought by {len(noted)} looks at the results, and this design says nothing of it"
+        if own:
+            yield Finding(
+                LOOKS, f"seeds were bought by {len(own)} looks at the results, and this design says nothing of it"
+            )
         return
     now = {look.seeds: _decisions(look) for look in course(study).looks}
-    for look in noted:
+    newest = {look["seeds"]: look for look in own}
+    for look in own:
         if look["seeds"] in now and look["decisions"] != now[look["seeds"]]:
-            yield f"the look after {look['seeds']} seeds of {look['at']} decided otherwise than the records say now"
+            text = f"the look after {look['seeds']} seeds of {look['at']} decided otherwise than the records say now"
+            yield Finding(LOOKS, text, note=look is not newest[look["seeds"]])
+
+
+def _check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
+    for look in _of_design(logged(folder), design):
+        if look["rule"] != asdict(rule):
+            seeds, block = look["rule"]["fixed"], look["rule"]["block"]
+            raise UserError(
+                f"--block, --seeds: these runs were looked at by another rule, and p-values hold for that one alone: use "
+                f"--seeds {seeds} --block {block}, or start a new sweep in another --out"
+            )
+
+
+def _of_design(noted: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The looks at these very runs."""
+    return [look for look in noted if look["design"] == _digest(design)]
+
+
+def _digest(design: Mapping[str, Any]) -> str:
+    """What runs a design looks at, and by which metric, whatever its seeds."""
+    looked_at = [design["metric"], design["data_fingerprint"], sorted(arm["hash"] for arm in design["arms"])]
+    return records.digest(json.dumps(looked_at).encode())
 
 
 def _course(plan: Plan, rule: Rule, folder: Path) -> Course:
-    """The sweep's course by its records, looks that weren't noted yet noted."""
+    """The sweep's course by its records, looks that weren't noted yet noted, and those that came out otherwise."""
     found = course(_study(plan, rule, folder))
-    noted = {(look["seeds"], json.dumps(look["decisions"], sort_keys=True)) for look in logged(folder)}
-    new = [look for look in found.looks if (look.seeds, json.dumps(_decisions(look), sort_keys=True)) not in noted]
+    noted = {look["seeds"]: look["decisions"] for look in _of_design(logged(folder), plan.design)}
+    new = [look for look in found.looks if noted.get(look.seeds) != _decisions(look)]
     if new:
         commit = describe("cpu").get("git_commit")
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with (folder / LOOKS).open("a", encoding="utf-8") as file:
             for look in new:
-                entry = {"at": at, "git_commit": commit, "seeds": look.seeds, "decisions": _decisions(look)}
-                file.write(json.dumps(entry | {"rule": asdict(rule), "steps": [asdict(s) for s in look.steps]}) + "\n")
+                entry = {"at": at, "git_commit": commit, "design": _digest(plan.design), "rule": asdict(rule)}
+                entry |= {"seeds": look.seeds, "decisions": _decisions(look)}
+                file.write(json.dumps(entry | {"steps": [asdict(step) for step in look.steps]}) + "\n")
     return found
 
 
@@ -144,10 +178,16 @@ def _on_slurm(arguments: argparse.Namespace, block: Plan, retry_failed: bool) ->
         return 0
     out = arguments.out.absolute()
     url = choose_url(arguments.storage, out, out / block.study_name)
+    before = ""
     while True:
         now = status(block.study_name, out, url)
         if not now.is_under_way or (now.tasks == () and not now.of("running")):
             return None
+        states = sorted({f"{task.state.lower()} ({task.reason})" for task in now.tasks or ()})
+        said = f"Slurm doesn't say how its tasks are: {now.silence}" if now.silence else f"tasks: {', '.join(states)}"
+        if said != before:
+            print(said, file=sys.stderr)
+        before = said
         time.sleep(POLL_S)
 
 

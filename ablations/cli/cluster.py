@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from core.errors import UserError
 from sweeps.folders import pending
 from sweeps.launch import site, slurm
 from sweeps.ledger import Ledger
-from sweeps.planned import Plan
+from sweeps.planned import Plan, cells
 from sweeps.search import slurm as search_slurm
 from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import SearchPlan
@@ -69,6 +70,9 @@ def run_retry(arguments: argparse.Namespace) -> int:
     plan = make_plan(arguments)
     if not (arguments.out / plan.study_name).is_dir():
         raise UserError(f"nothing of {plan.study_name} has been run in {arguments.out.absolute()}")
+    former = read_design(plan.study_name, arguments.out)
+    if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing
+        plan = plan.buy([(arm["name"], seed) for arm, seed in cells(former)], former)
     url = choose_url(arguments.storage, arguments.out, arguments.out / plan.study_name)
     arguments.storage = url
     ledger = Ledger(plan, arguments.out.absolute(), open_storage(url))
@@ -78,6 +82,10 @@ def run_retry(arguments: argparse.Namespace) -> int:
     if ledger.waiting():
         _say_next(plan.study_name, plan.design["command"], arguments.out, bool(power_of(plan.design)["refused"]))
     return 0
+
+
+def _hashes(design: Mapping[str, Any]) -> list[str]:
+    return [arm["hash"] for arm in design["arms"]]
 
 
 def _say_next(study: str, command: str, out: Path, exploratory: bool) -> None:

@@ -54,7 +54,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
 def _with_looks(found: Verification, folder: Path) -> Verification:
     """With what the looks of a sweep that was bought until decided say against its records."""
     try:
-        more = tuple(Finding(LOOKS, text) for text in contradictions(folder))
+        more = tuple(contradictions(folder))
     except UserError as error:
         more = (Finding(LOOKS, str(error)),)
     return replace(found, findings=found.findings + more)

@@ -58,6 +58,10 @@ def test_a_sweep_buys_until_it_is_decided_and_its_trail_can_be_checked(place) ->
     assert {path: path.read_bytes() for path in place.rglob("record.json")} == before
     assert len((place / "runs" / "weights" / "looks.jsonl").read_text().splitlines()) == len(noted)
     assert ablate("verify", "weights.py", cwd=place).returncode == 0
+    mistake(decided(place, "--block", "3"), "looked at by another rule")
+    mistake(decided(place, "--seeds", "20"), "use --seeds 12 --block 2")
+    again = ablate("retry", "weights.py", cwd=place)  # what it never bought isn't lost
+    assert again.returncode == 0 and "0 failed and 0 lost, stopped or new runs queued; 0 wait" in again.stdout
     table = ablate("report", "weights.py", "--files", "out", cwd=place)
     assert table.returncode == 0 and "equivalent" in (place / "out" / "looks.csv").read_text()
 
@@ -81,6 +85,15 @@ def test_failed_runs_cost_pairs_and_are_tried_again_on_request(place, monkeypatc
     done = decided(place, "--retry-failed")
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)["counts"]["failed"] == 0
+    path = place / "runs" / "weights" / "looks.jsonl"
+    looks = [json.loads(line) for line in path.read_text().splitlines()]
+    before = looks[0] | {
+        "decisions": dict.fromkeys(looks[0]["decisions"], "lost")
+    }  # as if nothing had finished at first
+    other = before | {"design": "of other arms"}
+    path.write_text("".join(json.dumps(look) + "\n" for look in (before, *looks, other)))
+    checked = ablate("verify", "weights.py", cwd=place)
+    assert checked.returncode == 0 and checked.stdout.count("decided otherwise") == 1
 
 
 def test_mistakes(place) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.adaptive import Course, Rule, course
+from analysis.adaptive import Course, Rule, course, pairs_at
 from analysis.frame import Study
 from analysis.report import render
 from analysis.verdicts import judge
@@ -95,6 +95,49 @@ def test_failed_runs_cost_their_pairs_and_an_arm_without_any_is_lost() -> None:
     [look] = found.looks
     assert [(step.arms[0], step.n, step.decision) for step in look.steps][1] == ("arm2", 0, "lost")
     assert look.steps[0].n == 3 and {arm for arm, _ in found.wanted} == {"control", "arm1"}
+
+
+def test_the_report_adjusts_within_the_family_that_the_looks_had() -> None:
+    """A lost arm stays in it: else the report would call different what the sweep gave up as undecided."""
+    design, rule = make_design(arms=3, seeds=8, margin=None), Rule.of(8)
+    records = [
+        make_record(design, arm, seed, 0.01 * (arm == "arm1")) for seed in range(8) for arm in ("control", "arm1")
+    ]
+    records += [failed(make_record(design, "arm2", seed)) for seed in range(4)]
+    found = course(Study.of(records, rule.designed(design, {})))
+    row = judge(Study.of(records, rule.designed(design, found.seeds))).tables[0].rows[1]
+    last = found.looks[-1].steps[0]
+    assert last.decision == "undecided" and row.p_holm == pytest.approx(last.p_holm) and last.p_holm > 0.05
+    assert row.verdict == "no detectable difference at this resolution"
+
+
+def test_what_a_fixed_sweep_left_behind_is_not_counted_as_bought() -> None:
+    design, rule = make_design(arms=3, seeds=12, margin=0.06), Rule.of(12)
+    records = [
+        make_record(design, arm, seed, effect, 0.02)
+        for seed in range(12)
+        for arm, effect in (("control", 0.0), ("arm1", 0.2), ("arm2", 0.0))
+    ]
+    records[-2] = failed(records[-2])  # of arm1, long after it was decided
+    found = course(Study.of(records, rule.designed(design, {})))
+    judgement = judge(Study.of(records, rule.designed(design, found.seeds)))
+    assert judgement.counts == {"complete": found.runs, "failed": 0, "missing": 0}
+    assert judgement.set_aside == {"beyond what this sweep has bought": 36 - found.runs}
+    assert [row.n for row in judgement.tables[0].rows] == list(found.seeds.values())
+    assert judgement.tables[0].rows[1].verdict == "worse"
+
+
+def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
+    both = np.array([True] * 4 + [False] * 4)
+    assert pairs_at(both, [4, 6, 8], Rule.of(8)) == [(4, 0.9)]
+    assert pairs_at(~both, [4, 6, 8], Rule.of(8)) == [(2, 0.1), (4, 0.8)]
+
+
+def test_the_chance_of_a_verdict_allows_for_comparisons_that_were_dropped() -> None:
+    effects = {"control": 0.0} | {f"arm{place}": 0.0 for place in range(1, 9)} | {"arm9": 0.014}
+    _, courses = bought(effects, Rule.of(20), margin=None)
+    steps = [step for look in courses[-1].looks for step in look.steps if step.arms[0] == "arm9"]
+    assert all(step.chance < 0.5 for step in steps if 8 < step.n < 20)  # its Holm p after 20 seeds is 0.3
 
 
 def test_a_contrast_keeps_its_arms_until_it_is_decided() -> None:

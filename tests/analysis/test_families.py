@@ -32,6 +32,14 @@ def test_the_form_that_holds_at_the_largest_models_is_kept(different) -> None:
     assert kept.name in (ONE_E, OWN) and forms["one law"].error > 5 * kept.error
 
 
+def test_a_family_of_one_model_leaves_no_law_of_its_own_to_be_judged(different) -> None:
+    few = runs_of((1.5, 1.5), (0.3, 0.3)).of("f0")
+    lone = few.where(few.parameters == 4e6)
+    lone = replace(lone, family=np.full(len(lone.loss), "lone"), sparsity=np.full(len(lone.loss), 16.0))
+    runs = Runs(**{name: np.concatenate([column, getattr(lone, name)]) for name, column in vars(different).items()})
+    assert [form.name for form in compare(runs)] == ["one law", "one law with sparsity"]
+
+
 def test_one_e_is_one_and_the_rest_is_each_familys(different) -> None:
     laws = fit(different, Form(ONE_E, (), 9, None))
     assert laws["f0"].E == laws["f1"].E == pytest.approx(1.5, rel=0.02)

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from analysis.extrapolation import weaknesses
+from analysis.families import Runs
 from analysis.files import as_csv, as_latex, as_markdown, sheets
 from analysis.frame import Study
 from analysis.ladder import Ladder, climb, unfittable
 from analysis.ladder_words import distances, headline
 from analysis.report import pictures, render, terminal_table
+from analysis.scaling import ScalingLaw
 from analysis.verdicts import Judgement, judge
 from core.records import RunRecord
 from tests.analysis.conftest import make_design, make_record
@@ -177,6 +180,15 @@ def test_nothing_finished_is_no_error() -> None:
     assert "No law can be fitted" in judgement.headline and "30 runs failed" in " ".join(judgement.ladder.notes)
     assert "No law" in render(study, judgement)
     assert "0 of 30 runs" in judge(study, brief=True).headline
+
+
+def test_a_term_that_rises_is_no_law() -> None:
+    law = ScalingLaw(A=0.01, B=400, E=1.5, alpha=-0.2, beta=0.35, residual=0.001)
+    n, d = (column.ravel() for column in np.meshgrid([1e6, 4e6, 1.6e7], [2e7, 1e8, 5e8]))
+    ones, loss = np.ones(len(n)), law.predict(n, d)
+    runs = Runs(np.full(len(n), "dense"), n, d, loss, ones, ones, np.arange(len(n)))
+    assert weaknesses({"dense": law}, runs) == ["the term in N doesn't fall (its exponent is -0.2), as a law's does"]
+    assert weaknesses({"dense": replace(law, A=40, alpha=0.3)}, runs) == []
 
 
 def test_runs_that_do_not_determine_a_law_are_not_extrapolated() -> None:

@@ -98,3 +98,20 @@ def test_a_prediction_asks_for_what_was_fitted() -> None:
         fit_law(**ladder(sparsity=0.1)).predict(1e6, 1e8)
     with pytest.raises(UserError, match="bootstrap"):
         fit_law(**ladder()).band(1e6, 1e8, sparsity=1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"A": 1e304, "alpha": 0.1, "beta": 0.1}, "above"),  # refits of terms that runs don't determine
+        ({"B": 0.0}, "above"),
+        ({"A": 0.0}, "below"),
+        ({"alpha": -0.1}, "below"),
+        ({"beta": -0.1}, "above"),
+    ],
+)
+def test_where_the_law_has_no_optimum_it_is_an_end_and_a_number(changes: dict[str, float], where: str) -> None:
+    law = ScalingLaw(**{"A": 400.0, "B": 2000.0, "E": 1.8, "alpha": 0.3, "beta": 0.4} | changes)
+    parameters, tokens = law.compute_optimal(1e24)
+    assert np.isfinite([parameters, tokens]).all()
+    assert parameters > 1e100 if where == "above" else parameters < 1e-100

@@ -119,6 +119,14 @@ def test_the_any_time_test_is_the_looks_tests_each_over_its_share() -> None:
         anytime([0.5] * 4, looks=[(4, 1.0)])
 
 
+def test_a_look_at_identical_differences_tests_nothing() -> None:
+    """As of dead experts, of which the first seeds have none: no variance isn't certainty."""
+    for first in (0.0, 0.25):
+        x = np.array([first] * 4 + [-1.0, 2.0])
+        found, last = anytime(x, looks=[(4, 0.2), (6, 0.8)], margin=0.5), anytime(x, looks=[(6, 0.8)], margin=0.5)
+        assert found == last and found.pvalue > 0.05 and found.low < found.estimate < found.high
+
+
 def test_a_difference_beyond_the_margin_is_not_equivalent() -> None:
     far = np.random.default_rng(6).normal(5, 0.1, 9)
     assert anytime(far, looks=LOOKS, margin=1.0).p_equivalence == 1.0

@@ -1,12 +1,14 @@
 """Trends of other quantities with scale, and the minimum of an IsoFLOP curve."""
 
+import math
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
 
 from analysis.isoflop import counted_cost, curve, law_minimum, measured_minimum
 from analysis.scaling import ScalingLaw
-from analysis.trend import fit_trend
+from analysis.trend import Interval, Trend, fit_trend
 from core.errors import UserError
 
 N, D = (column.ravel() for column in np.meshgrid([1e6, 3e6, 1e7], [1e8, 5e8, 2e9]))
@@ -77,3 +79,9 @@ def test_where_cost_is_6n_the_laws_minimum_is_the_closed_form() -> None:
 def test_attention_is_part_of_what_a_token_costs() -> None:
     cost = counted_cost([1e6, 1e8], [6 * 2e6, 6 * 1.1e8])
     assert cost(np.array([1e6, 1e8, 1e10])) == pytest.approx([12e6, 6.6e8, 6.6e10])
+
+
+def test_a_steep_trend_far_away_is_a_number() -> None:
+    one = Interval(40.0, 30.0, 50.0)
+    steep = Trend(one, one, 0.1, 9, (0.0, 40.0, 40.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+    assert all(math.isfinite(value) for value in vars(steep.predict(1.4e9, 2e13)).values())

@@ -154,7 +154,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {row['question']} | {row['arms']} x {row['seeds']} | {row['runs_adaptive']:.0f} | "
             f"{row['runs_fixed'] / row['runs_adaptive']:.2f} | {row['power_fixed']:.2f} | {row['power_adaptive']:.2f} | "
-            f"{row['fwer_null_fixed']:.3f} | {row['fwer_null_adaptive']:.3f} | {row['fwer_null_recorded_fixed']:.3f} | {row['fwer_null_recorded_adaptive']:.3f} |"
+            f"{row['fwer_null_fixed']:.3f} | {row['fwer_null_adaptive']:.3f} | "
+            f"{row['fwer_null_recorded_fixed']:.3f} | {row['fwer_null_recorded_adaptive']:.3f} |"
         )
     return lines
 

@@ -94,6 +94,12 @@ def test_what_cannot_be_a_ladder_is_refused(change: dict[str, Any], overrides: l
         plan("toy", ladder_of(**change), overrides=overrides)
 
 
+def test_families_that_differ_by_case_alone_share_folders_and_are_refused() -> None:
+    families = {"dense": SPARSE["dense"], "Dense": SPARSE["dense"]}
+    with pytest.raises(UserError, match="two points are called dense,"):
+        plan("toy", ladder_of(families=families))
+
+
 def test_a_ladder_has_no_factors_and_no_empty_design() -> None:
     with pytest.raises(UserError, match="leave out factors, control"):
         Ablation(question="?", control={"model.top_k": 1}, ladder=ladder_of().ladder)

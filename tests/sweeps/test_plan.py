@@ -277,6 +277,7 @@ def test_planned_contrasts_name_two_arms_of_the_design(make_plan) -> None:
     [
         ((({"model.router.kind": "hash"}, {}),), "kind=hash, .* is no arm of this design"),
         ((({}, {}),), "compared with itself"),
+        (((TOLD, {}),), "every arm is compared with the control already"),
         (({"model.router.kind": "film"},), "isn't a pair of settings"),
     ],
 )
