@@ -130,7 +130,7 @@ def test_what_a_fixed_sweep_left_behind_is_not_counted_as_bought() -> None:
 def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
     both = np.array([True] * 4 + [False] * 4)
     assert pairs_at(both, [4, 6, 8], Rule.of(8)) == [(4, 0.9)]
-    assert pairs_at(~both, [4, 6, 8], Rule.of(8)) == [(2, 0.1), (4, 0.8)]
+    assert pairs_at(~both, [4, 6, 8], Rule.of(8)) == [(2, 0.05), (4, 0.9)]
 
 
 def test_the_chance_of_a_verdict_allows_for_comparisons_that_were_dropped() -> None:
