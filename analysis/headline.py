@@ -58,8 +58,10 @@ def contrasts(planned: tuple[Planned, ...]) -> list[str]:
 
 def savings(bought: Course) -> str:
     """What an adaptive sweep has bought so far, beside the fixed design that it stands for."""
-    less = 1 - bought.runs / bought.fixed_runs
-    share = f"{less:.0%} fewer" if less > 0 else f"{-less:.0%} more"
-    fixed = f"the fixed design's {bought.fixed_runs} ({share})"
+    if not bought.looks:
+        return ""
+    fixed = f"the fixed design's {bought.fixed_runs} ({1 - bought.runs / bought.fixed_runs:.0%} fewer)"
+    left = sum(decision == "undecided" for decision in bought.decisions.values())
     so_far = "Bought until decided" if bought.decided else "Being bought until decided"
-    return f"{so_far}: {bought.runs} runs beside {fixed}."
+    undecided = f", {left} of {len(bought.decisions)} comparisons undecided at the last seed" if left else ""
+    return f"{so_far}: {bought.runs} runs beside {fixed}{undecided}."

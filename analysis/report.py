@@ -1,6 +1,7 @@
 """The report: one self-contained HTML file, and the verdict table on a terminal. Both from records alone."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ def render(study: Study, judgement: Judgement) -> str:
         study=study,
         judgement=judgement,
         design=study.design,
+        report_command=_report_command(study.design["command"]),
         figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
         runs=_runs(study),
         seeds={name: picture.seed for name, picture in drawn.items()},
@@ -134,14 +136,14 @@ def _terminal_contrasts(judgement: Judgement) -> list[Any]:
 
 
 def _terminal_course(judgement: Judgement) -> list[Any]:
-    if judgement.course is None:
+    if judgement.course is None or not judgement.course.looks:
         return []
-    out = _terminal_plain(f"bought until decided: {judgement.course.kept}", ("look", "open"))
+    out = _terminal_plain("bought until decided", ("look", "open"))
     out.add_column("decided", overflow="fold")
     for look in judgement.course.looks:
         left = sum(step.decision == "open" for step in look.steps)
         out.add_row(f"{look.seeds} seeds", str(left), Text("; ".join(look.decided)))
-    return [out, Text()]
+    return [out, Text(f"{judgement.course.kept}"), Text()]
 
 
 def _terminal_speeds(judgement: Judgement) -> list[Any]:
@@ -265,7 +267,7 @@ def _routing_figures(study: Study) -> dict[str, plots.Picture]:
 def _runs(study: Study) -> list[dict[str, Any]]:
     rows = []
     for arm in study.arms:
-        for seed in study.design["seeds"]:
+        for seed in study.bought(arm):
             record = study.cells.get((arm, seed))
             row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "hash": ""}
             row |= {"status": "missing", "reason": "not recorded"}
@@ -275,6 +277,15 @@ def _runs(study: Study) -> list[dict[str, Any]]:
                 row |= {"value": value, "wall_time_s": record.wall_time_s, "rate": record.tokens_per_second}
             rows.append(row)
     return rows
+
+
+def _report_command(command: str) -> str:
+    """`ablate report` for what `ablate run` was typed as: it takes a name, a size and a folder of runs, and no settings."""
+    words = shlex.split(command)
+    given = [
+        f"{option} {shlex.quote(words[words.index(option) + 1])}" for option in ("--size", "--out") if option in words
+    ]
+    return " ".join(["ablate report", shlex.quote(words[2]), *given])
 
 
 def _scale(study: Study, finished: list[Any]) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ def _compared(
     # An adaptive design's comparison ends with its last look, though one of its arms may have gone on.
     own, base = (study.values(arm, metric)[: None if seen is None else ended] for arm in pair)
     both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
-    if seen and ended < len(study.design["seeds"]):
+    if seen and any(len(study.bought(arm)) > ended for arm in pair):
         notes.append(
             f"compared on the first {ended} seeds alone; means are over all that an arm has, so don't subtract them"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda, cluster
-from ablations.cli.commands import INTERRUPTED, console
+from ablations.cli.commands import INTERRUPTED, LOOKS, console
 from ablations.cli.planning import resolve_workers
 from analysis.adaptive import Course, Look, Rule, course
 from analysis.frame import Study
@@ -27,7 +27,6 @@ from sweeps.planned import Plan
 from sweeps.status import status
 from sweeps.storage import choose_url
 
-LOOKS = "looks.jsonl"
 POLL_S = 10.0
 
 
@@ -38,6 +37,9 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     rule = Rule.of(len(plan.design["seeds"]), block=arguments.block)
     folder, before = arguments.out / plan.study_name, None
     _check_rule(folder, plan.design, rule)
+    if not _of_design(logged(folder), plan.design) and (known := len(_study(plan, rule, folder).cells)):
+        print(f"note: {known} runs were recorded before any look was noted; error rates hold if nobody saw their results",
+              file=sys.stderr)  # fmt: skip
     found = _course(plan, rule, folder)
     if arguments.retry_failed:
         found = _retry(arguments, plan, rule, folder)
@@ -96,13 +98,24 @@ def contradictions(folder: Path) -> Iterator[Finding]:
             yield Finding(LOOKS, text, note=look is not newest[look["seeds"]])
 
 
+def check_not_looked_at(folder: Path, design: Mapping[str, Any]) -> None:
+    """Refuse a fixed design of runs that were bought by looks: its p-values wouldn't allow for them."""
+    if noted := _of_design(logged(folder), design):
+        raise UserError(
+            f"these runs were looked at after {noted[-1]['seeds']} seeds, which a fixed design's p-values don't allow for: "
+            "go on with --until-decided, or start a new sweep in another --out"
+        )
+
+
 def _check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
     for look in _of_design(logged(folder), design):
         if look["rule"] != asdict(rule):
-            seeds, block = look["rule"]["fixed"], look["rule"]["block"]
+            was, now = look["rule"], asdict(rule)
+            flags = {"fixed": "--seeds", "block": "--block"}
+            back = " ".join(f"{flag} {was[name]}" for name, flag in flags.items() if was[name] != now[name])
             raise UserError(
-                f"--block, --seeds: these runs were looked at by another rule, and p-values hold for that one alone: use "
-                f"--seeds {seeds} --block {block}, or start a new sweep in another --out"
+                "these runs were looked at by another rule, and p-values hold for that one alone: "
+                f"{f'use {back}, or ' if back else ''}start a new sweep in another --out"
             )
 
 

@@ -16,6 +16,7 @@ from core.errors import UserError
 from sweeps.spec import Ablation
 
 INTERRUPTED = 130  # as shells report Ctrl-C
+LOOKS = "looks.jsonl"  # of a sweep that was bought until decided
 
 
 def console() -> Console:
@@ -141,6 +142,10 @@ def run_run(arguments: argparse.Namespace) -> int:
         from ablations.cli.adaptive import run_until_decided
 
         return run_until_decided(arguments, plan)
+    if (looks := arguments.out / plan.study_name / LOOKS).is_file():
+        from ablations.cli.adaptive import check_not_looked_at
+
+        check_not_looked_at(looks.parent, plan.design)
     if arguments.launcher == "slurm":
         return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
     workers = resolve_workers(arguments.workers, plan)

@@ -184,7 +184,8 @@ def _print(content: dict[str, Any], arguments: argparse.Namespace, out: Console)
         out.print(sequence["text"], markup=False, soft_wrap=True)
         anomalies = sequence["anomalies"]
         if anomalies["repeats"]:
-            out.print(f"repeats itself: {anomalies['repetition']:.0%} of 4-grams, a loop of {anomalies['loop']} tokens")
+            loop = f", a loop of {anomalies['loop']} tokens" if anomalies["loop"] else ""
+            out.print(f"repeats itself: {anomalies['repetition']:.0%} of 4-grams{loop}")
         if anomalies["stuck"]:
             out.print(f"stuck: {anomalies['guesses']} calls in a row fixed nothing more probable than a half")
     calls = sum(sequence["nfe"] for sequence in content["sequences"])

@@ -59,7 +59,7 @@ def test_a_sweep_buys_until_it_is_decided_and_its_trail_can_be_checked(place) ->
     assert len((place / "runs" / "weights" / "looks.jsonl").read_text().splitlines()) == len(noted)
     assert ablate("verify", "weights.py", cwd=place).returncode == 0
     mistake(decided(place, "--block", "3"), "looked at by another rule")
-    mistake(decided(place, "--seeds", "20"), "use --seeds 12 --block 2")
+    mistake(decided(place, "--seeds", "20"), "use --seeds 12")
     again = ablate("retry", "weights.py", cwd=place)  # what it never bought isn't lost
     assert again.returncode == 0 and "0 failed and 0 lost, stopped or new runs queued; 0 wait" in again.stdout
     table = ablate("report", "weights.py", "--files", "out", cwd=place)

@@ -165,6 +165,12 @@ def test_all_null_studies_find_something_no_more_often_than_alpha() -> None:
     assert found <= 8  # P(Binomial(60, 0.05) > 8) = 0.006
 
 
+def test_what_the_last_seed_leaves_undecided_is_said() -> None:
+    study, courses = bought({"control": 0.0, "arm1": 0.015}, Rule.of(6), noise=0.02, margin=None)
+    assert set(courses[-1].decisions.values()) == {"undecided"}
+    assert "(0% fewer), 1 of 1 comparisons undecided at the last seed." in judge(study).headline
+
+
 def test_rules() -> None:
     looks = Rule.of(8).looks
     assert list(looks) == [4, 6, 8] and looks[8] == 0.9 and math.fsum(looks.values()) == pytest.approx(1)
