@@ -37,9 +37,7 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     rule = Rule.of(len(plan.design["seeds"]), block=arguments.block)
     folder, before = arguments.out / plan.study_name, None
     _check_rule(folder, plan.design, rule)
-    if not _of_design(logged(folder), plan.design) and (known := len(_study(plan, rule, folder).cells)):
-        print(f"note: {known} runs were recorded before any look was noted; error rates hold if nobody saw their results",
-              file=sys.stderr)  # fmt: skip
+    _tell_unlooked(folder, plan.design)
     found = _course(plan, rule, folder)
     if arguments.retry_failed:
         found = _retry(arguments, plan, rule, folder)
@@ -86,9 +84,9 @@ def contradictions(folder: Path) -> Iterator[Finding]:
     own = _of_design(noted, study.design) if study else noted
     if study is None or "adaptive" not in study.design:
         if own:
-            yield Finding(
-                LOOKS, f"seeds were bought by {len(own)} looks at the results, and this design says nothing of it"
-            )
+            planned = study is not None and own[-1]["rule"]["fixed"] == len(study.design["seeds"])
+            text = f"the results were looked at {len(own)} times, and this design says nothing of it"
+            yield Finding(LOOKS, text, note=planned)
         return
     now = {look.seeds: _decisions(look) for look in course(study).looks}
     newest = {look["seeds"]: look for look in own}
@@ -98,9 +96,21 @@ def contradictions(folder: Path) -> Iterator[Finding]:
             yield Finding(LOOKS, text, note=look is not newest[look["seeds"]])
 
 
+def _tell_unlooked(folder: Path, design: Mapping[str, Any]) -> None:
+    """Say so where runs were there before the first look: what somebody saw of them isn't allowed for."""
+    study = Study.load(folder, design)
+    if study is not None and study.cells and not _of_design(logged(folder), design):
+        known = f"note: {len(study.cells)} runs were recorded before any look was noted"
+        print(f"{known}; error rates hold if nobody saw their results", file=sys.stderr)
+
+
 def check_not_looked_at(folder: Path, design: Mapping[str, Any]) -> None:
-    """Refuse a fixed design of runs that were bought by looks: its p-values wouldn't allow for them."""
-    if noted := _of_design(logged(folder), design):
+    """Refuse a fixed design of another number of seeds than the one that was looked at: its p-values wouldn't allow for that.
+
+    All the seeds that were planned from the start are a fixed design whatever was looked at on the way.
+    """
+    noted = _of_design(logged(folder), design)
+    if noted and noted[-1]["rule"]["fixed"] != len(design["seeds"]):
         raise UserError(
             f"these runs were looked at after {noted[-1]['seeds']} seeds, which a fixed design's p-values don't allow for: "
             "go on with --until-decided, or start a new sweep in another --out"

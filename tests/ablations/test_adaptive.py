@@ -6,6 +6,7 @@ import json
 import pytest
 
 from ablations.cli import adaptive
+from sweeps.launch import local
 from sweeps.launch.local import run
 from tests.ablations.test_commands import mistake
 from tests.ablations.test_searching import ablate
@@ -29,7 +30,8 @@ ablation = Ablation(
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.setattr(adaptive, "run", functools.partial(run, trainer="tests.sweeps.trainers:noisy"))
+    for module in (adaptive, local):
+        monkeypatch.setattr(module, "run", functools.partial(run, trainer="tests.sweeps.trainers:noisy"))
     (tmp_path / "weights.py").write_text(DECLARATION)
     return tmp_path
 
@@ -58,6 +60,7 @@ def test_a_sweep_buys_until_it_is_decided_and_its_trail_can_be_checked(place) ->
     assert {path: path.read_bytes() for path in place.rglob("record.json")} == before
     assert len((place / "runs" / "weights" / "looks.jsonl").read_text().splitlines()) == len(noted)
     assert ablate("verify", "weights.py", cwd=place).returncode == 0
+    mistake(ablate("run", "weights.py", "--seeds", "4", cwd=place), "looked at after", "go on with --until-decided")
     mistake(decided(place, "--block", "3"), "looked at by another rule")
     mistake(decided(place, "--seeds", "20"), "use --seeds 12")
     again = ablate("retry", "weights.py", cwd=place)  # what it never bought isn't lost
@@ -94,6 +97,16 @@ def test_failed_runs_cost_pairs_and_are_tried_again_on_request(place, monkeypatc
     path.write_text("".join(json.dumps(look) + "\n" for look in (before, *looks, other)))
     checked = ablate("verify", "weights.py", cwd=place)
     assert checked.returncode == 0 and checked.stdout.count("decided otherwise") == 1
+
+
+def test_all_the_planned_seeds_are_a_fixed_design_and_records_before_the_first_look_are_told(place) -> None:
+    assert decided(place).returncode == 0
+    assert ablate("run", "weights.py", "--workers", "1", cwd=place).returncode == 0
+    assert json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)["counts"]["complete"] == 36
+    done = ablate("verify", "weights.py", cwd=place)
+    assert done.returncode == 0 and "note: looks.jsonl: the results were looked at" in done.stdout
+    (place / "runs" / "weights" / "looks.jsonl").unlink()
+    assert "note: 36 runs were recorded before any look was noted" in decided(place).stderr
 
 
 def test_mistakes(place) -> None:
