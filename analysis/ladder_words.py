@@ -16,7 +16,8 @@ def headline(ladder: Ladder) -> str:
     """The law in a sentence, its fitted floor beside the known one, and how far the targets are from any run."""
     metric = METRICS[ladder.metric].label
     if not ladder.laws:
-        return f"No law can be fitted yet: {ladder.notes[0] if ladder.notes else 'nothing has finished'}."
+        why = next((note.removeprefix("no law: ") for note in ladder.notes if note.startswith("no law: ")), None)
+        return f"No law can be fitted yet: {why or 'nothing has finished'}."
     runs = sum(point.n for point in ladder.points)
     parts = []
     for law in ladder.coefficients:
