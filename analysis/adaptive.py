@@ -235,9 +235,8 @@ def _decide(
     alpha = study.design["alpha"]
     adjusted = _adjusted(family, {pair: judged.pvalue for pair, judged in known.items()})
     same = _adjusted(family, {pair: judged.p_equivalence for pair, judged in known.items()})
-    left = sum(
-        adjusted.get(pair, 1.0) >= alpha for pair in family
-    )  # those dropped without a difference count for Holm too
+    # Those dropped without a difference count for Holm too.
+    left = sum(adjusted.get(pair, 1.0) >= alpha for pair in family)
     steps = []
     for pair in pending:
         judged, chance = known[pair], None

@@ -47,10 +47,10 @@ def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
     nothing; the smallest N or D is left out of that, since a huge exponent can explain one model and be 0 for all others.
     Nor does an E of nearly 0 mean anything: no end of the fall is in sight.
     """
-    said = []
-    for families, law in distinct(laws).items():
+    said, own_laws = [], distinct(laws)
+    for families, law in own_laws.items():
         own = runs.where(np.isin(runs.family, families))
-        whose = f" of {' and '.join(families)}" if len(distinct(laws)) > 1 else ""
+        whose = f" of {' and '.join(families)}" if len(own_laws) > 1 else ""
         told = {name: getattr(own, name) for name in law.modifiers}
         whole = law.predict(own.parameters, own.tokens, **told)
         without = {
@@ -103,10 +103,6 @@ def _kind(modifiers: Mapping[str, float]) -> str:
 def _extrapolated(
     law: ScalingLaw, family: str, target: str, parameters: float, tokens: float, modifiers: dict[str, float]
 ) -> Extrapolation:
-    beyond = law.beyond(parameters, tokens)
-    for name, value in modifiers.items():
-        low, high = law.ranges[name]
-        beyond[name] = max(value / high, low / value, 1.0)
     best = law.compute_optimal(6 * parameters * tokens, **modifiers)
     refits = np.array([one.compute_optimal(6 * parameters * tokens, **modifiers) for one in law.refits()])
     loss = float(law.predict(parameters, tokens, **modifiers))
@@ -116,7 +112,7 @@ def _extrapolated(
         parameters=parameters,
         tokens=tokens,
         loss=Interval(loss, *law.band(parameters, tokens, **modifiers)),
-        beyond=beyond,
+        beyond=law.beyond(parameters, tokens, **modifiers),
         optimal_parameters=interval(best[0], refits[:, 0]),
         optimal_tokens=interval(best[1], refits[:, 1]),
     )

@@ -61,10 +61,10 @@ class ScalingLaw:
         low, high = np.percentile(found, [50 * (1 - coverage), 50 * (1 + coverage)])
         return float(low), float(high)
 
-    def beyond(self, parameters: float, tokens: float) -> dict[str, float]:
-        """By which factor N and D lie outside of what was fitted: 1 within, 700 for 7B from runs up to 10M."""
+    def beyond(self, parameters: float, tokens: float, **modifiers: float) -> dict[str, float]:
+        """By which factor N, D and modifiers lie outside of what was fitted: 1 within, 700 for 7B from runs up to 10M."""
         out = {}
-        for name, value in (("parameters", parameters), ("tokens", tokens)):
+        for name, value in {"parameters": parameters, "tokens": tokens, **modifiers}.items():
             low, high = self.ranges[name]
             out[name] = max(value / high, low / value, 1.0)
         return out

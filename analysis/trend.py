@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import linalg, stats
 
+from analysis.scaling import LEAST_RANGE, LEAST_RUNS
 from core.errors import UserError
-
-LEAST_POINTS, LEAST_RANGE = 8, 4.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +55,8 @@ def fit_trend(parameters: ArrayLike, tokens: ArrayLike, values: ArrayLike) -> Tr
     if not all(np.isfinite(column).all() and (column > 0).all() for column in columns):
         raise UserError("trend: there are values that aren't positive and finite, so they have no logarithm")
     points = len(columns[0])
-    if points < LEAST_POINTS:
-        raise UserError(f"trend: {points} points are too few; at least {LEAST_POINTS} are needed")
+    if points < LEAST_RUNS:
+        raise UserError(f"trend: {points} points are too few; at least {LEAST_RUNS} are needed")
     for name, column in zip(("parameters", "tokens"), columns, strict=False):
         if column.max() / column.min() < LEAST_RANGE:
             raise UserError(f"trend: {name} differ by less than a factor of {LEAST_RANGE:g}, too little to extrapolate")

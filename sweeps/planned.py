@@ -1,10 +1,10 @@
 """What is to be trained, as a ledger, a worker and a scheduler's task need to know it: without what it takes to plan it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from core.config import RunConfig, config_hash
+from core.config import RunConfig
 from core.metrics import METRICS
 from core.settings import build
 from sweeps.spec import Level, study_name
@@ -58,14 +58,10 @@ class Plan:
         """Processes that train one run together."""
         return int(self.design.get("devices", 1))
 
-    def buy(self, cells: Sequence[tuple[str, int]], design: Mapping[str, Any]) -> "Plan":
-        """The same arms' runs under the given seeds alone, as (arm, seed); the design says what is planned in all."""
-        first = {run.arm: run for run in reversed(self.runs)}
-        runs = []
-        for arm, seed in cells:
-            config = replace(first[arm].config, seed=seed)
-            runs.append(replace(first[arm], config=config, run_hash=config_hash(config)))
-        return replace(self, design=design, runs=tuple(runs))
+    def buy(self, cells: Iterable[tuple[str, int]], design: Mapping[str, Any]) -> "Plan":
+        """The runs of the given cells alone, as (arm, seed), in the plan's order; the design says what is planned in all."""
+        chosen = set(cells)
+        return replace(self, design=design, runs=tuple(run for run in self.runs if (run.arm, run.seed) in chosen))
 
     def place(self, run: PlannedRun) -> dict[str, Any]:
         """What a run's record remembers of its place in the design (the record's `study`)."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda, cluster
-from ablations.cli.commands import INTERRUPTED, LOOKS, console
-from ablations.cli.planning import resolve_workers
+from ablations.cli.commands import INTERRUPTED, LOOKS, console, train_here
+from ablations.cli.following import tasks_said
 from analysis.adaptive import Course, Look, Rule, course
 from analysis.frame import Study
 from analysis.headline import savings
@@ -21,8 +21,6 @@ from core.errors import UserError
 from core.provenance import describe
 from sweeps.audit import Finding
 from sweeps.folders import write_design
-from sweeps.launch.local import run
-from sweeps.launch.progress import present
 from sweeps.planned import Plan
 from sweeps.status import status
 from sweeps.storage import choose_url
@@ -181,17 +179,7 @@ def _train(arguments: argparse.Namespace, block: Plan, *, retry_failed: bool) ->
     """Train a block; an exit status where the sweep ends with it."""
     if arguments.launcher == "slurm":
         return _on_slurm(arguments, block, retry_failed)
-    workers = resolve_workers(arguments.workers, block)
-    with present(block) as on_event:
-        summary = run(
-            block,
-            arguments.out,
-            storage_url=arguments.storage,
-            workers=workers,
-            on_event=on_event,
-            retry_failed=retry_failed,
-        )
-    return INTERRUPTED if summary.interrupted else None
+    return INTERRUPTED if train_here(arguments, block, retry_failed=retry_failed).interrupted else None
 
 
 def _on_slurm(arguments: argparse.Namespace, block: Plan, retry_failed: bool) -> int | None:
@@ -206,8 +194,7 @@ def _on_slurm(arguments: argparse.Namespace, block: Plan, retry_failed: bool) ->
         now = status(block.study_name, out, url)
         if not now.is_under_way or (now.tasks == () and not now.of("running")):
             return None
-        states = sorted({f"{task.state.lower()} ({task.reason})" for task in now.tasks or ()})
-        said = f"Slurm doesn't say how its tasks are: {now.silence}" if now.silence else f"tasks: {', '.join(states)}"
+        said = "; ".join(tasks_said(now))
         if said != before:
             print(said, file=sys.stderr)
         before = said

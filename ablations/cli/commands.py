@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +14,10 @@ from rich.table import Table
 from ablations.cli import agenda
 from core.errors import UserError
 from sweeps.spec import Ablation
+
+if TYPE_CHECKING:
+    from sweeps.launch.events import Summary
+    from sweeps.planned import Plan
 
 INTERRUPTED = 130  # as shells report Ctrl-C
 LOOKS = "looks.jsonl"  # of a sweep that was bought until decided
@@ -129,9 +133,7 @@ def run_run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
         return searching.run_run(arguments)
     from ablations.cli import cluster
-    from ablations.cli.planning import make_plan, power_of, resolve_workers
-    from sweeps.launch.local import run
-    from sweeps.launch.progress import present
+    from ablations.cli.planning import make_plan, power_of
 
     cluster.check_flags(arguments)
     plan = make_plan(arguments)
@@ -148,16 +150,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         check_not_looked_at(looks.parent, plan.design)
     if arguments.launcher == "slurm":
         return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
-    workers = resolve_workers(arguments.workers, plan)
-    with present(plan) as on_event:
-        summary = run(
-            plan,
-            arguments.out,
-            storage_url=arguments.storage,
-            workers=workers,
-            on_event=on_event,
-            retry_failed=arguments.retry_failed,
-        )
+    summary = train_here(arguments, plan, retry_failed=arguments.retry_failed)
     if summary.interrupted:
         return INTERRUPTED
     out = console()
@@ -172,13 +165,32 @@ def run_run(arguments: argparse.Namespace) -> int:
     return 1 if failed or summary.missing else 0
 
 
+def train_here(arguments: argparse.Namespace, plan: "Plan", *, retry_failed: bool) -> "Summary":
+    """Train what a plan has no record of yet on this machine, its progress on the terminal."""
+    from ablations.cli.planning import resolve_workers
+    from sweeps.launch.local import run
+    from sweeps.launch.progress import present
+
+    workers = resolve_workers(arguments.workers, plan)
+    with present(plan) as on_event:
+        return run(
+            plan,
+            arguments.out,
+            storage_url=arguments.storage,
+            workers=workers,
+            on_event=on_event,
+            retry_failed=retry_failed,
+        )
+
+
 def run_report(arguments: argparse.Namespace) -> int:
     """The verdict table, and report.html beside the records."""
     if agenda.is_search(arguments.name):
         from ablations.cli import searching
 
         return searching.run_report(arguments)
-    from analysis.report import terminal_table, write_report
+    from analysis.report import write_report
+    from analysis.terminal import terminal_table
     from analysis.verdicts import judge
 
     study, folder = _load_study(arguments)

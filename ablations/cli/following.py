@@ -103,7 +103,7 @@ def render(found: Status | SearchStatus, again: str) -> RenderableType:
     parts: list[RenderableType] = [Text(head, style="bold")]
     if found.preempted or found.deaths:
         parts.append(Text(f"so far {found.preempted} times preempted and requeued, {found.deaths} workers lost"))
-    parts += [Text(line) for line in _tasks(found)]
+    parts += [Text(line) for line in tasks_said(found)]
     running = found.of("running")
     table = Table.grid(padding=(0, 2))
     for row in running[:MOST_ROWS]:
@@ -144,7 +144,8 @@ def _pauses(found: SearchStatus) -> list[str]:
     return [f"paused after step {step}: {_labels(rows)}" for step, rows in sorted(by_step.items())]
 
 
-def _tasks(found: Status | SearchStatus) -> list[str]:
+def tasks_said(found: Status | SearchStatus) -> list[str]:
+    """How a study's array tasks are, or that Slurm doesn't say, in lines."""
     if found.silence is not None:
         return [f"Slurm doesn't say how its tasks are: {found.silence}"]
     states = Counter((t.state.lower(), "" if t.reason == "None" else t.reason) for t in found.tasks or ())

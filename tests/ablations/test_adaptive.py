@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from ablations.cli import adaptive
 from sweeps.launch import local
 from sweeps.launch.local import run
 from tests.ablations.test_commands import mistake
@@ -30,8 +29,7 @@ ablation = Ablation(
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    for module in (adaptive, local):
-        monkeypatch.setattr(module, "run", functools.partial(run, trainer="tests.sweeps.trainers:noisy"))
+    monkeypatch.setattr(local, "run", functools.partial(run, trainer="tests.sweeps.trainers:noisy"))
     (tmp_path / "weights.py").write_text(DECLARATION)
     return tmp_path
 

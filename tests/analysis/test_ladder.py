@@ -15,8 +15,9 @@ from analysis.files import as_csv, as_latex, as_markdown, sheets
 from analysis.frame import Study
 from analysis.ladder import Ladder, climb, unfittable
 from analysis.ladder_words import distances, headline
-from analysis.report import pictures, render, terminal_table
+from analysis.report import pictures, render
 from analysis.scaling import ScalingLaw
+from analysis.terminal import terminal_table
 from analysis.verdicts import Judgement, judge
 from core.records import RunRecord
 from tests.analysis.conftest import make_design, make_record

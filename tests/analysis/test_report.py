@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from analysis.frame import Study
-from analysis.report import number, pvalue, render, signed, terminal_table, write_report
+from analysis.report import number, pvalue, render, signed, write_report
+from analysis.terminal import terminal_table
 from analysis.verdicts import judge
 from tests.analysis.conftest import make_design
 

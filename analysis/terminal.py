@@ -1,0 +1,133 @@
+"""The report on a terminal of 80 columns: its headline and tables."""
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from analysis import ladder_words
+from analysis.report import crossed, kind, number, pvalue, signed
+from analysis.tables import MetricTable
+from analysis.verdicts import Judgement
+
+VERDICT_STYLES = {"better": "green", "worse": "red", "equivalent": "blue"}
+
+
+def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
+    """Headline and verdict tables for a terminal of 80 columns. titled: below the question."""
+    title = [Text(judgement.question, style="bold")] if titled else []
+    parts: list[Any] = [*title, Text(judgement.headline), Text()]
+    for table in judgement.tables:
+        parts += [_terminal_metric(table), Text()]
+    parts += _terminal_ladder(judgement)
+    for further in (_terminal_contrasts, _terminal_course, _terminal_speeds, _terminal_factorial):
+        parts += further(judgement)
+    counts = judgement.counts
+    parts.append(Text(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
+    parts += [Text(f"set aside: {n} {reason}") for reason, n in judgement.set_aside.items()]
+    parts += [Text(f"unreadable: {line}", style="red") for line in judgement.unreadable]
+    notes = {f"{row.label}: {note}": None for table in judgement.tables for row in table.rows for note in row.notes}
+    parts += [Text(f"note: {note}") for note in notes]
+    return Group(*parts)
+
+
+def _terminal_metric(table: MetricTable) -> Table:
+    unit = f", {table.unit}" if table.unit else ""
+    role = "" if table.primary else " (secondary)"
+    out = Table(box=None, pad_edge=False, title=f"{table.label}{unit}{role}", title_justify="left", title_style="dim")
+    out.add_column("arm", overflow="fold")
+    for name in ("mean", "effect", "95 % interval", "Holm p", "n"):
+        out.add_column(name, justify="right", no_wrap=True)
+    out.add_column("verdict", overflow="fold")
+    for row in table.rows:
+        effect = row.effect
+        cells = [signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}"] if effect else ["", ""]
+        n = effect.n if effect else row.n
+        style = VERDICT_STYLES.get(kind(row), "")
+        out.add_row(
+            Text(row.label), number(row.mean), *cells, pvalue(row.p_holm), str(n), Text(row.verdict, style=style)
+        )
+    return out
+
+
+def _terminal_ladder(judgement: Judgement) -> list[Any]:
+    """All tables of a ladder but that of its points, which the page has."""
+    parts: list[Any] = []
+    for sheet in ladder_words.sheets(judgement.ladder) if judgement.ladder else []:
+        if sheet.name != "points":
+            out = _terminal_plain("", sheet.head, fold=True)  # a table's own title would be cut to its width
+            for row in sheet.shown:
+                out.add_row(*map(Text, row))
+            parts += [Text(sheet.title, style="dim"), out, Text()]
+    if judgement.ladder:
+        parts += [Text(line) for line in ladder_words.distances(judgement.ladder)]
+        parts += [Text(f"note: {note}") for note in judgement.ladder.notes]
+    return parts
+
+
+def _terminal_contrasts(judgement: Judgement) -> list[Any]:
+    rows = [row for row in judgement.contrasts if row.effect is not None]
+    if not rows:
+        return []
+    unit = judgement.tables[0].unit
+    out = _terminal_plain(
+        f"planned contrasts in {judgement.tables[0].label}{f', {unit}' if unit else ''}",
+        ("of", "effect", "95 % interval", "Holm p", "n"),
+    )
+    out.add_column("verdict", overflow="fold")
+    for row in rows:
+        assert row.effect is not None
+        interval = f"{signed(row.effect.low)} {signed(row.effect.high)}"
+        cells = (signed(row.effect.estimate), interval, pvalue(row.p_holm), str(row.effect.n))
+        out.add_row(Text(row.label), *cells, Text(row.verdict))
+    return [out, Text()]
+
+
+def _terminal_course(judgement: Judgement) -> list[Any]:
+    if judgement.course is None or not judgement.course.looks:
+        return []
+    out = _terminal_plain("bought until decided", ("look", "open"))
+    out.add_column("decided", overflow="fold")
+    for look in judgement.course.looks:
+        left = sum(step.decision == "open" for step in look.steps)
+        out.add_row(f"{look.seeds} seeds", str(left), Text("; ".join(look.decided)))
+    return [out, Text(judgement.course.kept), Text()]
+
+
+def _terminal_speeds(judgement: Judgement) -> list[Any]:
+    rows = [row for row in judgement.speeds if row.speed is not None]
+    if not rows:
+        return []
+    title = "tokens for the same value, as a share of the control's (below 1: learns faster)"
+    out = _terminal_plain(title, ("arm", "share", "95 % interval", "Holm p", "as good"))
+    for row in rows:
+        assert row.speed is not None
+        share, interval = f"{row.speed.share:.2f}", f"{row.speed.low:.2f} {row.speed.high:.2f}"
+        out.add_row(Text(row.label), share, interval, pvalue(row.p_holm), f"{row.speed.reached} of {row.speed.n}")
+    return [out, Text()]
+
+
+def _terminal_factorial(judgement: Judgement) -> list[Any]:
+    if judgement.interactions is None:
+        note = judgement.factorial_note
+        return [Text(f"no main effects and interactions: {note}"), Text()] if note else []
+    table, parts = judgement.tables[0], []
+    where = f"{table.label}{f', {table.unit}' if table.unit else ''}"
+    for title, family in (
+        (f"main effects in {where}: averaged over the other factors", judgement.main_effects),
+        (f"interactions in {where}: how much one changes the other's effect", judgement.interactions),
+    ):
+        out = _terminal_plain(title, ("of", "effect", "95 % interval", "Holm p"))
+        for contrast in family.contrasts if family else ():
+            interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
+            out.add_row(Text(crossed(contrast)), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
+        parts += [out, Text()]
+    return parts
+
+
+def _terminal_plain(title: str, columns: tuple[str, ...], *, fold: bool = False) -> Table:
+    out = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="dim")
+    for place, name in enumerate(columns):
+        out.add_column(name, justify="right" if place else "left", no_wrap=bool(place) and not fold, overflow="fold")
+    return out
