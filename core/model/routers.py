@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from core.config import ModelConfig, RouterKind
 from core.model.routing import Conditions, Routing, hashed, share_of_mean, time_features
 
+ALIKE = 2.0**-18  # scores (between 0 and 1) less apart than this are equal: fp32's rounding is a hundredth of it
+
 
 class Router(nn.Module):
     """Scores all experts for each token and chooses among them; a rule overrides `logits`, `choose`, or both.
@@ -206,8 +208,10 @@ class ExpertChoiceRouter(TopKRouter):
         most = min(length, max(1, round(mean if schedule == "constant" else 2 * mean)))
         capacity_B = (share_of_mean(given.ratio_B, schedule) * mean).round().long().clamp(1, most)
         scores_BLE = scores_NE.view(batch, length, self.experts)
-        # A stable order, so that equal scores are resolved alike on every device.
-        order_BCE = scores_BLE.sort(dim=1, descending=True, stable=True).indices[:, :most]
+        # Tokens that say the same (every one of a wholly masked sequence) score the same but for rounding, which depends
+        # on the device and its share of the batch: they count as equal, and a stable order resolves them by place.
+        alike_BLE = (scores_BLE.detach() / ALIKE).round()
+        order_BCE = alike_BLE.sort(dim=1, descending=True, stable=True).indices[:, :most]
         taken_BCE = (torch.arange(most, device=order_BCE.device)[None, :, None] < capacity_B[:, None, None]).expand_as(
             order_BCE
         )

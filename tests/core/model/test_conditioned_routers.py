@@ -231,3 +231,12 @@ def test_a_sampler_tells_routers_its_own_mask_ratio() -> None:
 def test_what_a_rule_cannot_do_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(changes)
+
+
+def test_experts_choose_by_place_among_tokens_that_differ_by_rounding_alone() -> None:
+    rule, x_1D = made("expert_choice"), torch.randn(1, D, generator=torch.Generator().manual_seed(2))
+    given = Conditions(torch.ones(1), torch.ones(1), torch.zeros(1, L).long())
+    noise_LD = 1 + 1e-7 * torch.randn(L, D, generator=torch.Generator().manual_seed(3))
+    chosen_LE = rule(x_1D * noise_LD, given).experts_NK >= 0
+    capacity = L * K // E
+    assert chosen_LE[:capacity].all() and not chosen_LE[capacity:].any()
