@@ -32,7 +32,7 @@ demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and
 	@$(BIN)/ablate report balance --size quick
 
 test: $(STAMP)  ## run the tests
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -19,7 +19,7 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
-    "sample": "sampling", "bench": "benching",
+    "sample": "sampling", "bench": "benching", "decode": "decoding",
 }  # fmt: skip
 
 
@@ -100,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (plan, run):
         command.add_argument("--exploratory", action="store_true", help="though the design can't reach significance")
+    decode = _command(commands, "decode", "decode the trained models in the declared ways", name=True, settings=True)
     status = _command(
         commands, "status", "where a sweep stands: its runs, its jobs, the time left", name=True, json=True
     )
@@ -111,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (run, retry):
         slurm_options(command)
     retry.add_argument("--seeds", type=_positive, metavar="N", help="as `run` was given")
-    for command in (plan, run):
+    for command in (plan, run, decode):
         command.add_argument(
             "--workers",
             type=_workers,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from analysis import ladder_words
+from analysis import decoding, ladder_words
 from analysis.compare import PairedEffect
 from analysis.frame import Study
 from analysis.report import crossed, number, pictures, pvalue, signed
@@ -49,6 +49,7 @@ def sheets(judgement: Judgement) -> list[Sheet]:
     if judgement.ladder:
         return ladder_words.sheets(judgement.ladder)
     found = [_verdicts(table) for table in judgement.tables]
+    found += [decoding.sheet(judgement.decoding)] if judgement.decoding else []
     where = _titled(judgement.tables[0])
     if judgement.contrasts:
         rows = [(row.label, *_effect(row.effect, row.p_holm), row.verdict) for row in judgement.contrasts]

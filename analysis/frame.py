@@ -11,13 +11,14 @@ analysis.ladder.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core import records
+from core import decoded, records
+from core.decoded import Decoded
 from core.errors import UserError
 from core.records import RunRecord, UnreadableRecordError
 
@@ -27,13 +28,14 @@ class Study:
     """One design and the records that fit it.
 
     cells: record by (arm name, seed). set_aside: records that fit no cell, by reason. unreadable: files that can't be
-    trusted, each with what is wrong.
+    trusted, each with what is wrong. decoded: of each cell's model, what it answered, by the way in which it was decoded.
     """
 
     design: Mapping[str, Any]
     cells: Mapping[tuple[str, int], RunRecord]
     set_aside: Mapping[str, int]
     unreadable: tuple[str, ...]
+    decoded: Mapping[tuple[str, int], Mapping[str, Decoded]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path, design: Mapping[str, Any] | None = None) -> "Study | None":
@@ -42,12 +44,13 @@ class Study:
 
         None when nothing was recorded.
         """
-        found, unreadable = [], []
+        found, unreadable, homes = [], [], dict[str, Path]()
         for path in sorted(folder.rglob(records.FILE_NAME)):
             if "attempts" in path.relative_to(folder).parts:
                 continue
             try:
                 found.append(records.read(path))
+                homes[found[-1].run_hash + found[-1].data_fingerprint] = path.parent
             except UnreadableRecordError as error:
                 unreadable.append(f"{path.relative_to(folder)}: {str(error).split(': ', 1)[-1]}")
         path = folder / "design.json"
@@ -57,7 +60,8 @@ class Study:
             raise UserError(
                 f"{path} is damaged ({error}): delete it, and the newest record's own design is used"
             ) from None
-        return cls.of(found, design, unreadable)
+        study = cls.of(found, design, unreadable)
+        return study.with_answers(homes) if study is not None and "decoders" in study.design else study
 
     @classmethod
     def of(
@@ -84,6 +88,20 @@ class Study:
             if reason is not None:
                 set_aside[reason] = set_aside.get(reason, 0) + 1
         return cls(design, cells, set_aside, tuple(unreadable))
+
+    def with_answers(self, homes: Mapping[str, Path]) -> "Study":
+        """With what each cell's model answered, as the design wants it. homes: folders by run hash and data fingerprint."""
+        design, found = self.design["decoders"], {}
+        ways = {way["name"]: way["settings"] for way in design["ways"]}
+        for cell, record in self.cells.items():
+            weights = record.provenance.get("weights_sha256") or ""
+            each = decoded.read_all(homes[record.run_hash + record.data_fingerprint])
+            found[cell] = {
+                name: one
+                for name, one in each.items()
+                if ways.get(name) == one.settings and one.weights == weights and one.examples == design["examples"]
+            }
+        return replace(self, decoded=found)
 
     @property
     def arms(self) -> list[str]:

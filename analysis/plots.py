@@ -18,6 +18,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis.decoding import Decoding
 from analysis.frame import Study
 from analysis.tables import MetricTable
 
@@ -122,6 +123,45 @@ def effects(tables: Sequence[MetricTable]) -> Picture:
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     names = ", ".join(table.label for table in tables)
     return Picture(figure, "effects", f"Effect of each arm against the control with 95 % intervals: {names}")
+
+
+@styled
+def frontier(found: Decoding) -> Picture:
+    """Exact match with its interval against network calls of a response, one panel for each arm; the line joins ways that no
+    other beats with as few calls."""
+    arms = list(dict.fromkeys(way.arm for way in found.ways))
+    figure = figure_of(9.2, 3.6)
+    axes = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
+    groups = list(dict.fromkeys(_group(way.label) for way in found.ways))
+    for axis, arm in zip(axes, arms, strict=True):
+        ways = sorted(
+            (way for way in found.ways if way.arm == arm and way.right and way.calls), key=lambda way: way.calls or 0
+        )
+        best: list[tuple[float, float]] = []
+        for way in ways:
+            assert way.right is not None and way.calls is not None
+            place = groups.index(_group(way.label))
+            colour = ARM_COLOURS[place % len(ARM_COLOURS)]
+            x = way.calls * 1.02 ** (place - len(groups) / 2)  # so that equal costs don't hide each other
+            axis.plot([x, x], [way.right.low, way.right.high], color=colour, linewidth=1.4)
+            axis.plot(x, way.right.estimate, "o", color=colour, markersize=5, label=_group(way.label))
+            if not best or way.right.estimate > best[-1][1]:
+                best.append((way.calls, way.right.estimate))
+        if best:
+            axis.plot(*zip(*best, strict=True), color=INK, linewidth=0.8, zorder=0)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
+        axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+        axis.set_xlabel("network calls of a response (NFE)")
+        axis.set_title(arm if len(arms) > 1 else "exact match")
+    handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if not h.get_label().startswith("_")}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=9)
+    return Picture(figure, "frontier", f"Exact match on {found.task} against network calls, by way of decoding")
+
+
+def _group(label: str) -> str:
+    """What of a way's label is drawn in one colour: all but its last setting, which is what is paid."""
+    return label.rpartition(", ")[0] or label
 
 
 @styled

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from analysis import ladder_plots, ladder_words, plots
+from analysis import decoding, ladder_plots, ladder_words, plots
 from analysis.frame import Study
 from analysis.tables import Planned, Row
 from analysis.verdicts import Judgement
@@ -46,6 +46,7 @@ def render(study: Study, judgement: Judgement) -> str:
     ladder = judgement.ladder
     return environment.get_template("ladder.html.jinja" if ladder else "report.html.jinja").render(
         sheets=ladder_words.sheets(ladder) if ladder else [],
+        decoding=decoding.sheet(judgement.decoding) if judgement.decoding else None,
         study=study,
         judgement=judgement,
         design=study.design,
@@ -99,6 +100,8 @@ def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
     figures: dict[str, plots.Picture] = {}
     if any(row.effect for row in metric.rows):
         figures["effects"] = plots.effects(judgement.tables)
+    if judgement.decoding and any(way.right for way in judgement.decoding.ways):
+        figures["frontier"] = plots.frontier(judgement.decoding)
     curves = plots.bands(study, "validation", metric.metric)
     if curves:
         differences = plots.bands(study, "validation", metric.metric, minus_control=True)

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from analysis import ladder_words
+from analysis import decoding, ladder_words
 from analysis.report import crossed, kind, number, pvalue, signed
 from analysis.tables import MetricTable
 from analysis.verdicts import Judgement
@@ -21,7 +21,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     for table in judgement.tables:
         parts += [_terminal_metric(table), Text()]
     parts += _terminal_ladder(judgement)
-    for further in (_terminal_contrasts, _terminal_course, _terminal_speeds, _terminal_factorial):
+    for further in (_terminal_decoding, _terminal_contrasts, _terminal_course, _terminal_speeds, _terminal_factorial):
         parts += further(judgement)
     counts = judgement.counts
     parts.append(Text(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
@@ -64,6 +64,21 @@ def _terminal_ladder(judgement: Judgement) -> list[Any]:
         parts += [Text(line) for line in ladder_words.distances(judgement.ladder)]
         parts += [Text(f"note: {note}") for note in judgement.ladder.notes]
     return parts
+
+
+def _terminal_decoding(judgement: Judgement) -> list[Any]:
+    if judgement.decoding is None:
+        return []
+    found = decoding.sheet(judgement.decoding)
+    out = _terminal_plain("", ("decoding", "right", "effect", "Holm p", "TPF"))
+    out.add_column("verdict", overflow="fold")
+    for way, row in zip(judgement.decoding.ways, found.shown, strict=True):
+        right = f"{way.right.estimate:.1%}" if way.right else ""
+        words = Text(way.verdict, style=VERDICT_STYLES.get(way.verdict.split(" ")[0], ""))
+        out.add_row(Text(row[0]), right, row[2], row[3], row[6], words)
+    notes = {f"{way.label}: {note}": None for way in judgement.decoding.ways for note in way.notes}
+    said = [Text(f"note: {note}") for note in notes]
+    return [Text(found.title, style="dim"), out, *said, Text(found.caption, style="dim"), Text()]
 
 
 def _terminal_contrasts(judgement: Judgement) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analysis.adaptive import Course, course
+from analysis.decoding import Decoding, decoding
 from analysis.frame import Study
 from analysis.headline import asides, contrasts, headline, savings
 from analysis.power import reach_of
@@ -44,6 +45,7 @@ class Judgement:
     interactions: "Factorial | None"
     factorial_note: str
     course: Course | None = None
+    decoding: Decoding | None = None
     ladder: "Ladder | None" = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,7 +72,10 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
     planned = planned_contrasts(study, looks)
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     exploratory = _exploratory(design)
+    decoded = decoding(study) if "decoders" in design else None
     words = [exploratory, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
+    words = words if len(design["arms"]) > 1 else []  # a design of one arm asks how to decode it
+    words += [decoded.headline] if decoded else []
     words += [savings(bought)] if bought else []
     return Judgement(
         question=design["question"],
@@ -90,6 +95,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
         interactions=interactions,
         factorial_note=note,
         course=bought,
+        decoding=decoded,
     )
 
 

@@ -17,8 +17,11 @@ LONGEST_NAME = 120  # a file name holds 255 bytes, and other names are built aro
 def expand(ablation: Ablation) -> tuple[Arm, ...]:
     """The arms of a declaration, the control first.
 
-    Raises UserError when the control, or an arm that is listed, isn't one of the combinations of levels.
+    Without factors it is one arm, of models that are decoded in several ways. Raises UserError when the control, or an
+    arm that is listed, isn't one of the combinations of levels.
     """
+    if ablation.decoders and not ablation.factors:
+        return (Arm(name="trained", label="trained", settings={}),)
     check_factors(ablation.factors, ablation.control)
     check_arms(ablation)
     control = {factor.key: ablation.control[factor.key] for factor in ablation.factors}

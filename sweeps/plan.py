@@ -14,6 +14,7 @@ from core.model.size import count, flops_per_token
 from core.presets import preset
 from core.settings import build, parse_overrides
 from core.training.checks import check as check_run
+from sweeps import decoders
 from sweeps.arms import contrasted, expand
 from sweeps.checks import check, nearest
 from sweeps.ladder import arms_of, climb
@@ -63,6 +64,8 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "data_fingerprint": " ".join(dict.fromkeys(fingerprints.values())),
         "command": shlex.join(command),
     }
+    if edition.decoders:
+        design["decoders"] = decoders.describe(edition.decoders, configs)
     if edition.ladder:
         design["ladder"] = {"targets": {name: asdict(target) for name, target in edition.ladder.targets.items()}}
         for entry, point in zip(design["arms"], points, strict=True):

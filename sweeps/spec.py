@@ -71,6 +71,27 @@ class Ladder:
 
 
 @dataclass(frozen=True)
+class Decoders:
+    """How every trained model is decoded afterwards, on the task that it was trained on: no run is trained for it, and no
+    config knows of it.
+
+    factors, control, arms: as an ablation's; their keys are fields of core.diffusion.sampling.Sampling, or tokens_per_call
+        (steps are then length / tokens_per_call). A block_length of "full" is one block.
+    settings: of the same keys, shared by all.
+    examples: held-out prompts, the same for all models; decode_seeds: how often each is answered where that is by chance.
+    margin: differences of exact match smaller than this don't matter; None = equivalence is not claimed.
+    """
+
+    factors: tuple[Factor, ...]
+    control: Mapping[str, Level]
+    arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] = "all"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    examples: int = 256
+    decode_seeds: int = 1
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
 class Size:
     """A smaller or larger edition of an ablation: what it says replaces what the declaration says."""
 
@@ -79,6 +100,7 @@ class Size:
     arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] | None = None
     contrasts: tuple[tuple[Mapping[str, Level], Mapping[str, Level]], ...] | None = None
     ladder: Ladder | None = None
+    decoders: Decoders | None = None
     base: str | None = None
     seeds: Sequence[int] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
@@ -120,6 +142,7 @@ class Ablation:
     alpha: family-wise error rate over the arms of one metric.
     resources: what each run needs.
     ladder: models of growing size instead of factors and a control; what answers is a fitted law, not verdicts on arms.
+    decoders: how trained models are decoded, compared on the answers that each gives; `factors` may then be left out.
     """
 
     question: str
@@ -139,6 +162,7 @@ class Ablation:
     sizes: Mapping[str, Size] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     ladder: Ladder | None = None
+    decoders: Decoders | None = None
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
@@ -146,9 +170,11 @@ class Ablation:
             raise UserError(f"match: unknown value {self.match!r}; use one of None, 'active_flops'")
         _check_arms(self.arms)
         if self.ladder is not None and (
-            self.factors or self.control or self.arms != "all" or self.contrasts or self.match
+            self.factors or self.control or self.arms != "all" or self.contrasts or self.match or self.decoders
         ):
-            raise UserError("ladder: its points are the arms; leave out factors, control, arms, contrasts and match")
+            raise UserError(
+                "ladder: its points are the arms; leave out factors, control, arms, contrasts, match, decoders"
+            )
 
     def sized(self, size: str) -> "Ablation":
         """The edition of that name; "full" is the declaration itself. Raises KeyError for a name not declared."""
@@ -162,6 +188,7 @@ class Ablation:
             arms=self.arms if edition.arms is None else edition.arms,
             contrasts=self.contrasts if edition.contrasts is None else edition.contrasts,
             ladder=edition.ladder or self.ladder,
+            decoders=edition.decoders or self.decoders,
             base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
             settings={**self.settings, **edition.settings},

@@ -12,10 +12,9 @@ from scipy.stats import binomtest
 
 from ablations.cli.commands import console, show_json
 from analysis.compare import holm
-from core.data.tasks import examples
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
-from core.probes.tasks import TaskResult, exact_match, task_of
+from core.probes.tasks import TaskResult, exact_match, room, task_of
 from core.training.weights import open_run
 
 BASE = "one token a call"  # what the others are compared with, prompt by prompt
@@ -25,19 +24,13 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     """Answer the same held-out prompts under every setting; compare each with one token a call, all positions open."""
     config, denoiser = open_run(arguments.model)
     name = task_of(config)
-    length = _room(name)
+    length = room(name)
     results: dict[str, TaskResult] = {}
     for label, settings in _grid(arguments, length, causal=config.model.causal):
         results[label] = exact_match(config, denoiser, settings, arguments.count)
     content = {"task": name, "examples": arguments.count, "length": length, "rows": _rows(results)}
     show_json(content) if arguments.json else _print(content, console())
     return 0
-
-
-def _room(name: str) -> int:
-    """The least power of two that holds every held-out response and its end: any power of two below it divides it."""
-    longest = max(len(response) for _, response in examples(name).held_out) + 1
-    return 1 << (longest - 1).bit_length()
 
 
 def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterator[tuple[str, Sampling]]:

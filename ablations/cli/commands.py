@@ -155,6 +155,11 @@ def run_run(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     out = console()
     failed = summary.failed + summary.failed_before
+    undecoded = 0
+    if "decoders" in plan.design:
+        from ablations.cli.decoding import decode_here
+
+        undecoded = decode_here(arguments, plan, out)
     out.print(
         f"{plan.study_name}: {summary.done} runs trained, {summary.reused} recorded before, {failed} failed, "
         f"{summary.missing} missing"
@@ -162,7 +167,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
     if failed:
         out.print("[red]some runs failed[/]: the report names them; --retry-failed runs them again")
-    return 1 if failed or summary.missing else 0
+    return 1 if failed or summary.missing or undecoded else 0
 
 
 def train_here(arguments: argparse.Namespace, plan: "Plan", *, retry_failed: bool) -> "Summary":

@@ -5,7 +5,7 @@ Prompts that are held out are never trained on; training and held-out parts are 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -60,10 +60,9 @@ def _reverse(rng: np.random.Generator) -> tuple[str, str]:
     return f"{word}<", word[::-1]
 
 
-def _dyck(rng: np.random.Generator) -> tuple[str, str]:
-    """A balanced word of six pairs, of which about a third is hidden."""
-    word, open_ = "", ""
-    left = 6
+def _dyck(rng: np.random.Generator, pairs: int = 6) -> tuple[str, str]:
+    """A balanced word, of which about a third is hidden."""
+    word, open_, left = "", "", pairs
     while left or open_:
         if left and (not open_ or rng.random() < 0.5):
             word, open_, left = word + (opening := "([{"[rng.integers(3)]), open_ + opening, left - 1
@@ -95,6 +94,7 @@ TASKS: dict[str, Task] = {
     "copy": Task(_copy, lambda prompt, response: response == prompt[:-1]),
     "reverse": Task(_reverse, lambda prompt, response: response == prompt[-2::-1]),
     "dyck": Task(_dyck, _balances),
+    "dyck_long": Task(partial(_dyck, pairs=127), _balances),  # 254 symbols and an end: responses of 256
 }
 
 

@@ -45,6 +45,12 @@ def task_of(config: RunConfig) -> str:
     return name
 
 
+def room(name: str) -> int:
+    """The least power of two that holds every held-out response of a task and its end: any power of two below divides it."""
+    longest = max(len(response) for _, response in examples(name).held_out) + 1
+    return 1 << (longest - 1).bit_length()
+
+
 def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count: int) -> TaskResult:
     """Answer the first held-out prompts, in batches; a causal model is decoded token after token.
 

@@ -7,8 +7,7 @@ import pytest
 
 from sweeps.launch import local
 from sweeps.launch.local import run
-from tests.ablations.test_commands import mistake
-from tests.ablations.test_searching import ablate
+from tests.ablations.shell import ablate, mistake
 
 DECLARATION = '''
 """A question whose answer is known: a trainer adds the square of the weight."""

@@ -1,16 +1,15 @@
-"""Every command as a process, as its user would run it."""
+"""Every command; those that start from nothing, train or fail as processes, as their user would run them."""
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.ablations.shell import ROOT, ablate, mistake, process
+
 DECLARATION = '''
 """A question small enough for a test."""
 from sweeps.spec import Ablation, Factor
@@ -33,29 +32,15 @@ ablation = Ablation(
 '''
 
 
-def ablate(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "ablations", *arguments]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
-
-
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> Path:
     """A folder with the toy declared and run."""
     folder = tmp_path_factory.mktemp("swept")
     (folder / "toy.py").write_text(DECLARATION)
-    done = ablate("run", "toy.py", "--workers", "2", cwd=folder)
+    done = process("run", "toy.py", "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 runs trained" in done.stdout and "next: ablate report toy.py" in done.stdout
     return folder
-
-
-def mistake(done: subprocess.CompletedProcess[str], *expected: str) -> None:
-    assert done.returncode == 2, done.stdout + done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("ablate: "), done.stderr
-    for text in expected:
-        assert text in lines[0]
 
 
 def test_a_second_run_trains_nothing_and_leaves_records_as_they_are(swept) -> None:
@@ -90,7 +75,7 @@ def test_export_then_train(swept) -> None:
     folder = swept / "runs" / "toy" / "export"
     evidence = json.loads((folder / "evidence.json").read_text())
     assert evidence["evidence"]["headline"] and len(evidence["records"]) == 3
-    trained = ablate("train", str(folder / "config.yaml"), "trainer.steps=4", cwd=swept)
+    trained = process("train", str(folder / "config.yaml"), "trainer.steps=4", cwd=swept)
     assert trained.returncode == 0, trained.stderr
     assert "step 4/4" in trained.stdout
     record = next((swept / "runs" / "train").rglob("record.json"))
@@ -163,6 +148,10 @@ def test_a_mistake_is_one_line_and_status_2(arguments, expected) -> None:
     mistake(ablate(*arguments), *expected)
 
 
+def test_a_mistake_ends_a_process_with_one_line_and_status_2() -> None:
+    mistake(process("plan", "balance", "trainer.stepz=3"), "did you mean trainer.steps")
+
+
 def test_a_level_that_the_model_cannot_have_is_named_with_its_arm(tmp_path) -> None:
     (tmp_path / "bad.py").write_text(DECLARATION.replace("(1, 2)", "(1, 9)"))
     mistake(ablate("plan", "bad.py", cwd=tmp_path), "top_k=9", "model.num_experts=4")
@@ -170,10 +159,10 @@ def test_a_level_that_the_model_cannot_have_is_named_with_its_arm(tmp_path) -> N
 
 def test_a_failed_run_is_status_1_and_a_traceback_only_with_debug(tmp_path) -> None:
     settings = ("optimizer.learning_rate=1e30", "optimizer.gradient_clip=0", "data.corpus=markov", "trainer.steps=20")
-    failed = ablate("train", "tiny", *settings, cwd=tmp_path)
+    failed = process("train", "tiny", *settings, cwd=tmp_path)
     assert failed.returncode == 1 and "the run failed: TrainingDivergedError" in failed.stderr
     assert "Traceback" not in failed.stderr
-    quiet, loud = (ablate(*debug, "plan", "balanse") for debug in ((), ("--debug",)))
+    quiet, loud = (process(*debug, "plan", "balanse") for debug in ((), ("--debug",)))
     assert "Traceback" not in quiet.stderr and "Traceback" in loud.stderr and loud.returncode == 2
 
 
@@ -194,14 +183,14 @@ def test_failed_runs_are_recorded_reported_and_run_again_only_when_asked(tmp_pat
 
 
 def test_doctor_says_what_there_is() -> None:
-    findings = {entry["name"]: entry for entry in json.loads(ablate("doctor", "--json").stdout)}
+    findings = {entry["name"]: entry for entry in json.loads(process("doctor", "--json").stdout)}
     assert set(findings) == {"python", "torch", "cuda", "deepspeed", "wandb", "slurm"}
     assert findings["torch"]["ok"] and "deepspeed 0.19" in findings["deepspeed"]["found"]
     assert "check itself failed" not in json.dumps(findings)
 
 
 def test_help_is_quick_and_names_every_command() -> None:
-    shown = ablate("--help")
+    shown = process("--help")
     assert shown.returncode == 0
     for command in ("list", "plan", "run", "report", "export", "train", "doctor"):
         assert command in shown.stdout
@@ -248,7 +237,7 @@ def test_a_run_and_a_sweep_over_two_devices(tmp_path) -> None:
     spread = ("trainer.strategy=deepspeed", "deepspeed.expert_parallel=2")
     refused = ablate("train", "tiny", *tiny, "--devices", "2", cwd=tmp_path)
     assert refused.returncode == 2 and "set trainer.strategy=deepspeed" in refused.stderr
-    trained = ablate("train", "tiny", *tiny, *spread, "--devices", "2", cwd=tmp_path)
+    trained = process("train", "tiny", *tiny, *spread, "--devices", "2", cwd=tmp_path)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "step 8/8" in trained.stdout
     weights = next((tmp_path / "runs" / "train").glob("*/model.safetensors"))
@@ -257,7 +246,7 @@ def test_a_run_and_a_sweep_over_two_devices(tmp_path) -> None:
     declaration = declaration.replace("import Ablation, Factor", "import Ablation, Factor, Resources")
     together = '"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2, "trainer.log_every": 4,'
     (tmp_path / "pair.py").write_text(declaration.replace('"trainer.log_every": 4,', together))
-    swept = ablate("run", "pair.py", "--exploratory", cwd=tmp_path)
+    swept = process("run", "pair.py", "--exploratory", cwd=tmp_path)
     assert swept.returncode == 0 and "4 runs trained" in swept.stdout, swept.stdout + swept.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "pair").rglob("record.json")]
     assert len(found) == 4 and all(record["provenance"]["devices"] == 2 for record in found)

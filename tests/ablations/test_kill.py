@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from core import records
-from tests.ablations.test_commands import DECLARATION, ROOT, ablate
+from tests.ablations.shell import ROOT, ablate
+from tests.ablations.test_commands import DECLARATION
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
 

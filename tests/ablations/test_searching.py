@@ -1,6 +1,5 @@
 """The commands for searches: `run` as processes, the others in this one (starting each anew would take most of the time)."""
 
-import contextlib
 import io
 import json
 import math
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ablations.__main__ import main
 from ablations.cli.search_report import confirmed, print_report, report
 from analysis.frame import Study
 from core.settings import build
@@ -26,8 +24,7 @@ from sweeps.search.task import begin
 from sweeps.storage import default_url, open_storage
 from sweeps.worker import StopSignal
 from sweeps.workplace import Workplace
-from tests.ablations.test_commands import ROOT, mistake
-from tests.ablations.test_commands import ablate as process
+from tests.ablations.shell import ROOT, ablate, mistake, process
 from tests.ablations.test_kill import wait_until
 from tests.sweeps.search.conftest import declare
 
@@ -56,14 +53,6 @@ search = Search(
     },
 )
 '''
-
-
-def ablate(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """The command in this process, with what it printed."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(arguments)
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")

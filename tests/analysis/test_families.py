@@ -64,10 +64,10 @@ def test_seeds_of_a_point_are_drawn_together() -> None:
 
 @pytest.mark.slow
 def test_the_band_covers_the_truth_ten_times_outside_of_the_runs() -> None:
-    covered, repeats = 0, 30
+    covered, repeats = 0, 16
     for repeat in range(repeats):
         runs = runs_of((1.5, 1.5), (0.3, 0.3), noise=0.005, seed=repeat)
         law = fit_law(**runs.columns(), bootstrap=60, rng=np.random.default_rng(repeat), together=runs.point)
         low, high = law.band(8e7, 5e9)
         covered += low <= 1.5 + 60 * 8e7**-0.3 + 400 * 5e9**-0.35 <= high
-    assert covered >= 25  # of 30 at 95 %: 25 or fewer by chance in 1 of 60
+    assert covered >= 13  # of 16 at 95 %: fewer by chance in 1 of 140

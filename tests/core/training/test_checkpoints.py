@@ -1,6 +1,7 @@
 """A run that is cut off goes on as if nothing had happened: the same losses at the same steps, to the last bit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from core import records
-from core.config import RunConfig, to_dict, to_yaml
+from core.config import RunConfig, to_yaml
 from core.errors import UserError
 from core.records import RunRecord
 from core.settings import build
@@ -98,26 +99,46 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     assert not (cut / FOLDER).exists()  # a complete run needs none
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [((2, 2), (4, 2)), ((2, 2), (2, 1)), ((2, 1), (2, 2))],
-    ids=["more-devices", "experts-together", "experts-apart"],
-)
-def test_a_run_goes_on_in_another_layout(before: tuple[int, int], after: tuple[int, int], tmp_path: Path) -> None:
-    (devices, parallel), (then_devices, then_parallel) = before, after
-    config = build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel})
-    whole = train(config, tmp_path / "whole", devices=devices)
-    cut = tmp_path / "cut"
-    process = start(config, cut, devices)
-    wait_for_checkpoint(cut, process)
+def cut_off(parallel: int, folder: Path) -> Path:
+    """A run on two devices that lost a rank after its first checkpoint."""
+    process = start(build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel}), folder, 2)
+    wait_for_checkpoint(folder, process)
     os.kill(ranks_of(process)[0].pid, signal.SIGKILL)
     assert process.wait(timeout=LIMIT_S) == 0
-    again = train(build(to_dict(config), {"deepspeed.expert_parallel": then_parallel}), cut, devices=then_devices)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    """The same run at one go on one device, which those on several equal but for rounding."""
+    return train(build(LONG), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def experts_spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cut_off(2, tmp_path_factory.mktemp("spread") / "cut")
+
+
+def assert_goes_on(cut: Path, devices: int, parallel: int, whole: RunRecord) -> None:
+    """That a run that was cut off ends as the whole one in a layout."""
+    again = train(
+        build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel}), cut, devices=devices
+    )
     assert again.status == "complete", again.reason
     assert again.curve["step"] == whole.curve["step"]
     for name in ("train/nelbo", "train/load_balancing", "train/gradient_norm", "train/learning_rate"):
         assert again.curve[name] == pytest.approx(whole.curve[name], rel=1e-5), name
     assert again.metrics["val/nelbo"] == pytest.approx(whole.metrics["val/nelbo"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("devices", "parallel"), [(4, 2), (2, 1)], ids=["more-devices", "experts-together"])
+def test_a_run_goes_on_in_another_layout(devices: int, parallel: int, experts_spread, whole, tmp_path: Path) -> None:
+    cut = shutil.copytree(experts_spread, tmp_path / "cut", symlinks=True)
+    assert_goes_on(cut, devices, parallel, whole)
+
+
+def test_a_run_whose_experts_were_together_goes_on_with_them_apart(whole, tmp_path: Path) -> None:
+    assert_goes_on(cut_off(1, tmp_path / "cut"), 2, 2, whole)
 
 
 def test_no_process_outlives_its_parent(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""What do block decoding, fewer network calls and the remasking rule cost in answers?
+
+(LLaDA-MoE, arXiv 2509.24389, open question 3.)
+"""
+
+from sweeps.spec import Ablation, Decoders, Factor, Level, Size
+
+BLOCK, CALL, RULE, THRESHOLD = "block_length", "tokens_per_call", "remasking", "threshold"
+RULES = ("low_confidence", "entropy", "margin", "random")
+
+
+def decoders(blocks: tuple[int | str, ...], calls: tuple[int, ...], rules: tuple[str, ...], examples: int) -> Decoders:
+    """Every block, rule and number of tokens a call; and thresholds, which leave that number to the model."""
+    ways: list[dict[str, Level]] = [
+        {BLOCK: block, RULE: rule, CALL: call} for rule in rules for block in blocks for call in calls
+    ]
+    ways += [{BLOCK: block, CALL: None, THRESHOLD: sure} for block in blocks for sure in (0.8, 0.95)]
+    control: dict[str, Level] = {BLOCK: "full", RULE: "low_confidence", CALL: 1, THRESHOLD: None}
+    return Decoders(
+        factors=(
+            Factor(BLOCK, blocks, label="block"),
+            Factor(RULE, rules, label="by"),
+            Factor(CALL, (*calls, None), label="tokens a call"),
+            Factor(THRESHOLD, (None, 0.8, 0.95)),
+        ),
+        control=control,
+        arms=tuple(way for way in ways if control | way != control),
+        examples=examples,
+        margin=0.05,
+    )
+
+
+ablation = Ablation(
+    question="What do block decoding, fewer network calls and the remasking rule cost in right answers, on the same models?",
+    base="proxy_3m",
+    # Balanced brackets with a third hidden: most holes have several fillings, and they must fit each other.
+    settings={"data.corpus": "task:dyck_long", "objective.kind": "sft", "data.sequence_length": 512},
+    metric="val/nelbo",
+    seeds=range(6),
+    decoders=decoders((32, 64, 128, "full"), (1, 2, 4, 8), RULES, 512),
+    sizes={
+        "quick": Size(
+            base="tiny",
+            settings={
+                "data.corpus": "task:dyck",
+                "data.sequence_length": 32,
+                "trainer.batch_size": 32,
+                "trainer.steps": 600,
+                "trainer.validate_every": 100,
+            },
+            decoders=decoders((4, 8, "full"), (1, 2, 4), ("low_confidence", "random"), 512),
+        ),
+    },
+)

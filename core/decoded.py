@@ -1,0 +1,56 @@
+"""What a trained model answered under one way of decoding: a JSON file beside its run's record, whole or not at all."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from core.records import write_atomically
+
+FOLDER = "decoded"  # within the run's
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One model's answers to the same held-out prompts, or why there are none.
+
+    decoder: its name; settings: of core.diffusion.sampling.Sampling. weights: sha256 of the model's. right: for each decode
+    seed, a "1" or "0" for each prompt; calls: network calls of a response, mean; length: tokens of a response; seconds: of
+    all of it, as it was decoded, whatever else the machine did.
+    """
+
+    decoder: str
+    settings: dict[str, Any]
+    task: str
+    examples: int
+    weights: str
+    right: list[str] = field(default_factory=list)
+    calls: float = 0.0
+    length: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+
+    def answers(self, wanted: "Decoded") -> bool:
+        """Whether this is what another names: of the same model, prompts and settings, and no failure."""
+        same = ("decoder", "settings", "task", "examples", "weights")
+        return self.reason is None and all(getattr(self, name) == getattr(wanted, name) for name in same)
+
+
+def write(decoded: Decoded, run: Path) -> Path:
+    """Write it into its run's folder, atomically."""
+    path = run / FOLDER / f"{decoded.decoder}.json"
+    write_atomically(path, json.dumps(asdict(decoded), allow_nan=False, separators=(",", ":")) + "\n")
+    return path
+
+
+def read_all(run: Path) -> dict[str, Decoded]:
+    """Everything readable that lies in a run's folder, by the decoder's name."""
+    found = {}
+    for path in sorted((run / FOLDER).glob("*.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            continue  # it is decoded again
+        if isinstance(content, dict) and set(content) == {entry.name for entry in fields(Decoded)}:
+            found[content["decoder"]] = Decoded(**content)
+    return found

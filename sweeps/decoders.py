@@ -1,0 +1,166 @@
+"""Ways of decoding, from a declaration to what each trained model is asked: planned, found missing, and done."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from core import decoded
+from core.config import RunConfig
+from core.data.tasks import examples
+from core.decoded import Decoded
+from core.diffusion.sampling import Sampling
+from core.errors import UserError
+from core.model.transformer import Denoiser
+from core.probes.tasks import exact_match, room, task_of
+from core.settings import text
+from core.training.weights import open_run
+from sweeps.arms import expand
+from sweeps.checks import nearest
+from sweeps.folders import RunLock, recorded, run_folder
+from sweeps.planned import Plan, PlannedRun
+from sweeps.spec import Ablation, Decoders
+
+FULL = "full"  # a block as long as the response
+OWN_KEY = "tokens_per_call"
+SET_ELSEWHERE = ("length", "seed")  # by the task, and by `decode_seeds`
+
+
+def describe(decoders: Decoders, configs: Sequence[RunConfig]) -> dict[str, Any]:
+    """What a design says of them, JSON-ready. configs: of the arms that are to be decoded.
+
+    Raises UserError for what can't be decoded so, and for arms that answer no task or not the same one.
+    """
+    tasks = {_task(config) for config in configs}
+    if len(tasks) > 1:
+        raise UserError(f"decoders: the arms are trained on several tasks ({', '.join(sorted(tasks))}): use one")
+    task, held = (name := tasks.pop()), len(examples(name).held_out)
+    if not 1 <= decoders.examples <= held:
+        raise UserError(
+            f"decoders: examples must lie between 1 and {held}, what task:{task} holds out, not {decoders.examples}"
+        )
+    if decoders.decode_seeds < 1:
+        raise UserError(f"decoders: decode_seeds must be at least 1, not {decoders.decode_seeds}")
+    if decoders.margin is not None and not decoders.margin > 0:
+        raise UserError(
+            f"decoders: margin must be positive, not {decoders.margin}; None means that equivalence isn't claimed"
+        )
+    _check_keys([*(factor.key for factor in decoders.factors), *decoders.settings])
+    try:
+        arms = expand(Ablation(question="", factors=decoders.factors, control=decoders.control, arms=decoders.arms))
+    except UserError as error:
+        raise UserError(f"decoders: {error}") from None
+    length = room(task)
+    names = {factor.key: factor.name for factor in decoders.factors}
+    ways = []
+    for arm in arms:
+        given = _sampling_settings(arm.name, {**decoders.settings, **arm.settings}, length)
+        said = (f"{names[key]} {text(level)}" for key, level in arm.settings.items() if level is not None)
+        ways.append({"name": arm.name, "label": ", ".join(said), "settings": given})
+    return {
+        "task": task, "examples": decoders.examples, "decode_seeds": decoders.decode_seeds, "length": length,
+        "margin": decoders.margin, "control": ways[0]["name"], "ways": ways,
+    }  # fmt: skip
+
+
+def _task(config: RunConfig) -> str:
+    try:
+        name = task_of(config)
+    except UserError as error:
+        raise UserError(f"decoders: {error}") from None
+    if config.model.causal:
+        raise UserError("decoders: a causal model is decoded token after token in one way only; use model.causal=false")
+    if config.data.sequence_length < room(name):
+        raise UserError(
+            f"decoders: task:{name} needs {room(name)} tokens for a response alone, and "
+            f"data.sequence_length={config.data.sequence_length}"
+        )
+    return name
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    known = [entry.name for entry in fields(Sampling) if entry.name not in SET_ELSEWHERE] + [OWN_KEY]
+    for key in keys:
+        if key not in known:
+            raise UserError(f"decoders: unknown setting '{key}': {nearest(key, known)}")
+
+
+def _sampling_settings(name: str, settings: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """A way's settings as fields of Sampling, those alone that were given."""
+    given = dict(settings) | {"length": length}
+    if given.get("block_length") == FULL:
+        given["block_length"] = length
+    if (count := given.pop(OWN_KEY, None)) is not None:
+        if given.get("threshold") is not None or given.get("steps") is not None:
+            raise UserError(f"decoders: {name}: {OWN_KEY} excludes threshold and steps: leave it out")
+        if not isinstance(count, int) or not 1 <= count <= length or length % count:
+            raise UserError(f"decoders: {name}: {OWN_KEY}={count} must divide the {length} tokens of a response")
+        given["steps"] = length // count
+    try:
+        Sampling(**given)
+    except UserError as error:
+        raise UserError(f"decoders: {name}: {error}") from None
+    return given
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One finished run and the ways in which it is still to be decoded."""
+
+    run: PlannedRun
+    folder: Path
+    ways: tuple[Decoded, ...]
+
+
+def missing(plan: Plan, out: Path) -> Iterator[Asked]:
+    """The finished runs of a plan that lack answers, failures included."""
+    design = plan.design["decoders"]
+    for run in plan.runs:
+        folder = run_folder(plan, run, out)
+        record = recorded(folder, run)
+        if record is None or record.status != "complete":
+            continue
+        have, weights = decoded.read_all(folder), record.provenance.get("weights_sha256") or ""
+        wanted = [
+            Decoded(way["name"], way["settings"], design["task"], design["examples"], weights) for way in design["ways"]
+        ]
+        if todo := tuple(way for way in wanted if not (way.decoder in have and have[way.decoder].answers(way))):
+            yield Asked(run, folder, todo)
+
+
+def answer(asked: Asked, decode_seeds: int, device: str = "cpu") -> list[Decoded]:
+    """Decode a run in every way that it lacks and leave what came of each beside its record; a failure with its reason.
+
+    Nothing where another process is at it.
+    """
+    lock = RunLock(asked.folder)
+    if not lock.acquire():
+        return []
+    try:
+        config, denoiser = open_run(asked.folder)
+        denoiser = denoiser.to(device)
+        return [_answer(way, config, denoiser, asked.folder, decode_seeds) for way in asked.ways]
+    finally:
+        lock.release()
+
+
+def _answer(way: Decoded, config: RunConfig, denoiser: Denoiser, folder: Path, decode_seeds: int) -> Decoded:
+    settings, began = Sampling(**way.settings), time.perf_counter()
+    by_chance = settings.temperature > 0 or settings.remasking == "random"
+    try:
+        results = [
+            exact_match(config, denoiser, replace(settings, seed=seed), way.examples)
+            for seed in range(decode_seeds if by_chance else 1)
+        ]
+        found = replace(
+            way,
+            right=["".join("1" if right else "0" for right in result.right_N) for result in results],
+            calls=sum(float(result.nfe_N.mean()) for result in results) / len(results),
+            length=settings.length,
+            seconds=time.perf_counter() - began,
+        )
+    except Exception as error:
+        found = replace(way, reason=f"{type(error).__name__}: {error}".strip().splitlines()[0])
+    decoded.write(found, folder)
+    return found

@@ -1,0 +1,116 @@
+"""Trained models are decoded in the declared ways: once each, again where something changed, and refused before training."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from core import decoded
+from core.decoded import FOLDER
+from tests.ablations.shell import ablate, mistake
+
+DECLARATION = '''
+"""A question about decoding small enough for a test."""
+from sweeps.spec import Ablation, Decoders, Factor
+
+ablation = Ablation(
+    question="Do blocks matter to a toy?",
+    base="tiny",
+    seeds=range(3),
+    settings={
+        "data.corpus": "task:modular", "objective.kind": "sft", "data.sequence_length": 16, "data.validation_sequences": 16,
+        "model.hidden_size": 16, "model.num_heads": 1, "model.head_dim": 16, "model.num_experts": 4,
+        "model.expert_width": 8, "trainer.steps": 8, "trainer.batch_size": 4, "trainer.validate_every": 4,
+    },
+    decoders=Decoders(
+        factors=(Factor("block_length", (1, "full"), label="block"), Factor("remasking", ("low_confidence", "random"))),
+        control={"block_length": "full", "remasking": "low_confidence"},
+        settings={"tokens_per_call": 1},
+        examples=8, decode_seeds=2,
+    ),
+)
+'''
+
+
+@pytest.fixture(scope="module")
+def decoded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("decoded")
+    (folder / "toy.py").write_text(DECLARATION)
+    done = ablate("run", "toy.py", "--workers", "2", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 runs trained" in done.stdout or "12 ways of decoding answered, 0 failed" in done.stdout, done.stdout
+    return folder
+
+
+def test_every_model_answers_in_every_way_and_the_report_compares_them(decoded_runs: Path) -> None:
+    runs = list((decoded_runs / "runs" / "toy").rglob("record.json"))
+    assert len(runs) == 3
+    for path in runs:
+        found = decoded.read_all(path.parent)
+        assert len(found) == 4
+        for one in found.values():
+            assert one.reason is None and one.calls == one.length == 2 and set("".join(one.right)) <= {"0", "1"}
+            assert [len(line) for line in one.right] == [8] * (2 if one.settings["remasking"] == "random" else 1)
+            assert one.weights == json.loads(path.read_text())["provenance"]["weights_sha256"]
+    content = json.loads(ablate("report", "toy.py", "--json", cwd=decoded_runs).stdout)
+    ways = content["decoding"]["ways"]
+    assert ways[0]["label"] == "block full, remasking low_confidence" and len(ways) == 4
+    assert all(way["n"] == 3 and way["verdict"] for way in ways) and content["decoding"]["missing"] == 0
+    assert content["headline"].startswith("Decoding of modular, exact match beside the control's")
+    shown = ablate("report", "toy.py", cwd=decoded_runs).stdout
+    assert "Decoding of modular: 8 held-out prompts" in shown and "Cochran" in shown
+
+
+def test_only_what_is_missing_is_decoded(decoded_runs: Path) -> None:
+    files = sorted((decoded_runs / "runs" / "toy").rglob(f"{FOLDER}/*.json"))
+    before = {path: path.read_bytes() for path in files}
+    assert "0 ways of decoding answered" in ablate("decode", "toy.py", cwd=decoded_runs).stdout
+    files[0].unlink()
+    files[1].write_text("{")
+    done = ablate("decode", "toy.py", cwd=decoded_runs)
+    assert done.returncode == 0 and "2 ways of decoding answered, 0 failed" in done.stdout
+    assert {path: json.loads(path.read_text())["right"] for path in files} == {
+        path: json.loads(content)["right"] for path, content in before.items()
+    }
+
+
+def test_a_model_without_weights_fails_alone_and_says_so(decoded_runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "toy.py").write_text(DECLARATION)
+    (tmp_path / "runs").symlink_to(decoded_runs / "runs")
+    weights = sorted((decoded_runs / "runs" / "toy").rglob("model.safetensors"))[0]
+    content = weights.read_bytes()
+    lost = sorted((weights.parent / FOLDER).glob("*.json"))[0]
+    answer = lost.read_bytes()
+    try:
+        weights.unlink()
+        lost.unlink()
+        done = ablate("decode", "toy.py", cwd=tmp_path)
+        assert done.returncode == 1 and "0 ways of decoding answered, 1 failed" in done.stdout
+        assert "has no model.safetensors" in " ".join(done.stdout.split())
+    finally:
+        weights.write_bytes(content)
+        lost.write_bytes(answer)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('"block_length", (1,', '"block_lenght", (1,', ("unknown setting 'block_lenght'", "block_length")),
+        ("(1, \"full\")", "(3, \"full\")", ("block_length=3", "doesn't divide length=2")),
+        ('"tokens_per_call": 1', '"tokens_per_call": 5', ("tokens_per_call=5", "must divide the 2 tokens")),
+        ('"tokens_per_call": 1', '"temperature": -1.0', ("temperature=-1.0",)),
+        ('"task:modular", "objective.kind": "sft"', '"markov"', ("data.corpus=markov is no task",)),
+        ("examples=8", "examples=99999", ("examples must lie between 1 and",)),
+        ("decode_seeds=2", "decode_seeds=0", ("decode_seeds must be at least 1",)),
+        ('control={"block_length": "full"', 'control={"block_length": 2', ("block_length=2 is not among",)),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_refused_before_anything_is_trained(old: str, new: str, expected: tuple, tmp_path: Path) -> None:
+    assert old in DECLARATION
+    (tmp_path / "bad.py").write_text(DECLARATION.replace(old, new))
+    mistake(ablate("run", "bad.py", cwd=tmp_path), "decoders: ", *expected)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_ablation_without_decoders_has_nothing_to_decode() -> None:
+    mistake(ablate("decode", "balance", "--size", "quick"), "balance: it declares no decoders")
