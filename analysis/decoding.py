@@ -243,7 +243,7 @@ def sheet(found: Decoding) -> Sheet:
         effect = f"{way.effect.estimate:+.1%} [{way.effect.low:+.1%}, {way.effect.high:+.1%}]" if way.effect else ""
         costs = (_told(way.calls, ".1f"), _told(way.tokens_per_call, ".2f"), _told(way.ms, ".1f"))
         words = "; ".join((way.verdict, *way.notes))
-        ps = (_told(way.p_holm, ".2g"), _told(way.p_mcnemar, ".2g"))
+        ps = (_small(way.p_holm), _small(way.p_mcnemar))
         shown.append((_label(found, way), right, effect.replace("-", "−"), *ps, *costs, str(way.n), words))
         numbers = {"arm": way.arm, "way": way.name, "n": way.n, "verdict": way.verdict}
         for name in ("right", "effect"):
@@ -263,6 +263,10 @@ def _label(found: Decoding, way: Way) -> str:
 
 def _told(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
+
+
+def _small(p: float | None) -> str:
+    return "<.0001" if p is not None and p < 1e-4 else _told(p, ".2g")
 
 
 def _title(found: Decoding) -> str:

@@ -150,6 +150,8 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
         return None, f"{study.missing} runs of the design are missing; a winner is named when all are recorded"
     if table.rows[0].n == 0:
         return None, "the control has no finished run"
+    if len(table.rows) == 1:
+        return control, "it is the only arm"
     if not any(row.p_holm is not None for row in table.rows):
         return None, "no arm has enough finished runs to be compared"
     better = [row for row in table.rows if row.verdict == "better"]  # without failures, by its words
