@@ -10,6 +10,7 @@ nothing (equivalent, ± 0.6) at 3.6 tokens a call; random remasking 9.1 [6.1, 12
 
 from sweeps.spec import Ablation, Decoders, Factor, Level, Size
 
+KIND, CAUSAL = "objective.kind", "model.causal"
 BLOCK, CALL, RULE, THRESHOLD = "block_length", "tokens_per_call", "remasking", "threshold"
 RULES = ("low_confidence", "entropy", "margin", "random")
 
@@ -37,9 +38,13 @@ def decoders(blocks: tuple[int | str, ...], calls: tuple[int, ...], rules: tuple
 
 ablation = Ablation(
     question="What do block decoding, fewer network calls and the remasking rule cost in right answers, on the same models?",
+    # Beside them the same network, trained as much and decoded token after token.
+    factors=(Factor(KIND, ("sft", "autoregressive"), label="trained by"), Factor(CAUSAL, (False, True))),
+    control={KIND: "sft", CAUSAL: False},
+    arms=({KIND: "autoregressive", CAUSAL: True},),
     base="proxy_3m",
     # Balanced brackets with a third hidden: most holes have several fillings, and they must fit each other.
-    settings={"data.corpus": "task:dyck_long", "objective.kind": "sft", "data.sequence_length": 512},
+    settings={"data.corpus": "task:dyck_long", "data.sequence_length": 512},
     metric="val/nelbo",
     seeds=range(6),
     decoders=decoders((32, 64, 128, "full"), (1, 2, 4, 8), RULES, 512),

@@ -102,9 +102,9 @@ def _spread(by_prompt_NW: np.ndarray) -> float:
 class Way:
     """One way of decoding an arm's models.
 
-    right: exact match; effect: less the control's, None for the control; p_holm of it, over all ways of all arms;
-    p_mcnemar: on these very models, Holm-adjusted as well. calls: network calls of a response; tokens_per_call: TPF; ms:
-    milliseconds of a response, as they were decoded, a median over models; n: models.
+    right: exact match; effect: less that of the arm's control way, and for that way less the control arm's; p_holm of it,
+    over all ways of all arms; p_mcnemar: on these very models, Holm-adjusted as well. calls: network calls of a response;
+    tokens_per_call: TPF; ms: milliseconds of a response, as they were decoded, a median over models; n: models.
     """
 
     arm: str
@@ -147,16 +147,18 @@ def decoding(study: Study) -> Decoding:
     ways: list[Way] = []
     omnibus: dict[str, float] = {}
     for arm in study.arms:
-        found = [_way(study, arm, way, design) for way in design["ways"]]
-        ways += found
-        right = _answers(study, arm, [way["name"] for way in design["ways"]])
+        causal = arm in design.get("causal", ())
+        own = [design["ways"][0] | {"label": "token after token"}] if causal else design["ways"]
+        ways += [_way(study, arm, way, design) for way in own]
+        right = _answers(study, arm, [way["name"] for way in own])
         if right is not None and right.shape[-1] > 1:
             omnibus[arm] = cochran(right)
     finished = sum(record.status == "complete" for record in study.cells.values())
     there = sum(one.reason is None for each in study.decoded.values() for one in each.values())
+    wanted = sum(1 if arm in design.get("causal", ()) else len(design["ways"]) for arm in study.arms)
     return Decoding(
         design["task"], design["examples"], design["length"], design["margin"], tuple(_judged(study, design, ways)), omnibus,
-        (finished + study.missing) * len(design["ways"]) - there,
+        wanted * (finished + study.missing) // len(study.arms) - there,
     )  # fmt: skip
 
 
@@ -175,24 +177,34 @@ def _way(study: Study, arm: str, way: Mapping[str, Any], design: Mapping[str, An
     calls = float(np.mean([one.calls for one in answered]))
     ms = float(np.median([1e3 * one.seconds / (one.examples * len(one.right)) for one in answered]))
     row |= {"right": shift(own[..., 0]), "calls": calls, "tokens_per_call": design["length"] / calls, "ms": ms}
-    if way["name"] == control:
+    if way["name"] == control and arm == study.arms[0]:
         return Way(**row | {"verdict": "control"}, notes=tuple(notes))
-    both = _answers(study, arm, [control, way["name"]])
+    # An arm's own ways are compared with its control way, and that with the control arm's.
+    base = arm if way["name"] != control else study.arms[0]
+    both = _answers(study, arm, [way["name"]], base, control)
     if both is None or len(both) < VERDICT_FLOOR:
         models = 0 if both is None else len(both)
         return Way(**row, notes=(*notes, f"{models} models are too few for a verdict ({VERDICT_FLOOR} needed)"))
-    difference = both[..., 1] - both[..., 0]
+    difference = both[..., 0] - both[..., 1]
     row |= {"effect": shift(difference), "p_mcnemar": mcnemar(difference)}
     return Way(**row, notes=tuple(notes))
 
 
-def _answers(study: Study, arm: str, names: list[str]) -> np.ndarray | None:
-    """Right or not, a mean over decode seeds, of the models that were decoded in all of these ways. Returns (S, N, W)."""
+def _answers(
+    study: Study, arm: str, names: list[str], base: str | None = None, against: str | None = None
+) -> np.ndarray | None:
+    """Right or not, a mean over decode seeds, of the seeds whose models were decoded in all of these ways; and last, where a
+    base arm is named, of its model of that seed in the way `against`. Returns (S, N, W)."""
+    wanted = [(arm, name) for name in names] + ([(base, against)] if base is not None and against is not None else [])
     rows = []
     for seed in study.design["seeds"]:
-        have = study.decoded.get((arm, seed), {})
-        if all(name in have and have[name].reason is None for name in names):
-            columns = [np.mean([[mark == "1" for mark in line] for line in have[name].right], axis=0) for name in names]
+        have = [study.decoded.get((each, seed), {}).get(name) for each, name in wanted]
+        columns = [
+            np.mean([[mark == "1" for mark in line] for line in one.right], axis=0)
+            for one in have
+            if one is not None and one.reason is None
+        ]
+        if len(columns) == len(wanted):
             rows.append(np.stack(columns, axis=-1))
     return np.stack(rows) if rows else None
 
@@ -278,6 +290,8 @@ def _caption(found: Decoding) -> str:
         f"p = {p:.2g}" if len(found.cochran) == 1 else f"{arm} p = {p:.2g}" for arm, p in found.cochran.items()
     )
     said = [f"Cochran's Q over all ways, prompts as clusters: {omnibus}."] if omnibus else []
+    if len({way.arm for way in found.ways}) > 1:
+        said.append("An arm's ways are compared with its first, and that with the control arm's, within seeds.")
     said += [
         "Effects are of the same models and prompts, each a cluster, so that intervals and Holm p are of other models and "
         "other prompts of the kind; McNemar p (prompts as clusters, Holm-adjusted) is of these very models. NFE: network "

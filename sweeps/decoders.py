@@ -27,12 +27,13 @@ OWN_KEY = "tokens_per_call"
 SET_ELSEWHERE = ("length", "seed")  # by the task, and by `decode_seeds`
 
 
-def describe(decoders: Decoders, configs: Sequence[RunConfig]) -> dict[str, Any]:
-    """What a design says of them, JSON-ready. configs: of the arms that are to be decoded.
+def describe(decoders: Decoders, configs: Mapping[str, RunConfig]) -> dict[str, Any]:
+    """What a design says of them, JSON-ready. configs: of the arms that are to be decoded, by
+    name, the control first; a causal one is decoded token after token alone.
 
     Raises UserError for what can't be decoded so, and for arms that answer no task or not the same one.
     """
-    tasks = {_task(config) for config in configs}
+    tasks = {_task(config) for config in configs.values()}
     if len(tasks) > 1:
         raise UserError(f"decoders: the arms are trained on several tasks ({', '.join(sorted(tasks))}): use one")
     task, held = (name := tasks.pop()), len(examples(name).held_out)
@@ -51,7 +52,9 @@ def describe(decoders: Decoders, configs: Sequence[RunConfig]) -> dict[str, Any]
         arms = expand(Ablation(question="", factors=decoders.factors, control=decoders.control, arms=decoders.arms))
     except UserError as error:
         raise UserError(f"decoders: {error}") from None
-    length = room(task)
+    length, causal = room(task), [arm for arm, config in configs.items() if config.model.causal]
+    if next(iter(configs)) in causal:
+        raise UserError("decoders: the control is causal and is decoded in one way only: let it be a masked model")
     names = {factor.key: factor.name for factor in decoders.factors}
     ways = []
     for arm in arms:
@@ -60,7 +63,7 @@ def describe(decoders: Decoders, configs: Sequence[RunConfig]) -> dict[str, Any]
         ways.append({"name": arm.name, "label": ", ".join(said), "settings": given})
     return {
         "task": task, "examples": decoders.examples, "decode_seeds": decoders.decode_seeds, "length": length,
-        "margin": decoders.margin, "control": ways[0]["name"], "ways": ways,
+        "margin": decoders.margin, "control": ways[0]["name"], "ways": ways, "causal": causal,
     }  # fmt: skip
 
 
@@ -69,8 +72,6 @@ def _task(config: RunConfig) -> str:
         name = task_of(config)
     except UserError as error:
         raise UserError(f"decoders: {error}") from None
-    if config.model.causal:
-        raise UserError("decoders: a causal model is decoded token after token in one way only; use model.causal=false")
     if config.data.sequence_length < room(name):
         raise UserError(
             f"decoders: task:{name} needs {room(name)} tokens for a response alone, and "
@@ -122,9 +123,9 @@ def missing(plan: Plan, out: Path) -> Iterator[Asked]:
         if record is None or record.status != "complete":
             continue
         have, weights = decoded.read_all(folder), record.provenance.get("weights_sha256") or ""
-        wanted = [
-            Decoded(way["name"], way["settings"], design["task"], design["examples"], weights) for way in design["ways"]
-        ]
+        # A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
+        ways = design["ways"][:1] if run.config.model.causal else design["ways"]
+        wanted = [Decoded(way["name"], way["settings"], design["task"], design["examples"], weights) for way in ways]
         if todo := tuple(way for way in wanted if not (way.decoder in have and have[way.decoder].answers(way))):
             yield Asked(run, folder, todo)
 

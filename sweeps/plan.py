@@ -65,7 +65,9 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         "command": shlex.join(command),
     }
     if edition.decoders:
-        design["decoders"] = decoders.describe(edition.decoders, configs)
+        design["decoders"] = decoders.describe(
+            edition.decoders, {arm.name: config for arm, config in zip(arms, configs, strict=True)}
+        )
     if edition.ladder:
         design["ladder"] = {"targets": {name: asdict(target) for name, target in edition.ladder.targets.items()}}
         for entry, point in zip(design["arms"], points, strict=True):
@@ -152,6 +154,12 @@ def _described(edition: Ablation, arms: Sequence[Arm], configs: Sequence[RunConf
         elif edition.match is None and not edition.ladder and abs(share) > UNEQUAL:
             entry["notes"].append(
                 f"{share:+.0%} FLOPs per token beside the control's: not a comparison at equal compute"
+            )
+        kinds = {each.objective.kind == "autoregressive" for each in (config, configs[0])}
+        if len(kinds) > 1:
+            exact, bound = ("its", "the control's") if config.model.causal else ("the control's", "its")
+            entry["notes"].append(
+                f"{exact} NELBO is the likelihood itself, {bound} a bound, which may lie above its model's"
             )
         model = config.model
         if (

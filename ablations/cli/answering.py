@@ -1,4 +1,4 @@
-"""`ablate bench tasks`: how often a model's answers are right, by how they are decoded, and how many calls they took."""
+"""`ablate bench tasks` and `pairs`: how often answers are right, by how they are decoded, and what is found likely."""
 
 import argparse
 import itertools
@@ -14,6 +14,7 @@ from ablations.cli.commands import console, show_json
 from analysis.compare import holm
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
+from core.probes.pairs import minimal_pairs
 from core.probes.tasks import TaskResult, exact_match, room, task_of
 from core.training.weights import open_run
 
@@ -99,6 +100,36 @@ def _print(content: dict[str, Any], out: Console) -> None:
             f"{row['tokens_per_call']:.2f}",
         )
     out.print(table)
+
+
+def run_pairs(arguments: argparse.Namespace) -> int:
+    """Count how often a right response is likelier than one that is wrong by a symbol."""
+    config, denoiser = open_run(arguments.model)
+    result = minimal_pairs(config, denoiser, arguments.count, draws=arguments.draws)
+    wins = float(result.preferred * arguments.count)
+    interval = binomtest(round(wins), arguments.count).proportion_ci(method="wilson")
+    content = {
+        "task": task_of(config),
+        "pairs": arguments.count,
+        "draws": arguments.draws,
+        "preferred": result.preferred,
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "margin": float(result.margin_N.mean()),
+        "margin_sd": float(result.margin_N.std(ddof=1)) if arguments.count > 1 else None,
+        "uncertain": int((abs(result.margin_N) < 2 * result.se_N).sum()),
+    }
+    if arguments.json:
+        show_json(content)
+        return 0
+    console().print(
+        f"{content['task']}: the right response is likelier than one wrong by a symbol in {content['preferred']:.1%} "
+        f"[{content['low']:.1%}, {content['high']:.1%}] of {content['pairs']} held-out pairs (95 % interval, Wilson), by "
+        f"{content['margin']:.3g} nats on average; {content['uncertain']} pairs are undecided by {content['draws']} draws of "
+        "masks",
+        soft_wrap=True,
+    )
+    return 0
 
 
 def check_lists(arguments: argparse.Namespace, names: Sequence[str]) -> None:

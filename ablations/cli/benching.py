@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ablations.cli.answering import check_lists, run_tasks
+from ablations.cli.answering import check_lists, run_pairs, run_tasks
 from ablations.cli.commands import console, show_json
 from ablations.cli.judging import run_text
 from ablations.cli.models import open_model
@@ -33,6 +33,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         return run_tasks(arguments)
     if arguments.kind == "text":
         return run_text(arguments)
+    if arguments.kind == "pairs":
+        return run_pairs(arguments)
     if arguments.rounds < 1 or arguments.prompt_length < 0:
         raise UserError("--rounds must be at least 1, and --prompt-length not negative")
     opened = open_model(arguments.model)

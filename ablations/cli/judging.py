@@ -2,7 +2,8 @@
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,19 @@ from rich.console import Console
 from rich.table import Table
 
 from ablations.cli.commands import console, show_json
+from ablations.cli.models import open_model
 from core.config import RunConfig
 from core.data.corpora import load as load_corpus
+from core.data.documents import TEXTS
 from core.data.module import held_out
+from core.data.tokenizers import load_tokenizer
 from core.diffusion.autoregressive import sample_autoregressive
 from core.diffusion.decoding import sample
 from core.diffusion.predictors import NetworkPredictor
 from core.diffusion.sampling import Sampled, Sampling, check_sampling
+from core.errors import UserError
 from core.model.transformer import Denoiser
+from core.probes.judge import continuation_nats
 from core.probes.quality import NgramJudge, distinct, entropy, longest_copied_span
 from core.training.weights import open_run
 
@@ -34,12 +40,17 @@ def run_text(arguments: argparse.Namespace) -> int:
     vocabulary = config.model.vocab_size
     judge = NgramJudge.of(train_T, vocabulary, order=max(n for n in (1, 2, 3, 4) if vocabulary**n <= 2**63))
     real = [row[arguments.prompt_length :][:length] for row in sequences_NL.numpy()]
-    rows = [{"decoding": "held-out text", "tokens_per_call": None} | _judged(real, judge, train_T)]
+    reader = _reader(arguments, config)
+    rows = [
+        {"decoding": "held-out text", "tokens_per_call": None} | _judged(real, judge, train_T) | reader(prompts, real)
+    ]
     for label, settings in _grid(arguments, length, causal=config.model.causal):
         sampled = _decoded(config, denoiser, prompts, settings)
         responses = [sampled.sequence(index).numpy()[len(prompt) :] for index, prompt in enumerate(prompts)]
         rows.append(
-            {"decoding": label, "tokens_per_call": sampled.tokens_per_call} | _judged(responses, judge, train_T)
+            {"decoding": label, "tokens_per_call": sampled.tokens_per_call}
+            | _judged(responses, judge, train_T)
+            | reader(prompts, responses)
         )
     content = {"samples": len(prompts), "length": length, "temperature": arguments.temperature, "rows": rows}
     show_json(content) if arguments.json else _print(content, console())
@@ -65,6 +76,29 @@ def _decoded(config: RunConfig, denoiser: Denoiser, prompts: list[list[int]], se
     return sample(NetworkPredictor(denoiser), prompts, settings, mask_id)
 
 
+def _reader(
+    arguments: argparse.Namespace, config: RunConfig
+) -> Callable[[Sequence[Sequence[int]], Sequence[np.ndarray]], dict[str, Any]]:
+    """What the model named by --judge makes of responses to prompts, in bits per byte; nothing where none is named."""
+    if arguments.judge is None:
+        return lambda prompts, responses: {}
+    opened = open_model(arguments.judge)
+    if opened.tokenizer is None or config.data.corpus.partition(":")[0] not in TEXTS:
+        raise UserError(f"--judge {arguments.judge}: judge and model must both read text, with a tokenizer each")
+    own, theirs = load_tokenizer(config.data.tokenizer), opened.tokenizer
+
+    def read(prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray]) -> dict[str, Any]:
+        asked = [own.decode(list(map(int, prompt))) for prompt in prompts]
+        said = [own.decode(response.tolist()) for response in responses]
+        before, after = (
+            [theirs.encode("a response", text.encode()).tolist() for text in texts] for texts in (asked, said)
+        )
+        nats = continuation_nats(opened.denoiser, before, after)
+        return {"judge_bits_per_byte": sum(nats) / math.log(2) / max(1, sum(len(text.encode()) for text in said))}
+
+    return read
+
+
 def _judged(samples: Sequence[np.ndarray], judge: NgramJudge, train_T: np.ndarray) -> dict[str, Any]:
     return {
         "ngram_nats": float(np.mean([judge.cross_entropy(one) for one in samples])),
@@ -82,12 +116,14 @@ def _print(content: dict[str, Any], out: Console) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False)
-    for name in ("decoding", "n-gram judge", "distinct-4", "entropy", "copied", "TPF"):
+    asked = ["judge, bits/byte"] if "judge_bits_per_byte" in content["rows"][0] else []
+    for name in ("decoding", "n-gram judge", *asked, "distinct-4", "entropy", "copied", "TPF"):
         table.add_column(name, justify="left" if name == "decoding" else "right")
     for row in content["rows"]:
         table.add_row(
             row["decoding"],
             f"{row['ngram_nats']:.3f}",
+            *([f"{row['judge_bits_per_byte']:.3f}"] if asked else []),
             f"{row['distinct_4']:.3f}",
             f"{row['entropy']:.2f}",
             f"{row['copied']:.1f}",

@@ -56,12 +56,12 @@ def slurm_options(command: argparse.ArgumentParser) -> None:
 
 def bench_options(command: argparse.ArgumentParser) -> None:
     """Of `ablate bench`."""
-    command.usage = "ablate bench sampling|tasks|text MODEL [options]"
+    command.usage = "ablate bench sampling|tasks|text|pairs MODEL [options]"
     command.add_argument(
         "kind",
-        choices=("sampling", "tasks", "text"),
+        choices=("sampling", "tasks", "text", "pairs"),
         metavar="WHAT",
-        help="sampling (time), tasks (answers) or text (quality)",
+        help="sampling (time), tasks (answers), text (quality) or pairs (likelihood)",
     )
     command.add_argument("model", type=Path, metavar="MODEL", help="a run's or an imported model's folder")
     for name, default, text in (
@@ -83,7 +83,14 @@ def bench_options(command: argparse.ArgumentParser) -> None:
             f"--{name}", type=kind, nargs="+", default=several, metavar="X", help="tasks, text: compared"
         )
     command.add_argument(
-        "--count", type=int, default=64, metavar="N", help="tasks, text: held-out prompts (default: 64)"
+        "--count", type=int, default=64, metavar="N", help="tasks, text, pairs: held-out prompts (default: 64)"
     )
+    command.add_argument(
+        "--judge",
+        type=Path,
+        metavar="PATH",
+        help="text: a causal model that reads the responses (run, import or HF folder)",
+    )
+    command.add_argument("--draws", type=int, default=32, metavar="K", help="pairs: of masks (default: 32)")
     command.add_argument("--temperature", type=float, default=1.0, metavar="T", help="text: of the noise (default: 1)")
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="of which medians are taken (default: 5)")

@@ -120,3 +120,16 @@ def examples(name: str) -> Examples:
     pairs = list(found.items())
     held = min(HELD_OUT, len(pairs) // 10)
     return Examples(pairs[held:], pairs[:held])
+
+
+def spoiled(name: str, prompt: str, response: str, rng: np.random.Generator) -> str:
+    """A response that is wrong by one symbol: another of the task's own, where the prompt hid something there if it hides
+    anything. Raises ValueError where no such response is wrong."""
+    hidden = [place for place, symbol in enumerate(prompt) if symbol == HIDDEN] or list(range(len(response)))
+    symbols = sorted({symbol for _, right in examples(name).held_out for symbol in right})
+    for choice in rng.permutation(len(hidden) * len(symbols)):
+        place, symbol = hidden[choice // len(symbols)], symbols[choice % len(symbols)]
+        other = response[:place] + symbol + response[place + 1 :]
+        if not TASKS[name].correct(prompt, other):
+            return other
+    raise ValueError(f"no response to '{prompt}' is wrong by one symbol")

@@ -83,16 +83,8 @@ class MaskedDiffusion(lightning.LightningModule):
         return predict(self.denoiser, self.input(batch), batch)
 
     def input(self, batch: Batch) -> Tensor:
-        """What the network sees: masked tokens replaced by the mask; or, autoregressive, the tokens before each.
-
-        An autoregressive sequence starts with eos, so that all of its tokens are predicted, as under masks.
-        """
-        model = self.config.model
-        if self.config.objective.kind == "autoregressive":
-            assert model.eos_id is not None  # RunConfig refuses the objective without it, as it does masks without one
-            return torch.nn.functional.pad(batch.tokens_BL[:, :-1], (1, 0), value=model.eos_id)
-        assert model.mask_id is not None
-        return batch.tokens_BL.masked_fill(batch.masking.masked_BL, model.mask_id)
+        """What the network sees of a batch."""
+        return seen_by(self.config, batch)
 
     def configure_optimizers(self) -> Any:
         """AdamW, decay on matrices only; linear warm-up, then a cosine, stepped every training step."""
@@ -139,6 +131,19 @@ class MaskedDiffusion(lightning.LightningModule):
         progress = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine
+
+
+def seen_by(config: RunConfig, batch: Batch) -> Tensor:
+    """What a network sees: masked tokens replaced by the mask; or, autoregressive, the tokens before each.
+
+    An autoregressive sequence starts with eos, so that all of its tokens are predicted, as under masks.
+    """
+    model = config.model
+    if config.objective.kind == "autoregressive":
+        assert model.eos_id is not None  # RunConfig refuses the objective without it, as it does masks without one
+        return torch.nn.functional.pad(batch.tokens_BL[:, :-1], (1, 0), value=model.eos_id)
+    assert model.mask_id is not None
+    return batch.tokens_BL.masked_fill(batch.masking.masked_BL, model.mask_id)
 
 
 def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:

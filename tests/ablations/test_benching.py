@@ -5,6 +5,8 @@ import json
 import pytest
 
 from ablations.__main__ import main
+from core.model.transformer import Denoiser, initialise
+from core.probes.judge import continuation_nats
 from core.settings import build
 from core.training.run import train
 from tests.core.training.test_run import QUICK
@@ -95,3 +97,46 @@ def test_text_is_judged_beside_the_text_that_was_there(run, capsys) -> None:
     ]
     assert all(row["ngram_nats"] > real["ngram_nats"] + 1 and row["tokens_per_call"] == 4 for row in made)  # untaught
     assert all(row["copied"] < real["copied"] for row in made)
+
+
+def test_right_responses_are_compared_with_ones_that_are_wrong_by_a_symbol(task_run, capsys) -> None:
+    arguments = ["bench", "pairs", str(task_run), "--count", "12", "--draws", "4"]
+    assert main([*arguments, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["task"] == "modular" and content["pairs"] == 12
+    assert content["low"] <= content["preferred"] <= content["high"] and 0 <= content["uncertain"] <= 12
+    assert main(arguments) == 0 and "wrong by a symbol in" in capsys.readouterr().out
+
+
+def test_a_causal_model_can_be_the_judge(tmp_path, capsys) -> None:
+    (tmp_path / "a.txt").write_text("to be or not to be, that is the question\n" * 400)
+    text = {"data.corpus": f"text:{tmp_path / 'a.txt'}", "trainer.steps": 2, "trainer.validate_every": 0}
+    causal = {"model.causal": True, "objective.kind": "autoregressive"}
+    for name, changes in (("masked", {}), ("causal", causal)):
+        assert train(build(QUICK, text, changes), tmp_path / name).status == "complete"
+    arguments = [
+        "bench",
+        "text",
+        str(tmp_path / "masked"),
+        "--count",
+        "4",
+        "--prompt-length",
+        "8",
+        "--block-length",
+        "8",
+    ]
+    assert main([*arguments, "--judge", str(tmp_path / "causal"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert all(5 < row["judge_bits_per_byte"] < 12 for row in rows)  # untaught: about log2 of its vocabulary
+    assert main([*arguments, "--judge", str(tmp_path / "causal")]) == 0
+    assert "judge, bits/byte" in capsys.readouterr().out
+    assert main([*arguments, "--judge", str(tmp_path / "masked")]) == 2
+    assert "sees both sides" in capsys.readouterr().err
+
+
+def test_a_continuation_costs_what_its_tokens_cost(tmp_path) -> None:
+    config = build(QUICK, {"model.causal": True, "objective.kind": "autoregressive"})
+    judge = Denoiser(config.model)
+    initialise(judge, 0)
+    whole, parts = continuation_nats(judge, [[], [5, 6]], [[5, 6, 7], [7]]), continuation_nats(judge, [[]], [[5, 6]])
+    assert whole[0] == pytest.approx(parts[0] + whole[1], rel=1e-5) and continuation_nats(judge, [[5]], [[]]) == [0.0]

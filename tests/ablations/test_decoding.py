@@ -15,10 +15,13 @@ from sweeps.spec import Ablation, Decoders, Factor
 
 ablation = Ablation(
     question="Do blocks matter to a toy?",
+    factors=(Factor("objective.kind", ("sft", "autoregressive")), Factor("model.causal", (False, True))),
+    control={"objective.kind": "sft", "model.causal": False},
+    arms=({"objective.kind": "autoregressive", "model.causal": True},),
     base="tiny",
     seeds=range(3),
     settings={
-        "data.corpus": "task:modular", "objective.kind": "sft", "data.sequence_length": 16, "data.validation_sequences": 16,
+        "data.corpus": "task:modular", "data.sequence_length": 16, "data.validation_sequences": 16,
         "model.hidden_size": 16, "model.num_heads": 1, "model.head_dim": 16, "model.num_experts": 4,
         "model.expert_width": 8, "trainer.steps": 8, "trainer.batch_size": 4, "trainer.validate_every": 4,
     },
@@ -38,25 +41,28 @@ def decoded_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "toy.py").write_text(DECLARATION)
     done = ablate("run", "toy.py", "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 runs trained" in done.stdout or "12 ways of decoding answered, 0 failed" in done.stdout, done.stdout
+    assert "6 runs trained" in done.stdout and "15 ways of decoding answered, 0 failed" in done.stdout, done.stdout
     return folder
 
 
 def test_every_model_answers_in_every_way_and_the_report_compares_them(decoded_runs: Path) -> None:
     runs = list((decoded_runs / "runs" / "toy").rglob("record.json"))
-    assert len(runs) == 3
+    assert len(runs) == 6
     for path in runs:
         found = decoded.read_all(path.parent)
-        assert len(found) == 4
+        assert len(found) == (1 if "causal=true" in str(path) else 4)
         for one in found.values():
             assert one.reason is None and one.calls == one.length == 2 and set("".join(one.right)) <= {"0", "1"}
             assert [len(line) for line in one.right] == [8] * (2 if one.settings["remasking"] == "random" else 1)
             assert one.weights == json.loads(path.read_text())["provenance"]["weights_sha256"]
     content = json.loads(ablate("report", "toy.py", "--json", cwd=decoded_runs).stdout)
     ways = content["decoding"]["ways"]
-    assert ways[0]["label"] == "block full, remasking low_confidence" and len(ways) == 4
+    assert ways[0]["label"] == "block full, remasking low_confidence" and len(ways) == 5
+    assert ways[0]["effect"] is None and ways[4]["label"] == "token after token" and ways[4]["effect"] is not None
     assert all(way["n"] == 3 and way["verdict"] for way in ways) and content["decoding"]["missing"] == 0
-    assert content["headline"].startswith("Decoding of modular, exact match beside the control's")
+    assert "Decoding of modular, exact match beside the control's" in content["headline"]
+    notes = " ".join(content["tables"][0]["rows"][1]["notes"])
+    assert "its NELBO is the likelihood itself, the control's a bound" in notes
     shown = ablate("report", "toy.py", cwd=decoded_runs).stdout
     assert "Decoding of modular: 8 held-out prompts" in shown and "Cochran" in shown
 
@@ -99,7 +105,6 @@ def test_a_model_without_weights_fails_alone_and_says_so(decoded_runs: Path, tmp
         ("(1, \"full\")", "(3, \"full\")", ("block_length=3", "doesn't divide length=2")),
         ('"tokens_per_call": 1', '"tokens_per_call": 5', ("tokens_per_call=5", "must divide the 2 tokens")),
         ('"tokens_per_call": 1', '"temperature": -1.0', ("temperature=-1.0",)),
-        ('"task:modular", "objective.kind": "sft"', '"markov"', ("data.corpus=markov is no task",)),
         ("examples=8", "examples=99999", ("examples must lie between 1 and",)),
         ("decode_seeds=2", "decode_seeds=0", ("decode_seeds must be at least 1",)),
         ('control={"block_length": "full"', 'control={"block_length": 2', ("block_length=2 is not among",)),
@@ -110,6 +115,22 @@ def test_a_mistake_is_refused_before_anything_is_trained(old: str, new: str, exp
     (tmp_path / "bad.py").write_text(DECLARATION.replace(old, new))
     mistake(ablate("run", "bad.py", cwd=tmp_path), "decoders: ", *expected)
     assert not (tmp_path / "runs").exists()
+
+
+def test_models_of_no_task_and_a_causal_control_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text(
+        DECLARATION.replace("task:modular", "markov").replace('"sft"', '"masked_diffusion"')
+    )
+    mistake(ablate("plan", "bad.py", cwd=tmp_path), "decoders: data.corpus=markov is no task")
+    turned = DECLARATION.replace('control={"objective.kind": "sft", "model.causal": False}', "control=CAUSAL")
+    turned = turned.replace('arms=({"objective.kind": "autoregressive", "model.causal": True},)', "arms=(MASKED,)")
+    turned = turned.replace(
+        "ablation =",
+        'CAUSAL = {"objective.kind": "autoregressive", "model.causal": True}\n'
+        'MASKED = {"objective.kind": "sft", "model.causal": False}\nablation =',
+    )
+    (tmp_path / "bad.py").write_text(turned)
+    mistake(ablate("plan", "bad.py", cwd=tmp_path), "decoders: the control is causal")
 
 
 def test_an_ablation_without_decoders_has_nothing_to_decode() -> None:

@@ -1,0 +1,89 @@
+"""Does a model find a right response likelier than one that is wrong by a symbol? Minimal pairs, judged by likelihood alone.
+
+No decoding is involved, so that what a model knows is told from what a sampler makes of it. Shapes: N pairs, K draws of
+masks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from core.config import RunConfig
+from core.data.module import Batch, told
+from core.data.tasks import examples, spoiled
+from core.data.tokenizers import load_tokenizer
+from core.diffusion.masking import mask_validation
+from core.errors import UserError
+from core.model.transformer import Denoiser
+from core.probes.tasks import task_of
+from core.streams import numpy_stream, torch_stream
+from core.training.module import predict, seen_by
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """margin_N: NELBO of the wrong response less that of the right one, in nats, under the same masks; se_N: its standard
+    error over draws, taken for independent though they are stratified (0 for a causal model, whose likelihood is exact)."""
+
+    margin_N: np.ndarray
+    se_N: np.ndarray
+
+    @property
+    def preferred(self) -> float:
+        """The share of pairs whose right response is the likelier one; a tie is half of one."""
+        return float(((self.margin_N > 0) + 0.5 * (self.margin_N == 0)).mean())
+
+
+def minimal_pairs(config: RunConfig, denoiser: Denoiser, count: int, *, draws: int = 32, seed: int = 0) -> PairResult:
+    """Compare held-out right responses with ones that are wrong by one symbol.
+
+    Both meet the same masks, whose numbers are stratified over the response (LLaDA, arXiv 2502.09992, Eq. 6), so that what
+    they share cancels. Responses are filled up with eos, as in training. Raises UserError for a run that was not trained on a
+    task, and for too many pairs.
+    """
+    name = task_of(config)
+    held = examples(name).held_out
+    if not 1 <= count <= len(held):
+        raise UserError(f"{count} pairs: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
+    if draws < 1:
+        raise UserError(f"draws must be at least 1, not {draws}")
+    causal = config.objective.kind == "autoregressive"
+    margins, errors = [], []
+    for index, (prompt, right) in enumerate(held[:count]):
+        wrong = spoiled(name, prompt, right, numpy_stream(seed, "pairs", index))
+        found_K = []
+        for response in (right, wrong):
+            generator = torch_stream(seed, "pairs", index)  # anew: both responses meet the same masks
+            found_K.append(_nats(config, denoiser, prompt, response, 1 if causal else draws, generator).to("cpu"))
+        margin_K = (found_K[1] - found_K[0]).double()
+        margins.append(float(margin_K.mean()))
+        errors.append(float(margin_K.std()) / len(margin_K) ** 0.5 if len(margin_K) > 1 else 0.0)
+    return PairResult(np.array(margins), np.array(errors))
+
+
+@torch.inference_mode()
+def _nats(
+    config: RunConfig, denoiser: Denoiser, prompt: str, response: str, draws: int, generator: torch.Generator
+) -> torch.Tensor:
+    """The NELBO of a response and its filling under K draws of masks, in nats. Returns (K,)."""
+    tokens, start = _filled(config, prompt, response)
+    device = denoiser.embed.weight.device
+    tokens_KL = torch.tensor(tokens, device=device).expand(draws, -1)
+    maskable_KL = (torch.arange(len(tokens)) >= start).expand(draws, -1)
+    masking = mask_validation(draws, len(tokens), generator, maskable_KL, kind=config.objective.kind)
+    told_K = told(masking, config.model.router.sees, generator)
+    masking = type(masking)(*(part.to(device) for part in masking))
+    batch = Batch.of(tokens_KL, masking, told_K.to(device))
+    return predict(denoiser, seen_by(config, batch), batch).nelbo_B * masking.length_B
+
+
+def _filled(config: RunConfig, prompt: str, response: str) -> tuple[Sequence[int], int]:
+    """An example's tokens, filled up with eos, and where its response begins."""
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    eos = tokenizer.vocabulary.eos
+    assert eos is not None  # a corpus of text needs one
+    parts = [tokenizer.encode("a task", text.encode()).tolist() for text in (prompt, response)]
+    tokens = [*parts[0], *parts[1]]
+    return [*tokens, *[eos] * (config.data.sequence_length - len(tokens))], len(parts[0])
