@@ -140,12 +140,21 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
     )
     probe = _command(commands, "probe", "does expert choice depend on the timestep", settings=True, json=True)
-    probe.usage = "ablate probe routing RUN|NAME [options] [data.key=value ...]"
-    probe.add_argument("kind", choices=("routing",), metavar="routing", help="what to look at")
+    probe.usage = "ablate probe routing|lengths RUN|NAME [options] [data.key=value ...]"
+    probe.add_argument(
+        "kind", choices=("routing", "lengths"), metavar="WHAT", help="routing, or lengths: the NELBO at others"
+    )
     probe.add_argument("name", metavar="RUN|NAME", help="a run's or imported model's folder, or a recorded ablation")
     probe.add_argument("--size", metavar="SIZE", help="the ablation's edition (default: full)")
     probe.add_argument("--sequences", type=_positive, default=128, metavar="N", help="held-out ones (default: 128)")
     probe.add_argument("--timesteps", type=_positive, default=8, metavar="N", help="of each sequence (default: 8)")
+    probe.add_argument(
+        "--lengths",
+        type=_positive,
+        nargs="+",
+        metavar="N",
+        help="of sequences (default: doublings from 8, to twice its own)",
+    )
     sample_options(_command(commands, "sample", "decode with a model, watching tokens being fixed", json=True))
     bench_options(_command(commands, "bench", "what decoding costs, block after block or token after token", json=True))
     bring = _command(commands, "import", "a Hugging Face model as a config and weights")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
+from ablations.cli.probe_lengths import run_lengths
 from ablations.cli.probe_tables import print_run, print_study
 from analysis.frame import Study
 from analysis.routing import SEQUENCES, RoutingProfile, crossed_profile, paired_change, plain_profile
@@ -35,6 +36,12 @@ DIGITS = 5  # of shares, as in a record
 
 def run_probe(arguments: argparse.Namespace) -> int:
     """Probe one run, or every recorded run of an ablation; leave probe.json beside each run's record."""
+    if arguments.kind == "lengths":
+        if arguments.settings:
+            raise UserError(f"ablate probe lengths takes no setting '{arguments.settings[0]}'")
+        return run_lengths(arguments)
+    if arguments.lengths:
+        raise UserError("--lengths is an option of ablate probe lengths")
     settings = parse_overrides(arguments.settings)
     other = [key for key in settings if not key.startswith("data.")]
     if other:

@@ -1,0 +1,105 @@
+"""`ablate probe lengths`: the NELBO of trained models at other lengths than they were trained on."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ablations.cli import agenda
+from ablations.cli.commands import console, show_json
+from analysis.compare import PairedEffect
+from analysis.frame import Study
+from analysis.lengths import ByLength, by_length
+from analysis.report import pvalue, signed
+from core.config import RunConfig
+from core.errors import UserError
+from core.probes.lengths import at_length, nelbo_at
+from core.training.devices import uses_cuda
+from core.training.weights import open_run
+
+
+def run_lengths(arguments: argparse.Namespace) -> int:
+    """Measure one run, or every recorded run of an ablation and compare its arms."""
+    folder, out = Path(arguments.name), console()
+    if (folder / "config.yaml").is_file():
+        found = measure(folder, arguments.lengths, arguments.sequences)
+        content: Any = {"run": str(folder), "nelbo": found}
+        if arguments.json:
+            show_json(content)
+        else:
+            out.print(f"NELBO in nats/token of {arguments.sequences} held-out sequences of each length")
+            out.print("\n".join(f"{length:6d}  {value:.4f}" for length, value in found.items()), markup=False)
+        return 0
+    name, ablation = agenda.resolve(arguments.name)
+    recorded = agenda.recorded_sizes(arguments.out, name, ablation)
+    size = agenda.meant_size(name, ablation, arguments.out, arguments.size)
+    study = Study.load(recorded[size]) if size in recorded else None
+    if study is None:
+        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it first")
+    values: dict[str, dict[int, Mapping[int, float]]] = {arm: {} for arm in study.arms}
+    for (arm, seed), record in sorted(study.cells.items()):
+        if record.status == "complete":
+            place = next((recorded[size] / arm).glob(f"seed-{seed}-{record.run_hash}-*"))
+            values[arm][seed] = measure(place, arguments.lengths, arguments.sequences)
+    if not any(values.values()):
+        raise UserError(f"no run of {arguments.name} is complete yet: run it first")
+    rows = by_length(values, study.design["control"])
+    if arguments.json:
+        show_json([{"label": study.labels[row.arm]} | asdict(row) for row in rows])
+    else:
+        print_lengths(rows, study, arguments.sequences, out)
+    return 0
+
+
+def measure(folder: Path, lengths: Sequence[int] | None, sequences: int) -> dict[int, float]:
+    """A run's NELBO at each length, nats per token; by default from 8 to twice the length that it was trained at."""
+    config, denoiser = open_run(folder)
+    denoiser = denoiser.to("cuda" if uses_cuda(config) else "cpu")
+    wanted = lengths or default_lengths(config)
+    for length in wanted:
+        at_length(config, length, sequences)  # refused before anything is measured
+    return {length: float(nelbo_at(config, denoiser, length, sequences).mean()) for length in wanted}
+
+
+def default_lengths(config: RunConfig) -> list[int]:
+    """Doublings from 8 tokens to twice the training length."""
+    whole = config.data.sequence_length
+    return [*(n for n in (8 << i for i in range(30)) if n < whole), whole, min(2 * whole, config.model.max_positions)]
+
+
+def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: Console) -> None:
+    """A row for each arm and length: arm minus control, then the interaction with length."""
+    out.print(
+        f"NELBO in nats/token of {sequences} held-out sequences of each length; arm minus control within seeds, Holm "
+        "over arms and lengths",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False)
+    for title in ("arm", "length", "mean", "effect", "95 % interval", "Holm p", "n"):
+        table.add_column(title, justify="left" if title == "arm" else "right")
+    for row in rows:
+        for place, length in enumerate(row.means):
+            label = Text(study.labels[row.arm] if place == 0 else "")
+            table.add_row(
+                label, str(length), f"{row.means[length]:.4f}", *_told(row.effects[length], row.p_holm.get(length))
+            )
+    out.print(table)
+    for row in rows:
+        if row.slope is not None and row.p_slope is not None:
+            out.print(
+                f"{study.labels[row.arm]}: the difference changes by {signed(row.slope.estimate)} "
+                f"[{signed(row.slope.low)}, {signed(row.slope.high)}] as the length doubles, Holm p = {pvalue(row.p_slope)}",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+def _told(effect: PairedEffect | None, p_holm: float | None) -> tuple[str, ...]:
+    if effect is None:
+        return ("", "", "", "")
+    return (signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}", pvalue(p_holm), str(effect.n))
