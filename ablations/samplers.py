@@ -3,9 +3,10 @@
 (LLaDA-MoE, arXiv 2509.24389, open question 3.)
 
 Found at the smallest scale (`quick`: 346,784 parameters, balanced brackets, 6 models, 512 prompts, responses of 16 tokens;
-points of exact match beside one token a call without blocks at 49.3 %, 95 % interval, Holm over 23 ways; 2026-11-26, commit
-b55762f): blocks of 8 cost 4.8 [2.6, 6.9], of 4 6.0 [3.6, 8.4]; two tokens a call 20.9 [14.5, 27.3]; a threshold of 0.8
-nothing (equivalent, ± 0.6) at 3.6 tokens a call; random remasking 9.1 [6.1, 12.1]. Nothing has been run at full size.
+points of exact match beside one token a call without blocks at 49.3 %, 95 % interval, Holm over 24 ways; 2026-11-26, commit
+db893e7): blocks of 8 cost 4.8 [2.6, 6.9], of 4 6.0 [3.6, 8.4]; two tokens a call 20.9 [14.5, 27.3]; a threshold of 0.8
+nothing (equivalent, ± 0.6) at 3.6 tokens a call; random remasking 9.1 [6.1, 12.1]. The same network trained causally for as
+long answers 25.4 [17.4, 33.5] more. Nothing has been run at full size.
 """
 
 from sweeps.spec import Ablation, Decoders, Factor, Level, Size

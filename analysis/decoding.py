@@ -238,7 +238,8 @@ def _headline(found: Decoding) -> str:
     for words, ways in groups.items():
         who = f"all {len(judged)}" if len(ways) == len(judged) else f"{len(ways)} of {len(judged)}"
         effects = [way.effect.estimate for way in ways if way.effect]
-        size = f" ({min(effects):+.1%} to {max(effects):+.1%})" if words in ("better", "worse") else ""
+        told = [f"{effect:+.1%}" for effect in dict.fromkeys((min(effects), max(effects)))]
+        size = f" ({' to '.join(told)})" if words in ("better", "worse") else ""
         parts.append(f"{who} {words}{size}".replace("-", "−"))
     good = [way for way in found.ways if way.right and not way.verdict.startswith(("worse", "no verdict"))]
     cheapest = min(good, key=lambda way: way.calls or math.inf)
