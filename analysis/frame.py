@@ -91,15 +91,12 @@ class Study:
 
     def with_answers(self, homes: Mapping[str, Path]) -> "Study":
         """With what each cell's model answered, as the design wants it. homes: folders by run hash and data fingerprint."""
-        design, found = self.design["decoders"], {}
-        ways = {way["name"]: way["settings"] for way in design["ways"]}
+        found = {}
         for cell, record in self.cells.items():
-            weights = record.provenance.get("weights_sha256") or ""
             each = decoded.read_all(homes[record.run_hash + record.data_fingerprint])
+            wanted = decoded.wanted(self.design["decoders"], record.provenance.get("weights_sha256") or "")
             found[cell] = {
-                name: one
-                for name, one in each.items()
-                if ways.get(name) == one.settings and one.weights == weights and one.examples == design["examples"]
+                way.decoder: each[way.decoder] for way in wanted if way.decoder in each and each[way.decoder].is_of(way)
             }
         return replace(self, decoded=found)
 

@@ -1,6 +1,7 @@
 """What a trained model answered under one way of decoding: a JSON file beside its run's record, whole or not at all."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,23 @@ class Decoded:
     seconds: float = 0.0
     reason: str | None = None
 
-    def answers(self, wanted: "Decoded") -> bool:
-        """Whether this is what another names: of the same model, prompts and settings, and no failure."""
+    def is_of(self, wanted: "Decoded") -> bool:
+        """Whether this is what another names: of the same model, prompts and settings; a failure too."""
         same = ("decoder", "settings", "task", "examples", "weights")
-        return self.reason is None and all(getattr(self, name) == getattr(wanted, name) for name in same)
+        return all(getattr(self, name) == getattr(wanted, name) for name in same)
+
+    def answers(self, wanted: "Decoded") -> bool:
+        """The same, and no failure."""
+        return self.reason is None and self.is_of(wanted)
+
+
+def wanted(design: Mapping[str, Any], weights: str, *, causal: bool = False) -> list[Decoded]:
+    """What a design (its "decoders") asks of a model, without answers. weights: sha256 of the model's.
+
+    A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
+    """
+    ways = design["ways"][:1] if causal else design["ways"]
+    return [Decoded(way["name"], way["settings"], design["task"], design["examples"], weights) for way in ways]
 
 
 def write(decoded: Decoded, run: Path) -> Path:

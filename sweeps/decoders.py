@@ -36,7 +36,8 @@ def describe(decoders: Decoders, configs: Mapping[str, RunConfig]) -> dict[str, 
     tasks = {_task(config) for config in configs.values()}
     if len(tasks) > 1:
         raise UserError(f"decoders: the arms are trained on several tasks ({', '.join(sorted(tasks))}): use one")
-    task, held = (name := tasks.pop()), len(examples(name).held_out)
+    task = tasks.pop()
+    held = len(examples(task).held_out)
     if not 1 <= decoders.examples <= held:
         raise UserError(
             f"decoders: examples must lie between 1 and {held}, what task:{task} holds out, not {decoders.examples}"
@@ -123,9 +124,7 @@ def missing(plan: Plan, out: Path) -> Iterator[Asked]:
         if record is None or record.status != "complete":
             continue
         have, weights = decoded.read_all(folder), record.provenance.get("weights_sha256") or ""
-        # A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
-        ways = design["ways"][:1] if run.config.model.causal else design["ways"]
-        wanted = [Decoded(way["name"], way["settings"], design["task"], design["examples"], weights) for way in ways]
+        wanted = decoded.wanted(design, weights, causal=run.config.model.causal)
         if todo := tuple(way for way in wanted if not (way.decoder in have and have[way.decoder].answers(way))):
             yield Asked(run, folder, todo)
 

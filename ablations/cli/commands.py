@@ -16,6 +16,7 @@ from core.errors import UserError
 from sweeps.spec import Ablation
 
 if TYPE_CHECKING:
+    from analysis.frame import Study
     from sweeps.launch.events import Summary
     from sweeps.planned import Plan
 
@@ -198,7 +199,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     from analysis.terminal import terminal_table
     from analysis.verdicts import judge
 
-    study, folder = _load_study(arguments)
+    study, folder = load_study(arguments)
     judgement = judge(study)
     path = folder / "report.html"
     write_report(study, judgement, path)
@@ -233,7 +234,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
         console().print(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf"), markup=False)
         return 0
-    study, folder = _load_study(arguments)
+    study, folder = load_study(arguments)
     judgement = judge(study)
     known = [arm["name"] for arm in study.design["arms"]]
     arm = arguments.arm or judgement.winner
@@ -279,7 +280,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _load_study(arguments: argparse.Namespace) -> tuple[Any, Path]:
+def load_study(arguments: argparse.Namespace) -> tuple["Study", Path]:
+    """What is recorded of the named ablation in the size that is meant, and its folder. Raises UserError where nothing is."""
     from analysis.frame import Study
 
     name, ablation = agenda.resolve(arguments.name)

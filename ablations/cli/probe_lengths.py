@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ablations.cli import agenda
-from ablations.cli.commands import console, show_json
+from ablations.cli.commands import console, load_study, show_json
 from analysis.compare import PairedEffect
 from analysis.frame import Study
 from analysis.lengths import ByLength, by_length
@@ -35,16 +34,11 @@ def run_lengths(arguments: argparse.Namespace) -> int:
             out.print(f"NELBO in nats/token of {arguments.sequences} held-out sequences of each length")
             out.print("\n".join(f"{length:6d}  {value:.4f}" for length, value in found.items()), markup=False)
         return 0
-    name, ablation = agenda.resolve(arguments.name)
-    recorded = agenda.recorded_sizes(arguments.out, name, ablation)
-    size = agenda.meant_size(name, ablation, arguments.out, arguments.size)
-    study = Study.load(recorded[size]) if size in recorded else None
-    if study is None:
-        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it first")
+    study, home = load_study(arguments)
     values: dict[str, dict[int, Mapping[int, float]]] = {arm: {} for arm in study.arms}
     for (arm, seed), record in sorted(study.cells.items()):
         if record.status == "complete":
-            place = next((recorded[size] / arm).glob(f"seed-{seed}-{record.run_hash}-*"))
+            place = next((home / arm).glob(f"seed-{seed}-{record.run_hash}-*"))
             values[arm][seed] = measure(place, arguments.lengths, arguments.sequences)
     if not any(values.values()):
         raise UserError(f"no run of {arguments.name} is complete yet: run it first")

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from ablations.cli import agenda
-from ablations.cli.commands import console, show_json
+from ablations.cli.commands import console, load_study, show_json
 from ablations.cli.probe_lengths import run_lengths
 from ablations.cli.probe_tables import print_run, print_study
-from analysis.frame import Study
 from analysis.routing import SEQUENCES, RoutingProfile, crossed_profile, paired_change, plain_profile
 from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
@@ -152,18 +151,13 @@ def _known(path: Path) -> dict[str, Any] | None:
 
 def _arms(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """A row for each arm: its probed runs, and what kept others from being probed."""
-    name, ablation = agenda.resolve(arguments.name)
-    recorded = agenda.recorded_sizes(arguments.out, name, ablation)
-    size = agenda.meant_size(name, ablation, arguments.out, arguments.size)
-    study = Study.load(recorded[size]) if size in recorded else None
-    if study is None:
-        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it first")
+    study, home = load_study(arguments)
     for arm in study.arms:
         row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "runs": [], "notes": []}
         for record in study.records_of(arm):
             if record.status != "complete":
                 continue
-            folder = next((recorded[size] / arm).glob(f"seed-{record.seed}-{record.run_hash}-*"), None)
+            folder = next((home / arm).glob(f"seed-{record.seed}-{record.run_hash}-*"), None)
             if folder is None:
                 row["notes"].append(f"seed {record.seed}: its folder isn't where it was recorded; probe it by its path")
                 continue

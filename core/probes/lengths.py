@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from core.config import RunConfig
-from core.data.module import Batch, MaskedTextModule
+from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.transformer import Denoiser
 from core.training.module import predict, seen_by
@@ -33,9 +34,6 @@ def nelbo_at(config: RunConfig, denoiser: Denoiser, length: int, sequences: int)
     device = denoiser.embed.weight.device
     read = at_length(config, length, sequences)
     for batch in MaskedTextModule(read).val_dataloader():
-        there = Batch(
-            batch.tokens_BL.to(device), type(batch.masking)(*(part.to(device) for part in batch.masking)),
-            batch.index_M.to(device), batch.told_B.to(device),
-        )  # fmt: skip
+        there = move_data_to_device(batch, device)
         found.append(predict(denoiser, seen_by(read, there), there).nelbo_B.double().cpu().numpy())
     return np.concatenate(found)

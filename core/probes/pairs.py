@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 
 from core.config import RunConfig
 from core.data.module import Batch, told
@@ -69,14 +70,12 @@ def _nats(
 ) -> torch.Tensor:
     """The NELBO of a response and its filling under K draws of masks, in nats. Returns (K,)."""
     tokens, start = _filled(config, prompt, response)
-    device = denoiser.embed.weight.device
-    tokens_KL = torch.tensor(tokens, device=device).expand(draws, -1)
+    tokens_KL = torch.tensor(tokens).expand(draws, -1)
     maskable_KL = (torch.arange(len(tokens)) >= start).expand(draws, -1)
     masking = mask_validation(draws, len(tokens), generator, maskable_KL, kind=config.objective.kind)
     told_K = told(masking, config.model.router.sees, generator)
-    masking = type(masking)(*(part.to(device) for part in masking))
-    batch = Batch.of(tokens_KL, masking, told_K.to(device))
-    return predict(denoiser, seen_by(config, batch), batch).nelbo_B * masking.length_B
+    batch = move_data_to_device(Batch.of(tokens_KL, masking, told_K), denoiser.embed.weight.device)
+    return predict(denoiser, seen_by(config, batch), batch).nelbo_B * batch.masking.length_B
 
 
 def _filled(config: RunConfig, prompt: str, response: str) -> tuple[Sequence[int], int]:
