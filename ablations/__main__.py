@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ablations.cli.options import bench_options, sample_options, slurm_options
+from ablations.cli.options import bench_options, export_options, sample_options, slurm_options
 from core.errors import UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -19,7 +19,7 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
-    "sample": "sampling", "bench": "benching", "decode": "decoding",
+    "sample": "sampling", "bench": "benching", "decode": "decoding", "confirm": "confirming", "export": "exporting",
 }  # fmt: skip
 
 
@@ -109,35 +109,35 @@ def _parser() -> argparse.ArgumentParser:
     retry = _command(commands, "retry", "queue failed and lost runs again", name=True, settings=True)
     retry.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
     retry.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
-    for command in (run, retry):
-        slurm_options(command)
     retry.add_argument("--seeds", type=_positive, metavar="N", help="as `run` was given")
-    for command in (plan, run, decode):
+    confirm = _command(commands, "confirm", "the winner beside its control on fresh seeds", name=True)
+    confirm.add_argument("--retry-failed", action="store_true", help="run failed runs again")
+    for command in (run, retry, confirm):
+        slurm_options(command)
+    for command in (plan, run, decode, confirm):
         command.add_argument(
             "--workers",
             type=_workers,
             metavar="N|auto",
             help="processes (default: one per GPU or core; auto: as measured)",
         )
-        command.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0..N-1 instead of the declared ones")
+        said = "how many fresh seeds" if command is confirm else "seeds 0..N-1 instead of the declared ones"
+        command.add_argument("--seeds", type=_positive, metavar="N", help=said)
     report = _command(commands, "report", "the verdict table and report.html", name=True, json=True)
     report.add_argument(
         "--files", type=Path, metavar="FOLDER", help="tables as CSV, Markdown and LaTeX, figures as SVG, PNG and PDF"
     )
     verify = _command(commands, "verify", "what of the records can't be trusted", name=True, json=True)
-    export = _command(commands, "export", "the winning arm as a config with its evidence, or its weights", name=True)
-    for command in (run, status, retry, verify):
+    won = "the winning arm as a config with its evidence, or its weights"
+    export_options(_command(commands, "export", won, name=True, settings=True))
+    for command in (run, status, retry, verify, confirm):
         command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
-    export.add_argument("--arm", help="export this arm instead of the winner")
-    export.add_argument("--force", action="store_true", help="a search's best before it is confirmed, marked so")
-    export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
-    train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one")
+    train.add_argument("config", metavar="CONFIG", help="a preset or a YAML config, such as an exported one")
+    train.add_argument("--dry-run", action="store_true", help="check shapes, schedule, data and layout; train nothing")
+    train.add_argument("--cluster", metavar="CLUSTER", help="with --dry-run: plan for it, such as 64xH100-80G")
     train.add_argument(
         "--devices", type=_positive, default=1, metavar="N", help="processes (trainer.strategy=deepspeed)"
-    )
-    export.add_argument(
-        "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
     )
     probe = _command(commands, "probe", "does expert choice depend on the timestep", settings=True, json=True)
     probe.usage = "ablate probe routing|lengths RUN|NAME [options] [data.key=value ...]"

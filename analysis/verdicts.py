@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from analysis.ladder import Ladder
 
 
+UNCONFIRMED = "not yet confirmed on fresh seeds"  # what a winner's reason ends with
+
+
 @dataclass(frozen=True)
 class Judgement:
     """What a study says. `winner` is an arm that may be exported, or None with the reason.
@@ -162,7 +165,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     said = f"better than the control by {abs(best.effect.estimate):.3g} {table.unit}".strip()
     lost = failures(study, control, table.metric)
     said += f"; the control lost {lost} of its runs" if lost else ""
-    return best.arm, f"{said} (Holm p = {best.p_holm:.2g}); not yet confirmed on fresh seeds"
+    return best.arm, f"{said} (Holm p = {best.p_holm:.2g}); {UNCONFIRMED}"
 
 
 def _plain(value: Any) -> Any:

@@ -10,6 +10,8 @@ from core.errors import UserError
 from core.records import RunRecord, digest, write_atomically
 from core.settings import build
 
+CONFIG, EVIDENCE, CARD = "config.yaml", "evidence.json", "CARD.md"
+
 
 def export(
     design: Mapping[str, Any], arm_name: str, records: Sequence[RunRecord], evidence: Mapping[str, Any], folder: Path
@@ -17,17 +19,46 @@ def export(
     """Write an arm's config.yaml, evidence.json and CARD.md.
 
     records: the arm's complete runs; the config is that of the first (by seed). evidence: what was found, JSON-ready;
-    the hashes of the records that it rests on, their seeds, commits and data are added.
-    Raises UserError for an unknown arm and for no complete record of it.
+    what it rests on is added. Raises UserError as `basis_of` does.
     """
-    arms = {arm["name"]: arm for arm in design["arms"]}
-    if arm_name not in arms:
-        raise UserError(f"unknown arm '{arm_name}': the arms are {', '.join(arms)}")
-    arm = arms[arm_name]
-    runs = sorted((r for r in records if r.status == "complete" and r.arm_hash == arm["hash"]), key=lambda r: r.seed)
+    basis = basis_of(design, arm_name, records)
+    config = build(first_run(arm_name, records, design).config)
+    write_atomically(folder / CONFIG, to_yaml(config))
+    write_atomically(folder / EVIDENCE, json.dumps(basis | {"evidence": dict(evidence)}, indent=2) + "\n")
+    told = (
+        f"Made by `{basis['command']}`. `{CONFIG}` is the arm's whole config; `{EVIDENCE}` has every number and the hash "
+        "of each record."
+    )
+    lines = [*card_head(basis, evidence), *settings_table(basis["arm"]), "", found_at(basis), "", told]
+    write_atomically(folder / CARD, "\n".join(lines) + "\n")
+
+
+def first_run(arm_name: str, records: Sequence[RunRecord], design: Mapping[str, Any]) -> RunRecord:
+    """The arm's complete run of the smallest seed: not the best, which would flatter it. Raises UserError without one."""
+    arm_hash = arm_of(design, arm_name)["hash"]
+    runs = sorted((r for r in records if r.status == "complete" and r.arm_hash == arm_hash), key=lambda r: r.seed)
     if not runs:
         raise UserError(f"arm {arm_name} has no complete run; train it first: {design['command']}")
-    basis = {
+    return runs[0]
+
+
+def arm_of(design: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A design's arm by its name. Raises UserError for an unknown one."""
+    arms = {arm["name"]: arm for arm in design["arms"]}
+    if name not in arms:
+        raise UserError(f"unknown arm '{name}': the arms are {', '.join(arms)}")
+    return arms[name]
+
+
+def basis_of(design: Mapping[str, Any], arm_name: str, records: Sequence[RunRecord]) -> dict[str, Any]:
+    """What an arm's evidence rests on: the design, seeds, commits, data, and the hash of each complete record of it.
+
+    Raises UserError for an unknown arm and for no complete record of it.
+    """
+    arm = arm_of(design, arm_name)
+    first_run(arm_name, records, design)
+    runs = sorted((r for r in records if r.status == "complete" and r.arm_hash == arm["hash"]), key=lambda r: r.seed)
+    return {
         "ablation": design["ablation"],
         "size": design["size"],
         "question": design["question"],
@@ -44,36 +75,37 @@ def export(
         "data_fingerprint": sorted({run.data_fingerprint for run in runs}),
         "command": design["command"],
     }
-    config = build(runs[0].config)
-    write_atomically(folder / "config.yaml", to_yaml(config))
-    write_atomically(folder / "evidence.json", json.dumps(basis | {"evidence": dict(evidence)}, indent=2) + "\n")
-    write_atomically(folder / "CARD.md", _card(basis, evidence))
 
 
-def _card(basis: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
-    arm = basis["arm"]
+def card_head(basis: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[str]:
+    """A card's title and question, and what was found, number by number."""
+    told = {
+        key: value for key, value in evidence.items() if key not in ("question", "winner") and value not in (None, "")
+    }
+    found = [f"| {key} | {cell(_short(value))} |" for key, value in told.items() if not isinstance(value, dict | list)]
+    lines = [f"# {cell(basis['ablation'])}: {cell(basis['arm']['label'])}", "", cell(basis["question"]), ""]
+    return lines + (["| finding | value |", "| --- | --- |", *found, ""] if found else [])
+
+
+def settings_table(arm: Mapping[str, Any]) -> list[str]:
+    """An arm's settings and parameters."""
     settings = [f"| `{key}` | `{json.dumps(value)}` |" for key, value in arm["settings"].items()]
-    found = [f"| {key} | {_short(value)} |" for key, value in evidence.items() if not isinstance(value, dict | list)]
-    lines = [
-        f"# {basis['ablation']}: {arm['label']}",
-        "",
-        basis["question"],
-        "",
-        "| setting | value |",
-        "| --- | --- |",
-        *settings,
-        "",
-        f"{arm['parameters']['total']:,} parameters, {arm['parameters']['active']:,} of them active per token.",
-        "",
-        *(["| finding | value |", "| --- | --- |", *found, ""] if found else []),
+    sizes = f"{arm['parameters']['total']:,} parameters, {arm['parameters']['active']:,} of them active per token."
+    return ["| setting | value |", "| --- | --- |", *settings, "", sizes]
+
+
+def found_at(basis: Mapping[str, Any]) -> str:
+    """Where and on what the arm was judged, in a sentence."""
+    return (
         f"Judged by {basis['metric']} against {basis['control']} over {len(basis['seeds'])} seeds "
         f"({', '.join(map(str, basis['seeds']))}), {basis['size']} size, data {', '.join(basis['data_fingerprint'])}, "
-        f"commit {', '.join(basis['commits'])}{' with uncommitted changes' if basis['uncommitted_changes'] else ''}.",
-        "",
-        f"Made by `{basis['command']}`. `config.yaml` is the arm's whole config; `evidence.json` has every number and "
-        "the hash of each record.",
-    ]
-    return "\n".join(lines) + "\n"
+        f"commit {', '.join(basis['commits'])}{' with uncommitted changes' if basis['uncommitted_changes'] else ''}."
+    )
+
+
+def cell(text: str) -> str:
+    """Text that stays text in a Markdown table: no cell ends in it and no tag begins."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _short(value: Any) -> str:

@@ -24,7 +24,7 @@ from sweeps.spec import Ablation, Arm, Factor
 
 UNEQUAL = 0.01  # FLOPs per token that differ by more are told beside the verdict
 
-__all__ = ["Plan", "PlannedRun", "expand", "plan"]
+__all__ = ["Plan", "PlannedRun", "edition_of", "expand", "plan"]
 
 
 def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()) -> Plan:
@@ -34,7 +34,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     Raises UserError for everything that would only fail, or mislead, once runs are trained.
     """
     settings = parse_overrides(overrides)
-    edition = _edition(name, ablation, size)
+    edition = edition_of(name, ablation, size)
     check(edition, settings)
     points = climb(edition, settings) if edition.ladder else []
     arms = arms_of(points) if points else expand(edition)
@@ -80,7 +80,8 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     return Plan(name=name, size=size, design=design, runs=runs)
 
 
-def _edition(name: str, ablation: Ablation, size: str) -> Ablation:
+def edition_of(name: str, ablation: Ablation, size: str) -> Ablation:
+    """The edition of that size; a factor that it drops is a setting. Raises UserError for a size that isn't declared."""
     try:
         edition = ablation.sized(size)
     except KeyError:

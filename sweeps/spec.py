@@ -7,6 +7,8 @@ from typing import Any, Literal
 from core.errors import UserError
 
 Level = str | int | float | bool | None
+CONFIRM = "confirm"  # the size that a confirmation is known by
+CONFIRMATION_SEED = 1000  # the first of the seeds that are kept for confirmations
 
 
 @dataclass(frozen=True)
@@ -223,3 +225,8 @@ def _check_seeds(seeds: object) -> None:
 def study_name(name: str, size: str) -> str:
     """What a size of an ablation is called in storages, folders and W&B groups."""
     return name if size == "full" else f"{name}.{size}"
+
+
+def confirm_size(size: str) -> str:
+    """What the edition that confirms another's winner is called."""
+    return f"{size}.{CONFIRM}"

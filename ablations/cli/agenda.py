@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.errors import UserError
 from sweeps.search.spec import Search
-from sweeps.spec import Ablation, study_name
+from sweeps.spec import Ablation, confirm_size, study_name
 
 FOLDER = Path(__file__).resolve().parent.parent
 
@@ -86,8 +86,9 @@ def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
 
 
 def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping[str, Path]:
-    """The sizes of a declaration that have a folder of runs below `out`."""
-    folders = {size: out / study_name(name, size) for size in ("full", *ablation.sizes)}
+    """The sizes of a declaration that have a folder of runs below `out`, their confirmations after them."""
+    sizes = ("full", *ablation.sizes)
+    folders = {size: out / study_name(name, size) for size in (*sizes, *map(confirm_size, sizes))}
     return {size: folder for size, folder in folders.items() if folder.is_dir()}
 
 
@@ -96,10 +97,11 @@ def meant_size(name: str, ablation: Ablation | Search, out: Path, wanted: str | 
 
     Raises UserError for an unknown size, and where several were run.
     """
-    recorded = recorded_sizes(out, name, ablation)
+    sizes = ("full", *ablation.sizes)
+    recorded = [size for size in recorded_sizes(out, name, ablation) if size in sizes]
     size = wanted or ("full" if "full" in recorded else next(iter(recorded), "full"))
-    if size not in ("full", *ablation.sizes):
-        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(('full', *ablation.sizes))}")
+    if size not in (*sizes, *map(confirm_size, sizes)):
+        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(sizes)}")
     if wanted is None and len(recorded) > 1 and "full" not in recorded:
         raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
     return size

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,51 +215,6 @@ def run_report(arguments: argparse.Namespace) -> int:
     out.print(f"report: {path}", markup=False, soft_wrap=True)
     if files:
         out.print(f"{len(files)} tables and figures: {arguments.files}", markup=False, soft_wrap=True)
-    return 0
-
-
-def run_export(arguments: argparse.Namespace) -> int:
-    """The winning arm as a config, with its evidence."""
-    if agenda.is_search(arguments.name):
-        from ablations.cli import searching
-
-        return searching.run_export(arguments)
-    from analysis.verdicts import judge
-    from sweeps.export import export
-
-    as_hf = arguments.format == "hf"
-    if as_hf and (Path(arguments.name) / "config.yaml").is_file():
-        from ablations.cli.interchange import export_run
-
-        console().print(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf"), markup=False)
-        return 0
-    study, folder = load_study(arguments)
-    judgement = judge(study)
-    known = [arm["name"] for arm in study.design["arms"]]
-    arm = arguments.arm or judgement.winner
-    if arm is None:
-        raise UserError(f"{arguments.name}: no arm can be exported yet: {judgement.winner_reason}")
-    if arm not in known:
-        raise UserError(f"--arm '{arm}' is not an arm of {arguments.name}; the arms are {', '.join(known)}")
-    target = arguments.to or folder / "export"
-    runs = [record for record in study.records_of(arm) if record.status == "complete"]
-    if not runs:
-        raise UserError(f"--arm '{arm}' has no complete run to export: ablate run {arguments.name}")
-    if as_hf:
-        from ablations.cli.interchange import export_run
-
-        # The first seed, not the best: picking the best of its seeds would flatter the arm.
-        run = min(runs, key=lambda record: record.seed)
-        place = next((folder / arm).glob(f"seed-{run.seed}-{run.run_hash}-*"))
-        line = export_run(place, arguments.to or folder / "export" / "hf")
-        console().print(f"{arm}, seed {run.seed}: {line}", markup=False, soft_wrap=True)
-        return 0
-    chosen = "by the verdict: " + judgement.winner_reason if arm == judgement.winner else "by hand (--arm)"
-    export(study.design, arm, runs, {"chosen": chosen} | judgement.to_dict(), target)
-    out = console()
-    out.print(f"{arm}: {chosen}", markup=False)
-    out.print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
-    out.print(f"train it: ablate train {shlex.quote(str(target / 'config.yaml'))}", markup=False, soft_wrap=True)
     return 0
 
 

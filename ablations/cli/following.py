@@ -19,9 +19,9 @@ from core.errors import UserError
 from sweeps import scheduler
 from sweeps.launch import presence
 from sweeps.search import status as searches
-from sweeps.search.spec import CONFIRM, Search
+from sweeps.search.spec import Search
 from sweeps.search.status import ConfigurationStatus, SearchStatus
-from sweeps.spec import study_name
+from sweeps.spec import CONFIRM, study_name
 from sweeps.status import RunStatus, Status, status
 from sweeps.study import job_name, submissions
 

@@ -4,6 +4,22 @@ import argparse
 from pathlib import Path
 
 
+def export_options(command: argparse.ArgumentParser) -> None:
+    """Of `ablate export`."""
+    command.add_argument("--arm", help="export this arm instead of the winner")
+    command.add_argument("--force", action="store_true", help="a winner before it is confirmed, marked so")
+    command.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
+    command.add_argument(
+        "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
+    )
+    command.add_argument(
+        "--target", metavar="PRESET|FILE", help="carry the arm to this model, such as llada_moe_7b_a1b"
+    )
+    command.add_argument("--cluster", metavar="CLUSTER", help="that the target is laid out for, such as 64xH100-80G")
+    command.add_argument("--tokens", metavar="N", help="that the target is trained on, such as 10T (default: its own)")
+    command.add_argument("--rule", metavar="NAME", help="of rescaling: compute (default), width, none")
+
+
 def sample_options(command: argparse.ArgumentParser) -> None:
     """Of `ablate sample`."""
     command.usage = "ablate sample MODEL [--prompt TEXT ...] [options]"

@@ -13,12 +13,13 @@ from analysis.frame import Study
 from analysis.report import pvalue, signed
 from analysis.selection import confirm, expected_best
 from analysis.terminal import terminal_table
-from analysis.verdicts import judge
+from analysis.verdicts import UNCONFIRMED, judge
 from core.errors import UserError
 from sweeps.search.importance import importances
 from sweeps.search.plan import described
-from sweeps.search.results import CONFIRM, Configuration, Results
+from sweeps.search.results import Configuration, Results
 from sweeps.search.spec import from_json
+from sweeps.spec import CONFIRM
 
 SHOWN = 5
 UNEQUAL = 1.5  # halving lets groups differ somewhat: which configuration goes on is decided as they come
@@ -130,7 +131,7 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
         "missing": study.missing,
         "headline": judgement.headline,
         "winner": judgement.winner,
-        "winner_reason": judgement.winner_reason.replace("not yet confirmed on fresh seeds", "on fresh seeds"),
+        "winner_reason": judgement.winner_reason.replace(UNCONFIRMED, "on fresh seeds"),
         "arms": arms,
         "judgement": judgement.to_dict(),
     }

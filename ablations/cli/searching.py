@@ -11,9 +11,9 @@ from ablations.cli import agenda
 from ablations.cli.commands import INTERRUPTED, console, show_json
 from core.errors import UserError
 from sweeps.search.plan import SearchPlan, plan
-from sweeps.search.results import CONFIRM, Results, confirmation
+from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
-from sweeps.spec import study_name
+from sweeps.spec import CONFIRM, study_name
 from sweeps.storage import choose_url
 
 
@@ -136,7 +136,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 def run_export(arguments: argparse.Namespace) -> int:
     """The confirmed winner as a config with its evidence."""
     from ablations.cli.search_report import confirmed, report
-    from analysis.verdicts import judge
+    from analysis.verdicts import UNCONFIRMED, judge
     from sweeps.export import export
 
     if arguments.format == "hf":
@@ -160,7 +160,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     if arm not in known:
         raise UserError(f"--arm '{arm}' was not confirmed; what was: {', '.join(known)}")
     runs = [record for record in study.records_of(arm) if record.status == "complete"]
-    reason = judgement.winner_reason.replace("not yet confirmed on fresh seeds", "on fresh seeds")
+    reason = judgement.winner_reason.replace(UNCONFIRMED, "on fresh seeds")
     chosen = f"by the confirmation: {reason}" if arm == judgement.winner else "by hand (--arm)"
     entry = next(row for row in found["confirmation"]["arms"] if row["arm"] == arm)
     evidence = {"chosen": chosen, "confirmed": True, **{k: entry[k] for k in ("estimate", "low", "high", "n")}}

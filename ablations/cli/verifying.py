@@ -16,9 +16,9 @@ from core.errors import UserError
 from sweeps.audit import Finding, Verification, settled
 from sweeps.patient import PatientStorage
 from sweeps.search import verify as searches
-from sweeps.search.spec import CONFIRM, Search
+from sweeps.search.spec import Search
 from sweeps.search.status import groups_of
-from sweeps.spec import study_name
+from sweeps.spec import CONFIRM, study_name
 from sweeps.status import read_design
 from sweeps.storage import JOURNAL, choose_url, open_storage
 from sweeps.trials import key_of

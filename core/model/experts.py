@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from core.config import ModelConfig
 from core.model.mixing import fill_multiple, mix, sort_by_expert
+from core.model.precision import computed_in
 
 
 class Experts(nn.Module):
@@ -29,9 +30,7 @@ class Experts(nn.Module):
         x_ND: (N, D) in any order; gates_NK, experts_NK: (N, K); counts_E: (E,) assignments of each expert; slots as in
         Routing. With K = 1 and gates of 1 it is each row's expert, in the rows' own order.
         """
-        device = x_ND.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_ND.dtype
-        x_ND = x_ND.to(dtype)
+        x_ND = x_ND.to(computed_in(x_ND))
         assignments = sort_by_expert(experts_NK, counts_E, fill_multiple(x_ND), slots)
         return mix(x_ND, gates_NK, assignments, self.gate_EWD, self.up_EWD, self.down_EDW)
 

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.model.precision import computed_in
+
 CHUNK_FEATURES = 2**18  # 1 MiB in fp32: less, and the calls cost more than the cache saves
 
 
@@ -24,8 +26,7 @@ class RMSNorm(nn.Module):
         self.eps, self.weight = eps, nn.Parameter(torch.ones(features))
 
     def forward(self, x: Tensor) -> Tensor:
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        dtype = computed_in(x)
         if by_hand(x) and torch.is_grad_enabled():  # torch's own is slow backward only
             return _RMSNorm.apply(x, self.weight, self.eps, dtype)
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig, RouterKind
+from core.model.precision import without_autocast
 from core.model.routing import Conditions, Routing, hashed, share_of_mean, time_features
 
 ALIKE = 2.0**-18  # scores (between 0 and 1) less apart than this are equal: fp32's rounding is a hundredth of it
@@ -34,7 +35,7 @@ class Router(nn.Module):
 
     def forward(self, x_ND: Tensor, given: Conditions | None = None) -> Routing:
         """Route N tokens. x_ND: (N, D) in any floating type; the arithmetic is fp32, under autocast too."""
-        with torch.autocast(x_ND.device.type, enabled=False):
+        with without_autocast(x_ND):
             logits_NE = self.logits(x_ND.float(), given)
             if self.settings.scores == "sigmoid":
                 scores_NE = logits_NE.sigmoid()

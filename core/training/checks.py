@@ -11,18 +11,19 @@ from core.model.transformer import Denoiser
 from core.training.devices import check_devices
 
 
-def check(config: RunConfig, devices: int = 1) -> None:
+def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:
     """Refuse, before anything is trained, what would fail later.
 
+    here: the run is to be trained on this machine, and what this lacks is refused too.
     Raises UserError for a corpus that is unknown, missing or too small, a vocabulary that its tokens exceed, an
     accelerator that this machine lacks, a number of devices that the run can't be spread over, or initial weights that
     are absent, damaged or of another shape.
     """
-    check_devices(config, devices)
+    check_devices(config, devices, here=here)
     check_vocabulary(config, load_corpus(config.data))
     if config.trainer.initial_weights:
         check_weights(config.model, config.trainer.initial_weights)
-    if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
+    if here and config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
 
 

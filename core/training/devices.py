@@ -25,9 +25,10 @@ def uses_cuda(config: RunConfig) -> bool:
     return config.trainer.accelerator != "cpu" and torch.cuda.is_available()
 
 
-def check_devices(config: RunConfig, devices: int) -> None:
+def check_devices(config: RunConfig, devices: int, *, here: bool = True) -> None:
     """Refuse a number of devices that the config can't be spread over, and a DeepSpeed JSON that can't be merged.
 
+    here: they are this machine's, which must have what the config needs.
     Raises UserError.
     """
     parallel, trainer = config.deepspeed.expert_parallel, config.trainer
@@ -48,7 +49,7 @@ def check_devices(config: RunConfig, devices: int) -> None:
             f"trainer.batch_size={trainer.batch_size} can't be split over {devices} devices in trainer.accumulate="
             f"{trainer.accumulate} micro-batches: use a multiple of {devices * trainer.accumulate}"
         )
-    if config.deepspeed.offload != "none" and not torch.cuda.is_available():
+    if here and config.deepspeed.offload != "none" and not torch.cuda.is_available():
         raise UserError(f"deepspeed.offload={config.deepspeed.offload} moves state from a GPU, and there is none here")
     engine_config(config, devices)
 

@@ -15,8 +15,8 @@ from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
 from sweeps.search.space import ordered
 from sweeps.search.spec import KINDS, Choice, Int, Log, Parameter, Search, Uniform
+from sweeps.spec import CONFIRMATION_SEED
 
-CONFIRMATION_SEED = 1000  # the first of the fresh seeds
 TOKEN_KEYS = ("trainer.steps", "trainer.batch_size", "data.sequence_length")
 
 

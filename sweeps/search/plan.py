@@ -15,11 +15,11 @@ from core.settings import parse_overrides, text
 from core.training.checks import check as check_run
 from sweeps.checks import nearest
 from sweeps.planned import Plan, PlannedRun
-from sweeps.search.checks import CONFIRMATION_SEED, check
+from sweeps.search.checks import check
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.spec import Choice, Search, from_json, range_text, to_json
-from sweeps.spec import Level, study_name
+from sweeps.spec import CONFIRMATION_SEED, Level, study_name
 
 
 @dataclass(frozen=True)

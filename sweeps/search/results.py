@@ -14,8 +14,7 @@ from core.errors import UserError
 from core.records import RunRecord, UnreadableRecordError
 from sweeps.plan import Plan, describe_arm, planned_run
 from sweeps.search.plan import SearchPlan, described
-from sweeps.search.spec import CONFIRM
-from sweeps.spec import Arm, Level
+from sweeps.spec import CONFIRM, Arm, Level
 
 FACTOR = "configuration"  # its only factor
 

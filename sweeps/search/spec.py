@@ -7,7 +7,6 @@ from typing import Any
 from core.errors import UserError
 from sweeps.spec import Level, Resources
 
-CONFIRM = "confirm"  # the size that a confirmation is known by
 When = Mapping[str, tuple[Level, ...]]  # the parameter exists where every key has one of these values
 
 

@@ -14,8 +14,7 @@ from sweeps.progress import read_progress
 from sweeps.scheduler import Task
 from sweeps.search.rungs import expected_steps
 from sweeps.search.samplers import latest
-from sweeps.search.spec import CONFIRM
-from sweeps.spec import Level, study_name
+from sweeps.spec import CONFIRM, Level, study_name
 from sweeps.status import DEAD, Status, lives, open_known, read_design, tasks_of, unknown, worker_of
 from sweeps.status import status as status_of_runs
 from sweeps.storage import choose_url

@@ -1,0 +1,71 @@
+"""`ablate confirm`: the winner of an ablation beside its control on seeds that had no part in the choice."""
+
+import argparse
+from pathlib import Path
+
+from ablations.cli import agenda, cluster
+from ablations.cli.commands import INTERRUPTED, console, load_study, train_here
+from analysis.frame import Study
+from analysis.report import write_report
+from analysis.terminal import terminal_table
+from analysis.verdicts import Judgement, judge
+from core.errors import UserError
+from sweeps.confirmation import confirmation_plan, fresh_seeds
+from sweeps.spec import confirm_size, study_name
+
+
+def run_confirm(arguments: argparse.Namespace) -> int:
+    """Train the winner and the control on fresh seeds, here or on a cluster, and say what these alone find."""
+    cluster.check_flags(arguments)
+    study, _ = load_study(arguments)
+    judgement, design = judge(study), study.design
+    arm = judgement.winner
+    if arm is None or arm == design["control"]:
+        raise UserError(f"{arguments.name}: there is no winner to confirm: {judgement.winner_reason}")
+    name, ablation = agenda.resolve(arguments.name)
+    seeds = fresh_seeds(design, arguments.seeds or len(design["seeds"]))
+    more = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
+    command = agenda.command("confirm", arguments, design["size"], more)
+    plan = confirmation_plan(name, ablation, design, arm, seeds, command)
+    if arguments.launcher == "slurm":
+        return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
+    summary = train_here(arguments, plan, retry_failed=arguments.retry_failed)
+    if summary.interrupted:
+        return INTERRUPTED
+    folder = arguments.out / plan.study_name
+    confirming = Study.load(folder, plan.design)
+    assert confirming is not None  # its runs were recorded, or failed with a record
+    found = judge(confirming)
+    write_report(confirming, found, folder / "report.html")
+    out = console()
+    out.print(terminal_table(found))
+    out.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
+    out.print(f"{design['size']}: {verdict(found, arm)}", markup=False, soft_wrap=True)
+    return 1 if summary.failed + summary.failed_before or summary.missing else 0
+
+
+def verdict(found: Judgement, arm: str) -> str:
+    """Whether fresh seeds confirm an arm, in a sentence."""
+    if found.counts["missing"]:
+        return f"{arm} isn't confirmed yet: {found.counts['missing']} runs of the confirmation are missing"
+    row = next(row for row in found.tables[0].rows if row.arm == arm)
+    if found.winner == arm and row.effect is not None:
+        effect = row.effect
+        return (
+            f"{arm} is confirmed on {effect.n} fresh seeds: {effect.estimate:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}] "
+            f"{found.tables[0].unit}".rstrip()
+        )
+    return f"{arm} is not confirmed: on fresh seeds it is: {row.verdict}"
+
+
+def confirmation_of(arguments: argparse.Namespace, study: Study, arm: str) -> tuple[Study, Judgement] | None:
+    """What was recorded of the arm on fresh seeds, in the design that it was last confirmed in; None where nothing was."""
+    design = study.design
+    folder: Path = arguments.out / study_name(design["ablation"], confirm_size(design["size"]))
+    confirming = Study.load(folder) if folder.is_dir() else None
+    hashes = {entry["name"]: entry["hash"] for entry in design["arms"]}
+    if confirming is None or any(hashes.get(entry["name"]) != entry["hash"] for entry in confirming.design["arms"]):
+        return None
+    if confirming.design["confirms"] != arm or confirming.design["data_fingerprint"] != design["data_fingerprint"]:
+        return None
+    return confirming, judge(confirming)

@@ -1,0 +1,173 @@
+"""`ablate export`: the winning arm as a config with its evidence, at its own scale or at another; or its weights."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ablations.cli import agenda
+from ablations.cli.commands import console, load_study
+from ablations.cli.confirming import confirmation_of, verdict
+from analysis.frame import Study
+from analysis.verdicts import UNCONFIRMED, Judgement, judge
+from core.config import RunConfig
+from core.errors import UserError
+from core.presets import PRESETS, resolve
+from core.records import RunRecord
+from core.settings import build, parse_overrides
+from sweeps import transfer
+from sweeps.export import CONFIG, basis_of, export, first_run
+from sweeps.launch import site
+
+FULL_SCALE = ("cluster", "tokens", "rule")
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    """The winning arm as a config, with its evidence."""
+    _check(arguments)
+    if agenda.is_search(arguments.name):
+        from ablations.cli import searching
+
+        return searching.run_export(arguments)
+    as_hf = arguments.format == "hf"
+    if as_hf and (Path(arguments.name) / "config.yaml").is_file():
+        from ablations.cli.interchange import export_run
+
+        console().print(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf"), markup=False)
+        return 0
+    study, folder = load_study(arguments)
+    judgement = judge(study)
+    arm = _arm(arguments, study, judgement)
+    runs = [record for record in study.records_of(arm) if record.status == "complete"]
+    if not runs:
+        raise UserError(f"--arm '{arm}' has no complete run to export: ablate run {arguments.name}")
+    if as_hf:
+        return _as_hf(arguments, study, arm, folder)
+    evidence = _evidence(arguments, study, judgement, arm)
+    out = console()
+    out.print(f"{arm}: {evidence['chosen']}", markup=False, soft_wrap=True)
+    if arguments.target:
+        ablation = agenda.resolve(arguments.name)[1].sized(study.design["size"])
+        target = arguments.to or folder / "export" / Path(arguments.target).stem
+        return _at_full_scale(arguments, study.design, arm, runs, evidence, target, matched=ablation.match is not None)
+    target = arguments.to or folder / "export"
+    export(study.design, arm, runs, evidence, target)
+    _say_train(target)
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse options that mean nothing together."""
+    if arguments.target and arguments.format == "hf":
+        raise UserError("--target exports a config to train from, --format hf trained weights: give one of them")
+    if arguments.target and not arguments.cluster:
+        raise UserError("--target needs --cluster, which the layout is planned for, such as --cluster 64xH100-80G")
+    given = [name for name in FULL_SCALE if getattr(arguments, name) is not None]
+    if not arguments.target and (given or arguments.settings):
+        said = f"--{given[0]}" if given else arguments.settings[0]
+        raise UserError(f"{said} is of a full-scale export: add --target, such as --target llada_moe_7b_a1b")
+    transfer.rule_of(arguments.rule or "compute")
+
+
+def _arm(arguments: argparse.Namespace, study: Study, judgement: Judgement) -> str:
+    arm = arguments.arm or judgement.winner
+    if arm is None:
+        raise UserError(f"{arguments.name}: no arm can be exported yet: {judgement.winner_reason}")
+    if arm not in study.arms:
+        raise UserError(f"--arm '{arm}' is not an arm of {arguments.name}; the arms are {', '.join(study.arms)}")
+    return arm
+
+
+def _as_hf(arguments: argparse.Namespace, study: Study, arm: str, folder: Path) -> int:
+    from ablations.cli.interchange import export_run
+
+    run = first_run(arm, study.records_of(arm), study.design)
+    place = next((folder / arm).glob(f"seed-{run.seed}-{run.run_hash}-*"))
+    line = export_run(place, arguments.to or folder / "export" / "hf")
+    console().print(f"{arm}, seed {run.seed}: {line}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement, arm: str) -> dict[str, Any]:
+    """What was found, with how the arm came to be chosen and whether seeds that had no part in it say so too.
+
+    Raises UserError for a winner that isn't confirmed, unless --force is given.
+    """
+    found: dict[str, Any] = judgement.to_dict()
+    if arm != judgement.winner:
+        return {"chosen": "by hand (--arm), not by the verdict", "confirmed": False} | found
+    if arm == study.design["control"]:
+        return {"chosen": f"by the verdict: {judgement.winner_reason}", "confirmed": None} | found
+    confirming = confirmation_of(arguments, study, arm)
+    said = verdict(confirming[1], arm) if confirming else f"{arm} was not trained on fresh seeds"
+    if confirming and confirming[1].winner == arm:
+        chosen, confirmed = f"by the verdict, and {said}", True
+        found["winner_reason"] = found["winner_reason"].replace(UNCONFIRMED, "confirmed on fresh seeds")
+    elif arguments.force:
+        chosen, confirmed = f"UNCONFIRMED (--force): by the verdict, but {said}", False
+    else:
+        hint = "" if confirming else f"; {agenda.command('confirm', arguments, study.design['size'])} does that"
+        raise UserError(f"{arguments.name}: the best of several looks better than it is, and {said}{hint} (--force exports "
+                        "it, marked as unconfirmed)")  # fmt: skip
+    return {"chosen": chosen, "confirmed": confirmed, "confirmation": confirming and confirming[1].to_dict()} | found
+
+
+def _at_full_scale(
+    arguments: argparse.Namespace,
+    design: dict[str, Any],
+    arm: str,
+    runs: Sequence[RunRecord],
+    evidence: dict[str, Any],
+    folder: Path,
+    *,
+    matched: bool,
+) -> int:
+    from core.capacity import Cluster, apply, plan
+    from core.capacity.quantities import tokens_of
+
+    from sweeps.full_scale import FullScale, write
+
+    cluster, given = Cluster.parse(arguments.cluster), parse_overrides(arguments.settings)
+    proxy = build(first_run(arm, runs, design).config)
+    target = _target(arguments.target, given)
+    if arguments.tokens:
+        target = transfer.with_tokens(target, tokens_of(arguments.tokens))
+    entry = next(entry for entry in design["arms"] if entry["name"] == arm)
+    settings = {key: value for key, value in entry["settings"].items() if key not in given}
+    rule = transfer.rule_of(arguments.rule or "compute")
+    config, carried = transfer.carry(settings, proxy, target, rule, match=matched, devices=cluster.devices)
+    planned = plan(config, cluster)
+    scale = FullScale(
+        name=Path(arguments.target).stem,
+        config=apply(config, planned.layout),
+        proxy=proxy,
+        carried=carried,
+        rule=rule,
+        cluster=cluster,
+        plan=planned,
+    )
+    lacks = write(scale, basis_of(design, arm, runs), evidence, folder, site.defaults())
+    out = console()
+    for each in carried:
+        out.print(
+            f"{each.key}: {each.proxy} on the proxy, {each.target} here: {each.how}", markup=False, soft_wrap=True
+        )
+    for line in lacks:
+        out.print(f"note: {line}", markup=False, soft_wrap=True)
+    out.print((folder / "CARD.md").read_text(encoding="utf-8").split("Predicted, ")[1].split("\n")[0], markup=False)
+    _say_train(folder, cluster.devices)
+    return 0
+
+
+def _target(name: str, given: dict[str, Any]) -> RunConfig:
+    if name not in PRESETS and not Path(name).is_file():
+        resolve(name, {})  # says which presets there are
+    return resolve(name, given)
+
+
+def _say_train(folder: Path, devices: int = 1) -> None:
+    out, path = console(), shlex.quote(str(folder / CONFIG))
+    out.print(f"config: {folder / CONFIG}", markup=False, soft_wrap=True)
+    more = f" --devices {devices} --dry-run" if devices > 1 else ""
+    out.print(f"{'check' if more else 'train'} it: ablate train {path}{more}", markup=False, soft_wrap=True)

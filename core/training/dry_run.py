@@ -1,0 +1,84 @@
+"""A run on paper: a step in shapes alone, its schedule, its data and its layout, in seconds and without its memory."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from core.config import RunConfig
+from core.data.corpora import load as load_corpus
+from core.model.size import ModelSize, count, training_flops
+from core.model.transformer import Denoiser
+from core.training.checks import check
+from core.training.module import learning_rate_factor
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would be.
+
+    shapes: of the hidden states, the logits of a sequence, and the routing of a layer (none for a dense model), for one
+    device's micro-batch. learning_rates: (step, rate) through the schedule. tokens: seen in training; epochs: how often
+    that repeats the corpus, whose training tokens are corpus_tokens.
+    """
+
+    size: ModelSize
+    micro_batch: int
+    shapes: dict[str, tuple[int, ...]]
+    learning_rates: Sequence[tuple[int, float]]
+    tokens: float
+    corpus_tokens: int
+    fingerprint: str
+    flops: float
+
+    @property
+    def epochs(self) -> float:
+        return self.tokens / self.corpus_tokens
+
+
+def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
+    """Check everything of a run that can be checked without training it, wherever it is to be trained.
+
+    Raises UserError as `core.training.checks.check` does, but for what this machine lacks. A step's forward pass is computed
+    on the meta device, on which tensors have shapes and no content.
+    """
+    check(config, devices, here=False)
+    corpus = load_corpus(config.data)
+    trainer = config.trainer
+    micro = trainer.batch_size // (devices * trainer.accumulate)
+    return DryRun(
+        size=count(config.model),
+        micro_batch=micro,
+        shapes=shapes_of(config, micro),
+        learning_rates=schedule_of(config),
+        tokens=config.tokens_per_step * trainer.steps,
+        corpus_tokens=len(corpus.train_T),
+        fingerprint=corpus.fingerprint,
+        flops=training_flops(config),
+    )
+
+
+def shapes_of(config: RunConfig, batch: int) -> dict[str, tuple[int, ...]]:
+    """The shapes that a forward pass of `batch` sequences goes through, layer by layer, computed without their content."""
+    with torch.device("meta"), torch.no_grad():
+        denoiser = Denoiser(config.model)
+        tokens_BL = torch.zeros(batch, config.data.sequence_length, dtype=torch.long)
+        timestep_B = torch.ones(batch)
+        hidden = denoiser.hidden(tokens_BL, timestep_B, timestep_B)
+        logits_LV = denoiser.logits(hidden.states_BLD[0])
+    shapes = {"hidden states": tuple(hidden.states_BLD.shape), "logits of a sequence": tuple(logits_LV.shape)}
+    if hidden.routings:
+        routing = hidden.routings[0].routing
+        shapes |= {
+            "router probabilities": tuple(routing.probs_NE.shape),
+            "chosen experts": tuple(routing.experts_NK.shape),
+        }
+    return shapes
+
+
+def schedule_of(config: RunConfig) -> list[tuple[int, float]]:
+    """The learning rate at the first step, the end of the warm-up, the quarters of the run and its last step."""
+    steps, peak = config.trainer.steps, config.optimizer.learning_rate
+    places = {0, config.optimizer.warmup_steps, *(math.ceil(steps * part / 4) for part in (1, 2, 3)), steps - 1}
+    return [(step, peak * learning_rate_factor(config, step)) for step in sorted(places) if step < steps]

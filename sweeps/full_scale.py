@@ -1,0 +1,195 @@
+"""The winning arm at full scale: a folder that a cluster can train from.
+
+<folder>/
+    config.yaml      the whole config, its layout included; `ablate train` takes it
+    deepspeed.json   the same layout as DeepSpeed reads it, for other programs
+    train.sbatch     the Slurm script that trains it on the cluster
+    hf/config.json   the model as transformers names it, where it has a class for it
+    evidence.json    what was found, what it rests on, what was carried by which rule, and what is extrapolated
+    CARD.md          the same on a page
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from core.capacity import Cluster, Plan
+
+from core.config import RunConfig, to_yaml
+from core.errors import UserError
+from core.interchange.layouts import config_to_hf
+from core.processes import STOPPED
+from core.quantities import short
+from core.records import write_atomically
+from core.training.devices import engine_config
+from sweeps.export import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
+from sweeps.launch.site import FIELD_KEYS, Request
+from sweeps.launch.slurm import SOURCE_ROOT
+from sweeps.transfer import Carried, Rule, Scale, published_optimum
+
+SCRIPT, ENGINE, HF = "train.sbatch", "deepspeed.json", "hf/config.json"
+LEAD_S = 300  # before the time limit: for a checkpoint of all devices
+PLAIN = Request()
+
+# Every rank gets Slurm's signals, as a part of the job step, and saves; then the job has itself queued again.
+TEMPLATE = """\
+#!/bin/bash
+{options}
+stopping=
+trap 'stopping=1' TERM USR1
+{setup}
+here={folder}
+export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"
+export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+export MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
+{python} -m ablations train "$here/{config}" --devices {devices} --dry-run || exit 2
+srun --mpi=none --kill-on-bad-exit=1 {python} -m ablations train "$here/{config}" --out "$here/runs" </dev/null &
+step=$!
+status=0
+while kill -0 "$step" 2>/dev/null; do wait "$step"; status=$?; done
+if [ "$stopping" ] || [ "$status" -eq {stopped} ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$status"
+"""
+
+
+@dataclass(frozen=True)
+class FullScale:
+    """A target to train: its config, what of the arm it carries, by which rule, and how it lies on a cluster."""
+
+    name: str
+    config: RunConfig
+    proxy: RunConfig
+    carried: Sequence[Carried]
+    rule: Rule
+    cluster: Cluster
+    plan: Plan
+
+    @property
+    def extrapolated(self) -> dict[str, Any]:
+        """How far the target lies beyond what was trained, and what the published fits say at its compute."""
+        small, large = Scale.of(self.proxy), Scale.of(self.config)
+        rate, batch = published_optimum(large.flops)
+        grown = {
+            key: {"proxy": before, "target": after, "factor": after / before}
+            for (key, before), after in zip(asdict(small).items(), asdict(large).values(), strict=True)
+        }
+        return grown | {"published_optimum": {"learning_rate": rate, "batch_tokens": batch}}
+
+    def told(self) -> dict[str, Any]:
+        """All of it, JSON-ready, as evidence.json has it."""
+        plan = self.plan
+        tokens = Scale.of(self.config).tokens
+        return {
+            "target": self.name,
+            "rule": {"name": self.rule.name, "source": self.rule.source},
+            "carried": [asdict(entry) for entry in self.carried],
+            "extrapolated": self.extrapolated,
+            "cluster": asdict(self.cluster),
+            "layout": asdict(plan.layout),
+            "predicted": {
+                "tokens": tokens,
+                "tokens_per_second": plan.tokens_per_second,
+                "mfu": plan.mfu,
+                "days": plan.days(tokens),
+                "gpu_hours": plan.gpu_hours(tokens),
+            },
+        }
+
+
+def write(
+    scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any], folder: Path, request: Request = PLAIN
+) -> list[str]:
+    """Write the folder; returns what it lacks, and why, in sentences.
+
+    basis, evidence: as `sweeps.export` has them. request: the site's options for Slurm. Raises UserError when a layout can't
+    be said to DeepSpeed.
+    """
+    config, devices = scale.config, scale.cluster.devices
+    lacks = []
+    write_atomically(folder / CONFIG, to_yaml(config))
+    write_atomically(folder / ENGINE, json.dumps(engine_config(config, devices), indent=2) + "\n")
+    write_atomically(folder / SCRIPT, _script(scale, folder, request))
+    try:
+        said = config_to_hf(config.model) | {
+            "torch_dtype": "bfloat16" if config.trainer.precision == "bf16" else "float32"
+        }
+        write_atomically(folder / HF, json.dumps(said, indent=2) + "\n")
+    except UserError as error:
+        lacks.append(f"No {HF}: {error}")
+    if config.data.corpus == "stdlib":
+        lacks.append(
+            "data.corpus is still stdlib, 11 MB of Python's own sources: set data.corpus to the text to be learned."
+        )
+    content = basis | {"evidence": dict(evidence), "full_scale": scale.told()}
+    write_atomically(folder / EVIDENCE, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_atomically(folder / CARD, "\n".join(_card(scale, basis, evidence, lacks)) + "\n")
+    return lacks
+
+
+def _script(scale: FullScale, folder: Path, request: Request) -> str:
+    count, local = scale.cluster.devices, scale.cluster.on_node
+    options = {
+        "job-name": f"train-{scale.name}",
+        "nodes": str(scale.cluster.nodes),
+        "ntasks-per-node": str(local),
+        **({} if scale.cluster.device.name == "cpu" else {"gpus-per-node": str(local)}),
+        "requeue": "",
+        "open-mode": "append",
+        "signal": f"USR1@{LEAD_S}",
+        "output": str(folder.absolute() / "log-%j.txt"),
+        **{key: value for key in FIELD_KEYS if (value := getattr(request, key)) is not None},
+        **request.sbatch,
+    }
+    return TEMPLATE.format(
+        options="\n".join(f"#SBATCH --{key}{f'={value}' if value else ''}" for key, value in options.items()),
+        setup="\n".join(request.setup),
+        folder=shlex.quote(str(folder.absolute())),
+        root=shlex.quote(str(SOURCE_ROOT)),
+        python=shlex.quote(sys.executable),
+        config=CONFIG,
+        devices=count,
+        stopped=STOPPED,
+    )
+
+
+def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
+    told, plan = scale.told(), scale.plan
+    grown, predicted = told["extrapolated"], told["predicted"]
+    carried = [f"| `{c.key}` | `{c.proxy}` | `{c.target}` | {cell(c.how)} |" for c in scale.carried]
+    layout = plan.layout
+    return [
+        *card_head(basis, evidence),
+        *settings_table(basis["arm"]),
+        "",
+        found_at(basis),
+        "",
+        f"## On {scale.name}",
+        "",
+        "| setting | proxy | target | how |",
+        "| --- | --- | --- | --- |",
+        *carried,
+        "",
+        "All other settings are the target's own.",
+        "",
+        f"Extrapolated: {short(grown['active']['proxy'])} to {short(grown['active']['target'])} active parameters, "
+        f"{short(grown['tokens']['proxy'])} to {short(grown['tokens']['target'])} tokens, {grown['flops']['factor']:.2g} "
+        "times the compute. Nothing between was trained for this card: the effect was measured on the proxy alone.",
+        "",
+        f"## On {scale.cluster}",
+        "",
+        f"ZeRO-{layout.stage}, expert parallel over {layout.expert_parallel}, {layout.micro_batch} sequences a device and "
+        f"micro-batch, {layout.accumulate} micro-batches a step, activation checkpointing "
+        f"{'on' if layout.activation_checkpointing else 'off'}, offload {layout.offload}. Predicted, not measured: "
+        f"{short(predicted['tokens_per_second'])} tokens/s, MFU {predicted['mfu']:.0%}, {predicted['days']:.3g} days and "
+        f"{short(predicted['gpu_hours'])} GPU-hours to {short(predicted['tokens'])} tokens; {plan.memory.total / 2**30:.1f} "
+        "GiB a device.",
+        "",
+        *[f"- {line}" for line in lacks],
+        *([""] if lacks else []),
+        f"Check it in seconds: `ablate train {CONFIG} --devices {scale.cluster.devices} --dry-run`; train it: "
+        f"`sbatch {SCRIPT}`. `{EVIDENCE}` has every number and the hash of each record; the proxies were trained by `{basis['command']}`.",
+    ]
