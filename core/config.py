@@ -49,14 +49,16 @@ class DataConfig:
     sequence_length], so that no padding is computed (LLaDA-MoE, arXiv 2509.24389, Sec. 3).
     """
 
-    corpus: str = (
-        "stdlib"  # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, task:NAME, or a source
-    )
+    # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, task:NAME, a source, or a weighted mixture
+    # such as "0.7*stdlib + 0.3*text:PATH"
+    corpus: str = "stdlib"
     tokenizer: str = "bytes"  # bytes, or the path of a tokenizer.json
     sequence_length: int = 128
     validation_sequences: int = 128
     variable_length_share: float = 0.0
     variable_length_min: int = 8
+    packing: bool = False  # several prompts and responses in one sequence, none of which sees another
+    chat_template: str = "roles"  # how instructions' messages are written: a built-in one, or the path of a jinja file
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, f"data.sequence_length must be at least 2, not {self.sequence_length}")
@@ -77,13 +79,20 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to `final_lr_fraction` of the peak."""
+    """AdamW with a linear warm-up to the peak, and what the learning rate does from there.
+
+    cosine falls to `final_lr_fraction` of the peak over all remaining steps. wsd (warm-up, stable, decay: MiniCPM, arXiv
+    2404.06395, Sec. 4) stays at the peak, and over the last `decay_fraction` of the steps falls to it along a straight line,
+    as LLaDA's does (arXiv 2502.09992, Sec. 2.2 and 2.3). constant stays at the peak.
+    """
 
     learning_rate: float = 2e-3
     beta1: float = 0.9
     beta2: float = 0.95
     weight_decay: float = 0.1
     warmup_steps: int = 20
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    decay_fraction: float = 0.1  # wsd only
     final_lr_fraction: float = 0.1
     gradient_clip: float = 1.0
 
@@ -96,6 +105,12 @@ class OptimizerConfig:
         require(
             0 <= self.final_lr_fraction <= 1,
             f"optimizer.final_lr_fraction must lie in [0, 1], not {self.final_lr_fraction}",
+        )
+        require(0 < self.decay_fraction <= 1, f"optimizer.decay_fraction must lie in (0, 1], not {self.decay_fraction}")
+        require(
+            self.schedule == "wsd" or self.decay_fraction == OptimizerConfig.decay_fraction,
+            f"optimizer.decay_fraction={self.decay_fraction} means nothing to optimizer.schedule={self.schedule}: use wsd, or "
+            "leave it out",
         )
 
 
@@ -115,6 +130,7 @@ class TrainerConfig:
     accumulate: int = 1  # micro-batches whose gradients make one step; batch_size is of the step, over all devices
     activation_checkpointing: bool = False  # compute each layer again in the backward pass rather than keep it
     checkpoint_every: int = 0  # steps; 0 = never: a run that is stopped starts again
+    keep_best: str | None = None  # a validation metric: the weights at its best value are kept beside the final ones
     stop_on_alarm: bool = False  # end a run as failed at its first alarm (collapse, dead experts, spikes)
 
     def __post_init__(self) -> None:
@@ -169,6 +185,8 @@ class RunConfig:
         _check_precision(self)
         _check_strategy(self)
         _check_objective(self)
+        _check_schedule(self)
+        _check_packing(self)
 
     @property
     def tokens_per_step(self) -> float:
@@ -247,6 +265,32 @@ def _check_objective(config: RunConfig) -> None:
     require(
         config.data.sequence_length <= model.max_positions,
         f"data.sequence_length={config.data.sequence_length} exceeds model.max_positions={model.max_positions}",
+    )
+
+
+def decay_steps(config: RunConfig) -> int:
+    """How many of the last steps the learning rate falls over, under optimizer.schedule=wsd."""
+    return max(1, round(config.optimizer.decay_fraction * config.trainer.steps))
+
+
+def _check_schedule(config: RunConfig) -> None:
+    optimizer, steps = config.optimizer, config.trainer.steps
+    require(
+        optimizer.schedule != "wsd" or optimizer.warmup_steps + decay_steps(config) <= steps,
+        f"optimizer.warmup_steps={optimizer.warmup_steps} and a decay over {decay_steps(config)} steps "
+        f"(optimizer.decay_fraction) don't fit into trainer.steps={steps}: shorten the warm-up",
+    )
+
+
+def _check_packing(config: RunConfig) -> None:
+    model, kind = config.model, config.objective.kind
+    require(
+        not config.data.packing or kind == "sft",
+        f"data.packing=true packs prompts and responses, and objective.kind={kind} learns whole sequences: set it to false",
+    )
+    require(
+        not config.data.packing or not model.num_experts or model.router.kind != "expert_choice",
+        "data.packing=true with model.router.kind=expert_choice would let conversations compete for experts: use topk",
     )
 
 

@@ -33,6 +33,7 @@ class RunRecord:
     expert_load: {"step": [T], "load": [T][layers][experts]}, shares of the assignments that sum to 1 over experts.
     routing: of S sparse layers at V validations: {"step": [V], "top1_probability", "max_vio_batch", "saturation": [V][S],
         "load_by_timestep": [S][10][visible, masked][E], "coactivation": [S][E][E]}, the last two of the final validation.
+    best: of the weights kept by trainer.keep_best: {"metric", "value", "step", "weights_sha256"}; empty without any.
     alarms: the first of each kind that rang: [{"step", "kind", "detail"}] (core.training.health).
     parameters: {"total", "active"} counts; flops: training FLOPs of the whole run, forward and backward.
     study: what the sweep wants remembered about the run's place in it; nothing in core reads it.
@@ -49,6 +50,7 @@ class RunRecord:
     validation: dict[str, list[float]] = field(default_factory=dict)
     expert_load: dict[str, Any] = field(default_factory=dict)
     routing: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
     wall_time_s: float = 0.0
     tokens_per_second: float = 0.0

@@ -27,7 +27,7 @@ from sweeps.planned import Plan, PlannedRun
 DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"
 ATTEMPTS = "attempts"
-KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER}
+KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST}
 
 _held: set[int] = set()
 

@@ -54,6 +54,7 @@ class Recorder(lightning.Callback):
         self.tokens = 0
         self.routing = RoutingMemory()
         self.alarms: list[health.Alarm] = []
+        self.best: dict[str, Any] = {}  # as core.training.best has it
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._micro: list[dict[str, Tensor]] = []
         self._sent: list[list[float]] = []  # bytes of each kind, by step

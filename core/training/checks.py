@@ -20,7 +20,10 @@ def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:
     are absent, damaged or of another shape.
     """
     check_devices(config, devices, here=here)
-    check_vocabulary(config, load_corpus(config.data))
+    corpus = load_corpus(config.data)
+    check_vocabulary(config, corpus)
+    if config.trainer.keep_best is not None:
+        check_metric(config, corpus, config.trainer.keep_best, "trainer.keep_best")
     if config.trainer.initial_weights:
         check_weights(config.model, config.trainer.initial_weights)
     if here and config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
@@ -42,6 +45,22 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
     if config.objective.kind == "sft" and corpus.train_maskable_T is None:
         raise UserError(
             f"objective.kind=sft needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
+        )
+
+
+def check_metric(config: RunConfig, corpus: Corpus, metric: str, named: str) -> None:
+    """Refuse to choose weights by what the run doesn't measure at every validation, or by what is better where it is more.
+
+    named: what an error calls the field.
+    """
+    known = ["val/nelbo"]
+    known += ["val/bits_per_byte"] if corpus.bytes_per_token is not None else []
+    known += ["val/excess_nelbo"] if corpus.source is not None else []
+    if config.model.num_experts:
+        known += ["val/load_balancing", "val/z_loss", "load/max_vio", "load/max_vio_batch", "load/dead_experts"]
+    if metric not in known:
+        raise UserError(
+            f"{named}={metric} is nothing that this run minimises at every validation: use one of {', '.join(known)}"
         )
 
 

@@ -8,7 +8,7 @@ import lightning
 import torch
 from torch import Tensor
 
-from core.config import RunConfig
+from core.config import RunConfig, decay_steps
 from core.data.module import Batch
 from core.diffusion.objectives import nelbo_per_token, token_cross_entropy, total_loss
 from core.model.balance import load_balancing_loss, router_z_loss
@@ -87,7 +87,7 @@ class MaskedDiffusion(lightning.LightningModule):
         return seen_by(self.config, batch)
 
     def configure_optimizers(self) -> Any:
-        """AdamW, decay on matrices only; linear warm-up, then a cosine, stepped every training step."""
+        """AdamW, decay on matrices only; linear warm-up, then the schedule, stepped every training step."""
         settings = self.config.optimizer
         matrices = [p for p in self.parameters() if p.ndim > 1]
         vectors = [p for p in self.parameters() if p.ndim <= 1]
@@ -124,13 +124,16 @@ class MaskedDiffusion(lightning.LightningModule):
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, total)
 
     def learning_rate_factor(self, step: int) -> float:
-        """Share of the peak learning rate at a step: up over the warm-up, then down a cosine to the final fraction."""
+        """Share of the peak learning rate at a step: up over the warm-up, then as optimizer.schedule says."""
         settings, steps = self.config.optimizer, self.config.trainer.steps
         if step < settings.warmup_steps:
             return (step + 1) / settings.warmup_steps
-        progress = min(1.0, (step - settings.warmup_steps) / max(1, steps - settings.warmup_steps))
-        cosine = (1 + math.cos(math.pi * progress)) / 2
-        return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * cosine
+        if settings.schedule == "constant":
+            return 1.0
+        falling = decay_steps(self.config) if settings.schedule == "wsd" else max(1, steps - settings.warmup_steps)
+        progress = min(1.0, max(0.0, (step - (steps - falling)) / falling))
+        left = 1 - progress if settings.schedule == "wsd" else (1 + math.cos(math.pi * progress)) / 2
+        return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * left
 
 
 def seen_by(config: RunConfig, batch: Batch) -> Tensor:

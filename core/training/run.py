@@ -27,6 +27,7 @@ from core.provenance import describe, slurm_job
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
 from core.training import health, pausing
+from core.training.best import BestKeeper
 from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.checkpoints import Checkpointer, StepReachedError
 from core.training.checks import check
@@ -165,7 +166,8 @@ def _fit(
     if config.trainer.initial_weights and not found:
         load_weights(module.denoiser, config.trainer.initial_weights)
     checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
-    trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder], ranks)
+    keeper = BestKeeper(config, folder, ranks, recorder, goes_on=found is not None)
+    trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder, keeper], ranks)
     if found and found.universal:
         trainer.strategy.config["checkpoint"] = {"load_universal": True}  # type: ignore[attr-defined]
     began, tokens = time.perf_counter(), recorder.tokens
@@ -265,6 +267,7 @@ def _seen(recorder: Recorder, started: float) -> dict[str, Any]:
         "validation": recorder.validation,
         "expert_load": {"step": recorder.load_steps, "load": recorder.load_TLE},
         "routing": recorder.routing.to_dict(),
+        "best": recorder.best,
         "alarms": [alarm._asdict() for alarm in health.summary(recorder.alarms)],
         "wall_time_s": time.perf_counter() - started,
         "finished_at": _now(),

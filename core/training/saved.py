@@ -15,6 +15,7 @@ from core.ranks import Ranks
 
 FOLDER = "checkpoints"
 LATEST = "latest.json"
+BEST = "best.safetensors"  # the weights that trainer.keep_best keeps
 UNIVERSAL_STAGE = 2  # at 3, losses diverge after a universal checkpoint is loaded (deepspeed 0.19.8)
 
 

@@ -45,10 +45,17 @@ def open_run(folder: Path, settings: Mapping[str, Any] | None = None) -> tuple[R
     return config, denoiser.eval()
 
 
-def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks: Ranks) -> str | None:
+def save_weights(
+    module: MaskedDiffusion,
+    config: RunConfig,
+    folder: Path,
+    ranks: Ranks,
+    name: str = WEIGHTS,
+    said: dict[str, str] | None = None,
+) -> str | None:
     """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
 
-    Waits while the disk is full. Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
+    said: what the file's header tells of it. A reader sees the old file or the new one. Waits while the disk is full. Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
     """
     if config.trainer.strategy == "deepspeed":
         weights = whole_weights(module.denoiser, config.deepspeed.stage)
@@ -56,14 +63,14 @@ def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
     if ranks.rank > 0:
         return None
-    partial = folder / f".{WEIGHTS}.partial"
+    partial = folder / f".{name}.partial"
 
     def save(again: bool) -> str:
         try:
-            save_file(weights, partial)
+            save_file(weights, partial, metadata=said)
             with partial.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            partial.replace(folder / WEIGHTS)
+            partial.replace(folder / name)
             return content
         finally:
             partial.unlink(missing_ok=True)
@@ -71,7 +78,7 @@ def save_weights(module: MaskedDiffusion, config: RunConfig, folder: Path, ranks
     try:
         return Patience.of_environment().call(save, no_space)
     except OutOfPatienceError as error:  # what was measured is worth recording without them
-        log.error("the weights of %s are not kept: %s", folder, error)
+        log.error("%s is not kept: %s", folder / name, error)
         return None
 
 

@@ -13,10 +13,15 @@ from core.settings import build
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
 from core.training.run import train
-from core.training.saved import FOLDER, saved_step
+from core.training.saved import BEST, FOLDER, saved_step
 from tests.core.training.test_run import QUICK
 
-LONG = QUICK | {"trainer.steps": 60, "trainer.validate_every": 20, "trainer.log_every": 7}
+LONG = QUICK | {
+    "trainer.steps": 60,
+    "trainer.validate_every": 20,
+    "trainer.log_every": 7,
+    "trainer.keep_best": "val/nelbo",
+}
 SPREAD = {"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2, "deepspeed.stage": 2}
 
 
@@ -47,6 +52,8 @@ def test_a_paused_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     again = train(config, cut, devices=devices)
     assert again.status == "complete", again.reason
     assert again.curve == whole.curve and again.validation == whole.validation
+    assert again.best == whole.best and whole.best["value"] == min(whole.validation["val/nelbo"])
+    assert (cut / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
     first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", cut))
     assert all((first[name] == second[name]).all() for name in first)
     assert not (cut / FOLDER).exists()

@@ -148,6 +148,36 @@ def test_the_learning_rate_warms_up_and_decays() -> None:
     assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
 
 
+def factors(**optimizer) -> list[float]:
+    settings = {f"optimizer__{name}": value for name, value in optimizer.items()}
+    module = MaskedDiffusion(quick(trainer__steps=20, optimizer__warmup_steps=4, **settings))
+    return [module.learning_rate_factor(step) for step in range(20)]
+
+
+def test_other_schedules_are_as_computed_by_hand() -> None:
+    up = [0.25, 0.5, 0.75, 1.0]
+    fallen = factors(schedule="wsd", decay_fraction=0.25, final_lr_fraction=0.5)  # stable to step 15, down over 5
+    assert fallen == pytest.approx([*up, *[1.0] * 12, 0.9, 0.8, 0.7, 0.6])
+    assert fallen[14:17] == pytest.approx([1.0, 1.0, 0.9])
+    assert factors(schedule="constant") == [*up, *[1.0] * 16]
+    assert factors(schedule="wsd", decay_fraction=0.8, final_lr_fraction=0.0) == pytest.approx(
+        [*up, *[1 - i / 16 for i in range(16)]]
+    )
+    assert factors()[12] == pytest.approx(0.55)  # half-way down the cosine, between 1 and 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"schedule": "wsd", "decay_fraction": 0.9}, r"warmup_steps=4 and a decay over 18 steps .* trainer.steps=20"),
+     ({"decay_fraction": 0.5}, "decay_fraction=0.5 means nothing to optimizer.schedule=cosine"),
+     ({"schedule": "wsd", "decay_fraction": 0.0}, "must lie in"),
+     ({"schedule": "linear"}, r"one of \['cosine', 'wsd', 'constant'\]")],
+)  # fmt: skip
+def test_schedules_that_mean_nothing_are_refused(settings: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        factors(**settings)
+
+
 def test_bf16_trains(tmp_path) -> None:
     record = train(quick(trainer__precision="bf16"), tmp_path)
     assert record.status == "complete", record.reason

@@ -1,0 +1,89 @@
+"""The weights at a run's best validation, kept beside its final ones: trainer.keep_best names the metric."""
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+from safetensors import SafetensorError, safe_open
+
+from core.config import RunConfig
+from core.ranks import Ranks
+from core.training.callbacks import Recorder
+from core.training.saved import BEST
+from core.training.strategy import from_all_ranks
+from core.training.weights import save_weights
+
+log = logging.getLogger(__name__)
+
+
+class Best(NamedTuple):
+    """What is kept: the metric, its value, after which step it was, and the file's sha256."""
+
+    metric: str
+    value: float
+    step: int
+    weights_sha256: str
+
+
+def read_best(folder: Path) -> Best | None:
+    """What a folder's best weights say of themselves; None where there are none that can be read."""
+    path = folder / BEST
+    try:
+        with safe_open(path, framework="pt") as weights:
+            said = json.loads((weights.metadata() or {})["best"])
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        return Best(said["metric"], said["value"], said["step"], content)
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        log.warning("%s can't be read, and the best weights so far are lost: %s", path, error)
+        return None
+
+
+class BestKeeper(lightning.Callback):
+    """Saves the weights at each validation that improves the metric, which is minimised; the recorder has its values.
+
+    The file says in its own header what it is, so that it can't be at odds with it: a run that goes on compares with what
+    lies there, even where that is of a step after its checkpoint. A run that starts anew starts without.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, recorder: Recorder, *, goes_on: bool) -> None:
+        self.config, self.folder, self.ranks, self.recorder = config, folder, ranks, recorder
+        self.best: Best | None = None
+        self._seen = 0
+        if config.trainer.keep_best is None or ranks.rank > 0:
+            return
+        if goes_on:
+            self._take(read_best(folder))
+        else:
+            (folder / BEST).unlink(missing_ok=True)
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._consider(module)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self._consider(module)  # the last validation may be the recorder's own
+
+    def _consider(self, module: Any) -> None:
+        metric, validation = self.config.trainer.keep_best, self.recorder.validation
+        if metric is None or not validation or validation["step"][-1] == self._seen:
+            return
+        self._seen = int(validation["step"][-1])
+        value = validation[metric][-1]
+        better = math.isfinite(value) and (self.best is None or value < self.best.value)
+        if not from_all_ranks(better)[0]:  # rank 0 knows what lies in the folder; all save together
+            return
+        # One entry: the library writes several in an order of chance, and equal weights would have unequal hashes.
+        said = {"best": json.dumps({"metric": metric, "value": value, "step": self._seen})}
+        content = save_weights(module, self.config, self.folder, self.ranks, BEST, said)
+        if content is not None:
+            self._take(Best(metric, value, self._seen, content))
+
+    def _take(self, best: Best | None) -> None:
+        self.best = best
+        self.recorder.best = best._asdict() if best else {}
