@@ -191,5 +191,6 @@ def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any
         *[f"- {line}" for line in lacks],
         *([""] if lacks else []),
         f"Check it in seconds: `ablate train {CONFIG} --devices {scale.cluster.devices} --dry-run`; train it: "
-        f"`sbatch {SCRIPT}`. `{EVIDENCE}` has every number and the hash of each record; the proxies were trained by `{basis['command']}`.",
+        f"`sbatch {SCRIPT}`. `{EVIDENCE}` has every number and the hash of each record; the proxies were trained by "
+        f"`{basis['command']}`.",
     ]

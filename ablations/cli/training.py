@@ -19,6 +19,7 @@ from core.training.checks import check
 from core.training.loggers import RowLogger
 from core.training.run import train
 from core.training.saved import saved_step
+from sweeps.export import CONFIG
 from sweeps.folders import set_aside
 from sweeps.planned import Plan, PlannedRun
 from sweeps.tracking import WandbTracker, run_id
@@ -38,7 +39,13 @@ class ConsoleLogger:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train one run and say where its record lies; as one rank of several where torchrun, srun or deepspeed started it."""
-    config = resolve(arguments.config, parse_overrides(arguments.settings))
+    config = resolve(exported(arguments.config), parse_overrides(arguments.settings))
+    if arguments.dry_run:
+        from ablations.cli.dry_run import run_dry
+
+        return run_dry(config, arguments)
+    if arguments.cluster:
+        raise UserError("--cluster is an option of --dry-run: add that, or leave it out")
     spread = config.trainer.strategy == "deepspeed"
     ranks = Ranks.of_environment(config.deepspeed.expert_parallel) if spread else Ranks()
     if ranks.size > 1 and arguments.devices not in (1, ranks.size):
@@ -58,6 +65,12 @@ def run_train(arguments: argparse.Namespace) -> int:
         return 1
     print(f"train it further or elsewhere: ablate train {shlex.quote(str(folder / 'config.yaml'))}")
     return 0
+
+
+def exported(name: str) -> str:
+    """The config of an exported folder; any other name as it is."""
+    path = Path(name) / CONFIG
+    return str(path) if path.is_file() else name
 
 
 def _folder(folder: Path, *, first: bool) -> Path:

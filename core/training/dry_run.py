@@ -11,7 +11,7 @@ from core.data.corpora import load as load_corpus
 from core.model.size import ModelSize, count, training_flops
 from core.model.transformer import Denoiser
 from core.training.checks import check
-from core.training.module import learning_rate_factor
+from core.training.schedule import learning_rate_factor
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,15 @@ def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
 
 
 def shapes_of(config: RunConfig, batch: int) -> dict[str, tuple[int, ...]]:
-    """The shapes that a forward pass of `batch` sequences goes through, layer by layer, computed without their content."""
+    """The shapes that a forward pass of `batch` sequences goes through, layer by layer, computed without their content.
+
+    In bf16, which is the only type whose grouped matmul has shapes without content; none for widths that it can't have.
+    """
+    model = config.model
+    if model.num_experts and (model.hidden_size % 8 or model.width_of_expert % 8 or model.shared_expert_width % 8):
+        return {}
     with torch.device("meta"), torch.no_grad():
-        denoiser = Denoiser(config.model)
+        denoiser = Denoiser(model).bfloat16()
         tokens_BL = torch.zeros(batch, config.data.sequence_length, dtype=torch.long)
         timestep_B = torch.ones(batch)
         hidden = denoiser.hidden(tokens_BL, timestep_B, timestep_B)

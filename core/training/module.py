@@ -1,19 +1,20 @@
 """The LightningModule: it delegates."""
 
-import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning
 import torch
 from torch import Tensor
 
-from core.config import RunConfig, decay_steps
+from core.config import RunConfig
 from core.data.module import Batch
 from core.diffusion.objectives import nelbo_per_token, token_cross_entropy, total_loss
 from core.model.balance import load_balancing_loss, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.ranks import Ranks
+from core.training.schedule import learning_rate_factor
 from core.training.strategy import clip_exactly
 from core.training.telemetry import observe
 
@@ -102,7 +103,7 @@ class MaskedDiffusion(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_factor)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -122,18 +123,6 @@ class MaskedDiffusion(lightning.LightningModule):
         if gradient_clip_val:
             total = torch.linalg.vector_norm(self.gradient_norms_P)
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, total)
-
-    def learning_rate_factor(self, step: int) -> float:
-        """Share of the peak learning rate at a step: up over the warm-up, then as optimizer.schedule says."""
-        settings, steps = self.config.optimizer, self.config.trainer.steps
-        if step < settings.warmup_steps:
-            return (step + 1) / settings.warmup_steps
-        if settings.schedule == "constant":
-            return 1.0
-        falling = decay_steps(self.config) if settings.schedule == "wsd" else max(1, steps - settings.warmup_steps)
-        progress = min(1.0, max(0.0, (step - (steps - falling)) / falling))
-        left = 1 - progress if settings.schedule == "wsd" else (1 + math.cos(math.pi * progress)) / 2
-        return settings.final_lr_fraction + (1 - settings.final_lr_fraction) * left
 
 
 def seen_by(config: RunConfig, batch: Batch) -> Tensor:

@@ -1,0 +1,63 @@
+"""`ablate train CONFIG --dry-run`: what a run would be, checked in seconds wherever it is to be trained."""
+
+import argparse
+
+from ablations.cli.commands import console
+from core.config import RunConfig
+from core.quantities import short
+from core.training.dry_run import DryRun, dry_run
+
+REPEATED = 4  # epochs up to which repeated text is worth almost as much as new text (arXiv 2305.16264)
+
+
+def run_dry(config: RunConfig, arguments: argparse.Namespace) -> int:
+    """Check the run and print its plan. A mistake is a UserError, as it would be of training."""
+    devices = arguments.devices
+    layout: list[str] = []
+    if arguments.cluster:
+        devices, layout = _on_cluster(config, arguments)
+    found = dry_run(config, devices)
+    out = console()
+    for line in [*_lines(config, found, devices), *layout, "nothing was trained; every check passed"]:
+        out.print(line, markup=False, soft_wrap=True)
+    return 0
+
+
+def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:
+    trainer, spread, data = config.trainer, config.deepspeed, config.data
+    shapes = "; ".join(f"{name} {' x '.join(map(str, shape))}" for name, shape in found.shapes.items())
+    rates = ", ".join(f"{rate:.3g} at {step}" for step, rate in found.learning_rates)
+    lines = [
+        f"model: {found.size.total:,} parameters, {found.size.active:,} active a token",
+        f"shapes of a micro-batch of {found.micro_batch} x {data.sequence_length} tokens: {shapes}",
+        f"steps: {trainer.steps:,} of {trainer.batch_size:,} sequences, {short(config.tokens_per_step)} tokens each, "
+        f"{short(found.tokens)} in all; {found.flops:.3g} FLOPs",
+        f"learning rate ({config.optimizer.schedule}): {rates}",
+        f"data: {data.corpus}, {short(found.corpus_tokens)} tokens to learn from ({found.fingerprint}), each seen "
+        f"{short(found.epochs)} times"
+        + (f"; {data.variable_length_share:.1%} of the steps at other lengths" if data.variable_length_share else ""),
+    ]
+    if found.epochs > REPEATED:
+        lines.append(f"note: more than {REPEATED} passes over the same text are worth less and less: use more of it")
+    if trainer.strategy == "deepspeed":
+        lines.append(
+            f"layout: {devices} devices, ZeRO-{spread.stage}, expert parallel {spread.expert_parallel}, "
+            f"{found.micro_batch} sequences x {trainer.accumulate} micro-batches a device, {trainer.precision}, "
+            f"checkpointing {'on' if trainer.activation_checkpointing else 'off'}, offload {spread.offload}"
+        )
+    if not trainer.checkpoint_every:
+        lines.append("note: trainer.checkpoint_every=0: a run that is killed starts again")
+    return lines
+
+
+def _on_cluster(config: RunConfig, arguments: argparse.Namespace) -> tuple[int, list[str]]:
+    """How many devices there are, and what the run needs of each. Raises UserError where its own layout doesn't fit."""
+    from core.capacity import Cluster, Layout, plan
+
+    cluster = Cluster.parse(arguments.cluster)
+    planned = plan(config, cluster, layout=Layout.of(config, cluster.devices))
+    tokens = config.tokens_per_step * config.trainer.steps
+    return cluster.devices, [
+        f"on {cluster}, predicted: {planned.memory.total / 2**30:.1f} GiB a device, {planned.time.total:.3g} s a step, MFU "
+        f"{planned.mfu:.0%}, {planned.days(tokens):.3g} days, {short(planned.gpu_hours(tokens))} GPU-hours"
+    ]

@@ -1,0 +1,67 @@
+"""A run on paper, against the run itself where that can be had."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from core.config import to_dict
+from core.errors import UserError
+from core.model.transformer import Denoiser
+from core.presets import preset
+from core.settings import build
+from core.training.dry_run import dry_run, schedule_of, shapes_of
+
+TINY = preset("tiny")
+
+
+def with_settings(**settings):
+    return build(to_dict(TINY), {key.replace("__", "."): value for key, value in settings.items()})
+
+
+@pytest.mark.parametrize("kind", ["topk", "film", "expert_choice", "soft", "adaptive_k"])
+def test_shapes_are_those_of_the_network_itself(kind) -> None:
+    config = with_settings(model__router__kind=kind)
+    denoiser = Denoiser(config.model).eval()
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    told_B = torch.full((3,), 0.5)
+    with torch.no_grad():
+        hidden = denoiser.hidden(torch.zeros(3, 64, dtype=torch.long), told_B, told_B)
+    found = shapes_of(config, 3)
+    assert found["hidden states"] == tuple(hidden.states_BLD.shape)
+    assert found["logits of a sequence"] == (64, 259)
+    assert found["router probabilities"] == tuple(hidden.routings[0].routing.probs_NE.shape)
+    assert found["chosen experts"] == tuple(hidden.routings[0].routing.experts_NK.shape)
+
+
+def test_the_full_model_takes_no_memory() -> None:
+    found = dry_run(build(to_dict(preset("llada_moe_7b_a1b")), {"trainer.batch_size": 8}))
+    assert (found.size.total, found.size.active) == (7_356_880_896, 1_397_823_488)
+    assert found.shapes["hidden states"] == (8, 4096, 2048) and found.shapes["chosen experts"] == (8 * 4096, 8)
+    assert found.tokens == 8 * 4096 * 100_000 and found.epochs == found.tokens / found.corpus_tokens
+
+
+def test_the_schedule_at_its_corners() -> None:
+    assert schedule_of(TINY)[:2] == [(0, pytest.approx(4e-3 / 20)), (20, pytest.approx(4e-3))]
+    half = dict(schedule_of(with_settings(optimizer__warmup_steps=0)))[200]
+    assert half == pytest.approx(4e-3 * (0.1 + 0.9 / 2))
+
+
+def test_what_training_would_refuse_is_refused_but_not_what_this_machine_lacks() -> None:
+    with pytest.raises(UserError, match="data.corpus='stdlbi' is unknown"):
+        dry_run(with_settings(data__corpus="stdlbi"))
+    with pytest.raises(UserError, match="trainer.strategy=single trains on one device, not 2"):
+        dry_run(TINY, 2)
+    elsewhere = with_settings(
+        trainer__accelerator="cuda",
+        trainer__strategy="deepspeed",
+        deepspeed__offload="optimizer",
+        trainer__batch_size=32,
+    )
+    assert dry_run(elsewhere, 8).micro_batch == 4
+
+
+def test_widths_that_bf16_cant_have_give_no_shapes() -> None:
+    narrow = replace(TINY, model=replace(TINY.model, expert_width=12))
+    assert shapes_of(narrow, 2) == {}
