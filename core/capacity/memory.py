@@ -1,0 +1,142 @@
+"""Memory of one device under a layout, by part, at each of the moments when it may be fullest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from core.capacity.activations import activations
+from core.capacity.assumptions import DEFAULT, Assumptions
+from core.capacity.clusters import Cluster
+from core.capacity.layouts import Layout
+from core.capacity.states import states_of
+from core.config import RunConfig
+from core.training.devices import engine_config
+
+BUCKET = 500_000_000  # elements, of DeepSpeed's default
+
+PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer (fp32 masters, Adam's moments)",
+    "gathered": "weights gathered by ZeRO-3",
+    "activations": "activations kept",
+    "all_to_all": "all-to-all buffers",
+    "logits": "logits, softmax and gradient",
+    "working": "one layer's backward pass",
+    "step": "the optimizer's step",
+    "buckets": "DeepSpeed's buckets",
+    "overhead": "CUDA context, libraries, NCCL",
+}
+MOMENTS = {
+    "setup": "as the engine starts",
+    "loss": "at the gradient of the logits",
+    "layer": "in a layer's backward pass",
+    "step": "in the optimizer's step",
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the fullest device at each moment, by part (keys of PARTS), and in host memory per device."""
+
+    moments: Mapping[str, Mapping[str, int]]
+    capacity: int  # of the device
+    headroom: float
+    host: int  # for this device
+    host_capacity: int  # the device's share of its node's
+    setup_host: int  # in the node, while each of its processes draws the weights in fp32
+
+    @property
+    def moment(self) -> str:
+        """When the device is fullest."""
+        return max(self.moments, key=lambda name: sum(self.moments[name].values()))
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """The parts at that moment."""
+        return {name: size for name, size in self.moments[self.moment].items() if size}
+
+    @property
+    def total(self) -> int:
+        return sum(self.moments[self.moment].values())
+
+    @property
+    def limit(self) -> int:
+        """What may be used, with headroom left."""
+        return round(self.capacity * (1 - self.headroom))
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the device lacks; 0 where all fits."""
+        return max(0, self.total - self.limit)
+
+    @property
+    def fits(self) -> bool:
+        return not self.missing and self.host <= self.host_capacity
+
+    @property
+    def states(self) -> int:
+        """Weights, gradients and the optimizer's alone: what ZeRO's paper counts."""
+        parts = self.moments["layer"]
+        return parts["weights"] + parts["gradients"] + parts["optimizer"]
+
+
+def memory(
+    config: RunConfig,
+    layout: Layout,
+    cluster: Cluster,
+    assumptions: Assumptions = DEFAULT,
+    *,
+    headroom: float | None = None,
+) -> Memory:
+    """What one device holds, in the config's precision. headroom: of its memory, to be left free (default: assumed)."""
+    itemsize = 2 if config.trainer.precision == "bf16" else 4
+    device, devices = cluster.device, cluster.devices
+    state = states_of(config.model, layout, devices, itemsize)
+    active = activations(
+        config,
+        layout.micro_batch,
+        layout.expert_parallel,
+        layout.activation_checkpointing,
+        imbalance=assumptions.imbalance,
+        masked_share=assumptions.masked_share,
+    )
+    bucket = _bucket(config, devices)
+    copied = min(bucket, state.local_elements) * itemsize
+    buckets = bucket * itemsize + copied if layout.stage else 0
+    held = {
+        "weights": state.weights,
+        "gradients": state.gradients,
+        "optimizer": state.optimizer,
+        "overhead": round(device.overhead + (device.group_overhead if devices > 1 else 0)),
+    }
+    during = held | {
+        "gathered": state.gathered,
+        "activations": active.kept - active.exchanged,
+        "buckets": buckets,
+    }
+    moments = {
+        "setup": {"weights": state.setup, "overhead": held["overhead"]},
+        "loss": during
+        | {"activations": during["activations"] + active.ends, "all_to_all": active.exchanged, "logits": active.loss},
+        "layer": during
+        | {"all_to_all": active.exchanged + active.in_flight, "working": active.layer - active.in_flight},
+        "step": held
+        | {"step": state.step, "buckets": bucket * itemsize if layout.stage == 3 else 0}
+        | ({"buckets": copied} if layout.stage == 0 and devices > 1 else {}),
+    }
+    return Memory(
+        moments=moments,
+        capacity=round(device.memory),
+        headroom=assumptions.headroom if headroom is None else headroom,
+        host=state.host,
+        host_capacity=round(device.host_memory / cluster.on_node),
+        setup_host=cluster.on_node * 4 * state.local_elements,
+    )
+
+
+def _bucket(config: RunConfig, devices: int) -> int:
+    """Elements that are reduced at a time: DeepSpeed's default, or what the user's own JSON says."""
+    if not config.deepspeed.json:
+        return BUCKET
+    zero = engine_config(config, devices)["zero_optimization"]
+    return int(zero.get("reduce_bucket_size", BUCKET))
