@@ -109,8 +109,8 @@ class OptimizerConfig:
         require(0 < self.decay_fraction <= 1, f"optimizer.decay_fraction must lie in (0, 1], not {self.decay_fraction}")
         require(
             self.schedule == "wsd" or self.decay_fraction == OptimizerConfig.decay_fraction,
-            f"optimizer.decay_fraction={self.decay_fraction} means nothing to optimizer.schedule={self.schedule}: use wsd, "
-            "or leave it out",
+            f"optimizer.decay_fraction={self.decay_fraction} means nothing to optimizer.schedule={self.schedule}: leave it "
+            "out, or use wsd",
         )
 
 

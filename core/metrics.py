@@ -22,6 +22,11 @@ def ratio_metric(index: int) -> str:
     return f"val/cross_entropy@{index / RATIO_BINS:g}"
 
 
+def part_metric(name: str) -> str:
+    """Name of the NELBO on the held-out sequences of one part of a mixture, such as "val/nelbo@stdlib"."""
+    return f"val/nelbo@{name}"
+
+
 METRICS: dict[str, Metric] = {
     "val/nelbo": Metric(
         "NELBO", "nats/token", "min", "bound on the negative log-likelihood of held-out text, auxiliary losses excluded"

@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core.capacity import Cluster, Plan
+from core.capacity.clusters import Cluster
+from core.capacity.planning import Plan
 
 from core.config import RunConfig, to_yaml
 from core.errors import UserError

@@ -52,7 +52,9 @@ def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:
 
 def _on_cluster(config: RunConfig, arguments: argparse.Namespace) -> tuple[int, list[str]]:
     """How many devices there are, and what the run needs of each. Raises UserError where its own layout doesn't fit."""
-    from core.capacity import Cluster, Layout, plan
+    from core.capacity.clusters import Cluster
+    from core.capacity.layouts import Layout
+    from core.capacity.planning import plan
 
     cluster = Cluster.parse(arguments.cluster)
     planned = plan(config, cluster, layout=Layout.of(config, cluster.devices))

@@ -14,6 +14,7 @@ from analysis.verdicts import UNCONFIRMED, Judgement, judge
 from core.config import RunConfig
 from core.errors import UserError
 from core.presets import PRESETS, resolve
+from core.quantities import from_short
 from core.records import RunRecord
 from core.settings import build, parse_overrides
 from sweeps import transfer
@@ -123,8 +124,8 @@ def _at_full_scale(
     *,
     matched: bool,
 ) -> int:
-    from core.capacity import Cluster, apply, plan
-    from core.capacity.quantities import tokens_of
+    from core.capacity.clusters import Cluster
+    from core.capacity.planning import plan
 
     from sweeps.full_scale import FullScale, write
 
@@ -132,7 +133,7 @@ def _at_full_scale(
     proxy = build(first_run(arm, runs, design).config)
     target = _target(arguments.target, given)
     if arguments.tokens:
-        target = transfer.with_tokens(target, tokens_of(arguments.tokens))
+        target = transfer.with_tokens(target, from_short(arguments.tokens, "--tokens"))
     entry = next(entry for entry in design["arms"] if entry["name"] == arm)
     settings = {key: value for key, value in entry["settings"].items() if key not in given}
     rule = transfer.rule_of(arguments.rule or "compute")
@@ -140,7 +141,7 @@ def _at_full_scale(
     planned = plan(config, cluster)
     scale = FullScale(
         name=Path(arguments.target).stem,
-        config=apply(config, planned.layout),
+        config=planned.config,
         proxy=proxy,
         carried=carried,
         rule=rule,

@@ -15,6 +15,7 @@ from ablations.cli.models import open_model
 from core.config import RunConfig
 from core.data.corpora import load as load_corpus
 from core.data.documents import TEXTS
+from core.data.mixtures import kinds
 from core.data.module import held_out
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.autoregressive import sample_autoregressive
@@ -83,7 +84,7 @@ def _reader(
     if arguments.judge is None:
         return lambda prompts, responses: {}
     opened = open_model(arguments.judge)
-    if opened.tokenizer is None or config.data.corpus.partition(":")[0] not in TEXTS:
+    if opened.tokenizer is None or not kinds(config.data.corpus) <= TEXTS.keys():
         raise UserError(f"--judge {arguments.judge}: judge and model must both read text, with a tokenizer each")
     own, theirs = load_tokenizer(config.data.tokenizer), opened.tokenizer
 

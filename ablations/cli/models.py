@@ -9,6 +9,7 @@ import torch
 
 from core.config import ModelConfig
 from core.data.documents import TEXTS
+from core.data.mixtures import PAIRS, kinds
 from core.data.tokenizers import Tokenizer, load_tokenizer
 from core.errors import UserError
 from core.interchange.huggingface import load as load_hf
@@ -72,7 +73,7 @@ def open_model(folder: Path, tokenizer: str | None = None) -> Opened:
     trained_with = None
     if (folder / "config.yaml").is_file():
         config, denoiser = open_run(folder)
-        if config.data.corpus.partition(":")[0] in (*TEXTS, "instructions", "task"):
+        if kinds(config.data.corpus) <= {*TEXTS, *PAIRS}:
             trained_with = config.data.tokenizer
     elif (folder / "config.json").is_file():
         denoiser = load_hf(folder)

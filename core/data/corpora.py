@@ -11,6 +11,7 @@ import numpy as np
 from core.config import DataConfig
 from core.data.documents import TEXTS, read_jsonl
 from core.data.hierarchy import TreeSource
+from core.data.mixtures import Part, blend, parse, shares
 from core.data.shards import Shards, load_shards
 from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
 from core.data.tasks import examples
@@ -29,6 +30,9 @@ class Corpus:
     multiples of the sequence length only.
     train_maskable_T, validation_maskable_T: (T,) bool, True in responses, for supervised fine-tuning; None: everywhere.
     train_domain_S, validation_domain_S: (sequences,) which domain of a mixture each came from.
+    train_segments_T, validation_segments_T: (T,) int16, where sequences are packed: 0 for filling, else which of a
+    sequence's conversations the token is of, from 1 on.
+    parts: of a mixture, whose tokens lie one part after the other; empty for a single corpus.
     source, entropy: where the tokens' distribution is known, and its entropy in nats per token; else None.
     bytes_per_token: of held-out text; None where tokens are no text.
     fingerprint: equal only for equal tokens in equal order; runs of different fingerprints are not compared.
@@ -46,6 +50,9 @@ class Corpus:
     validation_maskable_T: np.ndarray | None = None
     train_domain_S: np.ndarray | None = None
     validation_domain_S: np.ndarray | None = None
+    train_segments_T: np.ndarray | None = None
+    validation_segments_T: np.ndarray | None = None
+    parts: tuple[Part, ...] = ()
 
 
 def load(config: DataConfig) -> Corpus:
@@ -54,19 +61,31 @@ def load(config: DataConfig) -> Corpus:
     Raises UserError when the name is unknown, the files can't be used, or there is too little in them.
     """
     corpus = _load(config.corpus, config.tokenizer, config.sequence_length)
-    for part, held in (("training", corpus.train_T), ("validation", corpus.validation_T)):
-        if len(held) < 2 * config.sequence_length:
+    whole = Part(config.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T))
+    parts = corpus.parts or (whole,)
+    if config.validation_sequences < len(parts):
+        raise UserError(
+            f"data.validation_sequences={config.validation_sequences} is too few for the {len(parts)} parts of data.corpus"
+        )
+    for part, wanted in zip(parts, shares([part.weight for part in parts], config.validation_sequences), strict=True):
+        _check_room(config, part, wanted)
+    return corpus
+
+
+def _check_room(config: DataConfig, part: Part, wanted: int) -> None:
+    for name, tokens in (("training", part.train), ("validation", part.validation)):
+        if tokens < 2 * config.sequence_length:
             raise UserError(
-                f"data.corpus={config.corpus} has only {len(held)} {part} tokens: "
+                f"data.corpus={part.name} has only {tokens} {name} tokens: "
                 f"too few for data.sequence_length={config.sequence_length}; use more text or shorter sequences"
             )
-    available = len(corpus.validation_T) // config.sequence_length
-    if config.validation_sequences > available:
+    available = part.validation // config.sequence_length
+    if wanted > available:
+        share = "" if part.name == config.corpus else f", {wanted} of them of a part"
         raise UserError(
-            f"data.validation_sequences={config.validation_sequences}, but data.corpus={config.corpus} holds out only "
+            f"data.validation_sequences={config.validation_sequences}{share}, but data.corpus={part.name} holds out only "
             f"{available} sequences of length {config.sequence_length}"
         )
-    return corpus
 
 
 def fingerprint(config: DataConfig) -> str:
@@ -76,6 +95,17 @@ def fingerprint(config: DataConfig) -> str:
 
 @lru_cache(maxsize=4)
 def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
+    if mixed := parse(name):
+        text = any(part.partition(":")[0] != "tokens" for _, part in mixed)
+        return blend(
+            name,
+            [weight for weight, _ in mixed],
+            [part for _, part in mixed],
+            [
+                _load(part, "bytes" if text and part.startswith("tokens:") else tokenizer, sequence_length)
+                for _, part in mixed
+            ],
+        )
     kind, _, argument = name.partition(":")
     if kind in TEXTS:
         return _from_text(kind, argument, tokenizer)

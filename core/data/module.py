@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from core.config import RunConfig
 from core.data.corpora import Corpus, load
+from core.data.mixtures import Draws, Part, shares
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
@@ -24,18 +25,21 @@ class Batch(NamedTuple):
 
     tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
     (B L,) batch: found here, on the host, so that the device never has to say how many there are. told_B: the timestep
-    that routers are told.
+    that routers are told. domain_B: which part of a mixture each sequence is of, in validation.
     """
 
     tokens_BL: Tensor
     masking: Masking
     index_M: Tensor
     told_B: Tensor
+    domain_B: Tensor | None = None
 
     @classmethod
-    def of(cls, tokens_BL: Tensor, masking: Masking, told_B: Tensor | None = None) -> "Batch":
+    def of(
+        cls, tokens_BL: Tensor, masking: Masking, told_B: Tensor | None = None, domain_B: Tensor | None = None
+    ) -> "Batch":
         told_B = masking.timestep_B if told_B is None else told_B
-        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0], told_B)
+        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0], told_B, domain_B)
 
 
 def told(masking: Masking, sees: str, generator: torch.Generator) -> Tensor:
@@ -55,6 +59,7 @@ def told(masking: Masking, sees: str, generator: torch.Generator) -> Tensor:
 class TrainBatches:
     """An endless, restartable sequence of training batches: batch number `step` depends on the seed and `step` alone.
 
+    Each row of a mixture is of a part drawn with the parts' weights, and takes that part's next sequence.
     Of several ranks each takes its own rows of the one global batch: no two share a row, and any number of ranks see
     the same data. Raises UserError when the batch can't be split evenly.
     """
@@ -73,9 +78,10 @@ class TrainBatches:
         share = trainer.batch_size // micro
         places = range(rank, micro, world_size)
         self.rows = [slice(place * share, (place + 1) * share) for place in places]  # of each micro-batch
-        spare = 0 if corpus.aligned else 1  # an unaligned epoch starts at a random offset below one sequence
-        self.sequences = len(corpus.train_T) // config.data.sequence_length - spare
-        self._order = lru_cache(maxsize=2)(self._draw_order)
+        self.parts = _parts(config, corpus)
+        self.sequences = sum(map(self._sequences, self.parts))
+        self.draws = Draws(config.seed, [part.weight for part in corpus.parts]) if corpus.parts else None
+        self._order = lru_cache(maxsize=2 * len(self.parts))(self._draw_order)
 
     def __iter__(self) -> Iterator[Batch]:
         step = self.first_step
@@ -113,17 +119,28 @@ class TrainBatches:
         return drawn if short else data.sequence_length
 
     def _start(self, index: int) -> int:
-        epoch, place = divmod(index, self.sequences)
-        return int(self._order(epoch)[place])
+        part, index = (0, index) if self.draws is None else self.draws(index)
+        epoch, place = divmod(index, self._sequences(self.parts[part]))
+        return sum(before.train for before in self.parts[:part]) + int(self._order(epoch, part)[place])
 
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        rng = numpy_stream(self.config.seed, "data order", epoch)
+    def _sequences(self, part: Part) -> int:
+        spare = 0 if self.corpus.aligned else 1  # an unaligned epoch starts at a random offset below one sequence
+        return part.train // self.config.data.sequence_length - spare
+
+    def _draw_order(self, epoch: int, part: int = 0) -> np.ndarray:
+        names = () if self.draws is None else (self.parts[part].name,)
+        rng = numpy_stream(self.config.seed, "data order", epoch, *names)
         length = self.config.data.sequence_length
         offset = 0 if self.corpus.aligned else int(rng.integers(length))
-        return offset + length * rng.permutation(self.sequences)
+        return offset + length * rng.permutation(self._sequences(self.parts[part]))
 
     def _noise(self, step: int) -> torch.Generator:
         return torch_stream(self.config.seed, "masks", step)
+
+
+def _parts(config: RunConfig, corpus: Corpus) -> tuple[Part, ...]:
+    """A mixture's parts; a single corpus as one of its own."""
+    return corpus.parts or (Part(config.data.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T)),)
 
 
 def _rows(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:
@@ -137,16 +154,32 @@ def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor | None]:
     are held out.
     """
     corpus, length = load(config.data), config.data.sequence_length
-    available = len(corpus.validation_T) // length
-    if count > available:
-        raise UserError(
-            f"data.corpus={config.data.corpus} holds out only {available} sequences of length {length}, fewer than {count}"
-        )
-    chosen = numpy_stream(config.seed, "validation sequences").permutation(available)[:count]
-    starts = [int(i) * length for i in chosen]
+    starts, _ = _held_out_starts(config, corpus, count)
     tokens_NL = torch.from_numpy(_rows(corpus.validation_T, starts, length).astype(np.int64))
     maskable_T = corpus.validation_maskable_T
     return tokens_NL, None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+
+
+def _held_out_starts(config: RunConfig, corpus: Corpus, count: int) -> tuple[list[int], Tensor | None]:
+    """Where the held-out sequences start, and which part of a mixture each is of: parts in proportion to their weights."""
+    length, parts, first = config.data.sequence_length, _parts(config, corpus), 0
+    starts: list[int] = []
+    domains: list[int] = []
+    for index, (part, wanted) in enumerate(zip(parts, shares([p.weight for p in parts], count), strict=True)):
+        available = part.validation // length
+        if wanted > available:
+            raise UserError(
+                f"data.corpus={part.name} holds out only {available} sequences of length {length}, fewer than {wanted}"
+            )
+        names = (part.name,) if corpus.parts else ()
+        chosen = numpy_stream(config.seed, "validation sequences", *names).permutation(available)[:wanted]
+        starts += [first + int(i) * length for i in chosen]
+        domains += [index] * wanted
+        first += part.validation
+    if not corpus.parts:
+        return starts, None
+    order = numpy_stream(config.seed, "validation order").permutation(len(starts))  # each batch of all parts
+    return [starts[i] for i in order], torch.tensor(domains)[torch.from_numpy(order)]
 
 
 class MaskedTextModule(lightning.LightningDataModule):
@@ -189,10 +222,17 @@ class MaskedTextModule(lightning.LightningDataModule):
             len(tokens_NL), tokens_NL.shape[1], noise, maskable_NL, kind=self.config.objective.kind
         )
         told_N = told(masking, self.config.model.router.sees, torch_stream(seed, "told validation timesteps"))
+        _, domain_N = _held_out_starts(self.config, self.corpus, len(tokens_NL))
         size = self.config.trainer.batch_size
         parts = [slice(i, min(i + size, len(tokens_NL))) for i in range(0, len(tokens_NL), size)]
         rows = [slice(part.start + self.rank, part.stop, self.world_size) for part in parts]
         batches = [
-            Batch.of(tokens_NL[part], Masking(*(column[part] for column in masking)), told_N[part]) for part in rows
+            Batch.of(
+                tokens_NL[part],
+                Masking(*(column[part] for column in masking)),
+                told_N[part],
+                None if domain_N is None else domain_N[part],
+            )
+            for part in rows
         ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from core.config import RunConfig
-from core.metrics import RATIO_BINS, ratio_metric
+from core.metrics import RATIO_BINS, part_metric, ratio_metric
 from core.model.balance import dead_share, max_violation, utilisation_entropy
 from core.training import health
 from core.training.loggers import RowLogger
@@ -43,10 +43,12 @@ class Recorder(lightning.Callback):
         loggers: Sequence[RowLogger] = (),
         floor: float | None = None,
         bytes_per_token: float | None = None,
+        parts: Sequence[str] = (),
     ) -> None:
-        """floor: the NELBO of an exact denoiser on the validation masks; bytes_per_token: of the validation text."""
+        """floor: the NELBO of an exact denoiser on the validation masks; bytes_per_token: of the validation text; parts: of
+        the mixture that is learned, whose NELBOs are told one by one too."""
         self.loggers = tuple(loggers)
-        self.config, self.floor, self.bytes_per_token = config, floor, bytes_per_token
+        self.config, self.floor, self.bytes_per_token, self.parts = config, floor, bytes_per_token, parts
         self.curve: dict[str, list[float]] = {}
         self.validation: dict[str, list[float]] = {}
         self.load_steps: list[int] = []
@@ -164,6 +166,7 @@ class Recorder(lightning.Callback):
         self._outputs = [output for outputs in gathered for output in outputs if len(output["nelbo_B"])]
         binned = self.config.objective.kind != "autoregressive"
         row = summarise(self._outputs, binned=binned)
+        row |= by_part(self._outputs, self.parts)
         if self.floor is not None:
             row["val/excess_nelbo"] = row["val/nelbo"] - self.floor
         if self.bytes_per_token is not None:
@@ -214,6 +217,15 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
             values_B = torch.stack([output[name] for output in outputs]).double().cpu()
             row[f"val/{name}"] = float((size_B / size_B.sum() * values_B).sum())
     return row
+
+
+def by_part(outputs: Sequence[dict[str, Tensor]], parts: Sequence[str]) -> dict[str, float]:
+    """The NELBO of each part of a mixture, from the outputs of all validation batches."""
+    if not parts:
+        return {}
+    nelbo_N = torch.cat([output["nelbo_B"] for output in outputs]).double().cpu()
+    domain_N = torch.cat([output["domain_B"] for output in outputs]).cpu()
+    return {part_metric(name): float(nelbo_N[domain_N == index].mean()) for index, name in enumerate(parts)}
 
 
 def load_statistics(counts_LE: Tensor) -> dict[str, float]:

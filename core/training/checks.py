@@ -7,6 +7,7 @@ from core.config import ModelConfig, RunConfig
 from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
+from core.metrics import part_metric
 from core.model.transformer import Denoiser
 from core.training.devices import check_devices
 
@@ -56,6 +57,7 @@ def check_metric(config: RunConfig, corpus: Corpus, metric: str, named: str) -> 
     known = ["val/nelbo"]
     known += ["val/bits_per_byte"] if corpus.bytes_per_token is not None else []
     known += ["val/excess_nelbo"] if corpus.source is not None else []
+    known += [part_metric(part.name) for part in corpus.parts]
     if config.model.num_experts:
         known += ["val/load_balancing", "val/z_loss", "load/max_vio", "load/max_vio_batch", "load/dead_experts"]
     if metric not in known:

@@ -74,6 +74,8 @@ class MaskedDiffusion(lightning.LightningModule):
         nelbo_B, routings, _ = self.predict(batch)
         load_balancing, z_loss = auxiliary_losses(routings, self.device)
         outputs = {"nelbo_B": nelbo_B, "ratio_B": batch.masking.timestep_B}
+        if batch.domain_B is not None:
+            outputs["domain_B"] = batch.domain_B
         if routings:
             outputs["counts_LE"] = torch.stack([layer.counts_E for layer in routings])
             outputs |= {"load_balancing": load_balancing, "z_loss": z_loss, **observe(routings, batch.masking)}
@@ -140,7 +142,7 @@ def seen_by(config: RunConfig, batch: Batch) -> Tensor:
 
 def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
     """Predict a batch's masked tokens, and only those, from what the network sees of it."""
-    tokens_BL, masking, index_M, told_B = batch
+    tokens_BL, masking, index_M, told_B = batch[:4]
     hidden = denoiser.hidden(input_BL, told_B, masking.ratio_B)
     logits_MV = denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, index_M))
     cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))

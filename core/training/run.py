@@ -119,8 +119,14 @@ def attempt(
     """Train in this process, as one rank of those that train the run, and return its record without leaving it."""
     facts = _facts(config, ranks)
     started, floor = time.perf_counter(), MaskedTextModule(config).floor()
-    bytes_per_token = load_corpus(config.data).bytes_per_token
-    recorder = Recorder(config, loggers=loggers, floor=floor, bytes_per_token=bytes_per_token)
+    corpus = load_corpus(config.data)
+    recorder = Recorder(
+        config,
+        loggers=loggers,
+        floor=floor,
+        bytes_per_token=corpus.bytes_per_token,
+        parts=[part.name for part in corpus.parts],
+    )
     try:
         measured = _fit(config, folder, recorder, ranks, callbacks, until)
         facts["provenance"]["weights_sha256"] = measured.pop("weights")

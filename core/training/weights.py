@@ -55,8 +55,8 @@ def save_weights(
 ) -> str | None:
     """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
 
-    said: what the file's header tells of it. A reader sees the old file or the new one. Waits while the disk is
-    full. Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
+    said: what the file's header tells of it. A reader sees the old file or the new one. Waits while the disk is full.
+    Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
     """
     if config.trainer.strategy == "deepspeed":
         weights = whole_weights(module.denoiser, config.deepspeed.stage)
