@@ -19,7 +19,6 @@ from typing import Any
 
 from core.capacity.clusters import Cluster
 from core.capacity.planning import Plan
-
 from core.config import RunConfig, to_yaml
 from core.errors import UserError
 from core.interchange.layouts import config_to_hf
@@ -30,11 +29,12 @@ from core.training.devices import engine_config
 from sweeps.export import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
 from sweeps.launch.site import FIELD_KEYS, Request
 from sweeps.launch.slurm import SOURCE_ROOT
-from sweeps.transfer import Carried, Rule, Scale, published_optimum
+from sweeps.transfer import BATCH, RATE, Carried, Rule, Scale, published_optimum
 
 SCRIPT, ENGINE, HF = "train.sbatch", "deepspeed.json", "hf/config.json"
 LEAD_S = 300  # before the time limit: for a checkpoint of all devices
 PLAIN = Request()
+STRETCHED = 1e4  # times the compute: beyond the range over which scaling fits are made
 
 # Every rank gets Slurm's signals, as a part of the job step, and saves; then the job has itself queued again.
 TEMPLATE = """\
@@ -125,7 +125,8 @@ def write(
         lacks.append(
             "data.corpus is still stdlib, 11 MB of Python's own sources: set data.corpus to the text to be learned."
         )
-    content = basis | {"evidence": dict(evidence), "full_scale": scale.told()}
+    lacks += [line for line in (_stretched(scale),) if line]
+    content = dict(basis) | {"evidence": dict(evidence), "full_scale": scale.told()}
     write_atomically(folder / EVIDENCE, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / CARD, "\n".join(_card(scale, basis, evidence, lacks)) + "\n")
     return lacks
@@ -157,11 +158,34 @@ def _script(scale: FullScale, folder: Path, request: Request) -> str:
     )
 
 
+def predicted(scale: FullScale) -> str:
+    """How the target lies on the cluster and what that takes, in two sentences."""
+    layout, plan, tokens = scale.plan.layout, scale.plan, Scale.of(scale.config).tokens
+    return (
+        f"ZeRO-{layout.stage}, expert parallel over {layout.expert_parallel}, {layout.micro_batch} sequences a device and "
+        f"micro-batch, {layout.accumulate} micro-batches a step, activation checkpointing "
+        f"{'on' if layout.activation_checkpointing else 'off'}, offload {layout.offload}; {plan.memory.total / 2**30:.1f} "
+        f"GiB a device. Predicted, not measured: {short(plan.tokens_per_second)} tokens/s, MFU {plan.mfu:.0%}, "
+        f"{plan.days(tokens):.3g} days and {short(plan.gpu_hours(tokens))} GPU-hours to {short(tokens)} tokens."
+    )
+
+
+def _stretched(scale: FullScale) -> str:
+    """What to know of a learning rate or a batch that a rule has moved by orders of magnitude; else nothing."""
+    grown = scale.extrapolated
+    factor, published = grown["flops"]["factor"], grown["published_optimum"]
+    if scale.rule.name == "none" or factor < STRETCHED or not any(c.key in (RATE, BATCH) for c in scale.carried):
+        return ""
+    return (
+        f"The rule '{scale.rule.name}' is stretched over {factor:.1e} times the compute; the published fits themselves give "
+        f"a learning rate of {published['learning_rate']:.2g} and a batch of {short(published['batch_tokens'])} tokens at "
+        "the target's compute: confirm between the scales before spending it."
+    )
+
+
 def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
-    told, plan = scale.told(), scale.plan
-    grown, predicted = told["extrapolated"], told["predicted"]
+    grown = scale.extrapolated
     carried = [f"| `{c.key}` | `{c.proxy}` | `{c.target}` | {cell(c.how)} |" for c in scale.carried]
-    layout = plan.layout
     return [
         *card_head(basis, evidence),
         *settings_table(basis["arm"]),
@@ -182,16 +206,10 @@ def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any
         "",
         f"## On {scale.cluster}",
         "",
-        f"ZeRO-{layout.stage}, expert parallel over {layout.expert_parallel}, {layout.micro_batch} sequences a device and "
-        f"micro-batch, {layout.accumulate} micro-batches a step, activation checkpointing "
-        f"{'on' if layout.activation_checkpointing else 'off'}, offload {layout.offload}. Predicted, not measured: "
-        f"{short(predicted['tokens_per_second'])} tokens/s, MFU {predicted['mfu']:.0%}, {predicted['days']:.3g} days and "
-        f"{short(predicted['gpu_hours'])} GPU-hours to {short(predicted['tokens'])} tokens; {plan.memory.total / 2**30:.1f} "
-        "GiB a device.",
+        predicted(scale),
         "",
         *[f"- {line}" for line in lacks],
         *([""] if lacks else []),
-        f"Check it in seconds: `ablate train {CONFIG} --devices {scale.cluster.devices} --dry-run`; train it: "
-        f"`sbatch {SCRIPT}`. `{EVIDENCE}` has every number and the hash of each record; the proxies were trained by "
-        f"`{basis['command']}`.",
+        f"Check it in seconds: `ablate train {CONFIG} --cluster {scale.cluster} --dry-run`; train it: `sbatch {SCRIPT}`. "
+        f"`{EVIDENCE}` has every number and the hash of each record; the proxies were trained by `{basis['command']}`.",
     ]

@@ -2,7 +2,8 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from ablations.cli.commands import console, load_study
 from ablations.cli.confirming import confirmation_of, verdict
 from analysis.frame import Study
 from analysis.verdicts import UNCONFIRMED, Judgement, judge
+from core.capacity.clusters import Cluster
+from core.capacity.planning import plan
 from core.config import RunConfig
 from core.errors import UserError
 from core.presets import PRESETS, resolve
@@ -18,10 +21,12 @@ from core.quantities import from_short
 from core.records import RunRecord
 from core.settings import build, parse_overrides
 from sweeps import transfer
-from sweeps.export import CONFIG, basis_of, export, first_run
+from sweeps.export import CONFIG, arm_of, basis_of, export, first_run
+from sweeps.full_scale import FullScale, predicted, write
 from sweeps.launch import site
 
 FULL_SCALE = ("cluster", "tokens", "rule")
+CHECKPOINT_EVERY = 1000  # steps, where neither config nor validation says how often
 
 
 def run_export(arguments: argparse.Namespace) -> int:
@@ -51,10 +56,11 @@ def run_export(arguments: argparse.Namespace) -> int:
     if arguments.target:
         ablation = agenda.resolve(arguments.name)[1].sized(study.design["size"])
         target = arguments.to or folder / "export" / Path(arguments.target).stem
-        return _at_full_scale(arguments, study.design, arm, runs, evidence, target, matched=ablation.match is not None)
+        return at_full_scale(arguments, study.design, arm, runs, evidence, target, matched=ablation.match is not None)
     target = arguments.to or folder / "export"
     export(study.design, arm, runs, evidence, target)
-    _say_train(target)
+    out.print(f"config: {target / CONFIG}", markup=False, soft_wrap=True)
+    out.print(f"train it: ablate train {shlex.quote(str(target / CONFIG))}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -114,50 +120,48 @@ def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement,
     return {"chosen": chosen, "confirmed": confirmed, "confirmation": confirming and confirming[1].to_dict()} | found
 
 
-def _at_full_scale(
+def at_full_scale(
     arguments: argparse.Namespace,
-    design: dict[str, Any],
+    design: Mapping[str, Any],
     arm: str,
     runs: Sequence[RunRecord],
-    evidence: dict[str, Any],
+    evidence: Mapping[str, Any],
     folder: Path,
     *,
     matched: bool,
 ) -> int:
-    from core.capacity.clusters import Cluster
-    from core.capacity.planning import plan
+    """Carry an arm to --target, lay that out on --cluster, and write the folder that trains it.
 
-    from sweeps.full_scale import FullScale, write
-
+    matched: arms had equal FLOPs per token, so that the target is to have its own too. Raises UserError for what can't be
+    carried, and where no layout fits.
+    """
     cluster, given = Cluster.parse(arguments.cluster), parse_overrides(arguments.settings)
-    proxy = build(first_run(arm, runs, design).config)
-    target = _target(arguments.target, given)
+    proxy, target = build(first_run(arm, runs, design).config), _target(arguments.target, given)
     if arguments.tokens:
         target = transfer.with_tokens(target, from_short(arguments.tokens, "--tokens"))
-    entry = next(entry for entry in design["arms"] if entry["name"] == arm)
-    settings = {key: value for key, value in entry["settings"].items() if key not in given}
+    settings = {key: value for key, value in arm_of(design, arm)["settings"].items() if key not in given}
     rule = transfer.rule_of(arguments.rule or "compute")
     config, carried = transfer.carry(settings, proxy, target, rule, match=matched, devices=cluster.devices)
+    if not config.trainer.checkpoint_every:
+        every = config.trainer.validate_every or CHECKPOINT_EVERY
+        config = replace(config, trainer=replace(config.trainer, checkpoint_every=every))
+        how = "so that a node that fails doesn't cost the run"
+        carried.append(transfer.Carried("trainer.checkpoint_every", proxy.trainer.checkpoint_every, every, how))
     planned = plan(config, cluster)
-    scale = FullScale(
-        name=Path(arguments.target).stem,
-        config=planned.config,
-        proxy=proxy,
-        carried=carried,
-        rule=rule,
-        cluster=cluster,
-        plan=planned,
-    )
+    name = Path(arguments.target).stem
+    scale = FullScale(name, planned.config, proxy, carried, rule, cluster, planned)
     lacks = write(scale, basis_of(design, arm, runs), evidence, folder, site.defaults())
     out = console()
     for each in carried:
         out.print(
             f"{each.key}: {each.proxy} on the proxy, {each.target} here: {each.how}", markup=False, soft_wrap=True
         )
+    out.print(f"{cluster}: {predicted(scale)}", markup=False, soft_wrap=True)
     for line in lacks:
         out.print(f"note: {line}", markup=False, soft_wrap=True)
-    out.print((folder / "CARD.md").read_text(encoding="utf-8").split("Predicted, ")[1].split("\n")[0], markup=False)
-    _say_train(folder, cluster.devices)
+    out.print(f"config, script, evidence and card: {folder}", markup=False, soft_wrap=True)
+    path = shlex.quote(str(folder))
+    out.print(f"check it: ablate train {path} --cluster {cluster} --dry-run", markup=False, soft_wrap=True)
     return 0
 
 
@@ -165,10 +169,3 @@ def _target(name: str, given: dict[str, Any]) -> RunConfig:
     if name not in PRESETS and not Path(name).is_file():
         resolve(name, {})  # says which presets there are
     return resolve(name, given)
-
-
-def _say_train(folder: Path, devices: int = 1) -> None:
-    out, path = console(), shlex.quote(str(folder / CONFIG))
-    out.print(f"config: {folder / CONFIG}", markup=False, soft_wrap=True)
-    more = f" --devices {devices} --dry-run" if devices > 1 else ""
-    out.print(f"{'check' if more else 'train'} it: ablate train {path}{more}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,7 @@ def run_export(arguments: argparse.Namespace) -> int:
                 f"{arguments.name}: its best isn't confirmed yet, and the best of many looks better than it is: "
                 f"{results.design['command']} confirms it (--force exports it, marked as unconfirmed)"
             )
-        return _export_unconfirmed(arguments, results, target, found)
+        return _export_unconfirmed(arguments, results, folder, found)
     judgement = judge(study)
     arm = arguments.arm or judgement.winner
     known = [entry["name"] for entry in study.design["arms"]]
@@ -164,13 +165,16 @@ def run_export(arguments: argparse.Namespace) -> int:
     chosen = f"by the confirmation: {reason}" if arm == judgement.winner else "by hand (--arm)"
     entry = next(row for row in found["confirmation"]["arms"] if row["arm"] == arm)
     evidence = {"chosen": chosen, "confirmed": True, **{k: entry[k] for k in ("estimate", "low", "high", "n")}}
-    export(study.design, arm, runs, evidence | {"search": found} | judgement.to_dict(), target)
+    evidence |= {"search": found} | judgement.to_dict()
+    if arguments.target:
+        return _at_full_scale(arguments, study.design, arm, runs, evidence, folder)
+    export(study.design, arm, runs, evidence, target)
     console().print(f"{arm}: {chosen}", markup=False)
     console().print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
     return 0
 
 
-def _export_unconfirmed(arguments: argparse.Namespace, results: Results, target: Path, found: dict[str, Any]) -> int:
+def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder: Path, found: dict[str, Any]) -> int:
     from sweeps.export import export
 
     finalists = results.finalists()
@@ -182,9 +186,22 @@ def _export_unconfirmed(arguments: argparse.Namespace, results: Results, target:
     design = confirmation(SearchPlan.of_design(results.design), results).design
     arm = name if any(entry["name"] == name for entry in design["arms"]) else "control"
     evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}
-    export(design, arm, finalists[name].records, evidence | {"search": found}, target)
+    told, target = evidence | {"search": found}, arguments.to or folder / "export"
+    if arguments.target:
+        return _at_full_scale(arguments, design, arm, finalists[name].records, told, folder)
+    export(design, arm, finalists[name].records, told, target)
     console().print(f"{name}: unconfirmed; config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
     return 0
+
+
+def _at_full_scale(
+    arguments: argparse.Namespace, design: Mapping[str, Any], arm: str, runs: Sequence[Any], told: Any, folder: Path
+) -> int:
+    from ablations.cli.exporting import at_full_scale
+
+    matched = agenda.declared(arguments.name)[1].match is not None
+    target = arguments.to or folder / "export" / Path(arguments.target).stem
+    return at_full_scale(arguments, design, arm, runs, told, target, matched=matched)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Results, Path]:
