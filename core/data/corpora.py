@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from core.config import DataConfig
+from core.data.chat import Turn, turns
 from core.data.documents import TEXTS, read_jsonl
 from core.data.hierarchy import TreeSource
-from core.data.mixtures import Part, blend, parse, shares
+from core.data.mixtures import Part, blend, kinds, parse, shares
+from core.data.packing import lay_out
 from core.data.shards import Shards, load_shards
 from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
 from core.data.tasks import examples
@@ -60,7 +62,12 @@ def load(config: DataConfig) -> Corpus:
 
     Raises UserError when the name is unknown, the files can't be used, or there is too little in them.
     """
-    corpus = _load(config.corpus, config.tokenizer, config.sequence_length)
+    if config.chat_template != DataConfig.chat_template and "instructions" not in kinds(config.corpus):
+        raise UserError(
+            f"data.chat_template={config.chat_template} means nothing to data.corpus={config.corpus}: leave it out, or use "
+            "instructions:FILE.jsonl"
+        )
+    corpus = _load(config.corpus, config.tokenizer, config.sequence_length, config.packing, config.chat_template)
     whole = Part(config.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T))
     parts = corpus.parts or (whole,)
     if config.validation_sequences < len(parts):
@@ -94,7 +101,7 @@ def fingerprint(config: DataConfig) -> str:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
+def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, template: str) -> Corpus:
     if mixed := parse(name):
         text = any(part.partition(":")[0] != "tokens" for _, part in mixed)
         return blend(
@@ -102,7 +109,13 @@ def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
             [weight for weight, _ in mixed],
             [part for _, part in mixed],
             [
-                _load(part, "bytes" if text and part.startswith("tokens:") else tokenizer, sequence_length)
+                _load(
+                    part,
+                    "bytes" if text and part.startswith("tokens:") else tokenizer,
+                    sequence_length,
+                    packing,
+                    template,
+                )
                 for _, part in mixed
             ],
         )
@@ -110,9 +123,9 @@ def _load(name: str, tokenizer: str, sequence_length: int) -> Corpus:
     if kind in TEXTS:
         return _from_text(kind, argument, tokenizer)
     if kind == "instructions":
-        return _instructions(argument, tokenizer, sequence_length)
+        return _instructions(argument, tokenizer, sequence_length, packing, template)
     if kind == "task":
-        return _task(argument, tokenizer, sequence_length)
+        return _task(argument, tokenizer, sequence_length, packing)
     if tokenizer != "bytes":
         raise UserError(
             f"data.tokenizer={tokenizer} goes with text; data.corpus={name} is tokens already: leave it out"
@@ -147,59 +160,94 @@ def _from_text(kind: str, argument: str, tokenizer_name: str) -> Corpus:
     )
 
 
-def _instructions(argument: str, tokenizer_name: str, sequence_length: int) -> Corpus:
-    """instructions:FILE.jsonl with "prompt" and "response": one pair a sequence, filled up with eos.
+def _instructions(argument: str, tokenizer_name: str, sequence_length: int, packing: bool, template: str) -> Corpus:
+    """instructions:FILE.jsonl with "prompt" and "response", or "messages" that data.chat_template writes.
 
-    The filling counts as response, so that a model learns where to end (LLaDA, arXiv 2502.09992, App. B.1). Raises
-    UserError for a pair that doesn't fit: cutting it would teach half an answer.
+    Only responses may be masked. One conversation a sequence, filled up with eos, or as many as fit (data.packing). Raises
+    UserError for one that doesn't fit: cutting it would teach half an answer.
     """
     path = Path(argument).expanduser()
     if not path.is_file():
         raise UserError(f"data.corpus=instructions:{argument}: '{argument}' is no file; name a .jsonl of pairs")
     tokenizer = load_tokenizer(tokenizer_name)
-    pairs = []
+    found = []
     for number, row in read_jsonl(path):
+        where = f"{path}:{number}"
+        if "messages" in row:
+            found.append((where, turns(where, row["messages"], template)))
+            continue
         for key in ("prompt", "response"):
             if not isinstance(row.get(key), str):
-                raise UserError(f'{path}:{number} has no text under "{key}"; its keys are {", ".join(row) or "none"}')
-        pairs.append((f"{path}:{number}", row["prompt"], row["response"]))
-    corpus = _of_pairs("instructions", pairs, len(pairs) // 10, tokenizer, sequence_length) if pairs else None
-    if corpus is None or len(pairs) < 20:
-        raise UserError(f"{path} has {len(pairs)} pairs: at least 20 are needed, two of them to hold out")
+                raise UserError(
+                    f'{where} has no text under "{key}"; its keys are {", ".join(row) or "none"} ("messages" would do too)'
+                )
+        found.append((where, [(row["prompt"], False), (row["response"], True)]))
+    held = len(found) // 10
+    corpus = _of_turns("instructions", found, held, tokenizer, sequence_length, packing) if found else None
+    if corpus is None or len(found) < 20:
+        raise UserError(f"{path} has {len(found)} pairs: at least 20 are needed, two of them to hold out")
     return corpus
 
 
-def _task(argument: str, tokenizer_name: str, sequence_length: int) -> Corpus:
-    """task:NAME, a generated task of core.data.tasks: one example a sequence, filled up with eos."""
+def _task(argument: str, tokenizer_name: str, sequence_length: int, packing: bool = False) -> Corpus:
+    """task:NAME, a generated task of core.data.tasks: one example a sequence, filled up with eos, or packed."""
     made = examples(argument)
     pairs = [(f"task:{argument}", *pair) for pair in (*made.train, *made.held_out)]
-    return _of_pairs(f"task:{argument}", pairs, len(made.held_out), load_tokenizer(tokenizer_name), sequence_length)
+    tokenizer = load_tokenizer(tokenizer_name)
+    return _of_pairs(f"task:{argument}", pairs, len(made.held_out), tokenizer, sequence_length, packing)
 
 
 def _of_pairs(
-    name: str, pairs: list[tuple[str, str, str]], held: int, tokenizer: Tokenizer, sequence_length: int
+    name: str,
+    pairs: list[tuple[str, str, str]],
+    held: int,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    packing: bool = False,
 ) -> Corpus:
     """Prompts and responses, each with what an error calls it; the last ones are held out."""
-    rows, responses, eos = [], [], tokenizer.vocabulary.eos
-    for where, prompt, response in pairs:
-        parts = [tokenizer.encode(where, text.encode()) for text in (prompt, response)]
+    said = [(where, [(prompt, False), (response, True)]) for where, prompt, response in pairs]
+    return _of_turns(name, said, held, tokenizer, sequence_length, packing)
+
+
+def _of_turns(
+    name: str,
+    conversations: list[tuple[str, list[Turn]]],
+    held: int,
+    tokenizer: Tokenizer,
+    sequence_length: int,
+    packing: bool,
+) -> Corpus:
+    """Conversations, each with what an error calls it; the last ones are held out."""
+    ids, responses = [], []
+    for where, pieces in conversations:
+        # Piece by piece: a prompt's tokens are those that it has where no response follows.
+        parts = [tokenizer.encode(where, text.encode()) for text, _ in pieces]
         used = sum(map(len, parts)) + 1
         if used > sequence_length:
             raise UserError(f"{where} needs {used} tokens: raise data.sequence_length={sequence_length} or drop it")
-        filling = np.full(sequence_length - used + 1, eos, dtype=parts[0].dtype)
-        rows.append(np.concatenate([*parts, filling]))
-        responses.append(np.arange(sequence_length) >= len(parts[0]))
-    tokens_T, maskable_T = np.concatenate(rows), np.concatenate(responses)
-    cut = sequence_length * (len(rows) - held)
-    digest = hashlib.sha256(tokens_T.tobytes() + maskable_T.tobytes()).hexdigest()[:16]
+        ids.append(np.concatenate(parts))
+        responses.append(np.repeat([response for _, response in pieces], [len(part) for part in parts]))
+    cut = len(ids) - held
+    train, validation = (
+        lay_out(ids[part], responses[part], sequence_length, tokenizer.vocabulary, packed=packing)
+        for part in (slice(cut), slice(cut, None))
+    )
+    tokens_T, maskable_T, segments_T = (
+        np.concatenate(columns).reshape(-1) for columns in zip(train, validation, strict=True)
+    )
+    digest = hashlib.sha256(tokens_T.tobytes() + maskable_T.tobytes() + (segments_T.tobytes() if packing else b""))
+    end = train.tokens_RL.size
     return Corpus(
-        train_T=tokens_T[:cut],
-        validation_T=tokens_T[cut:],
-        fingerprint=f"{name}:{digest}",
+        train_T=tokens_T[:end],
+        validation_T=tokens_T[end:],
+        fingerprint=f"{name}:{digest.hexdigest()[:16]}",
         vocabulary=tokenizer.vocabulary,
         aligned=True,
-        train_maskable_T=maskable_T[:cut],
-        validation_maskable_T=maskable_T[cut:],
+        train_maskable_T=maskable_T[:end],
+        validation_maskable_T=maskable_T[end:],
+        train_segments_T=segments_T[:end] if packing else None,
+        validation_segments_T=segments_T[end:] if packing else None,
     )
 
 

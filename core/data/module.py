@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from core.config import RunConfig
 from core.data.corpora import Corpus, load
 from core.data.mixtures import Draws, Part, shares
+from core.data.packing import Packed, conversations, locate
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
@@ -25,7 +26,8 @@ class Batch(NamedTuple):
 
     tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
     (B L,) batch: found here, on the host, so that the device never has to say how many there are. told_B: the timestep
-    that routers are told. domain_B: which part of a mixture each sequence is of, in validation.
+    that routers are told. domain_B: which part of a mixture each sequence is of, in validation. packed: the
+    conversations of its sequences, where those are packed.
     """
 
     tokens_BL: Tensor
@@ -33,6 +35,7 @@ class Batch(NamedTuple):
     index_M: Tensor
     told_B: Tensor
     domain_B: Tensor | None = None
+    packed: Packed | None = None
 
     @classmethod
     def of(
@@ -40,6 +43,14 @@ class Batch(NamedTuple):
     ) -> "Batch":
         told_B = masking.timestep_B if told_B is None else told_B
         return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0], told_B, domain_B)
+
+    def with_conversations(self, segments_BL: Tensor, response_BL: Tensor, denominator: float) -> "Batch":
+        """The same of packed sequences."""
+        return self._replace(packed=locate(segments_BL, response_BL, self.index_M, denominator))
+
+    def mean(self, nelbo_B: Tensor) -> Tensor:
+        """The mean over sequences, or over conversations: this micro-batch's part of the step's loss."""
+        return nelbo_B.mean() if self.packed is None else nelbo_B.sum() / self.packed.denominator
 
 
 def told(masking: Masking, sees: str, generator: torch.Generator) -> Tensor:
@@ -102,10 +113,15 @@ class TrainBatches:
         # Masks are drawn for the whole batch, whichever rows are wanted: the draw may not depend on the ranks.
         masking = mask_tokens(size, length, self.config.objective, self._noise(step), maskable_BL)
         told_B = told(masking, self.config.model.router.sees, torch_stream(self.config.seed, "told timesteps", step))
+        segments_BL = _segments(self.corpus.train_segments_T, starts, length)
         batches = []
         for rows in self.rows:
             tokens_BL = torch.from_numpy(_rows(self.corpus.train_T, starts[rows], length).astype(np.int64))
-            batches.append(Batch.of(tokens_BL, Masking(*(part[rows] for part in masking)), told_B[rows]))
+            batch = Batch.of(tokens_BL, Masking(*(part[rows] for part in masking)), told_B[rows])
+            if segments_BL is not None and maskable_BL is not None:
+                share = int(conversations(segments_BL).sum()) * len(tokens_BL) / size
+                batch = batch.with_conversations(segments_BL[rows], maskable_BL[rows], share)
+            batches.append(batch)
         return batches
 
     def length(self, step: int) -> int:
@@ -147,17 +163,40 @@ def _rows(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.n
     return np.stack([values_T[start : start + length] for start in starts])
 
 
+def _segments(segments_T: np.ndarray | None, starts: list[int], length: int) -> Tensor | None:
+    return None if segments_T is None else torch.from_numpy(_rows(segments_T, starts, length).astype(np.int64))
+
+
 def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor | None]:
     """The first held-out sequences of a run, in its seed's order: what validates it, as far as that goes.
 
     Returns tokens (N, L) int64, and which of them may be masked (N, L), or None where all may. Raises UserError where fewer
-    are held out.
+    are held out, and where sequences are packed, which only training knows to keep apart.
     """
-    corpus, length = load(config.data), config.data.sequence_length
-    starts, _ = _held_out_starts(config, corpus, count)
+    if config.data.packing:
+        raise UserError(
+            "data.packing=true: a sequence is several conversations; set data.packing=false to see them singly"
+        )
+    held = _held_out(config, load(config.data), count)
+    return held.tokens_NL, held.maskable_NL
+
+
+class _HeldOut(NamedTuple):
+    """Held-out sequences; which of their tokens may be masked, which part of a mixture each is of, and packed segments."""
+
+    tokens_NL: Tensor
+    maskable_NL: Tensor | None
+    domain_N: Tensor | None
+    segments_NL: Tensor | None
+
+
+def _held_out(config: RunConfig, corpus: Corpus, count: int) -> _HeldOut:
+    length = config.data.sequence_length
+    starts, domain_N = _held_out_starts(config, corpus, count)
     tokens_NL = torch.from_numpy(_rows(corpus.validation_T, starts, length).astype(np.int64))
     maskable_T = corpus.validation_maskable_T
-    return tokens_NL, None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+    maskable_NL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+    return _HeldOut(tokens_NL, maskable_NL, domain_N, _segments(corpus.validation_segments_T, starts, length))
 
 
 def _held_out_starts(config: RunConfig, corpus: Corpus, count: int) -> tuple[list[int], Tensor | None]:
@@ -216,13 +255,13 @@ class MaskedTextModule(lightning.LightningDataModule):
         Every rank has as many batches, each with the rank's rows of the one batch: none, where it has too few.
         """
         seed = self.config.seed
-        tokens_NL, maskable_NL = held_out(self.config, self.config.data.validation_sequences)
+        held = _held_out(self.config, self.corpus, self.config.data.validation_sequences)
+        tokens_NL, maskable_NL, domain_N, segments_NL = held
         noise = torch_stream(seed, "validation masks")
         masking = mask_validation(
             len(tokens_NL), tokens_NL.shape[1], noise, maskable_NL, kind=self.config.objective.kind
         )
         told_N = told(masking, self.config.model.router.sees, torch_stream(seed, "told validation timesteps"))
-        _, domain_N = _held_out_starts(self.config, self.corpus, len(tokens_NL))
         size = self.config.trainer.batch_size
         parts = [slice(i, min(i + size, len(tokens_NL))) for i in range(0, len(tokens_NL), size)]
         rows = [slice(part.start + self.rank, part.stop, self.world_size) for part in parts]
@@ -235,4 +274,9 @@ class MaskedTextModule(lightning.LightningDataModule):
             )
             for part in rows
         ]
+        if segments_NL is not None and maskable_NL is not None:
+            batches = [
+                batch.with_conversations(segments_NL[part], maskable_NL[part], 1.0)
+                for batch, part in zip(batches, rows, strict=True)
+            ]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders

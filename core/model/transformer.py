@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core.config import ModelConfig
 from core.model.cache import View, Window
+from core.model.confined import Confined, confine
 from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.norm import RMSNorm
@@ -61,7 +62,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim if per_head else inner, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim if per_head else shared, config.norm_eps)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | Confined | None = None) -> Tensor:
         q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
         if self.qk_norm == "projection":
             q_BLI, k_BLI = self.q_norm(q_BLI), self.k_norm(k_BLI)
@@ -112,7 +113,7 @@ class Layer(nn.Module):
         x_BLD: Tensor,
         rotation: tuple[Tensor, Tensor],
         given: Conditions,
-        view: View | None = None,
+        view: View | Confined | None = None,
     ) -> tuple[Tensor, LayerRouting | None]:
         x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation, view)
         normed_BLD = self.post_attention_norm(x_BLD)
@@ -160,14 +161,17 @@ class Denoiser(nn.Module):
         timestep_B: Tensor | None = None,
         ratio_B: Tensor | None = None,
         window: Window | None = None,
+        segments_BL: Tensor | None = None,
     ) -> Hidden:
         """Run all layers. tokens_BL: (B, L) int64, masks in place; timestep_B, ratio_B as in `conditions`.
 
-        window: where given, tokens_BL are those of its positions only, (B, W), and see the rest in its stores.
+        window: where given, tokens_BL are those of its positions only, (B, W), and see the rest in its stores. segments_BL:
+        (B, L) int; where given, tokens see those of their own segment alone, and positions count from its start.
         """
         given = self.conditions(tokens_BL, timestep_B, ratio_B)
         x_BLD = self.embed(tokens_BL)
-        rotation = self._rotation(tokens_BL, window)
+        confined = None if segments_BL is None else confine(segments_BL, causal=self.config.causal)
+        rotation = self._rotation(tokens_BL, window, confined)
         routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
         recompute = self.recompute_layers and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
@@ -175,21 +179,22 @@ class Denoiser(nn.Module):
                 x_BLD, routing = layer(x_BLD, rotation, given, window.at(index))
             elif recompute:
                 x_BLD, routing = checkpoint(
-                    layer, x_BLD, rotation, given, use_reentrant=False, preserve_rng_state=False
+                    layer, x_BLD, rotation, given, confined, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                x_BLD, routing = layer(x_BLD, rotation, given)
+                x_BLD, routing = layer(x_BLD, rotation, given, confined)
             if routing is not None:
                 routings.append(routing)
             sums.append(x_BLD.detach().sum(dtype=torch.float32))
         return Hidden(self.norm(x_BLD), routings, torch.stack(sums))
 
-    def _rotation(self, tokens_BL: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
+    def _rotation(self, tokens_BL: Tensor, window: Window | None, confined: Confined | None) -> tuple[Tensor, Tensor]:
         length = tokens_BL.shape[1] if window is None else window.extent
         tables = rope_tables(length, self.config.head_dim, self.config.rope_theta, tokens_BL.device)
-        if window is None or window.position_BW is None:
+        where = window or confined
+        if where is None or where.position_BW is None:
             return tables
-        cos_B1WP, sin_B1WP = (table[window.position_BW][:, None] for table in tables)
+        cos_B1WP, sin_B1WP = (table[where.position_BW][:, None] for table in tables)
         return cos_B1WP, sin_B1WP
 
     def forward(self, tokens_BL: Tensor, wanted_BL: Tensor | None = None) -> tuple[Tensor, list[LayerRouting]]:

@@ -20,8 +20,9 @@ from core.training.telemetry import observe
 
 
 class Prediction(NamedTuple):
-    """What the network said of a batch: each sequence's NELBO (B,), in nats per token, each sparse layer's routing, and
-    the sum of each layer's output (layers + 1,), the embedding's first, which is finite where the output is."""
+    """What the network said of a batch: each sequence's NELBO (B,), in nats per token, or each conversation's (C,) where they
+    are packed; each sparse layer's routing; and the sum of each layer's output (layers + 1,), the embedding's first, which is
+    finite where the output is."""
 
     nelbo_B: Tensor
     routings: list[LayerRouting]
@@ -49,7 +50,7 @@ class MaskedDiffusion(lightning.LightningModule):
         """One step's losses: "loss" trains; "nelbo", "load_balancing" and "z_loss" (means over layers) are reported."""
         objective = self.config.objective
         nelbo_B, self._routings, sums_L = self.predict(batch)
-        nelbo = nelbo_B.mean()
+        nelbo = batch.mean(nelbo_B)
         load_balancing, z_loss = auxiliary_losses(self._routings, self.device)
         weights = (objective.load_balancing_weight, objective.z_loss_weight)
         loss = total_loss(nelbo, load_balancing, z_loss, weights=weights)
@@ -76,6 +77,10 @@ class MaskedDiffusion(lightning.LightningModule):
         outputs = {"nelbo_B": nelbo_B, "ratio_B": batch.masking.timestep_B}
         if batch.domain_B is not None:
             outputs["domain_B"] = batch.domain_B
+        if batch.packed is not None:  # a conversation's ratio and domain are its sequence's
+            row_C = batch.packed.row_C
+            outputs |= {name: outputs[name][row_C] for name in ("ratio_B", "domain_B") if name in outputs}
+            outputs["row_C"] = row_C
         if routings:
             outputs["counts_LE"] = torch.stack([layer.counts_E for layer in routings])
             outputs |= {"load_balancing": load_balancing, "z_loss": z_loss, **observe(routings, batch.masking)}
@@ -142,10 +147,15 @@ def seen_by(config: RunConfig, batch: Batch) -> Tensor:
 
 def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
     """Predict a batch's masked tokens, and only those, from what the network sees of it."""
-    tokens_BL, masking, index_M, told_B = batch[:4]
-    hidden = denoiser.hidden(input_BL, told_B, masking.ratio_B)
+    (tokens_BL, masking, index_M, told_B), packed = batch[:4], batch.packed
+    segments_BL = None if packed is None else packed.segments_BL
+    hidden = denoiser.hidden(input_BL, told_B, masking.ratio_B, segments_BL=segments_BL)
     logits_MV = denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, index_M))
     cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
+    if packed is not None:
+        weight_C = masking.weight_B[packed.row_C]
+        nelbo_C = nelbo_per_token(cross_entropy_M, packed.conversation_M, weight_C, packed.length_C)
+        return Prediction(nelbo_C, hidden.routings, hidden.sums_L)
     sequence_M = index_M.div(tokens_BL.shape[1], rounding_mode="floor")
     nelbo_B = nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B)
     return Prediction(nelbo_B, hidden.routings, hidden.sums_L)

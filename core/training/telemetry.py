@@ -91,11 +91,15 @@ class RoutingMemory:
 def _in_order(first: Sequence[dict[str, Tensor]]) -> Tensor:
     """The choices of a batch whose sequences the ranks took in turns, in the batch's own order: (S, N, K)."""
     ranks = [
-        output["choices_SNK"].unflatten(1, (len(output["nelbo_B"]), -1)).unbind(1)
+        output["choices_SNK"].unflatten(1, (_sequences(output), -1)).unbind(1)
         for output in first
         if len(output["nelbo_B"])
     ]
     return torch.cat([rank[i] for i in range(len(ranks[0])) for rank in ranks if i < len(rank)], 1)
+
+
+def _sequences(output: dict[str, Tensor]) -> int:
+    return int(output["row_C"][-1]) + 1 if "row_C" in output else len(output["nelbo_B"])
 
 
 def saturated(choices_SNK: Tensor, final_SNK: Tensor) -> Tensor:
