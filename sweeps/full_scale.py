@@ -27,7 +27,7 @@ from core.quantities import short
 from core.records import write_atomically
 from core.training.devices import engine_config
 from sweeps.export import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
-from sweeps.launch.site import FIELD_KEYS, Request
+from sweeps.launch.site import FIELD_KEYS, Request, clock
 from sweeps.launch.slurm import SOURCE_ROOT
 from sweeps.transfer import BATCH, RATE, Carried, Rule, Scale, published_optimum
 
@@ -45,7 +45,7 @@ trap 'stopping=1' TERM USR1
 {setup}
 here={folder}
 export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"
-export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+export MASTER_ADDR="${{MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}"
 export MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
 {python} -m ablations train "$here/{config}" --devices {devices} --dry-run || exit 2
 srun --mpi=none --kill-on-bad-exit=1 {python} -m ablations train "$here/{config}" --out "$here/runs" </dev/null &
@@ -144,6 +144,7 @@ def _script(scale: FullScale, folder: Path, request: Request) -> str:
         "signal": f"USR1@{LEAD_S}",
         "output": str(folder.absolute() / "log-%j.txt"),
         **{key: value for key in FIELD_KEYS if (value := getattr(request, key)) is not None},
+        **({"time": clock(request.time)} if request.time else {}),
         **request.sbatch,
     }
     return TEMPLATE.format(

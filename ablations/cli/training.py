@@ -15,6 +15,7 @@ from core.provenance import save_diff
 from core.ranks import Ranks
 from core.records import FILE_NAME, read
 from core.settings import parse_overrides
+from core.training import pausing
 from core.training.checks import check
 from core.training.loggers import RowLogger
 from core.training.run import train
@@ -53,11 +54,13 @@ def run_train(arguments: argparse.Namespace) -> int:
     check(config, max(ranks.size, arguments.devices))
     folder = _folder(arguments.out / "train" / config_hash(config), first=ranks.rank == 0)
     if ranks.rank > 0:
-        return int(train(config, folder).status != "complete")
+        with pausing.on_signals():
+            return int(train(config, folder).status != "complete")
     save_diff(arguments.out)
     tracker = _tracker(config, folder)
     loggers: list[RowLogger] = [ConsoleLogger(config.trainer.steps), tracker]
-    record = train(config, folder, loggers=loggers, devices=arguments.devices)
+    with pausing.on_signals():
+        record = train(config, folder, loggers=loggers, devices=arguments.devices)
     tracker.finish(record)
     print(f"record: {folder / 'record.json'}")
     if record.status == "failed":

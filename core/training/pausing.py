@@ -3,8 +3,10 @@
 The request belongs to the process, as signals do: a handler makes it, and whoever trains in the process heeds it.
 """
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from core.processes import STOPPED
 
@@ -40,3 +42,25 @@ def heeded() -> Iterator[None]:
         yield
     finally:
         _State.heeded = _State.requested = False
+
+
+@contextmanager
+def on_signals() -> Iterator[None]:
+    """Inside, SIGTERM and SIGUSR1 (which Slurm sends before it ends a job) ask the training under way to pause.
+
+    Where none is under way they end the process, as they do without this. In the main thread only.
+    """
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if not request():
+            raise SystemExit(STOPPED)
+
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
