@@ -20,6 +20,7 @@ ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
     "sample": "sampling", "bench": "benching", "decode": "decoding", "confirm": "confirming", "export": "exporting",
+    "dashboard": "dashboard",
 }  # fmt: skip
 
 
@@ -132,6 +133,8 @@ def _parser() -> argparse.ArgumentParser:
     export_options(_command(commands, "export", won, name=True, settings=True))
     for command in (run, status, retry, verify, confirm):
         command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
+    dashboard = _command(commands, "dashboard", "the sweep's W&B workspace and report", name=True, json=True)
+    dashboard.add_argument("--wandb", metavar="ENTITY/PROJECT", help="where its runs are mirrored to")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument("config", metavar="CONFIG", help="a preset or a YAML config, such as an exported one")
     train.add_argument("--dry-run", action="store_true", help="check shapes, schedule, data and layout; train nothing")
