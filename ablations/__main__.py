@@ -132,7 +132,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--force", action="store_true", help="a search's best before it is confirmed, marked so")
     export.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
-    train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one")
+    train.add_argument("config", metavar="CONFIG", help="a YAML config, such as an exported one; or one with stages")
+    train.add_argument("--stage", metavar="NAME", help="of a config with stages: train up to this one")
     train.add_argument(
         "--devices", type=_positive, default=1, metavar="N", help="processes (trainer.strategy=deepspeed)"
     )
