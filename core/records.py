@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 SCHEMA = 1
 FILE_NAME = "record.json"
+ATTEMPTS = "attempts"
 
 
 class UnreadableRecordError(ValueError):
@@ -131,6 +132,17 @@ def read(path: Path) -> RunRecord:
         return RunRecord.from_json(path.read_text(encoding="utf-8"))
     except (UnreadableRecordError, UnicodeDecodeError) as error:
         raise UnreadableRecordError(f"{path}: {error}") from None
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the record, whatever it is, to attempts/N.json, and say where."""
+    record = folder / FILE_NAME
+    if not record.exists():
+        return None
+    attempts = folder / ATTEMPTS
+    attempts.mkdir(exist_ok=True)
+    number = 1 + max((int(path.stem) for path in attempts.glob("*.json") if path.stem.isdigit()), default=0)
+    return record.rename(attempts / f"{number}.json")
 
 
 def read_all(folder: Path) -> Iterator[RunRecord]:

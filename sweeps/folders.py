@@ -20,13 +20,12 @@ from typing import Any
 
 from core import records, spill
 from core.patience import Patience
-from core.records import RunRecord, UnreadableRecordError
+from core.records import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
 from core.training import saved
 from sweeps.planned import Plan, PlannedRun
 
 DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"
-ATTEMPTS = "attempts"
 KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST}
 
 _held: set[int] = set()
@@ -131,17 +130,6 @@ def rescue(folder: Path, run: PlannedRun, patience: Patience) -> RunRecord | Non
         spill.keep(record, folder, patience)
     spill.discard(folder)
     return record
-
-
-def set_aside(folder: Path) -> Path | None:
-    """Move the record, whatever it is, to attempts/N.json, and say where. Needs the run's lock."""
-    record = folder / records.FILE_NAME
-    if not record.exists():
-        return None
-    attempts = folder / ATTEMPTS
-    attempts.mkdir(exist_ok=True)
-    number = 1 + max((int(path.stem) for path in attempts.glob("*.json") if path.stem.isdigit()), default=0)
-    return record.rename(attempts / f"{number}.json")
 
 
 def clean(folder: Path) -> None:

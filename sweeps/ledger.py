@@ -22,9 +22,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core import records, spill
 from core.patience import OutOfPatienceError, Patience, no_space
-from core.records import RunRecord
+from core.records import RunRecord, set_aside
 from core.training.saved import saved_step
-from sweeps.folders import RunLock, clean, locked, recorded, rescue, run_folder, set_aside
+from sweeps.folders import RunLock, clean, locked, recorded, rescue, run_folder
 from sweeps.patient import PatientStorage
 from sweeps.planned import Plan, PlannedRun
 from sweeps.trials import (

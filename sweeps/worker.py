@@ -24,10 +24,10 @@ from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.processes import STOPPED, leave_with_parent, take_events_pipe
 from core.provenance import save_diff
-from core.records import RunRecord
+from core.records import RunRecord, set_aside
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
-from sweeps.folders import recorded, set_aside
+from sweeps.folders import recorded
 from sweeps.ledger import Claim, Ledger
 from sweeps.loggers import ProgressLogger
 from sweeps.patient import PatientStorage

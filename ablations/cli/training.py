@@ -1,4 +1,4 @@
-"""`ablate train`: one run from a config file or a preset."""
+"""`ablate train`: one run from a config file or a preset; or several, where the file has stages."""
 
 import argparse
 import itertools
@@ -13,15 +13,15 @@ from core.errors import UserError
 from core.presets import resolve
 from core.provenance import save_diff
 from core.ranks import Ranks
-from core.records import FILE_NAME, read
+from core.records import FILE_NAME, read, set_aside
 from core.settings import parse_overrides
+from core.stages import is_staged
 from core.training import pausing
 from core.training.checks import check
 from core.training.loggers import RowLogger
 from core.training.run import train
 from core.training.saved import saved_step
 from sweeps.export import CONFIG
-from sweeps.folders import set_aside
 from sweeps.planned import Plan, PlannedRun
 from sweeps.tracking import WandbTracker, run_id
 
@@ -40,6 +40,12 @@ class ConsoleLogger:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Train one run and say where its record lies; as one rank of several where torchrun, srun or deepspeed started it."""
+    if is_staged(Path(arguments.config)):
+        from ablations.cli.staging import run_stages
+
+        return run_stages(arguments)
+    if arguments.stage is not None:
+        raise UserError(f"--stage {arguments.stage}: {arguments.config} has no stages")
     config = resolve(exported(arguments.config), parse_overrides(arguments.settings))
     if arguments.dry_run:
         from ablations.cli.dry_run import run_dry
@@ -57,7 +63,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         with pausing.on_signals():
             return int(train(config, folder).status != "complete")
     save_diff(arguments.out)
-    tracker = _tracker(config, folder)
+    tracker = tracker_of(config, folder)
     loggers: list[RowLogger] = [ConsoleLogger(config.trainer.steps), tracker]
     with pausing.on_signals():
         record = train(config, folder, loggers=loggers, devices=arguments.devices)
@@ -95,7 +101,7 @@ def _folder(folder: Path, *, first: bool) -> Path:
     return candidate
 
 
-def _tracker(config: RunConfig, folder: Path) -> WandbTracker:
+def tracker_of(config: RunConfig, folder: Path) -> WandbTracker:
     """W&B shows a single run as a sweep of one."""
     run = PlannedRun(
         arm="single",

@@ -1,5 +1,7 @@
 """What a run can't be trained with, refused early: without the libraries that train, which take seconds to import."""
 
+from functools import lru_cache
+
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -66,13 +68,19 @@ def check_metric(config: RunConfig, corpus: Corpus, metric: str, named: str) -> 
         )
 
 
+@lru_cache(maxsize=16)
+def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a model's weights, by name."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
+
+
 def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_weights=") -> None:
     """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read.
 
     named: what an error calls the file, before its path.
     """
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
+    wanted = shapes(model)
     try:
         with safe_open(path, framework="pt") as weights:
             found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118

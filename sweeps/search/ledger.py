@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core import records, spill
 from core.patience import Patience
-from sweeps.folders import RunLock, locked, recorded, run_folder, set_aside
+from core.records import set_aside
+from sweeps.folders import RunLock, locked, recorded, run_folder
 from sweeps.patient import PatientStorage
 from sweeps.planned import PlannedRun
 from sweeps.search.plan import SearchPlan

@@ -17,10 +17,10 @@ from typing import Any
 from core import records, spill
 from core.patience import OutOfPatienceError
 from core.processes import STOPPED
-from core.records import RunRecord
+from core.records import RunRecord, set_aside
 from core.training.pausing import TrainingPausedError
 from core.training.saved import saved_step
-from sweeps.folders import clean, recorded, rescue, run_folder, set_aside
+from sweeps.folders import clean, recorded, rescue, run_folder
 from sweeps.loggers import ProgressLogger
 from sweeps.planned import PlannedRun
 from sweeps.search.ledger import Claim, SearchLedger

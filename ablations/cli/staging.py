@@ -1,0 +1,64 @@
+"""`ablate train` of a file that has stages: one run after the other."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ablations.cli.training import ConsoleLogger, tracker_of
+from core.errors import UserError
+from core.provenance import save_diff
+from core.ranks import Ranks
+from core.records import RunRecord
+from core.settings import parse_overrides
+from core.stages import Stage, load_stages
+from core.training.loggers import RowLogger
+from core.training.saved import saved_step
+from core.training.staged import Turn, handed_on, train_stages
+from sweeps.tracking import WandbTracker
+
+
+class Console:
+    """Says where each stage stands, and mirrors it to W&B as a run of its own."""
+
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        self.stages = stages
+        self._tracker: WandbTracker | None = None
+
+    def begins(self, turn: Turn) -> Sequence[RowLogger]:
+        place = f"stage {turn.number}/{len(self.stages)}, {turn.stage.name}"
+        if turn.record is not None:
+            print(f"{place}: done ({turn.folder})", flush=True)
+            return ()
+        source = turn.started_from
+        after = f", from {source['stage']} after step {source['step']}" if source else ""
+        goes_on = saved_step(turn.folder)
+        print(f"{place}{after}{f', going on from step {goes_on}' if goes_on is not None else ''}", flush=True)
+        self._tracker = tracker_of(turn.config, turn.folder)
+        return [ConsoleLogger(turn.config.trainer.steps), self._tracker]
+
+    def ended(self, turn: Turn, record: RunRecord) -> None:
+        assert self._tracker is not None
+        self._tracker.finish(record)
+        print(f"record: {turn.folder / 'record.json'}", flush=True)
+
+
+def run_stages(arguments: argparse.Namespace) -> int:
+    """Train the stages that aren't done, up to the one that --stage names."""
+    stages = load_stages(Path(arguments.config), parse_overrides(arguments.settings))
+    if Ranks.of_environment().size > 1:
+        raise UserError(
+            "stages start processes of their own, one stage after the other: start this command once, with --devices N"
+        )
+    if arguments.stage is not None:
+        names = [stage.name for stage in stages]
+        if arguments.stage not in names:
+            raise UserError(f"--stage {arguments.stage}: the stages of {arguments.config} are {', '.join(names)}")
+        stages = stages[: names.index(arguments.stage) + 1]
+    save_diff(arguments.out)
+    turn, record = train_stages(stages, arguments.out, devices=arguments.devices, watcher=Console(stages))[-1]
+    if record.status != "complete":
+        print(f"ablate: stage {turn.stage.name} failed: {record.reason}", file=sys.stderr)
+        return 1
+    print(f"weights: {handed_on(turn, record)[0]}")
+    return 0

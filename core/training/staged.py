@@ -1,0 +1,212 @@
+"""Training in stages: each a run of its own, with its own record, from weights of the stage before.
+
+<root>/1-NAME/, 2-NAME/, ...   each a run's folder, and in it
+    stage.json                 which stage it is, and the weights that it started from: what tells whether it is done
+A stage whose settings, data or beginnings have changed gets a folder beside the old one (2-NAME-2): nothing finished is
+written over.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from core import records, spill
+from core.config import ModelConfig, RunConfig, get_field, known_keys, to_dict
+from core.data.corpora import fingerprint
+from core.data.corpora import load as load_corpus
+from core.errors import UserError
+from core.records import FILE_NAME, RunRecord
+from core.settings import build, text
+from core.stages import LAST, UNNAMED, Stage
+from core.training.checks import check, check_metric, shapes
+from core.training.loggers import RowLogger
+from core.training.run import train
+from core.training.saved import BEST
+from core.training.weights import WEIGHTS
+
+STAGE_FILE = "stage.json"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A stage that is up: its folder, its config with the weights that it starts from, and where those are from.
+
+    started_from: {"stage", "step", "metric", "value", "weights_sha256"}; None for the first stage. record: of a stage that
+    is done already.
+    """
+
+    stage: Stage
+    number: int
+    folder: Path
+    config: RunConfig
+    started_from: dict[str, Any] | None = None
+    record: RunRecord | None = None
+
+
+class Watcher(Protocol):
+    """Whoever follows a staged training."""
+
+    def begins(self, turn: Turn) -> Sequence[RowLogger]:
+        """Called as a stage begins, or goes on, or is found to be done: what its rows are logged to."""
+
+    def ended(self, turn: Turn, record: RunRecord) -> None:
+        """Called once a stage has been trained."""
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def begins(self, turn: Turn) -> Sequence[RowLogger]:
+        return ()
+
+    def ended(self, turn: Turn, record: RunRecord) -> None:
+        pass
+
+
+def check_stages(stages: Sequence[Stage], devices: int = 1) -> None:
+    """Refuse, before any stage is trained, what would fail in one of them.
+
+    Raises UserError, with the stage named, for what `check` refuses, a metric to select by that the stage doesn't measure, a
+    corpus that is still to be named, and weights of other shapes than the stage's before.
+    """
+    for before, stage in zip((None, *stages), stages, strict=False):
+        try:
+            if stage.config.data.corpus.startswith(UNNAMED):
+                raise UserError("data.corpus is still to be named: set the corpus of this stage")
+            if stage.select != LAST:
+                check_metric(stage.config, load_corpus(stage.config.data), stage.select, "select")
+            check(stage.config, devices)
+            if before is not None:
+                _check_shapes(before, stage)
+        except UserError as error:
+            raise UserError(f"stage {stage.name}: {error}") from None
+
+
+def _check_shapes(before: Stage, stage: Stage) -> None:
+    old, new = before.config, stage.config
+    if shapes(old.model) == shapes(new.model):
+        return
+    changed = [key for key in known_keys(ModelConfig, "model.") if get_field(old, key) != get_field(new, key)]
+    guilty = [key for key in changed if _reshapes(new, key, get_field(old, key))] or changed
+    values = ", ".join(f"{key}={_said(get_field(new, key))} (not {_said(get_field(old, key))})" for key in guilty)
+    raise UserError(f"{values} changes the weights' shapes, and stage {before.name}'s weights are what it starts from")
+
+
+def _reshapes(config: RunConfig, key: str, former: Any) -> bool:
+    """Whether a key with its former value would give other shapes, or nothing that holds."""
+    try:
+        return shapes(
+            build(to_dict(config), {key: list(former) if isinstance(former, tuple) else former}).model
+        ) != shapes(config.model)
+    except UserError:
+        return True
+
+
+def _said(value: Any) -> str:
+    return str(list(value)) if isinstance(value, tuple) else text(value)
+
+
+def root_of(stages: Sequence[Stage], out: Path) -> Path:
+    """The folder of a staged training: named by its first stage, so that later ones may change and keep what is done."""
+    return out / "train" / stages[0].identity
+
+
+def train_stages(
+    stages: Sequence[Stage], out: Path, *, devices: int = 1, watcher: Watcher | None = None
+) -> list[tuple[Turn, RunRecord]]:
+    """Train what isn't done yet of the stages, in order, below `root_of(stages, out)`.
+
+    A stage that is done is not trained again; one that was cut off goes on from its checkpoint, and one that failed too, its
+    record set aside. Returns each stage's record, the last one's of status "failed" where a stage failed. Raises UserError
+    for what `check_stages` refuses, and for weights that are gone or have changed since they were recorded; a request to
+    pause passes through as TrainingPausedError.
+    """
+    check_stages(stages, devices)
+    watcher, root = watcher or Silent(), root_of(stages, out)
+    done: list[tuple[Turn, RunRecord]] = []
+    for number, stage in enumerate(stages, start=1):
+        turn = _turn(stage, number, root, done[-1] if done else None)
+        loggers = watcher.begins(turn)
+        record = turn.record
+        if record is None:
+            study = {"stage": stage.name, "number": number, "started_from": turn.started_from}
+            record = train(turn.config, turn.folder, loggers=loggers, study=study, devices=devices)
+            watcher.ended(turn, record)
+        done.append((turn, record))
+        if record.status != "complete":
+            break
+    return done
+
+
+def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] | None) -> Turn:
+    started_from, config = None, stage.config
+    if former is not None:
+        weights, started_from = handed_on(*former)
+        config = replace(config, trainer=replace(config.trainer, initial_weights=str(weights.resolve())))
+    said = {
+        "stage": stage.name,
+        "identity": stage.identity,
+        "data_fingerprint": fingerprint(config.data),
+        "started_from": started_from,
+    }
+    folder = _place(root / f"{number}-{stage.name}", said)
+    turn = Turn(stage, number, folder, config, started_from)
+    if not (folder / FILE_NAME).exists() and (spilled := spill.find(folder)) is not None:
+        spill.keep(spilled, folder)
+        spill.discard(folder)
+    if (folder / FILE_NAME).exists():
+        record = records.read(folder / FILE_NAME)
+        if record.status == "complete":
+            return replace(turn, record=record)
+        records.set_aside(folder)
+    if started_from is not None:
+        _check_unchanged(stage, weights, started_from["weights_sha256"])
+    records.write_atomically(folder / STAGE_FILE, json.dumps(said, indent=2) + "\n")
+    return turn
+
+
+def handed_on(turn: Turn, record: RunRecord) -> tuple[Path, dict[str, Any]]:
+    """The weights that a finished stage hands on, and what the next one's record says of them.
+
+    Raises UserError where none were kept, for want of room.
+    """
+    stage, best = turn.stage, record.best
+    if stage.select == LAST:
+        best = {"metric": LAST, "value": None, "step": stage.config.trainer.steps}
+        best["weights_sha256"] = record.provenance.get("weights_sha256")
+    if best.get("weights_sha256") is None:
+        raise UserError(
+            f"stage {stage.name} has kept no weights to go on from (its log says why): make room, remove {turn.folder} and "
+            "train it again"
+        )
+    return turn.folder / (WEIGHTS if stage.select == LAST else BEST), {"stage": stage.name, **best}
+
+
+def _place(wanted: Path, said: dict[str, Any]) -> Path:
+    """The folder of the stage that `said` describes, or a free one."""
+    for count in itertools.count(1):
+        folder = wanted if count == 1 else wanted.with_name(f"{wanted.name}-{count}")
+        try:
+            if json.loads((folder / STAGE_FILE).read_text(encoding="utf-8")) == said:
+                return folder
+        except FileNotFoundError:
+            return folder
+    raise AssertionError
+
+
+def _check_unchanged(stage: Stage, weights: Path, wanted: str) -> None:
+    try:
+        with weights.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise UserError(
+            f"stage {stage.name} starts from {weights}, which is gone: train the stage before again"
+        ) from None
+    if found != wanted:
+        raise UserError(
+            f"stage {stage.name} starts from {weights}, which isn't the file that its stage recorded: train that again"
+        )
