@@ -8,6 +8,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
+from tqdm import tqdm
 
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
@@ -15,6 +16,7 @@ from core.probes.likelihood import Continued, Likelihood, log_likelihoods
 from core.probes.responses import Asked, Responder
 
 LENGTH = 256  # tokens of a response whose task says nothing
+CHUNK = 256  # continuations whose masks are held at once
 
 
 @dataclass
@@ -85,7 +87,8 @@ class MaskedLM(LM):
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """A response to each context, cut at its task's `until` strings; its random numbers are named after its place."""
-        return self.responder.respond([self._asked(*request.args) for request in requests])
+        with tqdm(total=len(requests), desc="generate_until", disable=None) as bar:
+            return self.responder.respond([self._asked(*request.args) for request in requests], tell=bar.update)
 
     def _asked(self, context: str, options: dict[str, Any]) -> Asked:
         said = normalize_gen_kwargs(options, LENGTH)
@@ -106,13 +109,13 @@ class MaskedLM(LM):
         for each in asked:
             room = self.context - len(each.tokens)
             fitting.append(Continued(each.context[-room:] if room > 0 else [], each.tokens[-self.context :]))
-        found = log_likelihoods(
-            self.responder.denoiser,
-            fitting,
-            draws=self.draws,
-            seed=self.responder.settings.seed,
-            batch=self.responder.batch,
-        )
+        denoiser, seed, batch = self.responder.denoiser, self.responder.settings.seed, self.responder.batch
+        found: list[Likelihood] = []
+        with tqdm(total=len(asked), desc=kind, disable=None) as bar:  # None: where nobody watches
+            for first in range(0, len(asked), CHUNK):
+                part = fitting[first : first + CHUNK]
+                found += log_likelihoods(denoiser, part, draws=self.draws, seed=seed, batch=batch)
+                bar.update(len(part))
         self.counts.requests[kind] += len(asked)
         self.counts.truncated[kind] += sum(a != b for a, b in zip(asked, fitting, strict=True))
         self.counts.standard_errors += [each.se for each in found]

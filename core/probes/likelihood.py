@@ -45,7 +45,7 @@ class Likelihood:
 class _Row(NamedTuple):
     """One masking of one continuation: masked_R (bool), and what the sum of its cross-entropies counts for."""
 
-    index: int
+    place: int
     masked_R: Tensor
     weight: float
 
@@ -68,15 +68,15 @@ def log_likelihoods(
         check_sampling(denoiser.config, [each.context], Sampling(length=len(each.tokens)))
     masks = {length: list(_masks(length, draws, seed)) for length in {len(each.tokens) for each in asked}}
     rows = [
-        _Row(index, masked_R, weight)
-        for index, each in enumerate(asked)
+        _Row(place, masked_R, weight)
+        for place, each in enumerate(asked)
         for masked_R, weight in masks[len(each.tokens)]
     ]
     nats: list[list[float]] = [[] for _ in asked]
     predict = NetworkPredictor(denoiser)
-    for part in _batches(rows, batch, [_length(asked[row.index]) for row in rows]):
+    for part in _batches(rows, batch, [_length(asked[row.place]) for row in rows]):
         for row, found in zip(part, _masked_nats(predict, denoiser, asked, part), strict=True):
-            nats[row.index].append(row.weight * found)
+            nats[row.place].append(row.weight * found)
     greedy = _greedy(predict, denoiser, asked, batch)
     return [
         _likelihood(values, exact=_countable(len(each.tokens), draws), greedy=same)
@@ -127,14 +127,17 @@ def _masked_nats(
     """The sum of each row's cross-entropies, in nats. Returns (B,)."""
     device, mask_id = denoiser.embed.weight.device, denoiser.config.mask_id
     assert mask_id is not None
-    tokens_BL, length_B = lay_out([[*asked[row.index].context, *asked[row.index].tokens] for row in rows], 0, 0)
-    start_B = torch.tensor([len(asked[row.index].context) for row in rows])
+    tokens_BL, length_B = lay_out([[*asked[row.place].context, *asked[row.place].tokens] for row in rows], 0, 0)
+    start_B = torch.tensor([len(asked[row.place].context) for row in rows])
     wanted_BW = torch.nn.utils.rnn.pad_sequence([row.masked_R for row in rows], batch_first=True)
     position_BW = (start_B[:, None] + torch.arange(wanted_BW.shape[1])).clamp(max=tokens_BL.shape[1] - 1)
     sequence_M, place_M = wanted_BW.nonzero(as_tuple=True)
     target_M = tokens_BL[sequence_M, position_BW[sequence_M, place_M]]
     tokens_BL[sequence_M, position_BW[sequence_M, place_M]] = mask_id
-    canvas = Canvas(*(part.to(device) for part in (tokens_BL, length_B, position_BW, wanted_BW)), first=True)
+    tokens_BL, length_B, position_BW, wanted_BW = (
+        part.to(device) for part in (tokens_BL, length_B, position_BW, wanted_BW)
+    )
+    canvas = Canvas(tokens_BL, length_B, position_BW, wanted_BW, first=True)
     cross_entropy_M = token_cross_entropy(predict(canvas), target_M.to(device)).double().cpu()
     return torch.zeros(len(rows), dtype=torch.float64).index_add(0, sequence_M, cross_entropy_M).tolist()
 

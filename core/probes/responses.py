@@ -1,6 +1,6 @@
 """Responses to prompts as text, by whichever way a model is decoded: batched, cut at what ends them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -38,11 +38,11 @@ class Responder:
     tokens_per_call: int = 1
     batch: int = 16
 
-    def respond(self, asked: Sequence[Asked]) -> list[str]:
+    def respond(self, asked: Sequence[Asked], *, tell: Callable[[int], object] = lambda count: None) -> list[str]:
         """Each response as text, up to the first eos and the first string of `until`, which are left out.
 
-        A batch is decoded no further once all of its responses have ended: later blocks don't change earlier ones. Raises
-        UserError for sequences that the model has no positions for.
+        A batch is decoded no further once all of its responses have ended: later blocks don't change earlier ones. tell:
+        called with the size of each batch that is done. Raises UserError for sequences that the model has no positions for.
         """
         require(self.batch >= 1, f"batch={self.batch} must be at least 1")
         texts = [""] * len(asked)
@@ -51,6 +51,7 @@ class Responder:
             prompts, settings = [asked[index].prompt for index in part], self.settings_for(one)
             for index, text in zip(part, self._answers(prompts, settings, part, one), strict=True):
                 texts[index] = text
+            tell(len(part))
         return texts
 
     def settings_for(self, asked: Asked) -> Sampling:
