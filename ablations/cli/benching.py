@@ -15,6 +15,8 @@ from rich.table import Table
 
 from ablations.cli.answering import check_lists, run_pairs, run_tasks
 from ablations.cli.commands import console, show_json
+from ablations.cli.harness import run_lm_eval
+from ablations.cli.humaneval import run_humaneval
 from ablations.cli.judging import run_text
 from ablations.cli.models import open_model
 from core.data.module import held_out
@@ -23,11 +25,23 @@ from core.model.size import count
 from core.probes.decoding import Cell, Cost, cache_errors, measure
 from core.settings import load as load_config
 
+DEFAULTS = {
+    "length": [128], "block_length": [32], "batch": [1, 4], "tokens_per_call": [1, 2], "threshold": 0.9, "temperature": 1.0,
+}  # fmt: skip
+JUDGED = {
+    "lm-eval": run_lm_eval,
+    "humaneval": run_humaneval,
+}  # by what others wrote: with options and defaults of their own
 BASE = "none"  # what the others are compared with: full recomputation
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Time the sampler in every cell of the grid, beside its peers; or count a model's right answers."""
+    if arguments.kind in JUDGED:
+        return JUDGED[arguments.kind](arguments)
+    for name, value in DEFAULTS.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
     check_lists(arguments, ("length", "block_length", "batch", "tokens_per_call"))
     if arguments.kind == "tasks":
         return run_tasks(arguments)

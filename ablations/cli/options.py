@@ -71,28 +71,25 @@ def slurm_options(command: argparse.ArgumentParser) -> None:
 
 
 def bench_options(command: argparse.ArgumentParser) -> None:
-    """Of `ablate bench`."""
-    command.usage = "ablate bench sampling|tasks|text|pairs MODEL [options]"
+    """Of `ablate bench`. Options whose default depends on what is asked are None where they aren't given."""
+    command.usage = "ablate bench sampling|tasks|text|pairs|lm-eval|humaneval MODEL [options]"
     command.add_argument(
         "kind",
-        choices=("sampling", "tasks", "text", "pairs"),
+        choices=("sampling", "tasks", "text", "pairs", "lm-eval", "humaneval"),
         metavar="WHAT",
-        help="sampling (time), tasks (answers), text (quality) or pairs (likelihood)",
+        help="sampling (time), tasks (answers), text (quality), pairs (likelihood), lm-eval (its tasks) or humaneval",
     )
-    command.add_argument("model", type=Path, metavar="MODEL", help="a run's or an imported model's folder")
-    for name, default, text in (
-        ("length", [128], "tokens of a response"),
-        ("block-length", [32], "decoded before the next block is begun"),
-        ("batch", [1, 4], "sequences at once"),
-        ("tokens-per-call", [1, 2], "that a call fixes: length over network calls"),
+    command.add_argument("model", type=Path, metavar="MODEL", help="a run's, an imported or a Hugging Face folder")
+    for name, shown, text in (
+        ("length", "128; lm-eval: as the task says, or 256; humaneval: 512", "tokens of a response"),
+        ("block-length", "32", "decoded before the next block is begun"),
+        ("batch", "1 4; lm-eval, humaneval: 16", "sequences at once"),
+        ("tokens-per-call", "1 2; lm-eval, humaneval: 1", "that a call fixes: length over network calls"),
     ):
-        shown = " ".join(map(str, default))
-        command.add_argument(
-            f"--{name}", type=int, nargs="+", default=default, metavar="N", help=f"{text} (default: {shown})"
-        )
+        command.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=f"{text} (default: {shown})")
     command.add_argument("--prompt-length", type=int, default=32, metavar="N", help="of held-out text (default: 32)")
     command.add_argument(
-        "--threshold", type=float, default=0.9, metavar="P", help="of threshold unmasking (default: 0.9)"
+        "--threshold", type=float, metavar="P", help="of threshold unmasking (default: 0.9; lm-eval, humaneval: none)"
     )
     for name, kind, several in (("remasking", str, ["low_confidence"]), ("thresholds", float, [0.95, 0.9])):
         command.add_argument(
@@ -108,5 +105,29 @@ def bench_options(command: argparse.ArgumentParser) -> None:
         help="text: a causal model that reads the responses (run, import or HF folder)",
     )
     command.add_argument("--draws", type=int, default=32, metavar="K", help="pairs: of masks (default: 32)")
-    command.add_argument("--temperature", type=float, default=1.0, metavar="T", help="text: of the noise (default: 1)")
+    command.add_argument(
+        "--temperature", type=float, metavar="T", help="text: of the noise (default: 1; lm-eval: as the task says)"
+    )
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="of which medians are taken (default: 5)")
+    _judged_options(command)
+
+
+def _judged_options(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("lm-eval and humaneval (extra `eval`)")
+    group.add_argument("--tasks", metavar="NAME,...", help="lm-eval: its tasks, such as gsm8k,mmlu_pro")
+    group.add_argument("--include-path", type=Path, metavar="DIR", help="lm-eval: more tasks, as YAML files")
+    group.add_argument("--few-shot", type=int, metavar="N", help="lm-eval: examples in a prompt (default: the task's)")
+    group.add_argument(
+        "--samples", type=int, default=128, metavar="K", help="lm-eval: masks of an answer (default: 128)"
+    )
+    group.add_argument("--context", type=int, metavar="N", help="tokens of prompt and response (default: the model's)")
+    group.add_argument("--limit", type=int, metavar="N", help="only the first examples of a task (default: all)")
+    group.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of masks and noise (default: 0)")
+    group.add_argument("--to", type=Path, metavar="FILE", help="of the results (default: in MODEL's folder)")
+    group.add_argument(
+        "--samples-per-problem", type=int, default=1, metavar="N", help="humaneval: responses to each (default: 1)"
+    )
+    group.add_argument(
+        "--execute", action="store_true", help="humaneval: run what the model wrote, confined (default: only write it)"
+    )

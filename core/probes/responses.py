@@ -1,0 +1,144 @@
+"""Responses to prompts as text, by whichever way a model is decoded: batched, cut at what ends them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from core.data.tokenizers import Tokenizer
+from core.diffusion.autoregressive import check_autoregressive, decode_autoregressive
+from core.diffusion.decoding import collect, decode
+from core.diffusion.predictors import NetworkPredictor
+from core.diffusion.sampling import Fixed, Sampled, Sampling, check_sampling
+from core.errors import UserError, require
+from core.model.transformer import Denoiser
+
+LOOK_EVERY = 16  # tokens of a causal model, between looks whether all of a batch have ended
+
+
+class Asked(NamedTuple):
+    """A prompt, the tokens that its response may have, what ends it, and how far from the likeliest tokens it may stray."""
+
+    prompt: Sequence[int]
+    length: int
+    until: tuple[str, ...] = ()
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class Responder:
+    """How a model is made to answer: settings of core.diffusion.sampling, but for length, steps and temperature.
+
+    tokens_per_call: fixed by each network call, where there is no threshold. batch: prompts at once, which changes nothing
+    but rounding: a response's random numbers are named after its place among all that was asked.
+    """
+
+    denoiser: Denoiser
+    tokenizer: Tokenizer
+    settings: Sampling = Sampling()  # noqa: RUF009  (frozen)
+    tokens_per_call: int = 1
+    batch: int = 16
+
+    def respond(self, asked: Sequence[Asked], *, tell: Callable[[int], object] = lambda count: None) -> list[str]:
+        """Each response as text, up to the first eos and the first string of `until`, which are left out.
+
+        A batch is decoded no further once all of its responses have ended: later blocks don't change earlier ones. tell:
+        called with the size of each batch that is done. Raises UserError for sequences that the model has no positions for.
+        """
+        require(self.batch >= 1, f"batch={self.batch} must be at least 1")
+        texts = [""] * len(asked)
+        for part in self._batches(asked):
+            one = asked[part[0]]
+            prompts, settings = [asked[index].prompt for index in part], self.settings_for(one)
+            for index, text in zip(part, self._answers(prompts, settings, part, one), strict=True):
+                texts[index] = text
+            tell(len(part))
+        return texts
+
+    def settings_for(self, asked: Asked) -> Sampling:
+        """How a prompt is decoded: a length that blocks don't divide is rounded up to the next that they do."""
+        length = asked.length
+        if self.denoiser.config.causal:
+            return replace(self.settings, length=length, block_length=None, temperature=asked.temperature)
+        size = min(self.settings.block_length or length, length)
+        whole = -(-length // size) * size
+        steps = None if self.settings.threshold is not None else max(whole // size, whole // self.tokens_per_call)
+        return replace(self.settings, length=whole, block_length=size, steps=steps, temperature=asked.temperature)
+
+    def _batches(self, asked: Sequence[Asked]) -> Iterator[list[int]]:
+        """Indices of what is decoded together: what is asked alike but for the prompt, of like length."""
+        groups: dict[tuple[object, ...], list[int]] = {}
+        for index, each in enumerate(asked):
+            groups.setdefault(each[1:], []).append(index)
+        for members in groups.values():
+            members.sort(key=lambda index: (-len(asked[index].prompt), index))
+            for first in range(0, len(members), self.batch):
+                yield members[first : first + self.batch]
+
+    def _events(self, prompts: Sequence[Sequence[int]], settings: Sampling, streams: Sequence[int]) -> Iterator[Fixed]:
+        model = self.denoiser.config
+        if model.causal or model.mask_id is None:
+            check_autoregressive(model, prompts, settings.length)
+            return decode_autoregressive(
+                self.denoiser,
+                prompts,
+                settings.length,
+                temperature=settings.temperature,
+                seed=settings.seed,
+                streams=streams,
+            )
+        mask_id = check_sampling(model, prompts, settings)
+        predictor, device = NetworkPredictor(self.denoiser, settings.cache), self.denoiser.embed.weight.device
+        return decode(predictor, prompts, settings, mask_id, streams=streams, device=device)
+
+    def _answers(
+        self, prompts: Sequence[Sequence[int]], settings: Sampling, streams: Sequence[int], asked: Asked
+    ) -> list[str]:
+        """A batch's responses. Each is cut where it is first seen to have ended, so that it doesn't matter who else is in the
+        batch and keeps it going."""
+        seen: list[Fixed] = []
+        done: dict[int, str] = {}
+        fixed, causal = 0, self.denoiser.config.causal
+        look = len(prompts) * (LOOK_EVERY if causal else settings.block_length or settings.length)
+        for event in self._events(prompts, settings, streams):
+            seen.append(event)
+            fixed += len(event.token_M)
+            if fixed % look == 0:  # the end of a block, of all sequences
+                found = self._texts(collect(iter(seen), prompts, settings.length), prompts, asked)
+                done = {row: text for row, (text, ended) in enumerate(found) if ended} | done
+                if len(done) == len(prompts):
+                    break
+        found = self._texts(collect(iter(seen), prompts, settings.length), prompts, asked)
+        return [done.get(row, text) for row, (text, _) in enumerate(found)]
+
+    def _texts(self, sampled: Sampled, prompts: Sequence[Sequence[int]], asked: Asked) -> list[tuple[str, bool]]:
+        """Each response as far as it is decoded without a gap, and whether it has ended."""
+        return [
+            self.cut(_decoded(sampled, row, len(prompt))[: asked.length], asked.until)
+            for row, prompt in enumerate(prompts)
+        ]
+
+    def cut(self, tokens: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
+        """Tokens as text up to what ends it, and whether anything did."""
+        eos, tokens = self.denoiser.config.eos_id, list(tokens)
+        ended = eos in tokens
+        text = self.tokenizer.decode(tokens[: tokens.index(eos)] if ended else tokens)  # type: ignore[arg-type]
+        places = [place for place in (text.find(each) for each in until if each) if place >= 0]
+        return (text[: min(places)], True) if places else (text, ended)
+
+    def fit(self, prompt: Sequence[int], length: int, context: int) -> tuple[Sequence[int], bool]:
+        """The end of a prompt that leaves room for a response of `length` within `context` tokens, and whether that isn't all
+        of it. Raises UserError where there is no room for any."""
+        whole = self.settings_for(Asked(prompt, length)).length
+        if whole >= context:
+            raise UserError(
+                f"a response of {whole} tokens leaves no room for a prompt within {context}: ask for fewer with --length"
+            )
+        return prompt[-(context - whole) :], len(prompt) > context - whole
+
+
+def _decoded(sampled: Sampled, row: int, start: int) -> list[int]:
+    """The tokens of a response before the first that isn't decoded."""
+    length = int(sampled.length_B[row])
+    step_R = sampled.step_BL[row, start:length].tolist()
+    gap = next((place for place, step in enumerate(step_R) if step < 0), len(step_R))
+    return sampled.tokens_BL[row, start : start + gap].tolist()
