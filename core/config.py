@@ -32,11 +32,19 @@ class ObjectiveConfig:
     epsilon: float = 1e-3  # masking probability is (1 - epsilon) t + epsilon
     timesteps: Literal["stratified", "antithetic", "uniform"] = "stratified"
     exact_mask_count: bool = False  # mask a fixed number of tokens for each timestep rather than each by chance
+    weighting: Literal["bound", "cart"] = "bound"  # of masked tokens in training: 1 / p, or Dream's by their context
+    cart_p: float = 0.1  # of CART's geometric kernel: about 1 / p tokens on either side count
     load_balancing_weight: float = 0.01
     z_loss_weight: float = 0.001
 
     def __post_init__(self) -> None:
         require(0 < self.epsilon < 1, f"objective.epsilon must lie in (0, 1), not {self.epsilon}")
+        require(0 < self.cart_p < 1, f"objective.cart_p must lie in (0, 1), not {self.cart_p}")
+        require(
+            self.weighting == "bound" or self.kind in ("masked_diffusion", "sft"),
+            f"objective.weighting={self.weighting} weighs masked tokens by what is visible around them, and "
+            f"objective.kind={self.kind} doesn't learn so: use bound",
+        )
         for name in ("load_balancing_weight", "z_loss_weight"):
             require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
 

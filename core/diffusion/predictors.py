@@ -81,12 +81,14 @@ class NetworkPredictor:
         uneven = bool((canvas.length_B < canvas.tokens_BL.shape[1]).any())
         if uneven and needs_whole_sequence(self.denoiser.config):
             return from_function(lambda tokens_GL: self.denoiser(tokens_GL)[0])(canvas)
-        place_BW = canvas.position_BW  # of the block's tokens in the pass
+        # Where the states are, in the pass, that predict the block's tokens.
+        place_BW = self.denoiser.source(canvas.position_BW, canvas.tokens_BL.shape[1])
         if self.cache == "dual" and not canvas.first:
-            states_BWD = self._pass(canvas, canvas.position_BW, uneven)
-            place_BW = torch.arange(place_BW.shape[1], device=place_BW.device).expand_as(place_BW)
+            shifted, own_BW = self.denoiser.config.shifted, canvas.position_BW
+            states_BWD = self._pass(canvas, torch.cat([place_BW, own_BW], 1) if shifted else own_BW, uneven)
+            place_BW = torch.arange(own_BW.shape[1], device=own_BW.device).expand_as(own_BW)
         elif self.cache == "prefix" and not canvas.first:
-            rest_BR = _from_block_on(canvas)
+            rest_BR = _from_on(place_BW[:, :1], canvas)
             states_BWD, place_BW = self._pass(canvas, rest_BR, uneven), place_BW - rest_BR[:, :1]
         elif self.cache == "none" and not uneven:
             states_BWD = self.denoiser.hidden(canvas.tokens_BL).states_BLD
@@ -135,9 +137,9 @@ def _own(canvas: Canvas) -> Tensor:
     return torch.arange(length, device=canvas.length_B.device) < canvas.length_B[:, None]
 
 
-def _from_block_on(canvas: Canvas) -> Tensor:
-    """The positions from each sequence's block to its end, the last one again where others have more. Returns (B, R)."""
-    first_B1, last = canvas.position_BW[:, :1], canvas.tokens_BL.shape[1] - 1
+def _from_on(first_B1: Tensor, canvas: Canvas) -> Tensor:
+    """The positions from each sequence's given one to its end, the last again where others have more. Returns (B, R)."""
+    last = canvas.tokens_BL.shape[1] - 1
     most = int((canvas.length_B - first_B1[:, 0]).max())
     return (first_B1 + torch.arange(most, device=first_B1.device)).clamp(max=last)
 

@@ -84,6 +84,7 @@ class ModelConfig:
     num_kv_heads: int | None = None  # fewer than num_heads: grouped-query attention; None: as many
     head_dim: int = 32
     causal: bool = False
+    shifted: bool = False  # a token is predicted from the state before its own, as in a causal network (Dream)
     qk_norm: Literal["head", "projection", "none"] = "head"  # RMSNorm per head, over the whole projection, or none
     qkv_bias: bool = False
     tied_embeddings: bool = False
@@ -115,6 +116,11 @@ class ModelConfig:
             require(getattr(self, name) > 0, f"model.{name} must be positive, not {getattr(self, name)}")
         require(self.head_dim % 2 == 0, f"model.head_dim={self.head_dim} must be even: RoPE rotates pairs")
         _check_special_tokens(self)
+        require(
+            not (self.causal and self.shifted),
+            "model.shifted=true is of a network that sees both sides; with model.causal=true the state before a token "
+            "predicts it anyway: leave it out",
+        )
         require(
             1 <= self.kv_heads <= self.num_heads and self.num_heads % self.kv_heads == 0,
             f"model.num_kv_heads={self.num_kv_heads} must divide model.num_heads={self.num_heads}",

@@ -130,7 +130,9 @@ class Denoiser(nn.Module):
 
     The timestep reaches its routers alone, and only those whose rule asks for one.
 
-    With `causal` it is an autoregressive language model: position i's logits are of token i + 1.
+    With `causal` it is an autoregressive language model: position i's logits are of token i + 1. With `shifted` it sees both
+    sides and still predicts a token from the state before its own, so that a causal model's weights keep their meaning; the
+    first token, which nothing comes before, from its own (Dream, arXiv 2508.15487).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -199,7 +201,14 @@ class Denoiser(nn.Module):
         positions only. Returns (M, V), or (B, L, V) without `wanted_BL`.
         """
         hidden_BLD, routings, _ = self.hidden(tokens_BL)
+        if self.config.shifted:
+            hidden_BLD = torch.cat([hidden_BLD[:, :1], hidden_BLD[:, :-1]], dim=1)
         return self.logits(hidden_BLD if wanted_BL is None else hidden_BLD[wanted_BL]), routings
+
+    def source(self, position: Tensor, length: int) -> Tensor:
+        """Where the states are that predict the tokens at the given positions, of any shape, of sequences of a length laid
+        end to end: their own, but with `shifted`. A causal network's inputs are shifted instead."""
+        return position - (position % length > 0).long() if self.config.shifted else position
 
     def mixtures(self) -> list[MoE]:
         """The mixtures of the sparse layers, in order."""

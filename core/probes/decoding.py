@@ -112,7 +112,7 @@ def contestants(denoiser: Denoiser, prompts: Sequence[Sequence[int]], cell: Cell
 def _causal(denoiser: Denoiser) -> Denoiser:
     """The same weights under a causal mask."""
     with torch.device("meta"):
-        causal = Denoiser(replace(denoiser.config, causal=True, eos_id=denoiser.config.eos_id or 0))
+        causal = Denoiser(replace(denoiser.config, causal=True, shifted=False, eos_id=denoiser.config.eos_id or 0))
     causal.load_state_dict(denoiser.state_dict(), assign=True)
     return causal.eval()
 

@@ -180,7 +180,7 @@ class _Sequences:
         masking = self.masking(t)
         batch = Batch.of(self.tokens_BL, masking, self.told(t if told_at is None else told_at))
         input_BL = self.tokens_BL.masked_fill(masking.masked_BL, self.config.model.mask_id)
-        nelbo_B, routings, _ = predict(self.denoiser, input_BL, batch)
+        nelbo_B, routings, *_ = predict(self.denoiser, input_BL, batch)
         return Pass(nelbo_B, [Choices(layer.routing.gates_NK, layer.routing.experts_NK) for layer in routings])
 
     def swapped(self, t: int, other: int, choices_S: Sequence[Choices]) -> Pass:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from core.config import RunConfig
 from core.data.module import Batch
-from core.diffusion.objectives import nelbo_per_token, token_cross_entropy, total_loss
+from core.diffusion.objectives import (
+    context_weights,
+    nelbo_per_token,
+    token_cross_entropy,
+    total_loss,
+    weighted_per_token,
+)
 from core.model.balance import load_balancing_loss, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.ranks import Ranks
@@ -19,12 +25,14 @@ from core.training.telemetry import observe
 
 
 class Prediction(NamedTuple):
-    """What the network said of a batch: each sequence's NELBO (B,), in nats per token, each sparse layer's routing, and
-    the sum of each layer's output (layers + 1,), the embedding's first, which is finite where the output is."""
+    """What the network said of a batch: each sequence's NELBO (B,), in nats per token, each sparse layer's routing,
+    the sum of each layer's output (layers + 1,), the embedding's first, which is finite where the output is, and the
+    cross-entropy of each predicted token (M,), in the order of the batch's index_M."""
 
     nelbo_B: Tensor
     routings: list[LayerRouting]
     sums_L: Tensor
+    cross_entropy_M: Tensor
 
 
 class MaskedDiffusion(lightning.LightningModule):
@@ -46,14 +54,21 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """One step's losses: "loss" trains; "nelbo", "load_balancing" and "z_loss" (means over layers) are reported."""
-        objective = self.config.objective
-        nelbo_B, self._routings, sums_L = self.predict(batch)
-        nelbo = nelbo_B.mean()
+        objective, predicted = self.config.objective, self.predict(batch)
+        self._routings, sums_L, nelbo = predicted.routings, predicted.sums_L, predicted.nelbo_B.mean()
+        learned = nelbo if objective.weighting == "bound" else self._by_context(predicted, batch)
         load_balancing, z_loss = auxiliary_losses(self._routings, self.device)
         weights = (objective.load_balancing_weight, objective.z_loss_weight)
-        loss = total_loss(nelbo, load_balancing, z_loss, weights=weights)
+        loss = total_loss(learned, load_balancing, z_loss, weights=weights)
         reported = {"nelbo": nelbo, "load_balancing": load_balancing, "z_loss": z_loss, "sums_L": sums_L}
         return {"loss": loss} | {name: value.detach() for name, value in reported.items()}
+
+    def _by_context(self, predicted: Prediction, batch: Batch) -> Tensor:
+        """Dream's loss, per token: masked tokens weighed by what is visible around them."""
+        weight_BL = context_weights(batch.masking.masked_BL, self.config.objective.cart_p)
+        sequence_M = batch.index_M.div(batch.tokens_BL.shape[1], rounding_mode="floor")
+        weight_M = weight_BL.flatten().index_select(0, batch.index_M)
+        return weighted_per_token(predicted.cross_entropy_M, sequence_M, weight_M, batch.masking.length_B).mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Let routers that are balanced by bias move it, after the optimizer's step."""
@@ -70,7 +85,7 @@ class MaskedDiffusion(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """Per-sequence NELBO and mask ratio (B,), auxiliary losses, expert counts (sparse layers, E) of one batch, and what
         core.training.telemetry observes."""
-        nelbo_B, routings, _ = self.predict(batch)
+        nelbo_B, routings, *_ = self.predict(batch)
         load_balancing, z_loss = auxiliary_losses(routings, self.device)
         outputs = {"nelbo_B": nelbo_B, "ratio_B": batch.masking.timestep_B}
         if routings:
@@ -150,11 +165,13 @@ def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
     """Predict a batch's masked tokens, and only those, from what the network sees of it."""
     tokens_BL, masking, index_M, told_B = batch
     hidden = denoiser.hidden(input_BL, told_B, masking.ratio_B)
-    logits_MV = denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, index_M))
+    length = tokens_BL.shape[1]
+    from_M = denoiser.source(index_M, length)
+    logits_MV = denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, from_M))
     cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
-    sequence_M = index_M.div(tokens_BL.shape[1], rounding_mode="floor")
+    sequence_M = index_M.div(length, rounding_mode="floor")
     nelbo_B = nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B)
-    return Prediction(nelbo_B, hidden.routings, hidden.sums_L)
+    return Prediction(nelbo_B, hidden.routings, hidden.sums_L, cross_entropy_M)
 
 
 def _spread(denoiser: Denoiser, config: RunConfig, ranks: Ranks) -> None:
