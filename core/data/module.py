@@ -14,6 +14,7 @@ from core.config import RunConfig
 from core.data.corpora import Corpus, load
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
+from core.diffusion.blocks import block_length_at
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.errors import UserError
 from core.streams import numpy_stream, torch_stream
@@ -24,18 +25,21 @@ class Batch(NamedTuple):
 
     tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
     (B L,) batch: found here, on the host, so that the device never has to say how many there are. told_B: the timestep
-    that routers are told.
+    that routers are told. block_length: of block diffusion at this step; None: the network's own, if any.
     """
 
     tokens_BL: Tensor
     masking: Masking
     index_M: Tensor
     told_B: Tensor
+    block_length: int | None = None
 
     @classmethod
-    def of(cls, tokens_BL: Tensor, masking: Masking, told_B: Tensor | None = None) -> "Batch":
+    def of(
+        cls, tokens_BL: Tensor, masking: Masking, told_B: Tensor | None = None, block_length: int | None = None
+    ) -> "Batch":
         told_B = masking.timestep_B if told_B is None else told_B
-        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0], told_B)
+        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0], told_B, block_length)
 
 
 def told(masking: Masking, sees: str, generator: torch.Generator) -> Tensor:
@@ -74,7 +78,7 @@ class TrainBatches:
         places = range(rank, micro, world_size)
         self.rows = [slice(place * share, (place + 1) * share) for place in places]  # of each micro-batch
         spare = 0 if corpus.aligned else 1  # an unaligned epoch starts at a random offset below one sequence
-        self.sequences = len(corpus.train_T) // config.data.sequence_length - spare
+        self.sequences = len(corpus.train_T) // (corpus.rows * config.data.sequence_length) - spare
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -92,14 +96,15 @@ class TrainBatches:
         size, length = self.config.trainer.batch_size, self.length(step)
         starts = [self._start(index) for index in range(step * size, (step + 1) * size)]
         maskable_T = self.corpus.train_maskable_T
-        maskable_BL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+        maskable_BL = None if maskable_T is None else torch.from_numpy(rows_of(maskable_T, starts, length))
         # Masks are drawn for the whole batch, whichever rows are wanted: the draw may not depend on the ranks.
         masking = mask_tokens(size, length, self.config.objective, self._noise(step), maskable_BL)
         told_B = told(masking, self.config.model.router.sees, torch_stream(self.config.seed, "told timesteps", step))
         batches = []
         for rows in self.rows:
-            tokens_BL = torch.from_numpy(_rows(self.corpus.train_T, starts[rows], length).astype(np.int64))
-            batches.append(Batch.of(tokens_BL, Masking(*(part[rows] for part in masking)), told_B[rows]))
+            tokens_BL = torch.from_numpy(rows_of(self.corpus.train_T, starts[rows], length).astype(np.int64))
+            own = Masking(*(part[rows] for part in masking))
+            batches.append(Batch.of(tokens_BL, own, told_B[rows], block_length_at(self.config, step)))
         return batches
 
     def length(self, step: int) -> int:
@@ -118,7 +123,7 @@ class TrainBatches:
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         rng = numpy_stream(self.config.seed, "data order", epoch)
-        length = self.config.data.sequence_length
+        length = self.corpus.rows * self.config.data.sequence_length
         offset = 0 if self.corpus.aligned else int(rng.integers(length))
         return offset + length * rng.permutation(self.sequences)
 
@@ -126,7 +131,8 @@ class TrainBatches:
         return torch_stream(self.config.seed, "masks", step)
 
 
-def _rows(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:
+def rows_of(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:
+    """As many values from each start on. Returns (N, length)."""
     return np.stack([values_T[start : start + length] for start in starts])
 
 
@@ -144,9 +150,9 @@ def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor | None]:
         )
     chosen = numpy_stream(config.seed, "validation sequences").permutation(available)[:count]
     starts = [int(i) * length for i in chosen]
-    tokens_NL = torch.from_numpy(_rows(corpus.validation_T, starts, length).astype(np.int64))
+    tokens_NL = torch.from_numpy(rows_of(corpus.validation_T, starts, length).astype(np.int64))
     maskable_T = corpus.validation_maskable_T
-    return tokens_NL, None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+    return tokens_NL, None if maskable_T is None else torch.from_numpy(rows_of(maskable_T, starts, length))
 
 
 class MaskedTextModule(lightning.LightningDataModule):
@@ -158,6 +164,12 @@ class MaskedTextModule(lightning.LightningDataModule):
         self.corpus = load(config.data)
 
     def train_dataloader(self) -> TrainBatches:
+        if self.config.objective.kind == "vrpo":
+            from core.data.preferences import PreferenceBatches
+
+            return PreferenceBatches(
+                self.config, self.corpus, self.first_step, rank=self.rank, world_size=self.world_size
+            )
         return TrainBatches(self.config, self.corpus, self.first_step, rank=self.rank, world_size=self.world_size)
 
     def floor(self) -> float | None:
@@ -174,7 +186,7 @@ class MaskedTextModule(lightning.LightningDataModule):
             if self.config.objective.kind == "autoregressive":
                 nelbo.append(-source.log_probability(tokens_BL) / tokens_BL.shape[1])
             else:
-                nelbo.append(posterior_nelbo(source, tokens_BL, masked_BL))
+                nelbo.append(posterior_nelbo(source, tokens_BL, masked_BL, self.config.model.block_length))
         return float(np.concatenate(nelbo).mean())
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -182,6 +194,10 @@ class MaskedTextModule(lightning.LightningDataModule):
 
         Every rank has as many batches, each with the rank's rows of the one batch: none, where it has too few.
         """
+        if self.config.objective.kind == "vrpo":
+            from core.data.preferences import validation_pairs
+
+            return validation_pairs(self.config, self.corpus, rank=self.rank, world_size=self.world_size)
         seed = self.config.seed
         tokens_NL, maskable_NL = held_out(self.config, self.config.data.validation_sequences)
         noise = torch_stream(seed, "validation masks")

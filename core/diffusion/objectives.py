@@ -39,6 +39,22 @@ def weighted_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_M: Te
     return cross_entropy_M.new_zeros(len(length_B)).index_add(0, sequence_M, weight_M * cross_entropy_M) / length_B
 
 
+def preference_margins(nats_P2: Tensor, reference_P2: Tensor, beta: float) -> Tensor:
+    """How much more a model prefers the chosen response than its reference does: beta times the difference of implicit
+    rewards, B(chosen) - B_ref(chosen) - (B(rejected) - B_ref(rejected)), with B minus the NELBO. Returns (P,).
+
+    nats_P2, reference_P2: NELBO of chosen and rejected responses, in nats a response, under the same timesteps and masks,
+    so that what both find hard in a mask cancels (VRPO: LLaDA 1.5, arXiv 2505.19223, Eq. 5 and Sec. 3.3).
+    """
+    reward_P2 = reference_P2 - nats_P2
+    return beta * (reward_P2[:, 0] - reward_P2[:, 1])
+
+
+def preference_loss(margins_P: Tensor) -> Tensor:
+    """-log sigmoid of the margins, their mean (DPO, arXiv 2305.18290, Eq. 7, on bounds)."""
+    return F.softplus(-margins_P).mean()
+
+
 def total_loss(nelbo: Tensor, load_balancing: Tensor, z_loss: Tensor, *, weights: tuple[float, float]) -> Tensor:
     """NELBO + w_LB L_LB + w_Z L_Z (LLaDA-MoE Eq. 4); the sum is what trains, the NELBO alone is what is reported."""
     return nelbo + weights[0] * load_balancing + weights[1] * z_loss

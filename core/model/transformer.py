@@ -16,6 +16,7 @@ from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.norm import RMSNorm
 from core.model.routing import Conditions, Routing
+from core.model.sight import Sight, beside_clean, block_causal
 from core.streams import torch_stream
 
 
@@ -61,7 +62,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim if per_head else inner, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim if per_head else shared, config.norm_eps)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | None = None) -> Tensor:
+    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | Sight | None = None) -> Tensor:
         q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
         if self.qk_norm == "projection":
             q_BLI, k_BLI = self.q_norm(q_BLI), self.k_norm(k_BLI)
@@ -112,7 +113,7 @@ class Layer(nn.Module):
         x_BLD: Tensor,
         rotation: tuple[Tensor, Tensor],
         given: Conditions,
-        view: View | None = None,
+        view: View | Sight | None = None,
     ) -> tuple[Tensor, LayerRouting | None]:
         x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation, view)
         normed_BLD = self.post_attention_norm(x_BLD)
@@ -162,14 +163,24 @@ class Denoiser(nn.Module):
         timestep_B: Tensor | None = None,
         ratio_B: Tensor | None = None,
         window: Window | None = None,
+        clean_BL: Tensor | None = None,
+        block_length: int | None = None,
     ) -> Hidden:
         """Run all layers. tokens_BL: (B, L) int64, masks in place; timestep_B, ratio_B as in `conditions`.
 
         window: where given, tokens_BL are those of its positions only, (B, W), and see the rest in its stores.
+        block_length: of a network with blocks, instead of its own. clean_BL: the same tokens without masks, which those of
+        later blocks then see instead: routings are of the noisy tokens and the clean ones, sequence by sequence.
         """
+        length, sight = tokens_BL.shape[1], None
+        block_length = block_length or self.config.block_length
+        if window is None and block_length is not None and block_length < length:
+            see = block_causal if clean_BL is None else beside_clean
+            sight = see(length, block_length, tokens_BL.device)
+            tokens_BL = tokens_BL if clean_BL is None else torch.cat([tokens_BL, clean_BL], 1)
         given = self.conditions(tokens_BL, timestep_B, ratio_B)
         x_BLD = self.embed(tokens_BL)
-        rotation = self._rotation(tokens_BL, window)
+        rotation = self._rotation(tokens_BL, window, sight)
         routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
         recompute = self.recompute_layers and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
@@ -177,18 +188,23 @@ class Denoiser(nn.Module):
                 x_BLD, routing = layer(x_BLD, rotation, given, window.at(index))
             elif recompute:
                 x_BLD, routing = checkpoint(
-                    layer, x_BLD, rotation, given, use_reentrant=False, preserve_rng_state=False
+                    layer, x_BLD, rotation, given, sight, use_reentrant=False, preserve_rng_state=False
                 )
+            elif sight is not None:
+                x_BLD, routing = layer(x_BLD, rotation, given, sight)
             else:
                 x_BLD, routing = layer(x_BLD, rotation, given)
             if routing is not None:
                 routings.append(routing)
             sums.append(x_BLD.detach().sum(dtype=torch.float32))
-        return Hidden(self.norm(x_BLD), routings, torch.stack(sums))
+        return Hidden(self.norm(x_BLD[:, :length]), routings, torch.stack(sums))
 
-    def _rotation(self, tokens_BL: Tensor, window: Window | None) -> tuple[Tensor, Tensor]:
+    def _rotation(self, tokens_BL: Tensor, window: Window | None, sight: Sight | None) -> tuple[Tensor, Tensor]:
         length = tokens_BL.shape[1] if window is None else window.extent
         tables = rope_tables(length, self.config.head_dim, self.config.rope_theta, tokens_BL.device)
+        if sight is not None:
+            cos_WP, sin_WP = (table[sight.place_W] for table in tables)
+            return cos_WP, sin_WP
         if window is None or window.position_BW is None:
             return tables
         cos_B1WP, sin_B1WP = (table[window.position_BW][:, None] for table in tables)

@@ -68,6 +68,10 @@ def check_probe(config: RunConfig, timesteps: int) -> None:
         raise UserError("the model is dense (model.num_experts=0): it routes nothing")
     if config.objective.kind == "autoregressive":
         raise UserError("objective.kind=autoregressive masks nothing and has no timesteps")
+    if config.model.block_length is not None:
+        raise UserError(
+            f"model.block_length={config.model.block_length} has clean tokens routed beside the noisy ones: not probed"
+        )
     if timesteps < 2:
         raise UserError(f"a dependence on the timestep needs at least 2 timesteps, not {timesteps}")
 

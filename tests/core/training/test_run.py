@@ -247,6 +247,11 @@ FAMILIES = {
     "bias balanced": {"model.router.kind": "bias_balanced", "model.router.scores": "sigmoid"},
     "varied lengths": {"data.variable_length_share": 0.5, "data.variable_length_min": 4},
     "shifted, weighed by context": {"model.shifted": True, "objective.weighting": "cart"},
+    "blocks": {"model.block_length": 8},
+    "blocks that rise and fall": {
+        "model.block_length": 4, "objective.block_schedule": "wsd", "objective.block_warmup": 0.5,
+        "objective.block_decay": 0.25,
+    },
     "exact counts": {"objective.exact_mask_count": True, "objective.timesteps": "antithetic"},
 }  # fmt: skip
 
@@ -289,6 +294,23 @@ def test_the_weights_of_cart_train_and_the_nelbo_stays_the_bound() -> None:
     assert torch.equal(cart.validation_step(batch, 0)["nelbo_B"], plain.validation_step(batch, 0)["nelbo_B"])
     with pytest.raises(UserError, match="objective.weighting=cart"):
         quick(objective__weighting="cart", objective__kind="autoregressive", model__causal=True)
+
+
+def test_blocks_are_validated_in_the_networks_own_length_and_their_clean_tokens_counted_in_training_alone() -> None:
+    config = build(QUICK, FAMILIES["blocks that rise and fall"])
+    module, data = MaskedDiffusion(config), MaskedTextModule(config)
+    batches = data.train_dataloader()
+    lengths = [batches.batch(step).block_length for step in range(12)]
+    assert lengths == [1, 1, 2, 4, 8, 16, 32, 32, 32, 16, 8, 4]
+    whole, blocks = (batches.batch(step) for step in (8, 11))
+    tokens = [len(module.predict(batch).routings[0].routing.experts_NK) for batch in (whole, blocks)]
+    assert tokens == [8 * 32, 2 * 8 * 32]
+    batch = next(iter(data.val_dataloader()))
+    out = module.validation_step(batch, 0)
+    assert out["counts_LE"].sum(1).tolist() == [8 * 32 * 2] * 2 and out["top1_SN"].shape == (2, 8 * 32)
+    with torch.no_grad():
+        own_B = module.predict(batch._replace(block_length=4)).nelbo_B
+    torch.testing.assert_close(out["nelbo_B"], own_B)
 
 
 def test_an_autoregressive_model_sees_only_what_came_before() -> None:
