@@ -136,7 +136,9 @@ def _parser() -> argparse.ArgumentParser:
     dashboard = _command(commands, "dashboard", "the sweep's W&B workspace and report", name=True, json=True)
     dashboard.add_argument("--wandb", metavar="ENTITY/PROJECT", help="where its runs are mirrored to")
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
-    train.add_argument("config", metavar="CONFIG", help="a preset, or a YAML config, such as an exported one; or one with stages")
+    train.add_argument(
+        "config", metavar="CONFIG", help="a preset, or a YAML config, such as an exported one; or one with stages"
+    )
     train.add_argument("--dry-run", action="store_true", help="check shapes, schedule, data and layout; train nothing")
     train.add_argument("--cluster", metavar="CLUSTER", help="with --dry-run: plan for it, such as 64xH100-80G")
     train.add_argument("--stage", metavar="NAME", help="of a config with stages: train up to this one")

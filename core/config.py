@@ -25,18 +25,42 @@ class ObjectiveConfig:
     """What is minimised, and the auxiliary losses beside it (LLaDA-MoE Eq. 4).
 
     masked_diffusion is Eq. 2; sft is Eq. 5 (only responses are masked); autoregressive is the cross-entropy of the
-    next token.
+    next token; vrpo prefers chosen responses to rejected ones by their bounds (LLaDA 1.5, arXiv 2505.19223).
     """
 
-    kind: Literal["masked_diffusion", "sft", "autoregressive"] = "masked_diffusion"
+    kind: Literal["masked_diffusion", "sft", "autoregressive", "vrpo"] = "masked_diffusion"
     epsilon: float = 1e-3  # masking probability is (1 - epsilon) t + epsilon
     timesteps: Literal["stratified", "antithetic", "uniform"] = "stratified"
     exact_mask_count: bool = False  # mask a fixed number of tokens for each timestep rather than each by chance
+    weighting: Literal["bound", "cart"] = "bound"  # of masked tokens in training: 1 / p, or Dream's by their context
+    cart_p: float = 0.1  # of CART's geometric kernel: about 1 / p tokens on either side count
+    block_schedule: Literal["constant", "wsd"] = (
+        "constant"  # wsd: block lengths rise from 1 to the whole sequence, stay, and
+    )
+    block_warmup: float = 0.1  # fall back to model.block_length (LLaDA2.0); shares of the steps that it takes to rise
+    block_decay: float = 0.1  # and to fall
+    beta: float = 0.2  # vrpo: how much a nat of the bound, beyond the reference's, is worth
+    draws: int = 8  # vrpo: timesteps of a response, each with one mask
     load_balancing_weight: float = 0.01
     z_loss_weight: float = 0.001
 
     def __post_init__(self) -> None:
         require(0 < self.epsilon < 1, f"objective.epsilon must lie in (0, 1), not {self.epsilon}")
+        for name in ("block_warmup", "block_decay"):
+            require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
+        require(
+            self.block_warmup + self.block_decay <= 1,
+            f"objective.block_warmup={self.block_warmup} and objective.block_decay={self.block_decay} are shares of the "
+            "steps: together at most 1",
+        )
+        require(self.beta > 0, f"objective.beta must be positive, not {self.beta}")
+        require(self.draws >= 1, f"objective.draws must be at least 1, not {self.draws}")
+        require(0 < self.cart_p < 1, f"objective.cart_p must lie in (0, 1), not {self.cart_p}")
+        require(
+            self.weighting == "bound" or self.kind in ("masked_diffusion", "sft"),
+            f"objective.weighting={self.weighting} weighs masked tokens by what is visible around them, and "
+            f"objective.kind={self.kind} doesn't learn so: use bound",
+        )
         for name in ("load_balancing_weight", "z_loss_weight"):
             require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
 
@@ -49,8 +73,8 @@ class DataConfig:
     sequence_length], so that no padding is computed (LLaDA-MoE, arXiv 2509.24389, Sec. 3).
     """
 
-    # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, task:NAME, a source, or a weighted mixture
-    # such as "0.7*stdlib + 0.3*text:PATH"
+    # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, preferences:FILE, task:NAME, a source, or a
+    # weighted mixture such as "0.7*stdlib + 0.3*text:PATH"
     corpus: str = "stdlib"
     tokenizer: str = "bytes"  # bytes, or the path of a tokenizer.json
     sequence_length: int = 128
@@ -194,7 +218,8 @@ class RunConfig:
         data = self.data
         short = (data.variable_length_min + data.sequence_length) / 2
         length = data.sequence_length + data.variable_length_share * (short - data.sequence_length)
-        return self.trainer.batch_size * length
+        sequences = 2 * self.objective.draws if self.objective.kind == "vrpo" else 1  # of a pair
+        return self.trainer.batch_size * length * sequences
 
 
 def _check_precision(config: RunConfig) -> None:
@@ -258,9 +283,28 @@ def _check_objective(config: RunConfig) -> None:
             f"objective.kind={kind} needs model.causal=false: a masked token is predicted from both sides",
         )
         require(model.mask_id is not None, f"objective.kind={kind} needs a mask token: set model.mask_id")
+    blocks = model.block_length is not None
     require(
-        kind != "sft" or not config.data.variable_length_share,
-        "objective.kind=sft has the lengths of its responses: set data.variable_length_share to 0",
+        blocks or config.objective.block_schedule == "constant",
+        "objective.block_schedule=wsd falls back to blocks of model.block_length: set that",
+    )
+    require(
+        not blocks or config.objective.weighting == "bound",
+        f"objective.weighting={config.objective.weighting} weighs tokens by all that is visible around them, and with "
+        "model.block_length later blocks aren't: use bound",
+    )
+    if kind == "vrpo":
+        require(
+            config.trainer.initial_weights is not None,
+            "objective.kind=vrpo compares with the model that it starts from: set trainer.initial_weights",
+        )
+        require(
+            config.trainer.strategy == "single",
+            "objective.kind=vrpo keeps a second network as its reference: use trainer.strategy=single",
+        )
+    require(
+        kind not in ("sft", "vrpo") or not config.data.variable_length_share,
+        f"objective.kind={kind} has the lengths of its responses: set data.variable_length_share to 0",
     )
     require(
         config.data.sequence_length <= model.max_positions,
@@ -291,6 +335,11 @@ def _check_packing(config: RunConfig) -> None:
     require(
         not config.data.packing or not model.num_experts or model.router.kind != "expert_choice",
         "data.packing=true with model.router.kind=expert_choice would let conversations compete for experts: use topk",
+    )
+    require(
+        not config.data.packing or not (model.shifted or model.block_length),
+        f"data.packing=true confines attention to conversations, and model.{'shifted' if model.shifted else 'block_length'} "
+        "looks beyond them: set it to false",
     )
 
 

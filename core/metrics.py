@@ -47,6 +47,15 @@ METRICS: dict[str, Metric] = {
         "min",
         "NELBO minus that of the exact posterior of a synthetic source on the same masks",
     ),
+    "val/preference_accuracy": Metric(
+        "preference accuracy",
+        "share",
+        "max",
+        "held-out pairs whose chosen response's bound gained more on the reference than the rejected one's (a tie is half)",
+    ),
+    "val/preference_margin": Metric(
+        "preference margin", "", "max", "beta times the difference of implicit rewards, mean over held-out pairs"
+    ),
     "load/max_vio": Metric(
         "MaxVio", "", "min", "(max load - mean load) / mean load over the validation set, mean over layers"
     ),

@@ -57,15 +57,28 @@ def describe(decoders: Decoders, configs: Mapping[str, RunConfig]) -> dict[str, 
     if next(iter(configs)) in causal:
         raise UserError("decoders: the control is causal and is decoded in one way only: let it be a masked model")
     names = {factor.key: factor.name for factor in decoders.factors}
-    ways = []
+    ways: list[dict[str, Any]] = []
     for arm in arms:
         given = _sampling_settings(arm.name, {**decoders.settings, **arm.settings}, length)
         said = (f"{names[key]} {text(level)}" for key, level in arm.settings.items() if level is not None)
         ways.append({"name": arm.name, "label": ", ".join(said), "settings": given})
+    _check_own_blocks(configs, ways)
     return {
         "task": task, "examples": decoders.examples, "decode_seeds": decoders.decode_seeds, "length": length,
         "margin": decoders.margin, "control": ways[0]["name"], "ways": ways, "causal": causal,
     }  # fmt: skip
+
+
+def _check_own_blocks(configs: Mapping[str, RunConfig], ways: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse other blocks than a network's own."""
+    for arm, config in configs.items():
+        own = config.model.block_length
+        for way in ways if own else ():
+            if way["settings"].get("block_length") not in (None, own):
+                raise UserError(
+                    f"decoders: {way['name']}: the arm {arm} is decoded in its own blocks (model.block_length={own}): leave "
+                    "block_length out"
+                )
 
 
 def _task(config: RunConfig) -> str:

@@ -74,7 +74,7 @@ def _decoded(config: RunConfig, denoiser: Denoiser, prompts: list[list[int]], se
     if config.model.causal:
         return sample_autoregressive(denoiser, prompts, settings.length, temperature=settings.temperature)
     mask_id = check_sampling(config.model, prompts, settings)
-    return sample(NetworkPredictor(denoiser), prompts, settings, mask_id)
+    return sample(NetworkPredictor(denoiser), prompts, settings, mask_id, aligned=config.model.block_length)
 
 
 def _reader(

@@ -71,7 +71,8 @@ def _events(opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling
             opened.denoiser, prompts, settings.length, temperature=settings.temperature, seed=settings.seed
         )
     predictor = NetworkPredictor(opened.denoiser, settings.cache)
-    return decode(predictor, prompts, settings, opened.config.mask_id, device=opened.denoiser.embed.weight.device)
+    device, aligned = opened.denoiser.embed.weight.device, opened.config.block_length
+    return decode(predictor, prompts, settings, opened.config.mask_id, device=device, aligned=aligned)
 
 
 class _Screen:

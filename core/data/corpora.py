@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from core.data.mixtures import Part, blend, kinds, parse, shares
 from core.data.packing import lay_out
 from core.data.shards import Shards, load_shards
 from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
-from core.data.tasks import examples
+from core.data.tasks import examples, spoiled
 from core.data.tokenizers import Tokenizer, Vocabulary, load_tokenizer
 from core.errors import UserError
 from core.streams import numpy_stream
 
 SYNTHETIC_TOKENS = 1_000_000
+GENERATED = 4_000  # pairs of responses to a task
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Corpus:
     train_T, validation_T: (T,) token ids; both can be sliced, and may lie on disk. aligned: sequences start at
     multiples of the sequence length only.
     train_maskable_T, validation_maskable_T: (T,) bool, True in responses, for supervised fine-tuning; None: everywhere.
+    rows: sequences that make one example: 2 for a chosen and a rejected response to one prompt.
     train_domain_S, validation_domain_S: (sequences,) which domain of a mixture each came from.
     train_segments_T, validation_segments_T: (T,) int16, where sequences are packed: 0 for filling, else which of a
     sequence's conversations the token is of, from 1 on.
@@ -45,6 +47,7 @@ class Corpus:
     fingerprint: str
     vocabulary: Vocabulary
     aligned: bool = False
+    rows: int = 1
     source: Source | None = None
     entropy: float | None = None
     bytes_per_token: float | None = None
@@ -75,23 +78,23 @@ def load(config: DataConfig) -> Corpus:
             f"data.validation_sequences={config.validation_sequences} is too few for the {len(parts)} parts of data.corpus"
         )
     for part, wanted in zip(parts, shares([part.weight for part in parts], config.validation_sequences), strict=True):
-        _check_room(config, part, wanted)
+        _check_room(config, part, wanted, corpus.rows)
     return corpus
 
 
-def _check_room(config: DataConfig, part: Part, wanted: int) -> None:
+def _check_room(config: DataConfig, part: Part, wanted: int, rows: int) -> None:
     for name, tokens in (("training", part.train), ("validation", part.validation)):
         if tokens < 2 * config.sequence_length:
             raise UserError(
                 f"data.corpus={part.name} has only {tokens} {name} tokens: "
                 f"too few for data.sequence_length={config.sequence_length}; use more text or shorter sequences"
             )
-    available = part.validation // config.sequence_length
+    available = part.validation // (rows * config.sequence_length)
     if wanted > available:
         share = "" if part.name == config.corpus else f", {wanted} of them of a part"
         raise UserError(
             f"data.validation_sequences={config.validation_sequences}{share}, but data.corpus={part.name} holds out only "
-            f"{available} sequences of length {config.sequence_length}"
+            f"{available} {'pairs of ' if rows > 1 else ''}sequences of length {config.sequence_length}"
         )
 
 
@@ -124,6 +127,8 @@ def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, templa
         return _from_text(kind, argument, tokenizer)
     if kind == "instructions":
         return _instructions(argument, tokenizer, sequence_length, packing, template)
+    if kind == "preferences":
+        return _preferences(argument, tokenizer, sequence_length)
     if kind == "task":
         return _task(argument, tokenizer, sequence_length, packing)
     if tokenizer != "bytes":
@@ -141,7 +146,7 @@ def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, templa
         )
     if kind in SOURCES:
         return SOURCES[kind](sequence_length)
-    known = [*TEXTS, "instructions", "task", "tokens", *SOURCES]
+    known = [*TEXTS, "instructions", "preferences", "task", "tokens", *SOURCES]
     raise UserError(
         f"data.corpus='{name}' is unknown: use one of {', '.join(known)} (some take a path, as in text:PATH)"
     )
@@ -195,6 +200,37 @@ def _task(argument: str, tokenizer_name: str, sequence_length: int, packing: boo
     pairs = [(f"task:{argument}", *pair) for pair in (*made.train, *made.held_out)]
     tokenizer = load_tokenizer(tokenizer_name)
     return _of_pairs(f"task:{argument}", pairs, len(made.held_out), tokenizer, sequence_length, packing)
+
+
+def _preferences(argument: str, tokenizer_name: str, sequence_length: int) -> Corpus:
+    """preferences:FILE.jsonl with "prompt", "chosen" and "rejected": two sequences a pair, each filled up with eos.
+
+    preferences:task:NAME makes its own: a task's right response, and one that is wrong by a symbol. Raises UserError as
+    `_instructions` does.
+    """
+    kind, _, task = argument.partition(":")
+    rows: list[tuple[str, str, str]] = []
+    if kind == "task" and task:
+        made, rng = examples(task), numpy_stream(0, "preferences", task)
+        for prompt, right in (*made.train[:GENERATED], *made.held_out[: GENERATED // 4]):
+            wrong = spoiled(task, prompt, right, rng)
+            rows += [(f"task:{task}", prompt, right), (f"task:{task}", prompt, wrong)]
+        held = len(made.held_out[: GENERATED // 4])
+    else:
+        path = Path(argument).expanduser()
+        if not path.is_file():
+            raise UserError(f"data.corpus=preferences:{argument}: '{argument}' is no file; name a .jsonl of pairs")
+        for number, row in read_jsonl(path):
+            for key in ("prompt", "chosen", "rejected"):
+                if not isinstance(row.get(key), str):
+                    known = ", ".join(row) or "none"
+                    raise UserError(f'{path}:{number} has no text under "{key}"; its keys are {known}')
+            rows += [(f"{path}:{number}", row["prompt"], row[key]) for key in ("chosen", "rejected")]
+        held = len(rows) // 20
+        if len(rows) < 40:
+            raise UserError(f"{path} has {len(rows) // 2} pairs: at least 20 are needed, two of them to hold out")
+    name = "preferences" if kind != "task" else f"preferences:task:{task}"
+    return replace(_of_pairs(name, rows, 2 * held, load_tokenizer(tokenizer_name), sequence_length), rows=2)
 
 
 def _of_pairs(

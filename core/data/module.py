@@ -16,6 +16,7 @@ from core.data.mixtures import Draws, Part, shares
 from core.data.packing import Packed, conversations, locate
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
+from core.diffusion.blocks import block_length_at
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.errors import UserError
 from core.streams import numpy_stream, torch_stream
@@ -27,7 +28,8 @@ class Batch(NamedTuple):
     tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
     (B L,) batch: found here, on the host, so that the device never has to say how many there are. told_B: the timestep
     that routers are told. domain_B: which part of a mixture each sequence is of, in validation. packed: the
-    conversations of its sequences, where those are packed.
+    conversations of its sequences, where those are packed. block_length: of block diffusion at this step; None: the
+    network's own, if any.
     """
 
     tokens_BL: Tensor
@@ -36,13 +38,20 @@ class Batch(NamedTuple):
     told_B: Tensor
     domain_B: Tensor | None = None
     packed: Packed | None = None
+    block_length: int | None = None
 
     @classmethod
     def of(
-        cls, tokens_BL: Tensor, masking: Masking, told_B: Tensor | None = None, domain_B: Tensor | None = None
+        cls,
+        tokens_BL: Tensor,
+        masking: Masking,
+        told_B: Tensor | None = None,
+        domain_B: Tensor | None = None,
+        block_length: int | None = None,
     ) -> "Batch":
         told_B = masking.timestep_B if told_B is None else told_B
-        return cls(tokens_BL, masking, masking.masked_BL.flatten().nonzero()[:, 0], told_B, domain_B)
+        index_M = masking.masked_BL.flatten().nonzero()[:, 0]
+        return cls(tokens_BL, masking, index_M, told_B, domain_B, block_length=block_length)
 
     def with_conversations(self, segments_BL: Tensor, response_BL: Tensor, denominator: float) -> "Batch":
         """The same of packed sequences."""
@@ -109,15 +118,16 @@ class TrainBatches:
         size, length = self.config.trainer.batch_size, self.length(step)
         starts = [self._start(index) for index in range(step * size, (step + 1) * size)]
         maskable_T = self.corpus.train_maskable_T
-        maskable_BL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+        maskable_BL = None if maskable_T is None else torch.from_numpy(rows_of(maskable_T, starts, length))
         # Masks are drawn for the whole batch, whichever rows are wanted: the draw may not depend on the ranks.
         masking = mask_tokens(size, length, self.config.objective, self._noise(step), maskable_BL)
         told_B = told(masking, self.config.model.router.sees, torch_stream(self.config.seed, "told timesteps", step))
         segments_BL = _segments(self.corpus.train_segments_T, starts, length)
         batches = []
         for rows in self.rows:
-            tokens_BL = torch.from_numpy(_rows(self.corpus.train_T, starts[rows], length).astype(np.int64))
-            batch = Batch.of(tokens_BL, Masking(*(part[rows] for part in masking)), told_B[rows])
+            tokens_BL = torch.from_numpy(rows_of(self.corpus.train_T, starts[rows], length).astype(np.int64))
+            own, block_length = Masking(*(part[rows] for part in masking)), block_length_at(self.config, step)
+            batch = Batch.of(tokens_BL, own, told_B[rows], block_length=block_length)
             if segments_BL is not None and maskable_BL is not None:
                 share = int(conversations(segments_BL).sum()) * len(tokens_BL) / size
                 batch = batch.with_conversations(segments_BL[rows], maskable_BL[rows], share)
@@ -141,12 +151,12 @@ class TrainBatches:
 
     def _sequences(self, part: Part) -> int:
         spare = 0 if self.corpus.aligned else 1  # an unaligned epoch starts at a random offset below one sequence
-        return part.train // self.config.data.sequence_length - spare
+        return part.train // (self.corpus.rows * self.config.data.sequence_length) - spare
 
     def _draw_order(self, epoch: int, part: int = 0) -> np.ndarray:
         names = () if self.draws is None else (self.parts[part].name,)
         rng = numpy_stream(self.config.seed, "data order", epoch, *names)
-        length = self.config.data.sequence_length
+        length = self.corpus.rows * self.config.data.sequence_length
         offset = 0 if self.corpus.aligned else int(rng.integers(length))
         return offset + length * rng.permutation(self._sequences(self.parts[part]))
 
@@ -159,12 +169,13 @@ def _parts(config: RunConfig, corpus: Corpus) -> tuple[Part, ...]:
     return corpus.parts or (Part(config.data.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T)),)
 
 
-def _rows(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:
+def rows_of(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:
+    """As many values from each start on. Returns (N, length)."""
     return np.stack([values_T[start : start + length] for start in starts])
 
 
 def _segments(segments_T: np.ndarray | None, starts: list[int], length: int) -> Tensor | None:
-    return None if segments_T is None else torch.from_numpy(_rows(segments_T, starts, length).astype(np.int64))
+    return None if segments_T is None else torch.from_numpy(rows_of(segments_T, starts, length).astype(np.int64))
 
 
 def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor | None]:
@@ -193,9 +204,9 @@ class _HeldOut(NamedTuple):
 def _held_out(config: RunConfig, corpus: Corpus, count: int) -> _HeldOut:
     length = config.data.sequence_length
     starts, domain_N = _held_out_starts(config, corpus, count)
-    tokens_NL = torch.from_numpy(_rows(corpus.validation_T, starts, length).astype(np.int64))
+    tokens_NL = torch.from_numpy(rows_of(corpus.validation_T, starts, length).astype(np.int64))
     maskable_T = corpus.validation_maskable_T
-    maskable_NL = None if maskable_T is None else torch.from_numpy(_rows(maskable_T, starts, length))
+    maskable_NL = None if maskable_T is None else torch.from_numpy(rows_of(maskable_T, starts, length))
     return _HeldOut(tokens_NL, maskable_NL, domain_N, _segments(corpus.validation_segments_T, starts, length))
 
 
@@ -230,6 +241,12 @@ class MaskedTextModule(lightning.LightningDataModule):
         self.corpus = load(config.data)
 
     def train_dataloader(self) -> TrainBatches:
+        if self.config.objective.kind == "vrpo":
+            from core.data.preferences import PreferenceBatches
+
+            return PreferenceBatches(
+                self.config, self.corpus, self.first_step, rank=self.rank, world_size=self.world_size
+            )
         return TrainBatches(self.config, self.corpus, self.first_step, rank=self.rank, world_size=self.world_size)
 
     def floor(self) -> float | None:
@@ -246,7 +263,7 @@ class MaskedTextModule(lightning.LightningDataModule):
             if self.config.objective.kind == "autoregressive":
                 nelbo.append(-source.log_probability(tokens_BL) / tokens_BL.shape[1])
             else:
-                nelbo.append(posterior_nelbo(source, tokens_BL, masked_BL))
+                nelbo.append(posterior_nelbo(source, tokens_BL, masked_BL, self.config.model.block_length))
         return float(np.concatenate(nelbo).mean())
 
     def val_dataloader(self) -> DataLoader[Batch]:
@@ -254,6 +271,10 @@ class MaskedTextModule(lightning.LightningDataModule):
 
         Every rank has as many batches, each with the rank's rows of the one batch: none, where it has too few.
         """
+        if self.config.objective.kind == "vrpo":
+            from core.data.preferences import validation_pairs
+
+            return validation_pairs(self.config, self.corpus, rank=self.rank, world_size=self.world_size)
         seed = self.config.seed
         held = _held_out(self.config, self.corpus, self.config.data.validation_sequences)
         tokens_NL, maskable_NL, domain_N, segments_NL = held

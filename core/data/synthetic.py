@@ -32,17 +32,26 @@ class Source(Protocol):
         """p(token | all visible tokens) at every position, what is masked there ignored. Returns (N, L, V)."""
 
 
-def posterior_nelbo(source: Source, tokens_NL: np.ndarray, masked_NL: np.ndarray) -> np.ndarray:
+def posterior_nelbo(
+    source: Source, tokens_NL: np.ndarray, masked_NL: np.ndarray, block_length: int | None = None
+) -> np.ndarray:
     """The NELBO in nats per token that the exact posterior has on sequences under exact-count masks.
 
     It is each sequence's mean -log p(token | visible) over its masked tokens: what a perfect denoiser would score on the
-    same masks. Returns (N,).
+    same masks. block_length: of block diffusion, where a block is given those before it clean and nothing of those after
+    it. Returns (N,).
     """
-    posterior_NLV = source.posterior(tokens_NL, masked_NL)
-    truth_NL = np.take_along_axis(posterior_NLV, tokens_NL.astype(np.int64)[..., None], axis=2)[..., 0]
-    with np.errstate(divide="ignore"):
-        surprise_NL = np.where(masked_NL, -np.log(truth_NL), 0.0)
-    return surprise_NL.sum(1) / masked_NL.sum(1)
+    length = tokens_NL.shape[1]
+    size, total_N = block_length or length, np.zeros(len(tokens_NL))
+    for start in range(0, length, size):
+        block = slice(start, min(start + size, length))
+        hidden_NL = masked_NL.copy()
+        hidden_NL[:, :start], hidden_NL[:, block.stop :] = False, True
+        posterior_NWV = source.posterior(tokens_NL, hidden_NL)[:, block]
+        truth_NW = np.take_along_axis(posterior_NWV, tokens_NL[:, block].astype(np.int64)[..., None], axis=2)[..., 0]
+        with np.errstate(divide="ignore"):
+            total_N += np.where(masked_NL[:, block], -np.log(truth_NW), 0.0).sum(1)
+    return total_N / masked_NL.sum(1)
 
 
 @dataclass(frozen=True)

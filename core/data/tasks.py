@@ -122,11 +122,17 @@ def examples(name: str) -> Examples:
     return Examples(pairs[held:], pairs[:held])
 
 
+@lru_cache(maxsize=8)
+def _symbols(name: str) -> list[str]:
+    """What a task's responses are made of."""
+    return sorted({symbol for _, right in examples(name).held_out for symbol in right})
+
+
 def spoiled(name: str, prompt: str, response: str, rng: np.random.Generator) -> str:
     """A response that is wrong by one symbol: another of the task's own, where the prompt hid something there if it hides
     anything. Raises ValueError where no such response is wrong."""
     hidden = [place for place, symbol in enumerate(prompt) if symbol == HIDDEN] or list(range(len(response)))
-    symbols = sorted({symbol for _, right in examples(name).held_out for symbol in right})
+    symbols = _symbols(name)
     for choice in rng.permutation(len(hidden) * len(symbols)):
         place, symbol = hidden[choice // len(symbols)], symbols[choice % len(symbols)]
         other = response[:place] + symbol + response[place + 1 :]

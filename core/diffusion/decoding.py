@@ -34,13 +34,15 @@ def decode(
     *,
     streams: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
+    aligned: int | None = None,
 ) -> Iterator[Fixed]:
     """Decode a response to each prompt, telling after each network call which tokens it fixed.
 
     A mask in a prompt is decoded with the response: blocks are of masks, in order, and the steps are split over the blocks of
     the sequence that has most. streams: what a sequence's random
     numbers are named after beside the seed (its place in the batch, unless given): they depend on nothing else, so that a
-    sequence is decoded alike in any batch.
+    sequence is decoded alike in any batch. aligned: the block length of a network with blocks, which count from a
+    sequence's first token on; the prompt may fill a part of one.
     """
     tokens_BL, length_B = lay_out(prompts, settings.length, mask_id, device)
     given_BL = (tokens_BL != mask_id) | (torch.arange(tokens_BL.shape[1], device=device) >= length_B[:, None])
@@ -49,16 +51,14 @@ def decode(
     generators = [torch_stream(settings.seed, "sampling", name, device=device) for name in names]
     holes_BH = given_BL.long().argsort(dim=1, stable=True)[:, : int((~given_BL).sum(1).max())]
     real_BH = torch.arange(holes_BH.shape[1], device=device) < (~given_BL).sum(1)[:, None]
-    size = settings.block_length or max(1, holes_BH.shape[1])
-    starts, step = range(0, holes_BH.shape[1], size), 0
+    blocks, step = _blocks(holes_BH, real_BH, settings.block_length, aligned), 0
     require(
-        settings.steps is None or settings.steps >= len(starts),
-        f"steps={settings.steps} are fewer than the {len(starts)} blocks of the masks in prompt and response",
+        settings.steps is None or settings.steps >= len(blocks),
+        f"steps={settings.steps} are fewer than the {len(blocks)} blocks of the masks in prompt and response",
     )
-    for block, start in enumerate(starts):
-        position_BW, wanted_BW = holes_BH[:, start : start + size], real_BH[:, start : start + size].clone()
-        count_BS = step_counts(wanted_BW.sum(1), _steps_of(block, len(starts), position_BW.shape[1], settings))
-        for call in range(size):
+    for block, (position_BW, wanted_BW) in enumerate(blocks):
+        count_BS = step_counts(wanted_BW.sum(1), _steps_of(block, len(blocks), position_BW.shape[1], settings))
+        for call in range(position_BW.shape[1]):
             if not wanted_BW.any():
                 break
             canvas = Canvas(tokens_BL, length_B, position_BW, wanted_BW, call == 0)
@@ -68,6 +68,23 @@ def decode(
             wanted_BW = wanted_BW & ~chosen_BW
             yield fixed._replace(step=step, block=block)
             step += 1
+
+
+def _blocks(holes_BH: Tensor, real_BH: Tensor, size: int | None, aligned: int | None) -> list[tuple[Tensor, Tensor]]:
+    """The masks' positions block by block, (B, W), and which of them there are, (B, W) bool."""
+    if aligned is None:
+        size = size or max(1, holes_BH.shape[1])
+        parts = [slice(start, start + size) for start in range(0, holes_BH.shape[1], size)]
+        return [(holes_BH[:, part], real_BH[:, part].clone()) for part in parts]
+    block_BH = holes_BH.div(aligned, rounding_mode="floor")
+    block_BH = block_BH - block_BH[:, :1]  # of each sequence's first one with a mask
+    blocks = []
+    for block in range(int(block_BH.masked_fill(~real_BH, -1).max()) + 1 if block_BH.numel() else 0):
+        member_BH = real_BH & (block_BH == block)
+        order_BW = (~member_BH).long().argsort(dim=1, stable=True)[:, : int(member_BH.sum(1).max())]
+        if order_BW.shape[1]:
+            blocks.append((holes_BH.gather(1, order_BW), member_BH.gather(1, order_BW)))
+    return blocks
 
 
 def _steps_of(block: int, blocks: int, size: int, settings: Sampling) -> int:
@@ -128,9 +145,10 @@ def sample(
     *,
     streams: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
+    aligned: int | None = None,
 ) -> Sampled:
     """Decode a response to each prompt, as `decode` does."""
-    events = decode(predict, prompts, settings, mask_id, streams=streams, device=device)
+    events = decode(predict, prompts, settings, mask_id, streams=streams, device=device, aligned=aligned)
     return collect(events, prompts, settings.length, calls=2 if settings.guidance else 1)
 
 

@@ -1,5 +1,6 @@
 """What is minimised: pure functions of logits, targets and masks, in nats."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,8 +18,41 @@ def nelbo_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_B: Tenso
     cross_entropy_M: (M,) nats; sequence_M: (M,) int64, the sequence of each; weight_B, length_B: (B,).
     Returns (B,) nats per token; their mean is the loss of the batch.
     """
-    weighted_M = weight_B[sequence_M] * cross_entropy_M
-    return cross_entropy_M.new_zeros(len(weight_B)).index_add(0, sequence_M, weighted_M) / length_B
+    return weighted_per_token(cross_entropy_M, sequence_M, weight_B[sequence_M], length_B)
+
+
+def context_weights(masked_BL: Tensor, p: float) -> Tensor:
+    """What each masked token counts for by the visible tokens around it, instead of 1 / p. Returns (B, L), 0 where visible.
+
+    w(n) = 1/2 sum over visible i of Geo(p, |n - i| - 1), with Geo(p, k) = p (1 - p)^k: near 1 between visible tokens only, 0
+    where all are masked (CART: Dream, arXiv 2508.15487). The loss is then no bound.
+    """
+    length = masked_BL.shape[1]
+    place_L = torch.arange(length, device=masked_BL.device)
+    distance_LL = (place_L[:, None] - place_L).abs()
+    kernel_LL = (p / 2 * (1 - p) ** (distance_LL - 1).float()).masked_fill(distance_LL == 0, 0.0)
+    return ((~masked_BL).float() @ kernel_LL).masked_fill(~masked_BL, 0.0)
+
+
+def weighted_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_M: Tensor, length_B: Tensor) -> Tensor:
+    """As `nelbo_per_token` with a weight for each masked token, (M,). Returns (B,)."""
+    return cross_entropy_M.new_zeros(len(length_B)).index_add(0, sequence_M, weight_M * cross_entropy_M) / length_B
+
+
+def preference_margins(nats_P2: Tensor, reference_P2: Tensor, beta: float) -> Tensor:
+    """How much more a model prefers the chosen response than its reference does: beta times the difference of implicit
+    rewards, B(chosen) - B_ref(chosen) - (B(rejected) - B_ref(rejected)), with B minus the NELBO. Returns (P,).
+
+    nats_P2, reference_P2: NELBO of chosen and rejected responses, in nats a response, under the same timesteps and masks,
+    so that what both find hard in a mask cancels (VRPO: LLaDA 1.5, arXiv 2505.19223, Eq. 5 and Sec. 3.3).
+    """
+    reward_P2 = reference_P2 - nats_P2
+    return beta * (reward_P2[:, 0] - reward_P2[:, 1])
+
+
+def preference_loss(margins_P: Tensor) -> Tensor:
+    """-log sigmoid of the margins, their mean (DPO, arXiv 2305.18290, Eq. 7, on bounds)."""
+    return F.softplus(-margins_P).mean()
 
 
 def total_loss(nelbo: Tensor, load_balancing: Tensor, z_loss: Tensor, *, weights: tuple[float, float]) -> Tensor:

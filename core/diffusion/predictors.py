@@ -66,12 +66,16 @@ class NetworkPredictor:
     Routers are told the share of a sequence's own tokens that is masked, as timestep and as mask ratio. cache: "prefix" keeps
     the keys and values of what comes before the active block from the block's first call on, "dual" those of all that is
     outside it (Fast-dLLM, arXiv 2505.22618, Sec. 3.2). Both approximate: kept keys and values don't see what the block has
-    become. Raises UserError for a router that would have to see the whole sequence.
+    become. Of a network with blocks both keep those of the blocks before, which are exact, and compute nothing after. Raises
+    UserError for a router that would have to see the whole sequence.
     """
 
     denoiser: Denoiser
     cache: Caching = "none"
     stores: list[Store] = field(default_factory=list, init=False, repr=False)
+    kept_BL: Tensor = field(
+        default_factory=lambda: torch.empty(0), init=False, repr=False
+    )  # tokens whose keys are stored
 
     def __post_init__(self) -> None:
         check_cache(self.denoiser.config, self.cache)
@@ -81,12 +85,17 @@ class NetworkPredictor:
         uneven = bool((canvas.length_B < canvas.tokens_BL.shape[1]).any())
         if uneven and needs_whole_sequence(self.denoiser.config):
             return from_function(lambda tokens_GL: self.denoiser(tokens_GL)[0])(canvas)
-        place_BW = canvas.position_BW  # of the block's tokens in the pass
-        if self.cache == "dual" and not canvas.first:
-            states_BWD = self._pass(canvas, canvas.position_BW, uneven)
-            place_BW = torch.arange(place_BW.shape[1], device=place_BW.device).expand_as(place_BW)
+        # Where the states are, in the pass, that predict the block's tokens.
+        place_BW = self.denoiser.source(canvas.position_BW, canvas.tokens_BL.shape[1])
+        if self.cache != "none" and self.denoiser.config.block_length is not None:
+            own_BW, extent = self._changed(canvas, self.denoiser.config.block_length)
+            states_BWD, place_BW = self._pass(canvas, own_BW, uneven, extent), place_BW - own_BW[:, :1]
+        elif self.cache == "dual" and not canvas.first:
+            shifted, own_BW = self.denoiser.config.shifted, canvas.position_BW
+            states_BWD = self._pass(canvas, torch.cat([place_BW, own_BW], 1) if shifted else own_BW, uneven)
+            place_BW = torch.arange(own_BW.shape[1], device=own_BW.device).expand_as(own_BW)
         elif self.cache == "prefix" and not canvas.first:
-            rest_BR = _from_block_on(canvas)
+            rest_BR = _from_on(place_BW[:, :1], canvas)
             states_BWD, place_BW = self._pass(canvas, rest_BR, uneven), place_BW - rest_BR[:, :1]
         elif self.cache == "none" and not uneven:
             states_BWD = self.denoiser.hidden(canvas.tokens_BL).states_BLD
@@ -96,12 +105,38 @@ class NetworkPredictor:
         sequence_M = canvas.wanted_BW.nonzero()[:, 0]
         return self.denoiser.logits(states_BWD[sequence_M, place_BW[canvas.wanted_BW]])
 
-    def _pass(self, canvas: Canvas, position_BW: Tensor | None, uneven: bool) -> Tensor:
-        """The states of the positions, which see all of their sequence: from the stores, where they are not computed."""
-        own_BL = _own(canvas)
+    def _changed(self, canvas: Canvas, size: int) -> tuple[Tensor, int]:
+        """From the first block on whose keys aren't those of its tokens to the end of the active one, the last position
+        again where others have more: (B, W); and the furthest end. Makes room where nothing fits what is kept."""
+        tokens_BL, longest = canvas.tokens_BL, canvas.tokens_BL.shape[1]
+        if self.kept_BL.shape != tokens_BL.shape:
+            self.stores = new_stores(self.denoiser.config, longest)
+            self.kept_BL = torch.full_like(tokens_BL, -1)
+        start_B = canvas.position_BW[:, 0].div(size, rounding_mode="floor") * size
+        end_B = (start_B + size).clamp(max=longest)
+        other_BL = self.kept_BL != tokens_BL
+        first_B = torch.where(other_BL.any(1), other_BL.long().argmax(1), longest)
+        first_B = torch.minimum(first_B.div(size, rounding_mode="floor") * size, start_B)
+        widest = torch.arange(int((end_B - first_B).max()), device=tokens_BL.device)
+        own_BW = torch.minimum(first_B[:, None] + widest, end_B[:, None] - 1)
+        self.kept_BL.scatter_(1, own_BW, tokens_BL.gather(1, own_BW))
+        return own_BW, int(end_B.max())
+
+    def _pass(self, canvas: Canvas, position_BW: Tensor | None, uneven: bool, extent: int | None = None) -> Tensor:
+        """The states of the positions, which see all of their sequence (with blocks: up to their own): from the stores,
+        where they are not computed. extent: what comes after is seen by none."""
+        own_BL, size = _own(canvas), self.denoiser.config.block_length
         masks_BL = (canvas.tokens_BL == self.denoiser.config.mask_id) & own_BL
         tokens_BW = canvas.tokens_BL if position_BW is None else canvas.tokens_BL.gather(1, position_BW)
-        window = Window(position_BW, own_BL if uneven else None, canvas.tokens_BL.shape[1], self.stores)
+        extent = extent or canvas.tokens_BL.shape[1]
+        visible = own_BL[:, :extent] if uneven else None
+        if size is not None:
+            place_L = torch.arange(extent, device=own_BL.device)
+            row_BW1 = (place_L[None] if position_BW is None else position_BW)[:, :, None]
+            visible = (row_BW1.div(size, rounding_mode="floor") >= place_L.div(size, rounding_mode="floor")) & own_BL[
+                :, None, :extent
+            ]
+        window = Window(position_BW, visible, extent, self.stores)
         return self.denoiser.hidden(tokens_BW, ratio_B=masks_BL.sum(1) / canvas.length_B, window=window).states_BLD
 
 
@@ -135,9 +170,9 @@ def _own(canvas: Canvas) -> Tensor:
     return torch.arange(length, device=canvas.length_B.device) < canvas.length_B[:, None]
 
 
-def _from_block_on(canvas: Canvas) -> Tensor:
-    """The positions from each sequence's block to its end, the last one again where others have more. Returns (B, R)."""
-    first_B1, last = canvas.position_BW[:, :1], canvas.tokens_BL.shape[1] - 1
+def _from_on(first_B1: Tensor, canvas: Canvas) -> Tensor:
+    """The positions from each sequence's given one to its end, the last again where others have more. Returns (B, R)."""
+    last = canvas.tokens_BL.shape[1] - 1
     most = int((canvas.length_B - first_B1[:, 0]).max())
     return (first_B1 + torch.arange(most, device=first_B1.device)).clamp(max=last)
 

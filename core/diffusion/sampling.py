@@ -155,6 +155,11 @@ def check_sampling(model: ModelConfig, prompts: Sequence[Sequence[int]], setting
             "the model has no mask token to decode (model.mask_id is none, or model.causal is true): it is autoregressive, "
             "so decode it as such"
         )
+    require(
+        model.block_length is None or settings.block_length in (None, model.block_length),
+        f"block_length={settings.block_length} isn't the network's own (model.block_length={model.block_length}), in which "
+        "it is decoded: leave it out",
+    )
     check_context(model, prompts, settings.length)
     return model.mask_id
 

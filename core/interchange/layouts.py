@@ -9,7 +9,13 @@ from core.config import ModelConfig, RouterConfig, get_field
 from core.errors import UserError
 
 # What every layout leaves out.
-COMMON = {"router.kind": "topk", "router.scores": "softmax", "router.gate_scale": 1.0}
+COMMON = {
+    "router.kind": "topk",
+    "router.scores": "softmax",
+    "router.gate_scale": 1.0,
+    "shifted": False,
+    "block_length": None,
+}
 DENSE = {"num_experts": 0}
 SPARSE = {"dense_layers": (), "shared_expert_width": 0}
 BIDIRECTIONAL = "bidirectional"  # our own key in config.json, of classes that are causal as shipped

@@ -23,6 +23,10 @@ class Store:
         if position_BW is None:
             self.keys_BGLP, self.values_BGLP = self._room(keys_BGWP), self._room(values_BGWP)
             return
+        if not self.keys_BGLP.numel():  # nothing but this pass yet
+            self.keys_BGLP, self.values_BGLP = (
+                x.new_zeros(*x.shape[:2], self.length, x.shape[3]) for x in (keys_BGWP, values_BGWP)
+            )
         index = position_BW[:, None, :, None].expand_as(keys_BGWP)
         self.keys_BGLP.scatter_(2, index, keys_BGWP)
         self.values_BGLP.scatter_(2, index, values_BGWP)
@@ -32,7 +36,7 @@ class Store:
 
 
 class View(NamedTuple):
-    """What one layer's attention sees in a pass: its store, the pass's positions, and which keys, (B, 1, 1, extent) bool."""
+    """What one layer's attention sees in a pass: its store, the pass's positions, and which keys: (B, 1, W or 1, extent)."""
 
     store: Store
     position_BW: Tensor | None
@@ -48,18 +52,20 @@ class View(NamedTuple):
 class Window(NamedTuple):
     """Which positions a pass is over, and what they may see.
 
-    position_BW: int64, each sequence's own; None: the first W, in order. visible_BL: bool, which of the first `extent`
-    positions may be seen; None: all. stores: one for each layer; the pass reads and updates them.
+    position_BW: int64, each sequence's own; None: the first W, in order. visible: bool, which of the first `extent`
+    positions may be seen, (B, extent), or by which of the pass, (B, W, extent); None: all. stores: one for each layer; the
+    pass reads and updates them.
     """
 
     position_BW: Tensor | None
-    visible_BL: Tensor | None
+    visible: Tensor | None
     extent: int
     stores: list[Store]
 
     def at(self, layer: int) -> View:
         """One layer's part of it."""
-        mask = None if self.visible_BL is None else self.visible_BL[:, None, None, :]
+        rows = None if self.visible is None else self.visible if self.visible.ndim == 3 else self.visible[:, None]
+        mask = None if rows is None else rows[:, None]
         return View(self.stores[layer], self.position_BW, mask, self.extent)
 
 

@@ -84,6 +84,8 @@ class ModelConfig:
     num_kv_heads: int | None = None  # fewer than num_heads: grouped-query attention; None: as many
     head_dim: int = 32
     causal: bool = False
+    shifted: bool = False  # a token is predicted from the state before its own, as in a causal network (Dream)
+    block_length: int | None = None  # block diffusion: a token sees its block and those before it; None: all of them
     qk_norm: Literal["head", "projection", "none"] = "head"  # RMSNorm per head, over the whole projection, or none
     qkv_bias: bool = False
     tied_embeddings: bool = False
@@ -115,6 +117,12 @@ class ModelConfig:
             require(getattr(self, name) > 0, f"model.{name} must be positive, not {getattr(self, name)}")
         require(self.head_dim % 2 == 0, f"model.head_dim={self.head_dim} must be even: RoPE rotates pairs")
         _check_special_tokens(self)
+        _check_blocks(self)
+        require(
+            not (self.causal and self.shifted),
+            "model.shifted=true is of a network that sees both sides; with model.causal=true the state before a token "
+            "predicts it anyway: leave it out",
+        )
         require(
             1 <= self.kv_heads <= self.num_heads and self.num_heads % self.kv_heads == 0,
             f"model.num_kv_heads={self.num_kv_heads} must divide model.num_heads={self.num_heads}",
@@ -159,6 +167,27 @@ def _check_special_tokens(model: ModelConfig) -> None:
     require(
         model.mask_id is None or model.mask_id not in (model.eos_id, model.pad_id),
         f"model.mask_id={model.mask_id} is also model.eos_id or model.pad_id: the mask needs a token of its own",
+    )
+
+
+def _check_blocks(model: ModelConfig) -> None:
+    if model.block_length is None:
+        return
+    require(model.block_length >= 1, f"model.block_length must be at least 1, not {model.block_length}")
+    require(
+        not model.causal,
+        f"model.block_length={model.block_length} with model.causal=true: inside a block tokens see both sides; leave one "
+        "out",
+    )
+    require(
+        not model.shifted,
+        f"model.block_length={model.block_length} with model.shifted=true: the state before a block's first token doesn't "
+        "see the block; leave one out",
+    )
+    require(
+        not model.num_experts or model.router.kind not in (*TOLD_TIMESTEP, *BY_RATIO, "random"),
+        f"model.router.kind={model.router.kind} routes tokens by all of their sequence or by its noise, and with "
+        f"model.block_length={model.block_length} a token may know of its block and those before it only: use topk",
     )
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 import torch
 
 from core.config import ModelConfig, RunConfig
+from core.diffusion.blocks import block_shares
 from core.model.transformer import Denoiser
 
 
@@ -37,13 +38,20 @@ def flops_per_token(config: RunConfig) -> float:
     """Training FLOPs per token, forward and backward: 6 per active weight, 12 H P L per layer for attention scores.
 
     Multiply-adds count 2; the backward pass costs twice the forward (arXiv 2001.08361, Sec. 2.1, with bidirectional
-    attention over the whole length; causal attention is half of it). The output head is counted for every token.
+    attention over the whole length; causal attention is half of it). The output head is counted for every token. Block
+    diffusion has every token beside its clean self, which meets all weights but the head, and each of the two sees its block
+    and the blocks before it; where its schedule has blocks of the whole sequence it costs what plain masked diffusion does.
+    Preferences (vrpo) have a reference, which is asked too: a third more.
     """
-    model = config.model
-    attention = (
-        (6 if model.causal else 12) * model.num_layers * model.num_heads * model.head_dim * config.data.sequence_length
-    )
-    return 6.0 * count(model).active + attention
+    model, length = config.model, config.data.sequence_length
+    inner, active = model.num_layers * model.num_heads * model.head_dim, count(model).active
+    if model.causal:
+        return 6.0 * active + 6 * inner * length
+    flops, body = 0.0, active - model.vocab_size * model.hidden_size
+    for block, share in block_shares(config):
+        inside = block is not None and block < length
+        flops += share * (6.0 * (active + body * inside) + 12 * inner * (length + (block or 0) * inside))
+    return flops * (4 / 3 if config.objective.kind == "vrpo" else 1)
 
 
 def training_flops(config: RunConfig) -> float:

@@ -17,6 +17,7 @@ from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.norm import RMSNorm
 from core.model.routing import Conditions, Routing
+from core.model.sight import Sight, beside_clean, block_causal
 from core.streams import torch_stream
 
 
@@ -62,7 +63,9 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim if per_head else inner, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim if per_head else shared, config.norm_eps)
 
-    def forward(self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | Confined | None = None) -> Tensor:
+    def forward(
+        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | Confined | Sight | None = None
+    ) -> Tensor:
         q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
         if self.qk_norm == "projection":
             q_BLI, k_BLI = self.q_norm(q_BLI), self.k_norm(k_BLI)
@@ -113,7 +116,7 @@ class Layer(nn.Module):
         x_BLD: Tensor,
         rotation: tuple[Tensor, Tensor],
         given: Conditions,
-        view: View | Confined | None = None,
+        view: View | Confined | Sight | None = None,
     ) -> tuple[Tensor, LayerRouting | None]:
         x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation, view)
         normed_BLD = self.post_attention_norm(x_BLD)
@@ -131,7 +134,9 @@ class Denoiser(nn.Module):
 
     The timestep reaches its routers alone, and only those whose rule asks for one.
 
-    With `causal` it is an autoregressive language model: position i's logits are of token i + 1.
+    With `causal` it is an autoregressive language model: position i's logits are of token i + 1. With `shifted` it sees both
+    sides and still predicts a token from the state before its own, so that a causal model's weights keep their meaning; the
+    first token, which nothing comes before, from its own (Dream, arXiv 2508.15487).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -162,16 +167,27 @@ class Denoiser(nn.Module):
         ratio_B: Tensor | None = None,
         window: Window | None = None,
         segments_BL: Tensor | None = None,
+        clean_BL: Tensor | None = None,
+        block_length: int | None = None,
     ) -> Hidden:
         """Run all layers. tokens_BL: (B, L) int64, masks in place; timestep_B, ratio_B as in `conditions`.
 
         window: where given, tokens_BL are those of its positions only, (B, W), and see the rest in its stores. segments_BL:
-        (B, L) int; where given, tokens see those of their own segment alone, and positions count from its start.
+        (B, L) int; where given, tokens see those of their own segment alone, and positions count from its start; not with
+        blocks. block_length: of a network with blocks, instead of its own. clean_BL: the same tokens without masks, which
+        those of later blocks then see instead: routings are of the noisy tokens and the clean ones, sequence by sequence.
         """
+        length, sight = tokens_BL.shape[1], None
+        block_length = block_length or self.config.block_length
+        if window is None and block_length is not None and block_length < length:
+            see = block_causal if clean_BL is None else beside_clean
+            sight = see(length, block_length, tokens_BL.device)
+            tokens_BL = tokens_BL if clean_BL is None else torch.cat([tokens_BL, clean_BL], 1)
         given = self.conditions(tokens_BL, timestep_B, ratio_B)
         x_BLD = self.embed(tokens_BL)
         confined = None if segments_BL is None else confine(segments_BL, causal=self.config.causal)
-        rotation = self._rotation(tokens_BL, window, confined)
+        seen = sight or confined
+        rotation = self._rotation(tokens_BL, window, seen)
         routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
         recompute = self.recompute_layers and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
@@ -179,19 +195,24 @@ class Denoiser(nn.Module):
                 x_BLD, routing = layer(x_BLD, rotation, given, window.at(index))
             elif recompute:
                 x_BLD, routing = checkpoint(
-                    layer, x_BLD, rotation, given, confined, use_reentrant=False, preserve_rng_state=False
+                    layer, x_BLD, rotation, given, seen, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                x_BLD, routing = layer(x_BLD, rotation, given, confined)
+                x_BLD, routing = layer(x_BLD, rotation, given, seen)
             if routing is not None:
                 routings.append(routing)
             sums.append(x_BLD.detach().sum(dtype=torch.float32))
-        return Hidden(self.norm(x_BLD), routings, torch.stack(sums))
+        return Hidden(self.norm(x_BLD[:, :length]), routings, torch.stack(sums))
 
-    def _rotation(self, tokens_BL: Tensor, window: Window | None, confined: Confined | None) -> tuple[Tensor, Tensor]:
+    def _rotation(
+        self, tokens_BL: Tensor, window: Window | None, seen: Confined | Sight | None
+    ) -> tuple[Tensor, Tensor]:
         length = tokens_BL.shape[1] if window is None else window.extent
         tables = rope_tables(length, self.config.head_dim, self.config.rope_theta, tokens_BL.device)
-        where = window or confined
+        if isinstance(seen, Sight):
+            cos_WP, sin_WP = (table[seen.place_W] for table in tables)
+            return cos_WP, sin_WP
+        where = window or seen
         if where is None or where.position_BW is None:
             return tables
         cos_B1WP, sin_B1WP = (table[where.position_BW][:, None] for table in tables)
@@ -204,7 +225,14 @@ class Denoiser(nn.Module):
         positions only. Returns (M, V), or (B, L, V) without `wanted_BL`.
         """
         hidden_BLD, routings, _ = self.hidden(tokens_BL)
+        if self.config.shifted:
+            hidden_BLD = torch.cat([hidden_BLD[:, :1], hidden_BLD[:, :-1]], dim=1)
         return self.logits(hidden_BLD if wanted_BL is None else hidden_BLD[wanted_BL]), routings
+
+    def source(self, position: Tensor, length: int) -> Tensor:
+        """Where the states are that predict the tokens at the given positions, of any shape, of sequences of a length laid
+        end to end: their own, but with `shifted`. A causal network's inputs are shifted instead."""
+        return position - (position % length > 0).long() if self.config.shifted else position
 
     def mixtures(self) -> list[MoE]:
         """The mixtures of the sparse layers, in order."""

@@ -93,10 +93,12 @@ def contestants(denoiser: Denoiser, prompts: Sequence[Sequence[int]], cell: Cell
     Caches and causal masks are left out where routers need the whole sequence.
     """
     mask_id, device = check_sampling(denoiser.config, prompts, cell.settings), denoiser.embed.weight.device
-    sure = replace(cell.settings, steps=None, threshold=threshold)
+    sure, aligned = replace(cell.settings, steps=None, threshold=threshold), denoiser.config.block_length
 
     def decoded(settings: Sampling, cache: Caching) -> Work:
-        return lambda: decode(NetworkPredictor(denoiser, cache), prompts, settings, mask_id, device=device)
+        return lambda: decode(
+            NetworkPredictor(denoiser, cache), prompts, settings, mask_id, device=device, aligned=aligned
+        )
 
     works: dict[str, Work] = {"none": decoded(cell.settings, "none")}
     works[f"none, threshold {threshold:g}"] = decoded(sure, "none")
@@ -105,14 +107,17 @@ def contestants(denoiser: Denoiser, prompts: Sequence[Sequence[int]], cell: Cell
         works[f"dual, threshold {threshold:g}"] = decoded(sure, "dual")
         causal = _causal(denoiser)
         works["autoregressive"] = lambda: decode_autoregressive(causal, prompts, cell.length)
-    works["LLaDA's loop"] = lambda: _llada(denoiser, prompts, cell, mask_id)
+    if aligned is None:  # its blocks begin after the prompt, and a network's own with the sequence
+        works["LLaDA's loop"] = lambda: _llada(denoiser, prompts, cell, mask_id)
     return works
 
 
 def _causal(denoiser: Denoiser) -> Denoiser:
     """The same weights under a causal mask."""
     with torch.device("meta"):
-        causal = Denoiser(replace(denoiser.config, causal=True, eos_id=denoiser.config.eos_id or 0))
+        causal = Denoiser(
+            replace(denoiser.config, causal=True, shifted=False, block_length=None, eos_id=denoiser.config.eos_id or 0)
+        )
     causal.load_state_dict(denoiser.state_dict(), assign=True)
     return causal.eval()
 
@@ -157,10 +162,11 @@ def cache_errors(denoiser: Denoiser, prompts: Sequence[Sequence[int]], cell: Cel
     """What each cache changes in a cell."""
     mask_id, device = check_sampling(denoiser.config, prompts, cell.settings), denoiser.embed.weight.device
     prompts, found = prompts[: cell.batch], []
-    exact = sample(NetworkPredictor(denoiser), prompts, cell.settings, mask_id, device=device)
+    aligned = denoiser.config.block_length
+    exact = sample(NetworkPredictor(denoiser), prompts, cell.settings, mask_id, device=device, aligned=aligned)
     for cache in CACHING[1:] if not needs_whole_sequence(denoiser.config) else ():
         compared = ComparedPredictor(NetworkPredictor(denoiser, cache), NetworkPredictor(denoiser))
-        cached = sample(compared, prompts, cell.settings, mask_id, device=device)
+        cached = sample(compared, prompts, cell.settings, mask_id, device=device, aligned=aligned)
         decoded_BL, positions = exact.step_BL >= 0, max(1, compared.positions)
         agreement = float((cached.tokens_BL == exact.tokens_BL)[decoded_BL].double().mean())
         found.append(CacheError(cache, cell, compared.distance / positions, compared.changed / positions, agreement))

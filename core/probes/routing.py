@@ -68,6 +68,10 @@ def check_probe(config: RunConfig, timesteps: int) -> None:
         raise UserError("the model is dense (model.num_experts=0): it routes nothing")
     if config.objective.kind == "autoregressive":
         raise UserError("objective.kind=autoregressive masks nothing and has no timesteps")
+    if config.model.block_length is not None:
+        raise UserError(
+            f"model.block_length={config.model.block_length} has clean tokens routed beside the noisy ones: not probed"
+        )
     if timesteps < 2:
         raise UserError(f"a dependence on the timestep needs at least 2 timesteps, not {timesteps}")
 
@@ -180,7 +184,7 @@ class _Sequences:
         masking = self.masking(t)
         batch = Batch.of(self.tokens_BL, masking, self.told(t if told_at is None else told_at))
         input_BL = self.tokens_BL.masked_fill(masking.masked_BL, self.config.model.mask_id)
-        nelbo_B, routings, _ = predict(self.denoiser, input_BL, batch)
+        nelbo_B, routings, *_ = predict(self.denoiser, input_BL, batch)
         return Pass(nelbo_B, [Choices(layer.routing.gates_NK, layer.routing.experts_NK) for layer in routings])
 
     def swapped(self, t: int, other: int, choices_S: Sequence[Choices]) -> Pass:

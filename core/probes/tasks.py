@@ -102,4 +102,5 @@ def _answers(
         canvases = [[*prompt, *[mask_id] * settings.length] for prompt in batch]
         canvases = [[*canvas, *[eos] * (whole - len(canvas))] for canvas in canvases]
         predictor, inside = NetworkPredictor(denoiser, settings.cache), replace(settings, length=0)
-        yield first, sample(predictor, canvases, inside, mask_id, streams=streams, device=device)
+        aligned = config.model.block_length
+        yield first, sample(predictor, canvases, inside, mask_id, streams=streams, device=device, aligned=aligned)

@@ -206,6 +206,10 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
         "val/nelbo": float(nelbo_N.mean()),
         "val/nelbo_se": stratified_error(nelbo_N[ratio_N.argsort(stable=True)]),
     }
+    if "margin_P" in outputs[0]:
+        margin_N = torch.cat([output["margin_P"] for output in outputs]).double().cpu()
+        row["val/preference_accuracy"] = float(((margin_N > 0) + 0.5 * (margin_N == 0)).mean())
+        row["val/preference_margin"] = float(margin_N.mean())
     if binned:
         bin_N = (ratio_N * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS)
         for index in range(1, RATIO_BINS + 1):

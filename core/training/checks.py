@@ -49,6 +49,13 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
         raise UserError(
             f"objective.kind=sft needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
         )
+    if (config.objective.kind == "vrpo") != (corpus.rows > 1):
+        raise UserError(
+            f"objective.kind=vrpo needs pairs of responses, and data.corpus={name} has none: use preferences:FILE.jsonl"
+            if corpus.rows == 1
+            else f"half of data.corpus={name} is rejected responses: it is for objective.kind=vrpo, not "
+            f"{config.objective.kind}"
+        )
 
 
 def check_metric(config: RunConfig, corpus: Corpus, metric: str, named: str) -> None:

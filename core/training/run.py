@@ -171,6 +171,7 @@ def _fit(
     data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
     if config.trainer.initial_weights and not found:
         load_weights(module.denoiser, config.trainer.initial_weights)
+        module.keep_reference()
     checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
     keeper = BestKeeper(config, folder, ranks, recorder, goes_on=found is not None)
     trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder, keeper], ranks)
@@ -182,11 +183,7 @@ def _fit(
     if not math.isfinite(recorder.validation["val/nelbo"][-1]):
         raise TrainingDivergedError(f"the NELBO on validation is not finite at step {config.trainer.steps}")
     kept = save_weights(module, config, folder, ranks)
-    here = (
-        recorder.tokens
-        - tokens
-        - (found.step * config.trainer.batch_size * config.data.sequence_length if found else 0)
-    )
+    here = recorder.tokens - tokens - (found.step * config.tokens_per_step if found else 0)
     rate = here / training_s
     return {
         "metrics": {

@@ -51,6 +51,7 @@ def test_configs_are_frozen() -> None:
         ({"dense_width": 8}, "dense_width=8 must be positive when model.dense_layers lists a layer, and 0 when not"),
         ({"mask_id": 259}, "mask_id=259 must lie in 0..258"),
         ({"eos_id": 256}, "mask_id=256 is also model.eos_id"),
+        ({"causal": True, "shifted": True}, "shifted=true is of a network that sees both sides"),
         ({"shared_expert_width": -1}, "shared_expert_width must not be negative"),
         ({"hidden_size": 126}, "hidden_size=126 must be a multiple of 4"),
     ],

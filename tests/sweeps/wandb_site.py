@@ -30,8 +30,8 @@ class Site:
             viewer = {"id": "u", "entity": "me", "username": "me", "email": "me@x", "flags": "{}", "teams": teams}
             return {"viewer": viewer | {"admin": False, "apiKeys": {"edges": []}}}
         if "models(" in query:
-            edges = [{"node": {"id": name, "name": name, "entityName": "me", "createdAt": "", "isBenchmark": False, "user": None},
-                      "cursor": ""} for name in self.projects]  # fmt: skip
+            node = {"entityName": "me", "createdAt": "", "isBenchmark": False, "user": None}
+            edges = [{"node": node | {"id": name, "name": name}, "cursor": ""} for name in self.projects]
             return {"models": {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}}
         if "project(" in query:
             project = {"id": "p", "internalId": base64.b64encode(b"Project:1").decode(), "name": "proj"}

@@ -50,9 +50,19 @@ def with_kept(network: Denoiser, before_1L: torch.Tensor, after_1L: torch.Tensor
 
 
 @pytest.mark.parametrize("kind", ["topk", "film"])
-@pytest.mark.parametrize(("cache", "fresh"), [("dual", slice(7, 11)), ("prefix", slice(7, 15))])
-def test_a_cached_call_sees_the_rest_as_it_was_at_the_blocks_first(kind: str, cache: str, fresh: slice) -> None:
-    network = made(replace(SMALL, router=RouterConfig(kind=kind)))
+@pytest.mark.parametrize(
+    ("cache", "fresh", "shifted"),
+    [
+        ("dual", slice(7, 11), False),
+        ("prefix", slice(7, 15), False),
+        ("dual", slice(6, 11), True),
+        ("prefix", slice(6, 15), True),
+    ],
+)
+def test_a_cached_call_sees_the_rest_as_it_was_at_the_blocks_first(
+    kind: str, cache: str, fresh: slice, shifted: bool
+) -> None:
+    network = made(replace(SMALL, router=RouterConfig(kind=kind), shifted=shifted))
     before = torch.tensor([[1, 2, 3, 9, 8, 7, 6, *[MASK] * 8]])
     after = before.clone()
     after[0, 8], after[0, 10] = 40, 50
@@ -141,3 +151,21 @@ def test_a_model_that_is_not_causal_is_not_decoded_so() -> None:
     with pytest.raises(UserError, match=r"prompt 0 has 8 tokens, and model\.max_positions=12 leave 4"):
         next(decode_autoregressive(made(replace(CAUSAL, max_positions=12)), [[1] * 8], 5))
     assert sample_autoregressive(made(replace(CAUSAL, max_positions=12)), [[1] * 8], 4).length_B.tolist() == [12]
+
+
+def test_a_shifted_network_decodes_a_token_from_the_state_before_it() -> None:
+    network = made(replace(SMALL, shifted=True))
+    prompt = PROMPTS[1]
+    tokens_L = torch.tensor([[*prompt, *[MASK] * 4]])
+    with torch.no_grad():
+        states_LD = network.hidden(tokens_L).states_BLD[0]
+    first = sample(NetworkPredictor(network), [prompt], Sampling(length=4, block_length=1, steps=4), MASK)
+    logits_V = network.logits(states_LD[len(prompt) - 1])
+    logits_V[MASK] = -torch.inf
+    assert first.sequence(0)[len(prompt)] == logits_V.argmax()
+    with torch.no_grad():
+        torch.testing.assert_close(network(tokens_L)[0][0, 1:], network.logits(states_LD[:-1]))
+    one_call_a_block = Sampling(length=12, block_length=4, steps=3)
+    plain = sample(NetworkPredictor(network), PROMPTS, one_call_a_block, MASK).tokens_BL
+    for cache in ("prefix", "dual"):  # nothing is kept: it is exact
+        assert torch.equal(sample(NetworkPredictor(network, cache), PROMPTS, one_call_a_block, MASK).tokens_BL, plain)

@@ -10,7 +10,7 @@ import torch
 from core.config import ObjectiveConfig
 from core.data.synthetic import MarkovSource
 from core.diffusion.masking import mask_tokens
-from core.diffusion.objectives import nelbo_per_token, token_cross_entropy, total_loss
+from core.diffusion.objectives import context_weights, nelbo_per_token, token_cross_entropy, total_loss
 
 
 def bound(cross_entropy_M: torch.Tensor, weight_B: torch.Tensor, masked_BL: torch.Tensor) -> torch.Tensor:
@@ -119,3 +119,16 @@ def test_the_bound_is_the_any_order_autoregressive_nll() -> None:
 def test_the_total_is_equation_4() -> None:
     parts = (torch.tensor(2.0), torch.tensor(1.5), torch.tensor(4.0))
     assert total_loss(*parts, weights=(0.01, 0.001)).item() == pytest.approx(2.0 + 0.015 + 0.004)
+
+
+def test_context_weights_are_dreams_formula_written_as_a_loop() -> None:
+    masked_BL = torch.rand(3, 9, generator=torch.Generator().manual_seed(0)) < 0.6
+    masked_BL[1], masked_BL[2] = True, torch.arange(9) == 4
+    for p in (0.1, 0.7):
+        weight_BL = context_weights(masked_BL, p)
+        for b, n in itertools.product(range(3), range(9)):
+            visible = [i for i in range(9) if not masked_BL[b, i]]
+            expected = sum(p * (1 - p) ** (abs(n - i) - 1) for i in visible) / 2 if masked_BL[b, n] else 0.0
+            assert weight_BL[b, n].item() == pytest.approx(expected, abs=1e-6)
+    assert not weight_BL[1].any()  # nothing is visible
+    assert weight_BL[2, 4].item() == pytest.approx(1 - 0.3**4)  # all of four on either side: both sides' mass, halved

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from core import records
 from core.config import RunConfig
 from core.data.module import MaskedTextModule
+from core.diffusion.objectives import context_weights
 from core.errors import UserError
 from core.metrics import ratio_metric
 from core.model.transformer import Denoiser, Layer
@@ -276,6 +277,12 @@ FAMILIES = {
     "first layer dense": {"model.dense_layers": [0], "model.dense_width": 32},
     "bias balanced": {"model.router.kind": "bias_balanced", "model.router.scores": "sigmoid"},
     "varied lengths": {"data.variable_length_share": 0.5, "data.variable_length_min": 4},
+    "shifted, weighed by context": {"model.shifted": True, "objective.weighting": "cart"},
+    "blocks": {"model.block_length": 8},
+    "blocks that rise and fall": {
+        "model.block_length": 4, "objective.block_schedule": "wsd", "objective.block_warmup": 0.5,
+        "objective.block_decay": 0.25,
+    },
     "exact counts": {"objective.exact_mask_count": True, "objective.timesteps": "antithetic"},
 }  # fmt: skip
 
@@ -289,6 +296,52 @@ def test_every_family_trains(tmp_path, settings: dict) -> None:
     assert ("load/max_vio" in record.metrics) == (not dense)
     autoregressive = settings.get("objective.kind") == "autoregressive"
     assert (ratio_metric(5) in record.metrics) == (not autoregressive)
+
+
+def test_a_shifted_networks_nelbo_is_of_the_state_before_each_token() -> None:
+    config = quick(model__shifted=True)
+    module, batch = MaskedDiffusion(config), MaskedTextModule(config).train_dataloader().batch(0)
+    with torch.no_grad():
+        logits_BLV = module.denoiser.logits(module.denoiser.hidden(module.input(batch), batch.told_B).states_BLD)
+        found_B = module.predict(batch).nelbo_B
+    for b, found in enumerate(found_B.tolist()):
+        places = batch.masking.masked_BL[b].nonzero()[:, 0].tolist()
+        losses = [-logits_BLV[b, max(i - 1, 0)].log_softmax(-1)[batch.tokens_BL[b, i]].item() for i in places]
+        assert found == pytest.approx(batch.masking.weight_B[b].item() * sum(losses) / 32, rel=1e-4)
+
+
+def test_the_weights_of_cart_train_and_the_nelbo_stays_the_bound() -> None:
+    config = quick(objective__weighting="cart", objective__load_balancing_weight=0.0, objective__z_loss_weight=0.0)
+    batch = MaskedTextModule(config).train_dataloader().batch(0)
+    cart, plain = (MaskedDiffusion(each) for each in (config, quick()))
+    out = cart.training_step(batch, 0)
+    assert out["nelbo"].item() == plain.training_step(batch, 0)["nelbo"].item()
+    cross_entropy_BL = torch.zeros(8, 32)
+    cross_entropy_BL[batch.masking.masked_BL] = cart.predict(batch).cross_entropy_M
+    weight_BL = context_weights(batch.masking.masked_BL, 0.1)
+    assert out["loss"].item() == pytest.approx(
+        (weight_BL * cross_entropy_BL.detach()).sum().item() / (8 * 32), rel=1e-5
+    )
+    assert torch.equal(cart.validation_step(batch, 0)["nelbo_B"], plain.validation_step(batch, 0)["nelbo_B"])
+    with pytest.raises(UserError, match="objective.weighting=cart"):
+        quick(objective__weighting="cart", objective__kind="autoregressive", model__causal=True)
+
+
+def test_blocks_are_validated_in_the_networks_own_length_and_their_clean_tokens_counted_in_training_alone() -> None:
+    config = build(QUICK, FAMILIES["blocks that rise and fall"])
+    module, data = MaskedDiffusion(config), MaskedTextModule(config)
+    batches = data.train_dataloader()
+    lengths = [batches.batch(step).block_length for step in range(12)]
+    assert lengths == [1, 1, 2, 4, 8, 16, 32, 32, 32, 16, 8, 4]
+    whole, blocks = (batches.batch(step) for step in (8, 11))
+    tokens = [len(module.predict(batch).routings[0].routing.experts_NK) for batch in (whole, blocks)]
+    assert tokens == [8 * 32, 2 * 8 * 32]
+    batch = next(iter(data.val_dataloader()))
+    out = module.validation_step(batch, 0)
+    assert out["counts_LE"].sum(1).tolist() == [8 * 32 * 2] * 2 and out["top1_SN"].shape == (2, 8 * 32)
+    with torch.no_grad():
+        own_B = module.predict(batch._replace(block_length=4)).nelbo_B
+    torch.testing.assert_close(out["nelbo_B"], own_B)
 
 
 def test_an_autoregressive_model_sees_only_what_came_before() -> None:

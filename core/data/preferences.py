@@ -1,0 +1,86 @@
+"""Pairs of responses to one prompt, of which one is preferred, and their batches.
+
+Shapes: P pairs, 2 sides (chosen, rejected), n draws of timestep and mask; a batch's rows are pair by pair, side by side, draw
+by draw.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from core.config import RunConfig
+from core.data.corpora import Corpus
+from core.data.module import Batch, TrainBatches, rows_of, told
+from core.diffusion.blocks import block_length_at
+from core.diffusion.masking import Masking, mask_tokens, mask_validation
+from core.streams import numpy_stream, torch_stream
+
+Draw = Callable[[Tensor], Masking]  # the masks of one response's rows, by where it may be masked: (n, L) bool
+
+
+class PreferenceBatches(TrainBatches):
+    """An endless sequence of batches of pairs; `batch_size` counts pairs, each of 2 n sequences.
+
+    A response's n timesteps are stratified among themselves. Policy and reference see the same batch: the same timesteps and
+    masks (VRPO, arXiv 2505.19223, Sec. 3.3).
+    """
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        config, size = self.config, self.config.trainer.batch_size
+        starts = [self._start(index) for index in range(step * size, (step + 1) * size)]
+        tokens_PSL, maskable_PSL = _pairs(self.corpus, starts, config.data.sequence_length, held_out=False)
+        noise, objective, length = self._noise(step), config.objective, config.data.sequence_length
+        masking = _masked(
+            maskable_PSL, objective.draws, lambda nL: mask_tokens(objective.draws, length, objective, noise, nL)
+        )
+        told_B = told(masking, config.model.router.sees, torch_stream(config.seed, "told timesteps", step))
+        block_length = block_length_at(config, step)
+        return [_batch(tokens_PSL, masking, told_B, rows, objective.draws, block_length) for rows in self.rows]
+
+
+def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
+    """Held-out pairs, each response with n exact mask counts stratified over its length: the same at every validation."""
+    length, draws = config.data.sequence_length, config.objective.draws
+    available = len(corpus.validation_T) // (2 * length)
+    chosen = numpy_stream(config.seed, "validation sequences").permutation(available)[
+        : config.data.validation_sequences
+    ]
+    tokens_PSL, maskable_PSL = _pairs(corpus, [2 * length * int(i) for i in chosen], length, held_out=True)
+    noise = torch_stream(config.seed, "validation masks")
+    masking = _masked(maskable_PSL, draws, lambda nL: mask_validation(draws, length, noise, nL))
+    told_B = told(masking, config.model.router.sees, torch_stream(config.seed, "told validation timesteps"))
+    size = config.trainer.batch_size
+    parts = [slice(i + rank, min(i + size, len(chosen)), world_size) for i in range(0, len(chosen), size)]
+    batches = [_batch(tokens_PSL, masking, told_B, part, draws, None) for part in parts]
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders
+
+
+def _pairs(corpus: Corpus, starts: list[int], length: int, *, held_out: bool) -> tuple[Tensor, Tensor]:
+    """Tokens and where they may be masked, (P, 2, L) each."""
+    tokens_T, maskable_T = (
+        (corpus.validation_T, corpus.validation_maskable_T) if held_out else (corpus.train_T, corpus.train_maskable_T)
+    )
+    assert maskable_T is not None  # core.training.checks refuses what marks no responses
+    tokens_PX, maskable_PX = (rows_of(values_T, starts, 2 * length) for values_T in (tokens_T, maskable_T))
+    return (
+        torch.from_numpy(tokens_PX.astype(np.int64)).unflatten(1, (2, length)),
+        torch.from_numpy(maskable_PX).unflatten(1, (2, length)),
+    )
+
+
+def _masked(maskable_PSL: Tensor, draws: int, draw: Draw) -> Masking:
+    """The masks of all rows, response by response."""
+    parts = [draw(maskable_L.expand(draws, -1)) for maskable_L in maskable_PSL.flatten(0, 1)]
+    return Masking(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _batch(
+    tokens_PSL: Tensor, masking: Masking, told_B: Tensor, pairs: slice, draws: int, block_length: int | None
+) -> Batch:
+    tokens_BL = tokens_PSL[pairs].repeat_interleave(draws, 1).flatten(0, 1)
+    own = (column.unflatten(0, (-1, 2 * draws))[pairs].flatten(0, 1) for column in (*masking, told_B))
+    *columns, told_own_B = own
+    return Batch.of(tokens_BL, Masking(*columns), told_own_B, block_length=block_length)
