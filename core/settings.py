@@ -91,6 +91,8 @@ def _check_known(key: str) -> None:
     known = known_keys()
     if key in known:
         return
+    if key == "stages":
+        raise UserError("stages are several configs, not one: `ablate train FILE` trains them")
     if any(name.startswith(f"{key}.") for name in known):
         raise UserError(f"{key} is a section, not a value: set one of its keys, such as {_inside(key, known)}")
     last = key.rsplit(".", 1)[-1]

@@ -14,6 +14,7 @@ from core.config import content_hash
 from core.errors import UserError
 from core.records import RunRecord, UnreadableRecordError
 from core.settings import build
+from core.training.saved import BEST
 from core.training.weights import WEIGHTS
 from sweeps.folders import data_digest
 
@@ -143,18 +144,19 @@ def _is_finite(value: Any) -> bool:
 
 def _weights(run: Run) -> Iterator[str]:
     wanted = run.record.provenance.get("weights_sha256")
-    if wanted is None:
-        if "weights_sha256" in run.record.provenance:
-            yield f"{WEIGHTS} was never written: there was no room"
-        return
-    try:
-        with (run.path.parent / WEIGHTS).open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
-        yield f"{WEIGHTS} is gone"
-        return
-    if found != wanted:
-        yield f"{WEIGHTS} isn't the file that was trained"
+    if wanted is None and "weights_sha256" in run.record.provenance:
+        yield f"{WEIGHTS} was never written: there was no room"
+    for name, content in ((WEIGHTS, wanted), (BEST, run.record.best.get("weights_sha256"))):
+        if content is None:
+            continue
+        try:
+            with (run.path.parent / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            yield f"{name} is gone"
+            continue
+        if found != content:
+            yield f"{name} isn't the file that was trained"
 
 
 class Corpora:

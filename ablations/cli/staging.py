@@ -21,8 +21,8 @@ from sweeps.tracking import WandbTracker
 class Console:
     """Says where each stage stands, and mirrors it to W&B as a run of its own."""
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        self.stages = stages
+    def __init__(self, stages: Sequence[Stage], out: Path) -> None:
+        self.stages, self.out = stages, out
         self._tracker: WandbTracker | None = None
 
     def begins(self, turn: Turn) -> Sequence[RowLogger]:
@@ -34,6 +34,7 @@ class Console:
         after = f", from {source['stage']} after step {source['step']}" if source else ""
         goes_on = saved_step(turn.folder)
         print(f"{place}{after}{f', going on from step {goes_on}' if goes_on is not None else ''}", flush=True)
+        save_diff(self.out)
         self._tracker = tracker_of(turn.config, turn.folder)
         return [ConsoleLogger(turn.config.trainer.steps), self._tracker]
 
@@ -55,8 +56,9 @@ def run_stages(arguments: argparse.Namespace) -> int:
         if arguments.stage not in names:
             raise UserError(f"--stage {arguments.stage}: the stages of {arguments.config} are {', '.join(names)}")
         stages = stages[: names.index(arguments.stage) + 1]
-    save_diff(arguments.out)
-    turn, record = train_stages(stages, arguments.out, devices=arguments.devices, watcher=Console(stages))[-1]
+    turn, record = train_stages(
+        stages, arguments.out, devices=arguments.devices, watcher=Console(stages, arguments.out)
+    )[-1]
     if record.status != "complete":
         print(f"ablate: stage {turn.stage.name} failed: {record.reason}", file=sys.stderr)
         return 1

@@ -110,16 +110,21 @@ def blend(name: str, weights: Sequence[float], names: Sequence[str], corpora: Se
             Part(part, weight, len(corpus.train_T), len(corpus.validation_T))
             for part, weight, corpus in zip(names, weights, corpora, strict=True)
         ),
-        **{
-            field: np.concatenate([getattr(corpus, field) for corpus in corpora])
-            for field in ("train_maskable_T", "validation_maskable_T", "train_segments_T", "validation_segments_T")
-            if getattr(corpora[0], field) is not None
-        },
+        train_maskable_T=_marks([corpus.train_maskable_T for corpus in corpora]),
+        validation_maskable_T=_marks([corpus.validation_maskable_T for corpus in corpora]),
+        train_segments_T=_marks([corpus.train_segments_T for corpus in corpora]),
+        validation_segments_T=_marks([corpus.validation_segments_T for corpus in corpora]),
     )
 
 
 def _joined(arrays: Sequence[np.ndarray | Shards]) -> Shards:
     return Shards([piece for array in arrays for piece in (array.parts if isinstance(array, Shards) else [array])])
+
+
+def _marks(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """What every part has, or none of them: blend refuses anything else."""
+    found = [array for array in arrays if array is not None]
+    return np.concatenate(found) if found else None
 
 
 def _said(vocabulary: Vocabulary) -> str:

@@ -221,8 +221,8 @@ def test_a_model_that_breaks_in_its_last_step_is_a_failed_run(tmp_path, monkeypa
 def test_a_broken_layer_is_named(tmp_path, monkeypatch) -> None:
     forward = Layer.forward
 
-    def broken(self, x_BLD, rotation, given):
-        out, routing = forward(self, x_BLD, rotation, given)
+    def broken(self, x_BLD, rotation, *given):
+        out, routing = forward(self, x_BLD, rotation, *given)
         self.calls = getattr(self, "calls", 0) + 1
         return (out * math.inf if self is layers[-1] and self.calls == 4 else out), routing
 
