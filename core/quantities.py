@@ -1,5 +1,11 @@
 """Large numbers as people say them."""
 
+import re
+
+from core.errors import UserError
+
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
 
 def short(value: float) -> str:
     """Three digits and a letter: 10.8k, 1.4G; powers of ten beyond the letters."""
@@ -7,3 +13,11 @@ def short(value: float) -> str:
         if 0.9995 * unit <= value < 999.5e12:
             return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def parse(text: str) -> float:
+    """The number that a person writes so: 500B, 10T, 1.5e12. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKmMbBgGtT]?)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"'{text}' is not a number of tokens: write it as 500B, 10T or 1.5e12")
+    return float(match[1]) * UNITS[match[2].lower()]
