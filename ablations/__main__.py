@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ablations.cli.options import bench_options, export_options, sample_options, slurm_options
+from ablations.cli.options import bench_options, export_options, layout_options, sample_options, slurm_options
 from core.errors import UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -20,7 +20,7 @@ ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
     "sample": "sampling", "bench": "benching", "decode": "decoding", "confirm": "confirming", "export": "exporting",
-    "dashboard": "dashboard",
+    "dashboard": "dashboard", "layout": "layouts",
 }  # fmt: skip
 
 
@@ -176,6 +176,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--to", type=Path, metavar="FOLDER", help="of the shards (default: DIR/tokens/CORPUS-N)")
     describe = _command(commands, "describe", "parameters, FLOPs and shapes of a config", settings=True, json=True)
     describe.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
+    layout_options(
+        _command(commands, "layout", "the fastest layout on a cluster, and its cost", settings=True, json=True)
+    )
     serve = _command(commands, "storage", "serve a database to workers over gRPC")
     serve.usage = "ablate storage serve [options]"
     serve.add_argument("verb", choices=("serve",), metavar="serve", help="answer until it is ended")

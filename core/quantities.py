@@ -1,8 +1,10 @@
 """Large numbers as people say them."""
 
+import re
+
 from core.errors import UserError
 
-UNITS = {"T": 1e12, "G": 1e9, "B": 1e9, "M": 1e6, "k": 1e3}
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
 def short(value: float) -> str:
@@ -13,13 +15,9 @@ def short(value: float) -> str:
     return f"{value:.3g}"
 
 
-def from_short(text: str, named: str) -> float:
-    """The number that `10.5k`, `500B`, `20T` or `1e12` says. Raises UserError, which calls it `named`."""
-    number, unit = (text[:-1], UNITS[text[-1]]) if text[-1:] in UNITS else (text, 1.0)
-    try:
-        value = float(number) * unit
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise UserError(f"{named} must be a positive number, such as 500B or 20T, not '{text}'")
-    return value
+def parse(text: str) -> float:
+    """The number that a person writes so: 500B, 10T, 1.5e12. Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:[eE]\+?\d+)?)\s*([kKmMbBgGtT]?)", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"'{text}' is not a number of tokens: write it as 500B, 10T or 1.5e12")
+    return float(match[1]) * UNITS[match[2].lower()]

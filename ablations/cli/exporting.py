@@ -17,7 +17,7 @@ from core.capacity.planning import plan
 from core.config import RunConfig
 from core.errors import UserError
 from core.presets import PRESETS, resolve
-from core.quantities import from_short
+from core.quantities import parse
 from core.records import RunRecord
 from core.settings import build, parse_overrides
 from sweeps import transfer
@@ -138,7 +138,7 @@ def at_full_scale(
     cluster, given = Cluster.parse(arguments.cluster), parse_overrides(arguments.settings)
     proxy, target = build(first_run(arm, runs, design).config), _target(arguments.target, given)
     if arguments.tokens:
-        target = transfer.with_tokens(target, from_short(arguments.tokens, "--tokens"))
+        target = transfer.with_tokens(target, parse(arguments.tokens))
     settings = {key: value for key, value in arm_of(design, arm)["settings"].items() if key not in given}
     rule = transfer.rule_of(arguments.rule or "compute")
     config, carried = transfer.carry(settings, proxy, target, rule, match=matched, devices=cluster.devices)

@@ -51,6 +51,29 @@ def sample_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token, as JSON")
 
 
+def layout_options(command: argparse.ArgumentParser) -> None:
+    """Of `ablate layout`."""
+    command.usage = "ablate layout CONFIG --cluster 64xH100-80G [options] [key=value ...]"
+    command.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
+    command.add_argument(
+        "--cluster", required=True, metavar="COUNTxDEVICE", help="such as 64xH100-80G, 32xA100-40G/4, or a YAML file"
+    )
+    command.add_argument("--tokens", metavar="N", help="to train on, such as 10T (default: the config's steps)")
+    command.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="RECORD",
+        help="a finished run's folder or record, whose time corrects the model's",
+    )
+    command.add_argument("--as-is", action="store_true", help="weigh the config's own layout, and no other")
+    command.add_argument("--no-offload", action="store_true", help="keep all states on the devices")
+    command.add_argument("--across-nodes", action="store_true", help="let experts be shared out over several nodes")
+    command.add_argument("--headroom", type=float, metavar="SHARE", help="of memory to leave free (default: 0.08)")
+    command.add_argument(
+        "--imbalance", type=float, metavar="X", help="rows of the fullest device over the mean (default: 1.5)"
+    )
+
+
 def slurm_options(command: argparse.ArgumentParser) -> None:
     """Of commands that may submit to Slurm."""
     command.add_argument(

@@ -30,7 +30,7 @@ class Assumptions:
     link: float = 0.75  # of NVLink or the network, in reductions and gathers of large buckets
     all_to_all: float = 0.5  # of either, in exchanges of uneven parts
     latency: float = 25e-6  # seconds, of a collective within a node; each doubling of nodes adds as much
-    launch: float = 8e-6  # seconds in which Python and the driver start one kernel: they bound small models
+    launch: float = 10e-6  # seconds in which Python and the driver start one kernel: they bound small models
     overlap: float = (
         0.5  # of ZeRO-3's reductions and gathers, hidden behind computation (overlap_comm); earlier stages: 0
     )

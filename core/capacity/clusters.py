@@ -137,10 +137,9 @@ def device_of_record(described: str) -> Device | None:
     if kind == "cpu":
         return DEVICES["cpu"]
     words = re.split(r"[\s-]+", name.upper())
-    sized = [device for known, device in DEVICES.items() if all(part in words for part in known[:-1].split("-"))]
-    sized = sized or [device for known, device in DEVICES.items() if f"{known}B".upper() in name.upper()]
-    alike = sized or [device for known, device in DEVICES.items() if known.split("-")[0] in words]
-    return alike[-1] if alike else None
+    alike = {known: device for known, device in DEVICES.items() if known.split("-")[0] in words}
+    sized = [device for known, device in alike.items() if f"{known.split('-')[-1]}B" in words]
+    return (sized or list(alike.values()) or [None])[-1]
 
 
 def _of_file(path: Path) -> Cluster:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from itertools import product
+from typing import Any, Literal, get_args
 
 from core.capacity.clusters import Cluster
 from core.config import DeepSpeedConfig, ModelConfig, RunConfig
@@ -54,18 +55,25 @@ def apply(config: RunConfig, layout: Layout) -> RunConfig:
 
     Raises UserError where the layout can't train it.
     """
-    trainer = replace(
-        config.trainer,
-        strategy="deepspeed",
-        precision="bf16",
-        compile=False,
-        accumulate=layout.accumulate,
-        activation_checkpointing=layout.activation_checkpointing,
-    )
-    spread = replace(
-        config.deepspeed, stage=layout.stage, expert_parallel=layout.expert_parallel, offload=layout.offload
-    )
+    sections: dict[str, dict[str, Any]] = {"trainer": {"compile": False}, "deepspeed": {}}
+    for key, value in settings(layout).items():
+        section, _, name = key.partition(".")
+        sections[section][name] = value
+    trainer, spread = replace(config.trainer, **sections["trainer"]), replace(config.deepspeed, **sections["deepspeed"])
     return replace(config, trainer=trainer, deepspeed=spread)
+
+
+def settings(layout: Layout) -> dict[str, Any]:
+    """The settings that `apply` makes, by dotted key: what a command line takes."""
+    return {
+        "trainer.strategy": "deepspeed",
+        "trainer.precision": "bf16",
+        "trainer.accumulate": layout.accumulate,
+        "trainer.activation_checkpointing": layout.activation_checkpointing,
+        "deepspeed.stage": layout.stage,
+        "deepspeed.expert_parallel": layout.expert_parallel,
+        "deepspeed.offload": layout.offload,
+    }
 
 
 def check(config: RunConfig, layout: Layout, cluster: Cluster) -> None:
@@ -94,22 +102,23 @@ def check_batch(config: RunConfig, parts: int) -> None:
         )
 
 
-def legal(config: RunConfig, cluster: Cluster, *, across_nodes: bool = False) -> Iterator[Layout]:
+def legal(config: RunConfig, cluster: Cluster, *, across_nodes: bool = False, offload: bool = True) -> Iterator[Layout]:
     """Every layout that the config can be trained in on these devices, whether it fits or not.
 
-    across_nodes: let the devices that share out the experts lie in several nodes. Raises UserError where the batch can't
+    across_nodes: let the devices that share out the experts lie in several nodes. offload: keep states in host memory too.
+    Raises UserError where the batch can't
     be split.
     """
     check_batch(config, cluster.devices)
     share = config.trainer.batch_size // cluster.devices
     most = cluster.devices if across_nodes else cluster.on_node
-    for stage in (1, 2) if config.model.tied_embeddings else (1, 2, 3):
+    stages: tuple[Stage, ...] = (1, 2) if config.model.tied_embeddings else (1, 2, 3)
+    counts = [count for count in range(1, share + 1) if share % count == 0]
+    for stage, accumulate, again in product(stages, counts, (False, True)):
         for parallel in _parallel(config.model, cluster.devices, most):
-            for accumulate in (count for count in range(1, share + 1) if share % count == 0):
-                for again in (False, True):
-                    for offload in get_args(Offload):
-                        if offload != "parameters" or stage == 3:
-                            yield Layout(stage, parallel, share // accumulate, accumulate, again, offload)
+            for where in get_args(Offload) if offload else ("none",):
+                if where != "parameters" or stage == 3:
+                    yield Layout(stage, parallel, share // accumulate, accumulate, again, where)
 
 
 def _parallel(model: ModelConfig, devices: int, most: int) -> list[int]:

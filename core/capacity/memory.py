@@ -29,21 +29,25 @@ PARTS = {
 MOMENTS = {
     "setup": "as the engine starts",
     "loss": "at the gradient of the logits",
-    "layer": "in a layer's backward pass",
+    "layer": "in the last layer's backward pass",
+    "first": "in the first layer's, with all gradients there",
     "step": "in the optimizer's step",
 }
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the fullest device at each moment, by part (keys of PARTS), and in host memory per device."""
+    """Bytes on the fullest device at each moment, by part (keys of PARTS), and in host memory.
+
+    host: for one device, what is offloaded or, as it starts, its weights drawn in fp32, whichever is more; host_capacity: the
+    device's share of its node's.
+    """
 
     moments: Mapping[str, Mapping[str, int]]
     capacity: int  # of the device
     headroom: float
-    host: int  # for this device
-    host_capacity: int  # the device's share of its node's
-    setup_host: int  # in the node, while each of its processes draws the weights in fp32
+    host: int
+    host_capacity: int
 
     @property
     def moment(self) -> str:
@@ -76,7 +80,7 @@ class Memory:
     @property
     def states(self) -> int:
         """Weights, gradients and the optimizer's alone: what ZeRO's paper counts."""
-        parts = self.moments["layer"]
+        parts = self.moments["first"]
         return parts["weights"] + parts["gradients"] + parts["optimizer"]
 
 
@@ -105,33 +109,38 @@ def memory(
     buckets = bucket * itemsize + copied if layout.stage else 0
     held = {
         "weights": state.weights,
-        "gradients": state.gradients,
         "optimizer": state.optimizer,
         "overhead": round(device.overhead + (device.group_overhead if devices > 1 else 0)),
     }
-    during = held | {
-        "gathered": state.gathered,
-        "activations": active.kept - active.exchanged,
-        "buckets": buckets,
-    }
+    during = held | {"gathered": state.gathered, "gradients": state.accumulated, "buckets": buckets}
+    kept = active.kept - active.exchanged
+    passing = {"all_to_all": active.exchanged + active.in_flight, "working": active.layer - active.in_flight}
+    share = 1 / config.model.num_layers
     moments = {
         "setup": {"weights": state.setup, "overhead": held["overhead"]},
-        "loss": during
-        | {"activations": during["activations"] + active.ends, "all_to_all": active.exchanged, "logits": active.loss},
-        "layer": during
-        | {"all_to_all": active.exchanged + active.in_flight, "working": active.layer - active.in_flight},
+        "loss": during | {"activations": kept + active.ends, "all_to_all": active.exchanged, "logits": active.loss},
+        "layer": during | {"activations": kept} | passing,
+        "first": during
+        | {"gradients": state.gradients, "activations": round(kept * share)}
+        | passing
+        | {"all_to_all": round(active.exchanged * share) + active.in_flight},
         "step": held
-        | {"step": state.step, "buckets": bucket * itemsize if layout.stage == 3 else 0}
-        | ({"buckets": copied} if layout.stage == 0 and devices > 1 else {}),
+        | {"gradients": state.gradients, "step": state.step, "buckets": _reducing(layout, buckets, copied, devices)},
     }
     return Memory(
         moments=moments,
         capacity=round(device.memory),
         headroom=assumptions.headroom if headroom is None else headroom,
-        host=state.host,
+        host=max(state.host, 4 * state.local_elements),
         host_capacity=round(device.host_memory / cluster.on_node),
-        setup_host=cluster.on_node * 4 * state.local_elements,
     )
+
+
+def _reducing(layout: Layout, buckets: int, copied: int, devices: int) -> int:
+    """Buckets beside the optimizer's step: ZeRO-3 keeps its own; without ZeRO gradients are reduced only now."""
+    if layout.stage == 0:
+        return copied if devices > 1 else 0
+    return buckets - copied if layout.stage == 3 else 0
 
 
 def _bucket(config: RunConfig, devices: int) -> int:

@@ -75,16 +75,19 @@ def plan(
     calibration: Calibration | None = None,
     assumptions: Assumptions = DEFAULT,
     across_nodes: bool = False,
+    offload: bool = True,
 ) -> Plan:
     """The fastest layout that fits, in bf16 under DeepSpeed; or only the given one, checked.
 
-    across_nodes: weigh expert parallelism over several nodes too. Raises UserError where the batch can't be split, and where
-    nothing fits: it says what the nearest layout lacks, and what would help.
+    across_nodes: weigh expert parallelism over several nodes too; offload: and states in host memory. Raises UserError where
+    the batch can't be split, and where nothing fits: it says what the nearest layout lacks, and what would help.
     """
     config = apply(config, layout or Layout())
     if layout is not None:
         check(config, layout, cluster)
-    wanted = [layout] if layout is not None else list(legal(config, cluster, across_nodes=across_nodes))
+        wanted = [layout]
+    else:
+        wanted = list(legal(config, cluster, across_nodes=across_nodes, offload=offload))
     fitting: list[Candidate] = []
     refused: list[Refusal] = []
     for one in wanted:
@@ -141,9 +144,10 @@ def _nothing_fits(config: RunConfig, cluster: Cluster, refused: Sequence[Refusal
         helps.append("smaller micro-batches")
     helps.append(_more_devices(config, cluster, layout))
     helps.append("devices with more memory")
+    count = f"no layout of {len(refused)} fits" if len(refused) > 1 else "the layout doesn't fit"
     held = f"{cluster.device.memory / GB:.0f} GB with {needs.headroom:.0%} left free"
     return (
-        f"no layout of {len(refused)} fits {cluster} ({held}); the nearest, {layout}, needs {why(needs)}. What would help: "
+        f"{count} {cluster} ({held}); {'the nearest, ' * (len(refused) > 1)}{layout}, needs {why(needs)}. What would help: "
         f"{', '.join(part for part in helps if part)}"
     )
 

@@ -50,12 +50,14 @@ class Group(NamedTuple):
 class States:
     """Bytes on the fullest device, and in host memory for it.
 
-    step: what the optimizer's step allocates for a moment. gathered: parameters that ZeRO-3 has whole while it computes.
-    setup: what the weights take before they are spread.
+    gradients: at the end of a step's last backward pass; accumulated: as it begins. gathered: parameters that ZeRO-3 has
+    whole while it computes. step: what the optimizer's step allocates for a moment. setup: what the weights take before they
+    are spread.
     """
 
     weights: int
     gradients: int
+    accumulated: int
     optimizer: int
     gathered: int
     step: int
@@ -108,7 +110,7 @@ def states(
         return found
     # In host memory: fp32 master, moments and gradient, and a copy of the part's weights on its way back.
     elements = found.optimizer // ADAM
-    host = elements * (ADAM + 4 + itemsize)
+    host = elements * (ADAM + 4 + itemsize * (1 + accumulates))
     largest = max(max(group.sizes) for group in made)
     weights, setup = found.weights, found.setup
     if offload == "parameters":
@@ -116,6 +118,7 @@ def states(
     return States(
         weights=weights,
         gradients=local * itemsize if stage == 1 else largest * itemsize,
+        accumulated=local * itemsize if stage == 1 and accumulates else 0,
         optimizer=0,
         gathered=found.gathered,
         step=0,
@@ -134,14 +137,16 @@ def _whole(made: list[Group], stage: int, itemsize: int, accumulates: bool) -> S
     """Stages 0 to 2: every device has its weights whole."""
     local = sum(sum(group.sizes) for group in made)
     if stage == 0:  # without a master copy: Adam's moments beside the weights themselves
-        return States(local * itemsize, local * itemsize, 8 * local, 0, 0, local * itemsize, 0, local)
+        whole = local * itemsize
+        return States(whole, whole, whole * accumulates, 8 * local, 0, 0, whole, 0, local)
     parts = [_part(group) for group in made]
     padded = [part * group.sharers for part, group in zip(parts, made, strict=True)]
     kept = _kept(made, parts) * itemsize
-    gradients = local * itemsize if stage == 1 else kept * (2 if accumulates else 1)
+    before = local * itemsize if stage == 1 else kept
     return States(
         weights=sum(padded) * itemsize,
-        gradients=gradients,
+        gradients=before if stage == 1 else kept * (1 + accumulates),  # what comes is added to what was kept at the end
+        accumulated=before * accumulates,
         optimizer=ADAM * sum(parts),
         gathered=0,
         step=(kept if stage == 1 else 0) + max(parts) * (4 + itemsize),
@@ -161,6 +166,7 @@ def _spread(made: list[Group], itemsize: int) -> States:
     return States(
         weights=(sum(parts) + persistent) * itemsize,
         gradients=sum(parts) * itemsize,
+        accumulated=sum(parts) * itemsize,  # one buffer, always there
         optimizer=ADAM * sum(parts),
         gathered=min(sum(passing), LIVE + max(passing, default=0)) * itemsize,
         step=min(max(parts), SUB_GROUP) * (4 + itemsize),

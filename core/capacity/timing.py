@@ -15,7 +15,11 @@ from core.model.size import flops_per_token
 
 BACKWARD = 2  # times the forward pass, of matmuls
 ATTENTION_BACKWARD = 2.5  # flash attention computes its scores again
-KERNELS = {"layer": 75, "routing": 85, "again": 1.0, "step": 60}  # started per layer, forward and backward about thrice
+KERNELS = {
+    "layer": 45,
+    "mixture": 35,
+    "step": 80,
+}  # started in one direction (counted, norms fused); and around the layers
 
 PARTS = {
     "matmuls": "matmuls (projections, dense layers, head)",
@@ -40,9 +44,13 @@ class Correction(Protocol):
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step by part (keys of PARTS), and what was done in it: tokens and model FLOPs over all devices."""
+    """Seconds of one step by part (keys of PARTS), and what was done in it: tokens and model FLOPs over all devices.
+
+    hidden: seconds of ZeRO-3's gathers and reductions behind the computation, in no part.
+    """
 
     parts: Mapping[str, float]
+    hidden: float
     tokens: float
     flops: float
 
@@ -71,9 +79,15 @@ def step_time(
     parts = {name: seconds * layout.accumulate for name, seconds in micro.items()}
     if calibration is not None:
         parts |= {name: parts[name] * calibration.scale for name in COMPUTED}
-    parts |= _sent(config, layout, cluster, sum(parts[name] for name in COMPUTED), assumptions)
+    sent = _sent(config, layout, cluster, assumptions)
+    hidden = 0.0
+    if layout.stage == 3:
+        total = sum(sent.values())
+        hidden = min(assumptions.overlap * total, sum(parts[name] for name in COMPUTED))
+        sent = {name: seconds * (1 - hidden / total) if total else 0.0 for name, seconds in sent.items()}
+    parts |= sent
     parts["optimizer"] = _update(config, layout, cluster, assumptions)
-    return StepTime(parts, config.tokens_per_step, flops_per_token(config) * config.tokens_per_step)
+    return StepTime(parts, hidden, config.tokens_per_step, flops_per_token(config) * config.tokens_per_step)
 
 
 def _micro_batch(
@@ -103,7 +117,7 @@ def _micro_batch(
         "attention": scores / (rate * (assume.attention if low else assume.fp32_matmul / 2)),
         "memory": _moved(config, parallel, tokens, rows, again, itemsize) / (device.bandwidth * assume.memory),
     }
-    kernels = (KERNELS["layer"] * layers + KERNELS["routing"] * sparse) * passes + KERNELS["step"]
+    kernels = (KERNELS["layer"] * layers + KERNELS["mixture"] * sparse) * (2 + again) + KERNELS["step"]
     seconds["launches"] = max(0.0, kernels * assume.launch - sum(seconds.values()))
     exchanges = 2 * passes if parallel > 1 else 0
     sent = rows * model.hidden_size * itemsize  # by all layers, once
@@ -154,36 +168,26 @@ def _moved(config: RunConfig, parallel: int, tokens: float, rows: float, again: 
     return moved + 6 * s * model.vocab_size * model.hidden_size  # the embedding's gradient is as large as the table
 
 
-def _sent(
-    config: RunConfig, layout: Layout, cluster: Cluster, computed: float, assume: Assumptions
-) -> dict[str, float]:
-    """Seconds of gathers and reductions that are not hidden behind the computation.
+def _sent(config: RunConfig, layout: Layout, cluster: Cluster, assume: Assumptions) -> dict[str, float]:
+    """Seconds of gathering weights and reducing gradients, hidden or not.
 
-    Stages 0 and 1 reduce once a step; 2 and 3 every micro-batch. DeepSpeed 0.19.8 all-reduces whole buckets up to stage 2
-    and scatters at stage 3, where it overlaps both with the computation.
+    Stages 0 and 1 reduce once a step; 2 and 3 every micro-batch. DeepSpeed 0.19.8 all-reduces whole buckets up to stage 2,
+    and scatters at stage 3, which gathers each weight for the forward pass and for the backward pass.
     """
     itemsize = 2 if config.trainer.precision == "bf16" else 4
     shared, experts = (elements * itemsize for elements in _local(config.model, layout))
-    parallel, devices = layout.expert_parallel, cluster.devices
+    parallel, devices, times = layout.expert_parallel, cluster.devices, layout.accumulate
     groups = ((shared, devices, 1), (experts, devices // parallel, parallel))
-    whole = layout.stage < 3
-    reduced = sum(reduce_s(size, count, apart, cluster, assume, whole=whole) for size, count, apart in groups)
-    reduced *= 1 if layout.stage < 2 else layout.accumulate
-    if whole:
+    three = layout.stage == 3
+    reduced = sum(reduce_s(size, count, apart, cluster, assume, whole=not three) for size, count, apart in groups)
+    reduced *= times if layout.stage >= 2 else 1
+    if not three:
         return {"gathers": 0.0, "reduction": reduced}
-    gathered = (
-        2
-        * layout.accumulate
-        * sum(
-            gather_s(size, count, apart, cluster, assume, calls=config.model.num_layers)
-            for size, count, apart in groups
-        )
-    )
-    if layout.offload == "parameters":
-        gathered += 2 * layout.accumulate * (shared / devices + experts * parallel / devices) / cluster.device.host_link
-    shown = max(0.0, gathered + reduced - assume.overlap * computed)
-    share = shown / (gathered + reduced) if gathered + reduced else 0.0
-    return {"gathers": gathered * share, "reduction": reduced * share}
+    calls = config.model.num_layers
+    gathered = sum(gather_s(size, count, apart, cluster, assume, calls=calls) for size, count, apart in groups)
+    if layout.offload == "parameters":  # each device brings its part from the host
+        gathered += sum(size / count for size, count, _ in groups) / cluster.device.host_link
+    return {"gathers": 2 * times * gathered, "reduction": reduced}
 
 
 def _local(model: ModelConfig, layout: Layout) -> tuple[int, int]:

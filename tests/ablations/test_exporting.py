@@ -141,7 +141,7 @@ def test_settings_of_ones_own_and_mistakes_at_full_scale(confirmed, tmp_path) ->
     for options, said in (
         ((), "--target needs --cluster"),
         (("--cluster", "2xH10-80G"), "unknown device 'H10-80G'"),
-        (("--cluster", "2xH100-80G", "--tokens", "many"), "--tokens must be a positive number"),
+        (("--cluster", "2xH100-80G", "--tokens", "many"), "'many' is not a number of tokens"),
         (("--cluster", "2xH100-80G", "--rule", "magic"), "unknown rule 'magic'"),
         (("--cluster", "2xH100-80G", "trainer.batch_size=7"), "trainer.batch_size=7"),
     ):

@@ -71,6 +71,11 @@ def peak(config: RunConfig) -> int:
         parameter.grad = torch.zeros_like(parameter)
     with as_accelerator(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as heard:
         module.training_step(batch, 0)["loss"].backward()
+    return most_allocated(heard)
+
+
+def most_allocated(heard: profile) -> int:
+    """The most bytes that were allocated at a time while the profiler listened, beyond those at its start."""
     level = most = 0
     events = [event for event in heard.profiler.kineto_results.events() if event.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -1,7 +1,7 @@
 """Trains a list of cases one after the other in the processes of one launch: python -m tests.core.training.many FOLDER.
 
-FOLDER/cases.json holds [{"name", "settings", "untagged"?}]. Leaves NAME.json (the record) and NAME.safetensors (the
-first step's gradients, whole) there.
+FOLDER/cases.json holds [{"name", "settings", "untagged"?}]. Leaves NAME.json (the record), NAME.safetensors (the first
+step's gradients, whole) and, of rank R, NAME-held-R.json (what the engine holds) there.
 """
 
 import json
@@ -20,6 +20,7 @@ from core.ranks import Ranks
 from core.settings import build
 from core.training.run import attempt
 from core.training.strategy import is_spread
+from tests.core.capacity.held import Held
 
 
 class FirstGradients(lightning.Callback):
@@ -56,14 +57,17 @@ class FirstGradients(lightning.Callback):
 def run_case(case: dict, folder: Path, ranks: Ranks) -> str:
     """Train one case and leave what it gave."""
     config, keep = build({}, case["settings"]), FirstGradients()
+    held = [Held()] if config.trainer.strategy == "deepspeed" else []
     place = folder / case["name"]
     place.mkdir(exist_ok=True)
-    record = attempt(config, place, ranks=ranks, callbacks=[keep])
+    record = attempt(config, place, ranks=ranks, callbacks=[keep, *held])
     if ranks.rank == 0:
         (folder / f"{case['name']}.json").write_text(record.to_json())
         save_file(
             {name: value.contiguous() for name, value in keep.whole.items()}, folder / f"{case['name']}.safetensors"
         )
+    for one in held:
+        (folder / f"{case['name']}-held-{ranks.rank}.json").write_text(json.dumps(one.bytes))
     return record.to_json()
 
 

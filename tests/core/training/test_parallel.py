@@ -12,6 +12,7 @@ from core.ranks import Ranks
 from core.records import RunRecord
 from core.settings import build
 from core.training.launch import RankFailedError, launch
+from tests.core.capacity.held import counted
 from tests.core.training.many import run_case
 from tests.core.training.test_run import QUICK
 
@@ -90,6 +91,12 @@ def differences(one: Path, other: Path, kind: str, name: str) -> dict[str, float
     return found
 
 
+def fullest(folder: Path, name: str, devices: int) -> dict[str, int]:
+    """Bytes that the fullest rank holds of weights, gradients and optimizer states."""
+    held = [json.loads((folder / f"{name}-held-{rank}.json").read_text()) for rank in range(devices)]
+    return {part: max(one[part] for one in held) for part in ("weights", "gradients", "optimizer")}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients_and_losses_are_those_of_one_process(layout: str, single: Path, tmp_path: Path) -> None:
     devices, parallel = LAYOUTS[layout]
@@ -101,6 +108,9 @@ def test_gradients_and_losses_are_those_of_one_process(layout: str, single: Path
         found = differences(single / "runs", tmp_path, kind, f"{kind}-{stage}")
         assert found["gradients"] < CLOSE, (layout, kind, stage, found)
         assert max(found.values()) < CLOSE, (layout, kind, stage, found)
+        assert fullest(tmp_path, f"{kind}-{stage}", devices) == counted(
+            build({}, settings(kind, single, stage, parallel)), devices
+        ), (layout, kind, stage)
     idle = RunRecord.from_json((tmp_path / "idle-2.json").read_text())
     assert idle.expert_load["load"][0][0][2:] == [0.0, 0.0]  # a rank had nothing to do
     # All of a group's tokens go to its first rank: half of them leave their rank, come back, and so do their gradients.
