@@ -2,6 +2,7 @@
 
 <folder>/
     config.yaml      the whole config, its layout included; `ablate train` takes it
+    stages.yaml      the same model through LLaDA-MoE's five stages, for corpora that are still to be named
     deepspeed.json   the same layout as DeepSpeed reads it, for other programs
     train.sbatch     the Slurm script that trains it on the cluster
     hf/config.json   the model as transformers names it, where it has a class for it
@@ -18,20 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from core.capacity.clusters import Cluster
-from core.capacity.planning import Plan
-from core.config import RunConfig, to_yaml
+from core.capacity.planning import Plan, plan
+from core.config import RunConfig
+from core.config import to_yaml as config_yaml
 from core.errors import UserError
 from core.interchange.layouts import config_to_hf
 from core.processes import STOPPED
 from core.quantities import short
 from core.records import write_atomically
+from core.stages import Stage, llada_moe_stages, to_yaml
 from core.training.devices import engine_config
 from sweeps.export import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
 from sweeps.launch.site import FIELD_KEYS, Request, clock
 from sweeps.launch.slurm import SOURCE_ROOT
 from sweeps.transfer import BATCH, RATE, Carried, Rule, Scale, published_optimum
 
-SCRIPT, ENGINE, HF = "train.sbatch", "deepspeed.json", "hf/config.json"
+SCRIPT, ENGINE, HF, STAGES = "train.sbatch", "deepspeed.json", "hf/config.json", "stages.yaml"
+SFT_STEPS = 10_000  # until the conversations are known
 LEAD_S = 300  # before the time limit: for a checkpoint of all devices
 PLAIN = Request()
 STRETCHED = 1e4  # times the compute: beyond the range over which scaling fits are made
@@ -47,8 +51,10 @@ here={folder}
 export PYTHONPATH={root}"${{PYTHONPATH:+:$PYTHONPATH}}"
 export MASTER_ADDR="${{MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}}"
 export MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
-{python} -m ablations train "$here/{config}" --devices {devices} --dry-run || exit 2
-srun --mpi=none --kill-on-bad-exit=1 {python} -m ablations train "$here/{config}" --out "$here/runs" </dev/null &
+if [ $# -eq 0 ]; then set -- {config}; fi  # or: {stages} --stage NAME
+file="$here/$1"; shift
+{python} -m ablations train "$file" "$@" --devices {devices} --dry-run || exit 2
+srun --mpi=none --kill-on-bad-exit=1 {python} -m ablations train "$file" "$@" --out "$here/runs" </dev/null &
 step=$!
 status=0
 while kill -0 "$step" 2>/dev/null; do wait "$step"; status=$?; done
@@ -111,7 +117,7 @@ def write(
     """
     config, devices = scale.config, scale.cluster.devices
     lacks = []
-    write_atomically(folder / CONFIG, to_yaml(config))
+    write_atomically(folder / CONFIG, config_yaml(config))
     write_atomically(folder / ENGINE, json.dumps(engine_config(config, devices), indent=2) + "\n")
     write_atomically(folder / SCRIPT, _script(scale, folder, request))
     try:
@@ -121,6 +127,10 @@ def write(
         write_atomically(folder / HF, json.dumps(said, indent=2) + "\n")
     except UserError as error:
         lacks.append(f"No {HF}: {error}")
+    try:
+        write_atomically(folder / STAGES, to_yaml(staged(config, scale.cluster)))
+    except UserError as error:
+        lacks.append(f"No {STAGES}: {error}")
     if config.data.corpus == "stdlib":
         lacks.append(
             "data.corpus is still stdlib, 11 MB of Python's own sources: set data.corpus to the text to be learned."
@@ -130,6 +140,33 @@ def write(
     write_atomically(folder / EVIDENCE, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / CARD, "\n".join(_card(scale, basis, evidence, lacks)) + "\n")
     return lacks
+
+
+def staged(config: RunConfig, cluster: Cluster) -> tuple[Stage, ...]:
+    """The config's model through LLaDA-MoE's five stages, each laid out on the cluster.
+
+    The first stage has the config's corpus, unless that is the default's; the others have placeholders, which are refused
+    before anything trains. Raises UserError where a stage can't be trained so, such as one that masks nothing.
+    """
+    if config.objective.kind != "masked_diffusion":
+        raise UserError(f"the stages are of masked diffusion, and objective.kind is {config.objective.kind}")
+    corpora = {} if config.data.corpus == "stdlib" else {"pretrain-1": config.data.corpus}
+    layouts = {
+        stage.name: _layout(plan(stage.config, cluster).config)
+        for stage in llada_moe_stages(corpora, sft_steps=SFT_STEPS, base=config)
+    }
+    return llada_moe_stages(corpora, sft_steps=SFT_STEPS, base=config, settings=layouts)
+
+
+def _layout(config: RunConfig) -> dict[str, Any]:
+    trainer, spread = config.trainer, config.deepspeed
+    return {
+        "trainer.accumulate": trainer.accumulate,
+        "trainer.activation_checkpointing": trainer.activation_checkpointing,
+        "deepspeed.stage": spread.stage,
+        "deepspeed.expert_parallel": spread.expert_parallel,
+        "deepspeed.offload": spread.offload,
+    }
 
 
 def _script(scale: FullScale, folder: Path, request: Request) -> str:
@@ -154,6 +191,7 @@ def _script(scale: FullScale, folder: Path, request: Request) -> str:
         root=shlex.quote(str(SOURCE_ROOT)),
         python=shlex.quote(sys.executable),
         config=CONFIG,
+        stages=STAGES,
         devices=count,
         stopped=STOPPED,
     )
@@ -211,6 +249,7 @@ def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any
         "",
         *[f"- {line}" for line in lacks],
         *([""] if lacks else []),
-        f"Check it in seconds: `ablate train {CONFIG} --cluster {scale.cluster} --dry-run`; train it: `sbatch {SCRIPT}`. "
+        f"Check it in seconds: `ablate train {CONFIG} --cluster {scale.cluster} --dry-run`; train it: `sbatch {SCRIPT}`, "
+        f"or in stages `sbatch {SCRIPT} {STAGES} --stage pretrain-1`, once their corpora are named in `{STAGES}`. "
         f"`{EVIDENCE}` has every number and the hash of each record; the proxies were trained by `{basis['command']}`.",
     ]

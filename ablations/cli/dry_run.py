@@ -1,26 +1,55 @@
 """`ablate train CONFIG --dry-run`: what a run would be, checked in seconds wherever it is to be trained."""
 
 import argparse
+from collections.abc import Sequence
 
 from ablations.cli.commands import console
+from core.capacity.clusters import Cluster
+from core.capacity.layouts import Layout
+from core.capacity.planning import plan
 from core.config import RunConfig
+from core.errors import UserError
 from core.quantities import short
+from core.stages import Stage
 from core.training.dry_run import DryRun, dry_run
+from core.training.staged import check_stages
 
+DONE = "nothing was trained; every check passed"
 REPEATED = 4  # epochs up to which repeated text is worth almost as much as new text (arXiv 2305.16264)
 
 
 def run_dry(config: RunConfig, arguments: argparse.Namespace) -> int:
     """Check the run and print its plan. A mistake is a UserError, as it would be of training."""
+    _print([*_checked(config, arguments), DONE])
+    return 0
+
+
+def run_dry_stages(stages: Sequence[Stage], arguments: argparse.Namespace) -> int:
+    """The same of every stage: all are checked before the first is described."""
+    cluster = Cluster.parse(arguments.cluster) if arguments.cluster else None
+    check_stages(stages, cluster.devices if cluster else arguments.devices, here=False)
+    for number, stage in enumerate(stages, start=1):
+        try:
+            lines = _checked(stage.config, arguments)
+        except UserError as error:
+            raise UserError(f"stage {stage.name}: {error}") from None
+        _print([f"stage {number}/{len(stages)}, {stage.name}; hands on by {stage.select}", *(f"  {x}" for x in lines)])
+    _print([DONE])
+    return 0
+
+
+def _checked(config: RunConfig, arguments: argparse.Namespace) -> list[str]:
     devices = arguments.devices
     layout: list[str] = []
     if arguments.cluster:
         devices, layout = _on_cluster(config, arguments)
-    found = dry_run(config, devices)
+    return [*_lines(config, dry_run(config, devices), devices), *layout]
+
+
+def _print(lines: Sequence[str]) -> None:
     out = console()
-    for line in [*_lines(config, found, devices), *layout, "nothing was trained; every check passed"]:
+    for line in lines:
         out.print(line, markup=False, soft_wrap=True)
-    return 0
 
 
 def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:
@@ -52,10 +81,6 @@ def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:
 
 def _on_cluster(config: RunConfig, arguments: argparse.Namespace) -> tuple[int, list[str]]:
     """How many devices there are, and what the run needs of each. Raises UserError where its own layout doesn't fit."""
-    from core.capacity.clusters import Cluster
-    from core.capacity.layouts import Layout
-    from core.capacity.planning import plan
-
     cluster = Cluster.parse(arguments.cluster)
     planned = plan(config, cluster, layout=Layout.of(config, cluster.devices))
     tokens = config.tokens_per_step * config.trainer.steps

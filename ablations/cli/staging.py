@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ablations.cli.training import ConsoleLogger, tracker_of
@@ -12,6 +13,7 @@ from core.ranks import Ranks
 from core.records import RunRecord
 from core.settings import parse_overrides
 from core.stages import Stage, load_stages
+from core.training import pausing
 from core.training.loggers import RowLogger
 from core.training.saved import saved_step
 from core.training.staged import Turn, handed_on, train_stages
@@ -45,22 +47,27 @@ class Console:
 
 
 def run_stages(arguments: argparse.Namespace) -> int:
-    """Train the stages that aren't done, up to the one that --stage names."""
+    """Train the stages that aren't done, up to the one that --stage names; or with --dry-run only check them."""
     stages = load_stages(Path(arguments.config), parse_overrides(arguments.settings))
-    if Ranks.of_environment().size > 1:
-        raise UserError(
-            "stages start processes of their own, one stage after the other: start this command once, with --devices N"
-        )
+    ranks = Ranks.of_environment()
     if arguments.stage is not None:
         names = [stage.name for stage in stages]
         if arguments.stage not in names:
             raise UserError(f"--stage {arguments.stage}: the stages of {arguments.config} are {', '.join(names)}")
         stages = stages[: names.index(arguments.stage) + 1]
-    turn, record = train_stages(
-        stages, arguments.out, devices=arguments.devices, watcher=Console(stages, arguments.out)
-    )[-1]
+    if arguments.dry_run:
+        from ablations.cli.dry_run import run_dry_stages
+
+        return run_dry_stages(stages, arguments)
+    if ranks.size > 1 and arguments.stage is None:
+        raise UserError("processes that srun or torchrun started together train one stage: name it with --stage")
+    ranks = replace(ranks, expert_parallel=stages[-1].config.deepspeed.expert_parallel)
+    watcher = Console(stages, arguments.out) if ranks.rank == 0 else None
+    with pausing.on_signals():
+        turn, record = train_stages(stages, arguments.out, devices=arguments.devices, watcher=watcher, ranks=ranks)[-1]
     if record.status != "complete":
         print(f"ablate: stage {turn.stage.name} failed: {record.reason}", file=sys.stderr)
         return 1
-    print(f"weights: {handed_on(turn, record)[0]}")
+    if ranks.rank == 0:
+        print(f"weights: {handed_on(turn, record)[0]}")
     return 0

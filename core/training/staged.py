@@ -19,6 +19,7 @@ from core.config import ModelConfig, RunConfig, get_field, known_keys, to_dict
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
+from core.ranks import Ranks
 from core.records import FILE_NAME, RunRecord
 from core.settings import build, text
 from core.stages import LAST, UNNAMED, Stage
@@ -67,8 +68,8 @@ class Silent:
         pass
 
 
-def check_stages(stages: Sequence[Stage], devices: int = 1) -> None:
-    """Refuse, before any stage is trained, what would fail in one of them.
+def check_stages(stages: Sequence[Stage], devices: int = 1, *, here: bool = True) -> None:
+    """Refuse, before any stage is trained, what would fail in one of them; here: on this machine.
 
     Raises UserError, with the stage named, for what `check` refuses, a metric to select by that the stage doesn't measure, a
     corpus that is still to be named, and weights of other shapes than the stage's before.
@@ -79,7 +80,7 @@ def check_stages(stages: Sequence[Stage], devices: int = 1) -> None:
                 raise UserError("data.corpus is still to be named: set the corpus of this stage")
             if stage.select != LAST:
                 check_metric(stage.config, load_corpus(stage.config.data), stage.select, "select")
-            check(stage.config, devices)
+            check(stage.config, devices, here=here)
             if before is not None:
                 _check_shapes(before, stage)
         except UserError as error:
@@ -116,20 +117,33 @@ def root_of(stages: Sequence[Stage], out: Path) -> Path:
 
 
 def train_stages(
-    stages: Sequence[Stage], out: Path, *, devices: int = 1, watcher: Watcher | None = None
+    stages: Sequence[Stage],
+    out: Path,
+    *,
+    devices: int = 1,
+    watcher: Watcher | None = None,
+    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
 ) -> list[tuple[Turn, RunRecord]]:
     """Train what isn't done yet of the stages, in order, below `root_of(stages, out)`.
+
+    ranks: where srun, torchrun or DeepSpeed's launcher started several processes, each calls this; the last of the stages is
+    trained, and those before it must be done.
 
     A stage that is done is not trained again; one that was cut off goes on from its checkpoint, and one that failed too, its
     record set aside. Returns each stage's record, the last one's of status "failed" where a stage failed. Raises UserError
     for what `check_stages` refuses, and for weights that are gone or have changed since they were recorded; a request to
     pause passes through as TrainingPausedError.
     """
-    check_stages(stages, devices)
+    check_stages(stages, max(ranks.size, devices))
     watcher, root = watcher or Silent(), root_of(stages, out)
     done: list[tuple[Turn, RunRecord]] = []
     for number, stage in enumerate(stages, start=1):
-        turn = _turn(stage, number, root, done[-1] if done else None)
+        turn = _turn(stage, number, root, done[-1] if done else None, first=ranks.rank == 0)
+        if turn.record is None and ranks.size > 1 and stage is not stages[-1]:
+            raise UserError(
+                f"stage {stage.name} isn't done, and processes that were started together train one stage: --stage "
+                f"{stage.name} trains it"
+            )
         loggers = watcher.begins(turn)
         record = turn.record
         if record is None:
@@ -142,7 +156,8 @@ def train_stages(
     return done
 
 
-def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] | None) -> Turn:
+def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] | None, *, first: bool = True) -> Turn:
+    """Where a stage stands. first: of the processes that train it, which alone writes."""
     started_from, config = None, stage.config
     if former is not None:
         weights, started_from = handed_on(*former)
@@ -155,14 +170,17 @@ def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] 
     }
     folder = _place(root / f"{number}-{stage.name}", said)
     turn = Turn(stage, number, folder, config, started_from)
-    if not (folder / FILE_NAME).exists() and (spilled := spill.find(folder)) is not None:
+    if first and not (folder / FILE_NAME).exists() and (spilled := spill.find(folder)) is not None:
         spill.keep(spilled, folder)
         spill.discard(folder)
     if (folder / FILE_NAME).exists():
         record = records.read(folder / FILE_NAME)
         if record.status == "complete":
             return replace(turn, record=record)
-        records.set_aside(folder)
+        if first:
+            records.set_aside(folder)
+    if not first:
+        return turn
     if started_from is not None:
         _check_unchanged(stage, weights, started_from["weights_sha256"])
     records.write_atomically(folder / STAGE_FILE, json.dumps(said, indent=2) + "\n")

@@ -12,6 +12,7 @@ from core import spill
 from core.config import config_hash
 from core.presets import preset
 from core.settings import load
+from core.stages import load_stages
 from core.training.dry_run import dry_run
 from sweeps.confirmation import confirmation_plan, fresh_seeds
 from sweeps.folders import run_folder, write_design
@@ -126,6 +127,15 @@ def test_the_winner_at_full_scale_is_a_folder_that_can_be_trained(confirmed) -> 
     [carried] = [c for c in told["full_scale"]["carried"] if c["key"].startswith("objective.")]
     assert carried == {"key": "objective.load_balancing_weight", "proxy": 0.0, "target": 0.0, "how": "as it is"}
     assert "64xH100-80G" in (folder / "CARD.md").read_text()
+    stages = load_stages(folder / "stages.yaml")
+    assert [stage.name for stage in stages] == ["pretrain-1", "pretrain-2", "anneal-1", "anneal-2", "sft"]
+    assert {stage.config.objective.load_balancing_weight for stage in stages} == {0.0}
+    assert stages[3].config.data.sequence_length == 8192 and stages[2].config.model.rope_theta == 5e4
+    unnamed = ablate("train", str(folder / "stages.yaml"), "--cluster", "64xH100-80G", "--dry-run", cwd=confirmed)
+    mistake(unnamed, "stage pretrain-1: data.corpus is still to be named")
+    named = ("data.corpus=stdlib", "--stage", "anneal-2")
+    done = ablate("train", str(folder / "stages.yaml"), *named, "--cluster", "64xH100-80G", "--dry-run", cwd=confirmed)
+    assert done.returncode == 0 and "stage 4/4, anneal-2" in done.stdout, done.stderr
 
     checked = ablate("train", str(folder), "--cluster", "64xH100-80G", "--dry-run", cwd=confirmed)
     assert checked.returncode == 0, checked.stderr
