@@ -13,6 +13,10 @@ from typing import Any, TextIO
 LONGEST = 2**20  # characters of a message
 
 
+class CallError(Exception):
+    """What the other side raised, as it said."""
+
+
 def encode(value: Any) -> Any:
     """A value of Python's own types as JSON, which `decode` makes an equal one of. Raises TypeError for anything else."""
     if value is None or type(value) in (bool, str):
@@ -101,7 +105,7 @@ def examine(source: str, test: str, name: str, nonce: str) -> None:
             raise EOFError("the program ended, or its answer was too long")
         answer = json.loads(line)
         if "error" in answer:
-            raise RuntimeError(str(answer["error"])[:300])
+            raise CallError(str(answer["error"])[:300])
         return decode(answer["value"])
 
     names: dict[str, Any] = {"__name__": "tests"}
@@ -111,7 +115,7 @@ def examine(source: str, test: str, name: str, nonce: str) -> None:
         exec(compile(test, "tests.py", "exec"), names)
         names["check"](candidate)
     except BaseException as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}"[:500])
+        sys.stderr.write((str(error) if isinstance(error, CallError) else f"{type(error).__name__}: {error}")[:500])
         sys.stderr.flush()
         os._exit(1)
     sys.stderr.write(nonce)
