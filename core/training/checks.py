@@ -10,6 +10,8 @@ from core.errors import UserError
 from core.model.transformer import Denoiser
 from core.training.devices import check_devices
 
+STAGE = "stage:"  # before the arm hash of a first stage, whose weights lie in the run's own folder
+
 
 def check(config: RunConfig, devices: int = 1) -> None:
     """Refuse, before anything is trained, what would fail later.
@@ -20,7 +22,7 @@ def check(config: RunConfig, devices: int = 1) -> None:
     """
     check_devices(config, devices)
     check_vocabulary(config, load_corpus(config.data))
-    if config.trainer.initial_weights:
+    if config.trainer.initial_weights and not config.trainer.initial_weights.startswith(STAGE):
         check_weights(config.model, config.trainer.initial_weights)
     if config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
@@ -56,8 +58,7 @@ def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_w
 
     named: what an error calls the file, before its path.
     """
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
+    wanted = _shapes(model)
     try:
         with safe_open(path, framework="pt") as weights:
             found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
@@ -69,3 +70,19 @@ def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_w
                 f"{named}{path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
                 f"{wanted.get(name, 'absent')} in the config"
             )
+
+
+def check_same_shape(first: ModelConfig, second: ModelConfig) -> None:
+    """Refuse a first stage whose weights don't fit the model that starts from them."""
+    ours, theirs = _shapes(second), _shapes(first)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"its first stage has another shape: {name} is {theirs.get(name, 'absent')} there and "
+                f"{ours.get(name, 'absent')} here"
+            )
+
+
+def _shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
