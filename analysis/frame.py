@@ -46,7 +46,7 @@ class Study:
         """
         found, unreadable, homes = [], [], dict[str, Path]()
         for path in sorted(folder.rglob(records.FILE_NAME)):
-            if "attempts" in path.relative_to(folder).parts:
+            if {"attempts", "stages"} & set(path.relative_to(folder).parts):
                 continue
             try:
                 found.append(records.read(path))

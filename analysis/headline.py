@@ -2,7 +2,7 @@
 
 from analysis.adaptive import Course
 from analysis.frame import Study
-from analysis.tables import AMONG, MetricTable, Planned, Row
+from analysis.tables import ACROSS, AMONG, MetricTable, Planned, Row
 
 
 def headline(study: Study, table: MetricTable) -> str:
@@ -39,6 +39,8 @@ def asides(tables: tuple[MetricTable, ...]) -> list[str]:
 def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:
     words, _, failures = words.partition(AMONG)
     among = f" among runs that finished{failures}" if failures else ""
+    words, across, _ = words.partition(ACROSS)
+    among = f" ({ACROSS[2:]}){among}" if across else among
     who = f"all {judged} arms" if len(rows) == judged > 1 else " and ".join(f"“{row.label}”" for row in rows)
     if words.startswith("no detectable"):
         return f"no detectable difference from the control for {who}{among}"

@@ -10,10 +10,12 @@ from analysis.adaptive import Rule, pairs_at
 from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.frame import Study
 from analysis.sequential import anytime
+from core import likelihood
 from core.errors import UserError
 from core.metrics import METRICS
 
 AMONG = ", among runs that finished"
+ACROSS = ", a bound against an exact likelihood"  # of a difference that proves nothing
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class Row:
 
 @dataclass(frozen=True)
 class MetricTable:
-    """All arms in one metric, the control first. Each metric is its own family of comparisons."""
+    """All arms in one metric, the control first. Each metric is its own family of comparisons.
+
+    likelihoods: where arms' numbers are of different kinds, which is of which; else empty.
+    """
 
     metric: str
     label: str
@@ -43,6 +48,7 @@ class MetricTable:
     primary: bool
     margin: float | None
     rows: tuple[Row, ...]
+    likelihoods: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,12 @@ def metric_table(study: Study, metric: str, *, primary: bool, looks: Looks | Non
                 notes += (f"the difference is real but smaller than the margin of {margin:g}",)
             if lost := failures(study, control, metric):  # the control's loss doesn't speak against the arm
                 notes += (f"the control lost {lost} of its runs",)
-            row = replace(row, verdict=_among(row.verdict, failures(study, row.arm, metric)), notes=notes)
+            words = _across(study, metric, (row.arm, control), row.effect, row.verdict)
+            row = replace(row, verdict=_among(words, failures(study, row.arm, metric)), notes=notes)
         rows.append(row)
-    return MetricTable(metric, known.label, known.unit, known.goal, primary, margin, tuple(rows))
+    return MetricTable(
+        metric, known.label, known.unit, known.goal, primary, margin, tuple(rows), _listed(study, metric)
+    )
 
 
 def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned, ...]:
@@ -96,7 +105,13 @@ def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned
     return tuple(
         row
         if row.p_holm is None
-        else replace(row, verdict=_among(row.verdict, sum(failures(study, arm, metric) for arm in row.arms)))
+        else replace(
+            row,
+            verdict=_among(
+                _across(study, metric, row.arms, row.effect, row.verdict),
+                sum(failures(study, arm, metric) for arm in row.arms),
+            ),
+        )
         for row in _judged(study, metric, drafts)
     )
 
@@ -111,13 +126,23 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Loo
     if arm == control:
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
     effect, p_same, more = _compared(study, metric, (arm, control), margin, "the control", looks)
-    return Row(**row, effect=effect, p_holm=None, p_equivalence=p_same, verdict="no verdict", notes=notes + more)
+    return Row(
+        **row,
+        effect=effect,
+        p_holm=None,
+        p_equivalence=p_same,
+        verdict="no verdict",
+        notes=tuple(dict.fromkeys(notes + more)),
+    )
 
 
 def _compared(
     study: Study, metric: str, pair: tuple[str, str], margin: float | None, whom: str, looks: Looks | None
 ) -> tuple[PairedEffect | None, float | None, tuple[str, ...]]:
     """An arm minus another: the effect, the p-value of equivalence, neither of them adjusted, and what is to be known."""
+    kinds = _likelihoods(study, metric, pair)
+    if kinds is not None and (reason := likelihood.incomparable(*kinds)):
+        return None, None, (reason,)
     if any(study.data_differs(*pair, seed) for seed in study.design["seeds"]):
         return None, None, (f"trained on other data than {whom}, so not compared",)
     seen = None if looks is None else looks[pair]
@@ -142,6 +167,30 @@ def _compared(
     except UserError as error:
         notes.append(str(error))
     return effect, p_same, tuple(notes)
+
+
+def _likelihoods(
+    study: Study, metric: str, pair: tuple[str, str]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
+    known = {arm["name"]: arm["likelihood"] for arm in study.design["arms"] if "likelihood" in arm}
+    return (known[pair[0]], known[pair[1]]) if metric in likelihood.METRICS and set(pair) <= set(known) else None
+
+
+def _across(study: Study, metric: str, pair: tuple[str, str], effect: PairedEffect | None, words: str) -> str:
+    """A verdict's words; of a difference that is real but proves nothing, what it is."""
+    kinds = _likelihoods(study, metric, pair)
+    if kinds is None or effect is None or not words.startswith(("better", "worse")):
+        return words
+    lower = "lower" if effect.estimate < 0 else "higher"
+    return f"{lower}{ACROSS}" if likelihood.across(*kinds, effect.estimate) else words
+
+
+def _listed(study: Study, metric: str) -> str:
+    arms = study.design["arms"]
+    if metric not in likelihood.METRICS or not all("likelihood" in arm for arm in arms):
+        return ""
+    return likelihood.listed({arm["label"]: arm["likelihood"] for arm in arms})
 
 
 def _looked_at(

@@ -19,7 +19,9 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     title = [Text(judgement.question, style="bold")] if titled else []
     parts: list[Any] = [*title, Text(judgement.headline), Text()]
     for table in judgement.tables:
-        parts += [_terminal_metric(table), Text()]
+        parts += [_terminal_metric(table)]
+        parts += [Text(table.likelihoods, style="dim")] if table.likelihoods else []
+        parts += [Text()]
     parts += _terminal_ladder(judgement)
     for further in (_terminal_decoding, _terminal_contrasts, _terminal_course, _terminal_speeds, _terminal_factorial):
         parts += further(judgement)

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.config import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig, TrainerConfig, to_dict
 from core.errors import UserError
+from core.recipes import recipes
 from core.settings import build, load
 
 
@@ -150,6 +151,18 @@ PRESETS: dict[str, RunConfig] = {
         autoregressive=True,
     ),
 }
+
+
+# Published systems as recipes on the proxy (core.recipes). Dream goes on from the weights of qwen2_5_proxy, which
+# trainer.initial_weights then names; so does LLaDA 1.5 from llada_proxy's, with objective.kind=vrpo.
+for _name, _system in (
+    ("llada_proxy", "LLaDA"),
+    ("dream_proxy", "Dream"),
+    ("qwen2_5_proxy", "Qwen2.5"),
+    ("llada2_proxy", "LLaDA2.0"),
+    ("ec_dlm_proxy", "EC-DLM"),
+):
+    PRESETS[_name] = build(to_dict(PRESETS["proxy"]), recipes(PRESETS["proxy"])[_system].settings)
 
 
 def resolve(name: str, settings: Mapping[str, Any]) -> RunConfig:

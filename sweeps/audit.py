@@ -75,7 +75,7 @@ def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:
     """Every record of a study; what can't be read, or lies where it doesn't belong, is a finding."""
     for path in sorted(folder.rglob(records.FILE_NAME)):
         place = path.parent.relative_to(folder)
-        if "attempts" in place.parts:
+        if {"attempts", "stages"} & set(place.parts):
             continue
         try:
             content = path.read_bytes()

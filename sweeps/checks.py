@@ -18,7 +18,9 @@ def check(ablation: Ablation, overrides: Mapping[str, Any]) -> None:
 
     Raises UserError that names the field, and the nearest known names where one is unknown.
     """
-    if not ablation.ladder and (ablation.factors or not ablation.decoders):  # a ladder names its points otherwise
+    if (
+        not ablation.ladder and not ablation.recipes and (ablation.factors or not ablation.decoders)
+    ):  # a ladder names its points otherwise
         check_factors(ablation.factors, ablation.control)
     keys = [factor.key for factor in ablation.factors]
     for key in keys:

@@ -39,10 +39,12 @@ def calibrate(
         for run in plan.runs:
             if run.arm in seconds:
                 continue
-            shape = _compute_shape(run.config)
-            if shape not in per_step:
-                per_step[shape] = measure(run.config)
-            seconds[run.arm] = per_step[shape] * _steps(run.config)
+            seconds[run.arm] = 0.0
+            for config in (run.config, *([run.first] if run.first else [])):
+                shape = _compute_shape(config)
+                if shape not in per_step:
+                    per_step[shape] = measure(config)
+                seconds[run.arm] += per_step[shape] * _steps(config)
     finally:
         torch.set_num_threads(before)
     return Cost(seconds)

@@ -5,6 +5,7 @@
     record.json     the finished run; never changed once it is there
     progress.json   how far training is
     attempts/N.json records that were set aside: failures that were retried, files that can't be trusted
+    stages/HASH/    a first stage, a run like any other, from whose weights this one starts
     wandb/          W&B's own files
 """
 
@@ -26,7 +27,7 @@ from sweeps.planned import Plan, PlannedRun
 
 DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"
-KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST}
+KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST, saved.STAGES}
 
 _held: set[int] = set()
 

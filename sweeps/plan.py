@@ -9,6 +9,7 @@ from core.config import RunConfig, config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
+from core.likelihood import ACROSS, incomparable, likelihood
 from core.model.routers import ROUTERS
 from core.model.size import count, flops_per_token
 from core.presets import preset
@@ -20,6 +21,7 @@ from sweeps.checks import check, nearest
 from sweeps.ladder import arms_of, climb
 from sweeps.matching import match_flops
 from sweeps.planned import Plan, PlannedRun
+from sweeps.recipes import Prepared, prepare
 from sweeps.spec import Ablation, Arm, Factor
 
 UNEQUAL = 0.01  # FLOPs per token that differ by more are told beside the verdict
@@ -37,8 +39,12 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     edition = edition_of(name, ablation, size)
     check(edition, settings)
     points = climb(edition, settings) if edition.ladder else []
-    arms = arms_of(points) if points else expand(edition)
-    configs = _unlike(edition, arms, [point.config for point in points] or _configs(edition, arms, settings))
+    staged = prepare(edition, settings) if edition.recipes else []
+    arms = arms_of(points) if points else tuple(each.arm for each in staged) or expand(edition)
+    made = [point.config for point in points] or [each.config for each in staged]
+    configs = _unlike(edition, arms, made or _configs(edition, arms, settings))
+    firsts = {each.arm.name: each.first for each in staged if each.first is not None}
+    _check_first(edition, firsts)
     fingerprints = {arm.name: fingerprint(config.data) for arm, config in zip(arms, configs, strict=True)}
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
     design: dict[str, Any] = {
@@ -72,8 +78,11 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         design["ladder"] = {"targets": {name: asdict(target) for name, target in edition.ladder.targets.items()}}
         for entry, point in zip(design["arms"], points, strict=True):
             entry["point"] = point.describe()
+    for each, entry in zip(staged, design["arms"], strict=bool(staged)):
+        entry["flops"] = each.flops
+        entry["notes"] += _of_stages(each, staged[0])
     runs = tuple(
-        planned_run(arm, replace(config, seed=seed), fingerprints[arm.name])
+        planned_run(arm, replace(config, seed=seed), fingerprints[arm.name], firsts.get(arm.name))
         for seed in edition.seeds
         for arm, config in zip(arms, configs, strict=True)
     )
@@ -152,16 +161,15 @@ def _described(edition: Ablation, arms: Sequence[Arm], configs: Sequence[RunConf
         share = entry["flops_per_token"] / control["flops_per_token"] - 1
         if edition.match == "active_flops" and abs(share) > 1e-4:
             entry["notes"].append(f"{share:+.2%} FLOPs per token: no expert width comes nearer to the control's")
-        elif edition.match is None and not edition.ladder and abs(share) > UNEQUAL:
+        elif edition.match is None and not edition.ladder and not edition.recipes and abs(share) > UNEQUAL:
             entry["notes"].append(
                 f"{share:+.0%} FLOPs per token beside the control's: not a comparison at equal compute"
             )
-        kinds = {each.objective.kind == "autoregressive" for each in (config, configs[0])}
-        if len(kinds) > 1:
-            exact, bound = ("its", "the control's") if config.model.causal else ("the control's", "its")
-            entry["notes"].append(
-                f"{exact} NELBO is the likelihood itself, {bound} a bound, which may lie above its model's"
-            )
+        kinds = entry["likelihood"], control["likelihood"]
+        if reason := incomparable(*kinds):
+            entry["notes"].append(reason)
+        elif kinds[0]["kind"] != kinds[1]["kind"]:
+            entry["notes"].append(ACROSS)
         model = config.model
         if (
             "load/max_vio" in (edition.metric, *edition.secondary)
@@ -181,6 +189,7 @@ def describe_arm(arm: Arm, config: RunConfig) -> dict[str, Any]:
         "hash": config_hash(config, with_seed=False),
         "parameters": asdict(count(config.model)),
         "flops_per_token": flops_per_token(config),
+        "likelihood": likelihood(config).to_dict(),
         "notes": _notes(config),
     }
 
@@ -195,8 +204,28 @@ def _notes(config: RunConfig) -> list[str]:
     return notes
 
 
-def planned_run(arm: Arm, config: RunConfig, data: str) -> PlannedRun:
-    """An arm's run under the config's seed. data: the fingerprint."""
+def _check_first(ablation: Ablation, firsts: Mapping[str, RunConfig]) -> None:
+    for name, config in firsts.items():
+        try:
+            check_run(config, ablation.resources.devices)
+        except UserError as error:
+            raise UserError(f"arm {name}, first stage: {error}") from None
+
+
+def _of_stages(each: Prepared, control: Prepared) -> list[str]:
+    """How a recipe's training is spent, where that is otherwise than the control's."""
+    steps, first = each.config.trainer.steps, each.first
+    if first is not None:
+        return [
+            f"{first.trainer.steps} steps of a first stage ({first.objective.kind}), then {steps}, at equal training FLOPs"
+        ]
+    if steps != control.config.trainer.steps:
+        return [f"{steps} steps (the control: {control.config.trainer.steps}) at equal training FLOPs"]
+    return []
+
+
+def planned_run(arm: Arm, config: RunConfig, data: str, first: RunConfig | None = None) -> PlannedRun:
+    """An arm's run under the config's seed. data: the fingerprint; first: its first stage."""
     return PlannedRun(
         arm=arm.name,
         settings=dict(arm.settings),
@@ -204,4 +233,5 @@ def planned_run(arm: Arm, config: RunConfig, data: str) -> PlannedRun:
         run_hash=config_hash(config),
         arm_hash=config_hash(config, with_seed=False),
         fingerprint=data,
+        first=None if first is None else replace(first, seed=config.seed),
     )

@@ -12,7 +12,8 @@ from sweeps.spec import Level, study_name
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a plan: an arm under a seed. fingerprint: of the data that it is to be trained on."""
+    """One run of a plan: an arm under a seed. fingerprint: of the data that it is to be trained on. first: a first stage, of
+    the same seed, that is trained inside the run's folder before it."""
 
     arm: str
     settings: Mapping[str, Level]
@@ -20,6 +21,7 @@ class PlannedRun:
     run_hash: str
     arm_hash: str
     fingerprint: str
+    first: RunConfig | None = None
 
     @property
     def seed(self) -> int:
@@ -74,7 +76,10 @@ class Plan:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Plan":
         """The plan that `to_json` wrote."""
-        runs = tuple(PlannedRun(**(run | {"config": build(run["config"])})) for run in content["runs"])
+        runs = tuple(
+            PlannedRun(**(run | {key: build(run[key]) for key in ("config", "first") if run.get(key)}))
+            for run in content["runs"]
+        )
         return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from core.errors import UserError
+from core.recipes import Recipe
 
 Level = str | int | float | bool | None
 CONFIRM = "confirm"  # the size that a confirmation is known by
@@ -98,6 +99,7 @@ class Size:
     """A smaller or larger edition of an ablation: what it says replaces what the declaration says."""
 
     factors: tuple[Factor, ...] | None = None
+    recipes: Mapping[str, Recipe] | None = None
     control: Mapping[str, Level] | None = None
     arms: Literal["all", "one_at_a_time"] | tuple[Mapping[str, Level], ...] | None = None
     contrasts: tuple[tuple[Mapping[str, Level], Mapping[str, Level]], ...] | None = None
@@ -144,6 +146,8 @@ class Ablation:
     alpha: family-wise error rate over the arms of one metric.
     resources: what each run needs.
     ladder: models of growing size instead of factors and a control; what answers is a fitted law, not verdicts on arms.
+    recipes: arms by name, each a bundle of settings, some with a first stage, instead of factors and a control; the first is
+        the control. Each gets the steps at which its training, the first stage included, costs the control's FLOPs.
     decoders: how trained models are decoded, compared on the answers that each gives; `factors` may then be left out.
     """
 
@@ -165,9 +169,19 @@ class Ablation:
     resources: Resources = field(default_factory=Resources)
     ladder: Ladder | None = None
     decoders: Decoders | None = None
+    recipes: Mapping[str, Recipe] | None = None
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
+        if self.recipes is not None and (
+            self.factors or self.control or self.arms != "all" or self.contrasts or self.match or self.ladder
+        ):
+            raise UserError(
+                "recipes: they are the arms, matched on training FLOPs; leave out factors, control, arms, contrasts, match, "
+                "ladder"
+            )
+        if self.recipes is not None and len(self.recipes) < 2:
+            raise UserError("recipes: name at least two, the first of them the control")
         if self.match not in (None, "active_flops"):
             raise UserError(f"match: unknown value {self.match!r}; use one of None, 'active_flops'")
         _check_arms(self.arms)
@@ -190,6 +204,7 @@ class Ablation:
             arms=self.arms if edition.arms is None else edition.arms,
             contrasts=self.contrasts if edition.contrasts is None else edition.contrasts,
             ladder=edition.ladder or self.ladder,
+            recipes=edition.recipes or self.recipes,
             decoders=edition.decoders or self.decoders,
             base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,

@@ -19,14 +19,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core import spill
+from core import records, spill
+from core.config import config_hash
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.processes import STOPPED, leave_with_parent, take_events_pipe
 from core.provenance import save_diff
-from core.records import RunRecord, set_aside
+from core.records import RunRecord, UnreadableRecordError, set_aside
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
+from core.training.saved import STAGES
 from sweeps.folders import recorded
 from sweeps.ledger import Claim, Ledger
 from sweeps.loggers import ProgressLogger
@@ -145,13 +147,34 @@ class Worker:
         log.info("%s %s%s", record.status, claim.run.label, f": {record.reason}" if record.reason else "")
         self._emit(event="finished", run_hash=claim.run.run_hash, status=record.status, reason=record.reason)
 
+    def _first(self, claim: Claim, several: Mapping[str, int]) -> str | None:
+        """Train a run's first stage where there is one that isn't done; why that failed, or None."""
+        config = claim.run.first
+        if config is None:
+            return None
+        folder = claim.folder / STAGES / config_hash(config, with_seed=False)
+        try:
+            record = records.read(folder / records.FILE_NAME)
+        except (FileNotFoundError, UnreadableRecordError):
+            record = None
+        if record is None or record.status != "complete" or record.run_hash != config_hash(config):
+            folder.mkdir(parents=True, exist_ok=True)
+            progress = ProgressLogger(claim.folder, config.trainer.steps)
+            record = self._train(config, folder, loggers=[progress], study={}, **several)
+        return None if record.status == "complete" else f"its first stage failed: {record.reason}"
+
     def _record(self, claim: Claim, tracker: WandbTracker) -> RunRecord:
         """Train, and leave a record whatever happens."""
         loggers = [ProgressLogger(claim.folder, claim.run.config.trainer.steps), tracker]
         place = self._ledger.plan.place(claim.run)
         several = {"devices": self._ledger.plan.devices} if self._ledger.plan.devices > 1 else {}
         try:
-            record = self._train(claim.run.config, claim.folder, loggers=loggers, study=place, **several)
+            reason = self._first(claim, several)
+            record = (
+                failed_record(self._ledger.plan, claim.run, reason)
+                if reason
+                else self._train(claim.run.config, claim.folder, loggers=loggers, study=place, **several)
+            )
         except OutOfPatienceError:
             raise  # it is trained; its record is in the spill folder
         except Exception as error:

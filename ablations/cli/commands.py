@@ -78,7 +78,7 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
             if edition.ladder is not None:
                 row["models"] = sum(map(len, edition.ladder.families.values()))
             row |= {
-                "arms": None if edition.ladder else len(expand(edition)),
+                "arms": None if edition.ladder else len(edition.recipes or expand(edition)),
                 "seeds": len(edition.seeds),
                 "complete": 0,
                 "failed": 0,

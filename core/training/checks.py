@@ -13,6 +13,8 @@ from core.metrics import part_metric
 from core.model.transformer import Denoiser
 from core.training.devices import check_devices
 
+STAGE = "stage:"  # before the arm hash of a first stage, whose weights lie in the run's own folder
+
 
 def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:
     """Refuse, before anything is trained, what would fail later.
@@ -27,7 +29,7 @@ def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:
     check_vocabulary(config, corpus)
     if config.trainer.keep_best is not None:
         check_metric(config, corpus, config.trainer.keep_best, "trainer.keep_best")
-    if config.trainer.initial_weights:
+    if config.trainer.initial_weights and not config.trainer.initial_weights.startswith(STAGE):
         check_weights(config.model, config.trainer.initial_weights)
     if here and config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
         raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
@@ -98,4 +100,15 @@ def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_w
             raise UserError(
                 f"{named}{path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
                 f"{wanted.get(name, 'absent')} in the config"
+            )
+
+
+def check_same_shape(first: ModelConfig, second: ModelConfig) -> None:
+    """Refuse a first stage whose weights don't fit the model that starts from them."""
+    ours, theirs = shapes(second), shapes(first)
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            raise UserError(
+                f"its first stage has another shape: {name} is {theirs.get(name, 'absent')} there and "
+                f"{ours.get(name, 'absent')} here"
             )

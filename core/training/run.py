@@ -37,7 +37,7 @@ from core.training.loggers import RowLogger
 from core.training.module import MaskedDiffusion
 from core.training.saved import find, remove
 from core.training.strategy import strategy_of
-from core.training.weights import load_weights, save_weights
+from core.training.weights import load_weights, save_weights, starting_weights
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def _train(
     if until is not None and config.trainer.strategy != "single":
         raise UserError("a run can be paused part-way under trainer.strategy=single only")
     check(config, ranks.size if among else devices)
+    starting_weights(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
         text = to_yaml(config)
@@ -166,11 +167,11 @@ def _fit(
     callbacks: Sequence[lightning.Callback],
     until: int | None,
 ) -> dict[str, Any]:
-    found = find(config, folder, ranks)
+    found, weights = find(config, folder, ranks), starting_weights(config, folder)
     module = MaskedDiffusion(config, ranks)
     data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
-    if config.trainer.initial_weights and not found:
-        load_weights(module.denoiser, config.trainer.initial_weights)
+    if weights and not found:
+        load_weights(module.denoiser, weights)
         module.keep_reference()
     checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
     keeper = BestKeeper(config, folder, ranks, recorder, goes_on=found is not None)

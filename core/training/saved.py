@@ -13,6 +13,7 @@ from core.config import RunConfig
 from core.errors import UserError
 from core.ranks import Ranks
 
+STAGES = "stages"  # in a run's folder, the runs of its first stages by arm hash
 FOLDER = "checkpoints"
 LATEST = "latest.json"
 BEST = "best.safetensors"  # the weights that trainer.keep_best keeps

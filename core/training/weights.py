@@ -16,8 +16,9 @@ from core.model.transformer import Denoiser, whole_name
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.ranks import Ranks
 from core.settings import load as load_config
-from core.training.checks import check_weights
+from core.training.checks import STAGE, check_weights
 from core.training.module import MaskedDiffusion
+from core.training.saved import STAGES
 from core.training.strategy import whole_weights
 
 WEIGHTS = "model.safetensors"
@@ -81,6 +82,25 @@ def save_weights(
     except OutOfPatienceError as error:  # what was measured is worth recording without them
         log.error("%s is not kept: %s", folder / name, error)
         return None
+
+
+def stage_folder(folder: Path, name: str) -> Path:
+    """Where a run in `folder` has the first stage that trainer.initial_weights names as "stage:HASH"."""
+    return folder / STAGES / name.removeprefix(STAGE)
+
+
+def starting_weights(config: RunConfig, folder: Path) -> str | None:
+    """The file that a run in `folder` starts from. Raises UserError for a first stage that isn't there."""
+    name = config.trainer.initial_weights
+    if name is None or not name.startswith(STAGE):
+        return name
+    path = stage_folder(folder, name) / WEIGHTS
+    if not path.is_file():
+        raise UserError(
+            f"trainer.initial_weights={name} is the first stage of an ablation's recipe, and {path} isn't there: `ablate "
+            "run` trains it; elsewhere name a model.safetensors"
+        )
+    return str(path)
 
 
 def load_weights(denoiser: Denoiser, path: str) -> None:

@@ -62,7 +62,7 @@ def test_every_model_answers_in_every_way_and_the_report_compares_them(decoded_r
     assert all(way["n"] == 3 and way["verdict"] for way in ways) and content["decoding"]["missing"] == 0
     assert "Decoding of modular, exact match beside the control's" in content["headline"]
     notes = " ".join(content["tables"][0]["rows"][1]["notes"])
-    assert "its NELBO is the likelihood itself, the control's a bound" in notes
+    assert "a bound against an exact likelihood: a lower number of the exact one doesn't prove" in notes
     shown = ablate("report", "toy.py", cwd=decoded_runs).stdout
     assert "Decoding of modular: 8 held-out prompts" in shown and "Cochran" in shown
 

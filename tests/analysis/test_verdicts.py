@@ -257,3 +257,28 @@ def test_arms_of_different_data_are_compared_nowhere(records_of) -> None:
     assert judgement.speeds[0].speed is None and "other data" in judgement.speeds[0].note
     assert judgement.main_effects is None and "different data" in judgement.factorial_note
     assert "Planned contrasts" not in judgement.headline
+
+
+def test_a_bound_against_an_exact_likelihood_gets_its_own_words(records_of) -> None:
+    design = make_design(arms=5)
+    kinds = ("bound", "exact", "exact", "bound", "tuned")
+    for arm, kind in zip(design["arms"], kinds, strict=True):
+        arm["likelihood"] = {"kind": kind, "of": "sequences", "tokenizer": "bytes"}
+    effects = {"arm1": -0.3, "arm2": 0.3, "arm3": -0.2, "arm4": -0.5}
+    judgement = judge(Study.of(records_of(design, effects, noise=0.005)))
+    found = rows(judgement)
+    assert found["arm1"].verdict == "lower, a bound against an exact likelihood"
+    assert found["arm2"].verdict == "worse"  # the control's bound is below: that proves it
+    assert found["arm3"].verdict == "better" and judgement.winner == "arm3"
+    assert found["arm4"].verdict == "no verdict" and found["arm4"].effect is None
+    assert "a model tuned to preferences isn't one of the text's likelihood" in " ".join(found["arm4"].notes)
+    assert "“arm1 label” is lower than the control by 0.3 nats/token (a bound against an exact likelihood)" in (
+        judgement.headline
+    )
+    assert judgement.tables[0].likelihoods.startswith("control label, arm3 label: bounds") and not (
+        judgement.tables[1].likelihoods
+    )
+    other = {**design, "control": "arm1", "arms": [design["arms"][1], design["arms"][0], *design["arms"][2:]]}
+    swapped = rows(judge(Study.of(records_of(design, effects, noise=0.005), other)))
+    assert swapped["control"].verdict == "higher, a bound against an exact likelihood"
+    assert swapped["arm2"].verdict == "worse"  # both exact

@@ -111,7 +111,16 @@ def test_the_design_says_all_that_reports_need(make_plan):
     )
     assert design["control"] == "load_balancing_weight=0.01" == design["arms"][0]["name"]
     assert design["command"] == "ablate run balance trainer.steps=40"
-    assert set(design["arms"][0]) == {"name", "label", "settings", "hash", "parameters", "flops_per_token", "notes"}
+    assert set(design["arms"][0]) == {
+        "name",
+        "label",
+        "settings",
+        "hash",
+        "parameters",
+        "flops_per_token",
+        "likelihood",
+        "notes",
+    }
     assert set(design["arms"][0]["parameters"]) == {"total", "active"}
     assert json.loads(json.dumps(design)) == design
 

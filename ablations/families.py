@@ -1,0 +1,29 @@
+"""Which way of learning predicts best at equal training FLOPs: masked diffusion, dense or sparse, in blocks, from an
+autoregressive start, or autoregression itself?
+
+Every arm is a recipe of core.recipes on the control's model: the same depth, width, heads and active feed-forward width,
+and as many steps as cost the control's training FLOPs. Dream's and LLaDA 1.5's first stages are trained in each run and
+count. A NELBO is a bound and an autoregressive model's likelihood is exact, so that a lower exact number proves nothing; and
+LLaDA 1.5, which learns from pairs of responses, isn't compared. The report says so beside each arm. Not yet run.
+"""
+
+from core.presets import preset
+from core.recipes import recipes
+from sweeps.spec import Ablation, Size
+
+ablation = Ablation(
+    question="At equal training FLOPs, which way of learning gives the lowest NELBO: the published systems as recipes?",
+    recipes=recipes(preset("proxy")),
+    base="proxy",
+    metric="val/nelbo",
+    margin=0.01,  # nats per token
+    seeds=range(8),
+    sizes={
+        "quick": Size(
+            recipes=recipes(preset("tiny")),
+            base="tiny",
+            seeds=range(5),
+            settings={"trainer.steps": 300, "trainer.validate_every": 100},
+        ),
+    },
+)

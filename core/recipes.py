@@ -1,0 +1,62 @@
+"""Published systems as training recipes of this code: what each changes of one base model, at the base's active size.
+
+A recipe is what tells a system's learning from another's, not the details of its blocks: depth, width, heads and corpus are
+the base's, so that a difference between two is one of how they learn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """settings: over the base's. first: those of a first stage, whose weights the recipe starts from; None: from scratch.
+
+    first_share: of the training FLOPs, what the first stage gets. source: the paper.
+    """
+
+    settings: Mapping[str, Any]
+    source: str
+    first: Mapping[str, Any] | None = None
+    first_share: float = 0.5
+
+
+def recipes(base: RunConfig, *, preferences: str = "preferences:task:copy") -> dict[str, Recipe]:
+    """The systems by name, the base's own first. base: a sparse model of the LLaDA-MoE shape.
+
+    Dense ones have the feed-forward width of the base's chosen experts, and blocks are an eighth of a sequence. preferences:
+    the corpus of LLaDA 1.5's second stage.
+    """
+    model = base.model
+    dense = {
+        "model.num_experts": 0, "model.top_k": 0, "model.expert_width": 0,
+        "model.dense_width": model.top_k * model.expert_width,
+    }  # fmt: skip
+    causal = dense | {"model.causal": True, "objective.kind": "autoregressive"}
+    return {
+        "LLaDA-MoE": Recipe({}, "arXiv 2509.24389"),
+        "LLaDA": Recipe(dense, "arXiv 2502.09992"),
+        "LLaDA 1.5": Recipe(
+            dense
+            | {"objective.kind": "vrpo", "objective.draws": 4, "data.corpus": preferences}
+            | {"trainer.batch_size": max(2, base.trainer.batch_size // 8), "optimizer.learning_rate": 1e-4},
+            "arXiv 2505.19223",
+            first=dense,
+            first_share=0.8,
+        ),
+        "Dream": Recipe(
+            dense | {"model.shifted": True, "objective.weighting": "cart"}, "arXiv 2508.15487", first=causal
+        ),
+        "Qwen2.5": Recipe(causal, "arXiv 2412.15115"),
+        "LLaDA2.0": Recipe(
+            {"model.block_length": max(1, base.data.sequence_length // 8), "objective.block_schedule": "wsd"},
+            "arXiv 2512.15745",
+        ),
+        "EC-DLM": Recipe(
+            {"model.router.kind": "expert_choice", "model.router.k_schedule": "linear_reverse"},
+            "expert choice, arXiv 2202.09368",
+        ),
+    }

@@ -1,0 +1,45 @@
+import itertools
+
+import pytest
+
+from core.likelihood import across, incomparable, likelihood, listed
+from core.settings import build
+
+AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "of"),
+    [
+        ({}, "bound", "sequences"),
+        (AUTOREGRESSIVE, "exact", "sequences"),
+        ({"model.block_length": 4}, "bound", "sequences"),
+        ({"model.shifted": True, "objective.weighting": "cart"}, "bound", "sequences"),
+        ({"model.router.kind": "expert_choice"}, "bound", "sequences"),
+        ({"objective.kind": "sft"}, "bound", "responses"),
+        ({"objective.kind": "vrpo", "trainer.initial_weights": "x"}, "tuned", "responses"),
+    ],
+)
+def test_each_kind_of_training_has_its_kind_of_number(settings: dict, kind: str, of: str) -> None:
+    assert likelihood(build(settings)).to_dict() == {"kind": kind, "of": of, "tokenizer": "bytes"}
+
+
+def test_what_is_compared_with_what() -> None:
+    bound = likelihood(build({})).to_dict()
+    exact, tuned = bound | {"kind": "exact"}, bound | {"kind": "tuned", "of": "responses"}
+    assert incomparable(bound, exact) is None and incomparable(bound, bound) is None
+    assert "isn't one of the text's likelihood" in incomparable(tuned, bound)
+    assert "isn't compared" in incomparable(bound, bound | {"of": "responses"})
+    assert "tokens of bytes aren't those of t.json" in incomparable(bound, bound | {"tokenizer": "t.json"})
+    for (one, two), difference in itertools.product(itertools.product((bound, exact), repeat=2), (-1.0, 1.0)):
+        proves_nothing = one != two and (exact is (one if difference < 0 else two))
+        assert across(one, two, difference) == proves_nothing
+
+
+def test_the_line_says_which_numbers_are_of_which_kind() -> None:
+    bound = likelihood(build({})).to_dict()
+    assert listed({"a": bound, "b": bound}) == ""
+    line = listed({"a": bound, "b": bound | {"kind": "exact"}, "c": bound})
+    assert line.startswith("a, c: bounds, at or above their model's negative log-likelihood. b: exact negative")
+    assert "A bound against an exact likelihood: a lower number of the exact one doesn't prove" in line
+    assert "of responses" in listed({"a": bound, "b": bound | {"of": "responses"}})
