@@ -1,12 +1,12 @@
 """Does a learning rate that was tuned on a small model have to be rescaled for the next one up, and by which rule?
 
-`quick` tunes it on the smallest model; `quick_next` trains a model of six times the compute with that rate as it is, and
-as the rules of `ablate export --rule` rescale it. The full size asks the same between proxy_3m and proxy_10m.
+`quick` tunes it on a very small model; `quick_next` trains one of several times the compute with that rate as it is, and as
+the rules of `ablate export --rule` rescale it. The full size asks the same between proxy_3m and proxy_10m.
 """
 
 from typing import Any
 
-from core.config import to_dict
+from core.config import RunConfig, to_dict
 from core.presets import preset
 from core.settings import build
 from sweeps.spec import Ablation, Factor, Size
@@ -15,10 +15,9 @@ from sweeps.transfer import BATCH, RATE, RULES, Scale
 STEPS = "trainer.steps"
 
 
-def rescaled(best: float, small: str, large: str, larger: dict[str, Any]) -> dict[str, tuple[float, int, int]]:
+def rescaled(best: float, small: RunConfig, large: RunConfig) -> dict[str, tuple[float, int, int]]:
     """The rate, batch and steps that each rule gives the larger model, whose tokens stay as they are."""
-    before, after = preset(small), build(to_dict(preset(large)), larger)
-    scales, batch, steps = (Scale.of(before), Scale.of(after)), after.trainer.batch_size, after.trainer.steps
+    scales, batch, steps = (Scale.of(small), Scale.of(large)), large.trainer.batch_size, large.trainer.steps
     found = {"none": (best, batch, steps)}
     for name in ("compute", "width"):
         found[name] = (float(f"{best * RULES[name].learning_rate(*scales):.3g}"), batch, steps)
@@ -40,31 +39,48 @@ def design(rules: dict[str, tuple[float, int, int]]) -> dict[str, Any]:
     }
 
 
-LARGER = {
-    "model.hidden_size": 160,
-    "model.num_heads": 5,
-    "model.num_layers": 3,
-    "model.expert_width": 80,
-}
-TUNED = {"tiny": 4e-3, "proxy_3m": 3e-3}  # the best of RATES on tiny; on proxy_3m the preset's own, not tuned here
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+def shape(hidden: int, layers: int) -> dict[str, Any]:
+    """A model of the LLaDA-MoE shape whose heads are 32 wide and whose chosen experts are one hidden size wide together."""
+    return {
+        "model.hidden_size": hidden,
+        "model.num_heads": hidden // 32,
+        "model.num_layers": layers,
+        "model.expert_width": hidden // 2,
+    }
+
+
+SMALL, LARGER = shape(32, 2), shape(64, 3)
+SMALL_STEPS, LARGER_STEPS = 300, 600
+RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+TUNED = {
+    "small": 8e-3,
+    "proxy_3m": 3e-3,
+}  # the best of RATES on the small one; on proxy_3m the preset's own, not tuned here
+
+
+TINY = to_dict(preset("tiny"))
+NEXT = rescaled(
+    TUNED["small"],
+    build(TINY, SMALL, {STEPS: SMALL_STEPS}),
+    build(TINY, LARGER, {STEPS: LARGER_STEPS}),
+)
 
 ablation = Ablation(
     question="At the next scale up, does the learning rate that a rule rescales beat the one that was tuned below?",
-    **design(rescaled(TUNED["proxy_3m"], "proxy_3m", "proxy_10m", {})),
+    **design(rescaled(TUNED["proxy_3m"], preset("proxy_3m"), preset("proxy_10m"))),
     base="proxy_10m",
     metric="val/nelbo",
     margin=0.01,  # nats per token
     seeds=range(8),
     sizes={
         "quick": Size(
-            factors=(Factor(RATE, RATES),), control={RATE: TUNED["tiny"]}, arms="all", seeds=range(5), base="tiny"
-        ),
-        "quick_next": Size(
-            **design(rescaled(TUNED["tiny"], "tiny", "tiny", LARGER | {STEPS: 600})),
+            factors=(Factor(RATE, RATES),),
+            control={RATE: TUNED["small"]},
+            arms="all",
             seeds=range(5),
             base="tiny",
-            settings=LARGER,
+            settings=SMALL | {STEPS: SMALL_STEPS},
         ),
+        "quick_next": Size(**design(NEXT), seeds=range(8), base="tiny", settings=LARGER),
     },
 )
