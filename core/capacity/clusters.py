@@ -139,7 +139,7 @@ def device_of_record(described: str) -> Device | None:
     words = re.split(r"[\s-]+", name.upper())
     alike = {known: device for known, device in DEVICES.items() if known.split("-")[0] in words}
     sized = [device for known, device in alike.items() if f"{known.split('-')[-1]}B" in words]
-    return (sized or list(alike.values()) or [None])[-1]
+    return next(reversed(sized or list(alike.values())), None)
 
 
 def _of_file(path: Path) -> Cluster:

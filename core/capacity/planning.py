@@ -11,7 +11,7 @@ from core.capacity.layouts import Layout, apply, check, legal
 from core.capacity.memory import PARTS, Memory, memory
 from core.capacity.timing import StepTime, step_time
 from core.config import RunConfig
-from core.errors import UserError
+from core.errors import UserError, require
 
 DAY = 86400
 
@@ -82,6 +82,11 @@ def plan(
     across_nodes: weigh expert parallelism over several nodes too; offload: and states in host memory. Raises UserError where
     the batch can't be split, and where nothing fits: it says what the nearest layout lacks, and what would help.
     """
+    require(
+        config.model.block_length is None,
+        "model.block_length: a layout isn't planned for block diffusion, whose sequences are twice as long in training as "
+        "what is counted here",
+    )
     config = apply(config, layout or Layout())
     if layout is not None:
         check(config, layout, cluster)
