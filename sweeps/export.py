@@ -14,7 +14,8 @@ from core.settings import build
 def export(
     design: Mapping[str, Any], arm_name: str, records: Sequence[RunRecord], evidence: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write an arm's config.yaml, evidence.json and CARD.md.
+    """Write an arm's config.yaml, evidence.json and CARD.md; and, where its recipe has a first stage, first_stage.yaml: the
+    weights that come of it are what trainer.initial_weights is then to name.
 
     records: the arm's complete runs; the config is that of the first (by seed). evidence: what was found, JSON-ready;
     the hashes of the records that it rests on, their seeds, commits and data are added.
@@ -46,6 +47,8 @@ def export(
     }
     config = build(runs[0].config)
     write_atomically(folder / "config.yaml", to_yaml(config))
+    if "first" in arm:
+        write_atomically(folder / "first_stage.yaml", to_yaml(build(arm["first"])))
     write_atomically(folder / "evidence.json", json.dumps(basis | {"evidence": dict(evidence)}, indent=2) + "\n")
     write_atomically(folder / "CARD.md", _card(basis, evidence))
 
