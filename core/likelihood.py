@@ -13,6 +13,7 @@ CALLED: dict[Kind, str] = {
     "bound": "bounds, at or above their model's negative log-likelihood",
     "tuned": "of models tuned to preferences, which say how far those moved and not how well they predict",
 }
+WITH_RESPONSES = ("instructions", "preferences", "task")  # corpora whose prompts are given, whatever is learned
 ACROSS = (
     "a bound against an exact likelihood: a lower number of the exact one doesn't prove that its model predicts better, for "
     "the bound may lie above its own model's likelihood; a lower bound does prove it"
@@ -38,7 +39,8 @@ def likelihood(config: RunConfig) -> Likelihood:
     """What the validation NELBO of a config's run is."""
     kind = config.objective.kind
     kinds: dict[str, Kind] = {"autoregressive": "exact", "vrpo": "tuned"}
-    of: Literal["sequences", "responses"] = "responses" if kind in ("sft", "vrpo") else "sequences"
+    corpus = config.data.corpus.partition(":")[0]
+    of: Literal["sequences", "responses"] = "responses" if corpus in WITH_RESPONSES else "sequences"
     return Likelihood(kinds.get(kind, "bound"), of, config.data.tokenizer)
 
 

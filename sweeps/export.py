@@ -11,12 +11,14 @@ from core.records import RunRecord, digest, write_atomically
 from core.settings import build
 
 CONFIG, EVIDENCE, CARD = "config.yaml", "evidence.json", "CARD.md"
+FIRST_STAGE = "first_stage.yaml"
 
 
 def export(
     design: Mapping[str, Any], arm_name: str, records: Sequence[RunRecord], evidence: Mapping[str, Any], folder: Path
 ) -> None:
-    """Write an arm's config.yaml, evidence.json and CARD.md.
+    """Write an arm's config.yaml, evidence.json and CARD.md; and, where its recipe has a first stage, first_stage.yaml: the
+    weights that come of it are what trainer.initial_weights is then to name.
 
     records: the arm's complete runs; the config is that of the first (by seed). evidence: what was found, JSON-ready;
     what it rests on is added. Raises UserError as `basis_of` does.
@@ -24,6 +26,8 @@ def export(
     basis = basis_of(design, arm_name, records)
     config = build(first_run(arm_name, records, design).config)
     write_atomically(folder / CONFIG, to_yaml(config))
+    if "first" in basis["arm"]:
+        write_atomically(folder / FIRST_STAGE, to_yaml(build(basis["arm"]["first"])))
     write_atomically(folder / EVIDENCE, json.dumps(basis | {"evidence": dict(evidence)}, indent=2) + "\n")
     told = (
         f"Made by `{basis['command']}`. `{CONFIG}` is the arm's whole config; `{EVIDENCE}` has every number and the hash "

@@ -16,8 +16,13 @@ AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
         ({"model.block_length": 4}, "bound", "sequences"),
         ({"model.shifted": True, "objective.weighting": "cart"}, "bound", "sequences"),
         ({"model.router.kind": "expert_choice"}, "bound", "sequences"),
-        ({"objective.kind": "sft"}, "bound", "responses"),
-        ({"objective.kind": "vrpo", "trainer.initial_weights": "x"}, "tuned", "responses"),
+        ({"objective.kind": "sft", "data.corpus": "task:copy"}, "bound", "responses"),
+        (AUTOREGRESSIVE | {"data.corpus": "instructions:x.jsonl"}, "exact", "responses"),
+        (
+            {"objective.kind": "vrpo", "trainer.initial_weights": "x", "data.corpus": "preferences:x.jsonl"},
+            "tuned",
+            "responses",
+        ),
     ],
 )
 def test_each_kind_of_training_has_its_kind_of_number(settings: dict, kind: str, of: str) -> None:

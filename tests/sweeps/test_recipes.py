@@ -1,6 +1,7 @@
 """Recipes as arms: equal training FLOPs, first stages inside the runs that start from them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,10 +10,11 @@ from core.config import config_hash
 from core.errors import UserError
 from core.model.size import training_flops
 from core.recipes import Recipe, recipes
-from core.settings import build
+from core.settings import build, load
 from core.training.run import train
 from sweeps.audit import read_runs
 from sweeps.cost import calibrate
+from sweeps.export import export
 from sweeps.folders import recorded, run_folder
 from sweeps.ledger import Ledger
 from sweeps.plan import Plan, plan
@@ -94,8 +96,6 @@ def test_a_first_stage_that_fails_is_the_runs_failure(tmp_path) -> None:
     ledger.reconcile()
 
     def train_or_fail(config, folder, **rest):
-        from dataclasses import replace
-
         record = trainers.quick(config, folder, **rest)
         broken = config.objective.kind == "autoregressive"
         return replace(record, status="failed", reason="no heat") if broken else record
@@ -103,6 +103,14 @@ def test_a_first_stage_that_fails_is_the_runs_failure(tmp_path) -> None:
     Worker(ledger, train_or_fail, lambda **event: None, StopSignal()).work()
     found = recorded(run_folder(made, made.runs[1], tmp_path), made.runs[1])
     assert (found.status, found.reason) == ("failed", "its first stage failed: no heat")
+
+
+def test_an_export_has_the_first_stages_config_too(tmp_path) -> None:
+    made = plan("toy", declared())
+    run = made.runs[1]
+    record = trainers.quick(run.config, tmp_path / "run", study=made.place(run))
+    export(made.design, "staged", [record], {}, tmp_path / "export")
+    assert load(tmp_path / "export" / "first_stage.yaml") == run.first
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def test_weights_can_be_written_and_read_in_bf16(tmp_path) -> None:
         ({"router": RouterConfig(kind="bias_balanced")}, "needs model.router.kind=topk, not bias_balanced"),
         ({"router": RouterConfig(scores="sigmoid")}, "needs model.router.scores=softmax"),
         ({"causal": True}, "no Hugging Face class"),
+        ({"shifted": True}, "needs model.shifted=False, not True"),
+        ({"block_length": 8}, "needs model.block_length=None, not 8"),
         ({"head_dim": 16}, "needs model.head_dim=8"),
     ],
 )
