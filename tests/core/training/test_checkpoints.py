@@ -26,7 +26,7 @@ LONG = QUICK | {
 }  # fmt: skip
 SPREAD = {"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2}
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
-LIMIT_S = 60
+LIMIT_S = 300  # on a machine that is busy, two processes take a minute to begin
 
 pytestmark = pytest.mark.slow
 
