@@ -53,7 +53,7 @@ SMALL, LARGER = shape(32, 2), shape(64, 3)
 SMALL_STEPS, LARGER_STEPS = 300, 600
 RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
 TUNED = {
-    "small": 8e-3,
+    "small": 1.6e-2,
     "proxy_3m": 3e-3,
 }  # the best of RATES on the small one; on proxy_3m the preset's own, not tuned here
 
