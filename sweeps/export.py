@@ -39,11 +39,16 @@ def export(
 
 def first_run(arm_name: str, records: Sequence[RunRecord], design: Mapping[str, Any]) -> RunRecord:
     """The arm's complete run of the smallest seed: not the best, which would flatter it. Raises UserError without one."""
+    return _complete(arm_name, records, design)[0]
+
+
+def _complete(arm_name: str, records: Sequence[RunRecord], design: Mapping[str, Any]) -> list[RunRecord]:
+    """The arm's complete runs by seed, at least one."""
     arm_hash = arm_of(design, arm_name)["hash"]
     runs = sorted((r for r in records if r.status == "complete" and r.arm_hash == arm_hash), key=lambda r: r.seed)
     if not runs:
         raise UserError(f"arm {arm_name} has no complete run; train it first: {design['command']}")
-    return runs[0]
+    return runs
 
 
 def arm_of(design: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -59,9 +64,7 @@ def basis_of(design: Mapping[str, Any], arm_name: str, records: Sequence[RunReco
 
     Raises UserError for an unknown arm and for no complete record of it.
     """
-    arm = arm_of(design, arm_name)
-    first_run(arm_name, records, design)
-    runs = sorted((r for r in records if r.status == "complete" and r.arm_hash == arm["hash"]), key=lambda r: r.seed)
+    arm, runs = arm_of(design, arm_name), _complete(arm_name, records, design)
     return {
         "ablation": design["ablation"],
         "size": design["size"],

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from core.capacity.clusters import Cluster
+from core.capacity.layouts import settings
 from core.capacity.planning import Plan, plan
 from core.config import RunConfig
 from core.config import to_yaml as config_yaml
@@ -30,8 +31,8 @@ from core.records import write_atomically
 from core.stages import Stage, llada_moe_stages, to_yaml
 from core.training.devices import engine_config
 from sweeps.export import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
-from sweeps.launch.site import FIELD_KEYS, Request, clock
-from sweeps.launch.slurm import SOURCE_ROOT
+from sweeps.launch.site import Request, clock
+from sweeps.launch.slurm import SOURCE_ROOT, option_lines
 from sweeps.transfer import BATCH, RATE, Carried, Rule, Scale, published_optimum
 
 SCRIPT, ENGINE, HF, STAGES = "train.sbatch", "deepspeed.json", "hf/config.json", "stages.yaml"
@@ -152,26 +153,15 @@ def staged(config: RunConfig, cluster: Cluster) -> tuple[Stage, ...]:
         raise UserError(f"the stages are of masked diffusion, and objective.kind is {config.objective.kind}")
     corpora = {} if config.data.corpus == "stdlib" else {"pretrain-1": config.data.corpus}
     layouts = {
-        stage.name: _layout(plan(stage.config, cluster).config)
+        stage.name: settings(plan(stage.config, cluster).layout)
         for stage in llada_moe_stages(corpora, sft_steps=SFT_STEPS, base=config)
     }
     return llada_moe_stages(corpora, sft_steps=SFT_STEPS, base=config, settings=layouts)
 
 
-def _layout(config: RunConfig) -> dict[str, Any]:
-    trainer, spread = config.trainer, config.deepspeed
-    return {
-        "trainer.accumulate": trainer.accumulate,
-        "trainer.activation_checkpointing": trainer.activation_checkpointing,
-        "deepspeed.stage": spread.stage,
-        "deepspeed.expert_parallel": spread.expert_parallel,
-        "deepspeed.offload": spread.offload,
-    }
-
-
 def _script(scale: FullScale, folder: Path, request: Request) -> str:
     count, local = scale.cluster.devices, scale.cluster.on_node
-    options = {
+    options: dict[str, str | None] = {
         "job-name": f"train-{scale.name}",
         "nodes": str(scale.cluster.nodes),
         "ntasks-per-node": str(local),
@@ -179,13 +169,15 @@ def _script(scale: FullScale, folder: Path, request: Request) -> str:
         "requeue": "",
         "open-mode": "append",
         "signal": f"USR1@{LEAD_S}",
-        "output": str(folder.absolute() / "log-%j.txt"),
-        **{key: value for key in FIELD_KEYS if (value := getattr(request, key)) is not None},
-        **({"time": clock(request.time)} if request.time else {}),
+        "output": str(folder.absolute()).replace("%", "%%") + "/log-%j.txt",
+        "partition": request.partition,
+        "account": request.account,
+        "qos": request.qos,
+        "time": clock(request.time) if request.time else None,
         **request.sbatch,
     }
     return TEMPLATE.format(
-        options="\n".join(f"#SBATCH --{key}{f'={value}' if value else ''}" for key, value in options.items()),
+        options=option_lines(options),
         setup="\n".join(request.setup),
         folder=shlex.quote(str(folder.absolute())),
         root=shlex.quote(str(SOURCE_ROOT)),

@@ -13,6 +13,7 @@ from core.metrics import part_metric
 from core.model.transformer import Denoiser
 from core.training.devices import check_devices
 
+Shapes = dict[str, tuple[int, ...]]  # of weights, by name
 STAGE = "stage:"  # before the arm hash of a first stage, whose weights lie in the run's own folder
 
 
@@ -78,7 +79,7 @@ def check_metric(config: RunConfig, corpus: Corpus, metric: str, named: str) -> 
 
 
 @lru_cache(maxsize=16)
-def shapes(model: ModelConfig) -> dict[str, tuple[int, ...]]:
+def shapes(model: ModelConfig) -> Shapes:
     """The shapes of a model's weights, by name."""
     with torch.device("meta"):
         return {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
@@ -95,20 +96,21 @@ def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_w
             found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{named}{path} can't be read as safetensors: {error}") from None
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise UserError(
-                f"{named}{path} doesn't fit the model: {name} is {found.get(name, 'absent')} there and "
-                f"{wanted.get(name, 'absent')} in the config"
-            )
+    if unlike := _unlike(found, wanted):
+        name, there, wants = unlike
+        raise UserError(f"{named}{path} doesn't fit the model: {name} is {there} there and {wants} in the config")
 
 
 def check_same_shape(first: ModelConfig, second: ModelConfig) -> None:
     """Refuse a first stage whose weights don't fit the model that starts from them."""
-    ours, theirs = shapes(second), shapes(first)
+    if unlike := _unlike(shapes(first), shapes(second)):
+        name, there, here = unlike
+        raise UserError(f"its first stage has another shape: {name} is {there} there and {here} here")
+
+
+def _unlike(theirs: Shapes, ours: Shapes) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
+    """The first tensor by name that two models don't have alike, with both its shapes; None where all are."""
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
-            raise UserError(
-                f"its first stage has another shape: {name} is {theirs.get(name, 'absent')} there and "
-                f"{ours.get(name, 'absent')} here"
-            )
+            return name, theirs.get(name, "absent"), ours.get(name, "absent")
+    return None

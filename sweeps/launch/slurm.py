@@ -13,7 +13,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,9 +157,8 @@ def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: i
     if array.gpus and "gres" in request.sbatch:
         raise UserError("sbatch: gres and gpus-per-run both ask for GPUs; leave one of them out")
     options |= request.sbatch
-    lines = [_option(key, value) for key, value in options.items() if value is not None]
     return TEMPLATE.format(
-        options="\n".join(lines),
+        options=option_lines(options),
         setup="\n".join(request.setup),
         root=shlex.quote(str(SOURCE_ROOT)),
         python=shlex.quote(sys.executable),
@@ -167,6 +166,11 @@ def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: i
         folder=shlex.quote(str(folder)),
         most=MOST_FAILED_STARTS,
     )
+
+
+def option_lines(options: Mapping[str, str | None]) -> str:
+    """The `#SBATCH` lines of a script's options; those of None are left out, those of "" have no value."""
+    return "\n".join(_option(key, value) for key, value in options.items() if value is not None)
 
 
 def gpus_of(study: str, devices: int, configs: Sequence[RunConfig], request: Request) -> int | None:
