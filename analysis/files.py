@@ -9,10 +9,11 @@ from typing import Any
 from analysis import decoding, ladder_words
 from analysis.compare import PairedEffect
 from analysis.frame import Study
-from analysis.report import crossed, number, pictures, pvalue, signed
+from analysis.report import pictures
 from analysis.sheets import Sheet
 from analysis.tables import MetricTable, Planned, Row
 from analysis.verdicts import Judgement
+from analysis.words import crossed, number, pvalue, signed
 from core.records import write_atomically
 
 LATEX = {

@@ -132,7 +132,7 @@ def frontier(found: Decoding) -> Picture:
     arms = list(dict.fromkeys(way.arm for way in found.ways))
     figure = figure_of(9.2, 3.6)
     axes = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
-    groups = list(dict.fromkeys(_group(way.label) for way in found.ways))
+    groups = list(dict.fromkeys(group(way.label) for way in found.ways))
     for axis, arm in zip(axes, arms, strict=True):
         ways = sorted(
             (way for way in found.ways if way.arm == arm and way.right and way.calls), key=lambda way: way.calls or 0
@@ -140,11 +140,11 @@ def frontier(found: Decoding) -> Picture:
         best: list[tuple[float, float]] = []
         for way in ways:
             assert way.right is not None and way.calls is not None
-            place = groups.index(_group(way.label))
+            place = groups.index(group(way.label))
             colour = ARM_COLOURS[place % len(ARM_COLOURS)]
             x = way.calls * 1.02 ** (place - len(groups) / 2)  # so that equal costs don't hide each other
             axis.plot([x, x], [way.right.low, way.right.high], color=colour, linewidth=1.4)
-            axis.plot(x, way.right.estimate, "o", color=colour, markersize=5, label=_group(way.label))
+            axis.plot(x, way.right.estimate, "o", color=colour, markersize=5, label=group(way.label))
             if not best or way.right.estimate > best[-1][1]:
                 best.append((way.calls, way.right.estimate))
         if best:
@@ -159,7 +159,7 @@ def frontier(found: Decoding) -> Picture:
     return Picture(figure, "frontier", f"Exact match on {found.task} against network calls, by way of decoding")
 
 
-def _group(label: str) -> str:
+def group(label: str) -> str:
     """What of a way's label is drawn in one colour: all but its last setting, which is what is paid."""
     return label.rpartition(", ")[0] or label
 

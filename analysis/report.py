@@ -1,23 +1,28 @@
 """The report: one self-contained HTML file, from records alone."""
 
-import math
+import base64
+import hashlib
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from analysis import decoding, ladder_plots, ladder_words, plots
+from analysis import charts, citing, decoding, ladder_charts, ladder_plots, ladder_words, plots, runs, words
 from analysis.frame import Study
-from analysis.tables import Planned, Row
 from analysis.verdicts import Judgement
 from core.metrics import METRICS
 from core.records import write_atomically
 
-if TYPE_CHECKING:
-    from analysis.factorial import Contrast
+PAGE, ASSETS = Path(__file__).parent / "page", Path(__file__).parent / "assets"
+SCRIPTS = (ASSETS / "d3.min.js", ASSETS / "plot.min.js", PAGE / "charts.js", PAGE / "page.js")
+TITLES = {
+    "verdict": "Verdict", "scaling": "Scaling", "arms": "Arms", "curves": "Curves", "routing": "Routing",
+    "samplers": "Samplers", "runs": "Runs", "provenance": "Provenance", "cite": "How to cite",
+}  # fmt: skip
 
 
 def write_report(study: Study, judgement: Judgement, path: Path) -> None:
@@ -26,25 +31,24 @@ def write_report(study: Study, judgement: Judgement, path: Path) -> None:
 
 
 def render(study: Study, judgement: Judgement) -> str:
-    """The report as HTML that asks for nothing outside itself; every text from configs and records is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "pvalue": pvalue,
-        "crossed": crossed,
-        "correlation": correlation,
-    }
+    """The report as HTML that asks for nothing outside itself; every text from configs and records is escaped.
+
+    Without JavaScript all of its pages stand below one another, with figures as they are drawn for paper. Its policy lets no
+    script run but the report's own, whatever a text holds.
+    """
     finished = [record for record in study.cells.values() if record.status == "complete"]
-    drawn = pictures(study, judgement)
     ladder = judgement.ladder
-    return environment.get_template("ladder.html.jinja" if ladder else "report.html.jinja").render(
+    drawn = pictures(study, judgement)
+    data = ladder_charts.charts(ladder) if ladder else charts.charts(study, judgement)
+    scripts = [path.read_text(encoding="utf-8") for path in SCRIPTS]
+    came_from = runs.provenance(finished)
+    return _environment().get_template("page.html.jinja").render(
+        pages={name: TITLES[name] for name in _pages(judgement, drawn)},
+        css=Markup((PAGE / "page.css").read_text(encoding="utf-8")),
+        scripts=[Markup(script) for script in scripts],
+        policy=_policy(scripts),
+        charts=Markup(_embedded(data)),
+        charted=list(data),
         sheets=ladder_words.sheets(ladder) if ladder else [],
         decoding=decoding.sheet(judgement.decoding) if judgement.decoding else None,
         study=study,
@@ -52,44 +56,61 @@ def render(study: Study, judgement: Judgement) -> str:
         design=study.design,
         report_command=_report_command(study.design["command"]),
         figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
-        runs=_runs(study),
+        alts={name: picture.alt for name, picture in drawn.items()},
+        runs=runs.runs(study),
+        arms=runs.arms(study, judgement.tables),
         seeds={name: picture.seed for name, picture in drawn.items()},
-        scale=_scale(study, finished),
-        provenance=_provenance(finished),
+        scale=runs.scale(study, finished),
+        provenance=came_from,
+        version=citing.version(),
+        methods=citing.methods(study, judgement),
+        sources=citing.sources(judgement),
+        note=citing.origin(came_from),
         metrics=METRICS,
-        kind=kind,
+        kind=words.kind,
+    )  # fmt: skip
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    for each in (words.number, words.signed, words.pvalue, words.crossed, words.correlation):
+        environment.filters[each.__name__] = each
+    return environment
 
 
-def crossed(contrast: "Contrast") -> str:
-    """A contrast's factors in words: each from its reference to its level."""
-    steps = zip(contrast.factors, contrast.reference, contrast.levels, strict=True)
-    return " x ".join(f"{name} {base} → {level}" for name, base, level in steps)
+def _pages(judgement: Judgement, drawn: Mapping[str, plots.Picture]) -> list[str]:
+    """The pages that have something to show, in order."""
+    if judgement.ladder:
+        return ["scaling", "runs", "provenance", "cite"]
+    curves = {"curves", "auxiliary"} & set(drawn)
+    routing = {"load", "timestep"} & set(drawn)
+    shown = {
+        "curves": bool(curves),
+        "routing": bool(routing),
+        "samplers": judgement.decoding is not None,
+        "scaling": False,
+    }
+    return [name for name in TITLES if shown.get(name, True)]
 
 
-def number(value: float | None) -> str:
-    """Four significant digits; nothing for what is missing."""
-    return "" if value is None else f"{value:.4g}"
+def _policy(scripts: list[str]) -> str:
+    """Content security: the report's own scripts by their hashes, styles, bitmaps in the file, nothing else."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    own = " ".join(f"'sha256-{each}'" for each in hashes)
+    rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    return f"default-src 'none'; script-src {own}; {rest}"
 
 
-def signed(value: float | None) -> str:
-    """Two significant digits with a sign: effects and their bounds."""
-    return "" if value is None else f"{value:+.2g}".replace("-", "−")
-
-
-def correlation(value: float) -> str:
-    """Two digits; nothing where a side doesn't vary."""
-    return "" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
-
-
-def pvalue(value: float | None) -> str:
-    """Two digits, and nothing below 0.0001."""
-    return "" if value is None else "<.0001" if value < 1e-4 else f"{value:.2g}"
-
-
-def kind(row: Row | Planned) -> str:
-    """A verdict's first word: what it is coloured by."""
-    return row.verdict.split(" ")[0].rstrip(",")
+def _embedded(data: Mapping[str, Any]) -> str:
+    """JSON that can't end the script element that holds it."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
@@ -144,21 +165,6 @@ def _routing_figures(study: Study) -> dict[str, plots.Picture]:
     return figures
 
 
-def _runs(study: Study) -> list[dict[str, Any]]:
-    rows = []
-    for arm in study.arms:
-        for seed in study.bought(arm):
-            record = study.cells.get((arm, seed))
-            row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "hash": ""}
-            row |= {"status": "missing", "reason": "not recorded"}
-            if record is not None:
-                value = record.metrics.get(study.design["metric"])
-                row |= {"status": record.status, "reason": record.reason or "", "hash": record.run_hash}
-                row |= {"value": value, "wall_time_s": record.wall_time_s, "rate": record.tokens_per_second}
-            rows.append(row)
-    return rows
-
-
 def _report_command(command: str) -> str:
     """`ablate report` for what `ablate run` was typed as: it takes a name, a size and a folder of runs, and no settings."""
     words = shlex.split(command)
@@ -166,46 +172,3 @@ def _report_command(command: str) -> str:
         f"{option} {shlex.quote(words[words.index(option) + 1])}" for option in ("--size", "--out") if option in words
     ]
     return " ".join(["ablate report", shlex.quote(words[2]), *given])
-
-
-def _scale(study: Study, finished: list[Any]) -> dict[str, Any] | None:
-    if not finished:
-        return None
-    config = finished[0].config
-    tokens = [
-        record.config["trainer"]["steps"]
-        * record.config["trainer"]["batch_size"]
-        * record.config["data"]["sequence_length"]
-        for record in finished
-    ]
-    total = [arm["parameters"]["total"] for arm in study.design["arms"]]
-    active = [arm["parameters"]["active"] for arm in study.design["arms"]]
-    return {
-        "total": _range(total),
-        "active": _range(active),
-        "tokens": _range(tokens),
-        "corpus": config["data"]["corpus"],
-        "flops": f"{sum(record.flops for record in finished):.2g}",
-        "hours": f"{sum(record.wall_time_s for record in finished) / 3600:.2g}",
-    }
-
-
-def _range(values: list[int]) -> str:
-    low, high = min(values), max(values)
-    return f"{low:,}" if low == high else f"{low:,} – {high:,}"
-
-
-def _provenance(finished: list[Any]) -> Mapping[str, list[str]]:
-    """Everything the runs say of where they came from, each value with how many runs say it."""
-    seen: dict[str, dict[str, int]] = {}
-    for record in finished:
-        facts = {k: v for k, v in record.provenance.items() if k != "packages"}
-        facts |= record.provenance.get("packages", {}) | {"data fingerprint": record.data_fingerprint}
-        for key, value in facts.items():
-            counts = seen.setdefault(key, {})
-            counts[str(value)] = counts.get(str(value), 0) + 1
-    many = len(finished)
-    return {
-        key: [value if n == many else f"{value} ({n} of {many} runs)" for value, n in sorted(counts.items())]
-        for key, counts in seen.items()
-    }

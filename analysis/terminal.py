@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import decoding, ladder_words
-from analysis.report import crossed, kind, number, pvalue, signed
 from analysis.tables import MetricTable
 from analysis.verdicts import Judgement
+from analysis.words import crossed, kind, number, pvalue, signed
 
 VERDICT_STYLES = {"better": "green", "worse": "red", "equivalent": "blue"}
 

@@ -16,7 +16,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not in
 
 @contextmanager
 def opened(**options: Any) -> Iterator[Any]:
-    """A blank page of a fresh profile (playwright's `Page`) that at the end has asked this machine alone, without a complaint.
+    """A blank page of a fresh profile (playwright's `Page`) that has asked this machine alone, without a complaint.
 
     options: of playwright's `Browser.new_page`, such as viewport, color_scheme, java_script_enabled.
     Raises AssertionError for any message of the console's, any uncaught error, and any request to elsewhere.
@@ -30,7 +30,7 @@ def opened(**options: Any) -> Iterator[Any]:
         )
         page = browser.new_page(**options)
         page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+        page.on("console", lambda message: complaints.append(f"console: {message.text[:500]}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("request", lambda request: complaints.extend(_elsewhere(request.url)))
         yield page

@@ -14,7 +14,7 @@ from ablations.cli.commands import console, load_study, show_json
 from analysis.compare import PairedEffect
 from analysis.frame import Study
 from analysis.lengths import ByLength, by_length
-from analysis.report import pvalue, signed
+from analysis.words import pvalue, signed
 from core.config import RunConfig
 from core.errors import UserError
 from core.probes.lengths import at_length, nelbo_at

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from analysis.compare import paired_effect
 from analysis.frame import Study
-from analysis.report import pvalue, signed
 from analysis.selection import confirm, expected_best
 from analysis.terminal import terminal_table
 from analysis.verdicts import UNCONFIRMED, judge
+from analysis.words import pvalue, signed
 from core.errors import UserError
 from sweeps.search.importance import importances
 from sweeps.search.plan import described

@@ -20,6 +20,7 @@ from analysis.report import render
 from analysis.verdicts import judge
 from core import records
 from core.records import RunRecord
+from tests.analysis.pages import charts_of, without_scripts
 
 PLACE = Path(__file__).parent / "golden"
 SVG = re.compile(r"<svg.*?</svg>", re.S)
@@ -34,23 +35,24 @@ def recorded() -> Study:
 
 
 def split(html: str) -> tuple[str, list[str]]:
-    """A page without its figures, and the figures with their coordinates to a tenth."""
+    """A page without its scripts and figures, and the figures with their coordinates to a tenth."""
+    html = without_scripts(html)
     figures = [NUMBER.sub(lambda found: f"{float(found[0]):.1f}", figure) for figure in SVG.findall(html)]
     return SVG.sub("<svg/>", html), figures
 
 
-def close(one: Any, two: Any) -> None:
-    """Equal, numbers to nine digits."""
+def close(one: Any, two: Any, rel: float = 1e-9) -> None:
+    """Equal, numbers to nine digits or as said."""
     if isinstance(two, dict):
         assert list(one) == list(two)
         for key in two:
-            close(one[key], two[key])
+            close(one[key], two[key], rel)
     elif isinstance(two, list):
         assert len(one) == len(two)
         for left, right in zip(one, two, strict=True):
-            close(left, right)
+            close(left, right, rel)
     else:
-        assert one == (pytest.approx(two, rel=1e-9, abs=1e-12) if isinstance(two, float) else two)
+        assert one == (pytest.approx(two, rel=rel, abs=1e-12) if isinstance(two, float) else two)
 
 
 def test_the_records_give_the_recorded_judgement() -> None:
@@ -61,8 +63,9 @@ def test_the_records_give_the_recorded_judgement() -> None:
 
 def test_the_records_give_the_recorded_page() -> None:
     study = recorded()
-    page, figures = split(render(study, judge(study)))
-    wanted_page, wanted_figures = split((PLACE / "report.html").read_text(encoding="utf-8"))
+    html, wanted = render(study, judge(study)), (PLACE / "report.html").read_text(encoding="utf-8")
+    (page, figures), (wanted_page, wanted_figures) = split(html), split(wanted)
+    close(charts_of(html), json.loads((PLACE / "charts.json").read_text(encoding="utf-8")), rel=1e-4)
     assert page == wanted_page
     assert figures == wanted_figures and len(figures) >= 5
 
@@ -79,7 +82,9 @@ def write(folder: Path | None) -> None:
     study = recorded()
     judgement = judge(study)
     (PLACE / "judgement.json").write_text(json.dumps(judgement.to_dict(), indent=1) + "\n", encoding="utf-8")
-    (PLACE / "report.html").write_text(render(study, judgement), encoding="utf-8")
+    html = render(study, judgement)
+    (PLACE / "report.html").write_text(without_scripts(html), encoding="utf-8")
+    (PLACE / "charts.json").write_text(json.dumps(charts_of(html), indent=1) + "\n", encoding="utf-8")
     for sheet in sheets(judgement):
         (PLACE / "tables" / f"{sheet.name}.md").write_text(as_markdown(sheet), encoding="utf-8")
 
