@@ -82,7 +82,7 @@ const Charts = (() => {
         width: wide, height: Math.max(260, Math.min(430, wide * 0.5)), marginLeft: 58, marginRight: 24, marginBottom: 40, style: LOOK,
         ariaLabel: `${alt}: ${now.title}`,
         x: axis(now.x, now.x_log, { tickFormat: now.x_log === 2 ? "~g" : "~s", ticks: wide < 500 ? 4 : 7, insetLeft: 6, insetRight: 6 }),
-        y: axis(now.y, now.y_log, { grid: true, nice: true, ...(now.y_log ? { tickFormat: "~g" } : {}) }),
+        y: axis(now.y, now.y_log, { grid: true, ...(now.y_log ? { tickFormat: "~g" } : { nice: true }) }),
         marks: linesMarks(now, shown(), state.single),
       }));
     };

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from core.capacity.clusters import device_of_record
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import adaptive, engine, layer, ledger, search, step, sweep, telemetry
+from tests.benchmarks import adaptive, engine, layer, ledger, search, stack, step, sweep, telemetry
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -29,6 +30,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
     parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive")
+    parser.add_argument(
+        "--layers", type=int, default=4, help="of the part `stack`, which wants a GPU (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
@@ -58,10 +62,15 @@ def main() -> None:
         rows["search"] = search.measure(10 if options.quick else search.REPEATS)
     if "adaptive" in wanted and options.device == "cpu":
         rows["adaptive"] = adaptive.measure(20 if options.quick else adaptive.REPEATS)
+    if "stack" in wanted and options.device == "cuda":
+        device = device_of_record(torch.cuda.get_device_name())
+        if device is None:
+            parser.error(f"the planner doesn't know {torch.cuda.get_device_name()}")
+        rows["stack"] = stack.measure(options.layers, options.rounds, "cuda", device)
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "bench.json").write_text(json.dumps(rows, indent=2) + "\n")
+    (options.out / "bench.json").write_text(json.dumps(rows, indent=2, default=vars) + "\n")
     (options.out / "bench.md").write_text(text)
 
 
@@ -249,6 +258,8 @@ def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
         lines += ["", *search.table(rows["search"])]
     if "adaptive" in rows:
         lines += ["", *adaptive.table(rows["adaptive"])]
+    if "stack" in rows:
+        lines += ["", *stack.table(rows["stack"])]
     return "\n".join(lines) + "\n"
 
 
