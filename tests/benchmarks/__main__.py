@@ -63,7 +63,7 @@ def main() -> None:
     if "adaptive" in wanted and options.device == "cpu":
         rows["adaptive"] = adaptive.measure(20 if options.quick else adaptive.REPEATS)
     if "stack" in wanted and options.device == "cuda":
-        device = device_of_record(torch.cuda.get_device_name())
+        device = device_of_record(f"cuda: {torch.cuda.get_device_name()}")
         if device is None:
             parser.error(f"the planner doesn't know {torch.cuda.get_device_name()}")
         rows["stack"] = stack.measure(options.layers, options.rounds, "cuda", device)
