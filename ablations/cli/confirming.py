@@ -40,7 +40,7 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     out = console()
     out.print(terminal_table(found))
     out.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
-    out.print(f"{design['size']}: {verdict(found, arm)}", markup=False, soft_wrap=True)
+    out.print(f"{study_name(design['ablation'], design['size'])}: {verdict(found, arm)}", markup=False, soft_wrap=True)
     return 1 if summary.failed + summary.failed_before or summary.missing else 0
 
 

@@ -38,7 +38,17 @@ def test_there_are_commands_to_check() -> None:
 def test_every_command_is_one_that_ablate_takes(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     arguments = parse([word for word in words if word != "..."])
-    if arguments.command in ("plan", "run", "status", "report", "verify", "cancel", "retry", "decode", "confirm"):
+    if arguments.command in (
+        "plan",
+        "run",
+        "status",
+        "report",
+        "verify",
+        "cancel",
+        "retry",
+        "decode",
+        "confirm",
+    ) and not arguments.name.endswith(".py"):
         sizes = declared(arguments.name)[1].sizes
         assert arguments.size in ("full", None) or arguments.size in sizes, f"{page}: {line}"
 
@@ -61,6 +71,26 @@ def test_every_declaration_can_be_planned(page: Path) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+# Commands of which each kind is a program of its own.
+KINDS = ("bench", "probe", "import")
+
+
+def spoken() -> set[tuple[str, ...]]:
+    """Of every documented command its name, and of those with kinds its kind."""
+    return {
+        tuple(words[1:3] if words[1] in KINDS else words[1:2]) for _, line in commands() for words in [line.split()]
+    }
+
+
+@pytest.mark.parametrize("words", sorted(spoken()), ids=" ".join)
+def test_every_documented_command_is_run_by_a_test(words: tuple[str, ...]) -> None:
+    """Each is called with arguments of its own somewhere in the tests; a page's own lines are run for the worked example."""
+    said = r",\s*".join(re.escape(f'"{word}"') for word in words)
+    called = re.compile(rf"(?:(?:ablate|process|said|parse)\(|main\(\[|= [\(\[])\s*{said}")
+    files = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    assert any(called.search(path.read_text(encoding="utf-8")) for path in files), " ".join(words)
 
 
 def test_a_command_that_is_none_would_be_found() -> None:
