@@ -41,7 +41,8 @@ def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> s
     among = f" among runs that finished{failures}" if failures else ""
     words, across, _ = words.partition(ACROSS)
     among = f" ({ACROSS[2:]}){among}" if across else among
-    who = f"all {judged} arms" if len(rows) == judged > 1 else " and ".join(f"“{row.label}”" for row in rows)
+    every = "both arms" if judged == 2 else f"all {judged} arms"
+    who = every if len(rows) == judged > 1 else " and ".join(f"“{row.label}”" for row in rows)
     if words.startswith("no detectable"):
         return f"no detectable difference from the control for {who}{among}"
     if words.startswith("equivalent"):
