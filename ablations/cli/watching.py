@@ -31,12 +31,13 @@ def run_page(arguments: argparse.Namespace) -> int:
 
             print(MISSING, flush=True)
         watcher.start()
-        signal.signal(signal.SIGTERM, _interrupt)
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             print(f"\nthe page of {study} has ended; whatever trains goes on", file=sys.stderr)
         finally:
+            signal.signal(signal.SIGTERM, before)
             watcher.stop()
     return INTERRUPTED
 

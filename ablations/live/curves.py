@@ -1,6 +1,6 @@
 """Learning curves by arm: finished runs from their records, runs in training from their progress."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,22 +12,40 @@ POINTS = 60
 Run = tuple[np.ndarray, np.ndarray]  # (T,) tokens and (T,) values
 
 
-def curves(study: Study, training: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of each arm, "validation" (the primary metric) and "loss": columns "tokens", "mean", "sd", "n" over its runs.
+class Curves:
+    """The curves of a study's arms, of which only those that changed are computed again."""
 
-    training: of each run in training, its arm and its progress. Failed runs are left out. Runs that haven't come so far count
-    up to where they are; sd is None where a single one is left.
-    """
-    tables = {"validation": ("validation", study.design["metric"]), "loss": ("curve", LOSS)}
-    under_way = list(training)
-    found: dict[str, Any] = {}
-    for arm in study.arms:
-        found[arm] = {}
-        for name, (table, column) in tables.items():
-            runs = list(study.series(arm, table, column).values())
-            runs += [run for own, progress in under_way if own == arm for run in _in_training(progress, column)]
-            found[arm][name] = band(runs)
-    return found
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def of(self, study: Study, arm: str, training: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """An arm's "validation" (the primary metric) and "loss": columns "tokens", "mean", "sd", "n" over its runs.
+
+        training: the progress of each of its runs in training. Failed runs are left out. Runs that haven't come so far count
+        up to where they are; sd is None where a single one is left.
+        """
+        records = study.records_of(arm)
+        before, found = self._known.get(arm, (None, {}))
+        # The records themselves, not their ids: an id may be given again.
+        if before is None or not _same(before[0], records) or before[1:] != (study.design["metric"], training):
+            found = {
+                name: band(
+                    [
+                        *study.series(arm, table, column).values(),
+                        *(run for progress in training for run in _in_training(progress, column)),
+                    ]
+                )
+                for name, (table, column) in {
+                    "validation": ("validation", study.design["metric"]),
+                    "loss": ("curve", LOSS),
+                }.items()
+            }
+            self._known[arm] = ((records, study.design["metric"], training), found)
+        return found
+
+
+def _same(one: Sequence[Any], two: Sequence[Any]) -> bool:
+    return len(one) == len(two) and all(a is b for a, b in zip(one, two, strict=True))
 
 
 def band(runs: Sequence[Run]) -> dict[str, list[Any]]:

@@ -17,6 +17,7 @@ async function poll() {
       revision = now;
       Object.assign(known, sections);
       for (const name of Object.keys(sections)) SHOW[name]?.(sections[name]);
+      if (known.curves && Object.keys(sections).some((name) => name.startsWith("curve"))) showCurves();
     }
     skew = Date.parse(answer.headers.get("Date")) - Date.now() || 0;
     if (known.workers?.length) SHOW.workers(known.workers);
@@ -62,12 +63,6 @@ const SHOW = {
     summarise();
   },
 
-  curves() {
-    $("curves").hidden = false;
-    drawLegend();
-    drawCurves();
-  },
-
   workers(rows) {
     $("workers").hidden = false;
     $("no-workers").hidden = rows.length > 0;
@@ -93,7 +88,7 @@ const SHOW = {
     $("search").hidden = false;
     const budget = search.budget_tokens ? `${si(search.tokens)} of ${si(search.budget_tokens)} tokens` : `${search.undrawn} configurations still to draw`;
     const confirming = search.confirmation ? `, and its confirmation has begun: ${counted(search.confirmation)}` : "";
-    said($("search-note"), `${search.over ? "The search is over" : budget}${confirming}. ${search.objectives > 1 ? "The first objective is shown." : ""}`);
+    said($("search-note"), `${search.over ? "The search is over" : budget}${confirming}. ${search.objectives > 1 ? "The first objective is shown." : ""} Pale: trained in part; what is far off is drawn at the edge.`);
     said($("search-metric"), known.head.label);
     trials($("search-chart"), search.values, { title: withUnit(known.head), goal: known.head.goal });
     $("best").replaceChildren(...search.best.map((row) => make("tr", {}, make("td", {}, row.label), make("td", {}, number(row.value)), make("td", { class: "text" }, row.settings))));
@@ -116,9 +111,10 @@ function summarise() {
   if (!progress) return;
   const total = sum(progress.counts), done = progress.counts.finished ?? 0, what = known.head?.search ? "configurations" : "runs";
   const left = progress.seconds_left === null ? "" : `, about ${duration(progress.seconds_left)} left`;
-  const others = ["running", "failed", "lost"].filter((s) => progress.counts[s]).map((s) => `, ${progress.counts[s]} ${WORDS[s] ?? s}`).join("");
+  const others = ["running", "pruned", "paused", "failed", "lost"].filter((s) => progress.counts[s]).map((s) => `, ${progress.counts[s]} ${WORDS[s] ?? s}`).join("");
   const over = progress.under_way === false && !known.head?.search && total === done ? ` All are in: ${known.head?.report ?? "the report"} judges them.` : "";
-  said($("summary"), `${done} of ${total} ${what} finished${others}${left}.${verdict?.families.length ? ` ${short(verdict.headline)}` : ""}${over}`);
+  const best = known.search?.best.map((row) => ` Best so far${row.group ? ` of ${row.group}` : ""}: ${number(row.value)} (${row.label}).`).join("") ?? "";
+  said($("summary"), `${done} of ${total} ${what} finished${others}${left}.${best}${verdict?.families.length ? ` ${short(verdict.headline)}` : ""}${over}`);
   document.title = `(${done}/${total}) ${known.head?.ablation ?? ""}`;
 }
 
@@ -148,8 +144,16 @@ function familyTable(family, verdict) {
     }))));
 }
 
+const armsOf = () => d3.range(known.curves.arms).map((place) => known[`curve ${place}`]);
+
+function showCurves() {
+  $("curves").hidden = false;
+  drawLegend();
+  drawCurves();
+}
+
 function drawLegend() {
-  const arms = known.curves.arms, names = JSON.stringify(arms.map((arm) => [arm.name, arm.label]));
+  const arms = armsOf(), names = JSON.stringify(arms.map((arm) => [arm.name, arm.label]));
   arms.forEach((arm, place) => { if (!chosen.has(arm.name)) chosen.set(arm.name, place < AT_FIRST); });
   if ($("legend").dataset.names !== names) {
     $("legend").dataset.names = names;
@@ -167,7 +171,7 @@ function drawLegend() {
 }
 
 function drawCurves() {
-  const arms = known.curves.arms.map((arm, place) => ({ ...arm, place })).filter((arm) => chosen.get(arm.name));
+  const arms = armsOf().map((arm, place) => ({ ...arm, place })).filter((arm) => chosen.get(arm.name));
   lines($("chart-validation"), arms.map((arm) => ({ ...arm, columns: arm.validation })), { title: withUnit(known.head), id: "clip-validation" });
   lines($("chart-loss"), arms.map((arm) => ({ ...arm, columns: arm.loss })), { title: "training NELBO, nats/token", id: "clip-loss" });
 }

@@ -111,7 +111,7 @@ def workers(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> lis
     arms."""
     return [
         {
-            "where": row["status"].where, "label": row["status"].label, "step": row["status"].step,
+            "where": row["status"].where, "label": named(row["status"], labels), "step": row["status"].step,
             "steps": row["status"].steps, "seconds_left": row["status"].seconds_left, "rate": row["rate"],
             "loss": row["progress"].get("loss"), "seen": round(row["progress"]["updated"]) if row["progress"] else None,
         }

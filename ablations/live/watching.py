@@ -9,7 +9,7 @@ from typing import Any
 from ablations.live import sections
 from ablations.live.beside import MISSING, installed
 from ablations.live.board import Board
-from ablations.live.curves import curves
+from ablations.live.curves import Curves
 from ablations.live.reading import Reading, RecordReader
 from analysis.frame import Study
 from core.errors import UserError
@@ -19,7 +19,7 @@ from sweeps.progress import read_progress
 from sweeps.search import status as searches
 from sweeps.search.status import SearchStatus
 from sweeps.spec import CONFIRM, study_name
-from sweeps.status import Status, open_known, read_design, status
+from sweeps.status import RunStatus, Status, open_known, read_design, status
 from sweeps.storage import choose_url
 
 PAUSE_S, REST = 2.0, 4.0  # between looks, and of a look's own time: a fifth of a core at most
@@ -40,7 +40,7 @@ class Watcher:
         self._reader: RecordReader | None = None
         self._reading: Reading | None = None
         self._known: Study | None = None
-        self._unjudged: list[str] = []
+        self._curves, self._unjudged = Curves(), list[str]()
         self._before: dict[str, Mapping[str, Any]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watcher")
@@ -75,8 +75,7 @@ class Watcher:
         changed = self._read(found)
         shown = self._shown(found)
         if shown is not None:
-            arms = [(row["status"].arm, row["progress"]) for row in rows if hasattr(row["status"], "arm")]
-            self.board.put("curves", self._coloured(shown, arms))
+            self._draw(shown, rows)
             if changed:
                 self._judge(shown)
             trouble += self._unjudged
@@ -109,7 +108,7 @@ class Watcher:
                 self._storage = open_known(self.study, url, Patience(limit_s=PATIENCE_S))
             read = searches.status if self._is_search else status
             return read(self.study, self.out, self._url, storage=self._storage)
-        except (UserError, OutOfPatienceError) as error:
+        except (ValueError, OutOfPatienceError) as error:
             trouble.append(f"the ledger can't be read, so what waits or trains isn't shown: {error}")
             return None
 
@@ -157,16 +156,18 @@ class Watcher:
     def _shown(self, found: Status | SearchStatus | None) -> Study | None:
         return self._known if not self._is_search or self._place(found)[1] is not None else None
 
-    def _coloured(self, study: Study, training: list[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    def _draw(self, study: Study, rows: list[dict[str, Any]]) -> None:
+        """A section for each arm, so that a run that changes one of them doesn't send all."""
         from analysis.plots import ARM_COLOURS  # matplotlib takes half a second to import
 
-        found = curves(study, training)
-        return {
-            "arms": [
-                {"name": arm, "label": study.labels[arm], "colour": ARM_COLOURS[place % len(ARM_COLOURS)]} | found[arm]
-                for place, arm in enumerate(study.arms)
-            ]
-        }
+        training: dict[str, list[Mapping[str, Any]]] = {arm: [] for arm in study.arms}
+        for row in rows:
+            if isinstance(row["status"], RunStatus):
+                training[row["status"].arm].append(row["progress"])
+        for place, arm in enumerate(study.arms):
+            about = {"name": arm, "label": study.labels[arm], "colour": ARM_COLOURS[place % len(ARM_COLOURS)]}
+            self.board.put(f"curve {place}", about | self._curves.of(study, arm, training[arm]))
+        self.board.put("curves", {"arms": len(study.arms)})
 
     def _judge(self, study: Study) -> None:
         self._unjudged = []

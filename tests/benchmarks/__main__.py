@@ -14,7 +14,7 @@ import torch
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import adaptive, engine, layer, ledger, search, step, sweep, telemetry
+from tests.benchmarks import adaptive, dashboard, engine, layer, ledger, search, step, sweep, telemetry
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -28,13 +28,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive")
+    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive,dashboard")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = options.parts.split(",")
-    if not set(wanted) <= {"search", "adaptive"}:
+    if not set(wanted) <= {"search", "adaptive", "dashboard"}:
         _single_process_group()
     rows: dict[str, Any] = {}
     if "layer" in wanted:
@@ -58,6 +58,8 @@ def main() -> None:
         rows["search"] = search.measure(10 if options.quick else search.REPEATS)
     if "adaptive" in wanted and options.device == "cpu":
         rows["adaptive"] = adaptive.measure(20 if options.quick else adaptive.REPEATS)
+    if "dashboard" in wanted:
+        rows["dashboard"] = dashboard.measure()
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -249,6 +251,8 @@ def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
         lines += ["", *search.table(rows["search"])]
     if "adaptive" in rows:
         lines += ["", *adaptive.table(rows["adaptive"])]
+    if "dashboard" in rows:
+        lines += ["", *dashboard.table(rows["dashboard"])]
     return "\n".join(lines) + "\n"
 
 
