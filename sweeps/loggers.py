@@ -49,7 +49,8 @@ class ProgressLogger:
         now = time.time()
         if now - self._written >= INTERVAL_S:
             self._written = now
-            row = {"step": step, "steps": self._steps, "loss": self._loss, "started": self._started, "updated": now}
+            row: dict[str, Any] = {"step": step, "steps": self._steps, "loss": self._loss}
+            row |= {"started": self._started, "updated": now}
             row |= {"tokens_per_step": self._tokens, "curves": self._curves}
             try:
                 write_atomically(self._path, json.dumps(row) + "\n")
