@@ -17,7 +17,7 @@ def run_page(arguments: argparse.Namespace) -> int:
     study, is_search = study_of(arguments)
     from ablations.live.beside import application, installed
     from ablations.live.server import Page, Server
-    from ablations.live.watching import Watcher
+    from ablations.live.watching import Watcher, give_way
 
     report = agenda.command("report", arguments)
     watcher = Watcher(study, arguments.out, arguments.storage, report)
@@ -30,6 +30,7 @@ def run_page(arguments: argparse.Namespace) -> int:
             from ablations.live.beside import MISSING
 
             print(MISSING, flush=True)
+        give_way()
         watcher.start()
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:

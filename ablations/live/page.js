@@ -103,7 +103,7 @@ const SHOW = {
   },
 };
 
-const WORDS = { running: "in training", stopped: "left by a stopped sweep", missing: "never queued" };
+const WORDS = { running: "in training", stopped: "left by a stopped sweep" };
 const PARTS = [["finished", ["finished", "pruned"]], ["running", ["running"]], ["bad", ["failed", "lost"]], ["half", ["stopped", "paused"]]];
 
 function summarise() {
@@ -133,7 +133,7 @@ function caution(verdict) {
 function familyTable(family, verdict) {
   const scale = 1.1 * (d3.max(family.rows.flatMap((r) => [r.low, r.high, r.estimate].filter((v) => v !== null).map(Math.abs))) || 1);
   const head = [family.name, "difference", "interval", "", "p", "pairs", "so far"];
-  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Running verdict, by ${family.name}` }, make("table", {},
+  return make("div", { class: "scroll tall", tabindex: "0", role: "region", "aria-label": `Running verdict, by ${family.name}` }, make("table", {},
     make("thead", {}, make("tr", {}, ...head.map((name, i) => (name ? make("th", { scope: "col", class: i === 6 ? "text" : "" }, name) : make("td", {}))))),
     make("tbody", {}, ...family.rows.map((row) => {
       const bounds = row.low === null ? "no bound yet" : `${signed(row.low)} … ${signed(row.high)}`;

@@ -5,6 +5,7 @@ the address bar; whatever else comes without it is refused. The Host header must
 name can be pointed at it.
 """
 
+import functools
 import hashlib
 import secrets
 import socketserver
@@ -74,7 +75,7 @@ class Page:
             return self._state(environ, query, start)
         if path in FILES:
             package, name, kind = FILES[path]
-            content = resources.files(package).joinpath(name).read_bytes()
+            content = _file(package, name)
             return _answer(start, "200 OK", content, {"Content-Type": kind, "Content-Security-Policy": POLICY})
         beside = self._beside() if path.startswith(OTHERS) else None
         if beside is not None:
@@ -121,6 +122,11 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing: a log would hold the token."""
+
+
+@functools.cache
+def _file(package: str, name: str) -> bytes:
+    return resources.files(package).joinpath(name).read_bytes()
 
 
 def _host(environ: Mapping[str, Any]) -> str | None:

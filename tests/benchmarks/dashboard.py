@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ablations.live.server import Page, Server
-from ablations.live.watching import Watcher
+from ablations.live.watching import Watcher, give_way
 from core.records import FILE_NAME
 from tests.analysis.conftest import make_design, make_record
 
@@ -22,27 +22,36 @@ ARMS, SEEDS, ROWS = 20, 100, 200
 FILES = ("/", "/page.css", "/page.js", "/charts.js", "/d3.js", "/state?since=")
 
 
-def leave_study(out: Path, arms: int = ARMS, seeds: int = SEEDS, rows: int = ROWS) -> dict[str, Any]:
-    """Records of all but the last run of a made-up study, with curves of so many rows; returns its design."""
+def leave_study(out: Path, arms: int = ARMS, seeds: int = SEEDS, rows: int = ROWS, bulk: bool = True) -> dict[str, Any]:
+    """Records of all but the last run of a made-up study, with curves of so many rows; returns its design.
+
+    bulk: with all that records have and the page doesn't show, which is most of a real one.
+    """
     design, rng = make_design(arms, seeds), np.random.default_rng(0)
     steps = [float(10 * (row + 1)) for row in range(rows)]
-    routing = {"load_by_timestep": rng.random((4, 10, 2, 16)).round(5).tolist()}
+    more: dict[str, Any] = {} if bulk else {"expert_load": {}, "study": {}}
+    more["routing"] = {} if not bulk else {"load_by_timestep": rng.random((4, 10, 2, 16)).round(5).tolist()}
     for arm in design["arms"]:
         for seed in design["seeds"]:
             if (arm, seed) != (design["arms"][-1], design["seeds"][-1]):
-                _leave(out, design, arm["name"], seed, steps, routing)
+                _leave(out, design, arm["name"], seed, steps, more)
     (out / "toy" / "design.json").write_text(json.dumps(design))
     return design
 
 
-def _leave(out: Path, design: dict[str, Any], arm: str, seed: int, steps: list[float], routing: dict[str, Any]) -> None:
+def leave_last(out: Path, design: dict[str, Any]) -> None:
+    """The record that `leave_study` left out."""
+    _leave(out, design, design["arms"][-1]["name"], design["seeds"][-1], [10.0, 20.0], {"routing": {}})
+
+
+def _leave(out: Path, design: dict[str, Any], arm: str, seed: int, steps: list[float], more: dict[str, Any]) -> None:
     record = make_record(design, arm, seed)
     last = record.metrics["val/nelbo"]
     losses = [last + 3 * 2 ** (-step / 300) for step in steps]
     names = ("loss", "nelbo", "load_balancing", "z_loss", "gradient_norm", "learning_rate")
     curve = {"step": steps, "tokens": steps} | {f"train/{name}": losses for name in names}
     validation = {"step": steps[::10], "tokens": steps[::10]} | {f"val/{i}": losses[::10] for i in range(20)}
-    record = replace(record, curve=curve, validation=validation | {"val/nelbo": losses[::10]}, routing=routing)
+    record = replace(record, curve=curve, validation=validation | {"val/nelbo": losses[::10]}, **more)
     folder = out / "toy" / arm / f"seed-{seed}-{record.run_hash}"
     folder.mkdir(parents=True)
     (folder / FILE_NAME).write_text(record.to_json() + "\n")
@@ -54,6 +63,7 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         out = Path(place)
         design = leave_study(out)
+        give_way()
         began = time.perf_counter()
         watcher = Watcher("toy", out, None, "ablate report toy")
         with Server(Page(watcher.board)) as server:
@@ -77,7 +87,7 @@ def measure() -> dict[str, float]:
             server.shutdown()
         watcher.stop()
         known = json.loads(content)["revision"]
-        _leave(out, design, design["arms"][-1]["name"], design["seeds"][-1], [10.0, 20.0], {})
+        leave_last(out, design)
         began = time.perf_counter()
         watcher.look()
         return found | {"look": time.perf_counter() - began, "update_bytes": len(watcher.board.since(known)[1])}

@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ablations.live import watching
 from ablations.live.beside import application
 from ablations.live.curves import POINTS, band
 from ablations.live.reading import RecordReader
 from ablations.live.server import Page
 from ablations.live.watching import Watcher
+from analysis import plots
 from analysis.frame import Study
 from analysis.running import running
 from core import records
@@ -24,6 +26,7 @@ from sweeps.storage import default_url, open_storage
 from sweeps.worker import StopSignal
 from tests.ablations.live.half_done import begin, path_of, record_of
 from tests.ablations.live.test_server import ask
+from tests.benchmarks import dashboard
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import declare
 
@@ -151,6 +154,40 @@ def test_a_search_shows_its_best_and_optunas_own_page_beside_it(tmp_path) -> Non
     studies = json.loads(ask(page, "/api/studies")[2])["study_summaries"]
     assert [study["study_name"] for study in studies] == [f"toy#{planned.design['identity']}"]
     assert ask(page, "/api/studies/0", method="DELETE")[0] == 405 and ask(page, "/api/studies", cookie=None)[0] == 403
+
+
+def test_a_new_record_among_2000_is_read_alone_and_told_alone(tmp_path, monkeypatch) -> None:
+    design = dashboard.leave_study(tmp_path, rows=2, bulk=False)
+    watcher = Watcher("toy", tmp_path, None, "")
+    assert json.loads(watcher.board.since("")[1])["sections"].keys() == {
+        "head"
+    }  # what is shown before anything is read
+    readings = []
+    put = watcher.board.put
+    monkeypatch.setattr(
+        watcher.board,
+        "put",
+        lambda name, content: (
+            readings.append(content["reading"]) if name == "progress" else None,
+            put(name, content),
+        ),
+    )
+    found = told(watcher)
+    assert [64, 1999] in readings and readings[-1] is None and len(readings) > 20
+    assert found["progress"]["counts"] == {"finished": 1999, "missing": 1}
+    before, whole = watcher.board.since("")
+    assert len(whole) < 100_000
+    read, really = [], records.read
+    monkeypatch.setattr("ablations.live.reading.records.read", lambda path: read.append(path) or really(path))
+    dashboard.leave_last(tmp_path, design)
+    watcher.look()
+    now = watcher.board.since(before)[1]
+    assert len(read) == 1 and len(now) < 10_000
+    assert json.loads(now)["sections"].keys() == {"progress", "verdict", "curve 19"}
+
+
+def test_arms_have_the_colours_of_the_reports_figures() -> None:
+    assert watching.ARM_COLOURS == plots.ARM_COLOURS
 
 
 def test_bands_are_means_over_the_runs_that_came_so_far() -> None:
