@@ -40,7 +40,6 @@ const SHOW = {
 
   progress(progress) {
     $("progress").hidden = false;
-    const total = sum(progress.counts);
     $("facts").replaceChildren(...["queued", "running", "paused", "finished", "pruned", "failed", "lost", "stopped", "missing"]
       .filter((state) => progress.counts[state] || ["running", "finished", "failed"].includes(state))
       .map((state) => make("div", {}, make("dt", {}, WORDS[state] ?? state), make("dd", { class: state === "failed" && progress.counts[state] ? "failed" : "" }, progress.counts[state] ?? 0))),
@@ -50,7 +49,7 @@ const SHOW = {
     if (progress.preempted || progress.deaths) notes.push(`So far ${progress.preempted} times preempted and requeued, ${progress.deaths} workers lost.`);
     said($("progress-note"), notes.join(" "));
     const rows = progress.arms.length ? progress.arms : [{ label: "configurations", states: progress.counts }];
-    keyed($("arms"), rows, (arm) => arm.name ?? "", barRow, (tr, arm) => fillBar(tr, arm, total));
+    keyed($("arms"), rows, (arm) => arm.name ?? "", barRow, fillBar);
     keys(progress.counts);
     summarise();
   },
@@ -184,13 +183,13 @@ new ResizeObserver(() => {
 const barRow = () => make("tr", {}, make("td", {}), make("td", { class: "wide" }), make("td", { class: "text" }));
 
 function fillBar(tr, arm) {
-  const total = sum(arm.states), [label, cell, words] = tr.children, said_ = counted(arm.states);
+  const total = sum(arm.states), [label, cell, words] = tr.children, counts = counted(arm.states);
   said(label, arm.label);
   const parts = PARTS.map(([name, states]) => [name, d3.sum(states, (s) => arm.states[s] ?? 0) / (total || 1)]);
-  if (!cell.firstChild) cell.append(bar(parts, said_));
+  if (!cell.firstChild) cell.append(bar(parts, counts));
   else [...cell.firstChild.children].forEach((part, i) => { part.style.width = `${100 * parts[i][1]}%`; });
-  cell.firstChild.setAttribute("aria-label", said_);
-  said(words, said_);
+  cell.firstChild.setAttribute("aria-label", counts);
+  said(words, counts);
 }
 
 function bar(parts, label) {

@@ -7,7 +7,7 @@ from typing import Any
 from ablations.cli.following import by_reason, tasks_said
 from ablations.live.reading import Reading
 from analysis.frame import Study
-from analysis.running import Comparison, Running, running
+from analysis.running import Comparison, running
 from analysis.verdicts import judge
 from core.metrics import METRICS
 from sweeps.search.status import ConfigurationStatus, SearchStatus
@@ -66,11 +66,11 @@ def verdict(study: Study) -> dict[str, Any]:
     return {
         "headline": found.headline, "label": found.label, "unit": found.unit, "goal": found.goal, "alpha": found.alpha,
         "margin": found.margin, "looked": found.looked, "all_in": study.missing == 0,
-        "families": [{"name": name, "rows": [_row(row, found) for row in rows]} for name, rows in families if rows],
+        "families": [{"name": name, "rows": [_row(row) for row in rows]} for name, rows in families if rows],
     }  # fmt: skip
 
 
-def _row(row: Comparison, found: Running) -> dict[str, Any]:
+def _row(row: Comparison) -> dict[str, Any]:
     return asdict(row) | {"arms": list(row.arms), "notes": list(row.notes)}
 
 
