@@ -133,8 +133,16 @@ def _parser() -> argparse.ArgumentParser:
     export_options(_command(commands, "export", won, name=True, settings=True))
     for command in (run, status, retry, verify, confirm):
         command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
-    dashboard = _command(commands, "dashboard", "the sweep's W&B workspace and report", name=True, json=True)
-    dashboard.add_argument("--wandb", metavar="ENTITY/PROJECT", help="where its runs are mirrored to")
+    dashboard = _command(commands, "dashboard", "a live page of a sweep, or its W&B workspace", name=True, json=True)
+    dashboard.add_argument(
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="save W&B's workspace and report where its runs are mirrored to instead",
+    )
+    dashboard.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
+    dashboard.add_argument(
+        "--port", type=_positive, metavar="N", help="of the page, on 127.0.0.1 (default: a free one)"
+    )
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument(
         "config", metavar="CONFIG", help="a preset, or a YAML config, such as an exported one; or one with stages"

@@ -6,6 +6,7 @@ test martingale under the null hypothesis: by Ville's inequality it ever reaches
 (Hendriksen, de Heide & Grünwald 2021). So it may be looked at after every seed, as often as one likes.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -191,6 +192,7 @@ def _sequence(differences: np.ndarray, alpha: float, scale: float) -> tuple[floa
     return mean - half, mean + half
 
 
+@functools.lru_cache(maxsize=4096)
 def _critical(n: int, bound: float, scale: float) -> float:
     """The t statistic of n differences whose log Bayes factor is the bound; infinite where none is."""
     upper = 8.0
@@ -201,6 +203,7 @@ def _critical(n: int, bound: float, scale: float) -> float:
     return float(optimize.brentq(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper))
 
 
+@functools.lru_cache(maxsize=1 << 16)  # whoever looks again asks for the same prefixes
 def _log_factor(t: float, n: int, scale: float) -> float:
     """Log Bayes factor of a one-sample t statistic: over g ~ inverse gamma(1/2, 1/2), written as a mean over z ~ N(0, 1).
 

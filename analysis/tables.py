@@ -87,7 +87,7 @@ def metric_table(study: Study, metric: str, *, primary: bool, looks: Looks | Non
                 notes += (f"the difference is real but smaller than the margin of {margin:g}",)
             if lost := failures(study, control, metric):  # the control's loss doesn't speak against the arm
                 notes += (f"the control lost {lost} of its runs",)
-            words = _across(study, metric, (row.arm, control), row.effect, row.verdict)
+            words = across_kinds(study, metric, (row.arm, control), row.effect, row.verdict)
             row = replace(row, verdict=_among(words, failures(study, row.arm, metric)), notes=notes)
         rows.append(row)
     return MetricTable(
@@ -108,7 +108,7 @@ def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned
         else replace(
             row,
             verdict=_among(
-                _across(study, metric, row.arms, row.effect, row.verdict),
+                across_kinds(study, metric, row.arms, row.effect, row.verdict),
                 sum(failures(study, arm, metric) for arm in row.arms),
             ),
         )
@@ -177,7 +177,7 @@ def _likelihoods(
     return (known[pair[0]], known[pair[1]]) if metric in likelihood.METRICS and set(pair) <= set(known) else None
 
 
-def _across(study: Study, metric: str, pair: tuple[str, str], effect: PairedEffect | None, words: str) -> str:
+def across_kinds(study: Study, metric: str, pair: tuple[str, str], effect: PairedEffect | None, words: str) -> str:
     """A verdict's words; of a difference that is real but proves nothing, what it is."""
     kinds = _likelihoods(study, metric, pair)
     if kinds is None or effect is None or not words.startswith(("better", "worse")):
@@ -231,7 +231,7 @@ def _among(words: str, failed: int) -> str:
     return f"{words}{AMONG} ({failed} failed)" if failed else words
 
 
-def _arm_notes(study: Study, arm: str) -> list[str]:
+def arm_notes(study: Study, arm: str) -> list[str]:
     """What is to be known of an arm whatever the metric: what its design says of it, and its alarms."""
     notes = [note for entry in study.design["arms"] if entry["name"] == arm for note in entry.get("notes", ())]
     alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
@@ -243,7 +243,7 @@ def _arm_notes(study: Study, arm: str) -> list[str]:
 
 
 def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
-    notes = _arm_notes(study, arm) if metric == study.design["metric"] else []
+    notes = arm_notes(study, arm) if metric == study.design["metric"] else []
     failed = [record for record in study.records_of(arm) if record.status == "failed"]
     if failed:
         notes.append(f"{len(failed)} of {len(study.bought(arm))} runs failed: {failed[0].reason}")

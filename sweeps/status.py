@@ -15,6 +15,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
+from core.patience import Patience
 from sweeps import scheduler
 from sweeps.patient import PatientStorage
 from sweeps.planned import cells
@@ -32,7 +33,8 @@ STATES = ("queued", "running", "finished", "failed", "lost", "stopped", "missing
 class RunStatus:
     """One run. state: "lost": its worker is dead; "stopped": left by a sweep that was stopped; "missing": never queued.
 
-    where: host or Slurm task of its worker. seconds_left: None before anything was measured.
+    where: host or Slurm task of its worker. seconds_left: None before anything was measured. folder: of a run in training,
+    below the folder of runs.
     """
 
     arm: str
@@ -43,6 +45,7 @@ class RunStatus:
     step: int | None = None
     steps: int | None = None
     seconds_left: float | None = None
+    folder: str | None = None
 
     @property
     def label(self) -> str:
@@ -82,13 +85,14 @@ class Status:
         return {"counts": self.counts} | asdict(self)
 
 
-def status(study: str, out: Path, url: str | None = None) -> Status:
-    """Read where a study stands. url: of its storage; None = its newest submission's, else the default one's.
+def status(study: str, out: Path, url: str | None = None, *, storage: PatientStorage | None = None) -> Status:
+    """Read where a study stands. url: of its storage; None = its newest submission's, else the default one's. storage: the
+    same, opened before, for whoever looks again and again.
 
     Raises UserError when nothing of it has been run there.
     """
     design = read_design(study, out)
-    storage = open_known(study, choose_url(url, out, out / study))
+    storage = storage or open_known(study, choose_url(url, out, out / study))
     try:
         trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
     except KeyError:
@@ -125,12 +129,12 @@ def read_design(study: str, out: Path) -> dict[str, Any]:
     return design
 
 
-def open_known(study: str, url: str) -> PatientStorage:
+def open_known(study: str, url: str, patience: Patience | None = None) -> PatientStorage:
     """Open a storage that is there already, to read it. Raises UserError where it isn't."""
     for scheme in ("journal:", "sqlite:///"):  # opening those would make an empty one
         if url.startswith(scheme) and not Path(url.removeprefix(scheme)).expanduser().exists():
             raise UserError(f"storage {url} isn't there: name the one that {study} was run with (--storage)")
-    return open_storage(url)
+    return open_storage(url, patience)
 
 
 def unknown(study: str) -> UserError:
@@ -158,9 +162,10 @@ def _run(
         where = worker_of(running)
         if not lives(running, workplace):
             return RunStatus(arm, seed, "lost", DEAD, where)
-        progress = read_progress(out / running.user_attrs["folder"]) or {}
+        folder = running.user_attrs["folder"]
+        progress = read_progress(out / folder) or {}
         step, steps = progress.get("step"), progress.get("steps")
-        return RunStatus(arm, seed, "running", None, where, step, steps, _left(progress, mean_s))
+        return RunStatus(arm, seed, "running", None, where, step, steps, _left(progress, mean_s), folder)
     if TrialState.WAITING in by_state:
         return RunStatus(arm, seed, "queued")
     if not trials:

@@ -31,7 +31,7 @@ from core.training.pausing import TrainingPausedError
 from core.training.saved import STAGES
 from sweeps.folders import recorded
 from sweeps.ledger import Claim, Ledger
-from sweeps.loggers import ProgressLogger
+from sweeps.loggers import ProgressLogger, told
 from sweeps.patient import PatientStorage
 from sweeps.planned import Plan
 from sweeps.storage import STORAGE_VARIABLE, open_storage
@@ -165,7 +165,9 @@ class Worker:
 
     def _record(self, claim: Claim, tracker: WandbTracker) -> RunRecord:
         """Train, and leave a record whatever happens."""
-        loggers = [ProgressLogger(claim.folder, claim.run.config.trainer.steps), tracker]
+        config, keep = claim.run.config, told(self._ledger.plan.design)
+        progress = ProgressLogger(claim.folder, config.trainer.steps, tokens_per_step=config.tokens_per_step, keep=keep)
+        loggers = [progress, tracker]
         place = self._ledger.plan.place(claim.run)
         several = {"devices": self._ledger.plan.devices} if self._ledger.plan.devices > 1 else {}
         try:
@@ -173,7 +175,7 @@ class Worker:
             record = (
                 failed_record(self._ledger.plan, claim.run, reason)
                 if reason
-                else self._train(claim.run.config, claim.folder, loggers=loggers, study=place, **several)
+                else self._train(config, claim.folder, loggers=loggers, study=place, **several)
             )
         except OutOfPatienceError:
             raise  # it is trained; its record is in the spill folder

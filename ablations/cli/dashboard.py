@@ -1,18 +1,30 @@
-"""`ablate dashboard NAME --wandb ENTITY/PROJECT`: the sweep's W&B workspace and report."""
+"""`ablate dashboard NAME`: a live page on this machine; with --wandb ENTITY/PROJECT, the sweep's W&B workspace and report."""
 
 import argparse
 
 from ablations.cli.commands import console, load_study, show_json
-from analysis.files import as_markdown, sheets
-from analysis.verdicts import judge
 from core.errors import UserError
-from sweeps.dashboards import Content, place_of, save
 
 
 def run_dashboard(arguments: argparse.Namespace) -> int:
-    """Save the workspace and the report, and say where they are."""
+    """Serve the page; or save W&B's workspace and report, and say where they are."""
     if arguments.wandb is None:
-        raise UserError("say where: --wandb ENTITY/PROJECT")
+        if arguments.json:
+            raise UserError("--json is for --wandb; `ablate status NAME --json` says in JSON where a study stands")
+        from ablations.cli.watching import run_page
+
+        return run_page(arguments)
+    for name in ("port", "storage"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name} is for the page on this machine, not for --wandb: leave one of them out")
+    return _save(arguments)
+
+
+def _save(arguments: argparse.Namespace) -> int:
+    from analysis.files import as_markdown, sheets
+    from analysis.verdicts import judge
+    from sweeps.dashboards import Content, place_of, save
+
     place_of(arguments.wandb)
     study, folder = load_study(arguments)
     judgement = judge(study)

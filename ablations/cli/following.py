@@ -114,7 +114,7 @@ def render(found: Status | SearchStatus, again: str) -> RenderableType:
     if isinstance(found, SearchStatus):
         parts += [Text(line) for line in _pauses(found)]
     failures = found.of("failed", "lost")
-    for reason, rows in _by_reason(failures):
+    for reason, rows in by_reason(failures):
         parts.append(Text(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
     if failures:
         parts.append(Text(f"again: {again}"))
@@ -161,7 +161,8 @@ def _progress(row: Row) -> tuple[RenderableType, ...]:
     return label, bar, Text(f"{row.step}/{row.steps}  {left}"), where
 
 
-def _by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows of the same state and reason together, each with the reason."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.state, row.reason or "no reason given"), []).append(row)

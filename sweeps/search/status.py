@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
+from sweeps.patient import PatientStorage
 from sweeps.progress import read_progress
 from sweeps.scheduler import Task
 from sweeps.search.rungs import expected_steps
@@ -130,8 +131,8 @@ def groups_of(storage: BaseStorage, study: str, design: Mapping[str, Any]) -> di
     return found
 
 
-def status(study: str, out: Path, url: str | None = None) -> SearchStatus:
-    """Read where a search stands. url: of its storage; None = its newest submission's, else the default one's.
+def status(study: str, out: Path, url: str | None = None, *, storage: PatientStorage | None = None) -> SearchStatus:
+    """Read where a search stands. url, storage: as for a sweep's status.
 
     Raises UserError when nothing of it has been run there.
     """
@@ -139,14 +140,15 @@ def status(study: str, out: Path, url: str | None = None) -> SearchStatus:
     if design.get("kind") != "search":
         raise UserError(f"{out / study} holds an ablation's runs, not a search's: name another folder with --out")
     url = choose_url(url, out, out / study)
-    groups = groups_of(open_known(study, url), study, design)
+    storage = storage or open_known(study, url)
+    groups = groups_of(storage, study, design)
     reader = _Reader(design, out / study, list(groups.values()))
     found = tuple(reader.read(label, trial) for label, group in groups.items() for trial in latest(group.trials))
     ended = all(configuration.state in ("finished", "pruned", "failed") for configuration in found)
     over = ended and all(group.is_closed(design) for group in groups.values())
     confirming = study_name(study, CONFIRM)
     begun = over and (out / confirming / "design.json").exists()
-    confirmation = status_of_runs(confirming, out, url) if begun else None
+    confirmation = status_of_runs(confirming, out, url, storage=storage) if begun else None
     tasks, silence = tasks_of(study, out)
     total = {
         name: sum(group.total(name) for group in groups.values()) for name in ("tokens", PREEMPTED, "losses", "moved")

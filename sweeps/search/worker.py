@@ -21,7 +21,7 @@ from core.records import RunRecord, set_aside
 from core.training.pausing import TrainingPausedError
 from core.training.saved import saved_step
 from sweeps.folders import clean, recorded, rescue, run_folder
-from sweeps.loggers import ProgressLogger
+from sweeps.loggers import ProgressLogger, told
 from sweeps.planned import PlannedRun
 from sweeps.search.ledger import Claim, SearchLedger
 from sweeps.search.plan import SearchPlan, described
@@ -134,7 +134,10 @@ class SearchWorker:
         # W&B: one run a rung, since a finished offline run can't be added to.
         attempt = plan.rungs.index(job.until) if job.until else len(plan.rungs) - 1
         tracker = WandbTracker(plan.sweep, run, folder, run_id(run, self._ledger.folder_id, attempt))
-        loggers = [ProgressLogger(folder, run.config.trainer.steps), tracker]
+        progress = ProgressLogger(
+            folder, run.config.trainer.steps, tokens_per_step=run.config.tokens_per_step, keep=told(plan.design)
+        )
+        loggers = [progress, tracker]
         several: dict[str, Any] = {"devices": plan.devices} if plan.devices > 1 else {}
         if job.until is not None:
             several["until"] = job.until

@@ -50,5 +50,6 @@ def test_a_workspace_and_a_report_are_saved_once_and_the_same_ones_again(swept) 
 
 
 def test_mistakes_are_one_line(swept) -> None:
-    mistake(ablate("dashboard", "toy.py", cwd=swept), "--wandb ENTITY/PROJECT")
+    mistake(ablate("dashboard", "toy.py", "--wandb", "me/proj", "--port", "8123", cwd=swept), "--port", "--wandb")
+    mistake(ablate("dashboard", "toy.py", "--json", cwd=swept), "--json is for --wandb")
     mistake(ablate("dashboard", "toy.py", "--wandb", "mine", cwd=swept), "must be ENTITY/PROJECT", "not 'mine'")

@@ -15,7 +15,7 @@ from core.capacity.clusters import device_of_record
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import adaptive, engine, layer, ledger, search, stack, step, sweep, telemetry
+from tests.benchmarks import adaptive, dashboard, engine, layer, ledger, search, stack, step, sweep, telemetry
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive")
+    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive,dashboard")
     parser.add_argument(
         "--layers", type=int, default=4, help="of the part `stack`, which wants a GPU (default: %(default)s)"
     )
@@ -38,7 +38,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = options.parts.split(",")
-    if not set(wanted) <= {"search", "adaptive"}:
+    if not set(wanted) <= {"search", "adaptive", "dashboard"}:
         _single_process_group()
     rows: dict[str, Any] = {}
     if "layer" in wanted:
@@ -67,6 +67,8 @@ def main() -> None:
         if device is None:
             parser.error(f"the planner doesn't know {torch.cuda.get_device_name()}")
         rows["stack"] = stack.measure(options.layers, options.rounds, "cuda", device)
+    if "dashboard" in wanted:
+        rows["dashboard"] = dashboard.measure()
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -260,6 +262,8 @@ def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
         lines += ["", *adaptive.table(rows["adaptive"])]
     if "stack" in rows:
         lines += ["", *stack.table(rows["stack"])]
+    if "dashboard" in rows:
+        lines += ["", *dashboard.table(rows["dashboard"])]
     return "\n".join(lines) + "\n"
 
 

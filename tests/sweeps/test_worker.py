@@ -125,10 +125,31 @@ def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monke
         "loss": pytest.approx(2.9),
         "started": 1000.0,
         "updated": pytest.approx(1002.1),
+        "tokens_per_step": None,
+        "curves": {},
     }
     clock.now += 2
     logger.log_metrics({"val/nelbo": 1.0}, 31)
     assert read_progress(tmp_path)["loss"] == pytest.approx(2.0)
+
+
+def test_the_curves_of_a_run_in_training_are_kept_thin_and_go_on_where_the_run_does(tmp_path, monkeypatch):
+    monkeypatch.setattr("sweeps.loggers.INTERVAL_S", 0.0)
+    keep = ("train/nelbo", "val/nelbo")
+    logger = ProgressLogger(tmp_path, 2000, tokens_per_step=64, keep=keep)
+    for step in range(1, 1001):
+        logger.log_metrics({"train/nelbo": float(step), "train/loss": 0.0}, step)
+    logger.log_metrics({"val/nelbo": 7.0}, 1000)
+    told = read_progress(tmp_path)
+    curve = told["curves"]["train/nelbo"]
+    assert curve["step"] == curve["value"] and curve["step"][-1] == 1000 and 64 <= len(curve["step"]) <= 128
+    assert told["curves"]["val/nelbo"] == {"step": [1000], "value": [7.0]} and told["tokens_per_step"] == 64
+    again = ProgressLogger(tmp_path, 2000, tokens_per_step=64, keep=keep)  # from a checkpoint after step 900
+    again.log_metrics({"train/nelbo": float("nan")}, 901)
+    again.log_metrics({"train/nelbo": -1.0}, 902)
+    gone_on = read_progress(tmp_path)["curves"]["train/nelbo"]
+    assert gone_on["step"][-1] == 902 and gone_on["value"][-1] == -1.0 and gone_on["step"][-2] <= 900
+    assert gone_on["step"][0] == curve["step"][0]
 
 
 def test_a_wandb_that_breaks_fails_no_run_and_is_told_to_the_trial(workshop, monkeypatch, caplog):
