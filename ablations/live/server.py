@@ -65,7 +65,7 @@ class Page:
             return _say(start, "405 Method Not Allowed", "this page can only be read", {"Allow": "GET"})
         query = parse_qs(environ.get("QUERY_STRING", ""))
         if self._is_token(query.get("token", [""])[0]):
-            cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Strict; Path=/"
+            cookie = f"{self.cookie}={self.token}; HttpOnly; SameSite=Lax; Path=/"
             return _say(start, "303 See Other", "", {"Location": "/", "Set-Cookie": cookie})
         if not self._is_token(_cookie(environ, self.cookie)):
             return _say(

@@ -42,7 +42,7 @@ def page() -> Page:
 def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address(page) -> None:
     status, headers, _ = ask(page, f"/?token={page.token}", cookie=None)
     assert status == 303 and headers["Location"] == "/"
-    assert headers["Set-Cookie"] == f"{page.cookie}={page.token}; HttpOnly; SameSite=Strict; Path=/"
+    assert headers["Set-Cookie"] == f"{page.cookie}={page.token}; HttpOnly; SameSite=Lax; Path=/"
     status, _, content = ask(page)
     assert status == 200 and "<!doctype html>" in content and page.token not in content
 
