@@ -20,7 +20,7 @@ ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
     "sample": "sampling", "bench": "benching", "decode": "decoding", "confirm": "confirming", "export": "exporting",
-    "dashboard": "dashboard", "layout": "layouts",
+    "dashboard": "dashboard", "sync": "syncing", "layout": "layouts",
 }  # fmt: skip
 
 
@@ -135,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     dashboard = _command(commands, "dashboard", "the sweep's W&B workspace and report", name=True, json=True)
     dashboard.add_argument("--wandb", metavar="ENTITY/PROJECT", help="where its runs are mirrored to")
+    _command(commands, "sync", "send what was trained offline to W&B, once", name=True, json=True)
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument(
         "config", metavar="CONFIG", help="a preset, or a YAML config, such as an exported one; or one with stages"

@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -24,6 +25,7 @@ from sweeps.search.status import ConfigurationStatus, SearchStatus
 from sweeps.spec import CONFIRM, study_name
 from sweeps.status import RunStatus, Status, status
 from sweeps.study import job_name, submissions
+from sweeps.sync import offline_runs
 
 WATCH_S = 2.0
 MOST_ROWS = 20
@@ -44,11 +46,13 @@ def run_status(arguments: argparse.Namespace) -> int:
 
     found = look()
     if arguments.json:
-        show_json(found.to_dict())
+        show_json(found.to_dict() | {"wait_for_sync": _wait_for_sync(arguments.out, study)})
         return 0
     again = agenda.command("retry", arguments)
     if not arguments.watch:
         console().print(render(found, again))
+        if waiting := _wait_for_sync(arguments.out, study):
+            console().print(f"{waiting} runs wait to be sent to W&B: {agenda.command('sync', arguments)}", markup=False)
         return 0
     out = Console(highlight=False)
     with Live(render(found, again), console=out, auto_refresh=False) as live:
@@ -57,6 +61,12 @@ def run_status(arguments: argparse.Namespace) -> int:
             found = look()
             live.update(render(found, again), refresh=True)
     return 0
+
+
+def _wait_for_sync(out: Path, study: str) -> int:
+    """How many runs, a search's confirmation's among them, were mirrored offline and aren't sent yet."""
+    folders = (out / study, out / study_name(study, CONFIRM))
+    return sum(len(offline_runs(folder).waiting) for folder in folders if folder.is_dir())
 
 
 def run_cancel(arguments: argparse.Namespace) -> int:

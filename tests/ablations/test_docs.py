@@ -38,7 +38,18 @@ def test_there_are_commands_to_check() -> None:
 def test_every_command_is_one_that_ablate_takes(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     arguments = parse([word for word in words if word != "..."])
-    if arguments.command in ("plan", "run", "status", "report", "verify", "cancel", "retry", "decode", "confirm"):
+    if arguments.command in (
+        "plan",
+        "run",
+        "status",
+        "report",
+        "verify",
+        "sync",
+        "cancel",
+        "retry",
+        "decode",
+        "confirm",
+    ):
         sizes = declared(arguments.name)[1].sizes
         assert arguments.size in ("full", None) or arguments.size in sizes, f"{page}: {line}"
 
