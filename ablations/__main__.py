@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.handler(arguments)
     except UserError as error:
         return _complain(str(error), USER_MISTAKE, debug)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what was finished is kept, and the same command goes on", INTERRUPTED, debug)
+    except KeyboardInterrupt as error:
+        line = str(error) or "interrupted; what was finished is kept, and the same command goes on"
+        return _complain(line, INTERRUPTED, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe: not an error
         return 0
@@ -62,7 +63,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _complain(line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"ablate: {line}", file=sys.stderr)
+    over = "\r" if status == INTERRUPTED and sys.stderr.isatty() else ""  # over the ^C that terminals echo
+    print(f"{over}ablate: {line}", file=sys.stderr)
     return status
 
 
