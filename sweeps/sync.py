@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from sweeps.secrets import safe_url, without_secrets
 from sweeps.transactions import Log, copy_after, read
 
 STATE, LOCK_FOLDER = "sync.json", ".sync"
-BROKEN = "its sending was cut off"
+BROKEN, CRASHED = "its sending was cut off", "`wandb sync` ended with"
 BATCH = 100  # runs to a `wandb sync`
 API_TIMEOUT_S = 20
 # A connection that is gone is an error after about a minute, not after hours; the environment may say otherwise.
@@ -33,13 +33,8 @@ PATIENCE = {
     for what in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     for name, value in (("RETRY_MAX", "5"), ("RETRY_WAIT_MAX_SECONDS", "15"))
 }
-FOREIGN = (
-    "WANDB_MODE",
-    "WANDB_RUN_ID",
-    "WANDB_RESUME",
-    "WANDB_SILENT",
-    "WANDB_QUIET",
-)  # meant for runs, not for sending them
+# Meant for runs, not for sending them; and our own service process, which a crash would end.
+FOREIGN = ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SILENT", "WANDB_QUIET", "WANDB_SERVICE")
 
 
 @dataclass(frozen=True)
@@ -147,8 +142,12 @@ def send(
                 except (UserError, ConnectionError, OSError) as error:
                     failures[run.run_id] = str(error)
                     _remember(run, failures[run.run_id])
-            if prepared:
-                failures |= _sent(prepared, handles, on_sent)
+            found = _sent(prepared, handles, on_sent) if prepared else {}
+        if len(prepared) > 1:  # a run at which `wandb sync` crashed takes no other with it
+            for run in [run for run in prepared if found.get(run.run_id, "").startswith(CRASHED)]:
+                found.pop(run.run_id)
+                found |= send([replace(run, begun=True)], server, handles, on_sent)
+        failures |= found
     return failures
 
 
@@ -187,7 +186,9 @@ def _sent(
         for run in prepared:
             _remember(run, failures.get(run.run_id))
     if status and failures:
-        failures = {key: f"`wandb sync` ended with {status}" if why == BROKEN else why for key, why in failures.items()}
+        said = next((line for line in lines if line.startswith("panic:")), (lines or [""])[-1])
+        crashed = without_secrets(f"{CRASHED} {status}: {said}")
+        failures = {key: crashed if why == BROKEN else why for key, why in failures.items()}
     return failures
 
 

@@ -53,16 +53,16 @@ def run_list(arguments: argparse.Namespace) -> int:
     else:
         out = console()
         for row in rows:
-            out.print(f"[bold]{escape(row['name'])}[/] [dim]{row['size']}[/]", end="  ")
+            head = f"[bold]{escape(row['name'])}[/] [dim]{row['size']}[/]  "
             if "error" in row:
-                out.print(f"[red]{escape(row['error'])}[/]")
+                out.print(f"{head}[red]{escape(row['error'])}[/]")
                 continue
             if "budget" in row:
-                out.print(f"search, {row['budget']}, {row['so_far']}", markup=False)
+                out.print(f"{head}search, {escape(row['budget'])}, {escape(row['so_far'])}")
                 out.print(indented(row["question"]))
                 continue
             what = f"{row['arms']} arms" if row["arms"] else f"ladder of {row['models']} models"
-            out.print(f"{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, {_so_far(row)}")
+            out.print(f"{head}{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, {_so_far(row)}")
             out.print(indented(row["question"]))
             if row["verdict"]:
                 out.print(indented(f"→ {row['verdict']}"))

@@ -13,7 +13,7 @@ from sweeps.tracking import WandbTracker, run_id
 from tests.ablations.shell import ablate, mistake
 from tests.ablations.test_exporting import DECLARATION
 from tests.sweeps.conftest import declare
-from tests.sweeps.test_tracking import finished
+from tests.sweeps.test_tracking import LOAD, finished
 from tests.sweeps.wandb_site import serving
 
 wandb = pytest.importorskip("wandb")
@@ -43,7 +43,7 @@ def study(tmp_path, site, monkeypatch):
     planned = plan("toy", declare(seeds=range(5)))
     monkeypatch.setenv("WANDB_MODE", "offline")
 
-    def mirror(number: int, *segments: range) -> str:
+    def mirror(number: int, *segments: range, **changes: object) -> str:
         run = planned.runs[number]
         folder = run_folder(planned, run, tmp_path / "runs")
         for steps in segments:
@@ -51,7 +51,7 @@ def study(tmp_path, site, monkeypatch):
             for step in steps:
                 tracker.log_metrics({"train/nelbo": 3.0 - step / 10}, step)
             if steps is segments[-1]:
-                tracker.finish(finished(run, expert_load={}))
+                tracker.finish(finished(run, **({"expert_load": {}} | changes)))
             else:
                 tracker.leave()
             for path in folder.glob(f"wandb/offline-run-*{tracker.status['id']}"):  # their names have whole seconds
@@ -115,8 +115,18 @@ def test_a_torn_file_is_sent_up_to_where_it_ends(study, site) -> None:
     name = study(0, range(6))
     [path] = study.study.glob("*/*/wandb/*/*.wandb")
     path.write_bytes(path.read_bytes()[:-30])
-    assert sync(study.folder)[0] == 0
+    assert sync(study.folder) == (0, {"study": "toy", "sent": 1, "sent_before": 0, "training": 0, "failed": []})
     assert site.runs[name].steps == list(range(6)) and site.runs[name].exits == [1]
+
+
+def test_a_run_at_which_wandb_crashes_takes_no_other_with_it(study, site) -> None:
+    """This W&B doesn't answer what wandb-core asks of artifacts, and a table is one: that ends the process."""
+    first, crashing, last = study(0, range(4)), study(1, range(31), expert_load=LOAD), study(2, range(4))
+    status, said = sync(study.folder)
+    assert status == 1 and said["sent"] == 2
+    [failed] = said["failed"]
+    assert failed["id"] == crashing and failed["reason"].startswith("`wandb sync` ended with 1: panic:")
+    assert site.runs[first].steps == site.runs[last].steps == list(range(4))
 
 
 def test_what_cant_be_sent_is_said_in_one_line(study, site, monkeypatch) -> None:

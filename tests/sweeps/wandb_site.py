@@ -165,7 +165,8 @@ def serving() -> Iterator[Site]:
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.end_headers()
-            self.wfile.write(json.dumps(content).encode())
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who asked may have crashed
+                self.wfile.write(json.dumps(content).encode())
 
         def log_message(self, *arguments: object) -> None:
             pass
