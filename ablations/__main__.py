@@ -20,7 +20,7 @@ ROOMS = {
     "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
     "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
     "sample": "sampling", "bench": "benching", "decode": "decoding", "confirm": "confirming", "export": "exporting",
-    "dashboard": "dashboard", "layout": "layouts",
+    "dashboard": "dashboard", "sync": "syncing", "layout": "layouts",
 }  # fmt: skip
 
 
@@ -40,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.handler(arguments)
     except UserError as error:
         return _complain(str(error), USER_MISTAKE, debug)
-    except KeyboardInterrupt:
-        return _complain("interrupted; what was finished is kept, and the same command goes on", INTERRUPTED, debug)
+    except KeyboardInterrupt as error:
+        line = str(error) or "interrupted; what was finished is kept, and the same command goes on"
+        return _complain(line, INTERRUPTED, debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe: not an error
         return 0
@@ -62,7 +63,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _complain(line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"ablate: {line}", file=sys.stderr)
+    over = "\r" if status == INTERRUPTED and sys.stderr.isatty() else ""  # over the ^C that terminals echo
+    print(f"{over}ablate: {line}", file=sys.stderr)
     return status
 
 
@@ -143,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     dashboard.add_argument(
         "--port", type=_positive, metavar="N", help="of the page, on 127.0.0.1 (default: a free one)"
     )
+    _command(commands, "sync", "send what was trained offline to W&B, once", name=True, json=True)
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument(
         "config", metavar="CONFIG", help="a preset, or a YAML config, such as an exported one; or one with stages"

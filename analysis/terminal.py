@@ -10,6 +10,7 @@ from analysis import decoding, ladder_words
 from analysis.tables import MetricTable
 from analysis.verdicts import Judgement
 from analysis.words import crossed, kind, number, pvalue, signed
+from core.labelled import Column, Labelled
 
 VERDICT_STYLES = {"better": "green", "worse": "red", "equivalent": "blue"}
 
@@ -19,7 +20,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     title = [Text(judgement.question, style="bold")] if titled else []
     parts: list[Any] = [*title, Text(judgement.headline), Text()]
     for table in judgement.tables:
-        parts += [_terminal_metric(table)]
+        parts += _terminal_metric(table)
         parts += [Text(table.likelihoods, style="dim")] if table.likelihoods else []
         parts += [Text()]
     parts += _terminal_ladder(judgement)
@@ -34,23 +35,17 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     return Group(*parts)
 
 
-def _terminal_metric(table: MetricTable) -> Table:
+def _terminal_metric(table: MetricTable) -> list[Any]:
     unit = f", {table.unit}" if table.unit else ""
     role = "" if table.primary else " (secondary)"
-    out = Table(box=None, pad_edge=False, title=f"{table.label}{unit}{role}", title_justify="left", title_style="dim")
-    out.add_column("arm", overflow="fold")
-    for name in ("mean", "effect", "95 % interval", "Holm p", "n"):
-        out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("verdict", overflow="fold")
+    out = _labelled("arm", ("mean", "effect", "95 % interval", "Holm p", "n"), folded="verdict")
     for row in table.rows:
         effect = row.effect
         cells = [signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}"] if effect else ["", ""]
         n = effect.n if effect else row.n
-        style = VERDICT_STYLES.get(kind(row), "")
-        out.add_row(
-            Text(row.label), number(row.mean), *cells, pvalue(row.p_holm), str(n), Text(row.verdict, style=style)
-        )
-    return out
+        verdict = Text(row.verdict, style=VERDICT_STYLES.get(kind(row), ""))
+        out.add(row.label, number(row.mean), *cells, pvalue(row.p_holm), str(n), verdict)
+    return [Text(f"{table.label}{unit}{role}", style="dim"), out]
 
 
 def _terminal_ladder(judgement: Judgement) -> list[Any]:
@@ -58,7 +53,7 @@ def _terminal_ladder(judgement: Judgement) -> list[Any]:
     parts: list[Any] = []
     for sheet in ladder_words.sheets(judgement.ladder) if judgement.ladder else []:
         if sheet.name != "points":
-            out = _terminal_plain("", sheet.head, fold=True)  # a table's own title would be cut to its width
+            out = _terminal_plain(sheet.head)
             for row in sheet.shown:
                 out.add_row(*map(Text, row))
             parts += [Text(sheet.title, style="dim"), out, Text()]
@@ -72,12 +67,11 @@ def _terminal_decoding(judgement: Judgement) -> list[Any]:
     if judgement.decoding is None:
         return []
     found = decoding.sheet(judgement.decoding)
-    out = _terminal_plain("", ("decoding", "right", "effect", "Holm p", "TPF"))
-    out.add_column("verdict", overflow="fold")
+    out = _labelled("decoding", ("right", "effect", "Holm p", "TPF"), folded="verdict")
     for way, row in zip(judgement.decoding.ways, found.shown, strict=True):
         right = f"{way.right.estimate:.1%}" if way.right else ""
         words = Text(way.verdict, style=VERDICT_STYLES.get(way.verdict.split(" ")[0], ""))
-        out.add_row(Text(row[0]), right, row[2], row[3], row[6], words)
+        out.add(row[0], right, row[2], row[3], row[6], words)
     notes = {f"{way.label}: {note}": None for way in judgement.decoding.ways for note in way.notes}
     said = [Text(f"note: {note}") for note in notes]
     return [Text(found.title, style="dim"), out, *said, Text(found.caption, style="dim"), Text()]
@@ -88,28 +82,24 @@ def _terminal_contrasts(judgement: Judgement) -> list[Any]:
     if not rows:
         return []
     unit = judgement.tables[0].unit
-    out = _terminal_plain(
-        f"planned contrasts in {judgement.tables[0].label}{f', {unit}' if unit else ''}",
-        ("of", "effect", "95 % interval", "Holm p", "n"),
-    )
-    out.add_column("verdict", overflow="fold")
+    title = f"planned contrasts in {judgement.tables[0].label}{f', {unit}' if unit else ''}"
+    out = _labelled("of", ("effect", "95 % interval", "Holm p", "n"), folded="verdict")
     for row in rows:
         assert row.effect is not None
         interval = f"{signed(row.effect.low)} {signed(row.effect.high)}"
         cells = (signed(row.effect.estimate), interval, pvalue(row.p_holm), str(row.effect.n))
-        out.add_row(Text(row.label), *cells, Text(row.verdict))
-    return [out, Text()]
+        out.add(row.label, *cells, Text(row.verdict))
+    return [Text(title, style="dim"), out, Text()]
 
 
 def _terminal_course(judgement: Judgement) -> list[Any]:
     if judgement.course is None or not judgement.course.looks:
         return []
-    out = _terminal_plain("bought until decided", ("look", "open"))
-    out.add_column("decided", overflow="fold")
+    out = _labelled("look", ("open",), folded="decided")
     for look in judgement.course.looks:
         left = sum(step.decision == "open" for step in look.steps)
-        out.add_row(f"{look.seeds} seeds", str(left), Text("; ".join(look.decided)))
-    return [out, Text(judgement.course.kept), Text()]
+        out.add(f"{look.seeds} seeds", str(left), Text("; ".join(look.decided)))
+    return [Text("bought until decided", style="dim"), out, Text(judgement.course.kept), Text()]
 
 
 def _terminal_speeds(judgement: Judgement) -> list[Any]:
@@ -117,12 +107,12 @@ def _terminal_speeds(judgement: Judgement) -> list[Any]:
     if not rows:
         return []
     title = "tokens for the same value, as a share of the control's (below 1: learns faster)"
-    out = _terminal_plain(title, ("arm", "share", "95 % interval", "Holm p", "as good"))
+    out = _labelled("arm", ("share", "95 % interval", "Holm p", "as good"))
     for row in rows:
         assert row.speed is not None
         share, interval = f"{row.speed.share:.2f}", f"{row.speed.low:.2f} {row.speed.high:.2f}"
-        out.add_row(Text(row.label), share, interval, pvalue(row.p_holm), f"{row.speed.reached} of {row.speed.n}")
-    return [out, Text()]
+        out.add(row.label, share, interval, pvalue(row.p_holm), f"{row.speed.reached} of {row.speed.n}")
+    return [Text(title, style="dim"), out, Text()]
 
 
 def _terminal_factorial(judgement: Judgement) -> list[Any]:
@@ -135,16 +125,21 @@ def _terminal_factorial(judgement: Judgement) -> list[Any]:
         (f"main effects in {where}: averaged over the other factors", judgement.main_effects),
         (f"interactions in {where}: how much one changes the other's effect", judgement.interactions),
     ):
-        out = _terminal_plain(title, ("of", "effect", "95 % interval", "Holm p"))
+        out = _labelled("of", ("effect", "95 % interval", "Holm p"))
         for contrast in family.contrasts if family else ():
             interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
-            out.add_row(Text(crossed(contrast)), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
-        parts += [out, Text()]
+            out.add(crossed(contrast), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
+        parts += [Text(title, style="dim"), out, Text()]
     return parts
 
 
-def _terminal_plain(title: str, columns: tuple[str, ...], *, fold: bool = False) -> Table:
-    out = Table(box=None, pad_edge=False, title=title, title_justify="left", title_style="dim")
+def _labelled(head: str, columns: tuple[str, ...], folded: str = "") -> Labelled:
+    last = (Column(folded, justify="left", folds=True),) if folded else ()
+    return Labelled(head, (*map(Column, columns), *last))
+
+
+def _terminal_plain(columns: tuple[str, ...]) -> Table:
+    out = Table(box=None, pad_edge=False)
     for place, name in enumerate(columns):
-        out.add_column(name, justify="right" if place else "left", no_wrap=bool(place) and not fold, overflow="fold")
+        out.add_column(name, justify="right" if place else "left", overflow="fold")
     return out

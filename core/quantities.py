@@ -1,4 +1,4 @@
-"""Large numbers as people say them."""
+"""Large numbers and lengths of time as people say them."""
 
 import re
 
@@ -13,6 +13,15 @@ def short(value: float) -> str:
         if 0.9995 * unit <= value < 999.5e12:
             return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def parse(text: str) -> float:

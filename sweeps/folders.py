@@ -80,6 +80,23 @@ class RunLock:
             os.close(self._handle)
             self._handle = -1
 
+    @property
+    def handles(self) -> tuple[int, ...]:
+        """The open file that is the lock, for a child that is to hold it too."""
+        return (self._handle,) if self._handle >= 0 else ()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file at the moment; nothing is made where there is none."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:

@@ -15,6 +15,7 @@ import numpy as np
 from core.config import to_dict
 from core.records import RunRecord
 from sweeps.planned import Plan, PlannedRun
+from sweeps.secrets import without_secrets
 
 PROJECT = "moe-diffusion-ablations"
 INIT_TIMEOUT_S = 30.0
@@ -78,14 +79,14 @@ class WandbTracker:
         try:
             _bounded(leave, LEAVE_TIMEOUT_S)
         except Exception as error:
-            log.info("W&B was gone already: %s", _without_secrets(f"{type(error).__name__}: {error}"))
+            log.info("W&B was gone already: %s", without_secrets(f"{type(error).__name__}: {error}"))
 
     def _start(self, plan: Plan, run: PlannedRun, folder: Path) -> None:
         import wandb
 
         known = wandb.setup().settings
         mode: Any = os.environ.get("WANDB_MODE") or known.mode
-        if mode == "online" and "WANDB_MODE" not in os.environ and not _has_credentials(known.base_url, known.api_key):
+        if mode == "online" and "WANDB_MODE" not in os.environ and not has_credentials(known.base_url, known.api_key):
             mode = "offline"
         tags = [plan.name, plan.size, f"seed {run.seed}", *(["control"] if run.arm == plan.design["control"] else [])]
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ class WandbTracker:
         try:
             action() if limit_s is None else _bounded(action, limit_s)
         except Exception as error:
-            reason = _without_secrets(f"could not {what}: {type(error).__name__}: {error}")
+            reason = without_secrets(f"could not {what}: {type(error).__name__}: {error}")
             log.warning("W&B %s; the run goes on without it", reason)
             self._run, self._state = None, f"failed: {reason}"
             _reset()
@@ -144,7 +145,8 @@ def _data(run: PlannedRun) -> dict[str, Any]:
     return to_dict(run.config)["data"] | {"fingerprint": run.fingerprint}
 
 
-def _has_credentials(base_url: str, api_key: str | None) -> bool:
+def has_credentials(base_url: str, api_key: str | None) -> bool:
+    """Whether W&B's own look-up would find a key for a server, without asking anybody."""
     if api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     names = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
@@ -227,11 +229,3 @@ def _reset() -> None:
         _bounded(wandb.teardown, 5.0)
     except Exception as error:
         log.debug("W&B teardown: %s", type(error).__name__)
-
-
-def _without_secrets(message: str) -> str:
-    line = " ".join(message.split())[:300]
-    for name, value in os.environ.items():
-        if name.startswith("WANDB_") and "KEY" in name and value:
-            line = line.replace(value, "***")
-    return line

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from ablations.cli import agenda
 from core.errors import UserError
@@ -20,12 +22,20 @@ if TYPE_CHECKING:
     from sweeps.planned import Plan
 
 INTERRUPTED = 130  # as shells report Ctrl-C
+WIDTH = 80  # columns, where there is no terminal
 LOOKS = "looks.jsonl"  # of a sweep that was bought until decided
 
 
 def console() -> Console:
-    """Where people read: standard output, at the terminal's width or 100 columns elsewhere."""
-    return Console(width=None if os.isatty(1) else 100, highlight=False, soft_wrap=False)
+    """Where people read: standard output, as wide as the terminal; elsewhere as $COLUMNS says, or 80 columns."""
+    columns = os.environ.get("COLUMNS", "")
+    elsewhere = int(columns) if columns.isdigit() and int(columns) else WIDTH
+    return Console(width=None if os.isatty(1) else elsewhere, highlight=False)
+
+
+def indented(text: str) -> Padding:
+    """A paragraph whose every line is two columns in."""
+    return Padding(Text(text), (0, 0, 0, 2))
 
 
 def show_json(content: Any) -> None:
@@ -43,19 +53,19 @@ def run_list(arguments: argparse.Namespace) -> int:
     else:
         out = console()
         for row in rows:
-            out.print(f"[bold]{escape(row['name'])}[/] [dim]{row['size']}[/]", end="  ")
+            head = f"[bold]{escape(row['name'])}[/] [dim]{row['size']}[/]  "
             if "error" in row:
-                out.print(f"[red]{escape(row['error'])}[/]")
+                out.print(f"{head}[red]{escape(row['error'])}[/]")
                 continue
             if "budget" in row:
-                out.print(f"search, {row['budget']}, {row['so_far']}", markup=False)
-                out.print(f"  {row['question']}", markup=False)
+                out.print(f"{head}search, {escape(row['budget'])}, {escape(row['so_far'])}")
+                out.print(indented(row["question"]))
                 continue
             what = f"{row['arms']} arms" if row["arms"] else f"ladder of {row['models']} models"
-            out.print(f"{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, {_so_far(row)}")
-            out.print(f"  {row['question']}", markup=False)
+            out.print(f"{head}{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, {_so_far(row)}")
+            out.print(indented(row["question"]))
             if row["verdict"]:
-                out.print(f"  → {row['verdict']}", markup=False)
+                out.print(indented(f"→ {row['verdict']}"))
     return 1 if any("error" in row for row in rows) else 0
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ablations.cli.commands import console
 from core.config import RunConfig, to_dict
 from core.model.size import count, flops_per_token
 from core.model.transformer import Denoiser
@@ -23,7 +24,7 @@ def run_describe(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(content, indent=2))
     else:
-        _print(content, Console())
+        _print(content, console())
     return 0
 
 
@@ -42,10 +43,10 @@ def describe(name: str, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _print(content: dict[str, Any], console: Console) -> None:
+def _print(content: dict[str, Any], out: Console) -> None:
     sizes, flops = content["parameters"], content["flops_per_token"]
-    console.print(f"[bold]{escape(content['name'])}[/]: {_kind(content['config']['model'])}")
-    console.print(
+    out.print(f"[bold]{escape(content['name'])}[/]: {_kind(content['config']['model'])}")
+    out.print(
         f"{sizes['total']:,} parameters, {sizes['active']:,} active (the embedding table's rows are looked up and not "
         f"counted as active); {flops['training']:.3g} training FLOPs per token at length {content['sequence_length']}"
     )
@@ -54,7 +55,7 @@ def _print(content: dict[str, Any], console: Console) -> None:
         table.add_column(heading)
     for pattern, shape, layers in _folded(content["shapes"]):
         table.add_row(f"{pattern} {layers}".strip(), " x ".join(map(str, shape)))
-    console.print(table)
+    out.print(table)
 
 
 def _kind(model: dict[str, Any]) -> str:

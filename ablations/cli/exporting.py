@@ -52,7 +52,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         return _as_hf(arguments, study, arm, folder)
     evidence = _evidence(arguments, study, judgement, arm)
     out = console()
-    out.print(f"{arm}: {evidence['chosen']}", markup=False, soft_wrap=True)
+    out.print(f"{arm}: {evidence['chosen']}", markup=False)
     if arguments.target:
         ablation = agenda.resolve(arguments.name)[1].sized(study.design["size"])
         target = arguments.to or folder / "export" / Path(arguments.target).stem
@@ -158,7 +158,7 @@ def at_full_scale(
         )
     out.print(f"{cluster}: {predicted(scale)}", markup=False, soft_wrap=True)
     for line in lacks:
-        out.print(f"note: {line}", markup=False, soft_wrap=True)
+        out.print(f"note: {line}", markup=False)
     out.print(f"config, script, evidence and card: {folder}", markup=False, soft_wrap=True)
     path = shlex.quote(str(folder))
     out.print(f"check it: ablate train {path} --cluster {cluster} --dry-run", markup=False, soft_wrap=True)

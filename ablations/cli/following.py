@@ -4,26 +4,28 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
 from core.errors import UserError
+from core.quantities import duration
 from sweeps import scheduler
 from sweeps.launch import presence
+from sweeps.launch.progress import bar, bars
 from sweeps.search import status as searches
 from sweeps.search.spec import Search
 from sweeps.search.status import ConfigurationStatus, SearchStatus
 from sweeps.spec import CONFIRM, study_name
 from sweeps.status import RunStatus, Status, status
 from sweeps.study import job_name, submissions
+from sweeps.sync import offline_runs
 
 WATCH_S = 2.0
 MOST_ROWS = 20
@@ -32,31 +34,61 @@ WORDS = {
     "stopped": "left by a sweep that was stopped", "missing": "never queued", "paused": "paused", "pruned": "pruned",
 }  # fmt: skip
 Row = RunStatus | ConfigurationStatus
+Found = Status | SearchStatus
 
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Where a sweep stands, once or until it is over."""
     study, is_search = study_of(arguments)
 
-    def look() -> Status | SearchStatus:
+    def look() -> Found:
         read = searches.status if is_search else status
         return read(study, arguments.out, arguments.storage)
 
     found = look()
     if arguments.json:
-        show_json(found.to_dict())
+        show_json(found.to_dict() | {"wait_for_sync": _wait_for_sync(arguments.out, study)})
         return 0
     again = agenda.command("retry", arguments)
     if not arguments.watch:
         console().print(render(found, again))
+        if waiting := _wait_for_sync(arguments.out, study):
+            console().print(f"{waiting} runs wait to be sent to W&B: {agenda.command('sync', arguments)}", markup=False)
         return 0
-    out = Console(highlight=False)
-    with Live(render(found, again), console=out, auto_refresh=False) as live:
-        while found.is_under_way:
-            time.sleep(WATCH_S)
-            found = look()
-            live.update(render(found, again), refresh=True)
+    try:
+        _watch(look, found, again)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("no longer watched; the sweep goes on as it was") from None
     return 0
+
+
+def _watch(look: Callable[[], Found], found: Found, again: str) -> None:
+    """Show a sweep until it is over: on a terminal in its place, elsewhere a line whenever its counts change."""
+    out = console()
+    if not out.is_terminal or out.is_dumb_terminal:
+        said = _summary(found)
+        while found.is_under_way:
+            out.print(said, markup=False, soft_wrap=True)
+            while found.is_under_way and _summary(found) == said:
+                time.sleep(WATCH_S)
+                found = look()
+            said = _summary(found)
+        out.print(render(found, again))
+        return
+    try:
+        with Live(render(found, again), console=out, auto_refresh=False) as live:
+            while found.is_under_way:
+                time.sleep(WATCH_S)
+                found = look()
+                live.update(render(found, again), refresh=True)
+    finally:
+        out.show_cursor()  # an interrupt inside Live's own start leaves it hidden
+
+
+def _wait_for_sync(out: Path, study: str) -> int:
+    """How many runs, a search's confirmation's among them, were mirrored offline and aren't sent yet."""
+    folders = (out / study, out / study_name(study, CONFIRM))
+    return sum(len(offline_runs(folder).waiting) for folder in folders if folder.is_dir())
 
 
 def run_cancel(arguments: argparse.Namespace) -> int:
@@ -95,9 +127,9 @@ def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
     return study_name(name, size), isinstance(declaration, Search)
 
 
-def render(found: Status | SearchStatus, again: str) -> RenderableType:
+def render(found: Found, again: str) -> RenderableType:
     """The status for people."""
-    head = f"{found.study}: {_counted(found.counts, 'runs') if isinstance(found, Status) else _searched(found)}"
+    head = _summary(found)
     if found.seconds_left is not None:
         head += f"; about {duration(found.seconds_left)} left"
     parts: list[RenderableType] = [Text(head, style="bold")]
@@ -105,9 +137,9 @@ def render(found: Status | SearchStatus, again: str) -> RenderableType:
         parts.append(Text(f"so far {found.preempted} times preempted and requeued, {found.deaths} workers lost"))
     parts += [Text(line) for line in tasks_said(found)]
     running = found.of("running")
-    table = Table.grid(padding=(0, 2))
+    table = bars()
     for row in running[:MOST_ROWS]:
-        table.add_row(*_progress(row))
+        table.add(*_progress(row))
     parts.append(table)
     if len(running) > MOST_ROWS:
         parts.append(Text(f"and {len(running) - MOST_ROWS} more (--json lists all)"))
@@ -123,6 +155,10 @@ def render(found: Status | SearchStatus, again: str) -> RenderableType:
     elif isinstance(found, SearchStatus):
         parts.append(Text("the confirmation hasn't begun" if found.over else "confirmation: once the search is over"))
     return Group(*parts)
+
+
+def _summary(found: Found) -> str:
+    return f"{found.study}: {_counted(found.counts, 'runs') if isinstance(found, Status) else _searched(found)}"
 
 
 def _counted(counts: Mapping[str, int], what: str) -> str:
@@ -144,7 +180,7 @@ def _pauses(found: SearchStatus) -> list[str]:
     return [f"paused after step {step}: {_labels(rows)}" for step, rows in sorted(by_step.items())]
 
 
-def tasks_said(found: Status | SearchStatus) -> list[str]:
+def tasks_said(found: Found) -> list[str]:
     """How a study's array tasks are, or that Slurm doesn't say, in lines."""
     if found.silence is not None:
         return [f"Slurm doesn't say how its tasks are: {found.silence}"]
@@ -152,13 +188,13 @@ def tasks_said(found: Status | SearchStatus) -> list[str]:
     return [f"Slurm: {n} tasks {state}{f' ({reason})' if reason else ''}" for (state, reason), n in states.items()]
 
 
-def _progress(row: Row) -> tuple[RenderableType, ...]:
+def _progress(row: Row) -> tuple[Text, RenderableType, Text]:
     left = "" if row.seconds_left is None else f"about {duration(row.seconds_left)} left"
     label, where = Text(row.label), Text(row.where or "", style="dim")
     if not row.step or row.steps is None:
-        return label, Text("starting"), "", where
-    bar = ProgressBar(total=row.steps, completed=row.step, width=24)
-    return label, bar, Text(f"{row.step}/{row.steps}  {left}"), where
+        return label, Text("starting"), where
+    said = (Text(f"{row.step}/{row.steps}"), Text(left), where)
+    return label, bar(row.step, row.steps), Text("  ").join(part for part in said if part)
 
 
 def by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
@@ -172,10 +208,3 @@ def by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 def _labels(rows: Sequence[Row]) -> str:
     shown = ", ".join(row.label for row in rows[:5])
     return shown + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
-
-
-def duration(seconds: float) -> str:
-    """A length of time in the unit that suits it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -15,7 +15,7 @@ from ablations.cli import agenda
 from analysis.frame import Study
 from analysis.ladder import unfittable
 from analysis.power import reach_of
-from core.quantities import short
+from core.quantities import duration, short
 from sweeps.cost import calibrate
 from sweeps.folders import pending
 from sweeps.launch.pool import default_workers, gpus, share_of_cores
@@ -106,7 +106,7 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
     )
     if content.get("estimated_seconds") is not None:
         out.print(
-            f"time: about {_duration(content['estimated_seconds'])} with {content['workers']} workers on this machine"
+            f"time: about {duration(content['estimated_seconds'])} with {content['workers']} workers on this machine"
         )
     if content["detectable_effect_sd"] is not None:
         _print_effect(content, out)
@@ -134,7 +134,7 @@ def _points(content: dict[str, Any]) -> Table:
         solved = (
             f"IsoFLOP {point['budget']:.3g}" if point["budget"] else f"{point['tokens_per_parameter']:g} tokens each"
         )
-        cells = (f"{parameters['total']:,}", f"{parameters['active']:,}", f"{point['tokens']:,.0f}")
+        cells = (short(parameters["total"]), short(parameters["active"]), short(point["tokens"]))
         ratio = f"{point['tokens'] / parameters['active']:.3g}"
         table.add_row(escape(point["family"]), *cells, ratio, f"{point['flops']:.3g}", solved)
     return table
@@ -155,12 +155,6 @@ def _print_effect(content: dict[str, Any], out: Console) -> None:
     if content["detectable_effect"] is not None:
         line += f" = {content['detectable_effect']:.2g} of {content['metric']}, by the noise recorded so far"
     out.print(line)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from ablations.cli.planning import resolve_workers
 from analysis.power import reaches_significance
 from core.errors import UserError
+from core.quantities import duration
 from sweeps.cost import calibrate
 from sweeps.launch.pool import default_workers
 from sweeps.search.plan import SearchPlan
@@ -118,5 +119,6 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
     rest = f"; most often in the way: {content['infeasible']}" if content["infeasible"] else ""
     out.print(f"{content['feasible_share']:.0%} of random points can be trained{rest}", markup=False)
     if content.get("estimated_seconds") is not None:
-        minutes = content["estimated_seconds"] / 60
-        out.print(f"time: about {minutes:.1f} min with {content['workers']} workers on this machine")
+        out.print(
+            f"time: about {duration(content['estimated_seconds'])} with {content['workers']} workers on this machine"
+        )

@@ -11,13 +11,15 @@ from typing import TextIO
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from core.labelled import Column, Labelled
+from core.quantities import duration
 from sweeps.launch.events import Event
 from sweeps.planned import Plan, PlannedRun
 from sweeps.progress import read_progress
 
+BAR = 24  # columns of a terminal
 Present = Callable[[Event], None]
 
 
@@ -39,14 +41,17 @@ def present(plan: Plan, stream: TextIO | None = None) -> Iterator[Present]:
         yield show_plain
         return
 
-    with Live(get_renderable=board.render, console=console, refresh_per_second=2, transient=True) as live:
+    try:
+        with Live(get_renderable=board.render, console=console, refresh_per_second=2, transient=True) as live:
 
-        def show_live(event: Event) -> None:
-            board.update(event)
-            if event.kind not in ("started", "finished"):  # those are in the display
-                live.console.print(Text(event.text, style="red" if event.kind in ("failed", "lost") else ""))
+            def show_live(event: Event) -> None:
+                board.update(event)
+                if event.kind not in ("started", "finished"):  # those are in the display
+                    live.console.print(Text(event.text, style="red" if event.kind in ("failed", "lost") else ""))
 
-        yield show_live
+            yield show_live
+    finally:
+        console.show_cursor()  # an interrupt inside Live's own start leaves it hidden
 
 
 class Board:
@@ -94,21 +99,26 @@ class Board:
         left = self.seconds_left()
         head = f"{self.plan.study_name}: {self.recorded}/{len(self.plan.runs)} runs, {self.counts['failed']} failed"
         if left is not None:
-            head += f", about {_duration(left)} left"
-        table = Table.grid(padding=(0, 2))
+            head += f", about {duration(left)} left"
+        table = bars()
         # A copy: events come from another thread than the display's.
         for run, folder, _ in list(self.training.values()):
             progress = read_progress(folder)
             if progress is None:
-                table.add_row(run.label, Text("starting"), "")
+                table.add(run.label, Text("starting"), "")
                 continue
-            bar = ProgressBar(total=progress["steps"], completed=progress["step"], width=24)
             loss = "" if progress["loss"] is None else f"NELBO {progress['loss']:.3f}"
-            table.add_row(Text(run.label), bar, f"{progress['step']}/{progress['steps']}  {loss}")
+            table.add(
+                run.label, bar(progress["step"], progress["steps"]), f"{progress['step']}/{progress['steps']}  {loss}"
+            )
         return Group(Text(head, style="bold"), table)
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def bars() -> Labelled:
+    """A table of runs in training: names, bars, and what is said of each."""
+    return Labelled(None, (Column(justify="left"), Column(justify="left", folds=True)))
+
+
+def bar(step: int, steps: int) -> ProgressBar:
+    """How far a run is."""
+    return ProgressBar(total=steps, completed=step, width=BAR)

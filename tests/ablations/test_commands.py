@@ -69,6 +69,20 @@ def test_the_report_says_the_same_in_json_html_and_on_the_terminal(swept) -> Non
     assert content["headline"] in html and row["verdict"] in html
 
 
+def test_status_says_how_many_runs_wait_to_be_sent(swept, tmp_path) -> None:
+    assert "wait" not in ablate("status", "toy.py", cwd=swept).stdout
+    shutil.copytree(swept, tmp_path, dirs_exist_ok=True)
+    for n, record in enumerate((tmp_path / "runs" / "toy").glob("*/seed-*/record.json")):
+        mirrored = record.parent / "wandb" / "offline-run-20260101_000000-abc" / "run-abc.wandb"
+        mirrored.parent.mkdir(parents=True)
+        mirrored.touch()
+        if n >= 2:
+            mirrored.with_name("sync.json").write_text('{"sent": true, "reason": null}')
+    shown = ablate("status", "toy.py", cwd=tmp_path).stdout
+    assert "toy: 6 runs: 6 finished\n" in shown
+    assert "2 runs wait to be sent to W&B: ablate sync toy.py\n" in shown
+
+
 def test_export_then_train(swept) -> None:
     exported = ablate("export", "toy.py", cwd=swept)
     assert exported.returncode == 0, exported.stderr

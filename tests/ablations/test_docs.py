@@ -44,6 +44,7 @@ def test_every_command_is_one_that_ablate_takes(page: str, line: str) -> None:
         "status",
         "report",
         "verify",
+        "sync",
         "cancel",
         "retry",
         "decode",

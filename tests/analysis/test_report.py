@@ -102,6 +102,17 @@ def test_the_terminal_table_fits_eighty_columns(records_of) -> None:
     assert "better" in text and "arm1 label" in text and "Does it matter?" in text
 
 
+def test_nine_arms_with_long_names_fit_eighty_columns_uncut(records_of) -> None:
+    design = make_design(arms=9)
+    names = {arm["name"]: f"load_balancing_weight 0.0{n}, z_loss_weight 0.001" for n, arm in enumerate(design["arms"])}
+    design |= {"arms": [arm | {"label": names[arm["name"]]} for arm in design["arms"]]}
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(terminal_table(judge(Study.of(records_of(design, {"arm1": -0.3})))))
+    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert set(names.values()) <= set(lines)
+
+
 def test_experts_by_timestep_are_drawn_for_the_first_seed_that_all_arms_finished(records_of) -> None:
     found = records_of(make_design())
     for record in found[1:]:

@@ -281,6 +281,10 @@ def test_the_live_display_has_counts_bars_and_the_loss(make_plan, out):
     assert "balance: 3/4 runs, 1 failed, about 0 s left" in shown
     assert plan.runs[3].label in shown and "12/30" in shown and "NELBO 4.321" in shown
     assert plan.runs[2].label not in shown
+    narrow = Console(file=io.StringIO(), width=50)
+    narrow.print(board.render())
+    lines = [line.rstrip() for line in narrow.file.getvalue().splitlines()]
+    assert plan.runs[3].label in lines and max(map(len, lines)) <= 50  # its bar is below it
 
 
 def test_a_terminal_gets_the_live_display(make_plan, out, monkeypatch):
