@@ -140,16 +140,19 @@ def _loads(study: Study) -> Chart | None:
     panels, steps = [], None
     for arm in study.arms:
         loads = [r.expert_load for r in study.records_of(arm) if r.status == "complete" and r.expert_load.get("load")]
-        shapes = {np.shape(own["load"]) for own in loads}
-        if len(shapes) != 1 or (steps is not None and loads[0]["step"] != steps):
+        if not loads:
             continue
-        steps = loads[0]["step"]
+        steps = steps or loads[0]["step"]
+        if any(own["step"] != steps or np.shape(own["load"]) != np.shape(loads[0]["load"]) for own in loads):
+            return None  # no slider goes through steps that differ; the picture of the last ones stays
         mean_TLE = np.mean([np.sort(np.array(own["load"], float), axis=-1)[..., ::-1] for own in loads], axis=0)
         panels.append((study.labels[arm], "all tokens", mean_TLE))
     if not panels or steps is None:
         return None
     kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_FRAMES)).round().astype(int))
-    return _heat("training step", [f"{steps[place]:g}" for place in kept], [(a, n, v[kept]) for a, n, v in panels], -1)
+    shown = [(arm, name, values_TLE[kept]) for arm, name, values_TLE in panels]
+    chart = _heat("training step", [f"{steps[place]:g}" for place in kept], shown, -1)
+    return chart | {"ranked": True} if chart else None  # a column is a place by load, not an expert
 
 
 def _timesteps(study: Study) -> Chart | None:

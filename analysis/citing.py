@@ -25,11 +25,12 @@ def methods(study: Study, judgement: Judgement) -> str:
     many = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     compared = sum(row.effect is not None for row in table.rows)
     arms = "an arm" if compared == 1 else f"each of {compared} arms"
-    kept = "any-time valid intervals and p-values" if judgement.course else "t intervals of the mean paired difference"
+    kept = "any-time valid intervals" if judgement.course else "t intervals of the mean paired difference"
     told = (
         f"We compared {arms} with the control “{study.labels[design['control']]}” in {METRICS[design['metric']].label}"
     )
-    told += f" over {many} seeds under common random numbers (data order, masks, timesteps, initial weights), by 95 % {kept}"
+    told += f" over {many} seeds under common random numbers (data order, masks, timesteps, initial weights), by "
+    told += f"{level(judgement)} % {kept}"
     told += f", adjusting p-values by Holm's method at a family-wise level of {design['alpha']:g}"
     if design["margin"]:
         told += f"; equivalence was tested by two one-sided tests with a margin of {design['margin']:g} {table.unit}".rstrip()
@@ -37,6 +38,11 @@ def methods(study: Study, judgement: Judgement) -> str:
     return told + (
         f"; {lost} run{'s' if lost > 1 else ''} failed and {'are' if lost > 1 else 'is'} left out." if lost else "."
     )
+
+
+def level(judgement: Judgement) -> str:
+    """The coverage of a report's intervals in per cent: that of alpha where they allow for looks, else 95."""
+    return f"{100 * (1 - judgement.design['alpha']):g}" if judgement.course else "95"
 
 
 def sources(judgement: Judgement) -> list[str]:

@@ -62,6 +62,7 @@ def render(study: Study, judgement: Judgement) -> str:
         seeds={name: picture.seed for name, picture in drawn.items()},
         scale=runs.scale(study, finished),
         provenance=came_from,
+        level=citing.level(judgement),
         version=citing.version(),
         methods=citing.methods(study, judgement),
         sources=citing.sources(judgement),

@@ -7,16 +7,15 @@ which seeds come in is that it doesn't depend on their differences.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from analysis.adaptive import Rule, course
 from analysis.compare import VERDICT_FLOOR, holm, verdict
 from analysis.frame import Study
-from analysis.sequential import bayes_factor, confidence_sequence
+from analysis.sequential import confidence_sequence, strongest
 from analysis.tables import (
     MetricTable,
     Planned,
@@ -27,6 +26,7 @@ from analysis.tables import (
     metric_table,
     planned_contrasts,
 )
+from analysis.verdicts import exploratory
 from core.metrics import METRICS
 
 PENDING = "no verdict yet"
@@ -37,8 +37,7 @@ class Comparison:
     """One comparison so far: the first arm minus the second over n pairs of finished runs, of `planned` ones.
 
     low, high: contain the mean difference with probability 1 - alpha whenever one looks, each on its own; infinite while
-    nothing can be said. fixed_low, fixed_high: the t interval of the same pairs, which holds for a single look alone; None
-    below 2 pairs. p_holm: any-time valid, adjusted over the family; None below VERDICT_FLOOR pairs.
+    nothing can be said. p_holm: any-time valid, of all looks so far, adjusted over the family; None below VERDICT_FLOOR.
     """
 
     arms: tuple[str, str]
@@ -48,8 +47,6 @@ class Comparison:
     estimate: float | None
     low: float
     high: float
-    fixed_low: float | None
-    fixed_high: float | None
     p_holm: float | None
     verdict: str
     notes: tuple[str, ...]
@@ -57,7 +54,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Running:
-    """What may be said of a study now. looked: of an adaptive design, after how many seeds one last looked; else None."""
+    """What may be said of a study now. looked: of an adaptive design, after how many seeds one last looked; else None.
+    exploratory: as in `analysis.verdicts.Judgement`."""
 
     metric: str
     label: str
@@ -68,6 +66,7 @@ class Running:
     against_control: tuple[Comparison, ...]
     contrasts: tuple[Comparison, ...]
     looked: int | None = None
+    exploratory: str = ""
 
     @property
     def headline(self) -> str:
@@ -79,9 +78,8 @@ class Running:
         open_rows = len(rows) - len(told)
         said = [f"{'; '.join(told)}."] if told else []
         if open_rows:
-            what = f"{open_rows} of {len(rows)} comparisons" if told else "no comparison" if len(rows) > 1 else ""
-            said += ["No verdict yet." if not what or not told else f"{what} open."]
-        return " ".join(said)
+            said.append(f"{open_rows} of {len(rows)} comparisons open." if told else "No verdict yet.")
+        return " ".join([*([self.exploratory] if self.exploratory else []), *said])
 
 
 def running(study: Study) -> Running:
@@ -102,7 +100,7 @@ def running(study: Study) -> Running:
     read = _looked_at if of_rule else _sequential
     return Running(
         metric, known.label, known.unit, known.goal, design["alpha"], design["margin"],
-        read(study, table, rows), read(study, table, planned), looked,
+        read(study, table, rows), read(study, table, planned), looked, exploratory(design),
     )  # fmt: skip
 
 
@@ -134,7 +132,13 @@ def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Compariso
         inner = confidence_sequence(each, alpha=alpha / family) if table.margin and pair in tested else (-math.inf, 0)
         same = 0.0 if table.margin and max(map(abs, inner)) < table.margin else None
         words = verdict(float(each.mean()), float(p), same, goal=table.goal, alpha=alpha) if pair in tested else ""
-        out.append(_comparison(study, table.metric, pair, row, words, len(each), (low, high), p_holm))
+        notes: list[str] = []
+        if words.startswith(("better", "worse")) and _turned(each):
+            words, notes = "", ["there is a difference, but the mean has changed its sign since it was plain"]
+        elif words.startswith(("better", "worse")) and same is not None:
+            notes = [f"the difference is real but smaller than the margin of {table.margin:g}"]
+        made = _comparison(study, table.metric, pair, row, words, len(each), (low, high), p_holm)
+        out.append(replace(made, notes=(*made.notes, *notes)))
     return tuple(out)
 
 
@@ -155,22 +159,27 @@ def _comparison(
     effect, label = row.effect, " − ".join(study.labels[arm] for arm in pair) if isinstance(row, Planned) else row.label
     if words.startswith(("better", "worse", "lower", "higher")):
         words = across_kinds(study, metric, pair, effect, words)
-        if lost := sum(failures(study, arm, metric) for arm in pair):
+        mattering = pair[:1] if isinstance(row, Row) else pair  # the control's loss doesn't speak against the arm
+        if lost := sum(failures(study, arm, metric) for arm in mattering):
             words = f"{words}, among runs that finished ({lost} failed)" if "among" not in words else words
     # Other notes of the report's rows may come from tests that hold for one look alone.
     notes = row.notes if effect is None else tuple(arm_notes(study, pair[0])) if isinstance(row, Row) else ()
+    if isinstance(row, Row) and effect is not None and (lost := failures(study, pair[1], metric)):
+        notes += (f"the control lost {lost} of its runs",)
     settled = words and not words.startswith("no ")
-    fixed: Mapping[str, Any] = {"fixed_low": None, "fixed_high": None}
-    if effect is not None and "adaptive" not in study.design:
-        fixed = {"fixed_low": effect.low, "fixed_high": effect.high}
     return Comparison(
         arms=pair, label=label, n=n, planned=len(study.design["seeds"]),
         estimate=None if effect is None else effect.estimate, low=bounds[0], high=bounds[1], p_holm=p_holm,
-        verdict=words if settled else PENDING, notes=notes, **fixed,
+        verdict=words if settled else PENDING, notes=notes,
     )  # fmt: skip
 
 
 def _pvalue(differences_S: np.ndarray) -> float:
     """The any-time valid p-value of differences in the order in which they came: 1 / the largest Bayes factor so far."""
-    largest = max(bayes_factor(differences_S[:n]) for n in range(2, len(differences_S) + 1))
-    return min(1.0, 1 / largest)
+    return min(1.0, 1 / strongest(differences_S)[0])
+
+
+def _turned(differences_S: np.ndarray) -> bool:
+    """Whether the mean has another sign now than where the evidence was strongest: then no direction is claimed."""
+    then = differences_S[: strongest(differences_S)[1]]
+    return float(then.mean()) * float(differences_S.mean()) <= 0

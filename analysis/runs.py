@@ -74,12 +74,7 @@ def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
     """What the answer holds for: parameters, tokens, corpus and compute; None where nothing has finished."""
     if not finished:
         return None
-    tokens = [
-        record.config["trainer"]["steps"]
-        * record.config["trainer"]["batch_size"]
-        * record.config["data"]["sequence_length"]
-        for record in finished
-    ]
+    tokens = [_tokens(record) for record in finished]
     total = [arm["parameters"]["total"] for arm in study.design["arms"]]
     active = [arm["parameters"]["active"] for arm in study.design["arms"]]
     return {
@@ -90,6 +85,13 @@ def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
         "flops": f"{sum(record.flops for record in finished):.2g}",
         "hours": f"{sum(record.wall_time_s for record in finished) / 3600:.2g}",
     }
+
+
+def _tokens(record: RunRecord) -> int:
+    """What a run has trained on, by its last row; where it logged none, what its config asks for at full lengths."""
+    logged = record.validation.get("tokens") or record.curve.get("tokens")
+    trainer, length = record.config["trainer"], record.config["data"]["sequence_length"]
+    return round(logged[-1]) if logged else trainer["steps"] * trainer["batch_size"] * length
 
 
 def _range(values: list[int]) -> str:

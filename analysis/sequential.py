@@ -76,7 +76,22 @@ def rejects(differences_S: ArrayLike, *, alpha: float = 0.05, scale: float = PRI
     """
     differences = _checked(differences_S)
     _check_level(alpha)
-    return any(bayes_factor(differences[:n], scale=scale) >= 1 / alpha for n in range(2, len(differences) + 1))
+    return strongest(differences, scale=scale)[0] >= 1 / alpha
+
+
+def strongest(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> tuple[float, int]:
+    """The largest Bayes factor that there was on the way, 1 where there was none, and after how many differences.
+
+    Where the first ones are identical, as shares may be by chance, nothing can be tested yet: a factor without a variance
+    would be infinite, and stay so.
+    """
+    differences = _checked(differences_S)
+    found = [
+        (bayes_factor(differences[:n], scale=scale), n)
+        for n in range(2, len(differences) + 1)
+        if not _identical(differences[:n])
+    ]
+    return max(found, key=lambda each: each[0], default=(1.0, len(differences)))
 
 
 def confidence_sequence(
@@ -88,7 +103,7 @@ def confidence_sequence(
     """
     differences = _checked(differences_S)
     _check_level(alpha)
-    if len(differences) < 2:
+    if len(differences) < 2 or _identical(differences):
         return -math.inf, math.inf
     return _sequence(differences, alpha, scale)
 

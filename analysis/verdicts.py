@@ -74,9 +74,9 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
     main, interactions, note = _factorial(study)
     planned = planned_contrasts(study, looks)
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
-    exploratory = _exploratory(design)
+    weak = exploratory(design)
     decoded = decoding(study) if "decoders" in design else None
-    words = [exploratory, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
+    words = [weak, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
     words = words if len(design["arms"]) > 1 else []  # a design of one arm asks how to decode it
     words += [decoded.headline] if decoded else []
     words += [savings(bought)] if bought else []
@@ -91,7 +91,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
         set_aside=dict(study.set_aside),
         unreadable=study.unreadable,
         design=design,
-        exploratory=exploratory,
+        exploratory=weak,
         contrasts=planned,
         speeds=() if bought else speeds(study),
         main_effects=main,
@@ -129,7 +129,7 @@ def _judge_ladder(study: Study, brief: bool) -> Judgement:
     )
 
 
-def _exploratory(design: Mapping[str, Any]) -> str:
+def exploratory(design: Mapping[str, Any]) -> str:
     reach, seeds, arms = reach_of(design), len(design["seeds"]), len(design["arms"]) - 1
     if reach.ok:
         return ""

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from sweeps.planned import Plan, PlannedRun
 
 DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"
+LOOKED_S = (2e-4, 4e-4)  # between tries: whoever looks at a lock holds it for some 20 microseconds
 KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST, saved.STAGES}
 
 _held: set[int] = set()
@@ -61,14 +63,18 @@ class RunLock:
         self._handle = -1
 
     def acquire(self) -> bool:
-        """Take the lock if nobody has it; never waits."""
+        """Take the lock if nobody has it; waits for nobody who works, only an instant for who looks (`is_held`)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return False
+        for pause in (*LOOKED_S, None):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if pause is None:
+                    os.close(handle)
+                    return False
+                time.sleep(pause)
         self._handle = handle
         _held.add(handle)
         return True

@@ -58,6 +58,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     try:
         _watch(look, found, again)
     except KeyboardInterrupt:
+        sys.stdout.flush()  # what an interrupted write left behind would follow the last line
         raise KeyboardInterrupt("no longer watched; the sweep goes on as it was") from None
     return 0
 

@@ -65,7 +65,7 @@ def verdict(study: Study) -> dict[str, Any]:
     families = [("arm", found.against_control), ("planned contrast", found.contrasts)]
     return {
         "headline": found.headline, "label": found.label, "unit": found.unit, "goal": found.goal, "alpha": found.alpha,
-        "margin": found.margin, "looked": found.looked, "all_in": study.missing == 0,
+        "margin": found.margin, "looked": found.looked,
         "families": [{"name": name, "rows": [_row(row) for row in rows]} for name, rows in families if rows],
     }  # fmt: skip
 

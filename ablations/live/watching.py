@@ -52,7 +52,7 @@ class Watcher:
         self._reader: RecordReader | None = None
         self._reading: Reading | None = None
         self._known: Study | None = None
-        self._curves, self._unjudged = Curves(), list[str]()
+        self._curves, self._unjudged, self._due = Curves(), list[str](), False
         self._before: dict[str, Mapping[str, Any]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watcher")
@@ -84,12 +84,13 @@ class Watcher:
         self._head()
         found = self._ledger(trouble)
         rows = self._training(found)
-        changed = self._read(found)
+        self._due = self._read(found) or self._due
         shown = self._shown(found)
         if shown is not None:
             self._draw(shown, rows)
-            if changed:
+            if self._due:
                 self._judge(shown)
+                self._due = False  # only now: what failed is tried again at the next look
             trouble += self._unjudged
         self._tell(found, rows, shown)
         self.board.put("trouble", trouble)

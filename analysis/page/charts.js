@@ -30,17 +30,18 @@ const Charts = (() => {
       changed();
     } }, make("i", { style: `color: ${one.colour}`, class: one.dash ? "dash" : null }), one.name)));
 
-  // The same numbers as a table, made when it is opened.
+  // The same numbers as a table, made when it is opened and, by `refresh`, whenever what is shown changes.
   const numbers = rows => {
     const body = make("div", { class: "scroll" });
-    const fill = event => {
-      if (!event.currentTarget.open) return;
+    const node = make("details", { ontoggle: () => node.refresh() }, make("summary", {}, "These numbers as a table"), body);
+    node.refresh = () => {
+      if (!node.open) return;
       const [head, ...rest] = rows();
       body.replaceChildren(make("table", { class: "tight" },
         make("thead", {}, make("tr", {}, ...head.map(cell => make("th", { scope: "col" }, cell)))),
         make("tbody", {}, ...rest.map(row => make("tr", {}, ...row.map(cell => make("td", {}, cell)))))));
     };
-    return make("details", { ontoggle: fill }, make("summary", {}, "These numbers as a table"), body);
+    return node;
   };
 
   const axis = (label, log, more) => ({ label, labelArrow: "none", ...(log ? { type: "log", base: log } : {}), ...more });
@@ -73,6 +74,7 @@ const Charts = (() => {
 
   const lines = (host, chart, alt, width) => {
     const hidden = new Set(), state = { view: 0, single: false };
+    const below = numbers(() => table());
     const plot = make("div", { class: "plot" }), names = make("div", {});
     const view = () => chart.views[state.view];
     const shown = () => view().series.filter(one => !hidden.has(one.name));
@@ -85,23 +87,24 @@ const Charts = (() => {
         y: axis(now.y, now.y_log, { grid: true, ...(now.y_log ? { tickFormat: "~g" } : { nice: true }) }),
         marks: linesMarks(now, shown(), state.single),
       }));
+      below.refresh();
     };
     const turn = place => { state.view = place; names.replaceChildren(legend(view().series, hidden, draw)); draw(); };
     const seeds = chart.views.some(one => one.series.some(series => (series.seeds || []).length > 1));
     const single = seeds ? [make("label", {}, make("input", { type: "checkbox", onchange: event => {
       state.single = event.target.checked; draw(); } }), "each seed")] : [];
     const table = () => [["", view().x, view().y, "low", "high"], ...shown().flatMap(one => [
-      ...(one.x.length ? [[one.name, count(one.x.at(-1)), told(one.y.at(-1)), told(one.low?.at(-1)), told(one.high?.at(-1))]] : []),
+      ...one.x.map((x, i) => [one.name, count(x), told(one.y[i]), told(one.low?.[i]), told(one.high?.[i])]),
       ...(one.dots || []).map(dot => [`${one.name}: ${dot.what}`, count(dot.x), ...[0, 1, 2].map(i => told(dot.at[i]))])])];
     host.replaceChildren(make("div", { class: "controls" },
-      ...choice("Show", chart.views.map(one => one.title), 0, turn), ...single), names, plot, numbers(table));
+      ...choice("Show", chart.views.map(one => one.title), 0, turn), ...single), names, plot, below);
     turn(0);
     return draw;
   };
 
   const COLOURS = { better: "var(--good)", worse: "var(--bad)", equivalent: "var(--same)" };
   const forest = (host, chart, alt, width) => {
-    const state = { view: 0 }, plot = make("div", { class: "plot" });
+    const state = { view: 0 }, plot = make("div", { class: "plot" }), below = numbers(() => table());
     const rows = () => chart.views[state.view].rows.map(row => ({ ...row, y: row.at[0], low: row.at[1], high: row.at[2],
       colour: COLOURS[row.kind] || "currentColor" }));
     const draw = () => {
@@ -121,11 +124,12 @@ const Charts = (() => {
             title: d => `${d.name}\n${told(d.y)}${between(d.at)}\n${d.verdict}; n = ${d.n}` })),
         ],
       }));
+      below.refresh();
     };
     const table = () => [["arm", chart.views[state.view].x, "low", "high", "n", "verdict"],
       ...rows().map(row => [row.name, told(row.y), told(row.low), told(row.high), String(row.n), row.verdict])];
     host.replaceChildren(make("div", { class: "controls" },
-      ...choice("Metric", chart.views.map(one => one.title), 0, place => { state.view = place; draw(); })), plot, numbers(table));
+      ...choice("Metric", chart.views.map(one => one.title), 0, place => { state.view = place; draw(); })), plot, below);
     draw();
     return draw;
   };
@@ -135,7 +139,7 @@ const Charts = (() => {
   const MOST = 6000; // cells drawn at once
 
   // One panel: layers by experts; returns how to show another frame.
-  const panel = (one, tell) => {
+  const panel = (one, ranked, tell) => {
     const [layers, experts] = [one.frames[0].length, one.frames[0][0].length];
     const svg = document.createElementNS(SVG, "svg");
     const size = { viewBox: `0 0 ${experts} ${layers}`, preserveAspectRatio: "none", role: "img",
@@ -149,7 +153,8 @@ const Charts = (() => {
     });
     let frame = 0;
     const value = index => one.frames[frame][Math.floor(index / experts)][index % experts];
-    const words = index => `layer ${Math.floor(index / experts)}, expert ${index % experts}: ` +
+    const column = index => ranked ? `number ${index % experts + 1} by load` : `expert ${index % experts}`;
+    const words = index => `layer ${Math.floor(index / experts)}, ${column(index)}: ` +
       (value(index) === null ? "no such token" : `${told(value(index) / 1000)} of the balanced share`);
     svg.addEventListener("pointermove", event => {
       const index = cells.indexOf(event.target);
@@ -164,8 +169,8 @@ const Charts = (() => {
         `${one.arm}, ${one.name}: most at ${words(most)}; least at ${words(least)}` : `${one.arm}, ${one.name}: no such token`);
     };
     const node = make("div", {}, make("h3", {}, `${one.arm}, ${one.name}`), svg,
-      make("p", {}, make("span", {}, layers > 1 ? `layers 0 to ${layers - 1}, downwards` : "layer 0"), make("span", {}, `experts 0 to ${experts - 1}`)));
-    return { node, show };
+      make("p", {}, make("span", {}, layers > 1 ? `layers 0 to ${layers - 1}, downwards` : "layer 0"), make("span", {}, ranked ? `${experts} experts, by load` : `experts 0 to ${experts - 1}`)));
+    return { node, show, frames: one.frames, name: `${one.arm}, ${one.name}` };
   };
 
   const heat = (host, chart, alt) => {
@@ -176,23 +181,31 @@ const Charts = (() => {
     const value = make("output", { style: "min-width: 5rem" }), ramp = make("span", { class: "ramp", style: `background: linear-gradient(to right, ${
       d3.range(0, 2001, 250).map(shade).join(", ")})` });
     let shown = [];
+    const below = numbers(() => table());
     const slider = make("input", { type: "range", min: 0, max: chart.values.length - 1, step: 1, value: chart.start,
       oninput: () => move() });
     const move = () => {
       value.textContent = chart.values[slider.valueAsNumber];
       slider.setAttribute("aria-valuetext", value.textContent);
       shown.forEach(one => one.show(slider.valueAsNumber));
+      below.refresh();
     };
     const turn = place => {
       const arm = titles[place];
       shown = chart.panels.filter(one => arm === "all" && all || one.arm === arm)
-        .map(one => panel(one, words => { said.textContent = words; }));
+        .map(one => panel(one, chart.ranked, words => { said.textContent = words; }));
       grid.replaceChildren(...shown.map(one => one.node));
       move();
     };
     host.replaceChildren(make("div", { class: "controls" }, ...choice("Arm", titles, 0, turn),
       ...(chart.values.length > 1 ? [make("label", { style: "flex: 1 1 16rem" }, chart.slider, slider)] : []), value),
-    grid, make("div", { class: "controls" }, "0", ramp, "2 or more times the balanced share"), said);
+    grid, make("div", { class: "controls" }, "0", ramp, "2 or more times the balanced share"), said, below);
+    function table() { // of the panels as they are shown
+      const place = slider.valueAsNumber, frames = shown.map(one => [one.name, one.frames[place]]);
+      const widest = Math.max(...frames.map(([, rows]) => rows[0].length));
+      return [[`${chart.slider} ${chart.values[place]}`, ...d3.range(widest).map(String)], ...frames.flatMap(([name, rows]) =>
+        rows.map((row, layer) => [`${name}, layer ${layer}`, ...row.map(value => value === null ? "" : told(value / 1000))]))];
+    }
     turn(0);
     return () => {};
   };

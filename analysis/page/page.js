@@ -40,7 +40,9 @@
       if (to !== undefined) { event.preventDefault(); go(to); }
     });
   });
-  addEventListener("hashchange", () => open(named(), false));
+  addEventListener("hashchange", () => { // another hash, the skip link's, opens no page
+    if (panels.some(panel => `#${panel.id}` === location.hash)) open(named(), false);
+  });
   open(named(), false);
 
   const again = () => drawn.forEach(draw => draw());

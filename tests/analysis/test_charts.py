@@ -57,6 +57,7 @@ def test_a_heatmaps_frames_are_shares_of_the_balanced_one(records_of) -> None:
     load = np.array(found[0].routing["load_by_timestep"])
     assert masked["frames"][3][1] == [round(1000 * 8 * share) for share in load[1, 3, 1]]
     assert masked["frames"][0][2] == [None] * 8
+    assert charted["load"]["ranked"] and "ranked" not in chart
     heaviest_first = charted["load"]["panels"][0]["frames"][-1][0]
     assert heaviest_first == sorted(heaviest_first, reverse=True) and charted["load"]["start"] == 2
 
@@ -65,3 +66,10 @@ def test_a_heatmap_that_would_weigh_megabytes_stays_on_paper(records_of, monkeyp
     monkeypatch.setattr(charts, "MOST_CELLS", 100)
     _, charted = drawn(records_of(make_design()))
     assert "load" not in charted and "effects" in charted
+
+
+def test_loads_at_steps_that_differ_stay_on_paper_where_no_arm_is_lost(records_of) -> None:
+    found = records_of(make_design())
+    found[3].expert_load["step"] = [10, 20, 40]
+    study, charted = drawn(found)
+    assert "load" not in charted and len(plots.final_loads(study)) == 3

@@ -159,3 +159,8 @@ def test_the_chance_of_a_verdict_is_what_happens() -> None:
     said = [chance_of_verdict(row[:6], 12, pvalue=needed, margin=margin) for row in x[like]]
     assert like.sum() > 100 and np.mean(said) == pytest.approx(ended[like].mean(), abs=0.09)
     assert chance_of_verdict(x[0, :6], 6, pvalue=needed) == 0.0 and chance_of_verdict([1.0], 6, pvalue=needed) == 1.0
+
+
+def test_identical_differences_are_no_evidence_and_bound_nothing() -> None:
+    assert not rejects([1.0, 1.0, -1.0, 2.0, -2.0, 0.0]) and not rejects([1.0] * 6)
+    assert confidence_sequence([1.0, 1.0]) == (-math.inf, math.inf)

@@ -62,7 +62,9 @@ def main() -> None:
         rows["search"] = search.measure(10 if options.quick else search.REPEATS)
     if "adaptive" in wanted and options.device == "cpu":
         rows["adaptive"] = adaptive.measure(20 if options.quick else adaptive.REPEATS)
-    if "stack" in wanted and options.device == "cuda":
+    if "stack" in wanted:
+        if options.device != "cuda":
+            parser.error("the part `stack` wants --device cuda")
         device = device_of_record(f"cuda: {torch.cuda.get_device_name()}")
         if device is None:
             parser.error(f"the planner doesn't know {torch.cuda.get_device_name()}")

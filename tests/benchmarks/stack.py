@@ -86,7 +86,7 @@ def _cell(module: MaskedDiffusion, config: RunConfig, rounds: int, device: str, 
 
 
 def _batch(config: RunConfig, device: str, share: float) -> Batch:
-    """Random tokens, a share of each sequence masked: its first ones, which is all the same to the time."""
+    """Random tokens, a share of each sequence masked."""
     size, length = config.trainer.batch_size, config.data.sequence_length
     generator = torch.Generator().manual_seed(0)
     tokens_BL = torch.randint(config.model.vocab_size - 1, (size, length), generator=generator)

@@ -85,7 +85,6 @@ def test_what_is_said_of_a_sweep_on_its_way(tmp_path) -> None:
     for shown, row in zip(found["verdict"]["families"][0]["rows"], running(study).against_control, strict=True):
         assert (shown["low"], shown["high"]) == pytest.approx((row.low, row.high), rel=1e-5)
         assert shown["verdict"] == row.verdict and shown["n"] == row.n and shown["planned"] == 8
-        assert shown["low"] < shown["fixed_low"] and shown["high"] > shown["fixed_high"]
     arms = [found[f"curve {place}"] for place in range(found["curves"]["arms"])]
     ended = {arm["name"]: arm["validation"]["n"] for arm in arms}
     finished = sum(record.status == "complete" for record in study.records_of(claim.run.arm))
