@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ablations.cli.options import bench_options, export_options, layout_options, sample_options, slurm_options
 from core.errors import UserError
@@ -26,6 +26,9 @@ ROOMS = {
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are UserErrors: one line, like every other mistake."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False} | options)  # --seed is no --seeds
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")

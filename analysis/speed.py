@@ -126,6 +126,8 @@ def learning_speed(
         base = _first_below(x_T, base_T, target) if tie or not ahead[seed] else x_T[-1]
         logs[seed] = own - base
         early += bool((own_T if ahead[seed] else base_T)[0] <= target)
+    if early == len(logs) and np.ptp(logs) == 0:  # all crossings lie before the first validation: bounds, not values
+        raise UserError("in all seeds one is as good as the other's end at the first validation: validate more often")
     effect = paired_effect(np.zeros_like(logs), logs, alpha=alpha)
     return LearningSpeed(
         share=math.exp(effect.estimate),

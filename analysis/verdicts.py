@@ -10,7 +10,7 @@ import numpy as np
 from analysis.adaptive import Course, course
 from analysis.decoding import Decoding, decoding
 from analysis.frame import Study
-from analysis.headline import asides, contrasts, headline, savings
+from analysis.headline import asides, contrasts, grown, headline, savings
 from analysis.power import reach_of
 from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
@@ -79,7 +79,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
     words = [weak, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
     words = words if len(design["arms"]) > 1 else []  # a design of one arm asks how to decode it
     words += [decoded.headline] if decoded else []
-    words += [savings(bought)] if bought else []
+    words += [savings(bought) if bought else grown(study)]
     return Judgement(
         question=design["question"],
         headline=" ".join(line for line in words if line),

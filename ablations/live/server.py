@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from ablations.live.board import Board
-from core.errors import UserError
+from core.errors import UserError, require
 
 ADDRESS = "127.0.0.1"
 NAMES = (ADDRESS, "localhost", "::1")
@@ -41,6 +41,7 @@ SECURITY = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+LAST_PORT = 65535
 OTHERS = ("/dashboard", "/api", "/static", "/favicon.ico")  # where optuna-dashboard's page has what it asks for
 
 Start = Callable[..., Any]
@@ -100,6 +101,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
 
     def __init__(self, page: Page, port: int = 0) -> None:
         """port: 0 = any that is free. Raises UserError for one that can't be had."""
+        require(port <= LAST_PORT, f"--port must be 1 to {LAST_PORT}, not {port}")
         try:
             super().__init__((ADDRESS, port), _Quiet)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,17 @@ def test_mistakes_are_one_line(swept) -> None:
     mistake(ablate("dashboard", "toy.py", "--wandb", "me/proj", "--port", "8123", cwd=swept), "--port", "--wandb")
     mistake(ablate("dashboard", "toy.py", "--json", cwd=swept), "--json is for --wandb")
     mistake(ablate("dashboard", "toy.py", "--wandb", "mine", cwd=swept), "must be ENTITY/PROJECT", "not 'mine'")
+
+
+def test_a_port_that_cant_be_had_is_a_mistake(swept) -> None:
+    asked = ("dashboard", "toy.py", "--port")
+    mistake(ablate(*asked, "80000", cwd=swept), "--port must be 1 to 65535, not 80000")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        mistake(ablate(*asked, port, cwd=swept), f"--port {port}: Address already in use")
+
+
+def test_a_word_cut_short_is_no_option() -> None:
+    mistake(ablate("plan", "balance", "--siz", "quick"), "--siz")

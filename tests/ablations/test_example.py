@@ -1,6 +1,7 @@
 """The worked example of docs/example.md: its file, and every command of the page in its order, in an empty folder."""
 
 import re
+import shlex
 
 import pytest
 
@@ -14,7 +15,7 @@ def test_every_command_of_the_worked_example_does_what_the_page_says(tmp_path) -
     (tmp_path / "rate.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.S)[1], encoding="utf-8")
     said = {}
     for line in re.findall(r"^    ablate (.+)$", PAGE, re.M):
-        done = ablate(*line.split(), cwd=tmp_path)
+        done = ablate(*shlex.split(line, comments=True), cwd=tmp_path)
         assert done.returncode == 0, f"ablate {line}: {done.stdout}{done.stderr}"
         said[line.split()[0]] = done.stdout
     assert list(said) == ["plan", "run", "status", "report", "verify", "confirm", "export", "train"]

@@ -282,3 +282,11 @@ def test_a_bound_against_an_exact_likelihood_gets_its_own_words(records_of) -> N
     swapped = rows(judge(Study.of(records_of(design, effects, noise=0.005), other)))
     assert swapped["control"].verdict == "higher, a bound against an exact likelihood"
     assert swapped["arm2"].verdict == "worse"  # both exact
+
+
+def test_seeds_that_were_added_after_the_first_are_told(records_of) -> None:
+    first = records_of(make_design(seeds=4))
+    added = [record for record in records_of(make_design(seeds=6)) if record.seed >= 4]
+    told = judge(Study.of([*first, *added], make_design(seeds=6))).headline
+    assert "4 were planned first, then 6" in told and "--until-decided" in told
+    assert "planned first" not in judge(Study.of(records_of(make_design(seeds=6)))).headline
