@@ -1,10 +1,12 @@
 """`ablate status` and `ablate cancel`: a sweep that runs elsewhere, or in another terminal. Nothing here imports torch."""
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,6 @@ def run_status(arguments: argparse.Namespace) -> int:
     try:
         _watch(look, found, again)
     except KeyboardInterrupt:
-        sys.stdout.flush()  # what an interrupted write left behind would follow the last line
         raise KeyboardInterrupt("no longer watched; the sweep goes on as it was") from None
     return 0
 
@@ -76,14 +77,28 @@ def _watch(look: Callable[[], Found], found: Found, again: str) -> None:
             said = _summary(found)
         out.print(render(found, again))
         return
+    with _begun(Live(render(found, again), console=out, auto_refresh=False)) as live:
+        while found.is_under_way:
+            time.sleep(WATCH_S)
+            found = look()
+            live.update(render(found, again), refresh=True)
+
+
+@contextmanager
+def _begun(live: Live) -> Iterator[Live]:
+    """A display begun as a whole: one interrupted in its own start would keep the cursor and what is printed later."""
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:
-        with Live(render(found, again), console=out, auto_refresh=False) as live:
-            while found.is_under_way:
-                time.sleep(WATCH_S)
-                found = look()
-                live.update(render(found, again), refresh=True)
+        live.start(refresh=True)
     finally:
-        out.show_cursor()  # an interrupt inside Live's own start leaves it hidden
+        signal.signal(signal.SIGINT, before)
+    try:
+        if interrupts:
+            raise KeyboardInterrupt
+        yield live
+    finally:
+        live.stop()
 
 
 def _wait_for_sync(out: Path, study: str) -> int:
