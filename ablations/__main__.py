@@ -136,15 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     verify = _command(commands, "verify", "what of the records can't be trusted", name=True, json=True)
     won = "the winning arm as a config with its evidence, or its weights"
     export_options(_command(commands, "export", won, name=True, settings=True))
-    for command in (run, status, retry, verify, confirm):
-        command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     dashboard = _command(commands, "dashboard", "a live page of a sweep, or its W&B workspace", name=True, json=True)
     dashboard.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
         help="save W&B's workspace and report where its runs are mirrored to instead",
     )
-    dashboard.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
+    for command in (run, status, retry, verify, confirm, dashboard):
+        command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
     dashboard.add_argument(
         "--port", type=_positive, metavar="N", help="of the page, on 127.0.0.1 (default: a free one)"
     )

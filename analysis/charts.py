@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from analysis import plots
-from analysis.frame import Study
+from analysis.colours import ARM_COLOURS
+from analysis.frame import Study, thinned
 from analysis.verdicts import Judgement
 from analysis.words import kind
 from core.metrics import METRICS
@@ -55,8 +56,8 @@ def line(name: str, place: int, xs: Iterable[float], ys: Iterable[float], **more
 
 def colour(place: int) -> Chart:
     """A series' colour, and dashes where colours begin again."""
-    many = len(plots.ARM_COLOURS)
-    return {"colour": plots.ARM_COLOURS[place % many], **({"dash": True} if place >= many else {})}
+    many = len(ARM_COLOURS)
+    return {"colour": ARM_COLOURS[place % many], **({"dash": True} if place >= many else {})}
 
 
 def rounded(values: Iterable[float]) -> list[float | None]:
@@ -83,8 +84,7 @@ def _effects(judgement: Judgement) -> Chart | None:
 def _curves(study: Study, judgement: Judgement) -> Chart | None:
     wanted: list[tuple[str, str, str, bool]] = []
     for table in judgement.tables:
-        label = f"{table.label}, {table.unit}".rstrip(", ")
-        wanted += [("validation", table.metric, label, False), ("validation", table.metric, label, True)]
+        wanted += [("validation", table.metric, table.title, minus) for minus in (False, True)]
     if "load/max_vio" not in [table.metric for table in judgement.tables]:
         wanted.append(("validation", "load/max_vio", METRICS["load/max_vio"].label, False))
     wanted += [("curve", name, label, False) for name, label in TRAINING.items()]
@@ -101,7 +101,7 @@ def _curve(study: Study, table: str, column: str, label: str, minus: bool) -> Ch
         band = bands.get(study.labels[arm])
         if band is None:
             continue
-        kept = np.unique(np.linspace(0, len(band.x_T) - 1, min(len(band.x_T), MOST_POINTS)).round().astype(int))
+        kept = thinned(len(band.x_T), MOST_POINTS)
         own = study.series(arm, table, column) if len(study.cells) <= MOST_RUNS else {}
         seeds = [
             {"seed": seed, "y": rounded((y - base[seed][1] if minus else y)[kept])}
@@ -149,7 +149,7 @@ def _loads(study: Study) -> Chart | None:
         panels.append((study.labels[arm], "all tokens", mean_TLE))
     if not panels or steps is None:
         return None
-    kept = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MOST_FRAMES)).round().astype(int))
+    kept = thinned(len(steps), MOST_FRAMES)
     shown = [(arm, name, values_TLE[kept]) for arm, name, values_TLE in panels]
     chart = _heat("training step", [f"{steps[place]:g}" for place in kept], shown, -1)
     return chart | {"ranked": True} if chart else None  # a column is a place by load, not an expert

@@ -51,7 +51,7 @@ def sheets(judgement: Judgement) -> list[Sheet]:
         return ladder_words.sheets(judgement.ladder)
     found = [_verdicts(table) for table in judgement.tables]
     found += [decoding.sheet(judgement.decoding)] if judgement.decoding else []
-    where = _titled(judgement.tables[0])
+    where = judgement.tables[0].title
     if judgement.contrasts:
         rows = [(row.label, *_effect(row.effect, row.p_holm), row.verdict) for row in judgement.contrasts]
         exact = [{"of": row.label, **_exact(row.effect), **_judged(row)} for row in judgement.contrasts]
@@ -113,11 +113,7 @@ def _verdicts(table: MetricTable) -> Sheet:
         facts = {"arm": row.arm, "label": row.label, "mean": row.mean, "sd": row.sd}
         exact.append(facts | _exact(row.effect) | {"n": row.effect.n if row.effect else row.n} | _judged(row))
     name = table.metric.replace("/", "-").replace("@", "-at-")
-    return Sheet(name, (_titled(table), "mean", *SHOWN, "verdict"), tuple(shown), tuple(exact))
-
-
-def _titled(table: MetricTable) -> str:
-    return f"{table.label}, {table.unit}" if table.unit else table.label
+    return Sheet(name, (table.title, "mean", *SHOWN, "verdict"), tuple(shown), tuple(exact))
 
 
 def _effect(effect: PairedEffect | None, p_holm: float | None) -> tuple[str, ...]:

@@ -168,6 +168,11 @@ class Study:
         return found
 
 
+def thinned(length: int, most: int) -> np.ndarray:
+    """Places in a row of at most so many of its values, spread evenly, the first and the last among them. Returns (T,)."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+
+
 def _misfit(record: RunRecord, design: Mapping[str, Any], places: Mapping[str, str]) -> str | None:
     if record.arm_hash not in places or record.seed not in design["seeds"]:
         return "of another design (config or seed changed since)"

@@ -6,9 +6,10 @@ from typing import Any
 import matplotlib.ticker
 import numpy as np
 
+from analysis.colours import ARM_COLOURS
 from analysis.isoflop import curve
 from analysis.ladder import Health, Ladder, Point
-from analysis.plots import ARM_COLOURS, INK, Picture, figure_of, styled
+from analysis.plots import INK, Picture, figure_of, styled
 from core.metrics import METRICS
 from core.quantities import short
 

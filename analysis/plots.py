@@ -18,13 +18,13 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
+from analysis.colours import ARM_COLOURS
 from analysis.decoding import Decoding
 from analysis.frame import Study
 from analysis.tables import MetricTable
 
 INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
 PAPER_GRID = "#d9dde3"
-ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#b2a300")
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "equivalent": "#0072b2"}
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",

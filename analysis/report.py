@@ -18,6 +18,7 @@ from core.metrics import METRICS
 from core.records import write_atomically
 
 PAGE, ASSETS = Path(__file__).parent / "page", Path(__file__).parent / "assets"
+STYLES = (PAGE / "look.css", PAGE / "page.css")
 SCRIPTS = (ASSETS / "d3.min.js", ASSETS / "plot.min.js", PAGE / "charts.js", PAGE / "page.js")
 TITLES = {
     "verdict": "Verdict", "scaling": "Scaling", "arms": "Arms", "curves": "Curves", "routing": "Routing",
@@ -44,11 +45,10 @@ def render(study: Study, judgement: Judgement) -> str:
     came_from = runs.provenance(finished)
     return _environment().get_template("page.html.jinja").render(
         pages={name: TITLES[name] for name in _pages(judgement, drawn)},
-        css=Markup((PAGE / "page.css").read_text(encoding="utf-8")),
+        css=Markup("".join(path.read_text(encoding="utf-8") for path in STYLES)),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
         charts=Markup(_embedded(data)),
-        charted=list(data),
         sheets=ladder_words.sheets(ladder) if ladder else [],
         decoding=decoding.sheet(judgement.decoding) if judgement.decoding else None,
         study=study,
@@ -129,7 +129,7 @@ def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
         differences = plots.bands(study, "validation", metric.metric, minus_control=True)
         figures["curves"] = plots.lines(
             "curves",
-            {f"{metric.label}, {metric.unit}".rstrip(", "): curves},
+            {metric.title: curves},
             arms,
             f"{metric.label} on validation against training tokens",
         )

@@ -123,7 +123,8 @@ def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Compariso
     found = {pair: differences(study, pair, table.metric) for pair, row in rows if row.effect is not None}
     tested = {pair: each for pair, each in found.items() if len(each) >= VERDICT_FLOOR}
     # Comparisons without a p-value yet count as 1: the family is the planned one at every look.
-    adjusted = holm([_pvalue(tested[pair]) if pair in tested else 1.0 for pair, _ in rows])
+    evidence = {pair: strongest(each) for pair, each in tested.items()}
+    adjusted = holm([min(1.0, 1 / evidence[pair][0]) if pair in tested else 1.0 for pair, _ in rows])
     out = []
     for (pair, row), p in zip(rows, adjusted, strict=True):
         each, p_holm = found.get(pair, np.array([])), float(p) if pair in tested else None
@@ -133,7 +134,7 @@ def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Compariso
         same = 0.0 if table.margin and max(map(abs, inner)) < table.margin else None
         words = verdict(float(each.mean()), float(p), same, goal=table.goal, alpha=alpha) if pair in tested else ""
         notes: list[str] = []
-        if words.startswith(("better", "worse")) and _turned(each):
+        if words.startswith(("better", "worse")) and _turned(each, evidence[pair][1]):
             words, notes = "", ["there is a difference, but the mean has changed its sign since it was plain"]
         elif words.startswith(("better", "worse")) and same is not None:
             notes = [f"the difference is real but smaller than the margin of {table.margin:g}"]
@@ -174,12 +175,6 @@ def _comparison(
     )  # fmt: skip
 
 
-def _pvalue(differences_S: np.ndarray) -> float:
-    """The any-time valid p-value of differences in the order in which they came: 1 / the largest Bayes factor so far."""
-    return min(1.0, 1 / strongest(differences_S)[0])
-
-
-def _turned(differences_S: np.ndarray) -> bool:
+def _turned(differences_S: np.ndarray, strongest_at: int) -> bool:
     """Whether the mean has another sign now than where the evidence was strongest: then no direction is claimed."""
-    then = differences_S[: strongest(differences_S)[1]]
-    return float(then.mean()) * float(differences_S.mean()) <= 0
+    return float(differences_S[:strongest_at].mean()) * float(differences_S.mean()) <= 0

@@ -50,6 +50,11 @@ class MetricTable:
     rows: tuple[Row, ...]
     likelihoods: str = ""
 
+    @property
+    def title(self) -> str:
+        """The metric with its unit."""
+        return f"{self.label}, {self.unit}" if self.unit else self.label
+
 
 @dataclass(frozen=True)
 class Planned:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ablations.live.reading import LOSS
-from analysis.frame import Study
+from analysis.frame import Study, thinned
 
 POINTS = 60
 Run = tuple[np.ndarray, np.ndarray]  # (T,) tokens and (T,) values
@@ -54,8 +54,7 @@ def band(runs: Sequence[Run]) -> dict[str, list[Any]]:
     if not runs:
         return {"tokens": [], "mean": [], "sd": [], "n": []}
     grid_T = max((tokens_T for tokens_T, _ in runs), key=lambda tokens_T: (tokens_T[-1], len(tokens_T)))
-    if len(grid_T) > POINTS:
-        grid_T = grid_T[np.unique(np.linspace(0, len(grid_T) - 1, POINTS).round().astype(int))]
+    grid_T = grid_T[thinned(len(grid_T), POINTS)]
     values_ST = np.array([np.interp(grid_T, *run, left=np.nan, right=np.nan) for run in runs])
     n_T = np.isfinite(values_ST).sum(0)
     filled_ST = np.where(np.isfinite(values_ST), values_ST, 0.0)

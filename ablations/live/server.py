@@ -26,6 +26,7 @@ FILES = {
     "/": ("ablations.live", "page.html", "text/html; charset=utf-8"),
     "/page.js": ("ablations.live", "page.js", "text/javascript; charset=utf-8"),
     "/charts.js": ("ablations.live", "charts.js", "text/javascript; charset=utf-8"),
+    "/look.css": ("analysis", "page/look.css", "text/css; charset=utf-8"),
     "/page.css": ("ablations.live", "page.css", "text/css; charset=utf-8"),
     "/d3.js": ("analysis", "assets/d3.min.js", "text/javascript; charset=utf-8"),
 }

@@ -13,6 +13,7 @@ from ablations.live.beside import MISSING, installed
 from ablations.live.board import Board
 from ablations.live.curves import Curves
 from ablations.live.reading import Reading, RecordReader
+from analysis.colours import ARM_COLOURS
 from analysis.frame import Study
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience
@@ -26,8 +27,6 @@ from sweeps.storage import choose_url
 
 PAUSE_S, REST = 2.0, 4.0  # between looks, and of a look's own time: a fifth of a core at most
 PATIENCE_S = 5.0
-# Those of analysis.plots, which needs matplotlib: importing it takes longer than anything else here.
-ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#b2a300")
 
 
 def give_way() -> None:
