@@ -45,6 +45,19 @@ def run(
         raise UserError(f"workers must be at least 1, not {workers}")
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
+    with warm(trainer) if retry_failed or _may_train(plan, out) else nullcontext():
+        return _run(plan, out, url, workers, on_event, retry_failed, trainer)
+
+
+def _run(
+    plan: Plan,
+    out: Path,
+    url: str,
+    workers: int | None,
+    on_event: Callable[[Event], None],
+    retry_failed: bool,
+    trainer: str,
+) -> Summary:
     ledger = Ledger(plan, out, open_storage(url))
     write_design(out / plan.study_name, plan.design)
     if retry_failed:
