@@ -51,8 +51,7 @@ class Pool:
 
     def __enter__(self) -> "Pool":
         records.write_atomically(self._job, json.dumps(self._content))
-        if not gpus():
-            self._template = self._scope.enter_context(warm(self._trainer))
+        self._template = self._scope.enter_context(warm_workers(self._trainer))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -138,6 +137,13 @@ class Pool:
                 if line.endswith(b"\n"):  # a killed worker's last line may be cut short
                     self._heard.put((number, json.loads(line)))
         self._heard.put((number, None))
+
+
+@contextlib.contextmanager
+def warm_workers(trainer: str) -> Iterator[Template | None]:
+    """Inside, workers with this trainer begin at once. None with GPUs: what a driver has begun survives no fork."""
+    with warm(trainer) if not gpus() else contextlib.nullcontext() as template:
+        yield template
 
 
 def share_of_cores(number: int, workers: int) -> list[int]:
