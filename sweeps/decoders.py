@@ -8,12 +8,12 @@ from typing import Any
 
 from core import decoded
 from core.config import RunConfig
-from core.data.tasks import examples
+from core.data.tasks import examples, room, task_of
 from core.decoded import Decoded
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.model.transformer import Denoiser
-from core.probes.tasks import exact_match, room, task_of
+from core.probes.tasks import exact_match
 from core.settings import text
 from core.training.weights import open_run
 from sweeps.arms import expand
