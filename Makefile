@@ -10,10 +10,10 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench plans clean
+.PHONY: help install demo test test-all check format bench plans clean
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP)  ## set up .venv with the exact versions of constraints.txt
 
@@ -31,20 +31,22 @@ demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and
 	@$(BIN)/ablate run balance --size quick
 	@$(BIN)/ablate report balance --size quick
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test: $(STAMP)  ## run the tests of every package, without slow ones and without services (6 minutes)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not service'
+
+test-all: $(STAMP)  ## run all tests, Slurm, PostgreSQL and a browser included where they are installed (25 minutes)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --limit 60
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(STAMP)  ## format, lint, types, import contracts, plans of all ablations, tests
+check: $(STAMP)  ## format, lint, types, import contracts, plans of all ablations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory plans
-	$(MAKE) --no-print-directory test
 
 bench: $(STAMP)  ## time the model beside its peers (some minutes; on an idle machine)
 	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)

@@ -1,6 +1,51 @@
-"""Tests side by side take one thread each, as a sweep's workers do: threads that outnumber cores wait for one another."""
+"""Tiers, the limit on a single test, and one thread for each process: networks this small aren't worth waiting threads."""
 
 import os
+from collections import defaultdict
+from collections.abc import Iterator
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+SERVICES = {"site", "cluster", "postgres", "database"}  # fixtures that start one
+_seconds: dict[str, float] = defaultdict(float)  # a test's set-up, call and tear-down together
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--limit", type=float, metavar="SECONDS", help="fail when a single test takes longer")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a service; the files with the most slow tests go first, so that none is left over at the end."""
+    slow: dict[str, int] = defaultdict(int)
+    for item in items:
+        if SERVICES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("service")
+        slow[item.path.as_posix()] += any(item.iter_markers("slow")) or any(item.iter_markers("service"))
+    items.sort(key=lambda item: -slow[item.path.as_posix()])
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[report.nodeid] += report.duration
+
+
+def _over_limit(config: pytest.Config) -> Iterator[str]:
+    limit = config.getoption("--limit")
+    if limit is not None:
+        for name, seconds in sorted(_seconds.items(), key=lambda entry: -entry[1]):
+            if seconds > limit:
+                yield f"{seconds:.0f} s, {limit:.0f} s is the limit: {name}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.exitstatus == pytest.ExitCode.OK and any(_over_limit(session.config)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if found := list(_over_limit(config)):
+        terminalreporter.section("tests that took too long", red=True, bold=True)
+        for line in found:
+            terminalreporter.write_line(line, red=True)

@@ -12,7 +12,7 @@ from tests.analysis.conftest import make_design
 from tests.browser import needs_chromium, opened
 
 EVIL = "<script>alert(1)</script>"
-pytestmark = [needs_chromium, pytest.mark.slow]
+pytestmark = [needs_chromium, pytest.mark.service]
 
 
 @pytest.fixture(scope="module")

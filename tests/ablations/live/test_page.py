@@ -38,7 +38,7 @@ def served(sweep: Sweep) -> Iterator[str]:
 
 
 @needs_chromium
-@pytest.mark.slow
+@pytest.mark.service
 def test_the_page_follows_a_sweep_without_being_loaded_again(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("ablations.live.watching.PAUSE_S", 0.1)
     monkeypatch.setattr("ablations.live.watching.REST", 0.0)
@@ -78,7 +78,7 @@ def test_the_page_follows_a_sweep_without_being_loaded_again(tmp_path, monkeypat
 
 
 @needs_chromium
-@pytest.mark.slow
+@pytest.mark.service
 def test_it_fits_a_phone_in_the_dark(tmp_path) -> None:
     sweep = begin(tmp_path)
     sweep.finish(12)
