@@ -52,9 +52,7 @@ class Pool:
 
     def __enter__(self) -> "Pool":
         records.write_atomically(self._job, json.dumps(self._content))
-        if not gpus():
-            ranks = MODULES if self._devices > 1 else ()
-            self._template = self._scope.enter_context(warm([self._trainer.partition(":")[0], self._program, *ranks]))
+        self._template = self._scope.enter_context(warm_workers(self._trainer, self._devices))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -125,6 +123,17 @@ class Pool:
                 if line.endswith(b"\n"):  # a killed worker's last line may be cut short
                     self._heard.put((number, json.loads(line)))
         self._heard.put((number, None))
+
+
+@contextlib.contextmanager
+def warm_workers(trainer: str, devices: int = 1) -> Iterator[Template | None]:
+    """Inside, workers with this trainer begin at once. None with GPUs: what a driver has begun survives no fork.
+
+    devices: of each run; the ranks of several are forked too.
+    """
+    modules = (trainer.partition(":")[0], "sweeps.search.worker", *(MODULES if devices > 1 else ()))
+    with warm(modules) if not gpus() else contextlib.nullcontext() as template:
+        yield template
 
 
 def share_of_cores(number: int, workers: int) -> list[int]:
