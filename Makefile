@@ -32,10 +32,10 @@ demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and
 	@$(BIN)/ablate report balance --size quick
 
 test: $(STAMP)  ## run the tests of every package, without slow ones and without services (6 minutes)
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m 'not slow and not service'
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not service'
 
 test-all: $(STAMP)  ## run all tests, Slurm, PostgreSQL and a browser included where they are installed (25 minutes)
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal --durations 20 --limit 60
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --limit 60
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .

@@ -98,7 +98,7 @@ def test_the_journals_lock_ends_with_a_killed_holder(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     former = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("still locked"))
-    signal.alarm(5)  # Optuna's own lock would keep us for 30 s
+    signal.alarm(25)  # Optuna's own lock would keep us for 30 s
     try:
         optuna.create_study(storage=open_storage(url), study_name="a")
     finally:

@@ -123,10 +123,10 @@ def test_it_listens_on_loopback_alone_and_writes_no_log(page, capfd) -> None:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         assert server.socket.getsockname()[0] == "127.0.0.1"
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-        with opener.open(server.url, timeout=10) as answer:
+        with opener.open(server.url, timeout=60) as answer:
             assert answer.url == f"http://127.0.0.1:{server.server_port}/" and answer.status == 200
         with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(answer.url, timeout=10)
+            urllib.request.urlopen(answer.url, timeout=60)
         with pytest.raises(UserError, match=f"--port {server.server_port}"):
             Server(page, server.server_port)
         server.shutdown()

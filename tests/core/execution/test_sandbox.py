@@ -13,7 +13,9 @@ import pytest
 from core.execution import sandbox
 from core.execution.sandbox import Ended, Limits, run, start
 
-SHORT = Limits(wall_s=1.0)
+SHORT = Limits(wall_s=1.0)  # for programs that don't end
+LONG = Limits(wall_s=120.0)  # never reached, on a busy machine either
+PATIENCE_S = 100.0  # a busy machine's
 
 
 def left_behind(marker: str) -> list[str]:
@@ -28,11 +30,9 @@ def left_behind(marker: str) -> list[str]:
     return found
 
 
-def ran(program: str, limits: Limits = SHORT, **options) -> sandbox.Ran:
+def ran(program: str, limits: Limits = LONG, **options) -> sandbox.Ran:
     marker = secrets.token_hex(8)
-    began = time.monotonic()
     done = run(program, limits=limits, arguments=[marker], **options)
-    assert time.monotonic() - began < limits.wall_s + 3 * sandbox.GRACE_S
     assert left_behind(marker) == []
     return done
 
@@ -48,17 +48,17 @@ def test_a_program_runs_and_says_so() -> None:
     "program",
     [
         "while True: pass",
-        "import time; time.sleep(60)",
+        "import time; time.sleep(600)",
         "input_ = open(0).read; input_(); import signal; signal.pause()",
     ],
 )
 def test_an_endless_one_is_ended(program: str) -> None:
-    done = ran("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + program)
+    done = ran("import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + program, SHORT)
     assert done.timed_out and done.status == -signal.SIGKILL
 
 
 def test_one_that_computes_too_long_is_ended() -> None:
-    done = ran("while True: pass", Limits(wall_s=20, cpu_s=1))
+    done = ran("while True: pass", replace(LONG, cpu_s=1))
     assert done.status == -signal.SIGKILL and not done.timed_out
 
 
@@ -78,16 +78,16 @@ for _ in range(500):
             except OSError: time.sleep(0.05)
     count += 1
 print(count, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
-    done = ran(bomb, replace(SHORT, processes=20))
+    done = ran(bomb, Limits(wall_s=3.0, processes=20))
     assert done.timed_out and 1 <= int(done.output) < 20
 
 
 def test_memory_files_and_output_are_limited(confined: Ended) -> None:
     assert b"MemoryError" in ran("x = bytearray(2**33)").output
     assert b"File too large" in ran("open('a', 'wb').write(b'a' * 2**22)").output
-    flood = ran("while True: print('a' * 10_000)", Limits(wall_s=20), output=10_000)
+    flood = ran("while True: print('a' * 10_000)", output=10_000)
     assert flood.flooded and len(flood.output) == 10_000 and not flood.timed_out
     many = "for n in range(100): open(f'{n}', 'wb').write(b'a' * 10**6)"
     if confined.namespaces:
@@ -142,8 +142,8 @@ def test_it_cannot_say_how_it_ended() -> None:
 
 def test_leaving_the_block_ends_it() -> None:
     marker = secrets.token_hex(8)
-    with start("import time; time.sleep(60)", arguments=[marker]) as program:
-        deadline = time.monotonic() + 10
+    with start("import time; time.sleep(600)", limits=LONG, arguments=[marker]) as program:
+        deadline = time.monotonic() + PATIENCE_S
         while len(left_behind(marker)) < 2 and time.monotonic() < deadline:  # the script outside it, and itself
             time.sleep(0.02)
         assert left_behind(marker)
@@ -152,9 +152,9 @@ def test_leaving_the_block_ends_it() -> None:
 
 def test_it_ends_with_whoever_started_it() -> None:
     marker = secrets.token_hex(8)
-    starter = f"from core.execution.sandbox import run; run('import time; time.sleep(60)', arguments=['{marker}'])"
+    starter = f"from core.execution.sandbox import run; run('import time; time.sleep(600)', arguments=['{marker}'])"
     process = subprocess.Popen([os.sys.executable, "-c", starter])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while not [pid for pid in left_behind(marker) if pid != str(process.pid)] and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()

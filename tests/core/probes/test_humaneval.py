@@ -58,5 +58,5 @@ def test_right_solutions_pass_and_others_do_not() -> None:
     ]  # 32..50: tests that use the prompt's functions
     right = [problem.examined(problem.canonical_solution) for problem in few]
     wrong = [problem.examined("    return None\n") for problem in few[:2]]
-    verdicts = list(examine_all(right + wrong, Limits(), 2))
+    verdicts = list(examine_all(right + wrong, Limits(wall_s=120.0), 2))
     assert [verdict.passed for verdict in verdicts] == [True] * 10 + [False] * 2
