@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.config import RunConfig
+from core.data.conversations import Packed, conversations, locate
 from core.data.corpora import Corpus, load
 from core.data.mixtures import Draws, Part, shares
-from core.data.packing import Packed, conversations, locate
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
 from core.diffusion.blocks import block_length_at
