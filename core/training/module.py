@@ -23,6 +23,7 @@ from core.lightning_import import lightning
 from core.model.balance import expert_counts, load_balancing_loss, over_ranks, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.ranks import Ranks
+from core.training.adamw import AdamW
 from core.training.schedule import learning_rate_factor
 from core.training.strategy import clip_exactly
 from core.training.telemetry import observe
@@ -158,9 +159,8 @@ class MaskedDiffusion(lightning.LightningModule):
             from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer as apart
 
             groups = [group for group in apart(groups) if group["params"]]
-        optimizer = torch.optim.AdamW(
-            groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
-        )
+        kind = torch.optim.AdamW if self.config.trainer.strategy == "deepspeed" else AdamW  # it knows its own alone
+        optimizer = kind(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
