@@ -7,7 +7,9 @@ from core.data.tasks import TASKS, examples
 from core.errors import UserError
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "dyck_long" else name for name in TASKS]
+)
 def test_examples_are_right_and_no_prompt_is_in_both_parts(name: str) -> None:
     made = examples(name)
     assert len(made.train) >= 7000 and len(made.held_out) >= 800
