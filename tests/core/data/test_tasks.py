@@ -6,7 +6,6 @@ from core.data.corpora import load
 from core.data.tasks import TASKS, examples
 from core.errors import UserError
 
-
 # Ten thousand words of 254 symbols take seconds to draw, and are drawn as those of `dyck` are.
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name == "dyck_long" else name for name in TASKS]
 
