@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from core.errors import UserError
 
+# What every rank imports, and so the template that forks them.
+MODULES = ("core.training.run", "core.training.strategy", "core.model.parallel")
 LAUNCHED = "ABLATE_RANKS"  # set in processes that core.training.launch started
 
 # What torchrun and DeepSpeed's launcher set, and what srun sets.

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import queue
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,8 +13,9 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from core.config import RunConfig
+from core.forking import Process, begin, warm
 from core.processes import STOPPED, import_path
-from core.ranks import LAUNCHED
+from core.ranks import LAUNCHED, MODULES
 from core.records import RunRecord
 from core.training import pausing
 from core.training.devices import uses_cuda
@@ -50,32 +49,23 @@ def launch(
 
 
 @contextlib.contextmanager
-def _processes(
-    config: RunConfig, folder: Path, devices: int, port: int, program: str
-) -> Iterator[list[subprocess.Popen[bytes]]]:
-    ranks: list[subprocess.Popen[bytes]] = []
-    try:
-        for rank in range(devices):
-            with (folder / f"rank-{rank}.log").open("wb") as log:
-                ranks.append(
-                    subprocess.Popen(
-                        [sys.executable, "-P", "-m", program, str(folder)],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=log,
-                        env=_environment(config, rank, devices, port),
-                        start_new_session=True,  # Ctrl-C reaches the parent alone, which ends them
-                    )
-                )
-        yield ranks
-    finally:
-        for process in ranks:
-            process.kill()
-        for process in ranks:
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
+def _processes(config: RunConfig, folder: Path, devices: int, port: int, program: str) -> Iterator[list[Process]]:
+    ranks: list[Process] = []
+    with contextlib.nullcontext() if uses_cuda(config) else warm(MODULES) as template:
+        try:
+            for rank in range(devices):
+                with (folder / f"rank-{rank}.log").open("wb") as log:
+                    environment = _environment(config, rank, devices, port)
+                    ranks.append(begin(template, program, [str(folder)], environment, log))
+            yield ranks
+        finally:
+            for process in ranks:
+                process.kill()
+            for process in ranks:
+                process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        pipe.close()
 
 
 def _environment(config: RunConfig, rank: int, devices: int, port: int) -> dict[str, str]:
@@ -96,7 +86,7 @@ def _environment(config: RunConfig, rank: int, devices: int, port: int) -> dict[
     }
 
 
-def _watch(ranks: list[subprocess.Popen[bytes]], folder: Path, loggers: Sequence[RowLogger]) -> RunRecord:
+def _watch(ranks: list[Process], folder: Path, loggers: Sequence[RowLogger]) -> RunRecord:
     heard: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
     listeners = [
         threading.Thread(target=_listen, args=(rank, process, heard), daemon=True) for rank, process in enumerate(ranks)
@@ -126,7 +116,7 @@ def _watch(ranks: list[subprocess.Popen[bytes]], folder: Path, loggers: Sequence
     raise RankFailedError(_reason(ended, said, folder), next(iter(said.values()), None))
 
 
-def _ask_to_pause(ranks: list[subprocess.Popen[bytes]]) -> None:
+def _ask_to_pause(ranks: list[Process]) -> None:
     for process in ranks:
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has just ended
@@ -150,7 +140,7 @@ def _hear(
                 logger.log_metrics(event["metrics"], event["step"])
 
 
-def _listen(rank: int, process: subprocess.Popen[bytes], heard: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
+def _listen(rank: int, process: Process, heard: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
     assert process.stdout is not None
     for line in process.stdout:
         if line.endswith(b"\n"):  # a killed rank's last line may be cut short

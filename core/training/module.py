@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from core.diffusion.objectives import (
     total_loss,
     weighted_per_token,
 )
+from core.lightning_import import lightning
 from core.model.balance import expert_counts, load_balancing_loss, over_ranks, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.ranks import Ranks

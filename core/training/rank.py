@@ -7,8 +7,10 @@ pipe for events (JSON lines): "row" for loggers, from rank 0, and "record" at th
 stdin asks the training to pause.
 """
 
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,19 @@ class Relay:
         self.emit(event="row", metrics=metrics, step=step)
 
 
-def main(folder: Path) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Train as one rank; 1 where that failed."""
+    folder = Path(arguments[0])
     emit = take_events_pipe()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm signals every process of a job; the parent decides
         signal.signal(number, lambda *_: None)
     leave_with_parent(sys.stdin.fileno(), pausing.request)
+    import torch
+
     from core.ranks import Ranks
     from core.training.run import attempt
 
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # one that was forked has torch from before
     config = load(folder / "config.yaml")
     ranks = Ranks.of_environment(config.deepspeed.expert_parallel)
     with pausing.heeded():
@@ -45,4 +51,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -48,7 +48,7 @@ def run(
     url = choose_url(storage_url, out, out / plan.study_name)
     with ExitStack() as scope:
         if retry_failed or any(not (run_folder(plan, one, out) / FILE_NAME).exists() for one in plan.runs):
-            scope.enter_context(warm_workers(trainer))  # it imports while this process looks around
+            scope.enter_context(warm_workers(trainer, plan.devices))  # it imports while this process looks around
         ledger = Ledger(plan, out, open_storage(url))
         write_design(out / plan.study_name, plan.design)
         if retry_failed:

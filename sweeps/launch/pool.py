@@ -14,12 +14,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from core import records
 from core.errors import UserError
+from core.forking import Process, Template, begin, warm
 from core.processes import import_path
-from sweeps.launch.template import Forked, Template, TemplateGoneError, warm
+from core.ranks import MODULES
 from sweeps.planned import Plan
 from sweeps.search.plan import SearchPlan
 from sweeps.storage import STORAGE_VARIABLE
@@ -45,13 +46,13 @@ class Pool:
         self._devices, self._program, self._trainer = plan.devices, program, trainer
         self._scope = contextlib.ExitStack()
         self._template: Template | None = None
-        self._processes: dict[int, subprocess.Popen[bytes] | Forked] = {}
+        self._processes: dict[int, Process] = {}
         self._heard: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._speaking = 0
 
     def __enter__(self) -> "Pool":
         records.write_atomically(self._job, json.dumps(self._content))
-        self._template = self._scope.enter_context(warm_workers(self._trainer))
+        self._template = self._scope.enter_context(warm_workers(self._trainer, self._devices))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -71,25 +72,10 @@ class Pool:
             **_share_of_gpus(number, self._devices),
         }
         with self._log(number).open("ab") as log:
-            process = self._begin(environment, log)
+            process = begin(self._template, self._program, [str(self._job)], environment, log)
         self._processes[number] = process
         self._speaking += 1
         threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
-
-    def _begin(self, environment: dict[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes] | Forked":
-        if self._template is not None:
-            try:
-                return self._template.fork(self._program, str(self._job), environment, log)
-            except TemplateGoneError:
-                self._template = None
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", self._program, str(self._job)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
-        )
 
     def events(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """What workers say, as it comes: (number, event), and (number, None) when one has ended; until all have."""
@@ -130,7 +116,7 @@ class Pool:
     def _log(self, number: int) -> Path:
         return self._logs / f"worker-{number + 1}.log"
 
-    def _listen(self, number: int, process: "subprocess.Popen[bytes] | Forked") -> None:
+    def _listen(self, number: int, process: Process) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
@@ -140,9 +126,13 @@ class Pool:
 
 
 @contextlib.contextmanager
-def warm_workers(trainer: str) -> Iterator[Template | None]:
-    """Inside, workers with this trainer begin at once. None with GPUs: what a driver has begun survives no fork."""
-    with warm(trainer) if not gpus() else contextlib.nullcontext() as template:
+def warm_workers(trainer: str, devices: int = 1) -> Iterator[Template | None]:
+    """Inside, workers with this trainer begin at once. None with GPUs: what a driver has begun survives no fork.
+
+    devices: of each run; the ranks of several are forked too.
+    """
+    modules = (trainer.partition(":")[0], "sweeps.search.worker", *(MODULES if devices > 1 else ()))
+    with warm(modules) if not gpus() else contextlib.nullcontext() as template:
         yield template
 
 

@@ -10,12 +10,11 @@ from core import records
 from core.config import RunConfig, config_hash
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
-from core.training.run import train
 from core.training.saved import FOLDER, LATEST, saved_step
 from tests.sweeps.search.trainers import landscape
 from tests.sweeps.trainers import quick
 
-CUTS = (15, 37, 61, 70)
+CUTS = (9, 22)  # steps after which the disturbed run waits to be cut off
 LIMIT_S = 300
 
 
@@ -25,7 +24,7 @@ def is_disturbed(config: RunConfig) -> bool:
 
 
 class Cuts:
-    """Notes every step that is trained, and at some waits, in the first run alone, for a request to pause."""
+    """Notes every step that is trained, and at the first $CUTS of CUTS waits, in one run alone, for a request to pause."""
 
     def __init__(self, place: Path, config: RunConfig) -> None:
         self.place, self.config = place, config
@@ -35,7 +34,7 @@ class Cuts:
             return
         with (self.place / config_hash(self.config)).open("a") as file:
             file.write(f"{step}\n")
-        if is_disturbed(self.config) and step in CUTS:
+        if is_disturbed(self.config) and step in CUTS[: int(os.environ["CUTS"])]:
             (self.place / f"at-{step}").touch()
             until = time.monotonic() + LIMIT_S
             while not pausing.requested() and time.monotonic() < until:
@@ -44,6 +43,8 @@ class Cuts:
 
 def cut(config, folder, *, loggers=(), study=None):
     """Real training."""
+    from core.training.run import train  # seconds, which a task that trains nothing can do without
+
     return train(config, folder, loggers=[*loggers, Cuts(Path(os.environ["PLACE"]), config)], study=study)
 
 

@@ -37,8 +37,9 @@ class Measured(Held):
             self.bytes["allocated"] = most_allocated(self.heard)
 
 
-def main(folder: Path) -> int:
+def main(arguments: list[str]) -> int:
     """All cases; the last one's record is the answer."""
+    folder = Path(arguments[0])
     emit = take_events_pipe()
     leave_with_parent(sys.stdin.fileno())
     cases = json.loads((folder / "cases.json").read_text())
@@ -55,4 +56,4 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))
