@@ -6,10 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.forked import one_template
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SERVICES = {"site", "cluster", "postgres", "database"}  # fixtures that start one
 _seconds: dict[str, float] = defaultdict(float)  # a test's set-up, call and tear-down together
+
+
+@pytest.fixture(scope="session", autouse=True)
+def template() -> Iterator[None]:
+    """Workers, ranks and commands are forked from one process."""
+    with one_template():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import main
-from tests.ablations.shell import process as ablate
+from tests.ablations.shell import ablate
 
 DECLARATION = '''
 """A ladder small enough for a test."""

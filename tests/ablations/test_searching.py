@@ -1,9 +1,8 @@
-"""The commands for searches: `run` as processes, the others in this one (starting each anew would take most of the time)."""
+"""The commands for searches, in this process or forked: starting each anew would take most of the time."""
 
 import io
 import json
 import math
-import os
 import shutil
 import signal
 import socket
@@ -24,8 +23,9 @@ from sweeps.search.task import begin
 from sweeps.storage import default_url, open_storage
 from sweeps.worker import StopSignal
 from sweeps.workplace import Workplace
-from tests.ablations.shell import ROOT, ablate, mistake, process
+from tests.ablations.shell import ROOT, ablate, mistake
 from tests.ablations.test_kill import wait_until
+from tests.forked import start
 from tests.sweeps.search.conftest import declare
 
 DECLARATION = '''
@@ -60,7 +60,7 @@ def searched(tmp_path_factory) -> Path:
     """A folder with the toy declared, searched and confirmed."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "toy.py").write_text(DECLARATION)
-    done = process("run", "toy.py", "--workers", "2", cwd=folder)
+    done = ablate("run", "toy.py", "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 runs on fresh seeds" in done.stdout and "next: ablate report toy.py" in done.stdout, done.stdout
     assert "toy: {complete} complete, {paused} pruned".format(**outcome(folder)) in done.stdout, done.stdout
@@ -171,9 +171,8 @@ def test_status_verify_retry_and_cancel_know_searches(searched) -> None:
 @pytest.mark.slow
 def test_a_search_in_another_process_is_followed_and_cancelled(tmp_path) -> None:
     (tmp_path / "toy.py").write_text(DECLARATION.replace('"trainer.steps": 18', '"trainer.steps": 900000'))
-    command = [sys.executable, "-m", "ablations", "run", "toy.py", "--workers", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    command = ("ablations.__main__", "run", "toy.py", "--workers", "1")
+    process = start(*command, cwd=tmp_path, log=tmp_path / "log", WANDB_MODE="disabled")
 
     def running() -> list[dict]:
         if not (tmp_path / "runs" / "toy" / "design.json").exists():
@@ -189,11 +188,9 @@ def test_a_search_in_another_process_is_followed_and_cancelled(tmp_path) -> None
         assert "toy: 1 configurations: 1 running; 7 still to draw" in shown and "confirmation: once the search" in shown
         done = ablate("cancel", "toy.py", cwd=tmp_path)
         assert "1 sweeps on this machine asked to stop" in done.stdout and "`ablate run toy.py` trains" in done.stdout
-        said = process.communicate(timeout=60)[1]
-        assert process.returncode == 130 and "stopping the workers" in said
+        assert process.wait() == 130 and "stopping the workers" in (tmp_path / "log").read_text()
     finally:
         process.kill()
-        process.wait()
     content = json.loads(ablate("status", "toy.py", "--json", cwd=tmp_path).stdout)
     assert content["counts"]["queued"] == 1 and content["tokens"] > 0
     assert len(list(tmp_path.rglob("latest.json"))) == 1  # from which it goes on

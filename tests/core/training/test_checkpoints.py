@@ -1,8 +1,6 @@
 """A run that is cut off goes on as if nothing had happened: the same losses at the same steps, to the last bit."""
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +18,8 @@ from core.settings import build
 from core.training.run import train
 from core.training.saved import FOLDER, LATEST, saved_step
 from tests.core.training.test_run import QUICK
+from tests.forked import Started, is_alive, logging_to
+from tests.forked import start as fork
 
 LONG = QUICK | {
     "trainer.steps": 90, "trainer.validate_every": 20, "trainer.log_every": 7, "trainer.checkpoint_every": 10,
@@ -31,27 +31,25 @@ LIMIT_S = 300  # on a machine that is busy, two processes take a minute to begin
 pytestmark = pytest.mark.slow
 
 
-def start(config: RunConfig, folder: Path, devices: int) -> subprocess.Popen[bytes]:
-    """Train in a process of its own, which waits at its end for nobody."""
-    program = (
-        "import sys; from pathlib import Path; from core.settings import load; from core.training.run import train; "
-        f"train(load(Path({str(folder / 'wanted.yaml')!r})), Path({str(folder)!r}), devices={devices})"
-    )
+def start(config: RunConfig, folder: Path, devices: int, fresh: bool = False) -> subprocess.Popen[bytes] | Started:
+    """Train in a process of its own, which waits at its end for nobody: forked, or as an interpreter of its own."""
     folder.mkdir(exist_ok=True)
     (folder / "wanted.yaml").write_text(to_yaml(config))
-    environment = os.environ | {"PYTHONPATH": str(SOURCE_ROOT)}
-    return subprocess.Popen([sys.executable, "-c", program], env=environment, start_new_session=True)
+    program, arguments = "tests.core.training.alone", (str(folder), str(devices))
+    if not fresh:
+        return fork(program, *arguments, cwd=SOURCE_ROOT, log=folder / "log")
+    return subprocess.Popen([sys.executable, "-m", program, *arguments], cwd=SOURCE_ROOT, start_new_session=True)
 
 
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes]) -> None:
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes] | Started) -> None:
     deadline = time.monotonic() + LIMIT_S
     while saved_step(folder) is None:
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was saved"
         time.sleep(0.02)
 
 
-def ranks_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    return [child for child in psutil.Process(process.pid).children() if "core.training.rank" in child.cmdline()]
+def ranks_of(folder: Path) -> list[psutil.Process]:
+    return [process for rank in (0, 1) for process in logging_to(folder / f"rank-{rank}.log")]
 
 
 def learned(record: RunRecord) -> dict[str, list[float]]:
@@ -74,20 +72,19 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     whole = train(config, tmp_path / "whole", devices=devices)
     assert whole.status == "complete", whole.reason
     cut = tmp_path / "cut"
-    process = start(config, cut, devices)
+    process = start(config, cut, devices, fresh=devices == 1)
     wait_for_checkpoint(cut, process)
     if devices == 1:
         process.kill()
         process.wait()
         assert not (cut / "record.json").exists()
     else:
-        ranks = ranks_of(process)
-        victim = next(rank for rank in ranks if rank.environ()["RANK"] == "1")
-        os.kill(victim.pid, signal.SIGKILL)
+        ranks = ranks_of(cut)
+        ranks[1].kill()
         assert process.wait(timeout=LIMIT_S) == 0  # it said in a record what happened
         failed = records.read(cut / "record.json")
         assert failed.status == "failed" and "rank 1 died (signal 9" in (failed.reason or "")
-        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+        assert len(ranks) == 2 and not any(map(is_alive, ranks))
     step = saved_step(cut)
     assert step is not None and 0 < step < 90
     again = train(config, cut, devices=devices)
@@ -103,7 +100,7 @@ def cut_off(parallel: int, folder: Path) -> Path:
     """A run on two devices that lost a rank after its first checkpoint."""
     process = start(build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel}), folder, 2)
     wait_for_checkpoint(folder, process)
-    os.kill(ranks_of(process)[0].pid, signal.SIGKILL)
+    ranks_of(folder)[0].kill()
     assert process.wait(timeout=LIMIT_S) == 0
     return folder
 
@@ -144,12 +141,14 @@ def test_a_run_whose_experts_were_together_goes_on_with_them_apart(whole, tmp_pa
 def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     process = start(build(LONG, SPREAD | {"trainer.steps": 5000}), tmp_path / "run", 2)
     wait_for_checkpoint(tmp_path / "run", process)
-    ranks = ranks_of(process)
+    ranks = ranks_of(tmp_path / "run")
     assert len(ranks) == 2
     process.kill()
     process.wait()
-    psutil.wait_procs(ranks, timeout=10)
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    until = time.monotonic() + 60
+    while any(map(is_alive, ranks)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(map(is_alive, ranks))
 
 
 def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Processes of tests, forked from one that has imported what they need: most of a fresh one's time is its imports."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from core.forking import warm
+from core.processes import import_path
+from core.ranks import MODULES
+
+LIMIT_S = 300  # on a busy machine a process takes a minute to begin
+
+
+@contextlib.contextmanager
+def one_template() -> Iterator[None]:
+    """Inside, every worker, rank and command is forked from one template, which starts with the first of them."""
+    with warm(("ablations.__main__", "sweeps.worker", "sweeps.search.worker", *MODULES), at_once=False):
+        yield
+
+
+class Started:
+    """A process under way. What it prints to stderr is in a file."""
+
+    def __init__(self, program: str, arguments: tuple[str, ...], cwd: Path, environment: Mapping[str, str], log: Path):
+        with warm(()) as template, log.open("wb") as file, contextlib.chdir(cwd):
+            assert template is not None
+            self._process = template.fork(program, arguments, os.environ | import_path() | environment, file)
+        self._log, self.pid = log, self._process.pid
+        self.send_signal, self.kill, self.poll = self._process.send_signal, self._process.kill, self._process.poll
+
+    def wait(self, timeout: float = LIMIT_S) -> int:
+        """The exit status, negative = the signal that ended it."""
+        until = time.monotonic() + timeout
+        while (status := self._process.poll()) is None:
+            assert time.monotonic() < until, f"process {self.pid} didn't end"
+            time.sleep(0.02)
+        self._process.stdin.close()
+        return status
+
+    def communicate(self, timeout: float = LIMIT_S) -> tuple[str, str]:
+        """Wait for the end; what was printed to stdout and stderr."""
+        self.wait(timeout)
+        with self._process.stdout:
+            return self._process.stdout.read().decode(), self._log.read_text()
+
+
+def start(program: str, *arguments: str, cwd: Path, log: Path, **environment: str) -> Started:
+    """Start a module's main(arguments) in a session of its own. It may print 64 kB before it is listened to."""
+    return Started(program, arguments, cwd, environment, log)
+
+
+def logging_to(*paths: Path) -> list[psutil.Process]:
+    """The processes whose log these files are: workers and ranks, by what only they have."""
+    names, found = {str(path.resolve()) for path in paths}, []
+    for link in Path("/proc").glob("[0-9]*/fd/2"):
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):  # ended meanwhile
+            pid = int(link.parts[2])
+            if os.readlink(link) in names and os.getsid(pid) == pid:
+                found.append(psutil.Process(pid))
+    return sorted(found, key=lambda process: process.pid)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; a zombie doesn't."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,18 @@
+"""A sweep in a process of its own, with the slow trainer: main([PLAN.json, OUT])."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from sweeps.launch.local import run
+from sweeps.launch.progress import present
+from sweeps.plan import Plan
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the sweep and print its summary; 130 when it was interrupted."""
+    plan = Plan.from_json(json.loads(Path(arguments[0]).read_text()))
+    with present(plan) as show:
+        summary = run(plan, Path(arguments[1]), workers=2, trainer="tests.sweeps.trainers:slow", on_event=show)
+    print(json.dumps(vars(summary)))
+    return 130 if summary.interrupted else 0
