@@ -21,11 +21,11 @@ from core.lightning_import import lightning
 from lightning_utilities.core.imports import RequirementCache, package_available
 print(bool(RequirementCache("scipy")), package_available("matplotlib"), package_available("nosuch"))
 import torch
-from lightning.fabric.wrappers import _unwrap_objects
+from lightning.fabric.wrappers import _unwrap_compiled
 from lightning.pytorch.utilities.compile import to_uncompiled
 plain = lightning.LightningModule()
 compiled = torch.compile(plain)
-print(_unwrap_objects(plain) is plain, _unwrap_objects(compiled) is plain, to_uncompiled(compiled) is plain)
+print(_unwrap_compiled(plain)[0] is plain, _unwrap_compiled(compiled)[0] is plain, to_uncompiled(compiled) is plain)
 from torch._dynamo import OptimizedModule
 print(isinstance(compiled, OptimizedModule), "scipy" in sys.modules)
 """
