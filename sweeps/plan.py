@@ -10,7 +10,7 @@ from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.likelihood import ACROSS, incomparable, likelihood
-from core.model.routers import ROUTERS
+from core.model.config import SEES_OTHERS
 from core.model.size import count, flops_per_token
 from core.presets import preset
 from core.settings import build, parse_overrides
@@ -197,7 +197,7 @@ def describe_arm(arm: Arm, config: RunConfig) -> dict[str, Any]:
 def _notes(config: RunConfig) -> list[str]:
     """What a reader of a comparison must know of an arm."""
     model, notes = config.model, []
-    if model.num_experts and ROUTERS[model.router.kind].sees_others:
+    if model.num_experts and model.router.kind in SEES_OTHERS:
         notes.append("a token's experts depend on the other tokens of its sequence")
     if model.num_experts and model.router.kind == "soft":
         notes.append(f"every token meets all {model.experts} experts")

@@ -10,11 +10,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from core.capacity.layouts import Layout
 from core.config import ModelConfig
-from core.model.transformer import Denoiser
+from core.model.shapes import EXPERTS, weights
 
 ADAM = 12  # bytes a parameter: fp32 master, first and second moment
 ALIGNED = 2  # elements: what a device's part of a flat group is a multiple of
@@ -22,7 +21,6 @@ GROUP_LIMIT = 178_956_971  # elements of a group of experts (deepspeed.moe.utils
 SUB_GROUP = 1_000_000_000  # elements that ZeRO-3 updates at a time
 PERSISTENT = 100_000  # elements up to which ZeRO-3 keeps a parameter whole
 LIVE = 1_000_000_000  # elements that ZeRO-3 keeps gathered at a time, at most
-EXPERTS = ".experts."
 
 
 class Sizes(NamedTuple):
@@ -68,14 +66,13 @@ class States:
 
 @lru_cache(maxsize=256)
 def sizes(model: ModelConfig) -> Sizes:
-    """Counted on the meta device, once for equal models."""
-    with torch.device("meta"):
-        parameters = dict(Denoiser(model).named_parameters())
-    shared = [p for name, p in parameters.items() if EXPERTS not in name]
+    """The elements of a model's parameter tensors."""
+    parameters = [weight for weight in weights(model) if not weight.buffer]
+    shared = [weight for weight in parameters if EXPERTS not in weight.name]
     return Sizes(
-        tuple(p.numel() for p in shared if p.ndim > 1),
-        tuple(p.numel() for p in shared if p.ndim <= 1),
-        tuple(p.numel() for name, p in parameters.items() if EXPERTS in name),
+        tuple(weight.elements for weight in shared if len(weight.shape) > 1),
+        tuple(weight.elements for weight in shared if len(weight.shape) <= 1),
+        tuple(weight.elements for weight in parameters if EXPERTS in weight.name),
     )
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
-
-from jinja2 import Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 ROLES = ("system", "user", "assistant")
 TEMPLATES = {
@@ -27,12 +27,15 @@ Turn = tuple[str, bool]  # a text, and whether it is a response
 
 
 @lru_cache(maxsize=8)
-def load_template(name: str) -> Template:
+def load_template(name: str) -> "Template":
     """A built-in template, or a jinja file such as a model's chat_template.jinja: it runs in a sandbox.
 
     It is given `messages` and `add_generation_prompt`, empty `bos_token` and `eos_token` (an end token is put behind every
     conversation), and `raise_exception`. Raises UserError for one that is neither, and for one that is no jinja.
     """
+    from jinja2 import TemplateError  # only conversations need it
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     source = TEMPLATES.get(name)
     if source is None:
         path = Path(name).expanduser()
@@ -85,7 +88,7 @@ def _check(where: str, messages: Any) -> None:
         raise UserError(f"{where} ends with a message of the {messages[-1]['role']}: the assistant's must be the last")
 
 
-def _render(where: str, template: Template, name: str, messages: Sequence[Message], generate: bool) -> str:
+def _render(where: str, template: "Template", name: str, messages: Sequence[Message], generate: bool) -> str:
     try:
         return template.render(messages=messages, add_generation_prompt=generate)
     except Exception as error:  # whatever the template does with what it is given
@@ -93,4 +96,6 @@ def _render(where: str, template: Template, name: str, messages: Sequence[Messag
 
 
 def _refuse(message: str) -> NoReturn:
+    from jinja2 import TemplateError
+
     raise TemplateError(message)

@@ -4,21 +4,21 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.config import RunConfig
+from core.data.conversations import Packed, conversations, locate
 from core.data.corpora import Corpus, load
 from core.data.mixtures import Draws, Part, shares
-from core.data.packing import Packed, conversations, locate
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
 from core.diffusion.blocks import block_length_at
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.errors import UserError
+from core.lightning_import import lightning
 from core.streams import numpy_stream, torch_stream
 
 

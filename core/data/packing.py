@@ -1,6 +1,6 @@
 """Conversations laid out in sequences: one in each, or as many as there is room for.
 
-Shapes: B sequences of L tokens with C conversations in all, M masked tokens.
+Shapes: R sequences of L tokens.
 """
 
 import bisect
@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from core.data.tokenizers import Vocabulary
 
@@ -21,21 +19,6 @@ class Rows(NamedTuple):
     tokens_RL: np.ndarray
     response_RL: np.ndarray
     segments_RL: np.ndarray
-
-
-class Packed(NamedTuple):
-    """Where the conversations of a batch are.
-
-    segments_BL: int64, as Rows has them. conversation_M: int64, which of the C each masked token is of. row_C: int64, each
-    one's sequence. length_C: tokens of its responses. denominator: the step's conversations for each of its micro-batches
-    and devices: sums over it average to the mean over all conversations.
-    """
-
-    segments_BL: Tensor
-    conversation_M: Tensor
-    row_C: Tensor
-    length_C: Tensor
-    denominator: Tensor
 
 
 def lay_out(
@@ -75,19 +58,3 @@ def fit(sizes: Sequence[int], room: int) -> list[list[int]]:
         bins[chosen].append(index)
         bisect.insort(spaces, (left - sizes[index], chosen))
     return sorted(map(sorted, bins))
-
-
-def conversations(segments_BL: Tensor) -> Tensor:
-    """How many conversations each sequence has. Returns (B,)."""
-    return segments_BL.amax(1)
-
-
-def locate(segments_BL: Tensor, response_BL: Tensor, index_M: Tensor, denominator: float) -> Packed:
-    """Find the conversations of a batch. index_M: positions of the masked tokens in the flattened batch."""
-    count_B = conversations(segments_BL)
-    first_B = count_B.cumsum(0) - count_B
-    conversation_BL = first_B[:, None] + segments_BL - 1
-    length_C = torch.bincount(conversation_BL[response_BL], minlength=int(count_B.sum())).float()
-    row_C = torch.arange(len(count_B)).repeat_interleave(count_B)
-    masked_M = conversation_BL.flatten()[index_M]
-    return Packed(segments_BL, masked_M, row_C, length_C, torch.tensor(denominator))

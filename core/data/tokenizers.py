@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from tokenizers import Tokenizer as FastTokenizer
-from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from core.data import tokens
 from core.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as FastTokenizer
 
 MASK, END, PAD = "<|mask|>", "<|endoftext|>", "<|pad|>"
 # Names under which published tokenizers keep these, ours first.
@@ -72,6 +73,8 @@ class FileTokenizer:
     """A tokenizer.json. Raises UserError when it can't be read, has no end token, or a text isn't UTF-8."""
 
     def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as FastTokenizer  # bytes need none of it
+
         self.path = path
         try:
             content = path.read_bytes()
@@ -109,11 +112,14 @@ def load_tokenizer(name: str) -> Tokenizer:
     return ByteTokenizer() if name == "bytes" else FileTokenizer(Path(name).expanduser())
 
 
-def train_bpe(texts: Sequence[bytes], vocab_size: int) -> FastTokenizer:
+def train_bpe(texts: Sequence[bytes], vocab_size: int) -> "FastTokenizer":
     """A byte-level BPE (GPT-2's kind: no text is out of its reach) with mask, end and pad tokens.
 
     Raises UserError for a vocabulary that can't even hold the bytes and the special tokens.
     """
+    from tokenizers import Tokenizer as FastTokenizer
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
     special = [END, MASK, PAD]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if vocab_size < len(alphabet) + len(special):

@@ -21,6 +21,7 @@ RouterKind = Literal[
 ]
 TOLD_TIMESTEP = ("additive", "film", "bin_bias", "timestep_only", "unmodulated")  # kinds whose logits depend on it
 BY_RATIO = ("adaptive_k", "expert_choice")  # kinds whose compute may follow the mask ratio
+SEES_OTHERS = ("expert_choice",)  # kinds that choose a token's experts by the other tokens of its sequence
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ every intermediate stays in cache, and no allocation is so large that the C libr
 its pages in anew the next time (that alone took a third of a step).
 """
 
-from collections.abc import Iterator
+import functools
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -73,12 +75,25 @@ def sort_by_expert(experts_NK: Tensor, counts_E: Tensor, multiple: int = 1, slot
     return Assignments(slot_M.view_as(experts_NK), token_M, counts_E, slots is not None)
 
 
+def outside_graphs(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """As torch.compiler.disable: a compiler leaves the function as it is. Where none is used, torch._dynamo (two seconds)
+    isn't imported for it."""
+    apart = torch._disable_dynamo(function)  # of the ways to say this the one that imports nothing yet
+
+    @functools.wraps(function)
+    def called(*arguments: Any) -> Tensor:
+        compiles = torch.compiler.is_compiling() or "torch._dynamo" in sys.modules
+        return apart(*arguments) if compiles else function(*arguments)
+
+    return called
+
+
 def fill_multiple(x_ND: Tensor) -> int:
     """The multiple of rows that an expert's products are computed in: more than 1 for bf16 on a CPU."""
     return BF16_ROWS if in_parts(x_ND.device) and x_ND.dtype == torch.bfloat16 else 1
 
 
-@torch.compiler.disable  # torch 2.13 traces grouped_mm in bf16 only, though it computes fp32 as well
+@outside_graphs  # torch 2.13 traces grouped_mm in bf16 only, though it computes fp32 as well
 def mix(
     x_ND: Tensor, gates_NK: Tensor, assignments: Assignments, gate_EWD: Tensor, up_EWD: Tensor, down_EDW: Tensor
 ) -> Tensor:

@@ -1,16 +1,17 @@
 """Routing rules: which experts a token goes to, and with what weight. One class each; shapes as in core.model.routing.
 
 `additive`, `film` and `bin_bias` start as token choice: what they add is zero at first, so that they differ from it by what
-they learn alone. `sees_others` marks rules under which a token's experts depend on its whole sequence.
+they learn alone. What is true of a kind is said in core.model.config and core.model.shapes, which need no torch.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig, RouterKind
+from core.model.config import SEES_OTHERS
 from core.model.precision import without_autocast
 from core.model.routing import Conditions, Routing, hashed, share_of_mean, time_features
 
@@ -25,13 +26,16 @@ class Router(nn.Module):
     they are divided by their sum.
     """
 
-    sees_others: ClassVar[bool] = False
-
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__()
         self.top_k, self.experts, self.settings, self.layer = (
             config.experts_per_token, config.experts, config.router, layer,
         )  # fmt: skip
+
+    @property
+    def sees_others(self) -> bool:
+        """True where a token's experts depend on the other tokens of its sequence."""
+        return self.settings.kind in SEES_OTHERS
 
     def forward(self, x_ND: Tensor, given: Conditions | None = None) -> Routing:
         """Route N tokens. x_ND: (N, D) in any floating type; the arithmetic is fp32, under autocast too."""
@@ -199,8 +203,6 @@ class ExpertChoiceRouter(TopKRouter):
     With a schedule C follows the sequence's mask ratio, its mean over ratios unchanged. A token's experts then depend on
     the other tokens of its sequence, and never on other sequences.
     """
-
-    sees_others: ClassVar[bool] = True
 
     def choose(self, scores_NE: Tensor, given: Conditions | None) -> tuple[Tensor, Tensor, int | None]:
         assert given is not None, "this rule needs to know which tokens make a sequence"

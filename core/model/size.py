@@ -1,13 +1,11 @@
-"""What a model costs, counted without allocating it."""
+"""Parameters and FLOPs of a model, by arithmetic on its config."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 
-import torch
-
 from core.config import ModelConfig, RunConfig
 from core.diffusion.blocks import block_shares
-from core.model.transformer import Denoiser
+from core.model.shapes import EXPERTS, layer_weights, outer_weights
 
 
 @dataclass(frozen=True)
@@ -20,17 +18,23 @@ class ModelSize:
     active: int
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=4096)
 def count(config: ModelConfig) -> ModelSize:
-    """Count parameters on the meta device; once for equal models, as a ladder has each of its on many budgets."""
-    with torch.device("meta"):
-        parameters = dict(Denoiser(config).named_parameters())
-    sizes = {name: parameter.numel() for name, parameter in parameters.items()}
-    timed = sum(sizes[name] for name, parameter in parameters.items() if hasattr(parameter, "per_sequence"))
-    total = sum(sizes.values())
-    routed = sum(n for name, n in sizes.items() if ".experts." in name)
-    idle = routed * (config.experts - config.experts_met) // max(1, config.experts)
-    looked_up = 0 if config.tied_embeddings else sizes["embed.weight"]
+    """Count parameters; once for equal models, as a ladder has each of its on many budgets."""
+    sparse = len(config.sparse_layers)
+    before, behind = outer_weights(config)
+    total = idle = timed = 0
+    for part, times in (
+        ([*before, *behind], 1),
+        (layer_weights(config, sparse=True) if sparse else (), sparse),
+        (layer_weights(config, sparse=False) if sparse < config.num_layers else (), config.num_layers - sparse),
+    ):
+        learned = [weight for weight in part if not weight.buffer]
+        total += times * sum(weight.elements for weight in learned)
+        timed += times * sum(weight.elements for weight in learned if weight.per_sequence)
+        routed = times * sum(weight.elements for weight in learned if EXPERTS in weight.name)
+        idle += routed * (config.experts - config.experts_met) // max(1, config.experts)
+    looked_up = 0 if config.tied_embeddings else before[0].elements
     return ModelSize(total=total, active=total - idle - looked_up - timed)
 
 

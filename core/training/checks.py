@@ -1,8 +1,7 @@
 """What a run can't be trained with, refused early: without the libraries that train, which take seconds to import."""
 
-from functools import lru_cache
+from collections.abc import Mapping
 
-import torch
 from safetensors import SafetensorError, safe_open
 
 from core.config import ModelConfig, RunConfig
@@ -10,10 +9,9 @@ from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.metrics import part_metric
-from core.model.transformer import Denoiser
-from core.training.devices import check_devices
+from core.model.shapes import Shape, shapes
+from core.training.devices import check_devices, has_cuda
 
-Shapes = dict[str, tuple[int, ...]]  # of weights, by name
 STAGE = "stage:"  # before the arm hash of a first stage, whose weights lie in the run's own folder
 
 
@@ -32,7 +30,7 @@ def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:
         check_metric(config, corpus, config.trainer.keep_best, "trainer.keep_best")
     if config.trainer.initial_weights and not config.trainer.initial_weights.startswith(STAGE):
         check_weights(config.model, config.trainer.initial_weights)
-    if here and config.trainer.accelerator == "cuda" and not torch.cuda.is_available():
+    if here and config.trainer.accelerator == "cuda" and not has_cuda():
         raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
 
 
@@ -78,13 +76,6 @@ def check_metric(config: RunConfig, corpus: Corpus, metric: str, named: str) -> 
         )
 
 
-@lru_cache(maxsize=16)
-def shapes(model: ModelConfig) -> Shapes:
-    """The shapes of a model's weights, by name."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in Denoiser(model).state_dict().items()}
-
-
 def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_weights=") -> None:
     """Refuse a weights file that doesn't hold exactly the model's tensors. Only the file's header is read.
 
@@ -92,7 +83,7 @@ def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_w
     """
     wanted = shapes(model)
     try:
-        with safe_open(path, framework="pt") as weights:
+        with safe_open(path, framework="np") as weights:
             found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{named}{path} can't be read as safetensors: {error}") from None
@@ -108,7 +99,7 @@ def check_same_shape(first: ModelConfig, second: ModelConfig) -> None:
         raise UserError(f"its first stage has another shape: {name} is {there} there and {here} here")
 
 
-def _unlike(theirs: Shapes, ours: Shapes) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
+def _unlike(theirs: Mapping[str, Shape], ours: Mapping[str, Shape]) -> tuple[str, Shape | str, Shape | str] | None:
     """The first tensor by name that two models don't have alike, with both its shapes; None where all are."""
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):

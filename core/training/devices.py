@@ -1,11 +1,12 @@
 """How a run is spread over devices, without the libraries that train: what can't be is refused before they are imported."""
 
+import ctypes
 import json
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from core.config import RunConfig
 from core.errors import UserError
@@ -22,7 +23,29 @@ RESERVED = (
 
 def uses_cuda(config: RunConfig) -> bool:
     """Whether the run trains on a GPU: where there is one and the config doesn't say cpu."""
-    return config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+    return config.trainer.accelerator != "cpu" and has_cuda()
+
+
+def has_cuda() -> bool:
+    """Say whether torch sees a CUDA device. Torch itself is imported only where there may be one."""
+    if "torch" not in sys.modules and not _may_have_cuda():
+        return False
+    import torch  # seconds, which a machine without a GPU needn't spend on this
+
+    return torch.cuda.is_available()
+
+
+def _may_have_cuda() -> bool:
+    """Look for a driver that torch could use. Loading NVIDIA's library starts nothing on a device."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return False
+    if not sys.platform.startswith("linux") or Path("/dev/kfd").exists():  # AMD's driver
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def check_devices(config: RunConfig, devices: int, *, here: bool = True) -> None:
@@ -49,7 +72,7 @@ def check_devices(config: RunConfig, devices: int, *, here: bool = True) -> None
             f"trainer.batch_size={trainer.batch_size} can't be split over {devices} devices in trainer.accumulate="
             f"{trainer.accumulate} micro-batches: use a multiple of {devices * trainer.accumulate}"
         )
-    if here and config.deepspeed.offload != "none" and not torch.cuda.is_available():
+    if here and config.deepspeed.offload != "none" and not has_cuda():
         raise UserError(f"deepspeed.offload={config.deepspeed.offload} moves state from a GPU, and there is none here")
     engine_config(config, devices)
 

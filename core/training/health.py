@@ -3,9 +3,10 @@
 import itertools
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CROWD = 0.4  # share of tokens that reach one expert
 FEW_SHARE = 0.8  # share of assignments that go to as few experts as a token chooses
@@ -39,7 +40,7 @@ def of_curve(step: int, curve: dict[str, list[float]]) -> list[Alarm]:
     return alarms
 
 
-def of_load(step: int, counts_SE: Tensor, tokens: int, load_balancing: float) -> list[Alarm]:
+def of_load(step: int, counts_SE: "Tensor", tokens: int, load_balancing: float) -> list[Alarm]:
     """Alarms of a validation's load: counts_SE (sparse layers, E) assignments of that many tokens.
 
     Collapse is an expert that more than 40 % of the tokens reach, and more than twice as many as at balance; or 80 % of the

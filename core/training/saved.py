@@ -16,6 +16,7 @@ from core.ranks import Ranks
 STAGES = "stages"  # in a run's folder, the runs of its first stages by arm hash
 FOLDER = "checkpoints"
 LATEST = "latest.json"
+WEIGHTS = "model.safetensors"  # those of the last step, of the whole model
 BEST = "best.safetensors"  # the weights that trainer.keep_best keeps
 UNIVERSAL_STAGE = 2  # at 3, losses diverge after a universal checkpoint is loaded (deepspeed 0.19.8)
 

@@ -19,15 +19,15 @@ from core.config import ModelConfig, RunConfig, get_field, known_keys, to_dict
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
+from core.model.shapes import shapes
 from core.ranks import Ranks
 from core.records import FILE_NAME, RunRecord
 from core.settings import build, text
 from core.stages import LAST, UNNAMED, Stage
-from core.training.checks import check, check_metric, shapes
+from core.training.checks import check, check_metric
 from core.training.loggers import RowLogger
 from core.training.run import train
-from core.training.saved import BEST
-from core.training.weights import WEIGHTS
+from core.training.saved import BEST, WEIGHTS
 
 STAGE_FILE = "stage.json"
 

@@ -18,10 +18,8 @@ from core.ranks import Ranks
 from core.settings import load as load_config
 from core.training.checks import STAGE, check_weights
 from core.training.module import MaskedDiffusion
-from core.training.saved import STAGES
+from core.training.saved import STAGES, WEIGHTS
 from core.training.strategy import whole_weights
-
-WEIGHTS = "model.safetensors"
 
 log = logging.getLogger(__name__)
 
