@@ -35,7 +35,7 @@ test: $(STAMP)  ## run the tests of every package, without slow ones and without
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not service'
 
 test-all: $(STAMP)  ## run all tests, Slurm, PostgreSQL and a browser included where they are installed (25 minutes)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --limit 60
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --limit=60
 
 format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .

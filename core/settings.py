@@ -41,20 +41,43 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
     Each layer maps keys to values; keys may be dotted ("model.top_k") and values may be nested mappings.
     Raises UserError for unknown keys (naming the nearest known ones), wrong types and impossible values.
     """
+    try:
+        merged = _merged_at_once(layers)
+    except (UserError, OmegaConfBaseException):
+        merged = _merged_singly(layers)  # which key is wrong
+    return _instantiate(merged)
+
+
+def _merged_at_once(layers: Sequence[Mapping[str, Any]]) -> Any:
+    """All settings in one merge: key by key it would take most of a sweep's planning."""
+    content: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in flatten(layer):
+            _check_known(key)
+            _check_plain(key, value)
+            *sections, last = key.split(".")
+            place = content
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+    return OmegaConf.unsafe_merge(OmegaConf.structured(RunConfig), content)
+
+
+def _merged_singly(layers: Sequence[Mapping[str, Any]]) -> Any:
+    """The same key by key. Raises UserError for the first that is wrong."""
     merged = OmegaConf.structured(RunConfig)
     for layer in layers:
         for key, value in flatten(layer):
             _check_known(key)
             _check_plain(key, value)
             try:
-                # unsafe: in place. A copy of the whole config for every key would take most of a sweep's planning.
                 merged = OmegaConf.unsafe_merge(merged, _nested(key, value))
             except OmegaConfBaseException as error:
                 said = _first_line(error)
                 said = f"'{value}' doesn't fit" if "$" in said or "Config" in said else said  # OmegaConf's own words
                 hint = "" if "expected" in said else f"; expected {_expected(key)}"
                 raise UserError(f"{key}: {said}{hint}") from None
-    return _instantiate(merged)
+    return merged
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import optuna
@@ -43,15 +44,24 @@ def key_of(trial: FrozenTrial) -> Key:
 
 
 def describe_run(
-    plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState, before: int = 0
+    plan: Plan,
+    run: PlannedRun,
+    folder: Path,
+    names: Mapping[str, str],
+    state: TrialState,
+    before: int = 0,
+    said: Mapping[str, str] = MappingProxyType({}),
+    value: float | None = None,
 ) -> FrozenTrial:
     """A trial for a run, not yet in a storage.
 
     names: from `parameter_names`; folder: relative to all runs' folder; before: how many of the run's there are already.
+    said, value: of a record that is there already, what else the trial says, and its result.
     """
     levels = {factor["key"]: factor["levels"] for factor in plan.design["factors"]}
     return create_trial(
         state=state,
+        value=value,
         params={names[key]: level for key, level in run.settings.items()},
         distributions={names[key]: CategoricalDistribution(levels[key]) for key in run.settings},
         user_attrs={
@@ -64,6 +74,7 @@ def describe_run(
             "settings": dict(run.settings),
             "folder": folder.as_posix(),
             "before": before,
+            **said,
         },
     )
 

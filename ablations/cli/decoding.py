@@ -14,7 +14,7 @@ from ablations.cli.planning import make_plan
 from core.decoded import Decoded
 from core.errors import UserError
 from core.training.devices import uses_cuda
-from sweeps.decoders import Asked, answer, missing
+from sweeps.answers import Asked, answer, missing
 from sweeps.launch.pool import default_workers
 from sweeps.planned import Plan
 
@@ -35,9 +35,9 @@ def decode_here(arguments: argparse.Namespace, plan: Plan, out: Console) -> int:
     workers = default_workers() if arguments.workers in (None, "auto") else arguments.workers
     seeds, done, failures = plan.design["decoders"]["decode_seeds"], 0, 0
     total = sum(len(asked.ways) for asked in todo)
-    with ProcessPoolExecutor(
-        min(workers, max(1, len(todo))), multiprocessing.get_context("spawn"), _one_thread
-    ) as pool:
+    context = multiprocessing.get_context("forkserver")  # one import of torch for all of them
+    context.set_forkserver_preload(["sweeps.answers"])
+    with ProcessPoolExecutor(min(workers, max(1, len(todo))), context, _one_thread) as pool:
         running = {pool.submit(answer, asked, seeds, _device(asked, n)): asked for n, asked in enumerate(todo)}
         left = set(running)
         while left:

@@ -9,6 +9,7 @@ from pathlib import Path
 from unittest import mock
 
 from ablations.__main__ import main
+from tests.forked import start
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"WANDB_MODE": "disabled", "COLUMNS": "100"}
@@ -32,6 +33,13 @@ def process(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[st
     environment = os.environ | ENVIRONMENT | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "ablations", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+
+def forked(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command as a process whose imports were done before."""
+    started = start("ablations.__main__", *arguments, cwd=cwd, log=cwd / "stderr.txt", **ENVIRONMENT)
+    out, err = started.communicate()
+    return subprocess.CompletedProcess(arguments, started.wait(), out, err)
 
 
 def mistake(done: subprocess.CompletedProcess[str], *expected: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.ablations.shell import ROOT, ablate, mistake, process
+from tests.ablations.shell import ROOT, ablate, forked, mistake, process
 
 DECLARATION = '''
 """A question small enough for a test."""
@@ -89,7 +89,7 @@ def test_export_then_train(swept) -> None:
     folder = swept / "runs" / "toy" / "export"
     evidence = json.loads((folder / "evidence.json").read_text())
     assert evidence["evidence"]["headline"] and len(evidence["records"]) == 3
-    trained = process("train", str(folder / "config.yaml"), "trainer.steps=4", cwd=swept)
+    trained = forked("train", str(folder / "config.yaml"), "trainer.steps=4", cwd=swept)
     assert trained.returncode == 0, trained.stderr
     assert "step 4/4" in trained.stdout
     record = next((swept / "runs" / "train").rglob("record.json"))
@@ -256,7 +256,7 @@ def test_two_devices_need_a_strategy(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_run_over_two_devices(tmp_path) -> None:
     spread = ("trainer.strategy=deepspeed", "deepspeed.expert_parallel=2")
-    trained = process("train", "tiny", *MARKOV, *spread, "--devices", "2", cwd=tmp_path)
+    trained = forked("train", "tiny", *MARKOV, *spread, "--devices", "2", cwd=tmp_path)
     assert trained.returncode == 0, trained.stdout + trained.stderr
     assert "step 8/8" in trained.stdout
     weights = next((tmp_path / "runs" / "train").glob("*/model.safetensors"))
@@ -269,7 +269,7 @@ def test_a_sweep_over_two_devices(tmp_path) -> None:
     declaration = declaration.replace("import Ablation, Factor", "import Ablation, Factor, Resources")
     together = '"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2, "trainer.log_every": 4,'
     (tmp_path / "pair.py").write_text(declaration.replace('"trainer.log_every": 4,', together))
-    swept = process("run", "pair.py", "--exploratory", cwd=tmp_path)
+    swept = ablate("run", "pair.py", "--exploratory", cwd=tmp_path)
     assert swept.returncode == 0 and "2 runs trained" in swept.stdout, swept.stdout + swept.stderr
     found = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "pair").rglob("record.json")]
     assert len(found) == 2 and all(record["provenance"]["devices"] == 2 for record in found)

@@ -97,7 +97,10 @@ def test_these_records_give_these_numbers(judged) -> None:
     found = {name: entry.value for name, entry in ladder.coefficients[0].values.items()}
     golden = {"E": 1.515745, "A": 47.715661, "alpha": 0.315306, "B": 369.423686, "beta": 0.345184, "sparsity": 0.156485}
     assert found == pytest.approx(golden, rel=1e-3)
-    assert [form.error for form in ladder.forms] == pytest.approx([0.019636, 0.001232, 0.002549, 0.003961], rel=1e-2)
+    one_law, *others = [form.error for form in ladder.forms]
+    # One law has two optima here, equal to 16 digits of the objective: which of them is found depends on the processor.
+    assert one_law == pytest.approx(0.019636, rel=1e-2) or one_law == pytest.approx(0.022943, rel=1e-2)
+    assert others == pytest.approx([0.001232, 0.002549, 0.003961], rel=1e-2)
     measured = [round(row.measured.parameters) if row.measured else None for row in ladder.optima]
     assert measured == [1479323, 2928286, 6011746, None, 2239376, 4187084]
 

@@ -1,9 +1,10 @@
 import pytest
 import yaml
 
-from core.config import to_yaml
+from core.config import to_dict, to_yaml
 from core.errors import UserError
-from core.settings import build, load, parse_overrides
+from core.presets import PRESETS
+from core.settings import _merged_at_once, _merged_singly, build, load, parse_overrides
 
 
 @pytest.mark.parametrize(
@@ -88,3 +89,9 @@ def test_lists_read_back_as_they_were_written() -> None:
     config = build({"model": {"dense_layers": [0, 2], "dense_width": 64, "num_kv_heads": 2}})
     assert config.model.dense_layers == (0, 2)
     assert build(yaml.safe_load(to_yaml(config))) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_merged_at_once_are_those_merged_key_by_key(name: str) -> None:
+    layers = (to_dict(PRESETS[name]), {"model.router.kind": "topk", "trainer": {"steps": 7}}, {"trainer.steps": 9})
+    assert _merged_at_once(layers) == _merged_singly(layers)

@@ -156,7 +156,6 @@ def test_a_search_shows_its_best_and_optunas_own_page_beside_it(tmp_path) -> Non
     assert ask(page, "/api/studies/0", method="DELETE")[0] == 405 and ask(page, "/api/studies", cookie=None)[0] == 403
 
 
-@pytest.mark.slow
 def test_a_new_record_among_2000_is_read_alone_and_told_alone(tmp_path, monkeypatch) -> None:
     design = dashboard.leave_study(tmp_path, rows=2, bulk=False)
     watcher = Watcher("toy", tmp_path, None, "")

@@ -49,7 +49,7 @@ def test_the_fingerprint_follows_the_content(folder) -> None:
         ({"corpus": "text:/nowhere/at/all"}, "is not a folder"),
         ({"corpus": "text:"}, "is not a folder"),
         ({"corpus": "markov", "validation_sequences": 10**6}, "data.validation_sequences"),
-        ({"corpus": "markov", "sequence_length": 10**6}, "too few for data.sequence_length"),
+        ({"corpus": "markov", "sequence_length": 60_000}, "too few for data.sequence_length"),
     ],
 )
 def test_bad_corpora_are_refused(config: dict, expected: str) -> None:

@@ -14,6 +14,7 @@ from core.model.transformer import Denoiser, initialise
 from core.probes.pairs import minimal_pairs
 from core.settings import build
 from core.streams import numpy_stream
+from tests.core.data.test_tasks import NAMES
 from tests.core.training.test_run import QUICK
 
 TASK = QUICK | {"data.corpus": "task:modular", "objective.kind": "sft", "data.sequence_length": 16}
@@ -34,7 +35,7 @@ def tokens_of(prompt: str, response: str, length: int) -> tuple[list[int], int]:
     return tokens + [tokenizer.vocabulary.eos] * (length - len(tokens)), len(prompt)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_spoiled_response_is_wrong_by_one_symbol(name: str) -> None:
     for index, (prompt, right) in enumerate(examples(name).held_out[:40]):
         wrong = spoiled(name, prompt, right, np.random.default_rng(index))
