@@ -22,13 +22,12 @@ from tests.forked import Started, is_alive, logging_to
 from tests.forked import start as fork
 
 LONG = QUICK | {
-    "trainer.steps": 90, "trainer.validate_every": 20, "trainer.log_every": 7, "trainer.checkpoint_every": 10,
+    "trainer.steps": 60, "trainer.validate_every": 20, "trainer.log_every": 7, "trainer.checkpoint_every": 10,
 }  # fmt: skip
 SPREAD = {"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2}
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
+SLOW = pytest.mark.slow
 LIMIT_S = 300  # on a machine that is busy, two processes take a minute to begin
-
-pytestmark = pytest.mark.slow
 
 
 def start(config: RunConfig, folder: Path, devices: int, fresh: bool = False) -> subprocess.Popen[bytes] | Started:
@@ -60,12 +59,16 @@ def learned(record: RunRecord) -> dict[str, list[float]]:
 @pytest.mark.parametrize(
     ("changes", "devices"),
     [
-        ({}, 1),
-        (SPREAD | {"deepspeed.stage": 2, "trainer.precision": "bf16"}, 2),
-        (SPREAD | {"deepspeed.stage": 3}, 2),
-        (SPREAD | {"deepspeed.stage": 0, "model.router.kind": "bias_balanced", "trainer.accumulate": 2}, 2),
+        pytest.param({}, 1, id="single"),
+        pytest.param(SPREAD | {"deepspeed.stage": 2, "trainer.precision": "bf16"}, 2, id="zero2-bf16", marks=SLOW),
+        pytest.param(SPREAD | {"deepspeed.stage": 3}, 2, id="zero3", marks=SLOW),
+        pytest.param(
+            SPREAD | {"deepspeed.stage": 0, "model.router.kind": "bias_balanced", "trainer.accumulate": 2},
+            2,
+            id="zero0-biased",
+            marks=SLOW,
+        ),
     ],
-    ids=["single", "zero2-bf16", "zero3", "zero0-biased"],
 )
 def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Path) -> None:
     config = build(LONG, changes)
@@ -86,7 +89,7 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
         assert failed.status == "failed" and "rank 1 died (signal 9" in (failed.reason or "")
         assert len(ranks) == 2 and not any(map(is_alive, ranks))
     step = saved_step(cut)
-    assert step is not None and 0 < step < 90
+    assert step is not None and 0 < step < 60
     again = train(config, cut, devices=devices)
     assert again.status == "complete", again.reason
     assert learned(again) == learned(whole) and again.validation == whole.validation
@@ -128,12 +131,14 @@ def assert_goes_on(cut: Path, devices: int, parallel: int, whole: RunRecord) -> 
     assert again.metrics["val/nelbo"] == pytest.approx(whole.metrics["val/nelbo"], rel=1e-5)
 
 
+@SLOW
 @pytest.mark.parametrize(("devices", "parallel"), [(4, 2), (2, 1)], ids=["more-devices", "experts-together"])
 def test_a_run_goes_on_in_another_layout(devices: int, parallel: int, experts_spread, whole, tmp_path: Path) -> None:
     cut = shutil.copytree(experts_spread, tmp_path / "cut", symlinks=True)
     assert_goes_on(cut, devices, parallel, whole)
 
 
+@SLOW
 def test_a_run_whose_experts_were_together_goes_on_with_them_apart(whole, tmp_path: Path) -> None:
     assert_goes_on(cut_off(1, tmp_path / "cut"), 2, 2, whole)
 

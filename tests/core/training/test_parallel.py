@@ -16,7 +16,7 @@ from tests.core.capacity.held import counted
 from tests.core.training.many import run_case
 from tests.core.training.test_run import QUICK
 
-STEPS = QUICK | {"trainer.steps": 20, "trainer.validate_every": 7, "trainer.log_every": 1}
+STEPS = QUICK | {"trainer.steps": 10, "trainer.validate_every": 4, "trainer.log_every": 1}
 KINDS = {
     "topk": {},
     "sigmoid": {"model.router.scores": "sigmoid", "model.router.renormalise": True, "model.shared_expert_width": 16},
@@ -31,6 +31,11 @@ KINDS = {
     "timestep": {"model.router.kind": "timestep_only"},
     "soft": {"model.router.kind": "soft"},
     "hash": {"model.router.kind": "hash"},
+}
+# Kinds and ZeRO stages, in two launches.
+CASES = {
+    "stages": [*(("topk", stage) for stage in range(4)), ("idle", 2), ("idle", 3)],
+    "kinds": [(kind, 2) for kind in KINDS if kind not in ("topk", "idle")],
 }
 LAYOUTS = {"dp2": (2, 1), "ep2": (2, 2), "ep2-dp2": (4, 2)}
 CURVES = ("train/nelbo", "train/load_balancing", "train/z_loss", "train/gradient_norm")
@@ -81,7 +86,7 @@ def differences(one: Path, other: Path, kind: str, name: str) -> dict[str, float
     found = {}
     for curve in CURVES:
         left, right = (torch.tensor(record.curve[curve], dtype=torch.float64) for record in (before, after))
-        assert len(left) == len(right) == 20
+        assert len(left) == len(right) == 10
         found[curve] = float(((left - right).abs() / left.abs()).max())
     found["val/nelbo"] = abs(after.metrics["val/nelbo"] / before.metrics["val/nelbo"] - 1)
     left, right = load_file(one / f"{kind}.safetensors"), load_file(other / f"{name}.safetensors")
@@ -97,20 +102,31 @@ def fullest(folder: Path, name: str, devices: int) -> dict[str, int]:
     return {part: max(one[part] for one in held) for part in ("weights", "gradients", "optimizer")}
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_gradients_and_losses_are_those_of_one_process(layout: str, single: Path, tmp_path: Path) -> None:
+def launched(layout: str, pairs: list[tuple[str, int]], single: Path, folder: Path) -> None:
+    """Train these in a layout, and hold each against the run of one process and against what was counted."""
     devices, parallel = LAYOUTS[layout]
-    pairs = [("topk", stage) for stage in range(4)] + [("idle", 3)]
-    pairs += [(kind, 2) for kind in KINDS if kind != "topk"]
     cases = [{"name": f"{kind}-{stage}", "settings": settings(kind, single, stage, parallel)} for kind, stage in pairs]
-    spread(tmp_path, cases, devices)
+    spread(folder, cases, devices)
     for kind, stage in pairs:
-        found = differences(single / "runs", tmp_path, kind, f"{kind}-{stage}")
+        found = differences(single / "runs", folder, kind, f"{kind}-{stage}")
         assert found["gradients"] < CLOSE, (layout, kind, stage, found)
         assert max(found.values()) < CLOSE, (layout, kind, stage, found)
-        assert fullest(tmp_path, f"{kind}-{stage}", devices) == counted(
+        assert fullest(folder, f"{kind}-{stage}", devices) == counted(
             build({}, settings(kind, single, stage, parallel)), devices
         ), (layout, kind, stage)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_routers_gradients_and_losses_are_those_of_one_process(layout: str, single: Path, tmp_path: Path) -> None:
+    launched(layout, CASES["kinds"], single, tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gradients_and_losses_at_every_stage_are_those_of_one_process(
+    layout: str, single: Path, tmp_path: Path
+) -> None:
+    launched(layout, CASES["stages"], single, tmp_path)
+    devices, parallel = LAYOUTS[layout]
     idle = RunRecord.from_json((tmp_path / "idle-2.json").read_text())
     assert idle.expert_load["load"][0][0][2:] == [0.0, 0.0]  # a rank had nothing to do
     # All of a group's tokens go to its first rank: half of them leave their rank, come back, and so do their gradients.

@@ -1,0 +1,137 @@
+"""Processes forked from a template: what they have of their own, how they end, and what they do without it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import forking
+from core.forking import Process, Template, TemplateGoneError, begin, warm
+from core.processes import import_path
+from tests.forked import is_alive
+
+HERE = "tests.core.test_forking"
+
+
+def main(arguments: Sequence[str]) -> object:
+    """The program that these tests fork; it answers with a line of JSON."""
+    if arguments[0] == "tell":
+        told = {
+            "arguments": arguments, "argv": sys.argv, "folder": os.getcwd(), "variable": os.environ.get("VARIABLE"),
+            "session": os.getsid(0), "pid": os.getpid(), "heavy": "sqlite3" in sys.modules, "parent": os.getppid(),
+        }  # fmt: skip
+        print(json.dumps(told), flush=True)
+        print("to the log", file=sys.stderr)
+        return sys.stdin.readline().strip() or None  # what comes after the order
+    if arguments[0] == "fork":
+        with warm(()) as template, Path(arguments[1]).open("wb") as log:
+            child = begin(template, HERE, ["tell"], os.environ, log)
+            print(child.stdout.readline().decode(), end="", flush=True)
+            child.stdin.close()
+            return child.wait()
+    if arguments[0] == "sleep":
+        print(json.dumps({"pid": os.getpid()}), flush=True)
+        time.sleep(600)
+    if arguments[0] == "raise":
+        raise ValueError("broken")
+    return int(arguments[1])
+
+
+@pytest.fixture
+def template(monkeypatch: pytest.MonkeyPatch) -> Iterator[Template]:
+    """A template of one's own, which may be killed; it has imported what costs nothing."""
+    monkeypatch.setattr(forking, "_warm", [])
+    with warm(("sqlite3",)) as own:
+        assert own is not None
+        yield own
+
+
+@pytest.fixture
+def fork(template: Template, tmp_path: Path) -> Callable[..., Process]:
+    def start(*arguments: str, **environment: str) -> Process:
+        with (tmp_path / "log").open("ab") as log:
+            return begin(template, HERE, arguments, os.environ | import_path() | environment, log)
+
+    return start
+
+
+def heard(process: Process) -> dict:
+    assert process.stdout is not None
+    return json.loads(process.stdout.readline())
+
+
+def test_a_forked_process_has_its_own_session_folder_environment_and_log(fork, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    process = fork("tell", VARIABLE="mine")
+    process.stdin.write(b"\n")
+    told = heard(process)
+    assert process.wait() == 0 and process.poll() == 0
+    assert told["arguments"] == ["tell"] and told["argv"] == [HERE, "tell"]
+    assert (told["folder"], told["variable"], told["heavy"]) == (str(tmp_path), "mine", True)
+    assert told["session"] == told["pid"] == process.pid and told["parent"] != os.getpid()
+    assert (tmp_path / "log").read_text() == "to the log\n"
+    assert "VARIABLE" not in os.environ
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(("end", "0"), 0), (("end", "7"), 7), (("raise",), 1)])
+def test_it_ends_with_the_status_that_it_would_have_as_an_interpreter(fork, arguments, status, tmp_path) -> None:
+    assert fork(*arguments).wait() == status
+    assert ("ValueError: broken" in (tmp_path / "log").read_text()) == (status == 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_that_ends_it_is_told(fork, number) -> None:
+    process = fork("sleep")
+    assert heard(process)["pid"] == process.pid and process.poll() is None
+    process.send_signal(number)
+    assert process.wait() == -number
+
+
+def test_a_forked_process_has_others_forked_from_the_same_template(fork, tmp_path) -> None:
+    process = fork("fork", str(tmp_path / "inner"))
+    told = heard(process)
+    assert process.wait() == 0
+    assert told["pid"] != process.pid and told["heavy"] and (tmp_path / "inner").read_text() == "to the log\n"
+
+
+def test_without_the_template_processes_are_interpreters_of_their_own(fork, template) -> None:
+    before = fork("sleep")
+    heard(before)
+    template._process.kill()
+    template._process.wait()
+    with pytest.raises(TemplateGoneError), open(os.devnull, "wb") as log:
+        template.fork(HERE, ["end", "0"], os.environ, log)
+    after = fork("tell")
+    after.stdin.write(b"\n")
+    after.stdin.flush()
+    assert isinstance(after, subprocess.Popen) and not heard(after)["heavy"] and after.wait() == 0
+    before.kill()
+    assert before.wait() == forking.UNKNOWN  # nobody is there to tell the signal
+
+
+def test_a_template_ends_with_whoever_started_it(tmp_path) -> None:
+    program = (
+        "import sys, time; from core.forking import Template\n"
+        "template = Template(['sqlite3']); template.start(); print(template._process.pid, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", program]
+    parent = subprocess.Popen(command, env=os.environ | import_path(), stdout=subprocess.PIPE, text=True)
+    template = psutil.Process(int(parent.stdout.readline()))
+    assert is_alive(template)
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 60
+    while is_alive(template) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not is_alive(template)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
