@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from core.data.synthetic import posterior_nelbo
 from core.diffusion.blocks import block_length_at
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.errors import UserError
+from core.lightning_import import lightning
 from core.streams import numpy_stream, torch_stream
 
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 
 from core.config import RunConfig
 from core.data.module import MaskedTextModule
 from core.errors import UserError
+from core.lightning_import import lightning
 from core.model.transformer import Denoiser
 from core.training.module import predict, seen_by
 
@@ -34,6 +34,6 @@ def nelbo_at(config: RunConfig, denoiser: Denoiser, length: int, sequences: int)
     device = denoiser.embed.weight.device
     read = at_length(config, length, sequences)
     for batch in MaskedTextModule(read).val_dataloader():
-        there = move_data_to_device(batch, device)
+        there = lightning.fabric.utilities.move_data_to_device(batch, device)
         found.append(predict(denoiser, seen_by(read, there), there).nelbo_B.double().cpu().numpy())
     return np.concatenate(found)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 
 from core.config import RunConfig
 from core.data.module import Batch, told
@@ -17,6 +16,7 @@ from core.data.tasks import examples, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.masking import mask_validation
 from core.errors import UserError
+from core.lightning_import import lightning
 from core.model.transformer import Denoiser
 from core.streams import numpy_stream, torch_stream
 from core.training.module import predict, seen_by
@@ -73,7 +73,9 @@ def _nats(
     maskable_KL = (torch.arange(len(tokens)) >= start).expand(draws, -1)
     masking = mask_validation(draws, len(tokens), generator, maskable_KL, kind=config.objective.kind)
     told_K = told(masking, config.model.router.sees, generator)
-    batch = move_data_to_device(Batch.of(tokens_KL, masking, told_K), denoiser.embed.weight.device)
+    batch = lightning.fabric.utilities.move_data_to_device(
+        Batch.of(tokens_KL, masking, told_K), denoiser.embed.weight.device
+    )
     return predict(denoiser, seen_by(config, batch), batch).nelbo_B * batch.masking.length_B
 
 
