@@ -4,16 +4,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from core import decoded
 from core.config import RunConfig
 from core.decoded import Decoded
 from core.diffusion.sampling import Sampling
-from core.model.transformer import Denoiser
-from core.probes.tasks import exact_match
-from core.training.weights import open_run
 from sweeps.folders import RunLock, recorded, run_folder
 from sweeps.planned import Plan, PlannedRun
+
+if TYPE_CHECKING:
+    from core.model.transformer import Denoiser
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ def answer(asked: Asked, decode_seeds: int, device: str = "cpu") -> list[Decoded
 
     Nothing where another process is at it.
     """
+    from core.training.weights import open_run  # torch, which whoever only looks for what is missing can do without
+
     lock = RunLock(asked.folder)
     if not lock.acquire():
         return []
@@ -55,7 +58,9 @@ def answer(asked: Asked, decode_seeds: int, device: str = "cpu") -> list[Decoded
         lock.release()
 
 
-def _answer(way: Decoded, config: RunConfig, denoiser: Denoiser, folder: Path, decode_seeds: int) -> Decoded:
+def _answer(way: Decoded, config: RunConfig, denoiser: "Denoiser", folder: Path, decode_seeds: int) -> Decoded:
+    from core.probes.tasks import exact_match
+
     settings, began = Sampling(**way.settings), time.perf_counter()
     by_chance = settings.temperature > 0 or settings.remasking == "random"
     try:

@@ -139,6 +139,14 @@ def room(name: str) -> int:
     return 1 << (longest - 1).bit_length()
 
 
+def first_held_out(name: str, count: int, what: str = "examples") -> list[tuple[str, str]]:
+    """The first held-out prompts and right responses; an error calls them `what`. Raises UserError where there are fewer."""
+    held = examples(name).held_out
+    if not 1 <= count <= len(held):
+        raise UserError(f"{count} {what}: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
+    return held[:count]
+
+
 @lru_cache(maxsize=8)
 def _symbols(name: str) -> list[str]:
     """What a task's responses are made of."""

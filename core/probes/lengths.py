@@ -1,26 +1,14 @@
 """What a trained model makes of sequences of other lengths than it was trained on, longer ones too."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
 from core.config import RunConfig
 from core.data.module import MaskedTextModule
-from core.errors import UserError
 from core.lightning_import import lightning
 from core.model.transformer import Denoiser
+from core.probes.checks import at_length
 from core.training.module import predict, seen_by
-
-
-def at_length(config: RunConfig, length: int, sequences: int) -> RunConfig:
-    """The run's config on held-out sequences of a length. Raises UserError for one that it can't have."""
-    if length < 2 or sequences < 1:
-        raise UserError(f"lengths must be at least 2 and sequences at least 1, not {length} and {sequences}")
-    if length > config.model.max_positions:
-        raise UserError(f"length {length} exceeds model.max_positions={config.model.max_positions}")
-    data = replace(config.data, sequence_length=length, validation_sequences=sequences, variable_length_share=0.0)
-    return replace(config, data=data)
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ import torch
 
 from core.config import RunConfig
 from core.data.module import Batch, told
-from core.data.tasks import examples, spoiled, task_of
+from core.data.tasks import first_held_out, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.masking import mask_validation
 from core.errors import UserError
@@ -44,14 +44,12 @@ def minimal_pairs(config: RunConfig, denoiser: Denoiser, count: int, *, draws: i
     task, and for too many pairs.
     """
     name = task_of(config)
-    held = examples(name).held_out
-    if not 1 <= count <= len(held):
-        raise UserError(f"{count} pairs: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
+    held = first_held_out(name, count, "pairs")
     if draws < 1:
         raise UserError(f"draws must be at least 1, not {draws}")
     causal = config.objective.kind == "autoregressive"
     margins, errors = [], []
-    for index, (prompt, right) in enumerate(held[:count]):
+    for index, (prompt, right) in enumerate(held):
         wrong = spoiled(name, prompt, right, numpy_stream(seed, "pairs", index))
         found_K = []
         for response in (right, wrong):

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core.config import RunConfig
-from core.data.tasks import TASKS, examples, task_of
+from core.data.tasks import TASKS, first_held_out, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.autoregressive import sample_autoregressive
 from core.diffusion.decoding import sample
 from core.diffusion.predictors import NetworkPredictor
 from core.diffusion.sampling import Sampled, Sampling, check_sampling
-from core.errors import UserError
 from core.model.transformer import Denoiser
 
 BATCH = 64
@@ -43,10 +42,8 @@ def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count
     for too many prompts.
     """
     name = task_of(config)
-    held, tokenizer = examples(name).held_out, load_tokenizer(config.data.tokenizer)
-    if not 1 <= count <= len(held):
-        raise UserError(f"{count} examples: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
-    prompts = [tokenizer.encode(name, prompt.encode()).tolist() for prompt, _ in held[:count]]
+    held, tokenizer = first_held_out(name, count), load_tokenizer(config.data.tokenizer)
+    prompts = [tokenizer.encode(name, prompt.encode()).tolist() for prompt, _ in held]
     eos = tokenizer.vocabulary.eos
     assert eos is not None  # a corpus of text needs one
     right, nfe = [], []

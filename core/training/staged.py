@@ -26,7 +26,6 @@ from core.settings import build, text
 from core.stages import LAST, UNNAMED, Stage
 from core.training.checks import check, check_metric
 from core.training.loggers import RowLogger
-from core.training.run import train
 from core.training.saved import BEST, WEIGHTS
 
 STAGE_FILE = "stage.json"
@@ -135,6 +134,8 @@ def train_stages(
     pause passes through as TrainingPausedError.
     """
     check_stages(stages, max(ranks.size, devices))
+    from core.training.run import train  # torch and Lightning, which mistakes are refused without
+
     watcher, root = watcher or Silent(), root_of(stages, out)
     done: list[tuple[Turn, RunRecord]] = []
     for number, stage in enumerate(stages, start=1):
