@@ -8,9 +8,8 @@ they ask the same question: common random numbers, whatever else differs between
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 
@@ -26,6 +25,8 @@ def torch_stream(seed: int, *names: str | int, device: "str | torch.device" = "c
     return torch.Generator(device).manual_seed(_entropy(seed, names))
 
 
-def numpy_stream(seed: int, *names: str | int) -> np.random.Generator:
+def numpy_stream(seed: int, *names: str | int) -> "np.random.Generator":
     """A NumPy generator for the stream of that name."""
+    import numpy as np  # a tenth of a second, which a refusal can do without
+
     return np.random.default_rng(_entropy(seed, names))

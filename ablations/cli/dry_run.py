@@ -11,8 +11,8 @@ from core.config import RunConfig
 from core.errors import UserError
 from core.quantities import short
 from core.stages import Stage
+from core.training.checks import check_stages
 from core.training.dry_run import DryRun, dry_run
-from core.training.staged import check_stages
 
 DONE = "nothing was trained; every check passed"
 REPEATED = 4  # epochs up to which repeated text is worth almost as much as new text (arXiv 2305.16264)

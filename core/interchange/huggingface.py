@@ -1,7 +1,8 @@
 """Weights to and from Hugging Face folders: safetensors, sharded, a few tensors in memory at a time beside the model."""
 
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from core.config import ModelConfig
 from core.interchange.folders import INDEX, SINGLE, check_empty, find, opened
 from core.interchange.layouts import Piece, config_to_hf, pieces
+from core.model.shapes import Shape, shapes
 from core.model.transformer import Denoiser
 from core.records import write_atomically
 
@@ -50,17 +52,15 @@ def save(
     """
     layout = check_empty(folder, model, layout)
     folder.mkdir(parents=True, exist_ok=True)
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in Denoiser(model).state_dict().items()}
-    first = tensor(next(iter(shapes)))
-    dtype = dtype or first.dtype
-    shards = _shards(list(pieces(model, list(shapes), layout)), shapes, dtype, shard_bytes)
+    wanted = shapes(model)
+    dtype = dtype or tensor(next(iter(wanted))).dtype
+    shards = _shards(list(pieces(model, list(wanted), layout)), wanted, dtype, shard_bytes)
     index: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_shard(folder / name, shard, tensor, dtype)
         index |= {piece.theirs: name for piece in shard}
-    total = sum(value.numel() for value in shapes.values()) * dtype.itemsize
+    total = sum(map(math.prod, wanted.values())) * dtype.itemsize
     if len(shards) > 1:
         content = {"metadata": {"total_size": total}, "weight_map": index}
         write_atomically(folder / INDEX, json.dumps(content, indent=2) + "\n")
@@ -89,12 +89,12 @@ def _fill(parameter: Tensor, group: Sequence[Piece], where: dict[str, Path]) -> 
                 target.copy_(shard.get_tensor(piece.theirs))
 
 
-def _shards(wanted: list[Piece], shapes: dict[str, torch.Size], dtype: torch.dtype, limit: int) -> list[list[Piece]]:
+def _shards(wanted: list[Piece], whole: Mapping[str, Shape], dtype: torch.dtype, limit: int) -> list[list[Piece]]:
     shards: list[list[Piece]] = [[]]
     filled = 0
     for piece in wanted:
-        shape = shapes[piece.ours] if piece.expert is None else shapes[piece.ours][1:]
-        size = shape.numel() * dtype.itemsize
+        shape = whole[piece.ours] if piece.expert is None else whole[piece.ours][1:]
+        size = math.prod(shape) * dtype.itemsize
         if shards[-1] and filled + size > limit:
             shards.append([])
             filled = 0

@@ -4,12 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from core.config import RunConfig
 from core.data.corpora import load as load_corpus
 from core.model.size import ModelSize, count, training_flops
-from core.model.transformer import Denoiser
 from core.training.checks import check
 from core.training.schedule import learning_rate_factor
 
@@ -64,6 +61,10 @@ def shapes_of(config: RunConfig, batch: int) -> dict[str, tuple[int, ...]]:
 
     In bf16, which is the only type whose grouped matmul has shapes without content; none for widths that it can't have.
     """
+    import torch  # seconds, which a run that is refused before needn't spend
+
+    from core.model.transformer import Denoiser
+
     model = config.model
     if model.num_experts and (model.hidden_size % 8 or model.width_of_expert % 8 or model.shared_expert_width % 8):
         return {}

@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core import records, spill
-from core.config import ModelConfig, RunConfig, get_field, known_keys, to_dict
+from core.config import RunConfig
 from core.data.corpora import fingerprint
-from core.data.corpora import load as load_corpus
 from core.errors import UserError
-from core.model.shapes import shapes
 from core.ranks import Ranks
 from core.records import FILE_NAME, RunRecord
-from core.settings import build, text
-from core.stages import LAST, UNNAMED, Stage
-from core.training.checks import check, check_metric
+from core.stages import LAST, Stage
+from core.training.checks import check_stages
 from core.training.loggers import RowLogger
 from core.training.saved import BEST, WEIGHTS
 
@@ -65,49 +62,6 @@ class Silent:
 
     def ended(self, turn: Turn, record: RunRecord) -> None:
         pass
-
-
-def check_stages(stages: Sequence[Stage], devices: int = 1, *, here: bool = True) -> None:
-    """Refuse, before any stage is trained, what would fail in one of them; here: on this machine.
-
-    Raises UserError, with the stage named, for what `check` refuses, a metric to select by that the stage doesn't measure, a
-    corpus that is still to be named, and weights of other shapes than the stage's before.
-    """
-    for before, stage in zip((None, *stages), stages, strict=False):
-        try:
-            if stage.config.data.corpus.startswith(UNNAMED):
-                raise UserError("data.corpus is still to be named: set the corpus of this stage")
-            if stage.select != LAST:
-                check_metric(stage.config, load_corpus(stage.config.data), stage.select, "select")
-            check(stage.config, devices, here=here)
-            if before is not None:
-                _check_shapes(before, stage)
-        except UserError as error:
-            raise UserError(f"stage {stage.name}: {error}") from None
-
-
-def _check_shapes(before: Stage, stage: Stage) -> None:
-    old, new = before.config, stage.config
-    if shapes(old.model) == shapes(new.model):
-        return
-    changed = [key for key in known_keys(ModelConfig, "model.") if get_field(old, key) != get_field(new, key)]
-    guilty = [key for key in changed if _reshapes(new, key, get_field(old, key))] or changed
-    values = ", ".join(f"{key}={_said(get_field(new, key))} (not {_said(get_field(old, key))})" for key in guilty)
-    raise UserError(f"{values} changes the weights' shapes, and stage {before.name}'s weights are what it starts from")
-
-
-def _reshapes(config: RunConfig, key: str, former: Any) -> bool:
-    """Whether a key with its former value would give other shapes, or nothing that holds."""
-    try:
-        return shapes(
-            build(to_dict(config), {key: list(former) if isinstance(former, tuple) else former}).model
-        ) != shapes(config.model)
-    except UserError:
-        return True
-
-
-def _said(value: Any) -> str:
-    return str(list(value)) if isinstance(value, tuple) else text(value)
 
 
 def root_of(stages: Sequence[Stage], out: Path) -> Path:
