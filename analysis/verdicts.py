@@ -104,7 +104,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
 
 def _judge_ladder(study: Study, brief: bool) -> Judgement:
     from analysis import ladder_words
-    from analysis.ladder import climb
+    from analysis.ladder_fit import climb  # fits a law: scipy.optimize
 
     found = None if brief else climb(study)
     total = study.missing + len(study.cells)
