@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.families import Runs
+from analysis.forms import Runs
 from analysis.isoflop import interval
 from analysis.scaling import ScalingLaw
 from analysis.trend import Interval

@@ -8,77 +8,19 @@ So whether dense and sparse models share E is decided by what they say about a s
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from analysis.scaling import (
-    MODIFIERS,
-    ScalingLaw,
-    checked,
-    compare_forms,
-    error_on,
-    fit_law,
-    law_of,
-    minimise,
-    objective,
-    resampled,
-)  # fmt: skip
+from analysis.fitting import compare_forms, fit_law, minimise, objective, resampled
+from analysis.forms import Form, Runs
+from analysis.scaling import ScalingLaw, checked, error_on, law_of
 from core.errors import UserError
 
 ONE_E, OWN = "a law each, one E", "a law each"
 CLOSE = 1.05  # errors this near to the least can't be told from it by a few runs
 E_STARTS = (0.3, 0.6, 0.9)  # shares of the lowest loss
 OWN_PLACES = (0, 1, 3, 4)  # of a, b, alpha, beta in a law's coefficients
-
-
-@dataclass(frozen=True)
-class Runs:
-    """R runs. family: (R,) names; the other columns (R,): active parameters, training tokens, final loss in nats, experts
-    over chosen experts, granularity; point: labels, the same for the seeds of one point."""
-
-    family: np.ndarray
-    parameters: np.ndarray
-    tokens: np.ndarray
-    loss: np.ndarray
-    sparsity: np.ndarray
-    granularity: np.ndarray
-    point: np.ndarray
-
-    @property
-    def families(self) -> list[str]:
-        return list(dict.fromkeys(self.family.tolist()))
-
-    @property
-    def largest(self) -> np.ndarray:
-        """Which runs are of their family's largest model. (R,) bool."""
-        top = {name: self.parameters[self.family == name].max() for name in self.families}
-        return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)])
-
-    @property
-    def modifiers(self) -> tuple[str, ...]:
-        """The modifiers that differ between runs."""
-        return tuple(name for name in MODIFIERS if len(np.unique(getattr(self, name))) > 1)
-
-    def where(self, chosen_R: np.ndarray) -> "Runs":
-        return Runs(**{name: column[chosen_R] for name, column in vars(self).items()})
-
-    def columns(self, *names: str) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("parameters", "tokens", "loss", *names)}
-
-    def of(self, family: str) -> "Runs":
-        return self.where(self.family == family)
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form and how far off it is on every family's largest model: root mean square of log residuals, None = not judged."""
-
-    name: str
-    modifiers: tuple[str, ...]
-    coefficients: int
-    error: float | None
 
 
 def compare(runs: Runs) -> tuple[Form, ...]:

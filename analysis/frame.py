@@ -49,7 +49,7 @@ class Study:
         None when nothing was recorded.
         """
         found, unreadable, homes = [], [], dict[str, Path]()
-        with _uncollected():
+        with uncollected():
             for path in _record_files(folder):
                 try:
                     found.append(records.read(path))
@@ -188,8 +188,8 @@ def _record_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """No search for circles meanwhile: millions of numbers in lists hold none, and it would take as long as reading them."""
+def uncollected() -> Iterator[None]:
+    """Put garbage collection off: searching millions of numbers for circles takes as long as reading them."""
     was = gc.isenabled()
     gc.disable()
     try:

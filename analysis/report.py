@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from analysis import charts, citing, decoding, ladder_charts, ladder_plots, ladder_words, plots, runs, words
-from analysis.frame import Study
+from analysis.frame import Study, uncollected
 from analysis.verdicts import Judgement
 from core.metrics import METRICS
 from core.records import write_atomically
@@ -31,6 +31,7 @@ def write_report(study: Study, judgement: Judgement, path: Path) -> None:
     write_atomically(path, render(study, judgement))
 
 
+@uncollected()
 def render(study: Study, judgement: Judgement) -> str:
     """The report as HTML that asks for nothing outside itself; every text from configs and records is escaped.
 

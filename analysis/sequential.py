@@ -22,10 +22,6 @@ from core.errors import UserError
 PRIOR_SCALE = 1.0  # of effect sizes: under common random numbers they are large
 SHARE = 0.1  # of alpha, for looks on the way: a tenth costs the last test about 1 % of its power
 
-_nodes, _weights = np.polynomial.legendre.leggauss(300)
-Z_Q = np.exp(9.0 * _nodes - 6.5)  # from 2e-7 to 12
-WEIGHTS_Q = 9.0 * _weights * Z_Q * 2 / math.sqrt(2 * math.pi)  # both halves of the normal density
-
 
 @dataclass(frozen=True)
 class Anytime:
@@ -230,10 +226,19 @@ def _log_factor(t: float, n: int, scale: float) -> float:
     g = scale^2 / z^2 makes the integrand bounded, and log z makes it smooth at every n.
     """
     df = n - 1
-    spread_Q = 1 + n * scale * scale / (Z_Q * Z_Q)
+    z_Q, weights_Q = _quadrature()
+    spread_Q = 1 + n * scale * scale / (z_Q * z_Q)
     null = (df + 1) / 2 * math.log1p(t * t / df)
-    log_Q = null - 0.5 * np.log(spread_Q) - (df + 1) / 2 * np.log1p(t * t / (spread_Q * df)) - Z_Q * Z_Q / 2
-    return float(special.logsumexp(log_Q, b=WEIGHTS_Q))
+    log_Q = null - 0.5 * np.log(spread_Q) - (df + 1) / 2 * np.log1p(t * t / (spread_Q * df)) - z_Q * z_Q / 2
+    return float(special.logsumexp(log_Q, b=weights_Q))
+
+
+@functools.cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """z from 2e-7 to 12, evenly in log z, and weights that are those of both halves of the normal density."""
+    nodes, weights = np.polynomial.legendre.leggauss(300)
+    z_Q = np.exp(9.0 * nodes - 6.5)
+    return z_Q, 9.0 * weights * z_Q * 2 / math.sqrt(2 * math.pi)
 
 
 def _checked(differences_S: ArrayLike) -> np.ndarray:

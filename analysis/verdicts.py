@@ -60,7 +60,8 @@ class Judgement:
 def judge(study: Study, *, brief: bool = False) -> Judgement:
     """Compare every arm with the control in the primary and the secondary metrics; or fit a ladder's law.
 
-    brief: only say of a ladder that it has a law to be fitted, which takes seconds.
+    brief: only what a headline needs: no law is fitted to a ladder; learning speeds, main effects and interactions are left
+    out.
     """
     design = study.design
     if "ladder" in design:
@@ -71,7 +72,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
     study = study.within(bought.seeds) if bought else study
     tables = tuple(metric_table(study, metric, primary=metric == design["metric"], looks=looks) for metric in names)
     winner, reason = _winner(study, tables[0])
-    main, interactions, note = _factorial(study)
+    main, interactions, note = (None, None, "") if brief else _factorial(study)
     planned = planned_contrasts(study, looks)
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     weak = exploratory(design)
@@ -93,7 +94,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
         design=design,
         exploratory=weak,
         contrasts=planned,
-        speeds=() if bought else speeds(study),
+        speeds=() if bought or brief else speeds(study),
         main_effects=main,
         interactions=interactions,
         factorial_note=note,
@@ -104,7 +105,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
 
 def _judge_ladder(study: Study, brief: bool) -> Judgement:
     from analysis import ladder_words
-    from analysis.ladder import climb
+    from analysis.ladder_fit import climb  # fits a law: scipy.optimize
 
     found = None if brief else climb(study)
     total = study.missing + len(study.cells)

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.families import ONE_E, OWN, Form, Runs, choose, compare, fit
-from analysis.scaling import fit_law, resampled
+from analysis.families import ONE_E, OWN, choose, compare, fit
+from analysis.fitting import fit_law, resampled
+from analysis.forms import Form, Runs
 
 
 def runs_of(floors: tuple[float, float], alphas: tuple[float, float], noise: float = 0.0, seed: int = 0) -> Runs:

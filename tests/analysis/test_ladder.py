@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 from analysis.extrapolation import weaknesses
-from analysis.families import Runs
 from analysis.files import as_csv, as_latex, as_markdown, sheets
+from analysis.forms import Runs
 from analysis.frame import Study
-from analysis.ladder import Ladder, climb, unfittable
+from analysis.ladder import Ladder, unfittable
+from analysis.ladder_fit import climb
 from analysis.ladder_words import distances, headline
 from analysis.report import pictures, render
 from analysis.scaling import ScalingLaw

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.scaling import ScalingLaw, compare_forms, fit_law
+from analysis.fitting import compare_forms, fit_law
+from analysis.scaling import ScalingLaw
 from core.errors import UserError
 
 RUNS = Path(__file__).parent / "chinchilla.csv"

@@ -100,6 +100,14 @@ def test_power(n: int) -> None:
         assert power.power_of(effect, n, alpha=alpha) == pytest.approx(wanted, **exactly)
 
 
+def test_quadrature() -> None:
+    for n in (2, 5, 400):
+        nodes, weights = np.polynomial.legendre.leggauss(n)
+        found_Q, weights_Q = power._quadrature(n)
+        assert 2 * found_Q - 1 == pytest.approx(nodes, rel=1e-12, abs=1e-15)
+        assert 2 * weights_Q == pytest.approx(weights, rel=1e-8)
+
+
 def test_dunnett_s_tail() -> None:
     nodes, _ = np.polynomial.legendre.leggauss(60)
     for df in (2, 12, 500):
