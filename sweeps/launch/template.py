@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from core.processes import STOPPED, add_current_folder, import_path
 
-WARMING_S = 120.0  # for the imports; a template that takes longer is given up
+WARMING_S, FORKING_S = 120.0, 20.0  # for the imports, and for a worker after them; who takes longer is given up
 REPORT_S = 2.0  # between a worker's end and the template's word of it
 UNKNOWN = 255  # exit status of a worker that was killed when its template was gone too
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -97,6 +97,7 @@ class Template:
     """A process that forks workers once it has imported the modules. It ends with its parent, and so do they."""
 
     def __init__(self, modules: Sequence[str]) -> None:
+        self._warm = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -138,11 +139,12 @@ class Template:
         return Forked(pid, *ours, status)
 
     def _born(self, status: int) -> int:
-        if not select.select([status], [], [], WARMING_S)[0]:
+        if not select.select([status], [], [], FORKING_S if self._warm else WARMING_S)[0]:
             raise TimeoutError
         word = os.read(status, WORD.size)
         if not word:
             raise ConnectionResetError
+        self._warm = True
         return int(WORD.unpack(word)[1])
 
     def close(self) -> None:

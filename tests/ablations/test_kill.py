@@ -33,13 +33,23 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def workers(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+def forked(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The template's process and its workers."""
     alive = []
-    for process in psutil.Process(parent.pid).children():
+    for process in psutil.Process(parent.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile, a zombie included
-            if "sweeps.worker" in " ".join(process.cmdline()):
+            if "sweeps.launch.template" in " ".join(process.cmdline()):
                 alive.append(process)
     return alive
+
+
+def workers(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    found = []
+    for process in forked(parent):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.ppid() != parent.pid:
+                found.append(process)
+    return found
 
 
 def finished(folder: Path) -> dict[Path, bytes]:
@@ -73,7 +83,8 @@ def test_kill_a_worker_then_the_parent_then_run_again(folder) -> None:
         victim.kill()
         wait_until(lambda: victim.pid not in {p.pid for p in workers(parent)} and len(workers(parent)) == 2)
         wait_until(lambda: len(finished(folder)) >= 3)
-        orphans = workers(parent)
+        orphans = forked(parent)
+        assert len(orphans) == 3
     finally:
         parent.kill()
         parent.wait()
@@ -91,7 +102,7 @@ def test_kill_a_worker_then_the_parent_then_run_again(folder) -> None:
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(folder) -> None:
     parent = start(folder)
     wait_until(lambda: len(finished(folder)) >= 1)
-    stopped = workers(parent)
+    stopped = forked(parent)
     parent.send_signal(signal.SIGINT)
     assert parent.wait(timeout=30) == 130
     assert not any(p.is_running() for p in stopped)
