@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal
 
 import yaml
@@ -365,6 +366,7 @@ def content_hash(config: Mapping[str, Any], *, with_seed: bool = True) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+@cache
 def known_keys(cls: type = RunConfig, prefix: str = "") -> dict[str, Any]:
     """Every dotted key of a config and the type that it takes."""
     keys: dict[str, Any] = {}

@@ -12,10 +12,11 @@ from scipy.stats import binomtest
 
 from ablations.cli.commands import console, show_json
 from analysis.compare import holm
+from core.data.tasks import room, task_of
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.probes.pairs import minimal_pairs
-from core.probes.tasks import TaskResult, exact_match, room, task_of
+from core.probes.tasks import TaskResult, exact_match
 from core.training.weights import open_run
 
 BASE = "one token a call"  # what the others are compared with, prompt by prompt

@@ -15,10 +15,10 @@ from rich.text import Text
 from ablations.cli.commands import console, show_json
 from ablations.cli.models import HOLE, Opened, given, open_model
 from core.diffusion.anomalies import find_anomalies
-from core.diffusion.autoregressive import check_autoregressive, decode_autoregressive
+from core.diffusion.autoregressive import decode_autoregressive
 from core.diffusion.decoding import collect, decode, lay_out
 from core.diffusion.predictors import NetworkPredictor
-from core.diffusion.sampling import Fixed, Sampled, Sampling, check_sampling
+from core.diffusion.sampling import Fixed, Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError
 from core.records import write_atomically
 

@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from core.config import RunConfig
 from core.errors import UserError
 from core.streams import numpy_stream
 
@@ -120,6 +121,22 @@ def examples(name: str) -> Examples:
     pairs = list(found.items())
     held = min(HELD_OUT, len(pairs) // 10)
     return Examples(pairs[held:], pairs[:held])
+
+
+def task_of(config: RunConfig) -> str:
+    """The name of the task that a run was trained on. Raises UserError for a run on something else."""
+    kind, _, name = config.data.corpus.partition(":")
+    if kind != "task":
+        raise UserError(
+            f"data.corpus={config.data.corpus} is no task: use a run on one of {', '.join(TASKS)} (task:NAME)"
+        )
+    return name
+
+
+def room(name: str) -> int:
+    """The least power of two that holds every held-out response of a task and its end: any power of two below divides it."""
+    longest = max(len(response) for _, response in examples(name).held_out) + 1
+    return 1 << (longest - 1).bit_length()
 
 
 @lru_cache(maxsize=8)

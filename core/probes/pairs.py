@@ -12,13 +12,12 @@ import torch
 
 from core.config import RunConfig
 from core.data.module import Batch, told
-from core.data.tasks import examples, spoiled
+from core.data.tasks import examples, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.masking import mask_validation
 from core.errors import UserError
 from core.lightning_import import lightning
 from core.model.transformer import Denoiser
-from core.probes.tasks import task_of
 from core.streams import numpy_stream, torch_stream
 from core.training.module import predict, seen_by
 

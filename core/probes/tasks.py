@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core.config import RunConfig
-from core.data.tasks import TASKS, examples
+from core.data.tasks import TASKS, examples, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.autoregressive import sample_autoregressive
 from core.diffusion.decoding import sample
@@ -33,22 +33,6 @@ class TaskResult:
     @property
     def tokens_per_call(self) -> float:
         return self.tokens * len(self.nfe_N) / float(self.nfe_N.sum())
-
-
-def task_of(config: RunConfig) -> str:
-    """The name of the task that a run was trained on. Raises UserError for a run on something else."""
-    kind, _, name = config.data.corpus.partition(":")
-    if kind != "task":
-        raise UserError(
-            f"data.corpus={config.data.corpus} is no task: use a run on one of {', '.join(TASKS)} (task:NAME)"
-        )
-    return name
-
-
-def room(name: str) -> int:
-    """The least power of two that holds every held-out response of a task and its end: any power of two below divides it."""
-    longest = max(len(response) for _, response in examples(name).held_out) + 1
-    return 1 << (longest - 1).bit_length()
 
 
 def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count: int) -> TaskResult:
