@@ -90,8 +90,11 @@ def _without_dynamo() -> Iterator[None]:
 if "lightning" not in sys.modules:
     import torch  # noqa: F401  (before the stand-in is there)
 
-    with contextlib.suppress(Exception), _without_dynamo(), _without_unused():
-        import lightning
-# Versions that need more than this are imported as they are.
+    try:
+        with _without_dynamo(), _without_unused():
+            import lightning
+    except Exception:  # a version that needs more; what is half imported goes, and it is imported as it is
+        for name in [name for name in sys.modules if name.split(".")[0] in ("lightning", "torchmetrics")]:
+            del sys.modules[name]
 import lightning  # noqa: E402
 import lightning.pytorch.strategies  # noqa: E402

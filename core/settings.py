@@ -5,6 +5,8 @@ Unknown keys, wrong types and impossible values are refused here, in one line ea
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -42,36 +44,42 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
     Raises UserError for unknown keys (naming the nearest known ones), wrong types and impossible values.
     """
     try:
-        merged = _merged_at_once(layers)
+        merged = _merge_whole(layers)
     except (UserError, OmegaConfBaseException):
-        merged = _merged_singly(layers)  # which key is wrong
+        merged = _merge_by_key(layers)
     return _instantiate(merged)
 
 
-def _merged_at_once(layers: Sequence[Mapping[str, Any]]) -> Any:
-    """All settings in one merge: key by key it would take most of a sweep's planning."""
-    content: dict[str, Any] = {}
+@cache
+def _defaults() -> Any:
+    return OmegaConf.structured(RunConfig)
+
+
+def _merge_whole(layers: Sequence[Mapping[str, Any]]) -> Any:
+    """Merge a layer at a time: several times as fast as key by key. Raises for what doesn't fit, without naming the key."""
+    merged = deepcopy(_defaults())
     for layer in layers:
-        for key, value in flatten(layer):
+        pairs = list(flatten(layer))
+        for key, value in pairs:
             _check_known(key)
             _check_plain(key, value)
-            *sections, last = key.split(".")
-            place = content
-            for section in sections:
-                place = place.setdefault(section, {})
-            place[last] = value
-    return OmegaConf.unsafe_merge(OmegaConf.structured(RunConfig), content)
+        flat = dict(pairs)
+        if len(flat) < len(pairs):
+            raise UserError("a key is set twice")
+        merged = OmegaConf.unsafe_merge(merged, nested(flat))
+    return merged
 
 
-def _merged_singly(layers: Sequence[Mapping[str, Any]]) -> Any:
-    """The same key by key. Raises UserError for the first that is wrong."""
-    merged = OmegaConf.structured(RunConfig)
+def _merge_by_key(layers: Sequence[Mapping[str, Any]]) -> Any:
+    """The same key by key. Raises UserError for the first that doesn't fit."""
+    merged = deepcopy(_defaults())
     for layer in layers:
         for key, value in flatten(layer):
             _check_known(key)
             _check_plain(key, value)
             try:
-                merged = OmegaConf.unsafe_merge(merged, _nested(key, value))
+                # unsafe: in place. A copy of the whole config for every key would take most of a sweep's planning.
+                merged = OmegaConf.unsafe_merge(merged, nested({key: value}))
             except OmegaConfBaseException as error:
                 said = _first_line(error)
                 said = f"'{value}' doesn't fit" if "$" in said or "Config" in said else said  # OmegaConf's own words
@@ -110,6 +118,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield path, value
 
 
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with dotted keys as nested dictionaries: the inverse of `flatten`."""
+    content: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return content
+
+
 def _check_known(key: str) -> None:
     known = known_keys()
     if key in known:
@@ -124,12 +144,6 @@ def _check_known(key: str) -> None:
     near = near or difflib.get_close_matches(last, [n.rsplit(".", 1)[-1] for n in known], n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
     raise UserError(f"unknown config key '{key}': {hint}")
-
-
-def _nested(key: str, value: Any) -> dict[str, Any]:
-    for name in reversed(key.split(".")):
-        value = {name: value}
-    return value
 
 
 def _inside(section: str, known: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import yaml
 from core.config import RunConfig, content_hash, to_dict
 from core.errors import UserError, require
 from core.presets import preset
-from core.settings import build, flatten, read_yaml
+from core.settings import build, flatten, nested, read_yaml
 from core.streams import numpy_stream
 
 KEY = "stages"
@@ -133,18 +133,7 @@ def to_yaml(stages: Sequence[Stage]) -> str:
         dropped = {OWN[1]} if settings[OWN[0]] is not None else set(OWN)
         own = {key: value for key, value in settings.items() if key not in shared and key not in dropped}
         entries.append({"name": stage.name, "select": stage.select, "settings": own})
-    return yaml.safe_dump({**_nested(shared), KEY: entries}, sort_keys=False)
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
-        place = nested
-        for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
-    return nested
+    return yaml.safe_dump({**nested(shared), KEY: entries}, sort_keys=False)
 
 
 def llada_moe_stages(

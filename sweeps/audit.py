@@ -14,8 +14,7 @@ from core.config import content_hash
 from core.errors import UserError
 from core.records import RunRecord, UnreadableRecordError
 from core.settings import build
-from core.training.saved import BEST
-from core.training.weights import WEIGHTS
+from core.training.saved import BEST, WEIGHTS
 from sweeps.folders import data_digest
 
 FORMER = "of another design than the one last run here: no report counts it"

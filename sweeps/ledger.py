@@ -13,7 +13,6 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import optuna
@@ -31,6 +30,7 @@ from sweeps.planned import Plan, PlannedRun
 from sweeps.trials import (
     Key,
     Waiting,
+    as_ended,
     describe_run,
     failed_record,
     keep_to_folder,
@@ -341,21 +341,16 @@ class Ledger:
         said, value = self._told(run, record)
         if value is not None and any(trial.state == TrialState.COMPLETE for trial in trials):
             said, value = said | {"reason": RECORDED}, None
-        state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        self._add(run, names, state, len(trials), said, value)
+        trial = as_ended(self._describe(run, names, TrialState.WAITING, len(trials)), record, said, value)
+        self._storage.create_new_trial(self._study._study_id, template_trial=trial)
 
-    def _add(
-        self,
-        run: PlannedRun,
-        names: Mapping[str, str],
-        state: TrialState,
-        attempt: int,
-        said: Mapping[str, str] = MappingProxyType({}),
-        value: float | None = None,
-    ) -> int:
-        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
-        trial = describe_run(self.plan, run, folder, names, state, attempt, said, value)
+    def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> int:
+        trial = self._describe(run, names, state, attempt)
         return self._storage.create_new_trial(self._study._study_id, template_trial=trial)
+
+    def _describe(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> FrozenTrial:
+        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
+        return describe_run(self.plan, run, folder, names, state, attempt)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)

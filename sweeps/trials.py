@@ -1,8 +1,8 @@
 """A planned run as Optuna sees it, and the record of one that couldn't write its own."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import optuna
@@ -44,24 +44,15 @@ def key_of(trial: FrozenTrial) -> Key:
 
 
 def describe_run(
-    plan: Plan,
-    run: PlannedRun,
-    folder: Path,
-    names: Mapping[str, str],
-    state: TrialState,
-    before: int = 0,
-    said: Mapping[str, str] = MappingProxyType({}),
-    value: float | None = None,
+    plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState, before: int = 0
 ) -> FrozenTrial:
     """A trial for a run, not yet in a storage.
 
     names: from `parameter_names`; folder: relative to all runs' folder; before: how many of the run's there are already.
-    said, value: of a record that is there already, what else the trial says, and its result.
     """
     levels = {factor["key"]: factor["levels"] for factor in plan.design["factors"]}
     return create_trial(
         state=state,
-        value=value,
         params={names[key]: level for key, level in run.settings.items()},
         distributions={names[key]: CategoricalDistribution(levels[key]) for key in run.settings},
         user_attrs={
@@ -74,9 +65,27 @@ def describe_run(
             "settings": dict(run.settings),
             "folder": folder.as_posix(),
             "before": before,
-            **said,
         },
     )
+
+
+def as_ended(trial: FrozenTrial, record: RunRecord, said: Mapping[str, str], value: float | None) -> FrozenTrial:
+    """A trial as it ended, when its run's record says: with what else it is to say, and a value, or None where it failed."""
+    ended = create_trial(
+        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+        value=value,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={**trial.user_attrs, **said},
+    )
+    if record.started_at and record.finished_at:
+        ended.datetime_start, ended.datetime_complete = map(_moment, (record.started_at, record.finished_at))
+    return ended
+
+
+def _moment(text: str) -> datetime:
+    """A record's time as Optuna has it: this machine's, without saying so."""
+    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None)
 
 
 def parameter_names(plan: Plan, trials: Sequence[FrozenTrial]) -> dict[str, str]:

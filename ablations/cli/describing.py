@@ -5,15 +5,14 @@ import json
 import re
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from ablations.cli.commands import console
 from core.config import RunConfig, to_dict
+from core.model.shapes import shapes
 from core.model.size import count, flops_per_token
-from core.model.transformer import Denoiser
 from core.presets import resolve
 from core.settings import parse_overrides
 
@@ -30,15 +29,13 @@ def run_describe(arguments: argparse.Namespace) -> int:
 
 def describe(name: str, config: RunConfig) -> dict[str, Any]:
     """A config's parameters (total, active), FLOPs per token (training, forward), shapes and settings, JSON-ready."""
-    with torch.device("meta"):
-        shapes = {key: list(value.shape) for key, value in Denoiser(config.model).state_dict().items()}
     training = flops_per_token(config)
     return {
         "name": name,
         "parameters": vars(count(config.model)),
         "flops_per_token": {"training": training, "forward": training / 3},
         "sequence_length": config.data.sequence_length,
-        "shapes": shapes,
+        "shapes": {name: list(shape) for name, shape in shapes(config.model).items()},
         "config": to_dict(config),
     }
 

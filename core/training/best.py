@@ -14,8 +14,8 @@ from core.lightning_import import lightning
 from core.ranks import Ranks
 from core.training.callbacks import Recorder
 from core.training.saved import BEST
+from core.training.saving import save_weights
 from core.training.strategy import from_all_ranks
-from core.training.weights import save_weights
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,9 @@ from core.training.launch import RankFailedError, launch
 from core.training.loggers import RowLogger
 from core.training.module import MaskedDiffusion
 from core.training.saved import find, remove
+from core.training.saving import save_weights
 from core.training.strategy import strategy_of
-from core.training.weights import load_weights, save_weights, starting_weights
+from core.training.weights import load_weights, starting_weights
 
 log = logging.getLogger(__name__)
 

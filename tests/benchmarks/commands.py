@@ -81,7 +81,8 @@ def leave_study(out: Path, count: int) -> None:
             validation=template.validation
             | {"val/nelbo": [value + shift for value in template.validation["val/nelbo"]]},
             data_fingerprint=run.fingerprint,
-            provenance=template.provenance | {"weights_sha256": hashlib.sha256(WEIGHTS).hexdigest()},
+            provenance=template.provenance
+            | {"weights_sha256": hashlib.sha256(WEIGHTS).hexdigest(), "git_dirty": False, "git_diff_sha256": None},
             study=planned.place(run),
         )
         (folder / records.FILE_NAME).write_text(record.to_json() + "\n", encoding="utf-8")

@@ -1,10 +1,11 @@
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from core.config import to_dict, to_yaml
 from core.errors import UserError
 from core.presets import PRESETS
-from core.settings import _merged_at_once, _merged_singly, build, load, parse_overrides
+from core.settings import _merge_by_key, _merge_whole, build, load, parse_overrides
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,22 @@ def test_a_mistake_is_one_line_that_names_the_field(settings: dict, expected: st
     with pytest.raises(UserError, match=expected) as caught:
         build(settings)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_merged_at_once_are_those_merged_key_by_key(name: str) -> None:
+    layers = [to_dict(PRESETS[name]), {"seed": 5, "model": {"router": {"time_bins": 4}}, "model.dense_layers": []}]
+    assert OmegaConf.to_object(_merge_whole(layers)) == OmegaConf.to_object(_merge_by_key(layers))
+
+
+@pytest.mark.parametrize("first", ["x", 3])
+def test_a_key_that_is_set_twice_is_checked_twice_and_the_later_wins(first: str | int) -> None:
+    settings = {"model": {"top_k": first}, "model.top_k": 2}
+    if first == 3:
+        assert build(settings).model.top_k == 2
+        return
+    with pytest.raises(UserError, match=r"model\.top_k: .*expected a whole number"):
+        build(settings)
 
 
 def test_yaml_round_trip_gives_an_equal_config(tmp_path) -> None:
@@ -89,9 +106,3 @@ def test_lists_read_back_as_they_were_written() -> None:
     config = build({"model": {"dense_layers": [0, 2], "dense_width": 64, "num_kv_heads": 2}})
     assert config.model.dense_layers == (0, 2)
     assert build(yaml.safe_load(to_yaml(config))) == config
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_settings_merged_at_once_are_those_merged_key_by_key(name: str) -> None:
-    layers = (to_dict(PRESETS[name]), {"model.router.kind": "topk", "trainer": {"steps": 7}}, {"trainer.steps": 9})
-    assert _merged_at_once(layers) == _merged_singly(layers)

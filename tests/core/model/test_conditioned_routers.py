@@ -7,6 +7,7 @@ import core.model.mixing as mixing
 from core.config import TOLD_TIMESTEP, ModelConfig, RouterConfig
 from core.errors import UserError
 from core.model.balance import expert_counts
+from core.model.config import SEES_OTHERS
 from core.model.experts import reference_moe
 from core.model.moe import MoE
 from core.model.routers import ROUTERS, TopKRouter
@@ -111,6 +112,18 @@ def test_each_expert_chooses_its_best_tokens_of_every_sequence(x_ND: torch.Tenso
     best_left = probs_BLE.masked_fill(chosen_BLE, -1).amax(1)
     assert (worst_taken >= best_left).all()
     assert torch.equal(routing.gates_NK, routing.probs_NE * chosen_BLE.view(-1, E))
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_tokens_routed_by_the_rest_of_their_sequence_are_of_the_kinds_that_say_so(
+    kind: str, x_ND: torch.Tensor
+) -> None:
+    rule, given = made(kind), conditions()
+    changed = x_ND.clone()
+    changed[L // 2 : L] *= -3
+    one, other = (rule(tokens_ND, given).experts_NK[: L // 2] for tokens_ND in (x_ND, changed))
+    follows = not torch.equal(one, other)
+    assert rule.sees_others == follows == (kind in SEES_OTHERS)
 
 
 def test_expert_choice_sees_its_own_sequence_alone(x_ND: torch.Tensor) -> None:

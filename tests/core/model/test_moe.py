@@ -1,5 +1,8 @@
 """The fast path equals the definition written as a loop, gradients included."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -123,3 +126,29 @@ def test_a_second_derivative_is_refused_rather_than_wrong() -> None:
     made, x_ND = layer(4, 2), torch.randn(5, 16, requires_grad=True)
     with pytest.raises(RuntimeError, match="has no gradient of its own"):
         torch.autograd.grad(made(x_ND)[0].sum(), x_ND, create_graph=True)
+
+
+def test_a_compiler_leaves_the_mixture_as_it_is() -> None:
+    made, x_ND = layer(4, 2), torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.testing.assert_close(torch.compile(made, backend=keep)(x_ND)[0], made(x_ND)[0])
+    calls = {str(node.target) for graph in graphs for node in graph.graph.nodes}
+    assert {"softmax", "argsort"} <= calls  # the router and the sorting are compiled
+    assert not {"index_select", "index_add_", "new_zeros"} & calls and not any("silu" in call for call in calls)
+
+
+def test_a_mixture_imports_no_compiler_where_nothing_is_compiled() -> None:
+    program = (
+        "import sys, torch\n"
+        "from core.config import ModelConfig\n"
+        "from core.model.moe import MoE\n"
+        "made = MoE(ModelConfig(hidden_size=16, num_experts=4, top_k=2, expert_width=16))\n"
+        "made(torch.randn(8, 16))[0].sum().backward()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

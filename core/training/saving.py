@@ -1,0 +1,54 @@
+"""A run's weights, written: one safetensors file of the whole model, whatever layout it was trained in."""
+
+import hashlib
+import logging
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from core.config import RunConfig
+from core.patience import OutOfPatienceError, Patience, no_space
+from core.ranks import Ranks
+from core.training.module import MaskedDiffusion
+from core.training.saved import WEIGHTS
+from core.training.strategy import whole_weights
+
+log = logging.getLogger(__name__)
+
+
+def save_weights(
+    module: MaskedDiffusion,
+    config: RunConfig,
+    folder: Path,
+    ranks: Ranks,
+    name: str = WEIGHTS,
+    said: dict[str, str] | None = None,
+) -> str | None:
+    """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
+
+    said: what the file's header tells of it. A reader sees the old file or the new one. Waits while the disk is full.
+    Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
+    """
+    if config.trainer.strategy == "deepspeed":
+        weights = whole_weights(module.denoiser, config.deepspeed.stage)
+    else:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
+    if ranks.rank > 0:
+        return None
+    partial = folder / f".{name}.partial"
+
+    def save(again: bool) -> str:
+        try:
+            save_file(weights, partial, metadata=said)
+            with partial.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            partial.replace(folder / name)
+            return content
+        finally:
+            partial.unlink(missing_ok=True)
+
+    try:
+        return Patience.of_environment().call(save, no_space)
+    except OutOfPatienceError as error:  # what was measured is worth recording without them
+        log.error("%s is not kept: %s", folder / name, error)
+        return None
