@@ -20,7 +20,7 @@ from typing import IO
 
 from core.processes import import_path
 
-WARMING_S = 120.0  # for the imports; a template that takes longer is given up
+WARMING_S, FORKING_S = 120.0, 20.0  # for the imports, and for a process after them; who takes longer is given up
 REPORT_S = 2.0  # between a process's end and the template's word of it
 UNKNOWN = 255  # exit status of a process that was killed when its template was gone too
 # Libraries that start threads at their import start none; DeepSpeed reads which device it is for when it is imported.
@@ -96,6 +96,7 @@ class Template:
         """control: in a process that a template forked, the way back to it."""
         self._modules, self._control = modules, control
         self._process: subprocess.Popen[bytes] | None = None
+        self._has_forked = False
 
     def start(self) -> None:
         """Begin to import."""
@@ -141,11 +142,12 @@ class Template:
         return Forked(pid, *ours, status)
 
     def _born(self, status: int) -> int:
-        if not select.select([status], [], [], WARMING_S)[0]:
+        if not select.select([status], [], [], FORKING_S if self._has_forked else WARMING_S)[0]:
             raise TimeoutError
         word = os.read(status, WORD.size)
         if not word:
             raise ConnectionResetError
+        self._has_forked = True
         return int(WORD.unpack(word)[1])
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.patience import no_space
 from core.records import write_atomically
-from sweeps.progress import PROGRESS_FILE, read_progress
+from sweeps.progress import LINE_S, PROGRESS_FILE, Pace, read_progress
 
 __all__ = ["ProgressLogger", "read_progress", "told"]
 
@@ -25,14 +25,15 @@ class ProgressLogger:
     seconds of the epoch.
 
     curves: of each metric to keep, {"step": [T], "value": [T]}, thinned to at most MOST_POINTS; a run that goes on from a
-    checkpoint goes on with them. Written atomically, and at most once a second.
+    checkpoint goes on with them. Written atomically, and at most once a second. Each half minute a line goes to the log.
     """
 
     def __init__(
         self, folder: Path, steps: int, *, tokens_per_step: float | None = None, keep: Sequence[str] = ()
     ) -> None:
         self._path, self._steps, self._tokens = folder / PROGRESS_FILE, steps, tokens_per_step
-        self._started, self._written = time.time(), 0.0
+        self._started, self._written, self._logged = time.time(), 0.0, time.time()
+        self._pace = Pace(steps)
         self._loss: float | None = None
         before = (read_progress(folder) or {}).get("curves", {}) if keep else {}
         self._curves: dict[str, dict[str, list[float]]] = {
@@ -47,6 +48,12 @@ class ProgressLogger:
             if name in metrics and step is not None and math.isfinite(metrics[name]):
                 _append(curve, step, float(metrics[name]))
         now = time.time()
+        if step is not None:
+            left = self._pace.left(step)
+            if now - self._logged >= LINE_S:
+                self._logged = now
+                so_far = "" if self._loss is None else f", NELBO {self._loss:.3f}"
+                log.info("step %d of %d%s%s", step, self._steps, so_far, left)
         if now - self._written >= INTERVAL_S:
             self._written = now
             row: dict[str, Any] = {"step": step, "steps": self._steps, "loss": self._loss}

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from analysis.headline import savings
 from core.errors import UserError
 from core.provenance import describe
 from sweeps.folders import write_design
+from sweeps.launch.pool import warm_workers
 from sweeps.planned import Plan
 from sweeps.status import status
 from sweeps.storage import choose_url
+from sweeps.worker import TRAINER
 
 POLL_S = 10.0
 
@@ -38,18 +41,22 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     found = _course(plan, rule, folder)
     if arguments.retry_failed:
         found = _retry(arguments, plan, rule, folder)
-    while found.wanted:
-        _say(found)
-        if found.wanted == before:
-            raise UserError(
-                f"{len(found.wanted)} runs are neither recorded nor waiting: another process trains them, or lost them "
-                f"({_status(arguments, plan)} tells); this command goes on where they end"
+    here = arguments.launcher != "slurm"
+    with warm_workers(TRAINER) if found.wanted and here else nullcontext():  # one for all blocks
+        while found.wanted:
+            _say(found)
+            if found.wanted == before:
+                raise UserError(
+                    f"{len(found.wanted)} runs are neither recorded nor waiting: another process trains them, or lost them "
+                    f"({_status(arguments, plan)} tells); this command goes on where they end"
+                )
+            ended = _train(
+                arguments, plan.buy(found.wanted, rule.designed(plan.design, found.seeds)), retry_failed=False
             )
-        ended = _train(arguments, plan.buy(found.wanted, rule.designed(plan.design, found.seeds)), retry_failed=False)
-        if ended is not None:
-            return ended
-        before = found.wanted
-        found = _course(plan, rule, folder)
+            if ended is not None:
+                return ended
+            before = found.wanted
+            found = _course(plan, rule, folder)
     write_design(folder, rule.designed(plan.design, found.seeds))
     _say(found)
     failed = _study(plan, rule, folder, found).failed

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     from sweeps.launch.events import Event
     from sweeps.launch.local import run
     from sweeps.launch.progress import present
+    from sweeps.progress import CLOCK
     from sweeps.search.local import search
 
     cluster.check_flags(arguments)
@@ -79,7 +81,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     workers = resolve_workers(arguments.workers, replace(planned.sweep, runs=control))
 
     def tell(event: Event) -> None:
-        print(event.text, file=sys.stderr, flush=True)
+        print(f"{time.strftime(CLOCK)} {event.text}", file=sys.stderr, flush=True)
 
     url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / planned.study_name)
     options: dict[str, Any] = {"storage_url": url, "workers": workers, "retry_failed": arguments.retry_failed}

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import shlex
 import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -22,19 +23,22 @@ from core.training.loggers import RowLogger
 from core.training.saved import saved_step
 from sweeps.export import CONFIG
 from sweeps.planned import Plan, PlannedRun
+from sweeps.progress import CLOCK, Pace
 from sweeps.tracking import WandbTracker, run_id
 
 
 class ConsoleLogger:
-    """One plain line per logged row."""
+    """One plain line per logged row: the time, the step, its metrics, and the time left."""
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
+        self._pace = Pace(steps)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         names = ("train/nelbo", "val/nelbo", "val/bits_per_byte", "load/max_vio")
         shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
-        print(f"step {step}/{self.steps}  {shown}", flush=True)
+        left = self._pace.left(step) if step is not None else ""
+        print(f"{time.strftime(CLOCK)} step {step}/{self.steps}  {shown}{left}", flush=True)
 
 
 def run_train(arguments: argparse.Namespace) -> int:

@@ -1,12 +1,13 @@
 """A sweep's progress for people: a live display on a terminal, plain lines elsewhere."""
 
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,9 +18,10 @@ from core.labelled import Column, Labelled
 from core.quantities import duration
 from sweeps.launch.events import Event
 from sweeps.planned import Plan, PlannedRun
-from sweeps.progress import read_progress
+from sweeps.progress import CLOCK, LINE_S, read_progress
 
 BAR = 24  # columns of a terminal
+MOST_NAMED = 4  # runs in one line
 Present = Callable[[Event], None]
 
 
@@ -32,13 +34,8 @@ def present(plan: Plan, stream: TextIO | None = None) -> Iterator[Present]:
     console = Console(file=stream or sys.stderr, highlight=False)
     board = Board(plan)
     if not console.is_terminal or console.is_dumb_terminal:
-
-        def show_plain(event: Event) -> None:
-            board.update(event)
-            place = f"[{board.recorded}/{len(plan.runs)}] " if event.kind in ("finished", "failed") else ""
-            print(f"{place}{event.text}", file=console.file, flush=True)
-
-        yield show_plain
+        with _plain(board, console.file) as show_plain:
+            yield show_plain
         return
 
     try:
@@ -54,6 +51,35 @@ def present(plan: Plan, stream: TextIO | None = None) -> Iterator[Present]:
         console.show_cursor()  # an interrupt inside Live's own start leaves it hidden
 
 
+@contextmanager
+def _plain(board: "Board", stream: IO[str]) -> Iterator[Present]:
+    """A line for each event, and one each half minute while runs train."""
+    turn, over = threading.Lock(), threading.Event()
+
+    def say(text: str) -> None:
+        print(f"{time.strftime(CLOCK)} {text}", file=stream, flush=True)
+
+    def show(event: Event) -> None:
+        with turn:
+            board.update(event)
+            said = board.ended(event) if event.kind in ("finished", "failed") else ""
+            say(f"{event.text}{said}")
+
+    def tell() -> None:
+        while not over.wait(LINE_S):
+            with turn:
+                if board.training:
+                    say(board.under_way())
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield show
+    finally:
+        over.set()
+        teller.join()
+
+
 class Board:
     """What is known of a sweep at the moment: counts, the runs in training, and when the others will be done."""
 
@@ -63,6 +89,7 @@ class Board:
         self.training: dict[tuple[str, str], tuple[PlannedRun, Path, float]] = {}
         self.to_train: int | None = None
         self._durations: list[float] = []
+        self._most = 1  # runs that trained at the same time
 
     @property
     def recorded(self) -> int:
@@ -80,19 +107,39 @@ class Board:
         key = (event.run.run_hash, event.run.fingerprint)
         if event.kind == "started":
             self.training[key] = (event.run, event.folder, time.time())
+            self._most = max(self._most, len(self.training))
             return
         began = self.training.pop(key, None)
         if began is not None and event.kind == "finished":
             self._durations.append(time.time() - began[2])
 
     def seconds_left(self) -> float | None:
-        """An estimate from the runs that this sweep has finished; None before the first."""
-        if not self._durations or not self.training or self.to_train is None:
+        """An estimate from the runs that this sweep has finished, or else from how far the first ones are; None before."""
+        if self.to_train is None:
             return None
-        mean = sum(self._durations) / len(self._durations)
-        under_way = sum(min(1.0, (time.time() - began) / mean) for _, _, began in self.training.values())
-        ended = self.counts["finished"] + self.counts["failed"]
-        return max(0.0, mean * (self.to_train - ended - under_way) / len(self.training))
+        now, training = time.time(), list(self.training.values())
+        done = [] if self._durations else [(_share(folder), now - began) for _, folder, began in training]
+        durations = self._durations or [lasted / share for share, lasted in done if share]
+        ahead = self.to_train - self.counts["finished"] - self.counts["failed"]
+        if not durations or not ahead:
+            return None
+        mean = sum(durations) / len(durations)
+        under_way = sum(min(1.0, (now - began) / mean) for _, _, began in training)
+        return max(0.0, mean * (ahead - under_way) / min(self._most, ahead))
+
+    def ended(self, event: Event) -> str:
+        """The end of the line that says that a run has ended: its loss, how many have, and the time left."""
+        return " · ".join(["", *filter(None, (_loss(event.folder) if event.folder else "", self._so_far()))])
+
+    def under_way(self) -> str:
+        """A line of what trains."""
+        runs = [f"{run.label}{_how_far(folder)}" for run, folder, _ in list(self.training.values())]
+        more = f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else ""
+        return f"training {', '.join(runs[:MOST_NAMED])}{more} · {self._so_far()}"
+
+    def _so_far(self) -> str:
+        left = self.seconds_left()
+        return f"{self.recorded} of {len(self.plan.runs)} done" + (f", about {duration(left)} left" if left else "")
 
     def render(self) -> Group:
         """The display: a line of counts and a bar for each run in training."""
@@ -112,6 +159,21 @@ class Board:
                 run.label, bar(progress["step"], progress["steps"]), f"{progress['step']}/{progress['steps']}  {loss}"
             )
         return Group(Text(head, style="bold"), table)
+
+
+def _loss(folder: Path) -> str:
+    progress = read_progress(folder)
+    return "" if progress is None or progress["loss"] is None else f"NELBO {progress['loss']:.3f}"
+
+
+def _how_far(folder: Path) -> str:
+    progress = read_progress(folder)
+    return "" if progress is None else f" ({progress['step']}/{progress['steps']} {_loss(folder)})".replace(" )", ")")
+
+
+def _share(folder: Path) -> float:
+    progress = read_progress(folder)
+    return 0.0 if progress is None else progress["step"] / progress["steps"]
 
 
 def bars() -> Labelled:

@@ -1,5 +1,6 @@
 """Processes killed at bad moments: nothing finished is lost, nothing unfinished counts, nothing is trained twice."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,8 +17,6 @@ import pytest
 from core import records
 from tests.ablations.shell import ROOT, ablate
 from tests.ablations.test_commands import DECLARATION
-from tests.forked import is_alive, logging_to
-from tests.forked import start as fork
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
 
@@ -29,8 +28,28 @@ def folder(tmp_path) -> Path:
     return tmp_path
 
 
-def workers(folder: Path) -> list[psutil.Process]:
-    return logging_to(*(folder / "runs" / "logs" / f"worker-{number}.log" for number in (1, 2)))
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "ablations", "run", "toy.py", "--workers", "2"]
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def forked(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The template's process and its workers."""
+    alive = []
+    for process in psutil.Process(parent.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile, a zombie included
+            if "core.template" in " ".join(process.cmdline()):
+                alive.append(process)
+    return alive
+
+
+def workers(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    found = []
+    for process in forked(parent):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.ppid() != parent.pid:
+                found.append(process)
+    return found
 
 
 def finished(folder: Path) -> dict[Path, bytes]:
@@ -57,19 +76,19 @@ def assert_whole(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_kill_a_worker_then_the_parent_then_run_again(folder) -> None:
-    command = ("ablations.__main__", "run", "toy.py", "--workers", "2")
-    parent = fork(*command, cwd=folder, log=folder / "log", WANDB_MODE="disabled")
+    parent = start(folder)
     try:
-        wait_until(lambda: len(finished(folder)) >= 1 and len(workers(folder)) == 2)
-        victim = workers(folder)[0]
+        wait_until(lambda: len(finished(folder)) >= 1 and len(workers(parent)) == 2)
+        victim = workers(parent)[0]
         victim.kill()
-        wait_until(lambda: victim.pid not in {p.pid for p in workers(folder)} and len(workers(folder)) == 2)
+        wait_until(lambda: victim.pid not in {p.pid for p in workers(parent)} and len(workers(parent)) == 2)
         wait_until(lambda: len(finished(folder)) >= 3)
-        orphans = workers(folder)
+        orphans = forked(parent)
+        assert len(orphans) == 3
     finally:
         parent.kill()
         parent.wait()
-    wait_until(lambda: not any(map(is_alive, orphans)), 20)
+    wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in orphans), 20)
     before = finished(folder)
     assert 3 <= len(before) < 8
     again = ablate("run", "toy.py", "--workers", "2", cwd=folder)
@@ -81,16 +100,12 @@ def test_kill_a_worker_then_the_parent_then_run_again(folder) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_stops_in_order_and_the_same_command_goes_on(folder) -> None:
-    """As a terminal starts it: with an interpreter and a template of its own."""
-    command = [sys.executable, "-m", "ablations", "run", "toy.py", "--workers", "2"]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    parent = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, **silent)
+    parent = start(folder)
     wait_until(lambda: len(finished(folder)) >= 1)
-    stopped = workers(folder)
-    assert stopped
+    stopped = forked(parent)
     parent.send_signal(signal.SIGINT)
     assert parent.wait(timeout=120) == 130
-    assert not any(map(is_alive, stopped))
+    assert not any(p.is_running() for p in stopped)
     before = finished(folder)
     assert 1 <= len(before) < 8
     assert ablate("run", "toy.py", cwd=folder).returncode == 0

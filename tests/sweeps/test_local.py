@@ -5,9 +5,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -228,20 +230,48 @@ def events_of(plan, out):
     yield Event("started", "started c", plan.runs[3], folders[3])
 
 
-def test_plain_lines_are_one_per_event_without_colour(make_plan, out):
-    plan, stream = make_plan(), io.StringIO()
+def timeless(line):
+    clock, text = line.split(" ", 1)
+    time.strptime(clock, "%H:%M:%S")
+    return text
+
+
+def test_plain_lines_are_one_per_event_without_colour_with_time_loss_and_time_left(make_plan, out, monkeypatch):
+    plan, stream, clock = make_plan(), io.StringIO(), SimpleNamespace(now=1e9)
+    monkeypatch.setattr("sweeps.launch.progress.time", SimpleNamespace(time=lambda: clock.now, strftime=time.strftime))
     with present(plan, stream) as show:
         for event in events_of(plan, out):
+            if event.text == "finished a":
+                clock.now += 240
+                event.folder.mkdir(parents=True)
+                row = {"step": 30, "steps": 30, "loss": 3.2141, "started": 0, "updated": 0}
+                (event.folder / "progress.json").write_text(json.dumps(row))
             show(event)
-    lines = stream.getvalue().splitlines()
-    assert lines == [
+    assert [timeless(line) for line in stream.getvalue().splitlines()] == [
         "4 runs",
         "started a",
-        "[2/4] finished a",
+        "finished a · NELBO 3.214 · 2 of 4 done, about 8 min left",
         "started b",
-        "[3/4] failed b: diverged",
+        "failed b: diverged · 3 of 4 done, about 4 min left",
         "started c",
     ]
+
+
+def test_plain_lines_say_now_and_then_what_trains(make_plan, out, monkeypatch):
+    monkeypatch.setattr("sweeps.launch.progress.LINE_S", 0.05)
+    plan, stream = make_plan(), io.StringIO()
+    with present(plan, stream) as show:
+        folder = run_folder(plan, plan.runs[1], out)
+        folder.mkdir(parents=True)
+        row = {"step": 12, "steps": 30, "loss": 4.321, "started": 0, "updated": 0}
+        (folder / "progress.json").write_text(json.dumps(row))
+        show(Event("planned", "4 runs", to_train=3))
+        show(Event("started", "started a", plan.runs[1], folder))
+        wait_for(lambda: stream.getvalue().count("\n") > 3)
+    last = timeless(stream.getvalue().splitlines()[-1])
+    assert re.fullmatch(
+        re.escape(f"training {plan.runs[1].label} (12/30 NELBO 4.321) · 1 of 4 done") + ", about . s left", last
+    )
 
 
 def test_the_live_display_has_counts_bars_and_the_loss(make_plan, out):

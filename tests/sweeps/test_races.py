@@ -15,8 +15,6 @@ from sweeps.storage import default_url, open_storage
 from tests.sweeps.postgres import served
 from tests.sweeps.trainers import quick
 
-pytestmark = pytest.mark.slow
-
 
 def _race(plan, out, url, ready, results):
     ledger = Ledger(plan, out, open_storage(url))
@@ -67,6 +65,7 @@ def test_thirty_two_processes_on_postgres(make_plan, tmp_path, database):
     assert_each_once(plan, out, database, race(plan, out, database, 32))
 
 
+@pytest.mark.slow
 def test_eight_processes_on_sqlite(make_plan, tmp_path):
     plan, out, url = make_plan(seeds=range(20)), tmp_path / "out", f"sqlite:///{tmp_path}/runs.db"
     assert_each_once(plan, out, url, race(plan, out, url, 8))

@@ -133,6 +133,23 @@ def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monke
     assert read_progress(tmp_path)["loss"] == pytest.approx(2.0)
 
 
+def test_the_log_says_each_half_minute_how_far_a_run_is(tmp_path, monkeypatch, caplog):
+    clock = SimpleNamespace(now=1000.0)
+    times = SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
+    monkeypatch.setattr("sweeps.loggers.time", times)
+    monkeypatch.setattr("sweeps.progress.time", times)
+    logger = ProgressLogger(tmp_path, steps=500)
+    with caplog.at_level(logging.INFO, logger="sweeps.loggers"):
+        for step in range(101, 171):  # from a checkpoint
+            clock.now += 1
+            logger.log_metrics({"train/nelbo": 5.0 - step / 100, "train/loss": 9.0}, step)
+        logger.log_metrics({"val/nelbo": 1.0})
+    assert caplog.messages == [
+        "step 130 of 500, NELBO 3.700, about 6 min left",
+        "step 160 of 500, NELBO 3.400, about 6 min left",
+    ]
+
+
 def test_the_curves_of_a_run_in_training_are_kept_thin_and_go_on_where_the_run_does(tmp_path, monkeypatch):
     monkeypatch.setattr("sweeps.loggers.INTERVAL_S", 0.0)
     keep = ("train/nelbo", "val/nelbo")

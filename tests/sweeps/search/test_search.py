@@ -245,8 +245,7 @@ def test_runs_of_an_earlier_search_are_taken_over(run, tmp_path, monkeypatch) ->
     assert first.results.configurations[0].records == second.results.configurations[0].records
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("url", ["", "sqlite:///{out}/search.db"])
+@pytest.mark.parametrize("url", ["", pytest.param("sqlite:///{out}/search.db", marks=pytest.mark.slow)])
 def test_workers_share_a_search_and_dead_ones_are_replaced(tmp_path, monkeypatch, url) -> None:
     monkeypatch.setenv("DEATHS", str(tmp_path / "deaths"))
     monkeypatch.setenv("STEPS", str(tmp_path / "steps"))
