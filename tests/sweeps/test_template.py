@@ -13,7 +13,7 @@ import pytest
 from sweeps.folders import recorded, run_folder
 from sweeps.launch import template
 from sweeps.launch.local import run
-from sweeps.launch.pool import gpus
+from sweeps.launch.machine import gpus
 from sweeps.launch.template import UNKNOWN, Forked, Template, TemplateGoneError, warm
 
 pytestmark = [
