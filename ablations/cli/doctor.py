@@ -1,16 +1,30 @@
-"""What this machine has, and what that rules in or out."""
+"""This machine's equipment, and what it rules in or out.
 
+    python -P -m ablations.cli.doctor CHECK
+
+Checks that import something heavy are made in processes of their own, side by side, each with a time limit.
+"""
+
+import contextlib
 import importlib.metadata
+import json
 import netrc
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
+
+from core.forking import Process, begin, warm
+from core.processes import import_path, take_events_pipe
+from core.ranks import MODULES
 
 SMALLEST: dict[str, Any] = {
     "data.corpus": "markov", "data.sequence_length": 16, "data.validation_sequences": 4, "model.hidden_size": 16,
@@ -29,16 +43,63 @@ class Finding(NamedTuple):
     means: str
 
 
-def examine() -> list[Finding]:
-    """Look at everything; a check that breaks is a finding of its own, with the reason."""
-    findings = []
-    for name, check in CHECKS.items():
-        try:
-            findings.append(check())
-        except Exception as error:
-            line = f"{type(error).__name__}: {error}".splitlines()[0]
-            findings.append(Finding(name, False, line, "this check itself failed: look at the reason"))
-    return findings
+def examine(limits_s: dict[str, float] | None = None) -> list[Finding]:
+    """Look at everything; a check that breaks or takes too long is a finding of its own, with the reason.
+
+    limits_s: seconds of each check that has a process of its own (default: LIMITS_S).
+    """
+    limits_s = LIMITS_S if limits_s is None else limits_s
+    with warm(("ablations.cli.doctor", *MODULES)) as template, tempfile.TemporaryDirectory() as place:
+        apart = {}
+        for name in limits_s:
+            with (Path(place) / name).open("wb") as log:
+                apart[name] = begin(template, "ablations.cli.doctor", [name], os.environ | import_path(), log)
+        began = time.monotonic()
+        found = {name: _examine(name) for name in CHECKS if name not in apart}
+        for name, process in apart.items():
+            found[name] = _hear(name, process, began + limits_s[name], Path(place) / name)
+    return [found[name] for name in CHECKS]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Make one check and tell its finding as a JSON line."""
+    tell = take_events_pipe()
+    tell(**_examine(arguments[0])._asdict())
+
+
+def _examine(name: str) -> Finding:
+    try:
+        return CHECKS[name]()
+    except Exception as error:
+        return _broken(name, f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _broken(name: str, reason: str) -> Finding:
+    return Finding(name, False, reason, "this check itself failed: look at the reason")
+
+
+def _hear(name: str, process: Process, deadline: float, log: Path) -> Finding:
+    """The finding of a check's process, which is ended with all that it started at the deadline."""
+    assert process.stdin is not None and process.stdout is not None
+    late = threading.Timer(max(0.0, deadline - time.monotonic()), _end, [process])
+    late.start()
+    with process.stdin, process.stdout:
+        line = process.stdout.readline()
+        ended_late = not late.is_alive()
+        late.cancel()
+        _end(process)
+        process.wait()
+    if line.endswith(b"\n"):
+        return Finding(**json.loads(line))
+    if ended_late:
+        return _broken(name, "no answer in time")
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return _broken(name, said[-1] if said else "its process ended without a word")
+
+
+def _end(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, 9)
 
 
 def _python() -> Finding:
@@ -50,7 +111,7 @@ def _python() -> Finding:
 def _torch() -> Finding:
     import torch
 
-    found = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    found = f"torch {torch.__version__}"
     return Finding("torch", True, found, "training runs")
 
 
@@ -67,8 +128,6 @@ def _cuda() -> Finding:
 
 def _deepspeed() -> Finding:
     """Train two steps in two processes, each with half of the experts: what else works is a matter of degree."""
-    import time
-
     from core.config import to_yaml
     from core.settings import build
     from core.training.launch import RankFailedError, launch
@@ -136,6 +195,13 @@ CHECKS: dict[str, Callable[[], Finding]] = {
 }
 
 
+LIMITS_S = {"torch": 60.0, "cuda": 60.0, "deepspeed": 180.0}  # of checks that import what they look at
+
+
 def as_json(findings: list[Finding]) -> list[dict[str, Any]]:
     """The findings as plain dictionaries."""
     return [finding._asdict() for finding in findings]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -159,8 +159,7 @@ class MaskedDiffusion(lightning.LightningModule):
             from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer as apart
 
             groups = [group for group in apart(groups) if group["params"]]
-        kind = torch.optim.AdamW if self.config.trainer.strategy == "deepspeed" else AdamW  # it knows its own alone
-        optimizer = kind(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
+        optimizer = AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -3,7 +3,9 @@
 import atexit
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,8 +16,25 @@ from core.config import RunConfig
 from core.lightning_import import lightning
 from core.model.transformer import whole_name
 from core.ranks import Ranks
+from core.training.adamw import AdamW
 from core.training.devices import engine_config, uses_cuda
 from core.training.traffic import Traffic
+
+MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
+
+
+def _prepare_optimizers() -> None:
+    """Have ZeRO take this project's AdamW for the torch.optim.AdamW that it is, and a stand-in for Muon.
+
+    ZeRO imports Muon only to recognise it, and that compiles kernels through torch._inductor: three CPU seconds a process.
+    """
+    from deepspeed.runtime.zero import utils
+
+    if AdamW not in utils.ZERO_SUPPORTED_OPTIMIZERS:
+        utils.ZERO_SUPPORTED_OPTIMIZERS.append(AdamW)
+    if MUON not in sys.modules:
+        sys.modules[MUON] = ModuleType(MUON)
+        sys.modules[MUON].MuonWithAuxAdam = type("MuonWithAuxAdam", (), {})  # type: ignore[attr-defined]
 
 
 class PortableDeepSpeed(lightning.pytorch.strategies.DeepSpeedStrategy):
@@ -25,6 +44,7 @@ class PortableDeepSpeed(lightning.pytorch.strategies.DeepSpeedStrategy):
     traffic: Traffic
 
     def setup_environment(self) -> None:
+        _prepare_optimizers()
         if not self._on_cpu:
             return super().setup_environment()
         import deepspeed.ops
