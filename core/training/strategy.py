@@ -3,9 +3,7 @@
 import atexit
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,21 +18,22 @@ from core.training.adamw import AdamW
 from core.training.devices import engine_config, uses_cuda
 from core.training.traffic import Traffic
 
-MUON = "deepspeed.runtime.zero.muon.muon_optimizer"
-
 
 def _prepare_optimizers() -> None:
-    """Have ZeRO take this project's AdamW for the torch.optim.AdamW that it is, and a stand-in for Muon.
+    """Have ZeRO take this project's AdamW for the torch.optim.AdamW that it is, and import Muon without compiling it.
 
-    ZeRO imports Muon only to recognise it, and that compiles kernels through torch._inductor: three CPU seconds a process.
+    ZeRO imports Muon whatever the optimizer is, and its decorators alone load torch._inductor: three CPU seconds a process.
     """
+    from deepspeed.runtime import compiler
     from deepspeed.runtime.zero import utils
 
     if AdamW not in utils.ZERO_SUPPORTED_OPTIMIZERS:
         utils.ZERO_SUPPORTED_OPTIMIZERS.append(AdamW)
-    if MUON not in sys.modules:
-        sys.modules[MUON] = ModuleType(MUON)
-        sys.modules[MUON].MuonWithAuxAdam = type("MuonWithAuxAdam", (), {})  # type: ignore[attr-defined]
+    compiled, compiler.compile = compiler.compile, lambda *options, **named: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compiled
 
 
 class PortableDeepSpeed(lightning.pytorch.strategies.DeepSpeedStrategy):
