@@ -24,7 +24,11 @@ class Pace:
         if self._first == (0, 0.0):
             self._first = (step, now)
         since, began = self._first
-        return f", about {duration((now - began) * (self._steps - step) / (step - since))} left" if step > since else ""
+        return (
+            f", about {duration((now - began) * (self._steps - step) / (step - since))} left"
+            if since < step < self._steps
+            else ""
+        )
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda
+from ablations.cli.options import SLURM_ONLY, check_flags
 from ablations.cli.planning import make_plan, power_of
 from core.errors import UserError
 from sweeps.folders import pending
@@ -22,21 +23,12 @@ from sweeps.status import read_design
 from sweeps.storage import choose_url, open_storage
 from sweeps.study import submissions
 
-FLAGS = ("partition", "account", "qos", "time", "gpus_per_run", "array_parallelism", "sbatch", "dry_run")
-
-
-def check_flags(arguments: argparse.Namespace) -> None:
-    """Refuse options that the chosen launcher has no use for."""
-    given = [name for name in FLAGS if getattr(arguments, name) not in (None, False)]
-    if arguments.launcher == "local" and given:
-        raise UserError(f"--{given[0].replace('_', '-')} is an option of --launcher slurm: add that, or leave it out")
-    if arguments.launcher == "slurm" and getattr(arguments, "workers", None) is not None:
-        raise UserError("--workers counts this machine's processes; with --launcher slurm use --array-parallelism")
-
 
 def request_of(arguments: argparse.Namespace) -> site.Request:
     """What the command line asks of Slurm, over the site's defaults."""
-    options: dict[str, Any] = {name: getattr(arguments, name) for name in FLAGS if name not in ("sbatch", "dry_run")}
+    options: dict[str, Any] = {
+        name: getattr(arguments, name) for name in SLURM_ONLY if name not in ("sbatch", "dry_run")
+    }
     return site.defaults().over(options | {"sbatch": site.parse_options(arguments.sbatch or [])})
 
 

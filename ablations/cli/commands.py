@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ablations.cli import agenda
+from ablations.cli.options import check_flags
 from core.errors import UserError
 from sweeps.spec import Ablation
 
@@ -142,10 +143,9 @@ def run_run(arguments: argparse.Namespace) -> int:
         if arguments.until_decided:
             raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
         return searching.run_run(arguments)
-    from ablations.cli import cluster
     from ablations.cli.planning import make_plan, power_of
 
-    cluster.check_flags(arguments)
+    check_flags(arguments)
     plan = make_plan(arguments)
     refused = power_of(plan.design)["refused"]
     if refused and not arguments.exploratory:
@@ -159,6 +159,8 @@ def run_run(arguments: argparse.Namespace) -> int:
 
         check_not_looked_at(looks.parent, plan.design)
     if arguments.launcher == "slurm":
+        from ablations.cli import cluster
+
         return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
     summary = train_here(arguments, plan, retry_failed=arguments.retry_failed)
     if summary.interrupted:
@@ -184,13 +186,14 @@ def train_here(arguments: argparse.Namespace, plan: "Plan", *, retry_failed: boo
     """Train what a plan has no record of yet on this machine, its progress on the terminal."""
     from ablations.cli.planning import resolve_workers
     from sweeps.launch.events import Event
-    from sweeps.launch.local import run
     from sweeps.launch.progress import present
 
     workers = resolve_workers(arguments.workers, plan)
     with present(plan) as on_event:
-        # At once: opening the ledger and starting workers take their time.
+        # At once: the ledger's libraries, its opening and the workers take their time.
         on_event(Event("message", f"{plan.study_name}: {len(plan.runs)} runs, in {arguments.out / plan.study_name}"))
+        from sweeps.launch.local import run
+
         return run(
             plan,
             arguments.out,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ablations.cli import agenda, cluster
 from ablations.cli.commands import INTERRUPTED, console, load_study, train_here
+from ablations.cli.options import check_flags
 from analysis.frame import Study
 from analysis.report import write_report
 from analysis.terminal import terminal_table
@@ -16,7 +17,7 @@ from sweeps.spec import confirm_size, study_name
 
 def run_confirm(arguments: argparse.Namespace) -> int:
     """Train the winner and the control on fresh seeds, here or on a cluster, and say what these alone find."""
-    cluster.check_flags(arguments)
+    check_flags(arguments)
     study, _ = load_study(arguments)
     judgement, design = judge(study), study.design
     arm = judgement.winner

@@ -15,7 +15,7 @@ from core.decoded import Decoded
 from core.errors import UserError
 from core.training.devices import uses_cuda
 from sweeps.answers import Asked, answer, missing
-from sweeps.launch.pool import default_workers
+from sweeps.launch.machine import default_workers
 from sweeps.planned import Plan
 
 

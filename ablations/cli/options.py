@@ -3,6 +3,10 @@
 import argparse
 from pathlib import Path
 
+from core.errors import UserError
+
+SLURM_ONLY = ("partition", "account", "qos", "time", "gpus_per_run", "array_parallelism", "sbatch", "dry_run")
+
 
 def export_options(command: argparse.ArgumentParser) -> None:
     """Of `ablate export`."""
@@ -154,3 +158,12 @@ def _judged_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--execute", action="store_true", help="humaneval: run what the model wrote, confined (default: only write it)"
     )
+
+
+def check_flags(arguments: argparse.Namespace) -> None:
+    """Refuse options that the chosen launcher has no use for."""
+    given = [name for name in SLURM_ONLY if getattr(arguments, name) not in (None, False)]
+    if arguments.launcher == "local" and given:
+        raise UserError(f"--{given[0].replace('_', '-')} is an option of --launcher slurm: add that, or leave it out")
+    if arguments.launcher == "slurm" and getattr(arguments, "workers", None) is not None:
+        raise UserError("--workers counts this machine's processes; with --launcher slurm use --array-parallelism")

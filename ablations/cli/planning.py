@@ -16,7 +16,7 @@ from analysis.frame import Study
 from analysis.power import reach_of
 from core.quantities import duration, short
 from sweeps.folders import pending
-from sweeps.launch.pool import default_workers, gpus, share_of_cores
+from sweeps.launch.machine import default_workers, gpus, share_of_cores
 from sweeps.packing import best_workers
 from sweeps.plan import Plan, plan
 

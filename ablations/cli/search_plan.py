@@ -13,7 +13,7 @@ from ablations.cli.planning import resolve_workers
 from analysis.power import reaches_significance
 from core.errors import UserError
 from core.quantities import duration
-from sweeps.launch.pool import default_workers
+from sweeps.launch.machine import default_workers
 from sweeps.search.plan import SearchPlan
 from sweeps.search.rungs import expected_steps
 from sweeps.search.space import draw

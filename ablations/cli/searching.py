@@ -11,6 +11,7 @@ from typing import Any
 
 from ablations.cli import agenda
 from ablations.cli.commands import INTERRUPTED, console, show_json
+from ablations.cli.options import check_flags
 from core.errors import UserError
 from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.results import Results, confirmation
@@ -71,7 +72,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     from sweeps.progress import CLOCK
     from sweeps.search.local import search
 
-    cluster.check_flags(arguments)
+    check_flags(arguments)
     planned = make_plan(arguments)
     if (refused := refusal(planned)) and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")

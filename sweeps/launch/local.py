@@ -12,7 +12,8 @@ from core.errors import UserError
 from core.records import FILE_NAME
 from sweeps.folders import recorded, run_folder, write_design
 from sweeps.launch.events import Event, Summary
-from sweeps.launch.pool import Pool, default_workers, warm_workers
+from sweeps.launch.machine import default_workers
+from sweeps.launch.pool import Pool, warm_workers
 from sweeps.launch.presence import present_in
 from sweeps.ledger import MOST_LOSSES, Ledger
 from sweeps.planned import Plan, PlannedRun

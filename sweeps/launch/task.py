@@ -22,7 +22,7 @@ from core.processes import STOPPED
 from core.provenance import SLURM, save_diff
 from sweeps import scheduler
 from sweeps.folders import keep_design
-from sweeps.launch.pool import share_of_cores
+from sweeps.launch.machine import share_of_cores
 from sweeps.launch.shift import Shift
 from sweeps.launch.slurm import JOB, quantile
 from sweeps.ledger import Claim, Ledger

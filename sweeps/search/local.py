@@ -7,7 +7,8 @@ from pathlib import Path
 from core.errors import UserError
 from sweeps.folders import write_design
 from sweeps.launch.events import Event
-from sweeps.launch.local import MOST_FAILED_STARTS, default_workers, stop_signals
+from sweeps.launch.local import MOST_FAILED_STARTS, stop_signals
+from sweeps.launch.machine import default_workers
 from sweeps.launch.pool import Pool
 from sweeps.launch.presence import present_in
 from sweeps.search.ledger import SearchLedger

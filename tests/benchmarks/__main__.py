@@ -13,7 +13,7 @@ import torch
 
 from core.capacity.clusters import device_of_record
 from core.config import ModelConfig
-from sweeps.launch.pool import share_of_cores
+from sweeps.launch.machine import share_of_cores
 from sweeps.packing import measure_packings
 from tests.benchmarks import adaptive, commands, dashboard, engine, layer, ledger, search, stack, step, sweep, telemetry
 from tests.benchmarks.timing import cell, ratio

@@ -22,10 +22,10 @@ import torch
 
 from core import records, spill
 from core.config import RunConfig, to_dict
+from core.processes import SOURCE_ROOT
 from core.settings import build
 from core.training.run import attempt, train
 from sweeps.launch.local import run
-from sweeps.launch.pool import SOURCE_ROOT
 from sweeps.plan import Plan, plan
 from sweeps.spec import Ablation, Factor
 

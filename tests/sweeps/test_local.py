@@ -19,7 +19,7 @@ from core.errors import UserError
 from sweeps.folders import pending, recorded, run_folder
 from sweeps.launch.events import Event
 from sweeps.launch.local import run
-from sweeps.launch.pool import share_of_cores
+from sweeps.launch.machine import share_of_cores
 from sweeps.launch.progress import Board, present
 from sweeps.loggers import read_progress
 from sweeps.storage import default_url, open_storage
@@ -210,14 +210,14 @@ def test_cores_are_shared_out(monkeypatch):
 
 
 def test_each_worker_has_a_gpu(monkeypatch):
-    from sweeps.launch import pool
+    from sweeps.launch import machine
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert [pool._share_of_gpus(k)["CUDA_VISIBLE_DEVICES"] for k in range(3)] == ["3", "5", "3"]
-    assert pool.default_workers() == 2
+    assert [machine.share_of_gpus(k)["CUDA_VISIBLE_DEVICES"] for k in range(3)] == ["3", "5", "3"]
+    assert machine.default_workers() == 2
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    assert pool._share_of_gpus(0) == {}
+    assert machine.share_of_gpus(0) == {}
 
 
 def events_of(plan, out):

@@ -2,7 +2,7 @@ import pytest
 
 from core.errors import UserError
 from core.settings import build
-from sweeps.launch.pool import share_of_cores
+from sweeps.launch.machine import share_of_cores
 from sweeps.packing import best_workers, measure_gpu_packings, measure_packings
 
 CONFIG = build(

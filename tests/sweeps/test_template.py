@@ -14,7 +14,7 @@ from core import forking
 from core.forking import UNKNOWN, Forked, Template, TemplateGoneError, warm
 from sweeps.folders import recorded, run_folder
 from sweeps.launch.local import run
-from sweeps.launch.pool import gpus
+from sweeps.launch.machine import gpus
 
 pytestmark = pytest.mark.skipif(bool(gpus()) or not hasattr(os, "pidfd_open"), reason="workers aren't forked here")
 
