@@ -74,7 +74,7 @@ class Plan:
         said: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {}  # once for each arm: seeds may be a thousand
         for run in self.runs:
             if run.arm_hash not in said:
-                said[run.arm_hash] = to_dict(run.config), run.first and to_dict(run.first)
+                said[run.arm_hash] = to_dict(run.config), to_dict(run.first) if run.first else None
         rows = []
         for run in self.runs:
             config, first = said[run.arm_hash]
