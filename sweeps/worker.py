@@ -2,7 +2,7 @@
 
     python -m sweeps.worker JOB.json
 
-Its parent starts it, or has it forked by sweeps.launch.template, with the storage's URL in ABLATE_STORAGE (it may hold a
+Its parent starts it, or has it forked by core.template, with the storage's URL in ABLATE_STORAGE (it may hold a
 password, so it isn't in the job file), its CPU cores as a JSON list in ABLATE_CORES, a pipe on stdin whose end tells that the
 parent is gone, a pipe on stdout for events (JSON lines), and its log as stderr.
 """
