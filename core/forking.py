@@ -75,6 +75,10 @@ class Forked:
         if not select.select([self._status], [], [], wait_s)[0]:
             return False
         word = os.read(self._status, WORD.size)
+        if (
+            not word and self._handle is not None
+        ):  # the template is gone; the process is ending, its locks maybe still held
+            select.select([self._handle], [], [])
         kind, number = WORD.unpack(word) if word else (ENDED, self._own)
         if kind == LEFT:
             self._own = number

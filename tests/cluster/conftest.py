@@ -34,6 +34,7 @@ def cluster(site, monkeypatch, tmp_path):
     """The same, in the environment of this test, and without jobs when the test ends."""
     monkeypatch.setenv("SLURM_CONF", str(site.conf))
     monkeypatch.setenv("PLACE", str(tmp_path))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # tasks take all of a node's threads, and other tests run beside
     monkeypatch.setenv("ABLATE_CONFIG", str(tmp_path / "slurm.toml"))
     (tmp_path / "slurm.toml").write_text('partition = "low"\ntime = "30m"\n[sbatch]\nmem = "1G"\n')
     yield site

@@ -107,7 +107,7 @@ class Site:
         deadline = time.monotonic() + limit_s
         while not holds():
             assert time.monotonic() < deadline, f"waited in vain; the queue: {self.run('squeue', '-r', '-t', 'all')}"
-            time.sleep(0.1)
+            time.sleep(0.3)  # each look starts one of Slurm's commands
 
     def stop(self) -> None:
         """End all jobs, then the daemons, and wait until they are gone."""

@@ -46,6 +46,8 @@ def test_the_exported_script_trains_on_two_nodes_and_goes_on_when_it_was_told_to
     cluster.wait_until(
         lambda: list(place.glob("*/record.json")) or "FAILED" in cluster.run("scontrol", "show", "job", job)
     )
+    # A job that is cancelled while it ends starts again.
+    cluster.wait_until(lambda: job not in cluster.run("squeue", "--noheader", "--format=%A").split())
     printed = log.read_text()
     assert "every check passed" in printed and "going on from the checkpoint of step" in printed, printed
     [record] = [records.read(path) for path in place.glob("*/record.json")]
