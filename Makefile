@@ -26,6 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== installing torch"; $(BIN)/pip install -q -c constraints.txt $(PIP_ARGS) torch numpy
 	@echo "== installing the rest"; $(BIN)/pip install -q -c constraints.txt $(PIP_ARGS) -e '.[dev]'
 	@touch $@
+	@printf '%s\n' "installed. What next:" \
+	  "  make demo                   an ablation of real text, from training to its report" \
+	  "  make test                   the tests" \
+	  "  source $(VENV)/bin/activate; ablate list    the questions on the agenda, and what is recorded of them"
 
 demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and write its report
 	@$(BIN)/ablate run balance --size quick

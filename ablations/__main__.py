@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -34,6 +35,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class Version(argparse.Action):
+    """Print which version this is, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        print(f"{parser.prog} {importlib.metadata.version('moe-diffusion-ablations')}{_commit()}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 for a failure at work, or 2 for a user's mistake."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -63,6 +72,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _commit() -> str:
+    from core.provenance import commit  # pathlib and hashlib are all that it needs
+
+    found = commit()
+    return f" (commit {found[:12]})" if found else ""
+
+
 def _complain(line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
@@ -84,6 +100,7 @@ def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="ablate", description="Ablations of sparse-MoE masked diffusion language models.")
+    parser.add_argument("--version", action=Version, nargs=0, help="the version, and the commit where it is known")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
 
     _command(commands, "list", "the agenda and the verdicts so far", json=True).add_argument(

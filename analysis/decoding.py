@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from analysis.compare import VERDICT_FLOOR, holm, verdict
 from analysis.frame import Study
@@ -32,11 +32,11 @@ class Shift:
 
     def pvalue(self, null: float = 0.0) -> float:
         """Two-sided, that the mean is `null`."""
-        return float(2 * stats.t.sf(abs(self._t(null)), self.df))
+        return float(2 * special.stdtr(self.df, -abs(self._t(null))))
 
     def p_equivalence(self, margin: float) -> float:
         """Of two one-sided tests against a mean as large as the margin (Schuirmann 1987)."""
-        return float(max(stats.t.cdf(self._t(margin), self.df), stats.t.sf(self._t(-margin), self.df)))
+        return float(special.stdtr(self.df, max(self._t(margin), -self._t(-margin))))
 
     def _t(self, null: float) -> float:
         distance = self.estimate - null
@@ -59,7 +59,7 @@ def shift(values_SN: ArrayLike, *, alpha: float = 0.05) -> Shift:
     single = float((residual**2).sum()) / (values.size * max(1, values.size - 1))
     both = by_model + by_prompt - single if models > 1 and prompts > 1 else 0.0
     se, df = math.sqrt(max(by_model, by_prompt, both)), (min(models, prompts) if models > 1 else prompts) - 1
-    reach = float(stats.t.isf(alpha / 2, df)) * se
+    reach = float(-special.stdtrit(df, alpha / 2)) * se
     estimate = float(values.mean())
     return Shift(estimate, estimate - reach, estimate + reach, se, df)
 
@@ -76,7 +76,7 @@ def mcnemar(difference_SN: ArrayLike) -> float:
     """
     by_prompt = np.asarray(difference_SN, dtype=float).sum(0)
     spread = float((by_prompt**2).sum())
-    return float(stats.chi2.sf(by_prompt.sum() ** 2 / spread, 1)) if spread else 1.0
+    return float(special.chdtrc(1, by_prompt.sum() ** 2 / spread)) if spread else 1.0
 
 
 def cochran(right_SNW: ArrayLike, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:

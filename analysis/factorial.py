@@ -2,22 +2,24 @@
 
 The unit is the block (a seed): every contrast is computed within each block and then tested over blocks by a paired t
 test, so that no homogeneity of variances over cells is assumed. The F tests beside them are those of the
-repeated-measures analysis of variance (statsmodels' AnovaRM), which pool over a factor's levels and do assume it.
+repeated-measures analysis of variance, which pool over a factor's levels and do assume it.
 """
 
 import itertools
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from scipy import special
 
 from analysis.compare import VERDICT_FLOOR, PairedEffect, holm, paired_effect
 from analysis.frame import Study
 from core.errors import UserError
 from core.settings import text
+
+Table = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,14 @@ class Factorial:
 
 
 def main_effects(
-    table: pd.DataFrame, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
+    table: Table, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
 ) -> Factorial:
     """For each factor and level: mean difference from the reference level, averaged over all other factors' levels.
 
-    table: one row per block and cell of a complete factorial, with columns `value`, `block`, and one for each factor (at
-    least one). reference: the level that each factor is compared with (default: its first in the table). Assumes that a
-    contrast's values over blocks are independent and near normal. Raises UserError for a table that isn't complete (the
-    cell is named), values that aren't finite, and fewer than 2 blocks.
+    table: columns by name, as a data frame has them: `value`, `block`, and one for each factor (at least one); a row for each
+    block and cell of a complete factorial. reference: the level that each factor is compared with (default: its first in
+    the table). Assumes that a contrast's values over blocks are independent and near normal. Raises UserError for a table
+    that isn't complete (the cell is named), values that aren't finite, and fewer than 2 blocks.
     """
     cells, levels = _cells(table, value, block)
     chosen = _reference(levels, reference)
@@ -73,11 +75,11 @@ def main_effects(
         for place, level in enumerate(own):
             if place != base:
                 found.append(((name,), (level,), (chosen[name],), mean_SL[:, base], mean_SL[:, place]))
-    return Factorial(_contrasts(found), _tests(table, value, block, list(levels), orders=(1,)))
+    return Factorial(_contrasts(found), _tests(cells, list(levels), orders=(1,)))
 
 
 def interactions(
-    table: pd.DataFrame, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
+    table: Table, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
 ) -> Factorial:
     """For each pair of factors and levels: the change of one's effect that goes with a change of the other's level.
 
@@ -101,7 +103,7 @@ def interactions(
                 without, along = mean_SAB[:, a, b0] - mean_SAB[:, a0, b0], mean_SAB[:, a, b] - mean_SAB[:, a0, b]
                 found.append((names, at, (chosen[one], chosen[two]), without, along))
     orders = range(2, len(levels) + 1)
-    return Factorial(_contrasts(found), _tests(table, value, block, list(levels), orders))
+    return Factorial(_contrasts(found), _tests(cells, list(levels), orders))
 
 
 def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
@@ -123,49 +125,51 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
     whole = np.isfinite(np.stack(list(values.values()))).all(0)
     if whole.sum() < VERDICT_FLOOR:
         return None, None, f"only {whole.sum()} seeds have a finished run of every arm, and {VERDICT_FLOOR} are needed"
-    rows = [  # levels as text: tables can't tell None from a missing value
-        {"seed": seed, "value": values[arm["name"]][place]}
-        | {factors[key]: text(arm["settings"][key]) for key in factors}
-        for arm in design["arms"]
-        for place, seed in enumerate(design["seeds"])
-        if whole[place]
-    ]
+    seeds = [seed for seed, finished in zip(design["seeds"], whole, strict=True) if finished]
+    table: dict[str, Sequence[Any]] = {"seed": seeds * len(values)}
+    table["value"] = np.concatenate([column[whole] for column in values.values()]).tolist()
+    for key, label in factors.items():
+        table[label] = [text(arm["settings"][key]) for arm in design["arms"] for _ in seeds]
     control = next(arm for arm in design["arms"] if arm["name"] == design["control"])
     reference = {label: text(control["settings"][key]) for key, label in factors.items()}
-    table = pd.DataFrame(rows)
-    note = f"over the {whole.sum()} of {len(whole)} seeds in which every arm finished" if not whole.all() else ""
+    note = f"over the {len(seeds)} of {len(whole)} seeds in which every arm finished" if not whole.all() else ""
     try:
         return main_effects(table, reference=reference), interactions(table, reference=reference), note
     except UserError as error:  # contrasts without variance
         return None, None, str(error)
 
 
-def _cells(table: pd.DataFrame, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Hashable]]]:
+def _cells(table: Table, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Any]]]:
     """The values as an array with an axis for blocks and one for each factor, and the levels along each."""
-    for column in (value, block):
-        if column not in table:
-            raise UserError(f"the table has no column '{column}'; it has {', '.join(map(str, table.columns))}")
-    factors = [name for name in table.columns if name not in (value, block)]
-    levels = {name: list(dict.fromkeys(table[name])) for name in factors}
+    columns = {name: list(column) for name, column in table.items()}
+    for name in (value, block):
+        if name not in columns:
+            raise UserError(f"the table has no column '{name}'; it has {', '.join(map(str, columns))}")
+    levels = {name: list(dict.fromkeys(own)) for name, own in columns.items() if name not in (value, block)}
     for name, own in levels.items():
         if len(own) < 2:
             raise UserError(f"factor '{name}' has a single level, {own[0]!r}; drop the column")
-    if not factors:
+    if not levels:
         raise UserError("the table has no factor: a column beside the value and the block")
-    blocks = list(dict.fromkeys(table[block]))
+    blocks = list(dict.fromkeys(columns[block]))
     if len(blocks) < 2:
         raise UserError(f"a factorial in blocks needs at least 2 of them in column '{block}', not {len(blocks)}")
-    if table.duplicated([block, *factors]).any():
+    axes = {block: blocks, **levels}
+    order = {name: {entry: place for place, entry in enumerate(own)} for name, own in axes.items()}
+    places = tuple([order[name][entry] for entry in columns[name]] for name in axes)
+    values, cells = np.array(columns[value], dtype=float), np.zeros([len(own) for own in axes.values()])
+    rows = np.zeros_like(cells)
+    np.add.at(rows, places, 1)
+    if (rows > 1).any():
         raise UserError("the table has two rows of the same block and cell; average them first")
-    if not np.isfinite(table[value].to_numpy(float)).all():
+    if not np.isfinite(values).all():
         raise UserError(f"column '{value}' has values that aren't finite: leave those blocks out, and say so")
-    index = pd.MultiIndex.from_product([blocks, *levels.values()], names=[block, *factors])
-    dense = table.set_index([block, *factors])[value].reindex(index)
-    if dense.isna().any():
-        missing = dense.index[dense.isna()][0]
-        told = ", ".join(f"{name} {level}" for name, level in zip(index.names, missing, strict=True))
+    if not rows.all():
+        missing = np.argwhere(rows == 0)[0]
+        told = ", ".join(f"{name} {own[place]}" for (name, own), place in zip(axes.items(), missing, strict=True))
         raise UserError(f"the factorial isn't complete: no row for {told}")
-    return dense.to_numpy(float).reshape(len(blocks), *(len(own) for own in levels.values())), levels
+    cells[places] = values
+    return cells, levels
 
 
 def _reference(levels: Mapping[str, list[Any]], reference: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -185,15 +189,19 @@ def _contrasts(found: list[tuple[Any, ...]]) -> tuple[Contrast, ...]:
     )
 
 
-def _tests(table: pd.DataFrame, value: str, block: str, factors: list[str], orders: Iterable[int]) -> tuple[FTest, ...]:
-    from statsmodels.stats.anova import AnovaRM  # takes a second to import
+def _tests(cells: np.ndarray, factors: Sequence[str], orders: Iterable[int]) -> tuple[FTest, ...]:
+    return tuple(_test(cells, factors, names) for order in orders for names in itertools.combinations(factors, order))
 
-    # Formulas choke on names such as "top-k".
-    plain = {name: f"factor{place}" for place, name in enumerate(factors)}
-    renamed = table.rename(columns=plain | {value: "y", block: "block"})
-    fitted = AnovaRM(renamed, "y", "block", within=list(plain.values())).fit().anova_table
-    tests = []
-    for names in (names for order in orders for names in itertools.combinations(factors, order)):
-        row = fitted.loc[":".join(plain[name] for name in names)]
-        tests.append(FTest(names, *(float(row[key]) for key in ("F Value", "Num DF", "Den DF", "Pr > F"))))
-    return tuple(tests)
+
+def _test(cells: np.ndarray, factors: Sequence[str], names: tuple[str, ...]) -> FTest:
+    """The effect's mean square over that of its interaction with blocks, both averaged over the other factors."""
+    others = tuple(axis for axis, name in enumerate(factors, start=1) if name not in names)
+    effect = cells.mean(axis=others)  # blocks by the levels of these factors
+    for axis in range(1, effect.ndim):
+        effect = effect - effect.mean(axis=axis, keepdims=True)
+    blocks, numerator = len(cells), math.prod(own - 1 for own in effect.shape[1:])
+    denominator = numerator * (blocks - 1)
+    mean = effect.mean(0)
+    found = blocks * (mean**2).sum() / numerator / (((effect - mean) ** 2).sum() / denominator)
+    pvalue = special.fdtrc(numerator, denominator, found)
+    return FTest(names, float(found), float(numerator), float(denominator), float(pvalue))

@@ -9,9 +9,13 @@ ladder's design also holds "ladder" (its targets), and each of its arms a "point
 analysis.ladder.
 """
 
+import gc
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +49,13 @@ class Study:
         None when nothing was recorded.
         """
         found, unreadable, homes = [], [], dict[str, Path]()
-        for path in sorted(folder.rglob(records.FILE_NAME)):
-            if {"attempts", "stages"} & set(path.relative_to(folder).parts):
-                continue
-            try:
-                found.append(records.read(path))
-                homes[found[-1].run_hash + found[-1].data_fingerprint] = path.parent
-            except UnreadableRecordError as error:
-                unreadable.append(f"{path.relative_to(folder)}: {str(error).split(': ', 1)[-1]}")
+        with _uncollected():
+            for path in _record_files(folder):
+                try:
+                    found.append(records.read(path))
+                    homes[found[-1].run_hash + found[-1].data_fingerprint] = path.parent
+                except UnreadableRecordError as error:
+                    unreadable.append(f"{path.relative_to(folder)}: {str(error).split(': ', 1)[-1]}")
         path = folder / "design.json"
         try:
             design = design or (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
@@ -160,12 +163,40 @@ class Study:
 
         table: "curve" or "validation".
         """
-        found = {}
-        for record in self.records_of(arm):
-            columns: Mapping[str, Any] = getattr(record, table)
-            if record.status == "complete" and column in columns:
-                found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
-        return found
+        if (arm, table, column) not in self._series:
+            found = self._series[arm, table, column] = {}
+            for record in self.records_of(arm):
+                columns: Mapping[str, Any] = getattr(record, table)
+                if record.status == "complete" and column in columns:
+                    found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
+        return self._series[arm, table, column]
+
+    @cached_property
+    def _series(self) -> dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]]:
+        """Read once: a report's figures on paper and on the page, and learning speed, ask for the same."""
+        return {}
+
+
+def _record_files(folder: Path) -> list[Path]:
+    """Every run's record below a folder, in order of path: none that was set aside, and none of a run's stages."""
+    found = []
+    for place, below, files in os.walk(folder):
+        below[:] = [name for name in below if name not in ("attempts", "stages")]
+        if records.FILE_NAME in files:
+            found.append(place.split(os.sep))
+    return [Path(os.sep.join(parts), records.FILE_NAME) for parts in sorted(found)]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No search for circles meanwhile: millions of numbers in lists hold none, and it would take as long as reading them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def thinned(length: int, most: int) -> np.ndarray:

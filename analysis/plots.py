@@ -16,6 +16,7 @@ from xml.sax.saxutils import escape
 import matplotlib
 import matplotlib.ticker
 import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from analysis.colours import ARM_COLOURS
@@ -322,9 +323,20 @@ def figure_of(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def _lay_out(figure: Figure) -> None:
+    """Place everything, once: `savefig` would draw the whole figure a first time for that."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.dpi = 72  # of SVG
+        FigureCanvasSVG(figure)
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
 def _svg(figure: Figure, name: str, alt: str) -> str:
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}):
+        _lay_out(figure)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]

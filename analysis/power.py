@@ -1,13 +1,15 @@
 """What a design can see, before it is paid for."""
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
+from analysis.roots import root
 from core.errors import UserError
 
 # Pairing under common random numbers makes effects of several standard deviations ordinary, but a design that sees
@@ -35,11 +37,15 @@ def power_of(effect: float, n: int, *, alpha: float = 0.05, comparisons: int = 1
     written as the mean over the sample variance of a normal tail and integrated by quadrature: scipy.stats.nct gives
     NaN at the few degrees of freedom and large shifts that paired designs have.
     """
-    df, shift = n - 1, effect * n**0.5
-    critical = stats.t.isf(alpha / comparisons / 2, df)
-    sd_Q = np.sqrt(stats.chi2.ppf(NODES_Q, df) / df)
-    tail_Q = special.ndtr(shift - critical * sd_Q) + special.ndtr(-shift - critical * sd_Q)
-    return float(WEIGHTS_Q @ tail_Q)
+    shift, beyond_Q = effect * n**0.5, _critical_means(n, alpha / comparisons)
+    return float(WEIGHTS_Q @ (special.ndtr(shift - beyond_Q) + special.ndtr(-shift - beyond_Q)))
+
+
+@functools.lru_cache(maxsize=256)  # a search for an effect asks for the same again and again
+def _critical_means(n: int, alpha: float) -> np.ndarray:
+    """Means in standard errors from which on a t test on n pairs rejects, at the quantiles of the sample variance."""
+    df = n - 1
+    return -special.stdtrit(df, alpha / 2) * np.sqrt(2 * special.gammaincinv(df / 2, NODES_Q) / df)
 
 
 def detectable_effect(n: int, *, alpha: float = 0.05, power: float = 0.8, comparisons: int = 1) -> float:
@@ -55,8 +61,7 @@ def detectable_effect(n: int, *, alpha: float = 0.05, power: float = 0.8, compar
         upper *= 2
     if power_of(upper, n, alpha=alpha, comparisons=comparisons) < power:
         return math.inf
-    found = optimize.brentq(lambda d: power_of(d, n, alpha=alpha, comparisons=comparisons) - power, 1e-6, upper)
-    return float(found)
+    return root(lambda d: power_of(d, n, alpha=alpha, comparisons=comparisons) - power, 1e-6, upper)
 
 
 def seeds_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8, comparisons: int = 1) -> int:

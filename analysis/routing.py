@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from analysis.information import (
     Estimate,
@@ -157,9 +157,9 @@ def paired_change(before_GT: np.ndarray, after_GT: np.ndarray, *, alpha: float =
     mean, error = float(change_G.mean()), float(change_G.std(ddof=1) / np.sqrt(len(change_G)))
     if error == 0:
         return Change(mean, 0.0, mean, mean, float(mean == 0))
-    student = stats.t(len(change_G) - 1)
-    reach = float(student.isf(alpha / 2)) * error
-    return Change(mean, error, mean - reach, mean + reach, float(2 * student.sf(abs(mean) / error)))
+    df = len(change_G) - 1
+    reach = float(-special.stdtrit(df, alpha / 2)) * error
+    return Change(mean, error, mean - reach, mean + reach, float(2 * special.stdtr(df, -abs(mean) / error)))
 
 
 def _profile(

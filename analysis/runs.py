@@ -52,11 +52,17 @@ def differences(study: Study, arm: str, record: RunRecord) -> list[tuple[str, st
     Of the control's run of the same seed where there is one; the seed itself never counts.
     """
     control: str = study.design["control"]
-    others = study.records_of(control)
-    base = study.cells.get((control, record.seed)) or (others[0] if others else None)
-    if arm == control or base is None:
+    if arm == control:
         return []
-    return list(_unlike(dict(flatten(base.config)), dict(flatten(record.config))))
+    base = study.cells.get((control, record.seed)) or next(iter(study.records_of(control)), None)
+    if base is None:
+        return []
+    return list(_unlike(*(dict(flatten(_other(*pair))) for pair in ((base, record), (record, base)))))
+
+
+def _other(own: RunRecord, than: RunRecord) -> dict[str, Any]:
+    """The sections of a run's config that another's has otherwise or not at all."""
+    return {name: part for name, part in own.config.items() if than.config.get(name, MISSING) != part}
 
 
 def _unlike(base: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import special, stats
+from scipy import special
 
 from core.errors import UserError
 
@@ -76,7 +76,7 @@ def confirm(
     if not np.isfinite(fresh).all():
         raise UserError("confirm: the winner has fresh seeds without a finite value")
     estimate = float(fresh.mean())
-    half = float(stats.t.isf(alpha / 2, len(fresh) - 1) * fresh.std(ddof=1) / len(fresh) ** 0.5)
+    half = float(-special.stdtrit(len(fresh) - 1, alpha / 2) * fresh.std(ddof=1) / len(fresh) ** 0.5)
     optimism = float(means[winner]) - estimate
     return Confirmation(
         winner=winner,

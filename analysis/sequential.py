@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special, stats
+from scipy import special
 
+from analysis.roots import root
 from core.errors import UserError
 
 PRIOR_SCALE = 1.0  # of effect sizes: under common random numbers they are large
@@ -185,7 +186,7 @@ def planned_looks(seeds: Sequence[int], *, alpha: float = 0.05) -> tuple[Look, .
     if not numbers or numbers[0] < 2 or any(a >= b for a, b in itertools.pairwise(numbers)):
         raise UserError(f"looks: increasing numbers of seeds from 2 on are needed, not {numbers}")
     time = np.array(numbers) / numbers[-1]
-    constant = optimize.brentq(lambda c: _crossing(c, time) - alpha, 0.5, 10.0, xtol=1e-9)
+    constant = root(lambda c: alpha - _crossing(c, time), 0.5, 10.0)
     return tuple(Look(n, float(2 * special.ndtr(-constant / math.sqrt(t)))) for n, t in zip(numbers, time, strict=True))
 
 
@@ -193,10 +194,14 @@ def _crossing(constant: float, time_K: np.ndarray) -> float:
     """P(|B(t)| >= constant at any of the times), B a Brownian motion: its density between the bounds, time by time."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
     x, w = constant * nodes, constant * weights
-    density = stats.norm.pdf(x, scale=math.sqrt(time_K[0]))
+    density = _normal_density(x, time_K[0])
     for before, now in itertools.pairwise(time_K):
-        density = stats.norm.pdf(x[:, None] - x[None, :], scale=math.sqrt(now - before)) @ (w * density)
+        density = _normal_density(x[:, None] - x[None, :], now - before) @ (w * density)
     return float(1 - w @ density)
+
+
+def _normal_density(x: np.ndarray, variance: float) -> np.ndarray:
+    return np.exp(-x * x / (2 * variance)) / math.sqrt(2 * math.pi * variance)
 
 
 def _sequence(differences: np.ndarray, alpha: float, scale: float) -> tuple[float, float]:
@@ -215,7 +220,7 @@ def _critical(n: int, bound: float, scale: float) -> float:
         upper *= 4
         if upper > 1e9:
             return math.inf
-    return float(optimize.brentq(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper))
+    return root(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper)
 
 
 @functools.lru_cache(maxsize=1 << 16)  # whoever looks again asks for the same prefixes

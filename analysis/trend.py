@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import linalg, stats
+from scipy import special
 
 from analysis.scaling import LEAST_RANGE, LEAST_RUNS
 from core.errors import UserError
@@ -40,7 +40,7 @@ class Trend:
         at = np.array([1.0, math.log(parameters), math.log(tokens)])
         centre = float(at @ np.array(self.coefficients))
         spread = self.error * math.sqrt(1 + float(at @ np.array(self.covariance_33) @ at))
-        reach = float(stats.t.ppf(0.975, self.points - 3)) * spread
+        reach = float(special.stdtrit(self.points - 3, 0.975)) * spread
         return Interval(*(math.exp(min(700.0, max(-700.0, centre + side))) for side in (0.0, -reach, reach)))
 
 
@@ -66,10 +66,10 @@ def fit_trend(parameters: ArrayLike, tokens: ArrayLike, values: ArrayLike) -> Tr
         raise UserError(
             "trend: tokens are proportional to parameters in every point, so their effects can't be told apart"
         )
-    covariance_33 = linalg.inv(design_P3.T @ design_P3)
+    covariance_33 = np.linalg.inv(design_P3.T @ design_P3)
     found = covariance_33 @ design_P3.T @ log_P
     error = math.sqrt(((log_P - design_P3 @ found) ** 2).sum() / (points - 3))
-    reach = stats.t.ppf(0.975, points - 3) * error * np.sqrt(np.diag(covariance_33))
+    reach = special.stdtrit(points - 3, 0.975) * error * np.sqrt(np.diag(covariance_33))
     exponents = [Interval(float(found[i]), float(found[i] - reach[i]), float(found[i] + reach[i])) for i in (1, 2)]
     return Trend(
         parameters=exponents[0],

@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis.adaptive import Course, course
 from analysis.decoding import Decoding, decoding
+from analysis.factorial import Factorial, of_study
 from analysis.frame import Study
 from analysis.headline import asides, contrasts, grown, headline, savings
 from analysis.power import reach_of
@@ -16,7 +17,6 @@ from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
 
 if TYPE_CHECKING:
-    from analysis.factorial import Factorial
     from analysis.ladder import Ladder
 
 
@@ -44,8 +44,8 @@ class Judgement:
     exploratory: str
     contrasts: tuple[Planned, ...]
     speeds: tuple[SpeedRow, ...]
-    main_effects: "Factorial | None"
-    interactions: "Factorial | None"
+    main_effects: Factorial | None
+    interactions: Factorial | None
     factorial_note: str
     course: Course | None = None
     decoding: Decoding | None = None
@@ -137,14 +137,12 @@ def exploratory(design: Mapping[str, Any]) -> str:
     return f"Exploratory: {seeds} seeds for {arms} arms can't be expected to reach significance ({needed})."
 
 
-def _factorial(study: Study) -> "tuple[Factorial | None, Factorial | None, str]":
+def _factorial(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
     if len(study.design["factors"]) < 2:
         return None, None, ""
     if "adaptive" in study.design:
         return None, None, "arms have bought different numbers of seeds, and those with large effects the fewest"
-    from analysis import factorial  # pandas takes half a second to import
-
-    return factorial.of_study(study)
+    return of_study(study)
 
 
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:

@@ -1,15 +1,12 @@
 """Numbers and verdicts in words, as every page, terminal and file has them."""
 
 import math
-from typing import TYPE_CHECKING
 
+from analysis.factorial import Contrast
 from analysis.tables import Planned, Row
 
-if TYPE_CHECKING:
-    from analysis.factorial import Contrast
 
-
-def crossed(contrast: "Contrast") -> str:
+def crossed(contrast: Contrast) -> str:
     """A contrast's factors in words: each from its reference to its level."""
     steps = zip(contrast.factors, contrast.reference, contrast.levels, strict=True)
     return " x ".join(f"{name} {base} → {level}" for name, base, level in steps)

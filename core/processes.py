@@ -5,9 +5,22 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+SOURCE_ROOT = Path(__file__).resolve().parents[1]
 STOPPED = 143  # exit status after SIGTERM, as shells report it
+
+
+def import_path() -> dict[str, str]:
+    """The variable that lets a Python process that is started with -P import these packages before any of their name."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), os.environ.get("PYTHONPATH"))))}
+
+
+def add_current_folder() -> None:
+    """Let modules of the current folder be imported, after all others: it may have a `core` of its own."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def leave_with_parent(parent: int, on_word: Callable[[], Any] = lambda: None) -> None:

@@ -78,16 +78,21 @@ def _root() -> Path | None:
 
 
 @cache
-def _git() -> dict[str, Any]:
+def commit() -> str | None:
+    """The commit of this code; None outside of its repository."""
     root = _root()
     try:
-        commit = None if root is None else _output("git", "-C", str(root), "rev-parse", "HEAD").decode().strip()
+        return None if root is None else _output("git", "-C", str(root), "rev-parse", "HEAD").decode().strip()
     except (OSError, subprocess.SubprocessError):
-        commit = None
-    if commit is None:
+        return None
+
+
+@cache
+def _git() -> dict[str, Any]:
+    if commit() is None:
         return {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
     found = _difference()
-    return {"git_commit": commit, "git_dirty": found is not None, "git_diff_sha256": found and found[0]}
+    return {"git_commit": commit(), "git_dirty": found is not None, "git_diff_sha256": found and found[0]}
 
 
 @cache

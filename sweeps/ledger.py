@@ -30,6 +30,7 @@ from sweeps.planned import Plan, PlannedRun
 from sweeps.trials import (
     Key,
     Waiting,
+    as_ended,
     describe_run,
     failed_record,
     keep_to_folder,
@@ -41,6 +42,7 @@ from sweeps.workplace import LOST, MOVED, PREEMPTED, Fate, Workplace
 
 MOST_LOSSES = 2
 PLAN_LOCK = ".plan.lock"
+RECORDED = "already recorded"
 
 
 @dataclass(frozen=True)
@@ -280,9 +282,9 @@ class Ledger:
             self._add(run, names, TrialState.WAITING, len(trials))
         elif record is not None:
             for trial in waits[:1]:
-                self._fail(trial._trial_id, "already recorded")
+                self._fail(trial._trial_id, RECORDED)
             if record.status not in told:  # the journal is younger than the record
-                self._adopt(run, names, record, len(trials))
+                self._adopt(run, names, record, trials)
         return lost
 
     def _count_loss(self, key: Key, run: PlannedRun, folder: Path, trials: Sequence[FrozenTrial]) -> RunRecord | None:
@@ -294,20 +296,32 @@ class Ledger:
         spill.keep(record, folder, self._patience)
         return record
 
-    def _tell(self, trial_id: int, run: PlannedRun, record: RunRecord, *, first: bool = False) -> None:
-        path = run_folder(self.plan, run, self.out) / records.FILE_NAME
-        self._storage.set_trial_user_attr(trial_id, "status", record.status)
-        self._storage.set_trial_user_attr(trial_id, "record", path.relative_to(self.out).as_posix())
-        self._storage.set_trial_user_attr(trial_id, "record_sha256", records.digest(path.read_bytes()))
-        value = record.metrics.get(self.plan.design["metric"])
+    def _told(self, run: PlannedRun, record: RunRecord) -> tuple[dict[str, str], float | None]:
+        """A record as a trial says it: attributes, and the value; None, with a reason among them, where the run failed."""
+        path, metric = run_folder(self.plan, run, self.out) / records.FILE_NAME, self.plan.design["metric"]
+        said = {
+            "status": record.status,
+            "record": path.relative_to(self.out).as_posix(),
+            "record_sha256": records.digest(path.read_bytes()),
+        }
+        value = record.metrics.get(metric)
         if record.status == "failed":
-            self._fail(trial_id, record.reason or "no reason given")
-        elif value is None or not math.isfinite(value):
-            self._fail(trial_id, f"its record has no finite {self.plan.design['metric']}")
-        elif not first and self._is_told(trial_id, run):
-            self._fail(trial_id, "already recorded")
+            return said | {"reason": record.reason or "no reason given"}, None
+        if value is None or not math.isfinite(value):
+            return said | {"reason": f"its record has no finite {metric}"}, None
+        return said, value
+
+    def _tell(self, trial_id: int, run: PlannedRun, record: RunRecord, *, first: bool = False) -> None:
+        said, value = self._told(run, record)
+        reason = said.pop("reason", None)
+        if value is not None and not first and self._is_told(trial_id, run):
+            reason = RECORDED
+        for name, text in said.items():
+            self._storage.set_trial_user_attr(trial_id, name, text)
+        if reason is not None:
+            self._fail(trial_id, reason)
         else:
-            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])
+            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])  # type: ignore[list-item]
 
     def _is_told(self, trial_id: int, run: PlannedRun) -> bool:
         key = (run.run_hash, run.fingerprint)
@@ -317,15 +331,26 @@ class Ledger:
         self._storage.set_trial_user_attr(trial_id, "reason", reason)
         self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    def _adopt(self, run: PlannedRun, names: Mapping[str, str], record: RunRecord, attempt: int) -> None:
-        """A trial for a record that has none, such as when the journal was deleted."""
-        trial_id = self._add(run, names, TrialState.RUNNING, attempt)
-        self._tell(trial_id, run, record)
+    def _adopt(
+        self, run: PlannedRun, names: Mapping[str, str], record: RunRecord, trials: Sequence[FrozenTrial]
+    ) -> None:
+        """A trial for a record that has none, such as when the journal was deleted: it has ended as it is made.
+
+        trials: the run's others. One operation for each, as thousands may lie there.
+        """
+        said, value = self._told(run, record)
+        if value is not None and any(trial.state == TrialState.COMPLETE for trial in trials):
+            said, value = said | {"reason": RECORDED}, None
+        trial = as_ended(self._describe(run, names, TrialState.WAITING, len(trials)), record, said, value)
+        self._storage.create_new_trial(self._study._study_id, template_trial=trial)
 
     def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> int:
-        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
-        trial = describe_run(self.plan, run, folder, names, state, attempt)
+        trial = self._describe(run, names, state, attempt)
         return self._storage.create_new_trial(self._study._study_id, template_trial=trial)
+
+    def _describe(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> FrozenTrial:
+        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
+        return describe_run(self.plan, run, folder, names, state, attempt)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)

@@ -1,11 +1,11 @@
 """A declaration becomes a plan: every run that it needs, checked before anything is trained."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from core.config import RunConfig, config_hash, to_dict
+from core.config import RunConfig, config_hash, content_hash, to_dict
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
@@ -81,10 +81,12 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     for each, entry in zip(staged, design["arms"], strict=bool(staged)):
         entry |= {"flops": each.flops} | ({"first": to_dict(each.first)} if each.first else {})
         entry["notes"] += _of_stages(each, staged[0])
-    runs = tuple(
-        planned_run(arm, replace(config, seed=seed), fingerprints[arm.name], firsts.get(arm.name))
-        for seed in edition.seeds
-        for arm, config in zip(arms, configs, strict=True)
+    runs = planned_runs(
+        (
+            (arm, config, fingerprints[arm.name], firsts.get(arm.name))
+            for arm, config in zip(arms, configs, strict=True)
+        ),
+        edition.seeds,
     )
     return Plan(name=name, size=size, design=design, runs=runs)
 
@@ -224,14 +226,27 @@ def _of_stages(each: Prepared, control: Prepared) -> list[str]:
     return []
 
 
-def planned_run(arm: Arm, config: RunConfig, data: str, first: RunConfig | None = None) -> PlannedRun:
-    """An arm's run under the config's seed. data: the fingerprint; first: its first stage."""
-    return PlannedRun(
-        arm=arm.name,
-        settings=dict(arm.settings),
-        config=config,
-        run_hash=config_hash(config),
-        arm_hash=config_hash(config, with_seed=False),
-        fingerprint=data,
-        first=None if first is None else replace(first, seed=config.seed),
-    )
+def planned_runs(
+    arms: Iterable[tuple[Arm, RunConfig, str, RunConfig | None]], seeds: Sequence[int]
+) -> tuple[PlannedRun, ...]:
+    """Every arm's run under every seed, block by block. arms: each with its config, its data's fingerprint, and its first
+    stage or None."""
+    by_arm = [_runs(*arm, seeds) for arm in arms]
+    return tuple(run for block in zip(*by_arm, strict=True) for run in block)
+
+
+def _runs(arm: Arm, config: RunConfig, data: str, first: RunConfig | None, seeds: Sequence[int]) -> list[PlannedRun]:
+    content = to_dict(config)  # once: of a thousand seeds it would take seconds
+    arm_hash = content_hash(content, with_seed=False)
+    return [
+        PlannedRun(
+            arm=arm.name,
+            settings=dict(arm.settings),
+            config=replace(config, seed=seed),
+            run_hash=content_hash(content | {"seed": seed}),
+            arm_hash=arm_hash,
+            fingerprint=data,
+            first=None if first is None else replace(first, seed=seed),
+        )
+        for seed in seeds
+    ]

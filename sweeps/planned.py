@@ -1,10 +1,10 @@
 """What is to be trained, as a ledger, a worker and a scheduler's task need to know it: without what it takes to plan it."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from core.config import RunConfig
+from core.config import RunConfig, to_dict
 from core.metrics import METRICS
 from core.settings import build
 from sweeps.spec import Level, study_name
@@ -71,14 +71,29 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain dictionaries, for `from_json` in another process."""
-        return asdict(self)
+        said: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {}  # once for each arm: seeds may be a thousand
+        for run in self.runs:
+            if run.arm_hash not in said:
+                said[run.arm_hash] = to_dict(run.config), to_dict(run.first) if run.first else None
+        rows = []
+        for run in self.runs:
+            config, first = said[run.arm_hash]
+            row = vars(run) | {"settings": dict(run.settings), "config": config | {"seed": run.seed}}
+            rows.append(row | {"first": first and first | {"seed": run.seed}})
+        return {"name": self.name, "size": self.size, "design": dict(self.design), "runs": rows}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Plan":
         """The plan that `to_json` wrote."""
+        built: dict[str, dict[str, RunConfig]] = {}  # once for each arm
+        for row in content["runs"]:
+            if row["arm_hash"] not in built:
+                built[row["arm_hash"]] = {key: build(row[key]) for key in ("config", "first") if row.get(key)}
         runs = tuple(
-            PlannedRun(**(run | {key: build(run[key]) for key in ("config", "first") if run.get(key)}))
-            for run in content["runs"]
+            PlannedRun(
+                **row | {key: replace(one, seed=row["config"]["seed"]) for key, one in built[row["arm_hash"]].items()}
+            )
+            for row in content["runs"]
         )
         return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
 

@@ -102,8 +102,8 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     for trial in trials:
         if trial.user_attrs.get("data_fingerprint", "") in design["data_fingerprint"]:
             by_run[trial.user_attrs.get("arm_hash"), trial.user_attrs.get("seed")].append(trial)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.duration is not None]
-    mean_s = statistics.fmean(t.duration.total_seconds() for t in complete if t.duration) if complete else None
+    took = [trial.duration for trial in trials if trial.state == TrialState.COMPLETE and trial.duration is not None]
+    mean_s = statistics.fmean(each.total_seconds() for each in took) if took else None
     workplace = Workplace()
     runs = tuple(
         _run(arm["name"], seed, by_run[arm["hash"], seed], out, workplace, mean_s) for arm, seed in cells(design)

@@ -1,6 +1,7 @@
 """A planned run as Optuna sees it, and the record of one that couldn't write its own."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,25 @@ def describe_run(
             "before": before,
         },
     )
+
+
+def as_ended(trial: FrozenTrial, record: RunRecord, said: Mapping[str, str], value: float | None) -> FrozenTrial:
+    """A trial as it ended, when its run's record says: with what else it is to say, and a value, or None where it failed."""
+    ended = create_trial(
+        state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+        value=value,
+        params=trial.params,
+        distributions=trial.distributions,
+        user_attrs={**trial.user_attrs, **said},
+    )
+    if record.started_at and record.finished_at:
+        ended.datetime_start, ended.datetime_complete = map(_moment, (record.started_at, record.finished_at))
+    return ended
+
+
+def _moment(text: str) -> datetime:
+    """A record's time as Optuna has it: this machine's, without saying so."""
+    return datetime.fromisoformat(text).astimezone().replace(tzinfo=None)
 
 
 def parameter_names(plan: Plan, trials: Sequence[FrozenTrial]) -> dict[str, str]:

@@ -28,12 +28,13 @@ def verify(
     findings: list[Finding] = []
     design = _design(folder, findings)
     runs = list(read_runs(folder, findings))
-    within = [run for run in runs if design is None or _fits(run, design)]
+    fits = [design is None or _fits(run, design) for run in runs]
+    within = [run for run, fit in zip(runs, fits, strict=True) if fit]
     known = Corpora(fingerprint_of)
-    for run in runs:
+    for run, fit in zip(runs, fits, strict=True):
         place = run.path.parent.relative_to(folder).as_posix()
         findings += [Finding(place, text) for text in each(run)]
-        if run not in within:
+        if not fit:
             findings.append(Finding(place, FORMER, note=True))
             continue
         findings += [Finding(place, text) for text in known.differences(run)]

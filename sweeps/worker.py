@@ -23,7 +23,7 @@ from core import records, spill
 from core.config import config_hash
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
-from core.processes import STOPPED, leave_with_parent, take_events_pipe
+from core.processes import STOPPED, add_current_folder, leave_with_parent, take_events_pipe
 from core.provenance import save_diff
 from core.records import RunRecord, UnreadableRecordError, set_aside
 from core.training import pausing
@@ -220,6 +220,7 @@ def serve(
     cores = json.loads(os.environ[CORES_VARIABLE])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
+    add_current_folder()
     train = trainer_of(job["trainer"])
     if "torch" in sys.modules:  # what the trainer needs was imported with it
         sys.modules["torch"].set_num_threads(len(cores))

@@ -5,7 +5,7 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from typing import Any
 from ablations.cli import agenda, cluster
 from ablations.cli.commands import INTERRUPTED, LOOKS, console, train_here
 from ablations.cli.following import tasks_said
-from analysis.adaptive import Course, Look, Rule, course
+from ablations.cli.looks import decisions_of, digest, logged, of_design
+from analysis.adaptive import Course, Rule, course
 from analysis.frame import Study
 from analysis.headline import savings
-from core import records
 from core.errors import UserError
 from core.provenance import describe
-from sweeps.audit import Finding
 from sweeps.folders import write_design
 from sweeps.planned import Plan
 from sweeps.status import status
@@ -62,61 +61,16 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     return 1 if failed else 0
 
 
-def logged(folder: Path) -> list[dict[str, Any]]:
-    """The looks that were taken, as they were noted at the time; none where there is no such file.
-
-    Raises UserError for a file that was damaged.
-    """
-    path = folder / LOOKS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-
-
-def contradictions(folder: Path) -> Iterator[Finding]:
-    """Where a look was decided otherwise than its records say now; as a note where it was looked at again since, as runs
-    that failed were tried again. Looks of other designs count for nothing."""
-    study, noted = Study.load(folder), logged(folder)
-    own = _of_design(noted, study.design) if study else noted
-    if study is None or "adaptive" not in study.design:
-        if own:
-            planned = study is not None and own[-1]["rule"]["fixed"] == len(study.design["seeds"])
-            text = f"the results were looked at {len(own)} times, and this design says nothing of it"
-            yield Finding(LOOKS, text, note=planned)
-        return
-    now = {look.seeds: _decisions(look) for look in course(study).looks}
-    newest = {look["seeds"]: look for look in own}
-    for look in own:
-        if look["seeds"] in now and look["decisions"] != now[look["seeds"]]:
-            text = f"the look after {look['seeds']} seeds of {look['at']} decided otherwise than the records say now"
-            yield Finding(LOOKS, text, note=look is not newest[look["seeds"]])
-
-
 def _tell_unlooked(folder: Path, design: Mapping[str, Any]) -> None:
     """Say so where runs were there before the first look: what somebody saw of them isn't allowed for."""
     study = Study.load(folder, design)
-    if study is not None and study.cells and not _of_design(logged(folder), design):
+    if study is not None and study.cells and not of_design(logged(folder), design):
         known = f"note: {len(study.cells)} runs were recorded before any look was noted"
         print(f"{known}; error rates hold if nobody saw their results", file=sys.stderr)
 
 
-def check_not_looked_at(folder: Path, design: Mapping[str, Any]) -> None:
-    """Refuse a fixed design of another number of seeds than the one that was looked at: its p-values wouldn't allow for that.
-
-    All the seeds that were planned from the start are a fixed design whatever was looked at on the way.
-    """
-    noted = _of_design(logged(folder), design)
-    if noted and noted[-1]["rule"]["fixed"] != len(design["seeds"]):
-        raise UserError(
-            f"these runs were looked at after {noted[-1]['seeds']} seeds, which a fixed design's p-values don't allow for: "
-            "go on with --until-decided, or start a new sweep in another --out"
-        )
-
-
 def _check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
-    for look in _of_design(logged(folder), design):
+    for look in of_design(logged(folder), design):
         if look["rule"] != asdict(rule):
             was, now = look["rule"], asdict(rule)
             flags = {"fixed": "--seeds", "block": "--block"}
@@ -127,29 +81,18 @@ def _check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
             )
 
 
-def _of_design(noted: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The looks at these very runs."""
-    return [look for look in noted if look["design"] == _digest(design)]
-
-
-def _digest(design: Mapping[str, Any]) -> str:
-    """What runs a design looks at, and by which metric, whatever its seeds."""
-    looked_at = [design["metric"], design["data_fingerprint"], sorted(arm["hash"] for arm in design["arms"])]
-    return records.digest(json.dumps(looked_at).encode())
-
-
 def _course(plan: Plan, rule: Rule, folder: Path) -> Course:
     """The sweep's course by its records, looks that weren't noted yet noted, and those that came out otherwise."""
     found = course(_study(plan, rule, folder))
-    noted = {look["seeds"]: look["decisions"] for look in _of_design(logged(folder), plan.design)}
-    new = [look for look in found.looks if noted.get(look.seeds) != _decisions(look)]
+    noted = {look["seeds"]: look["decisions"] for look in of_design(logged(folder), plan.design)}
+    new = [look for look in found.looks if noted.get(look.seeds) != decisions_of(look)]
     if new:
         commit = describe("cpu").get("git_commit")
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with (folder / LOOKS).open("a", encoding="utf-8") as file:
             for look in new:
-                entry = {"at": at, "git_commit": commit, "design": _digest(plan.design), "rule": asdict(rule)}
-                entry |= {"seeds": look.seeds, "decisions": _decisions(look)}
+                entry = {"at": at, "git_commit": commit, "design": digest(plan.design), "rule": asdict(rule)}
+                entry |= {"seeds": look.seeds, "decisions": decisions_of(look)}
                 file.write(json.dumps(entry | {"steps": [asdict(step) for step in look.steps]}) + "\n")
     return found
 
@@ -158,10 +101,6 @@ def _study(plan: Plan, rule: Rule, folder: Path, found: Course | None = None) ->
     study = Study.load(folder, rule.designed(plan.design, found.seeds if found else {}))
     assert study is not None  # it has a design
     return study
-
-
-def _decisions(look: Look) -> dict[str, str]:
-    return {step.label: step.decision for step in look.steps}
 
 
 def _retry(arguments: argparse.Namespace, plan: Plan, rule: Rule, folder: Path) -> Course:

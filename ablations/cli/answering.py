@@ -3,31 +3,38 @@
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binomtest
 
 from ablations.cli.commands import console, show_json
 from analysis.compare import holm
+from core.data.tasks import first_held_out, room, task_of
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
-from core.probes.pairs import minimal_pairs
-from core.probes.tasks import TaskResult, exact_match, room, task_of
-from core.training.weights import open_run
+from core.training.checks import find_run
+
+if TYPE_CHECKING:
+    from core.probes.tasks import TaskResult
 
 BASE = "one token a call"  # what the others are compared with, prompt by prompt
 
 
 def run_tasks(arguments: argparse.Namespace) -> int:
     """Answer the same held-out prompts under every setting; compare each with one token a call, all positions open."""
-    config, denoiser = open_run(arguments.model)
+    config = find_run(arguments.model)
     name = task_of(config)
+    first_held_out(name, arguments.count)
     length = room(name)
+    grid = list(_grid(arguments, length, causal=config.model.causal))
+    from core.probes.tasks import exact_match  # torch, which mistakes are refused without
+    from core.training.weights import open_run
+
+    _, denoiser = open_run(arguments.model)
     results: dict[str, TaskResult] = {}
-    for label, settings in _grid(arguments, length, causal=config.model.causal):
+    for label, settings in grid:
         results[label] = exact_match(config, denoiser, settings, arguments.count)
     content = {"task": name, "examples": arguments.count, "length": length, "rows": _rows(results)}
     show_json(content) if arguments.json else _print(content, console())
@@ -52,7 +59,9 @@ def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterat
         )
 
 
-def _rows(results: dict[str, TaskResult]) -> list[dict[str, Any]]:
+def _rows(results: "dict[str, TaskResult]") -> list[dict[str, Any]]:
+    from scipy.stats import binomtest  # a second
+
     base, others = results[BASE], [label for label in results if label != BASE]
     pvalues = holm([_mcnemar(results[label].right_N, base.right_N) for label in others])
     adjusted = dict(zip(others, pvalues, strict=True))
@@ -77,6 +86,8 @@ def _rows(results: dict[str, TaskResult]) -> list[dict[str, Any]]:
 
 def _mcnemar(right_N: np.ndarray, base_N: np.ndarray) -> float:
     """The exact p-value that two decodings of the same prompts are as often right (McNemar 1947)."""
+    from scipy.stats import binomtest
+
     gained, lost = int((right_N & ~base_N).sum()), int((~right_N & base_N).sum())
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
@@ -104,7 +115,16 @@ def _print(content: dict[str, Any], out: Console) -> None:
 
 def run_pairs(arguments: argparse.Namespace) -> int:
     """Count how often a right response is likelier than one that is wrong by a symbol."""
-    config, denoiser = open_run(arguments.model)
+    config = find_run(arguments.model)
+    first_held_out(task_of(config), arguments.count, "pairs")
+    if arguments.draws < 1:
+        raise UserError(f"--draws must be at least 1, not {arguments.draws}")
+    from scipy.stats import binomtest  # seconds, all of them, which mistakes are refused without
+
+    from core.probes.pairs import minimal_pairs
+    from core.training.weights import open_run
+
+    _, denoiser = open_run(arguments.model)
     result = minimal_pairs(config, denoiser, arguments.count, draws=arguments.draws)
     wins = float(result.preferred * arguments.count)
     interval = binomtest(round(wins), arguments.count).proportion_ci(method="wilson")

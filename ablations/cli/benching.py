@@ -6,10 +6,8 @@ import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -18,12 +16,16 @@ from ablations.cli.commands import console, show_json
 from ablations.cli.harness import run_lm_eval
 from ablations.cli.humaneval import run_humaneval
 from ablations.cli.judging import run_text
-from ablations.cli.models import open_model
-from core.data.module import held_out
+from ablations.cli.models import Opened, open_model
+from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.model.size import count
-from core.probes.decoding import Cell, Cost, cache_errors, measure
-from core.settings import load as load_config
+from core.probes.grid import Cell
+
+if TYPE_CHECKING:
+    import torch
+
+    from core.probes.decoding import Cost
 
 DEFAULTS = {
     "length": [128], "block_length": [32], "batch": [1, 4], "tokens_per_call": [1, 2], "threshold": 0.9, "temperature": 1.0,
@@ -52,11 +54,16 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.rounds < 1 or arguments.prompt_length < 0:
         raise UserError("--rounds must be at least 1, and --prompt-length not negative")
     opened = open_model(arguments.model)
-    prompts = _prompts(arguments.model, max(arguments.batch), arguments.prompt_length)
+    _check_prompts(opened, max(arguments.batch), arguments.prompt_length)
     grid = itertools.product(arguments.length, arguments.block_length, arguments.batch, arguments.tokens_per_call)
     cells = [Cell(*sizes) for sizes in grid]
     for cell in cells:
         cell.check()
+    from core.data.module import held_out  # torch, which mistakes are refused without
+    from core.probes.decoding import cache_errors, measure
+
+    assert opened.run is not None
+    prompts = held_out(opened.run, max(arguments.batch))[0][:, : arguments.prompt_length].tolist()
     costs, errors = [], []
     for cell in cells:
         costs += measure(opened.denoiser, prompts, cell, rounds=arguments.rounds, threshold=arguments.threshold)
@@ -73,24 +80,26 @@ def run_bench(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _prompts(folder: Path, number: int, length: int) -> list[list[int]]:
-    """The beginnings of held-out sequences of the model's own data."""
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"{folder} has no config.yaml, so it isn't known what it reads: ablate import hf {folder}")
-    config = load_config(folder / "config.yaml")
-    if length > config.data.sequence_length:
-        raise UserError(f"--prompt-length {length} exceeds data.sequence_length={config.data.sequence_length}")
-    tokens_NL, _ = held_out(config, number)
-    return tokens_NL[:, :length].tolist()
+def _check_prompts(opened: Opened, number: int, length: int) -> None:
+    """Refuse prompts that the model's own data, whose held-out sequences begin with them, don't hold."""
+    if opened.run is None:
+        raise UserError(
+            f"{opened.folder} has no config.yaml, so it isn't known what it reads: ablate import hf {opened.folder}"
+        )
+    if length > opened.run.data.sequence_length:
+        raise UserError(f"--prompt-length {length} exceeds data.sequence_length={opened.run.data.sequence_length}")
+    check_held_out(opened.run, number)
 
 
-def _machine(device: torch.device) -> str:
+def _machine(device: "torch.device") -> str:
+    import torch
+
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     return f"{torch.get_num_threads()} CPU threads, {platform.machine()}, torch {torch.__version__}"
 
 
-def _rows(costs: Sequence[Cost]) -> list[dict[str, Any]]:
+def _rows(costs: "Sequence[Cost]") -> list[dict[str, Any]]:
     """Each contestant of each cell, with tokens a second over full recomputation's of the same round."""
     base = {cost.cell: cost.seconds_R for cost in costs if cost.contestant == BASE}
     rows = []

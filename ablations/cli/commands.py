@@ -155,7 +155,7 @@ def run_run(arguments: argparse.Namespace) -> int:
 
         return run_until_decided(arguments, plan)
     if (looks := arguments.out / plan.study_name / LOOKS).is_file():
-        from ablations.cli.adaptive import check_not_looked_at
+        from ablations.cli.looks import check_not_looked_at
 
         check_not_looked_at(looks.parent, plan.design)
     if arguments.launcher == "slurm":

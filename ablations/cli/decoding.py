@@ -5,7 +5,6 @@ import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 
-import torch
 from rich.console import Console
 
 from ablations.cli import agenda
@@ -14,7 +13,7 @@ from ablations.cli.planning import make_plan
 from core.decoded import Decoded
 from core.errors import UserError
 from core.training.devices import uses_cuda
-from sweeps.decoders import Asked, answer, missing
+from sweeps.answers import Asked, answer, missing
 from sweeps.launch.pool import default_workers
 from sweeps.planned import Plan
 
@@ -62,8 +61,14 @@ def _result(future: "Future[list[Decoded]]", asked: Asked) -> list[Decoded]:
 
 
 def _device(asked: Asked, number: int) -> str:
-    return f"cuda:{number % torch.cuda.device_count()}" if uses_cuda(asked.run.config) else "cpu"
+    if not uses_cuda(asked.run.config):
+        return "cpu"
+    import torch
+
+    return f"cuda:{number % torch.cuda.device_count()}"
 
 
 def _one_thread() -> None:
+    import torch  # in a process of its own
+
     torch.set_num_threads(1)

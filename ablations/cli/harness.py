@@ -7,18 +7,20 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ablations.cli.answering import check_lists
 from ablations.cli.commands import console, show_json
-from ablations.cli.models import open_model
+from ablations.cli.models import Opened, open_model
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
-from core.probes.responses import Responder
 from core.records import write_atomically
+
+if TYPE_CHECKING:
+    from core.probes.responses import Responder
 
 INSTALL = "pip install 'moe-diffusion-ablations[eval]'"
 BLOCK, BATCH = 32, 16
@@ -35,8 +37,9 @@ def run_lm_eval(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
     if arguments.few_shot is not None and arguments.few_shot < 0:
         raise UserError(f"--few-shot must not be negative, not {arguments.few_shot}")
-    tasks = _load(names, arguments)  # before the model: what can't be asked needs none
-    content = _evaluate(tasks, responder_of(arguments), arguments)
+    opened, settings = asked_of(arguments)
+    tasks = _load(names, arguments)  # before the weights: what can't be asked needs none
+    content = _evaluate(tasks, responder_of(opened, settings, arguments), arguments)
     path = arguments.to or arguments.model / f"lm-eval.{re.sub(r'[^A-Za-z0-9_.-]+', '_', '+'.join(names))[:100]}.json"
     save(path, content)
     if arguments.json:
@@ -47,8 +50,8 @@ def run_lm_eval(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def responder_of(arguments: argparse.Namespace) -> Responder:
-    """The model and how it is decoded, of the options that lm-eval and humaneval share. Raises UserError."""
+def asked_of(arguments: argparse.Namespace) -> tuple[Opened, Sampling]:
+    """The model and how it is to be decoded, of the options that lm-eval and humaneval share. Raises UserError."""
     for name in ("block_length", "batch", "tokens_per_call", "remasking", "length"):
         several = getattr(arguments, name)
         if several is not None and len(several) > 1:
@@ -69,6 +72,14 @@ def responder_of(arguments: argparse.Namespace) -> Responder:
         threshold=arguments.threshold,
         seed=arguments.seed,
     )
+    return opened, settings
+
+
+def responder_of(opened: Opened, settings: Sampling, arguments: argparse.Namespace) -> "Responder":
+    """What makes the model answer so."""
+    from core.probes.responses import Responder  # torch, which mistakes are refused without
+
+    assert opened.tokenizer is not None
     return Responder(
         opened.denoiser,
         opened.tokenizer,
@@ -136,7 +147,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f": did you mean {close[0]}?" if close else "; --include-path names a folder of more"
 
 
-def _evaluate(tasks: dict[str, Any], responder: Responder, arguments: argparse.Namespace) -> dict[str, Any]:
+def _evaluate(tasks: dict[str, Any], responder: "Responder", arguments: argparse.Namespace) -> dict[str, Any]:
     import lm_eval
     from lm_eval.evaluator import evaluate
 

@@ -7,20 +7,23 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from tqdm import tqdm
 
 from ablations.cli.commands import console, show_json
-from ablations.cli.harness import responder_of, save
+from ablations.cli.harness import asked_of, responder_of, save
+from core.config import ModelConfig
 from core.errors import UserError
 from core.execution.examining import Verdict, examine_all
 from core.execution.sandbox import Limits, confinement
 from core.probes.humaneval import UNTIL, Problem, pass_rate, problems, wanted_k
-from core.probes.responses import Asked, Responder
 from core.records import write_atomically
+
+if TYPE_CHECKING:
+    from core.probes.responses import Responder
 
 LENGTH = 512
 TEMPERATURE = 0.8  # where there are several samples (Chen et al. 2021, Fig. 5)
@@ -35,7 +38,10 @@ def run_humaneval(arguments: argparse.Namespace) -> int:
             raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
     if arguments.execute:
         confinement()  # before anything is decoded
-    asked, responder = problems()[: arguments.limit], responder_of(arguments)
+    asked = problems()[: arguments.limit]
+    opened, how = asked_of(arguments)
+    _check_context(opened.config, arguments)
+    responder = responder_of(opened, how, arguments)
     completions, settings = _complete(asked, responder, arguments)
     path = arguments.to or arguments.model / "humaneval.json"
     rows: list[dict[str, Any]] = [
@@ -56,17 +62,23 @@ def run_humaneval(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_context(model: ModelConfig, arguments: argparse.Namespace) -> None:
+    context = arguments.context or model.max_positions
+    if not 1 <= context <= model.max_positions:
+        raise UserError(f"--context {context} must lie in 1..model.max_positions={model.max_positions}")
+
+
 def _complete(
-    asked: Sequence[Problem], responder: Responder, arguments: argparse.Namespace
+    asked: Sequence[Problem], responder: "Responder", arguments: argparse.Namespace
 ) -> tuple[list[tuple[Problem, str]], dict[str, Any]]:
     """Each problem as often as wanted, with what the model wrote; and how it was asked."""
     samples = arguments.samples_per_problem
     temperature = arguments.temperature if arguments.temperature is not None else TEMPERATURE * (samples > 1)
     length = arguments.length[0] if arguments.length else LENGTH
-    model, cut, asks = responder.denoiser.config, 0, []
-    context = arguments.context or model.max_positions
-    if not 1 <= context <= model.max_positions:
-        raise UserError(f"--context {context} must lie in 1..model.max_positions={model.max_positions}")
+    from core.probes.responses import Asked
+
+    cut, asks = 0, []
+    context = arguments.context or responder.denoiser.config.max_positions
     for problem in asked:
         tokens = responder.tokenizer.encode(problem.task_id, problem.prompt.encode()).tolist()
         prompt, shortened = responder.fit(tokens, length, context)

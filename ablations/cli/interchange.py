@@ -3,22 +3,22 @@
 import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ablations.cli.commands import console
 from core.config import ModelConfig, ObjectiveConfig, RunConfig, TrainerConfig, to_yaml
 from core.errors import UserError
-from core.interchange.huggingface import load, read_config, save
+from core.interchange.folders import check_empty, find, read_config
 from core.interchange.layouts import layout_of
 from core.model.size import count
 from core.records import write_atomically
 from core.settings import load as load_config
-from core.training.weights import WEIGHTS
+from core.training.saved import WEIGHTS
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
 
 
 def run_import(arguments: argparse.Namespace) -> int:
@@ -27,7 +27,12 @@ def run_import(arguments: argparse.Namespace) -> int:
     target: Path = arguments.to or arguments.out / "imported" / source.resolve().name
     if (target / WEIGHTS).exists():
         raise UserError(f"{target} holds weights already: name another folder with --to")
-    denoiser = load(source, DTYPES.get(arguments.dtype))
+    find(source)
+    from safetensors.torch import save_file  # torch, which mistakes are refused without
+
+    from core.interchange.huggingface import load
+
+    denoiser = load(source, dtype_of(arguments.dtype))
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "config.yaml", to_yaml(_run_config(denoiser.config, target / WEIGHTS)))
     save_file(denoiser.state_dict(), target / WEIGHTS)
@@ -38,6 +43,13 @@ def run_import(arguments: argparse.Namespace) -> int:
     out.print(f"weights: {target / WEIGHTS}", markup=False, soft_wrap=True)
     out.print(f"train it on: ablate train {shlex.quote(str(target / 'config.yaml'))}", markup=False, soft_wrap=True)
     return 0
+
+
+def dtype_of(name: str | None) -> "torch.dtype | None":
+    """A data type by its name; None = as weights are stored."""
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, None: None}[name]
 
 
 def _run_config(model: ModelConfig, weights: Path) -> RunConfig:
@@ -55,6 +67,9 @@ def export_run(folder: Path, target: Path) -> str:
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: name the folder of a finished run")
     config = load_config(folder / "config.yaml")
+    check_empty(target, config.model)
+    from core.interchange.huggingface import save
+
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         save(config.model, weights.get_tensor, target)
     return f"{read_config(target)['architectures'][0]}: {target}"

@@ -4,7 +4,7 @@ import argparse
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -15,37 +15,41 @@ from ablations.cli.models import open_model
 from core.config import RunConfig
 from core.data.corpora import load as load_corpus
 from core.data.documents import TEXTS
+from core.data.held_out import check_held_out
 from core.data.mixtures import kinds
-from core.data.module import held_out
 from core.data.tokenizers import load_tokenizer
-from core.diffusion.autoregressive import sample_autoregressive
-from core.diffusion.decoding import sample
-from core.diffusion.predictors import NetworkPredictor
 from core.diffusion.sampling import Sampled, Sampling, check_sampling
 from core.errors import UserError
-from core.model.transformer import Denoiser
-from core.probes.judge import continuation_nats
 from core.probes.quality import NgramJudge, distinct, entropy, longest_copied_span
-from core.training.weights import open_run
+from core.training.checks import find_run
+
+if TYPE_CHECKING:
+    from core.model.transformer import Denoiser
 
 JUDGED_BY = 2_000_000  # training tokens, at most
 
 
 def run_text(arguments: argparse.Namespace) -> int:
     """Continue held-out beginnings under every setting, and judge what comes beside the text that was there."""
-    config, denoiser = open_run(arguments.model)
+    config = find_run(arguments.model)
+    check_held_out(config, arguments.count)
+    length = min(arguments.length[0], config.data.sequence_length - arguments.prompt_length)
+    grid = list(_grid(arguments, length, causal=config.model.causal))
+    reader = _reader(arguments, config)
+    from core.data.module import held_out  # torch, which mistakes are refused without
+    from core.training.weights import open_run
+
+    _, denoiser = open_run(arguments.model)
     sequences_NL, _ = held_out(config, arguments.count)
-    length = min(arguments.length[0], sequences_NL.shape[1] - arguments.prompt_length)
     prompts = sequences_NL[:, : arguments.prompt_length].tolist()
     train_T = np.asarray(load_corpus(config.data).train_T[:JUDGED_BY])
     vocabulary = config.model.vocab_size
     judge = NgramJudge.of(train_T, vocabulary, order=max(n for n in (1, 2, 3, 4) if vocabulary**n <= 2**63))
     real = [row[arguments.prompt_length :][:length] for row in sequences_NL.numpy()]
-    reader = _reader(arguments, config)
     rows = [
         {"decoding": "held-out text", "tokens_per_call": None} | _judged(real, judge, train_T) | reader(prompts, real)
     ]
-    for label, settings in _grid(arguments, length, causal=config.model.causal):
+    for label, settings in grid:
         sampled = _decoded(config, denoiser, prompts, settings)
         responses = [sampled.sequence(index).numpy()[len(prompt) :] for index, prompt in enumerate(prompts)]
         rows.append(
@@ -70,7 +74,11 @@ def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterat
         yield f"{rule}, blocks of {size}, {count} tokens a call", settings
 
 
-def _decoded(config: RunConfig, denoiser: Denoiser, prompts: list[list[int]], settings: Sampling) -> Sampled:
+def _decoded(config: RunConfig, denoiser: "Denoiser", prompts: list[list[int]], settings: Sampling) -> Sampled:
+    from core.diffusion.autoregressive import sample_autoregressive
+    from core.diffusion.decoding import sample
+    from core.diffusion.predictors import NetworkPredictor
+
     if config.model.causal:
         return sample_autoregressive(denoiser, prompts, settings.length, temperature=settings.temperature)
     mask_id = check_sampling(config.model, prompts, settings)
@@ -94,6 +102,8 @@ def _reader(
         before, after = (
             [theirs.encode("a response", text.encode()).tolist() for text in texts] for texts in (asked, said)
         )
+        from core.probes.judge import continuation_nats
+
         nats = continuation_nats(opened.denoiser, before, after)
         return {"judge_bits_per_byte": sum(nats) / math.log(2) / max(1, sum(len(text.encode()) for text in said))}
 

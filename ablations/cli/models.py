@@ -3,32 +3,46 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from core.config import ModelConfig
+from core.config import ModelConfig, RunConfig
 from core.data.documents import TEXTS
 from core.data.mixtures import PAIRS, kinds
 from core.data.tokenizers import Tokenizer, load_tokenizer
 from core.errors import UserError
-from core.interchange.huggingface import load as load_hf
-from core.model.transformer import Denoiser
-from core.training.weights import open_run
+from core.interchange.folders import find as find_hf
+from core.training.checks import find_run
+
+if TYPE_CHECKING:
+    from core.model.transformer import Denoiser
 
 HOLE = "░"  # how a mask is shown, and written in a prompt
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A network in evaluation mode; tokenizer None: its tokens are shown as numbers."""
+    """A model's folder whose weights can be read; tokenizer None: its tokens are shown as numbers.
 
-    denoiser: Denoiser
+    run: the config that it was trained with; None of a Hugging Face folder.
+    """
+
+    folder: Path
+    config: ModelConfig
     tokenizer: Tokenizer | None
+    run: RunConfig | None = None
 
-    @property
-    def config(self) -> ModelConfig:
-        return self.denoiser.config
+    @cached_property
+    def denoiser(self) -> "Denoiser":
+        """The network, in evaluation mode, on a GPU where there is one; read when it is first asked for."""
+        import torch  # seconds, which mistakes are refused without
+
+        from core.interchange.huggingface import load
+        from core.training.weights import open_run
+
+        network = load(self.folder) if self.run is None else open_run(self.folder)[1]
+        return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def encode(self, text: str) -> list[int]:
         """A prompt's tokens: of text, or of numbers where there is no tokenizer; ░ is a mask. Raises UserError."""
@@ -65,30 +79,27 @@ class Opened:
 
 
 def open_model(folder: Path, tokenizer: str | None = None) -> Opened:
-    """The network of a run, an imported model or a Hugging Face folder, on a GPU where there is one.
+    """The model of a run's, an imported model's or a Hugging Face folder, whose weights aren't read yet.
 
     The tokenizer is the named one, else a tokenizer.json in the folder, else what the run was trained with; a source's or
     token shards' tokens are numbers. Raises UserError for a folder without a model, and a tokenizer that doesn't fit it.
     """
-    trained_with = None
+    run = None
     if (folder / "config.yaml").is_file():
-        config, denoiser = open_run(folder)
-        if kinds(config.data.corpus) <= {*TEXTS, *PAIRS}:
-            trained_with = config.data.tokenizer
-    elif (folder / "config.json").is_file():
-        denoiser = load_hf(folder)
-    else:
+        run = find_run(folder)
+    elif not (folder / "config.json").is_file():
         raise UserError(
             f"{folder} has neither config.yaml nor config.json: name the folder of a finished run, an imported or a Hugging "
             "Face model"
         )
+    config = find_hf(folder).model if run is None else run.model
+    trained_with = run.data.tokenizer if run is not None and kinds(run.data.corpus) <= {*TEXTS, *PAIRS} else None
     own = str(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else trained_with
     name = tokenizer or own
     found = None if name is None else load_tokenizer(name)
     if found is not None:
-        _check_fit(denoiser.config, found, name or "")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Opened(denoiser.to(device).eval(), found)
+        _check_fit(config, found, name or "")
+    return Opened(folder, config, found, run)
 
 
 def _check_fit(model: ModelConfig, tokenizer: Tokenizer, name: str) -> None:

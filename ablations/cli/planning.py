@@ -13,10 +13,8 @@ from rich.table import Table
 
 from ablations.cli import agenda
 from analysis.frame import Study
-from analysis.ladder import unfittable
 from analysis.power import reach_of
 from core.quantities import duration, short
-from sweeps.cost import calibrate
 from sweeps.folders import pending
 from sweeps.launch.pool import default_workers, gpus, share_of_cores
 from sweeps.packing import best_workers
@@ -35,6 +33,8 @@ def power_of(design: Any) -> dict[str, Any]:
     """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't: of a
     ladder, why no law could be fitted to it."""
     if "ladder" in design:
+        from analysis.ladder import unfittable  # scipy, which plans without a ladder can do without
+
         reason = unfittable(design)
         return {"detectable_effect_sd": None, "comparisons": 0, "refused": f"ladder: {reason}" if reason else None}
     seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
@@ -72,6 +72,8 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     effect = content["detectable_effect_sd"]
     content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
     if not arguments.no_calibration and not content["refused"]:
+        from sweeps.cost import calibrate  # torch and what trains with it
+
         workers = resolve_workers(arguments.workers, planned) or default_workers(planned.devices)
         cost = calibrate(planned, threads=max(1, _cores() // workers))
         content["seconds_per_run"] = dict(cost.seconds_per_run)

@@ -16,10 +16,11 @@ from analysis.frame import Study
 from analysis.lengths import ByLength, by_length
 from analysis.words import pvalue, signed
 from core.config import RunConfig
+from core.data.held_out import check_held_out
 from core.errors import UserError
-from core.probes.lengths import at_length, nelbo_at
+from core.probes.checks import at_length
+from core.training.checks import find_run
 from core.training.devices import uses_cuda
-from core.training.weights import open_run
 
 
 def run_lengths(arguments: argparse.Namespace) -> int:
@@ -52,11 +53,14 @@ def run_lengths(arguments: argparse.Namespace) -> int:
 
 def measure(folder: Path, lengths: Sequence[int] | None, sequences: int) -> dict[int, float]:
     """A run's NELBO at each length, nats per token; by default from 8 to twice the length that it was trained at."""
-    config, denoiser = open_run(folder)
-    denoiser = denoiser.to("cuda" if uses_cuda(config) else "cpu")
+    config = find_run(folder)
     wanted = lengths or default_lengths(config)
     for length in wanted:
-        at_length(config, length, sequences)  # refused before anything is measured
+        check_held_out(at_length(config, length, sequences), sequences)  # refused before anything is measured
+    from core.probes.lengths import nelbo_at  # torch, which mistakes are refused without
+    from core.training.weights import open_run
+
+    denoiser = open_run(folder)[1].to("cuda" if uses_cuda(config) else "cpu")
     return {length: float(nelbo_at(config, denoiser, length, sequences).mean()) for length in wanted}
 
 

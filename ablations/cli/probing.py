@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,15 +18,17 @@ from analysis.routing import SEQUENCES, RoutingProfile, crossed_profile, paired_
 from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
-from core.data.module import held_out
+from core.data.held_out import check_held_out
 from core.errors import UserError
-from core.model.transformer import Denoiser
-from core.probes.routing import ProbedRouting, check_probe, probe_routing
+from core.probes.checks import check_probe
 from core.records import write_atomically
 from core.settings import parse_overrides
 from core.streams import numpy_stream
-from core.training.checks import check_vocabulary
-from core.training.weights import WEIGHTS, open_run
+from core.training.checks import check_vocabulary, find_run
+from core.training.saved import WEIGHTS
+
+if TYPE_CHECKING:
+    from core.probes.routing import ProbedRouting
 
 FILE_NAME = "probe.json"
 SCHEMA = 1
@@ -70,10 +72,10 @@ def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[st
 
     Raises UserError for a folder without weights, a model without routing by timestep, and data that doesn't fit it.
     """
-    config, denoiser = open_run(folder, settings)
+    config = find_run(folder, settings)
     check_probe(config, timesteps)
     check_vocabulary(config, load_corpus(config.data))
-    tokens_GL, maskable_GL = held_out(config, sequences)
+    check_held_out(config, sequences)
     basis = {"schema": SCHEMA, "run_hash": config_hash(config), "seed": config.seed, "sequences": sequences}
     basis |= {"timesteps": timesteps, "data": config.data.corpus, "data_fingerprint": fingerprint(config.data)}
     with (folder / WEIGHTS).open("rb") as file:
@@ -81,14 +83,21 @@ def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[st
     known = _known(folder / FILE_NAME)
     if known is not None and all(known.get(key) == value for key, value in basis.items()):
         return known
+    from core.data.module import held_out  # torch, which mistakes are refused without
+    from core.probes.routing import probe_routing
+    from core.training.weights import open_run
+
+    _, denoiser = open_run(folder, settings)
+    tokens_GL, maskable_GL = held_out(config, sequences)
     probed = probe_routing(config, denoiser, tokens_GL, maskable_GL, timesteps=timesteps)
-    content = basis | describe(config, denoiser, probed)
+    layers = [i for i, layer in enumerate(denoiser.layers) if layer.moe is not None]
+    content = basis | describe(config, layers, probed)
     write_atomically(folder / FILE_NAME, json.dumps(content, allow_nan=False) + "\n")
     return content
 
 
-def describe(config: RunConfig, denoiser: Denoiser, probed: ProbedRouting) -> dict[str, Any]:
-    """What was found, JSON-ready.
+def describe(config: RunConfig, layers: list[int], probed: "ProbedRouting") -> dict[str, Any]:
+    """What was found, JSON-ready. layers: the sparse ones.
 
     "crossed", "plain": a row for each sparse layer. "nelbo": nats per token. "swapped", "told": how it changes when tokens
     are routed as half the timesteps away, and when routers are told the timestep half of them away (None for routers that
@@ -98,7 +107,6 @@ def describe(config: RunConfig, denoiser: Denoiser, probed: ProbedRouting) -> di
     bin_G = numpy_stream(config.seed, "probe bins").permutation(sequences) % timesteps
     plain_SGMK = probed.all_SGTME[:, np.arange(sequences), bin_G]
     statistics = [numpy_stream(config.seed, "probe statistics", design) for design in ("crossed", "plain")]
-    layers = [i for i, layer in enumerate(denoiser.layers) if layer.moe is not None]
     counts_STME = probed.fixed_SGTME.sum(1)
     share_STME = counts_STME / np.maximum(counts_STME.sum(-1, keepdims=True), 1)
     told = None if probed.told_GT is None else vars(paired_change(probed.nelbo_GT, probed.told_GT))

@@ -13,7 +13,6 @@ from ablations.cli.planning import resolve_workers
 from analysis.power import reaches_significance
 from core.errors import UserError
 from core.quantities import duration
-from sweeps.cost import calibrate
 from sweeps.launch.pool import default_workers
 from sweeps.search.plan import SearchPlan
 from sweeps.search.rungs import expected_steps
@@ -83,6 +82,8 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         "refused": refusal(plan),
     }
     if not arguments.no_calibration and not content["refused"]:
+        from sweeps.cost import calibrate  # torch and what trains with it
+
         runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         sweep = plan.sweep.__class__(plan.name, plan.size, plan.design, runs)

@@ -19,7 +19,6 @@ from core.stages import is_staged
 from core.training import pausing
 from core.training.checks import check
 from core.training.loggers import RowLogger
-from core.training.run import train
 from core.training.saved import saved_step
 from sweeps.export import CONFIG
 from sweeps.planned import Plan, PlannedRun
@@ -59,6 +58,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         raise UserError(f"--devices {arguments.devices}, but {ranks.size} processes were started: leave --devices out")
     check(config, max(ranks.size, arguments.devices))
     folder = _folder(arguments.out / "train" / config_hash(config), first=ranks.rank == 0)
+    from core.training.run import train  # torch and Lightning, which mistakes are refused without
+
     if ranks.rank > 0:
         with pausing.on_signals():
             return int(train(config, folder).status != "complete")

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from ablations.cli import agenda
-from ablations.cli.adaptive import contradictions
 from ablations.cli.commands import LOOKS, console, show_json
+from ablations.cli.looks import contradictions
 from core.errors import UserError
 from sweeps.audit import Finding, Verification, settled
 from sweeps.patient import PatientStorage

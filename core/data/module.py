@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-import lightning
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,12 +12,14 @@ from torch.utils.data import DataLoader
 from core.config import RunConfig
 from core.data.conversations import Packed, conversations, locate
 from core.data.corpora import Corpus, load
-from core.data.mixtures import Draws, Part, shares
+from core.data.held_out import check_held_out, held_out_starts, parts_of
+from core.data.mixtures import Draws, Part
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
 from core.diffusion.blocks import block_length_at
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.errors import UserError
+from core.lightning_import import lightning
 from core.streams import numpy_stream, torch_stream
 
 
@@ -98,7 +99,7 @@ class TrainBatches:
         share = trainer.batch_size // micro
         places = range(rank, micro, world_size)
         self.rows = [slice(place * share, (place + 1) * share) for place in places]  # of each micro-batch
-        self.parts = _parts(config, corpus)
+        self.parts = parts_of(config, corpus)
         self.sequences = sum(map(self._sequences, self.parts))
         self.draws = Draws(config.seed, [part.weight for part in corpus.parts]) if corpus.parts else None
         self._order = lru_cache(maxsize=2 * len(self.parts))(self._draw_order)
@@ -164,11 +165,6 @@ class TrainBatches:
         return torch_stream(self.config.seed, "masks", step)
 
 
-def _parts(config: RunConfig, corpus: Corpus) -> tuple[Part, ...]:
-    """A mixture's parts; a single corpus as one of its own."""
-    return corpus.parts or (Part(config.data.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T)),)
-
-
 def rows_of(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:
     """As many values from each start on. Returns (N, length)."""
     return np.stack([values_T[start : start + length] for start in starts])
@@ -184,10 +180,7 @@ def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor | None]:
     Returns tokens (N, L) int64, and which of them may be masked (N, L), or None where all may. Raises UserError where fewer
     are held out, and where sequences are packed, which only training knows to keep apart.
     """
-    if config.data.packing:
-        raise UserError(
-            "data.packing=true: a sequence is several conversations; set data.packing=false to see them singly"
-        )
+    check_held_out(config, count)
     held = _held_out(config, load(config.data), count)
     return held.tokens_NL, held.maskable_NL
 
@@ -203,33 +196,12 @@ class _HeldOut(NamedTuple):
 
 def _held_out(config: RunConfig, corpus: Corpus, count: int) -> _HeldOut:
     length = config.data.sequence_length
-    starts, domain_N = _held_out_starts(config, corpus, count)
+    starts, domains = held_out_starts(config, corpus, count)
+    domain_N = None if domains is None else torch.from_numpy(domains)
     tokens_NL = torch.from_numpy(rows_of(corpus.validation_T, starts, length).astype(np.int64))
     maskable_T = corpus.validation_maskable_T
     maskable_NL = None if maskable_T is None else torch.from_numpy(rows_of(maskable_T, starts, length))
     return _HeldOut(tokens_NL, maskable_NL, domain_N, _segments(corpus.validation_segments_T, starts, length))
-
-
-def _held_out_starts(config: RunConfig, corpus: Corpus, count: int) -> tuple[list[int], Tensor | None]:
-    """Where the held-out sequences start, and which part of a mixture each is of: parts in proportion to their weights."""
-    length, parts, first = config.data.sequence_length, _parts(config, corpus), 0
-    starts: list[int] = []
-    domains: list[int] = []
-    for index, (part, wanted) in enumerate(zip(parts, shares([p.weight for p in parts], count), strict=True)):
-        available = part.validation // length
-        if wanted > available:
-            raise UserError(
-                f"data.corpus={part.name} holds out only {available} sequences of length {length}, fewer than {wanted}"
-            )
-        names = (part.name,) if corpus.parts else ()
-        chosen = numpy_stream(config.seed, "validation sequences", *names).permutation(available)[:wanted]
-        starts += [first + int(i) * length for i in chosen]
-        domains += [index] * wanted
-        first += part.validation
-    if not corpus.parts:
-        return starts, None
-    order = numpy_stream(config.seed, "validation order").permutation(len(starts))  # each batch of all parts
-    return [starts[i] for i in order], torch.tensor(domains)[torch.from_numpy(order)]
 
 
 class MaskedTextModule(lightning.LightningDataModule):

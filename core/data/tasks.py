@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from core.config import RunConfig
 from core.errors import UserError
 from core.streams import numpy_stream
 
@@ -120,6 +121,30 @@ def examples(name: str) -> Examples:
     pairs = list(found.items())
     held = min(HELD_OUT, len(pairs) // 10)
     return Examples(pairs[held:], pairs[:held])
+
+
+def task_of(config: RunConfig) -> str:
+    """The name of the task that a run was trained on. Raises UserError for a run on something else."""
+    kind, _, name = config.data.corpus.partition(":")
+    if kind != "task":
+        raise UserError(
+            f"data.corpus={config.data.corpus} is no task: use a run on one of {', '.join(TASKS)} (task:NAME)"
+        )
+    return name
+
+
+def room(name: str) -> int:
+    """The least power of two that holds every held-out response of a task and its end: any power of two below divides it."""
+    longest = max(len(response) for _, response in examples(name).held_out) + 1
+    return 1 << (longest - 1).bit_length()
+
+
+def first_held_out(name: str, count: int, what: str = "examples") -> list[tuple[str, str]]:
+    """The first held-out prompts and right responses; an error calls them `what`. Raises UserError where there are fewer."""
+    held = examples(name).held_out
+    if not 1 <= count <= len(held):
+        raise UserError(f"{count} {what}: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
+    return held[:count]
 
 
 @lru_cache(maxsize=8)

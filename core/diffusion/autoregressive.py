@@ -8,24 +8,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from core.config import ModelConfig
 from core.diffusion.decoding import collect, lay_out
-from core.diffusion.sampling import Fixed, Sampled, check_context
+from core.diffusion.sampling import Fixed, Sampled, check_autoregressive
 from core.diffusion.unmasking import draw_tokens
-from core.errors import UserError
 from core.model.cache import Window, new_stores
 from core.model.transformer import Denoiser
 from core.streams import torch_stream
-
-
-def check_autoregressive(model: ModelConfig, prompts: Sequence[Sequence[int]], length: int) -> int:
-    """Refuse a model that isn't causal and sequences that it has no positions for; returns the token that starts one."""
-    if not model.causal:
-        raise UserError("the model sees both sides (model.causal is false): it can't be decoded autoregressively")
-    if model.eos_id is None:
-        raise UserError("model.eos_id is none: an autoregressive sequence starts with eos, so set it")
-    check_context(model, prompts, length)
-    return model.eos_id
 
 
 def decode_autoregressive(

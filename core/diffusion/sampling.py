@@ -6,14 +6,18 @@ vocabulary. A sequence is its prompt and the response; those of a batch may have
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from core.config import ModelConfig
-from core.diffusion.unmasking import REMASKING, WITH_THRESHOLD, Remasking
 from core.errors import UserError, require
 
+if TYPE_CHECKING:
+    from torch import Tensor  # seconds to import, which whoever only checks settings can do without
+
+Remasking = Literal["low_confidence", "random", "entropy", "margin"]
+REMASKING: tuple[Remasking, ...] = get_args(Remasking)
+# Rules whose scores are shares of 1, so that a threshold means something.
+WITH_THRESHOLD: tuple[Remasking, ...] = ("low_confidence", "margin")
 Caching = Literal["none", "prefix", "dual"]
 CACHING: tuple[Caching, ...] = get_args(Caching)
 
@@ -99,14 +103,14 @@ class Canvas(NamedTuple):
     block's positions in each sequence. wanted_BW: bool, those whose logits are asked for. first: the block's first call.
     """
 
-    tokens_BL: Tensor
-    length_B: Tensor
-    position_BW: Tensor
-    wanted_BW: Tensor
+    tokens_BL: "Tensor"
+    length_B: "Tensor"
+    position_BW: "Tensor"
+    wanted_BW: "Tensor"
     first: bool
 
 
-Predict = Callable[[Canvas], Tensor]  # the (M, V) logits of the wanted positions, sequence by sequence
+Predict: TypeAlias = "Callable[[Canvas], Tensor]"  # the (M, V) logits of the wanted positions, sequence by sequence
 
 
 class Fixed(NamedTuple):
@@ -117,10 +121,10 @@ class Fixed(NamedTuple):
 
     step: int
     block: int
-    sequence_M: Tensor
-    position_M: Tensor
-    token_M: Tensor
-    confidence_M: Tensor
+    sequence_M: "Tensor"
+    position_M: "Tensor"
+    token_M: "Tensor"
+    confidence_M: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -132,18 +136,18 @@ class Sampled:
     sequence needed, two for each under guidance.
     """
 
-    tokens_BL: Tensor
-    length_B: Tensor
-    step_BL: Tensor
-    confidence_BL: Tensor
-    nfe_B: Tensor
+    tokens_BL: "Tensor"
+    length_B: "Tensor"
+    step_BL: "Tensor"
+    confidence_BL: "Tensor"
+    nfe_B: "Tensor"
 
     @property
     def tokens_per_call(self) -> float:
         """Tokens fixed per network call (TPF), over all sequences."""
         return int((self.step_BL >= 0).sum()) / max(1, int(self.nfe_B.sum()))
 
-    def sequence(self, index: int) -> Tensor:
+    def sequence(self, index: int) -> "Tensor":
         """One sequence's tokens, prompt and response, without filling. Returns (length,) int64."""
         return self.tokens_BL[index, : int(self.length_B[index])]
 
@@ -162,6 +166,16 @@ def check_sampling(model: ModelConfig, prompts: Sequence[Sequence[int]], setting
     )
     check_context(model, prompts, settings.length)
     return model.mask_id
+
+
+def check_autoregressive(model: ModelConfig, prompts: Sequence[Sequence[int]], length: int) -> int:
+    """Refuse a model that isn't causal and sequences that it has no positions for; returns the token that starts one."""
+    if not model.causal:
+        raise UserError("the model sees both sides (model.causal is false): it can't be decoded autoregressively")
+    if model.eos_id is None:
+        raise UserError("model.eos_id is none: an autoregressive sequence starts with eos, so set it")
+    check_context(model, prompts, length)
+    return model.eos_id
 
 
 def check_context(model: ModelConfig, prompts: Sequence[Sequence[int]], length: int) -> None:

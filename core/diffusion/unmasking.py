@@ -4,15 +4,11 @@ Shapes: B sequences, W positions of the active block, M masked positions of the 
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Remasking = Literal["low_confidence", "random", "entropy", "margin"]
-REMASKING: tuple[Remasking, ...] = get_args(Remasking)
-# Rules whose scores are shares of 1, so that a threshold means something.
-WITH_THRESHOLD: tuple[Remasking, ...] = ("low_confidence", "margin")
+from core.diffusion.sampling import Remasking
 
 
 def draw_tokens(

@@ -19,34 +19,8 @@ from core.diffusion.decoding import collect, decode, sample
 from core.diffusion.llada import generate
 from core.diffusion.predictors import ComparedPredictor, NetworkPredictor, needs_whole_sequence
 from core.diffusion.sampling import CACHING, Caching, Fixed, Sampled, Sampling, check_sampling
-from core.errors import UserError
 from core.model.transformer import Denoiser
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One point of the grid: responses of a length in blocks, a batch, and how many tokens a call fixes."""
-
-    length: int
-    block_length: int
-    batch: int
-    tokens_per_call: int
-
-    @property
-    def settings(self) -> Sampling:
-        return Sampling(
-            length=self.length, block_length=self.block_length, steps=max(1, self.length // self.tokens_per_call)
-        )
-
-    def check(self) -> None:
-        """Refuse a cell where the blocks don't divide the length, or its calls don't divide over the blocks: LLaDA's loop
-        needs both. Raises UserError."""
-        blocks, steps = self.length // self.block_length, self.settings.steps or 1
-        if steps % blocks:
-            raise UserError(
-                f"length={self.length} at {self.tokens_per_call} tokens a call takes {steps} calls, which don't divide over "
-                f"{blocks} blocks of block_length={self.block_length}: use other lengths"
-            )
+from core.probes.grid import Cell
 
 
 @dataclass(frozen=True)

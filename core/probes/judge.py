@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from core.diffusion.autoregressive import check_autoregressive
+from core.diffusion.sampling import check_autoregressive
 from core.model.transformer import Denoiser
 
 

@@ -1,26 +1,14 @@
 """What a trained model makes of sequences of other lengths than it was trained on, longer ones too."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 
 from core.config import RunConfig
 from core.data.module import MaskedTextModule
-from core.errors import UserError
+from core.lightning_import import lightning
 from core.model.transformer import Denoiser
+from core.probes.checks import at_length
 from core.training.module import predict, seen_by
-
-
-def at_length(config: RunConfig, length: int, sequences: int) -> RunConfig:
-    """The run's config on held-out sequences of a length. Raises UserError for one that it can't have."""
-    if length < 2 or sequences < 1:
-        raise UserError(f"lengths must be at least 2 and sequences at least 1, not {length} and {sequences}")
-    if length > config.model.max_positions:
-        raise UserError(f"length {length} exceeds model.max_positions={config.model.max_positions}")
-    data = replace(config.data, sequence_length=length, validation_sequences=sequences, variable_length_share=0.0)
-    return replace(config, data=data)
 
 
 @torch.inference_mode()
@@ -34,6 +22,6 @@ def nelbo_at(config: RunConfig, denoiser: Denoiser, length: int, sequences: int)
     device = denoiser.embed.weight.device
     read = at_length(config, length, sequences)
     for batch in MaskedTextModule(read).val_dataloader():
-        there = move_data_to_device(batch, device)
+        there = lightning.fabric.utilities.move_data_to_device(batch, device)
         found.append(predict(denoiser, seen_by(read, there), there).nelbo_B.double().cpu().numpy())
     return np.concatenate(found)

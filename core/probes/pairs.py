@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from lightning.fabric.utilities import move_data_to_device
 
 from core.config import RunConfig
 from core.data.module import Batch, told
-from core.data.tasks import examples, spoiled
+from core.data.tasks import first_held_out, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.masking import mask_validation
 from core.errors import UserError
+from core.lightning_import import lightning
 from core.model.transformer import Denoiser
-from core.probes.tasks import task_of
 from core.streams import numpy_stream, torch_stream
 from core.training.module import predict, seen_by
 
@@ -45,14 +44,12 @@ def minimal_pairs(config: RunConfig, denoiser: Denoiser, count: int, *, draws: i
     task, and for too many pairs.
     """
     name = task_of(config)
-    held = examples(name).held_out
-    if not 1 <= count <= len(held):
-        raise UserError(f"{count} pairs: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
+    held = first_held_out(name, count, "pairs")
     if draws < 1:
         raise UserError(f"draws must be at least 1, not {draws}")
     causal = config.objective.kind == "autoregressive"
     margins, errors = [], []
-    for index, (prompt, right) in enumerate(held[:count]):
+    for index, (prompt, right) in enumerate(held):
         wrong = spoiled(name, prompt, right, numpy_stream(seed, "pairs", index))
         found_K = []
         for response in (right, wrong):
@@ -74,7 +71,9 @@ def _nats(
     maskable_KL = (torch.arange(len(tokens)) >= start).expand(draws, -1)
     masking = mask_validation(draws, len(tokens), generator, maskable_KL, kind=config.objective.kind)
     told_K = told(masking, config.model.router.sees, generator)
-    batch = move_data_to_device(Batch.of(tokens_KL, masking, told_K), denoiser.embed.weight.device)
+    batch = lightning.fabric.utilities.move_data_to_device(
+        Batch.of(tokens_KL, masking, told_K), denoiser.embed.weight.device
+    )
     return predict(denoiser, seen_by(config, batch), batch).nelbo_B * batch.masking.length_B
 
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from core.config import TOLD_TIMESTEP, RunConfig
 from core.data.module import Batch, told
 from core.diffusion.masking import Masking
-from core.errors import UserError
 from core.model.balance import counts_by_group
 from core.model.routing import Routing
 from core.model.transformer import Denoiser
+from core.probes.checks import check_probe
 from core.streams import torch_stream
 from core.training.devices import uses_cuda
 from core.training.module import predict
@@ -60,20 +60,6 @@ class ProbedRouting:
     nelbo_GT: np.ndarray
     swapped_GT: np.ndarray
     told_GT: np.ndarray | None
-
-
-def check_probe(config: RunConfig, timesteps: int) -> None:
-    """Refuse what has no routing by timestep."""
-    if not config.model.num_experts:
-        raise UserError("the model is dense (model.num_experts=0): it routes nothing")
-    if config.objective.kind == "autoregressive":
-        raise UserError("objective.kind=autoregressive masks nothing and has no timesteps")
-    if config.model.block_length is not None:
-        raise UserError(
-            f"model.block_length={config.model.block_length} has clean tokens routed beside the noisy ones: not probed"
-        )
-    if timesteps < 2:
-        raise UserError(f"a dependence on the timestep needs at least 2 timesteps, not {timesteps}")
 
 
 @torch.inference_mode()

@@ -6,13 +6,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from core.config import RunConfig
-from core.data.tasks import TASKS, examples
+from core.data.tasks import TASKS, first_held_out, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.autoregressive import sample_autoregressive
 from core.diffusion.decoding import sample
 from core.diffusion.predictors import NetworkPredictor
 from core.diffusion.sampling import Sampled, Sampling, check_sampling
-from core.errors import UserError
 from core.model.transformer import Denoiser
 
 BATCH = 64
@@ -35,22 +34,6 @@ class TaskResult:
         return self.tokens * len(self.nfe_N) / float(self.nfe_N.sum())
 
 
-def task_of(config: RunConfig) -> str:
-    """The name of the task that a run was trained on. Raises UserError for a run on something else."""
-    kind, _, name = config.data.corpus.partition(":")
-    if kind != "task":
-        raise UserError(
-            f"data.corpus={config.data.corpus} is no task: use a run on one of {', '.join(TASKS)} (task:NAME)"
-        )
-    return name
-
-
-def room(name: str) -> int:
-    """The least power of two that holds every held-out response of a task and its end: any power of two below divides it."""
-    longest = max(len(response) for _, response in examples(name).held_out) + 1
-    return 1 << (longest - 1).bit_length()
-
-
 def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count: int) -> TaskResult:
     """Answer the first held-out prompts, in batches; a causal model is decoded token after token.
 
@@ -59,10 +42,8 @@ def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count
     for too many prompts.
     """
     name = task_of(config)
-    held, tokenizer = examples(name).held_out, load_tokenizer(config.data.tokenizer)
-    if not 1 <= count <= len(held):
-        raise UserError(f"{count} examples: task:{name} holds out {len(held)}, so ask for 1 to {len(held)}")
-    prompts = [tokenizer.encode(name, prompt.encode()).tolist() for prompt, _ in held[:count]]
+    held, tokenizer = first_held_out(name, count), load_tokenizer(config.data.tokenizer)
+    prompts = [tokenizer.encode(name, prompt.encode()).tolist() for prompt, _ in held]
     eos = tokenizer.vocabulary.eos
     assert eos is not None  # a corpus of text needs one
     right, nfe = [], []

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning
 from safetensors import SafetensorError, safe_open
 
 from core.config import RunConfig
+from core.lightning_import import lightning
 from core.ranks import Ranks
 from core.training.callbacks import Recorder
 from core.training.saved import BEST

@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 
 from core.config import RunConfig
+from core.lightning_import import lightning
 from core.metrics import RATIO_BINS, part_metric, ratio_metric
 from core.model.balance import dead_share, max_violation, utilisation_entropy
 from core.training import health

@@ -8,12 +8,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 import torch.distributed as dist
 
 from core import records
 from core.config import RunConfig
+from core.lightning_import import lightning
 from core.patience import no_space
 from core.ranks import Ranks
 from core.training import pausing

@@ -1,6 +1,7 @@
 """What a run can't be trained with, refused early: without the libraries that train, which take seconds to import."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -12,8 +13,10 @@ from core.errors import UserError
 from core.metrics import part_metric
 from core.model.shapes import Shape, shapes
 from core.settings import build, text
+from core.settings import load as load_config
 from core.stages import LAST, UNNAMED, Stage
 from core.training.devices import check_devices, has_cuda
+from core.training.saved import WEIGHTS
 
 STAGE = "stage:"  # before the arm hash of a first stage, whose weights lie in the run's own folder
 
@@ -93,6 +96,22 @@ def check_weights(model: ModelConfig, path: str, named: str = "trainer.initial_w
     if unlike := _unlike(found, wanted):
         name, there, wants = unlike
         raise UserError(f"{named}{path} doesn't fit the model: {name} is {there} there and {wants} in the config")
+
+
+def find_run(folder: Path, settings: Mapping[str, Any] | None = None) -> RunConfig:
+    """The config, with settings over it, of a run's folder or an imported model's whose weights can be read.
+
+    Raises UserError for a folder without a config or weights, and for weights of another shape.
+    """
+    for name, left in (
+        ("config.yaml", ""),
+        (WEIGHTS, " (every finished run leaves its weights, but for want of room)"),
+    ):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} has no {name}: name the folder of a finished run or an imported model{left}")
+    config = load_config(folder / "config.yaml", settings)
+    check_weights(config.model, str(folder / WEIGHTS), "")
+    return config
 
 
 def check_same_shape(first: ModelConfig, second: ModelConfig) -> None:

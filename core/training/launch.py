@@ -15,7 +15,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from core.config import RunConfig
-from core.processes import STOPPED
+from core.processes import STOPPED, import_path
 from core.ranks import LAUNCHED
 from core.records import RunRecord
 from core.training import pausing
@@ -24,7 +24,6 @@ from core.training.loggers import RowLogger
 
 GRACE_S = 3.0  # for the others to say why they end, once one has ended badly
 PAUSE_GRACE_S = 30.0  # for the others to end, once one has ended as it was asked to
-SOURCE_ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "core.training.rank"
 BROKEN_LINE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
 
@@ -60,7 +59,7 @@ def _processes(
             with (folder / f"rank-{rank}.log").open("wb") as log:
                 ranks.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", program, str(folder)],
+                        [sys.executable, "-P", "-m", program, str(folder)],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=log,
@@ -83,7 +82,7 @@ def _environment(config: RunConfig, rank: int, devices: int, port: int) -> dict[
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     outer = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     return outer | {
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), os.environ.get("PYTHONPATH")))),
+        **import_path(),
         LAUNCHED: "1",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

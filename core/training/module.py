@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import lightning
 import torch
 from torch import Tensor
 
@@ -20,9 +19,11 @@ from core.diffusion.objectives import (
     total_loss,
     weighted_per_token,
 )
+from core.lightning_import import lightning
 from core.model.balance import expert_counts, load_balancing_loss, over_ranks, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.ranks import Ranks
+from core.training.adamw import AdamW
 from core.training.schedule import learning_rate_factor
 from core.training.strategy import clip_exactly
 from core.training.telemetry import observe
@@ -158,9 +159,8 @@ class MaskedDiffusion(lightning.LightningModule):
             from deepspeed.moe.utils import split_params_into_different_moe_groups_for_optimizer as apart
 
             groups = [group for group in apart(groups) if group["params"]]
-        optimizer = torch.optim.AdamW(
-            groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True
-        )
+        kind = torch.optim.AdamW if self.config.trainer.strategy == "deepspeed" else AdamW  # it knows its own alone
+        optimizer = kind(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, self.config))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -12,15 +12,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
-from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
 
 from core import records, spill
 from core.config import RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
+from core.lightning_import import lightning
 from core.model.size import count, training_flops
 from core.patience import Patience, no_space
 from core.provenance import describe, slurm_job
@@ -240,11 +239,12 @@ def _trainer(
     )
 
 
-def _environment(ranks: Ranks) -> ClusterEnvironment | None:
+def _environment(ranks: Ranks) -> lightning.fabric.plugins.environments.ClusterEnvironment | None:
     """What says how processes meet. Lightning requeues no Slurm job: whoever started the training owns that."""
+    environments = lightning.fabric.plugins.environments
     if LAUNCHED in os.environ or ranks.size == 1:
-        return LightningEnvironment()
-    return SLURMEnvironment(auto_requeue=False) if SLURMEnvironment.detect() else None
+        return environments.LightningEnvironment()
+    return environments.SLURMEnvironment(auto_requeue=False) if environments.SLURMEnvironment.detect() else None
 
 
 def seconds_per_step(config: RunConfig, steps: int = 6) -> float:

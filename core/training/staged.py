@@ -23,7 +23,6 @@ from core.records import FILE_NAME, RunRecord
 from core.stages import LAST, Stage
 from core.training.checks import check_stages
 from core.training.loggers import RowLogger
-from core.training.run import train
 from core.training.saved import BEST, WEIGHTS
 
 STAGE_FILE = "stage.json"
@@ -89,6 +88,8 @@ def train_stages(
     pause passes through as TrainingPausedError.
     """
     check_stages(stages, max(ranks.size, devices))
+    from core.training.run import train  # torch and Lightning, which mistakes are refused without
+
     watcher, root = watcher or Silent(), root_of(stages, out)
     done: list[tuple[Turn, RunRecord]] = []
     for number, stage in enumerate(stages, start=1):

@@ -8,19 +8,17 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning.fabric.utilities.seed import reset_seed
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 
 from core.config import RunConfig
+from core.lightning_import import lightning
 from core.model.transformer import whole_name
 from core.ranks import Ranks
 from core.training.devices import engine_config, uses_cuda
 from core.training.traffic import Traffic
 
 
-class PortableDeepSpeed(DeepSpeedStrategy):
+class PortableDeepSpeed(lightning.pytorch.strategies.DeepSpeedStrategy):
     """Lightning's strategy, which refuses anything but CUDA, with what it takes to run on a CPU as well."""
 
     strategy_name = "deepspeed_portable"
@@ -32,14 +30,14 @@ class PortableDeepSpeed(DeepSpeedStrategy):
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__ = {}  # else an extension for shared memory is compiled first: 77 s
-        super(DeepSpeedStrategy, self).setup_environment()
+        super(lightning.pytorch.strategies.DeepSpeedStrategy, self).setup_environment()
         return None
 
     def setup_distributed(self) -> None:
         if not self._on_cpu:
             super().setup_distributed()
         else:  # devices of a CPU have no index to validate
-            reset_seed()
+            lightning.fabric.utilities.seed.reset_seed()
             self.set_world_ranks()
             self._init_deepspeed_distributed()
         atexit.register(leave_group)
@@ -70,7 +68,7 @@ class PortableDeepSpeed(DeepSpeedStrategy):
 
     @property
     def _on_cpu(self) -> bool:
-        return isinstance(self.accelerator, CPUAccelerator)
+        return isinstance(self.accelerator, lightning.pytorch.accelerators.CPUAccelerator)
 
 
 def leave_group() -> None:

@@ -10,8 +10,7 @@ from safetensors import safe_open
 from core.config import RunConfig
 from core.errors import UserError
 from core.model.transformer import Denoiser, whole_name
-from core.settings import load as load_config
-from core.training.checks import STAGE, check_weights
+from core.training.checks import STAGE, find_run
 from core.training.saved import STAGES, WEIGHTS
 
 
@@ -20,18 +19,11 @@ def open_run(folder: Path, settings: Mapping[str, Any] | None = None) -> tuple[R
 
     Raises UserError for a folder without a config or weights, and for weights of another shape.
     """
-    for name, left in (
-        ("config.yaml", ""),
-        (WEIGHTS, " (every finished run leaves its weights, but for want of room)"),
-    ):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}: name the folder of a finished run or an imported model{left}")
-    config, path = load_config(folder / "config.yaml", settings), str(folder / WEIGHTS)
-    check_weights(config.model, path, "")
+    config = find_run(folder, settings)
     with torch.device("meta"):
         denoiser = Denoiser(config.model)
     denoiser = denoiser.to_empty(device="cpu")
-    load_weights(denoiser, path)
+    load_weights(denoiser, str(folder / WEIGHTS))
     return config, denoiser.eval()
 
 

@@ -4,14 +4,15 @@ import collections
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.records import FILE_NAME
 from sweeps.folders import recorded, run_folder, write_design
 from sweeps.launch.events import Event, Summary
-from sweeps.launch.pool import Pool, default_workers
+from sweeps.launch.pool import Pool, default_workers, warm_workers
 from sweeps.launch.presence import present_in
 from sweeps.ledger import MOST_LOSSES, Ledger
 from sweeps.planned import Plan, PlannedRun
@@ -45,12 +46,16 @@ def run(
         raise UserError(f"workers must be at least 1, not {workers}")
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
-    ledger = Ledger(plan, out, open_storage(url))
-    write_design(out / plan.study_name, plan.design)
-    if retry_failed:
-        ledger.reconcile(retry_failed=True)
-    before = _statuses(plan, out)
-    with stop_signals(), present_in(out / plan.study_name):
+    with ExitStack() as scope:
+        if retry_failed or any(not (run_folder(plan, one, out) / FILE_NAME).exists() for one in plan.runs):
+            scope.enter_context(warm_workers(trainer))  # it imports while this process looks around
+        ledger = Ledger(plan, out, open_storage(url))
+        write_design(out / plan.study_name, plan.design)
+        if retry_failed:
+            ledger.reconcile(retry_failed=True)
+        before = _statuses(plan, out)
+        scope.enter_context(stop_signals())
+        scope.enter_context(present_in(out / plan.study_name))
         interrupted = False
         with Pool(plan, out, url, trainer) as pool:
             try:

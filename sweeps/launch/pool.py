@@ -1,5 +1,7 @@
 """Worker processes of this machine: started on their share of it, heard, and ended."""
 
+import contextlib
+import functools
 import json
 import os
 import queue
@@ -12,17 +14,20 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from core import records
 from core.errors import UserError
+from core.processes import import_path
+from sweeps.launch.template import Forked, Template, TemplateGoneError, warm
 from sweeps.planned import Plan
 from sweeps.search.plan import SearchPlan
 from sweeps.storage import STORAGE_VARIABLE
 from sweeps.worker import CORES_VARIABLE
 
 GRACE_S = 10.0
-SOURCE_ROOT = Path(__file__).resolve().parents[2]
+# Device files without which there is no GPU to count: NVIDIA's, its Tegra's, WSL's and AMD's.
+DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 
 
 class Pool:
@@ -37,18 +42,22 @@ class Pool:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
         self._content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer}
-        self._devices, self._program = plan.devices, program
-        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._devices, self._program, self._trainer = plan.devices, program, trainer
+        self._scope = contextlib.ExitStack()
+        self._template: Template | None = None
+        self._processes: dict[int, subprocess.Popen[bytes] | Forked] = {}
         self._heard: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._speaking = 0
 
     def __enter__(self) -> "Pool":
         records.write_atomically(self._job, json.dumps(self._content))
+        self._template = self._scope.enter_context(warm_workers(self._trainer))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
-        self._job.unlink()
+        with self._scope:
+            self.stop()
+            self._job.unlink()
 
     def start(self, number: int, workers: int) -> None:
         """Start a worker on its share of the machine. Its output goes to logs/worker-<number + 1>.log."""
@@ -58,21 +67,29 @@ class Pool:
             CORES_VARIABLE: json.dumps(cores),
             "OMP_NUM_THREADS": str(len(cores)),
             "MKL_NUM_THREADS": str(len(cores)),
-            "PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), os.environ.get("PYTHONPATH")))),
+            **import_path(),
             **_share_of_gpus(number, self._devices),
         }
         with self._log(number).open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", self._program, str(self._job)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
-            )
+            process = self._begin(environment, log)
         self._processes[number] = process
         self._speaking += 1
         threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+
+    def _begin(self, environment: dict[str, str], log: IO[bytes]) -> "subprocess.Popen[bytes] | Forked":
+        if self._template is not None:
+            try:
+                return self._template.fork(self._program, str(self._job), environment, log)
+            except TemplateGoneError:
+                self._template = None
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", self._program, str(self._job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent alone, which decides
+        )
 
     def events(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
         """What workers say, as it comes: (number, event), and (number, None) when one has ended; until all have."""
@@ -113,13 +130,20 @@ class Pool:
     def _log(self, number: int) -> Path:
         return self._logs / f"worker-{number + 1}.log"
 
-    def _listen(self, number: int, process: subprocess.Popen[bytes]) -> None:
+    def _listen(self, number: int, process: "subprocess.Popen[bytes] | Forked") -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 if line.endswith(b"\n"):  # a killed worker's last line may be cut short
                     self._heard.put((number, json.loads(line)))
         self._heard.put((number, None))
+
+
+@contextlib.contextmanager
+def warm_workers(trainer: str) -> Iterator[Template | None]:
+    """Inside, workers with this trainer begin at once. None with GPUs: what a driver has begun survives no fork."""
+    with warm(trainer) if not gpus() else contextlib.nullcontext() as template:
+        yield template
 
 
 def share_of_cores(number: int, workers: int) -> list[int]:
@@ -146,6 +170,11 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name]
-    import torch  # seconds, which a worker that trains nothing can do without
+    return [str(index) for index in range(_count_gpus())] if any(map(os.path.exists, DRIVERS)) else []
 
-    return [str(index) for index in range(torch.cuda.device_count())]
+
+@functools.cache
+def _count_gpus() -> int:
+    """As torch counts them, in a process of its own: its import takes seconds, and this process trains nothing."""
+    count = [sys.executable, "-P", "-c", "import torch; print(torch.cuda.device_count())"]
+    return int(subprocess.run(count, stdout=subprocess.PIPE, text=True, check=True).stdout)

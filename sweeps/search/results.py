@@ -12,7 +12,7 @@ import numpy as np
 from core import records
 from core.errors import UserError
 from core.records import RunRecord, UnreadableRecordError
-from sweeps.plan import Plan, describe_arm, planned_run
+from sweeps.plan import Plan, describe_arm, planned_runs
 from sweeps.search.plan import SearchPlan, described
 from sweeps.spec import CONFIRM, Arm, Level
 
@@ -209,12 +209,10 @@ def confirmation(plan: SearchPlan, results: Results) -> Plan:
         "command": design["command"],
         "search": design["identity"],
     }
-    runs = [
-        replace(planned_run(arm, replace(config, seed=seed), design["data_fingerprint"]), settings={FACTOR: arm.name})
-        for seed in plan.fresh_seeds
-        for arm, config in arms
-    ]
-    return Plan(name=plan.study_name, size=CONFIRM, design=content, runs=tuple(runs))
+    data = design["data_fingerprint"]
+    chosen = ((replace(arm, settings={FACTOR: arm.name}), config, data, None) for arm, config in arms)
+    runs = planned_runs(chosen, plan.fresh_seeds)
+    return Plan(name=plan.study_name, size=CONFIRM, design=content, runs=runs)
 
 
 def confirmation_here(plan: SearchPlan, out: Path) -> Plan | None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.anova import AnovaRM
 
 from analysis.factorial import interactions, main_effects
 from core.errors import UserError
@@ -56,6 +57,24 @@ def test_the_f_test_of_three_levels_equals_sums_of_squares_by_hand() -> None:
     between = 5 * ((cells.mean(0) - cells.mean()) ** 2).sum() / 2
     assert test.statistic == pytest.approx(between / ((residual**2).sum() / 8))
     assert test.pvalue == pytest.approx(stats.f.sf(test.statistic, 2, 8))
+
+
+@pytest.mark.parametrize(("blocks", "key", "effects"), [(3, 0, {}), (6, 1, {"a": 0.1}), (40, 2, {"a": 0.5, "ab": 0.3})])
+def test_f_tests_equal_statsmodels(blocks: int, key: int, effects: dict[str, float]) -> None:
+    made = table(blocks, key=key, **effects)
+    renamed = made.rename(columns={"b-yes": "b"})  # formulas choke on names such as "b-yes"
+    fitted = AnovaRM(renamed, "value", "seed", within=["a", "b", "c"]).fit().anova_table
+    found = {
+        ":".join(test.factors).replace("b-yes", "b"): test
+        for f in (main_effects, interactions)
+        for test in f(made).tests
+    }
+    assert list(found) == list(fitted.index)
+    for name, test in found.items():
+        row = fitted.loc[name]
+        assert (test.numerator_df, test.denominator_df) == (row["Num DF"], row["Den DF"])
+        assert test.statistic == pytest.approx(row["F Value"], rel=1e-8)
+        assert test.pvalue == pytest.approx(row["Pr > F"], rel=1e-8)
 
 
 def test_error_rates_hold_over_the_family() -> None:

@@ -15,7 +15,7 @@ from core.capacity.clusters import device_of_record
 from core.config import ModelConfig
 from sweeps.launch.pool import share_of_cores
 from sweeps.packing import measure_packings
-from tests.benchmarks import adaptive, dashboard, engine, layer, ledger, search, stack, step, sweep, telemetry
+from tests.benchmarks import adaptive, commands, dashboard, engine, layer, ledger, search, stack, step, sweep, telemetry
 from tests.benchmarks.timing import cell, ratio
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -29,7 +29,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="two cells of each table")
-    parser.add_argument("--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive,dashboard")
+    parser.add_argument(
+        "--parts", default="layer,step,packing,engine,telemetry,sweep,ledger,search,adaptive,dashboard,commands"
+    )
     parser.add_argument(
         "--layers", type=int, default=4, help="of the part `stack`, which wants a GPU (default: %(default)s)"
     )
@@ -38,7 +40,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     wanted = options.parts.split(",")
-    if not set(wanted) <= {"search", "adaptive", "dashboard"}:
+    if not set(wanted) <= {"search", "adaptive", "dashboard", "commands"}:
         _single_process_group()
     rows: dict[str, Any] = {}
     if "layer" in wanted:
@@ -71,6 +73,8 @@ def main() -> None:
         rows["stack"] = stack.measure(options.layers, options.rounds, "cuda", device)
     if "dashboard" in wanted:
         rows["dashboard"] = dashboard.measure()
+    if "commands" in wanted:
+        rows["commands"] = commands.measure()
     text = _markdown(rows, options)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -266,6 +270,8 @@ def _markdown(rows: dict[str, Any], options: argparse.Namespace) -> str:
         lines += ["", *stack.table(rows["stack"])]
     if "dashboard" in rows:
         lines += ["", *dashboard.table(rows["dashboard"])]
+    if "commands" in rows:
+        lines += ["", *commands.table(rows["commands"])]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,76 @@
+"""The looks at a sweep that was bought until decided, as they were noted at the time, and held against its records."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations.cli.commands import LOOKS
+from analysis.adaptive import Look, course
+from analysis.frame import Study
+from core import records
+from core.errors import UserError
+from sweeps.audit import Finding
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The looks that were taken, as they were noted at the time; none where there is no such file.
+
+    Raises UserError for a file that was damaged.
+    """
+    path = folder / LOOKS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def contradictions(folder: Path) -> Iterator[Finding]:
+    """Where a look was decided otherwise than its records say now; as a note where it was looked at again since, as runs
+    that failed were tried again. Looks of other designs count for nothing."""
+    noted = logged(folder)
+    if not noted:
+        return
+    study = Study.load(folder)
+    own = of_design(noted, study.design) if study else noted
+    if study is None or "adaptive" not in study.design:
+        if own:
+            planned = study is not None and own[-1]["rule"]["fixed"] == len(study.design["seeds"])
+            text = f"the results were looked at {len(own)} times, and this design says nothing of it"
+            yield Finding(LOOKS, text, note=planned)
+        return
+    now = {look.seeds: decisions_of(look) for look in course(study).looks}
+    newest = {look["seeds"]: look for look in own}
+    for look in own:
+        if look["seeds"] in now and look["decisions"] != now[look["seeds"]]:
+            text = f"the look after {look['seeds']} seeds of {look['at']} decided otherwise than the records say now"
+            yield Finding(LOOKS, text, note=look is not newest[look["seeds"]])
+
+
+def check_not_looked_at(folder: Path, design: Mapping[str, Any]) -> None:
+    """Refuse a fixed design of another number of seeds than the one that was looked at: its p-values wouldn't allow for that.
+
+    All the seeds that were planned from the start are a fixed design whatever was looked at on the way.
+    """
+    noted = of_design(logged(folder), design)
+    if noted and noted[-1]["rule"]["fixed"] != len(design["seeds"]):
+        raise UserError(
+            f"these runs were looked at after {noted[-1]['seeds']} seeds, which a fixed design's p-values don't allow for: "
+            "go on with --until-decided, or start a new sweep in another --out"
+        )
+
+
+def of_design(noted: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The looks at these very runs."""
+    return [look for look in noted if look["design"] == digest(design)]
+
+
+def digest(design: Mapping[str, Any]) -> str:
+    """What runs a design looks at, and by which metric, whatever its seeds."""
+    looked_at = [design["metric"], design["data_fingerprint"], sorted(arm["hash"] for arm in design["arms"])]
+    return records.digest(json.dumps(looked_at).encode())
+
+
+def decisions_of(look: Look) -> dict[str, str]:
+    return {step.label: step.decision for step in look.steps}

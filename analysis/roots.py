@@ -1,0 +1,14 @@
+"""Roots of functions of one variable."""
+
+from collections.abc import Callable
+
+
+def root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where an increasing function crosses 0 between two numbers that aren't negative, to 12 digits.
+
+    By bisection: scipy.optimize takes longer to import than this takes to run.
+    """
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if function(middle) >= 0 else (middle, high)
+    return high

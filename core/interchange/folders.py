@@ -1,0 +1,111 @@
+"""Hugging Face folders as they are found: what can't be read of one is refused before torch is imported."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+
+from core.config import ModelConfig
+from core.errors import UserError
+from core.interchange.layouts import Piece, config_from_hf, layout_for, layout_of, pieces
+from core.model.shapes import shapes
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class Found(NamedTuple):
+    """A folder's model, the tensors that make it up, and the file that holds each."""
+
+    model: ModelConfig
+    wanted: list[Piece]
+    where: dict[str, Path]
+
+
+def find(folder: Path) -> Found:
+    """A folder's model, by its config.json and its files' headers alone.
+
+    Raises UserError for a folder that isn't one, an unknown architecture or option, pickled weights, and missing,
+    superfluous, misshapen or truncated tensors.
+    """
+    said = read_config(folder)
+    model, where = config_from_hf(said), _files(folder)
+    wanted = list(pieces(model, list(shapes(model)), layout_of(said)))
+    _check_names(folder, {piece.theirs for piece in wanted}, set(where), tied=model.tied_embeddings)
+    _check_shapes(model, wanted, where)
+    return Found(model, wanted, where)
+
+
+def check_empty(folder: Path, model: ModelConfig, layout: str | None = None) -> str:
+    """Refuse to write a model where weights are, and one that no layout can say; returns the layout."""
+    layout = layout_for(model, layout)
+    if any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder} holds weights already: name an empty folder")
+    return layout
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json, or a UserError that says what is wrong with it."""
+    path = folder / "config.json"
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} has no config.json: name the folder of a Hugging Face model") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"can't read {path}: {error}") from None
+    if not isinstance(said, dict):
+        raise UserError(f"{path} must hold an object of config keys")
+    return said
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The file that holds each tensor. Only names from the folder itself are followed."""
+    if (folder / INDEX).is_file():
+        try:
+            names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"can't read {folder / INDEX}: {error}") from None
+    else:
+        names = {SINGLE}
+        if not (folder / SINGLE).is_file():
+            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+            hint = "; its weights are pickled, which can run code: convert them to safetensors" if pickled else ""
+            raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}{hint}")
+    where: dict[str, Path] = {}
+    for name in sorted(names):
+        path = folder / str(name)
+        if path.name != name or not path.is_file():
+            raise UserError(f"{folder / INDEX} names '{name}', which is no file of that folder")
+        with opened(path, "np") as shard:
+            where |= dict.fromkeys(shard.keys(), path)
+    return where
+
+
+def opened(path: Path, framework: str) -> Any:
+    """A safetensors file, to read tensors of a framework ("pt", "np") from. Raises UserError for one that isn't whole."""
+    try:
+        return safe_open(path, framework=framework)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is truncated or no safetensors file: {error}") from None
+
+
+def _check_names(folder: Path, wanted: set[str], found: set[str], *, tied: bool) -> None:
+    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
+    missing, superfluous = sorted(wanted - found), sorted(found - wanted - ignored)
+    if missing:
+        raise UserError(f"{folder} lacks {len(missing)} tensors that config.json asks for, such as {missing[0]}")
+    if superfluous:
+        raise UserError(f"{folder} has {len(superfluous)} tensors that config.json has no place for: {superfluous[0]}")
+
+
+def _check_shapes(model: ModelConfig, wanted: Sequence[Piece], where: dict[str, Path]) -> None:
+    ours = shapes(model)
+    for path in sorted(set(where.values())):
+        with opened(path, "np") as shard:
+            for piece in (piece for piece in wanted if where[piece.theirs] == path):
+                right = ours[piece.ours] if piece.expert is None else ours[piece.ours][1:]
+                found = tuple(shard.get_slice(piece.theirs).get_shape())
+                if found != right:
+                    raise UserError(f"{path}: {piece.theirs} has shape {found}, but config.json makes it {right}")
