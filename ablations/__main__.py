@@ -244,6 +244,7 @@ def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:
     """The command's function, imported when it is called: torch takes seconds, `--help` shouldn't."""
 
     def handler(arguments: argparse.Namespace) -> int:
+        importlib.import_module("ablations.cli.refusals").refuse_early(arguments)
         module = importlib.import_module(f"ablations.cli.{ROOMS.get(verb, 'commands')}")
         return getattr(module, f"run_{verb}")(arguments)
 

@@ -3,6 +3,7 @@
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from core.config import known_keys
@@ -43,6 +44,20 @@ def check(ablation: Ablation, overrides: Mapping[str, Any]) -> None:
             raise UserError(f"{field} must lie in (0, 1), not {getattr(ablation, field)}")
     if ablation.margin is not None and not ablation.margin > 0:
         raise UserError(f"margin must be positive, not {ablation.margin}; None means that equivalence isn't claimed")
+
+
+def edition_of(name: str, ablation: Ablation, size: str) -> Ablation:
+    """The edition of that size; a factor that it drops is a setting. Raises UserError for a size that isn't declared."""
+    try:
+        edition = ablation.sized(size)
+    except KeyError:
+        known = ["full", *ablation.sizes]
+        raise UserError(f"unknown size '{size}' of '{name}': {nearest(size, known)}") from None
+    # A factor that an edition drops stays at its control level.
+    dropped = {factor.key for factor in ablation.factors} - {factor.key for factor in edition.factors}
+    held = {key: level for key, level in edition.control.items() if key in dropped}
+    control = {key: level for key, level in edition.control.items() if key not in dropped}
+    return replace(edition, control=control, settings={**held, **edition.settings})
 
 
 def check_factors(factors: tuple[Factor, ...], control: Mapping[str, Level]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from core.errors import UserError
-from sweeps.plan import edition_of, plan
+from sweeps.checks import edition_of
+from sweeps.plan import plan
 from sweeps.planned import Plan
 from sweeps.spec import CONFIRMATION_SEED, Ablation, confirm_size
 

@@ -17,7 +17,7 @@ from core.settings import build, parse_overrides
 from core.training.checks import check as check_run
 from sweeps import decoders
 from sweeps.arms import contrasted, expand
-from sweeps.checks import check, nearest
+from sweeps.checks import check, edition_of
 from sweeps.ladder import arms_of, climb
 from sweeps.matching import match_flops
 from sweeps.planned import Plan, PlannedRun
@@ -26,7 +26,7 @@ from sweeps.spec import Ablation, Arm, Factor
 
 UNEQUAL = 0.01  # FLOPs per token that differ by more are told beside the verdict
 
-__all__ = ["Plan", "PlannedRun", "edition_of", "expand", "plan"]
+__all__ = ["Plan", "PlannedRun", "expand", "plan"]
 
 
 def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()) -> Plan:
@@ -89,20 +89,6 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         edition.seeds,
     )
     return Plan(name=name, size=size, design=design, runs=runs)
-
-
-def edition_of(name: str, ablation: Ablation, size: str) -> Ablation:
-    """The edition of that size; a factor that it drops is a setting. Raises UserError for a size that isn't declared."""
-    try:
-        edition = ablation.sized(size)
-    except KeyError:
-        known = ["full", *ablation.sizes]
-        raise UserError(f"unknown size '{size}' of '{name}': {nearest(size, known)}") from None
-    # A factor that an edition drops stays at its control level.
-    dropped = {factor.key for factor in ablation.factors} - {factor.key for factor in edition.factors}
-    held = {key: level for key, level in edition.control.items() if key in dropped}
-    control = {key: level for key, level in edition.control.items() if key not in dropped}
-    return replace(edition, control=control, settings={**held, **edition.settings})
 
 
 def _configs(ablation: Ablation, arms: Sequence[Arm], overrides: Mapping[str, Any]) -> list[RunConfig]:

@@ -107,6 +107,22 @@ def meant_size(name: str, ablation: Ablation | Search, out: Path, wanted: str | 
     return size
 
 
+def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
+    """The size that is meant of an ablation, and its folder of runs. Raises UserError where there is none."""
+    name, ablation = resolve(arguments.name)
+    recorded = recorded_sizes(arguments.out, name, ablation)
+    size = meant_size(name, ablation, arguments.out, arguments.size)
+    if size not in recorded:
+        raise nothing_recorded(arguments, name, size)
+    return size, recorded[size]
+
+
+def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> UserError:
+    """The mistake of asking for records before there are any."""
+    hint = command("run", arguments, size)
+    return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it with {hint}")
+
+
 def _load(path: Path) -> Ablation | Search:
     spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
     assert spec is not None and spec.loader is not None

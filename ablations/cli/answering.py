@@ -2,7 +2,7 @@
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -150,10 +150,3 @@ def run_pairs(arguments: argparse.Namespace) -> int:
         soft_wrap=True,
     )
     return 0
-
-
-def check_lists(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Refuse options of a grid that are below 1."""
-    for name in names:
-        if min(getattr(arguments, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {min(getattr(arguments, name))}")

@@ -1,6 +1,7 @@
 """`ablate bench`: what decoding with a model costs, and what its shortcuts change."""
 
 import argparse
+import importlib
 import itertools
 import platform
 import statistics
@@ -11,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ablations.cli.answering import check_lists, run_pairs, run_tasks
 from ablations.cli.commands import console, show_json
-from ablations.cli.harness import run_lm_eval
-from ablations.cli.humaneval import run_humaneval
-from ablations.cli.judging import run_text
 from ablations.cli.models import Opened, open_model
+from ablations.cli.options import check_lists
 from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.model.size import count
 from core.probes.grid import Cell
+from core.training.checks import find_run
 
 if TYPE_CHECKING:
     import torch
@@ -30,27 +29,25 @@ if TYPE_CHECKING:
 DEFAULTS = {
     "length": [128], "block_length": [32], "batch": [1, 4], "tokens_per_call": [1, 2], "threshold": 0.9, "temperature": 1.0,
 }  # fmt: skip
-JUDGED = {
-    "lm-eval": run_lm_eval,
-    "humaneval": run_humaneval,
-}  # by what others wrote: with options and defaults of their own
+KINDS = {
+    "tasks": ("answering", "run_tasks"), "pairs": ("answering", "run_pairs"), "text": ("judging", "run_text"),
+    "lm-eval": ("harness", "run_lm_eval"), "humaneval": ("humaneval", "run_humaneval"),
+}  # fmt: skip
+JUDGED = ("lm-eval", "humaneval")  # by what others wrote: with options and defaults of their own
 BASE = "none"  # what the others are compared with: full recomputation
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
     """Time the sampler in every cell of the grid, beside its peers; or count a model's right answers."""
     if arguments.kind in JUDGED:
-        return JUDGED[arguments.kind](arguments)
+        return _run_kind(arguments)
     for name, value in DEFAULTS.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
     check_lists(arguments, ("length", "block_length", "batch", "tokens_per_call"))
-    if arguments.kind == "tasks":
-        return run_tasks(arguments)
-    if arguments.kind == "text":
-        return run_text(arguments)
-    if arguments.kind == "pairs":
-        return run_pairs(arguments)
+    if arguments.kind in KINDS:
+        find_run(arguments.model)
+        return _run_kind(arguments)
     if arguments.rounds < 1 or arguments.prompt_length < 0:
         raise UserError("--rounds must be at least 1, and --prompt-length not negative")
     opened = open_model(arguments.model)
@@ -78,6 +75,12 @@ def run_bench(arguments: argparse.Namespace) -> int:
     }
     show_json(content) if arguments.json else _print(content, console())
     return 0
+
+
+def _run_kind(arguments: argparse.Namespace) -> int:
+    module, function = KINDS[arguments.kind]
+    status: int = getattr(importlib.import_module(f"ablations.cli.{module}"), function)(arguments)
+    return status
 
 
 def _check_prompts(opened: Opened, number: int, length: int) -> None:

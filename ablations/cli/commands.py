@@ -254,11 +254,8 @@ def load_study(arguments: argparse.Namespace) -> tuple["Study", Path]:
     """What is recorded of the named ablation in the size that is meant, and its folder. Raises UserError where nothing is."""
     from analysis.frame import Study
 
-    name, ablation = agenda.resolve(arguments.name)
-    recorded = agenda.recorded_sizes(arguments.out, name, ablation)
-    size = agenda.meant_size(name, ablation, arguments.out, arguments.size)
-    study = Study.load(recorded[size]) if size in recorded else None
+    size, folder = agenda.recorded_folder(arguments)
+    study = Study.load(folder)
     if study is None:
-        hint = agenda.command("run", arguments, size)
-        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it with {hint}")
-    return study, recorded[size]
+        raise agenda.nothing_recorded(arguments, Path(arguments.name).stem, size)
+    return study, folder

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ablations.cli.answering import check_lists
 from ablations.cli.commands import console, show_json
 from ablations.cli.models import Opened, open_model
+from ablations.cli.options import check_lists
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.records import write_atomically

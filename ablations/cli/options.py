@@ -1,6 +1,7 @@
 """Options that are many, by command."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError
@@ -167,3 +168,10 @@ def check_flags(arguments: argparse.Namespace) -> None:
         raise UserError(f"--{given[0].replace('_', '-')} is an option of --launcher slurm: add that, or leave it out")
     if arguments.launcher == "slurm" and getattr(arguments, "workers", None) is not None:
         raise UserError("--workers counts this machine's processes; with --launcher slurm use --array-parallelism")
+
+
+def check_lists(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse options of a grid that are below 1."""
+    for name in names:
+        if min(getattr(arguments, name)) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {min(getattr(arguments, name))}")

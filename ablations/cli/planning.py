@@ -12,8 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from ablations.cli import agenda
-from analysis.frame import Study
-from analysis.power import reach_of
 from core.quantities import duration, short
 from sweeps.folders import pending
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
@@ -37,6 +35,8 @@ def power_of(design: Any) -> dict[str, Any]:
 
         reason = unfittable(design)
         return {"detectable_effect_sd": None, "comparisons": 0, "refused": f"ladder: {reason}" if reason else None}
+    from analysis.power import reach_of  # scipy, which mistakes are refused without
+
     seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
     answer = reach_of(design)
     effect = answer.detectable_effect
@@ -84,6 +84,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
     """Standard deviation of paired differences seen in the records of this very design so far: the largest over arms."""
+    from analysis.frame import Study
     from analysis.verdicts import judge
 
     study = Study.load(folder, design) if folder.is_dir() else None
