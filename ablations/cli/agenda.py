@@ -107,6 +107,23 @@ def meant_size(name: str, ablation: Ablation | Search, out: Path, wanted: str | 
     return size
 
 
+def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run.
+
+    Raises UserError where nothing of it has been run.
+    """
+    name, declaration = declared(arguments.name)
+    study = study_name(name, meant_size(name, declaration, arguments.out, arguments.size))
+    check_started(study, arguments.out)
+    return study, isinstance(declaration, Search)
+
+
+def check_started(study: str, out: Path) -> None:
+    """Refuse a study that has no folder of runs."""
+    if not (out / study).is_dir():
+        raise UserError(f"nothing of {study} has been run in {out.absolute()}")
+
+
 def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
     """The size that is meant of an ablation, and its folder of runs. Raises UserError where there is none."""
     name, ablation = resolve(arguments.name)

@@ -60,8 +60,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
     if agenda.is_search(arguments.name):
         return _retry_search(arguments)
     plan = make_plan(arguments)
-    if not (arguments.out / plan.study_name).is_dir():
-        raise UserError(f"nothing of {plan.study_name} has been run in {arguments.out.absolute()}")
+    agenda.check_started(plan.study_name, arguments.out)
     former = read_design(plan.study_name, arguments.out)
     if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing
         plan = plan.buy([(arm["name"], seed) for arm, seed in cells(former)], former)

@@ -109,10 +109,8 @@ def _wait_for_sync(out: Path, study: str) -> int:
 
 def run_cancel(arguments: argparse.Namespace) -> int:
     """Stop a sweep: its Slurm jobs, and its processes on this machine. What is recorded stays."""
-    study, is_search = study_of(arguments)
+    study, is_search = agenda.started_folder(arguments)
     folder = arguments.out / study
-    if not folder.is_dir():
-        raise UserError(f"nothing of {study} has been run in {arguments.out.absolute()}")
     ended = 0
     if submissions(folder):
         name = job_name(study, arguments.out)

@@ -7,10 +7,11 @@ from ablations.cli import agenda
 from core.config import known_keys
 from core.settings import build, parse_overrides
 from sweeps.checks import check, edition_of
-from sweeps.spec import Ablation
+from sweeps.spec import Ablation, study_name
 
 PLANNED = ("plan", "run", "retry", "decode")  # make a plan, with settings
 RECORDED = ("report", "confirm", "export")  # judge what is recorded
+STARTED = ("status", "cancel", "sync")  # follow a sweep or a search that has been started
 OF_FOLDERS = ("export", "probe")  # take a run's folder as well
 
 
@@ -20,6 +21,8 @@ def refuse_early(arguments: argparse.Namespace) -> None:
     if name is None or arguments.command == "data" or (arguments.command in OF_FOLDERS and Path(name).is_dir()):
         return
     stem, declaration = agenda.declared(name)
+    if arguments.command in STARTED or (arguments.command == "dashboard" and not arguments.wandb):
+        agenda.started_folder(arguments)
     if not isinstance(declaration, Ablation):
         return
     if arguments.command in PLANNED:
@@ -28,5 +31,7 @@ def refuse_early(arguments: argparse.Namespace) -> None:
         if unknown := {key: value for key, value in settings.items() if key not in known_keys()}:
             build(unknown)
         check(edition, settings)
+        if arguments.command == "retry":
+            agenda.check_started(study_name(stem, arguments.size or "full"), arguments.out)
     elif arguments.command in RECORDED:
         agenda.recorded_folder(arguments)

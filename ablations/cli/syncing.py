@@ -10,19 +10,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
-from ablations.cli.following import study_of
-from core.errors import UserError
 from sweeps.spec import CONFIRM, study_name
 from sweeps.sync import Offline, OfflineRun, Server, offline_runs, send, sending
 
 
 def run_sync(arguments: argparse.Namespace) -> int:
     """Send what waits. Returns 1 when some of it couldn't be sent."""
-    study, is_search = study_of(arguments)
+    study, is_search = agenda.started_folder(arguments)
     folders = [arguments.out / name for name in (study, *([study_name(study, CONFIRM)] if is_search else []))]
-    if not folders[0].is_dir():
-        raise UserError(f"nothing of {study} has been run in {arguments.out.absolute()}")
     found, failures = _sync([folder for folder in folders if folder.is_dir()])
     content = _content(study, found, failures)
     if arguments.json:
