@@ -11,16 +11,18 @@ import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sqlalchemy
-import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.patience import OutOfPatienceError, Patience, no_space
 from sweeps.secrets import safe_url
+
+if TYPE_CHECKING:
+    import sqlalchemy
+    from optuna.storages import RDBStorage
 
 TOKEN = "ablate:created_by"
 OWNER = "ablate:claimed_by"
@@ -99,7 +101,7 @@ class PatientStorage(ForwardingStorage):
         name: str,
         patience: Patience,
         *,
-        database: RDBStorage | None = None,
+        database: "RDBStorage | None" = None,
         reopen: Callable[[BaseStorage], BaseStorage] | None = None,
     ) -> None:
         super().__init__(inner)
@@ -233,7 +235,9 @@ def waiting(storage: BaseStorage, study_id: int, keys: Sequence[str]) -> dict[in
     return found
 
 
-def _waiting_rows(engine: sqlalchemy.Engine, study_id: int, keys: Sequence[str]) -> Sequence[Any]:
+def _waiting_rows(engine: "sqlalchemy.Engine", study_id: int, keys: Sequence[str]) -> Sequence[Any]:
+    import sqlalchemy  # a journal needs none of it
+
     query = sqlalchemy.text(
         "SELECT t.trial_id, a.key, a.value_json FROM trials t JOIN trial_user_attributes a ON a.trial_id = t.trial_id "
         "WHERE t.study_id = :study AND t.state = 'WAITING' AND a.key IN :keys ORDER BY t.trial_id"
@@ -255,10 +259,13 @@ def outage(error: BaseException | None) -> str | None:
 
 
 def _reason(error: BaseException) -> str | None:
-    connection = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
-    if isinstance(error, connection) or (isinstance(error, sqlalchemy.exc.DBAPIError) and error.connection_invalidated):
-        return _line(str(error.orig))
-    if isinstance(error, sqlalchemy.exc.TimeoutError | ConnectionError):
+    if (sql := sys.modules.get("sqlalchemy.exc")) is not None:  # else there is no database
+        connection = (sql.OperationalError, sql.InterfaceError)
+        if isinstance(error, connection) or (isinstance(error, sql.DBAPIError) and error.connection_invalidated):
+            return _line(str(error.orig))
+        if isinstance(error, sql.TimeoutError):
+            return _line(str(error)) or type(error).__name__
+    if isinstance(error, ConnectionError):
         return _line(str(error)) or type(error).__name__
     grpc = sys.modules.get("grpc")
     if grpc is not None and isinstance(error, grpc.RpcError):

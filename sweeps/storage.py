@@ -3,23 +3,26 @@
 import fcntl
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import optuna
-import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
-from sqlalchemy.engine import URL, make_url
 
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience
 from sweeps.patient import PatientStorage, outage
 from sweeps.secrets import safe_url
 from sweeps.study import storage_of
+
+if TYPE_CHECKING:
+    import sqlalchemy
+    from sqlalchemy.engine import URL
 
 __all__ = ["STORAGE_VARIABLE", "choose_url", "default_url", "open_database", "open_storage", "safe_url"]
 
@@ -89,9 +92,15 @@ def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S
         raise UserError(str(error)) from None
     except OSError as error:
         raise UserError(f"storage {name} can't be opened: {error.strerror or error}") from None
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+    except _unusable() as error:
         reason = outage(error) or str(getattr(error, "orig", None) or error)
         raise UserError(f"storage {name} can't be used: {safe_url(' '.join(reason.split()))}") from None
+
+
+def _unusable() -> tuple[type[Exception], ...]:
+    """The exceptions of a storage that can't be used; SQLAlchemy's where it was loaded, as for a database."""
+    sql = sys.modules.get("sqlalchemy.exc")
+    return (optuna.exceptions.StorageInternalError, RuntimeError, *([sql.SQLAlchemyError] if sql is not None else []))
 
 
 def _journal_path(path: str) -> Path:
@@ -145,10 +154,13 @@ class JournalLock(BaseJournalFileLock):
                 file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _parse(url: str) -> URL:
+def _parse(url: str) -> "URL":
+    from sqlalchemy.engine import make_url  # a journal needs none of it
+    from sqlalchemy.exc import ArgumentError
+
     try:
         parsed = make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
+    except (ArgumentError, ValueError):
         # What can't be read may hold a password anywhere: where there may be one, nothing is repeated.
         shown = f"'{safe_url(url)}'" if "@" not in url else "as it was given"
         raise UserError(f"storage {shown} is not a URL; write {FORMS}") from None
@@ -175,7 +187,7 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _database(url: URL) -> optuna.storages.RDBStorage:
+def _database(url: "URL") -> optuna.storages.RDBStorage:
     connect = {"timeout": BUSY_TIMEOUT_S}
     if url.get_backend_name() == "postgresql":
         connect = {"connect_timeout": CONNECT_TIMEOUT_S, **KEEPALIVE, "application_name": "ablate"}  # type: ignore[dict-item]
@@ -193,24 +205,26 @@ def _database(url: URL) -> optuna.storages.RDBStorage:
     return storage
 
 
-def _write_alone(engine: sqlalchemy.Engine) -> None:
+def _write_alone(engine: "sqlalchemy.Engine") -> None:
     """Take SQLite's write lock as a transaction begins.
 
     SQLite knows no SELECT ... FOR UPDATE: of two that compare and set, both would read before either writes.
     """
 
-    @sqlalchemy.event.listens_for(engine, "connect")
+    from sqlalchemy import event
+
+    @event.listens_for(engine, "connect")
     def begin_by_hand(connection: Any, record: Any) -> None:
         connection.isolation_level = None
 
-    @sqlalchemy.event.listens_for(engine, "begin")
-    def begin(connection: sqlalchemy.Connection) -> None:
+    @event.listens_for(engine, "begin")
+    def begin(connection: "sqlalchemy.Connection") -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     engine.dispose()  # connections from before don't know
 
 
-def _proxy(url: URL) -> BaseStorage:
+def _proxy(url: "URL") -> BaseStorage:
     if importlib.util.find_spec("grpc") is None:
         raise ImportError("the package 'grpcio' is not installed: pip install grpcio")
     with warnings.catch_warnings():
@@ -224,7 +238,7 @@ def _proxy(url: URL) -> BaseStorage:
     return proxy
 
 
-def _reopened(broken: BaseStorage, url: URL) -> BaseStorage:
+def _reopened(broken: BaseStorage, url: "URL") -> BaseStorage:
     """A new channel: an old one waits up to two minutes before it tries to connect again."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
