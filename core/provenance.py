@@ -77,7 +77,6 @@ def _root() -> Path | None:
     return root if (root / ".git").exists() else None
 
 
-@cache
 def commit() -> str | None:
     """The commit of this code; None outside of its repository."""
     root = _root()
@@ -89,10 +88,11 @@ def commit() -> str | None:
 
 @cache
 def _git() -> dict[str, Any]:
-    if commit() is None:
+    known = commit()
+    if known is None:
         return {"git_commit": None, "git_dirty": None, "git_diff_sha256": None}
     found = _difference()
-    return {"git_commit": commit(), "git_dirty": found is not None, "git_diff_sha256": found and found[0]}
+    return {"git_commit": known, "git_dirty": found is not None, "git_diff_sha256": found and found[0]}
 
 
 @cache

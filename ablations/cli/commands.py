@@ -185,15 +185,11 @@ def run_run(arguments: argparse.Namespace) -> int:
 def train_here(arguments: argparse.Namespace, plan: "Plan", *, retry_failed: bool) -> "Summary":
     """Train what a plan has no record of yet on this machine, its progress on the terminal."""
     from ablations.cli.planning import resolve_workers
-    from sweeps.launch.events import Event
+    from sweeps.launch.local import run
     from sweeps.launch.progress import present
 
     workers = resolve_workers(arguments.workers, plan)
     with present(plan) as on_event:
-        # At once: the ledger's libraries, its opening and the workers take their time.
-        on_event(Event("message", f"{plan.study_name}: {len(plan.runs)} runs, in {arguments.out / plan.study_name}"))
-        from sweeps.launch.local import run
-
         return run(
             plan,
             arguments.out,

@@ -85,9 +85,9 @@ def _hear(name: str, process: Process, deadline: float, log: Path) -> Finding:
     late.start()
     with process.stdin, process.stdout:
         line = process.stdout.readline()
+        process.stdout.read()  # until it has ended
         ended_late = not late.is_alive()
         late.cancel()
-        _end(process)
         process.wait()
     if line.endswith(b"\n"):
         return Finding(**json.loads(line))

@@ -45,12 +45,15 @@ def run(
     """
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
-    out = out.absolute()
+    shown, out = out / plan.study_name, out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
+    storage = open_storage(url)
+    # At once, as nothing can be refused any more: reading what is recorded and starting the workers take their time.
+    on_event(Event("message", f"{plan.study_name}: {len(plan.runs)} runs, in {shown}"))
     with ExitStack() as scope:
         if retry_failed or any(not (run_folder(plan, one, out) / FILE_NAME).exists() for one in plan.runs):
             scope.enter_context(warm_workers(trainer, plan.devices))  # it imports while this process looks around
-        ledger = Ledger(plan, out, open_storage(url))
+        ledger = Ledger(plan, out, storage)
         write_design(out / plan.study_name, plan.design)
         if retry_failed:
             ledger.reconcile(retry_failed=True)
