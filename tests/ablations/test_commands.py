@@ -4,12 +4,11 @@ import json
 import os
 import shutil
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from safetensors.torch import load_file
 
-from ablations.cli.doctor import Finding, examine
+from ablations.cli.doctor import examine
 from tests.ablations.shell import ROOT, ablate, forked, mistake, process
 
 DECLARATION = '''
@@ -206,13 +205,9 @@ def test_doctor_says_what_there_is() -> None:
 
 
 def test_doctor_waits_no_longer_than_its_limit() -> None:
-    with mock.patch.dict(os.environ, WANDB_MODE="disabled"):
-        findings = {
-            finding.name: finding for finding in examine(limits_s={"torch": 120.0, "cuda": 0.0, "deepspeed": 0.0})
-        }
-    assert findings["torch"].ok and findings["torch"].found.startswith("torch ")
-    for name in ("cuda", "deepspeed"):
-        assert not findings[name].ok and findings[name].found == "no answer in time"
+    findings = {finding.name: finding for finding in examine(limits_s={"deepspeed": 0.0})}
+    assert not findings["deepspeed"].ok and findings["deepspeed"].found == "no answer in time"
+    assert findings["torch"].ok
 
 
 def test_help_is_quick_and_names_every_command() -> None:
