@@ -5,13 +5,13 @@
 Checks that import something heavy are made in processes of their own, side by side, each with a time limit.
 """
 
-import contextlib
 import importlib.metadata
 import json
 import netrc
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,13 +51,14 @@ def examine(limits_s: dict[str, float] | None = None) -> list[Finding]:
     limits_s = LIMITS_S if limits_s is None else limits_s
     with warm(("ablations.cli.doctor", *MODULES)) as template, tempfile.TemporaryDirectory() as place:
         apart = {}
-        for name in limits_s:
+        for name, limit_s in limits_s.items():
             with (Path(place) / name).open("wb") as log:
-                apart[name] = begin(template, "ablations.cli.doctor", [name], os.environ | import_path(), log)
-        began = time.monotonic()
+                process = begin(template, "ablations.cli.doctor", [name], os.environ | import_path(), log)
+            apart[name] = process, threading.Timer(limit_s, _end, [process])
+            apart[name][1].start()
         found = {name: _examine(name) for name in CHECKS if name not in apart}
-        for name, process in apart.items():
-            found[name] = _hear(name, process, began + limits_s[name], Path(place) / name)
+        for name, (process, late) in apart.items():
+            found[name] = _hear(name, process, late, Path(place) / name)
     return [found[name] for name in CHECKS]
 
 
@@ -78,11 +79,9 @@ def _broken(name: str, reason: str) -> Finding:
     return Finding(name, False, reason, "this check itself failed: look at the reason")
 
 
-def _hear(name: str, process: Process, deadline: float, log: Path) -> Finding:
-    """The finding of a check's process, which is ended with all that it started at the deadline."""
+def _hear(name: str, process: Process, late: threading.Timer, log: Path) -> Finding:
+    """The finding of a check's process, which the timer ends."""
     assert process.stdin is not None and process.stdout is not None
-    late = threading.Timer(max(0.0, deadline - time.monotonic()), _end, [process])
-    late.start()
     with process.stdin, process.stdout:
         line = process.stdout.readline()
         process.stdout.read()  # until it has ended
@@ -98,8 +97,10 @@ def _hear(name: str, process: Process, deadline: float, log: Path) -> Finding:
 
 
 def _end(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, 9)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:  # one that has just been forked leads no group yet, and has started nothing
+        process.kill()
 
 
 def _python() -> Finding:
