@@ -57,10 +57,11 @@ def examine(asked: Examined, limits: Limits = Limits()) -> Verdict:  # noqa: B00
                     end.close()
                 ended = tests.wait(limits.wall_s + GRACE_S)
                 said = os.read(read.give(), 1024).decode(errors="replace")
-            candidate.end()
+            # Its time began a moment before the tests': either may be the one that runs out.
+            late = candidate.end().timed_out or ended.timed_out
     if ended.status == 0 and said == nonce:
         return Verdict(True)
-    return Verdict(False, "out of time" if ended.timed_out else said or f"the tests ended with status {ended.status}")
+    return Verdict(False, "out of time" if late else said or f"the tests ended with status {ended.status}")
 
 
 class _End:

@@ -92,14 +92,15 @@ def test_a_sweep_trains_every_run_once_and_the_next_one_none(make_plan, out):
         assert record.study["design"] == plan.design == json.loads((out / "balance" / "design.json").read_text())
         assert record.provenance["threads"] == len(share_of_cores(0, 2))
     assert complete(out) == {planned.run_hash: 1 for planned in plan.runs}
-    assert Counter(event.kind for event in heard) == {"planned": 1, "started": 4, "finished": 4}
+    assert Counter(event.kind for event in heard) == {"message": 1, "planned": 1, "started": 4, "finished": 4}
     assert not list(out.glob("logs/job-*.json"))
     before = digests(plan, out)
 
     began, heard[:] = time.monotonic(), []
     again = run(plan, out, workers=2, on_event=heard.append)
     assert (again.done, again.reused) == (0, 4)
-    assert [event.text for event in heard] == ["4 runs: 4 recorded already, 0 to train"]
+    first = f"balance: 4 runs, in {out / 'balance'}"
+    assert [event.text for event in heard] == [first, "4 runs: 4 recorded already, 0 to train"]
     assert time.monotonic() - began < 3  # no process was started
     assert digests(plan, out) == before
 
