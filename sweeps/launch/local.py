@@ -68,7 +68,8 @@ def run(
                 interrupted = True
                 on_event(Event("message", "stopping the workers; what is recorded stays"))
                 pool.stop()
-    summary = _summarise(before, _statuses(plan, out), interrupted)
+    after = _statuses(plan, out) if before["missing"] else before  # thousands of records take a second to read
+    summary = _summarise(before, after, interrupted)
     if interrupted:
         text = f"stopped: {summary.total - summary.missing} of {summary.total} runs are recorded; "
         on_event(Event("message", f"{text}`{plan.design['command']}` trains the rest"))
