@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,8 +82,7 @@ class RunRecord:
             raise UnreadableRecordError("not a run record")
         if content["schema"] > SCHEMA:
             raise UnreadableRecordError(f"schema {content['schema']} is newer than this program's {SCHEMA}")
-        names = {entry.name for entry in fields(cls)}
-        unknown = sorted(set(content) - names)
+        unknown = sorted(content.keys() - cls.__dataclass_fields__.keys())  # fields() makes them anew for each
         missing = sorted({"status", "run_hash", "arm_hash", "seed", "config"} - set(content))
         if unknown or missing:
             raise UnreadableRecordError(f"unknown fields {unknown}, missing fields {missing}")
@@ -129,7 +128,7 @@ def read(path: Path) -> RunRecord:
     Raises FileNotFoundError, or UnreadableRecordError with the path when the content can't be trusted.
     """
     try:
-        return RunRecord.from_json(path.read_text(encoding="utf-8"))
+        return RunRecord.from_json(path.read_bytes().decode())
     except (UnreadableRecordError, UnicodeDecodeError) as error:
         raise UnreadableRecordError(f"{path}: {error}") from None
 

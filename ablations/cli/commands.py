@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +123,10 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
         return searching.run_plan(arguments)
     from ablations.cli.planning import describe_plan, print_plan
+    from analysis.frame import uncollected
 
-    content = describe_plan(arguments)
+    with uncollected() if arguments.no_calibration else nullcontext():
+        content = describe_plan(arguments)
     if arguments.json:
         show_json(content)
     else:
