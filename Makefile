@@ -35,10 +35,10 @@ demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and
 	@$(BIN)/ablate run balance --size quick
 	@$(BIN)/ablate report balance --size quick
 
-test: $(STAMP)  ## run the tests of every package, without slow ones and without services (6 minutes)
+test: $(STAMP)  ## run the tests of every package, without slow ones and without services (4 minutes)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not service'
 
-test-all: $(STAMP)  ## run all tests, Slurm, PostgreSQL and a browser included where they are installed (25 minutes)
+test-all: $(STAMP)  ## run all tests, Slurm, PostgreSQL and a browser included where they are installed (11 minutes)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --limit=60
 
 format: $(STAMP)  ## format and mend what can be mended
