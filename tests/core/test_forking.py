@@ -13,7 +13,7 @@ import pytest
 
 from core import forking
 from core.forking import Process, Template, TemplateGoneError, begin, warm
-from core.processes import import_path
+from core.processes import import_path, leave_with_parent
 from tests.forked import is_alive
 
 HERE = "tests.core.test_forking"
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str]) -> object:
             child.stdin.write(b"7\n")
             return child.wait()
     if arguments[0] == "sleep":
+        leave_with_parent(sys.stdin.fileno())  # else it outlives a pytest that is killed
         print(json.dumps({"pid": os.getpid()}), flush=True)
         time.sleep(600)
     return None
