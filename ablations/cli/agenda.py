@@ -107,15 +107,19 @@ def meant_size(name: str, ablation: Ablation | Search, out: Path, wanted: str | 
     return size
 
 
-def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
-    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run.
-
-    Raises UserError where nothing of it has been run.
-    """
+def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run."""
     name, declaration = declared(arguments.name)
-    study = study_name(name, meant_size(name, declaration, arguments.out, arguments.size))
+    return study_name(name, meant_size(name, declaration, arguments.out, arguments.size)), isinstance(
+        declaration, Search
+    )
+
+
+def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """As `study_of`. Raises UserError where nothing of it has been run."""
+    study, is_search = study_of(arguments)
     check_started(study, arguments.out)
-    return study, isinstance(declaration, Search)
+    return study, is_search
 
 
 def check_started(study: str, out: Path) -> None:

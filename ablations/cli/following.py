@@ -22,7 +22,6 @@ from sweeps import scheduler
 from sweeps.launch import presence
 from sweeps.launch.progress import bar, bars
 from sweeps.search import status as searches
-from sweeps.search.spec import Search
 from sweeps.search.status import ConfigurationStatus, SearchStatus
 from sweeps.spec import CONFIRM, study_name
 from sweeps.status import RunStatus, Status, status
@@ -41,7 +40,7 @@ Found = Status | SearchStatus
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Where a sweep stands, once or until it is over."""
-    study, is_search = study_of(arguments)
+    study, is_search = agenda.study_of(arguments)
 
     def look() -> Found:
         read = searches.status if is_search else status
@@ -132,13 +131,6 @@ def run_cancel(arguments: argparse.Namespace) -> int:
     if ended or mine:
         print(f"what is recorded stays; `{agenda.command('run', arguments)}` trains the rest")
     return 0
-
-
-def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
-    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run."""
-    name, declaration = agenda.declared(arguments.name)
-    size = agenda.meant_size(name, declaration, arguments.out, arguments.size)
-    return study_name(name, size), isinstance(declaration, Search)
 
 
 def render(found: Found, again: str) -> RenderableType:

@@ -27,7 +27,7 @@ def logged(folder: Path) -> list[dict[str, Any]]:
 
 
 def contradictions(folder: Path) -> Iterator[Finding]:
-    """Where a look was decided otherwise than its records say now; as a note where it was looked at again since, as runs
+    """Looks that were decided otherwise than their records say now; as a note where it was looked at again since, as runs
     that failed were tried again. Looks of other designs count for nothing."""
     noted = logged(folder)
     if not noted:
@@ -67,7 +67,7 @@ def of_design(noted: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> lis
 
 
 def digest(design: Mapping[str, Any]) -> str:
-    """What runs a design looks at, and by which metric, whatever its seeds."""
+    """Digest of the runs that a design looks at and of its metric, whatever its seeds."""
     looked_at = [design["metric"], design["data_fingerprint"], sorted(arm["hash"] for arm in design["arms"])]
     return records.digest(json.dumps(looked_at).encode())
 

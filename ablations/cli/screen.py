@@ -32,7 +32,7 @@ def _events(opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling
 
 
 class _Screen:
-    """What people see while tokens are fixed: on a terminal the sequences themselves, elsewhere a line for each block."""
+    """Display of tokens as they are fixed: on a terminal the sequences themselves, elsewhere a line for each block."""
 
     def __init__(self, opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling, out: Console) -> None:
         self.opened, self.out = opened, out

@@ -9,12 +9,11 @@ import types
 
 from ablations.cli import agenda
 from ablations.cli.commands import INTERRUPTED
-from ablations.cli.following import study_of
 
 
 def run_page(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    study, is_search = study_of(arguments)
+    study, is_search = agenda.study_of(arguments)
     from ablations.live.beside import application, installed
     from ablations.live.server import Page, Server
     from ablations.live.watching import Watcher, give_way
