@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from core.errors import require
-from core.model.config import BY_RATIO, TOLD_TIMESTEP, ModelConfig, RouterConfig, RouterKind
+from core.model.config import BY_RATIO, SEES_OTHERS, TOLD_TIMESTEP, ModelConfig, RouterConfig, RouterKind
 
 __all__ = ["ModelConfig", "RouterConfig", "RouterKind"]  # of the network, which core.model.config describes
 
@@ -334,8 +334,8 @@ def _check_packing(config: RunConfig) -> None:
         f"data.packing=true packs prompts and responses, and objective.kind={kind} learns whole sequences: set it to false",
     )
     require(
-        not config.data.packing or not model.num_experts or model.router.kind != "expert_choice",
-        "data.packing=true with model.router.kind=expert_choice would let conversations compete for experts: use topk",
+        not config.data.packing or not model.num_experts or model.router.kind not in SEES_OTHERS,
+        f"data.packing=true with model.router.kind={model.router.kind} would let conversations compete for experts: use topk",
     )
     require(
         not config.data.packing or not (model.shifted or model.block_length),

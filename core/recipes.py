@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.config import RunConfig
+from core.config import ModelConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,25 @@ def recipes(base: RunConfig, *, preferences: str = "preferences:task:copy") -> d
             "arXiv 2512.15745",
         ),
         "EC-DLM": Recipe(
-            {"model.router.kind": "expert_choice", "model.router.k_schedule": "linear_reverse"},
-            "expert choice, arXiv 2202.09368",
+            _two_shared(model) | {"model.router.kind": "ec_dlm", "objective.load_balancing_weight": 0.0},
+            "arXiv 2604.01622",
         ),
+        # The option of its code that takes the softmax first: capacity is fixed then, and gates aren't scaled.
+        "EC-DLM, softmax first": Recipe(
+            _two_shared(model) | {"model.router.kind": "expert_choice", "objective.load_balancing_weight": 0.0},
+            "arXiv 2604.01622",
+        ),
+    }
+
+
+def _two_shared(model: ModelConfig) -> dict[str, Any]:
+    """Experts of half the width, two of which every token meets, in the place of one whole expert that it chooses.
+
+    So parameters and active parameters stay as they are, but for the shared ones. A model that chooses a single expert
+    keeps choosing it.
+    """
+    return {
+        "model.granularity": 2 * model.granularity,
+        "model.top_k": max(1, model.top_k - 1),
+        "model.shared_expert_width": model.width_of_expert,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from core.config import ModelConfig, RunConfig
+from core.model.config import EC_DLM_K, SEES_OTHERS
 
 INDEX = 8  # bytes of an int64
 FP32 = 4
@@ -47,12 +48,12 @@ class MicroBatch:
     @property
     def slots(self) -> int:
         """Rows of the experts' tensors, before any travels."""
-        return self.tokens * rows_per_token(self.model)
+        return round(self.tokens * rows_per_token(self.model))
 
     @property
     def entries(self) -> int:
         """Entries of the routing, of which some routers leave some empty."""
-        return self.tokens * self.model.experts if self.model.router.kind == "expert_choice" else self.slots
+        return self.tokens * self.model.experts if self.model.router.kind in SEES_OTHERS else self.slots
 
     @property
     def rows(self) -> float:
@@ -60,8 +61,8 @@ class MicroBatch:
         return self.slots * (min(self.imbalance, self.parallel) if self.parallel > 1 else 1.0)
 
 
-def rows_per_token(model: ModelConfig) -> int:
-    """Rows that a token has room for among the experts'."""
+def rows_per_token(model: ModelConfig) -> float:
+    """Rows that a token has room for among the experts', on average."""
     kind, chosen = model.router.kind, model.experts_per_token
     if kind == "soft":
         return model.experts
@@ -69,6 +70,8 @@ def rows_per_token(model: ModelConfig) -> int:
         return 2 * chosen - 1
     if kind == "expert_choice" and model.router.k_schedule not in (None, "constant"):
         return min(model.experts, 2 * chosen)
+    if kind == "ec_dlm" and model.router.k_schedule != "constant":
+        return min(model.experts, chosen * EC_DLM_K[2] / EC_DLM_K[1])
     return chosen
 
 

@@ -15,9 +15,10 @@ from core.data.synthetic import Source
 from core.diffusion.sampling import Caching, Canvas, Predict
 from core.errors import UserError
 from core.model.cache import Store, Window, new_stores
+from core.model.config import SEES_OTHERS
 from core.model.transformer import Denoiser
 
-WHOLE_SEQUENCE = ("expert_choice", "random")  # kinds of router whose choice for a token depends on its whole sequence
+WHOLE_SEQUENCE = (*SEES_OTHERS, "random")  # kinds of router whose choice for a token depends on its whole sequence
 
 
 def from_function(denoise: Callable[[Tensor], Tensor]) -> Predict:

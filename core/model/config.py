@@ -15,13 +15,16 @@ RouterKind = Literal[
     "unmodulated",
     "adaptive_k",
     "expert_choice",
+    "ec_dlm",
     "soft",
     "hash",
     "random",
 ]
 TOLD_TIMESTEP = ("additive", "film", "bin_bias", "timestep_only", "unmodulated")  # kinds whose logits depend on it
-BY_RATIO = ("adaptive_k", "expert_choice")  # kinds whose compute may follow the mask ratio
-SEES_OTHERS = ("expert_choice",)  # kinds that choose a token's experts by the other tokens of its sequence
+Schedule = Literal["constant", "linear", "linear_reverse", "cosine", "cosine_reverse", "gaussian", "gaussian_reverse"]
+BY_RATIO = ("adaptive_k", "expert_choice", "ec_dlm")  # kinds whose compute may follow the mask ratio
+SEES_OTHERS = ("expert_choice", "ec_dlm")  # kinds that choose a token's experts by the other tokens of its sequence
+EC_DLM_K = (8, 20, 32)  # least, mean and most experts a token, as EC-DLM trains (arXiv 2604.01622)
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class RouterConfig:
     sees: Literal["timestep", "mask_ratio", "shuffled", "constant"] = "timestep"
     time_features: int = 64  # of the timestep's embedding
     time_bins: int = 10  # bin_bias only
-    k_schedule: Literal["constant", "linear", "linear_reverse"] | None = None  # None: the kind's own
+    k_schedule: Schedule | None = None  # how compute follows the mask ratio; None: the kind's own
     scores: Literal["softmax", "sigmoid"] = "softmax"
     renormalise: bool = False  # LLaDA-MoE and OLMoE: softmax over all experts, then top-k, gates as they are
     gate_scale: float = 1.0  # what all gates are multiplied by (DeepSeek-V3's routed_scaling_factor)
@@ -62,6 +65,11 @@ class RouterConfig:
         require(
             not (self.kind == "adaptive_k" and self.k_schedule == "constant"),
             "model.router.k_schedule=constant with model.router.kind=adaptive_k is model.router.kind=topk: use that",
+        )
+        require(
+            not (self.kind == "ec_dlm" and self.renormalise),
+            "model.router.renormalise=true would undo the gates' scale of model.router.kind=ec_dlm, which are a softmax over "
+            "the chosen experts: leave it out",
         )
 
 
@@ -218,6 +226,11 @@ def _check_experts(model: ModelConfig) -> None:
     require(
         model.shared_expert_width >= 0,
         f"model.shared_expert_width must not be negative, not {model.shared_expert_width}; 0 means none",
+    )
+    require(
+        model.router.kind != "ec_dlm" or model.shared_expert_width % model.width_of_expert == 0,
+        f"model.shared_expert_width={model.shared_expert_width} must be a multiple of an expert's width, "
+        f"{model.width_of_expert}, with model.router.kind=ec_dlm, whose gates are scaled by the number of shared experts",
     )
     require(
         sorted(set(model.dense_layers)) == sorted(model.dense_layers)

@@ -1,4 +1,4 @@
-"""Routing rules: which experts a token goes to, and with what weight. One class each; shapes as in core.model.routing.
+"""Routing rules beyond token choice: one class each; shapes as in core.model.routing, which has token choice itself.
 
 `additive`, `film` and `bin_bias` start as token choice: what they add is zero at first, so that they differ from it by what
 they learn alone. What is true of a kind is said in core.model.config and core.model.shapes, which need no torch.
@@ -11,75 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig, RouterKind
-from core.model.config import SEES_OTHERS
-from core.model.precision import without_autocast
-from core.model.routing import Conditions, Routing, hashed, share_of_mean, time_features
-
-ALIKE = 2.0**-18  # scores (between 0 and 1) less apart than this are equal: fp32's rounding is a hundredth of it
-
-
-class Router(nn.Module):
-    """Scores all experts for each token and chooses among them; a rule overrides `logits`, `choose`, or both.
-
-    Scores are the softmax of the logits, or with `scores="sigmoid"` each expert's own (DeepSeek-V3, arXiv 2412.19437,
-    Eq. 15; probs_NE are then the scores over their sum). The gates are the chosen scores as they are; with `renormalise`
-    they are divided by their sum.
-    """
-
-    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
-        super().__init__()
-        self.top_k, self.experts, self.settings, self.layer = (
-            config.experts_per_token, config.experts, config.router, layer,
-        )  # fmt: skip
-
-    @property
-    def sees_others(self) -> bool:
-        """True where a token's experts depend on the other tokens of its sequence."""
-        return self.settings.kind in SEES_OTHERS
-
-    def forward(self, x_ND: Tensor, given: Conditions | None = None) -> Routing:
-        """Route N tokens. x_ND: (N, D) in any floating type; the arithmetic is fp32, under autocast too."""
-        with without_autocast(x_ND):
-            logits_NE = self.logits(x_ND.float(), given)
-            if self.settings.scores == "sigmoid":
-                scores_NE = logits_NE.sigmoid()
-                probs_NE = scores_NE / scores_NE.sum(-1, keepdim=True)
-            else:
-                scores_NE = probs_NE = logits_NE.softmax(-1)
-            gates_NK, experts_NK, slots = self.choose(scores_NE, given)
-            if self.settings.renormalise:
-                gates_NK = gates_NK / gates_NK.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-            if self.settings.gate_scale != 1:
-                gates_NK = gates_NK * self.settings.gate_scale
-        return Routing(logits_NE, probs_NE, gates_NK, experts_NK, slots)
-
-    def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
-        """Each expert's logit, (N, E). given: None where nothing is known but x."""
-        raise NotImplementedError
-
-    def choose(self, scores_NE: Tensor, given: Conditions | None) -> tuple[Tensor, Tensor, int | None]:
-        """The gates and indices of the chosen experts, both (N, K), and Routing.slots."""
-        gates_NK, experts_NK = scores_NE.topk(self.top_k, dim=-1)
-        return gates_NK, experts_NK, None
-
-    def rebalance(self, counts_E: Tensor) -> None:
-        """Called after each optimizer step with the step's (E,) assignments; most rules learn nothing from it."""
-
-    def time(self, given: Conditions | None) -> Tensor:
-        """The features of each sequence's timestep, (B, F)."""
-        assert given is not None, "this rule needs a timestep"
-        return time_features(given.timestep_B, self.settings.time_features)
-
-
-class TopKRouter(Router):
-    """Token choice: bias-free linear, fp32 softmax over all experts, then the top k (LLaDA-MoE; OLMoE, arXiv 2409.02060)."""
-
-    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
-        super().__init__(config, layer)
-        self.weight_ED = nn.Parameter(torch.empty(config.experts, config.hidden_size))
-
-    def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
-        return F.linear(x_ND, self.weight_ED.float())
+from core.model.expert_choice import ECDLMRouter, ExpertChoiceRouter
+from core.model.routing import Conditions, Router, TopKRouter, hashed, share_of_mean
 
 
 class BiasBalancedRouter(TopKRouter):
@@ -100,7 +33,9 @@ class BiasBalancedRouter(TopKRouter):
         self.bias_E = self.bias_E.float()  # an engine that turns modules to bf16 would round the updates away
         return self
 
-    def choose(self, scores_NE: Tensor, given: Conditions | None) -> tuple[Tensor, Tensor, int | None]:
+    def choose(
+        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
+    ) -> tuple[Tensor, Tensor, int | None]:
         experts_NK = (scores_NE + self.bias_E).topk(self.top_k, dim=-1).indices
         return scores_NE.gather(-1, experts_NK), experts_NK, None
 
@@ -187,7 +122,9 @@ class AdaptiveKRouter(TopKRouter):
     The schedule is "linear_reverse" unless told otherwise: more experts where less is masked (EC-DLM's schedule).
     """
 
-    def choose(self, scores_NE: Tensor, given: Conditions | None) -> tuple[Tensor, Tensor, int | None]:
+    def choose(
+        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
+    ) -> tuple[Tensor, Tensor, int | None]:
         assert given is not None, "this rule needs a mask ratio"
         most = 2 * self.top_k - 1
         gates_NK, experts_NK = scores_NE.topk(most, dim=-1)
@@ -197,41 +134,12 @@ class AdaptiveKRouter(TopKRouter):
         return gates_NK.masked_fill(unused_NK, 0.0), experts_NK.masked_fill(unused_NK, -1), experts_NK.numel()
 
 
-class ExpertChoiceRouter(TopKRouter):
-    """Experts choose tokens: within a sequence each takes the C = L k / E that score it highest (arXiv 2202.09368).
-
-    With a schedule C follows the sequence's mask ratio, its mean over ratios unchanged. A token's experts then depend on
-    the other tokens of its sequence, and never on other sequences.
-    """
-
-    def choose(self, scores_NE: Tensor, given: Conditions | None) -> tuple[Tensor, Tensor, int | None]:
-        assert given is not None, "this rule needs to know which tokens make a sequence"
-        batch, length = given.tokens_BL.shape
-        mean, schedule = length * self.top_k / self.experts, self.settings.k_schedule or "constant"
-        most = min(length, max(1, round(mean if schedule == "constant" else 2 * mean)))
-        capacity_B = (share_of_mean(given.ratio_B, schedule) * mean).round().long().clamp(1, most)
-        scores_BLE = scores_NE.view(batch, length, self.experts)
-        # Tokens that say the same (every one of a wholly masked sequence) score the same but for rounding, which depends
-        # on the device and its share of the batch: they count as equal, and a stable order resolves them by place.
-        alike_BLE = (scores_BLE.detach() / ALIKE).round()
-        order_BCE = alike_BLE.sort(dim=1, descending=True, stable=True).indices[:, :most]
-        taken_BCE = (torch.arange(most, device=order_BCE.device)[None, :, None] < capacity_B[:, None, None]).expand_as(
-            order_BCE
-        )
-        chosen_BLE = torch.zeros_like(scores_BLE, dtype=torch.bool).scatter_(1, order_BCE, taken_BCE)
-        chosen_NE = chosen_BLE.view_as(scores_NE)
-        experts_NE = torch.arange(self.experts, device=chosen_NE.device).expand_as(chosen_NE)
-        return (
-            scores_NE.masked_fill(~chosen_NE, 0.0),
-            experts_NE.masked_fill(~chosen_NE, -1),
-            batch * self.experts * most,
-        )
-
-
 class SoftRouter(TopKRouter):
     """A control: the dense mixture of all experts, weighted by their scores. Its compute is E / k times token choice's."""
 
-    def choose(self, scores_NE: Tensor, given: Conditions | None) -> tuple[Tensor, Tensor, int | None]:
+    def choose(
+        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
+    ) -> tuple[Tensor, Tensor, int | None]:
         return scores_NE, torch.arange(self.experts, device=scores_NE.device).expand_as(scores_NE), None
 
 
@@ -242,7 +150,9 @@ class HashRouter(Router):
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         return torch.zeros(len(x_ND), self.experts, device=x_ND.device)
 
-    def choose(self, scores_NE: Tensor, given: Conditions | None) -> tuple[Tensor, Tensor, int | None]:
+    def choose(
+        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
+    ) -> tuple[Tensor, Tensor, int | None]:
         assert given is not None, "this rule needs the tokens"
         draw_NE = hashed(self.keys(given)[:, None] * self.experts + torch.arange(self.experts, device=scores_NE.device))
         experts_NK = draw_NE.topk(self.top_k, dim=-1).indices
@@ -281,6 +191,7 @@ ROUTERS: dict[RouterKind, type[Router]] = {
     "unmodulated": UnmodulatedRouter,
     "adaptive_k": AdaptiveKRouter,
     "expert_choice": ExpertChoiceRouter,
+    "ec_dlm": ECDLMRouter,
     "soft": SoftRouter,
     "hash": HashRouter,
     "random": RandomRouter,

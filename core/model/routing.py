@@ -1,4 +1,4 @@
-"""What a router may see, what it answers, and how a timestep is told to it.
+"""What a router may see and what it answers, how a timestep is told to it, and token choice, which the others build on.
 
 Shapes: B sequences of L tokens, N = B L of them in order, K experts of each among E, D hidden size, F time features.
 """
@@ -7,7 +7,14 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.config import ModelConfig
+from core.model.config import SEES_OTHERS
+from core.model.precision import without_autocast
+
+BELL = 0.22  # deviation of the gaussian schedule: its mean is 1/2 then
 
 
 class Routing(NamedTuple):
@@ -49,12 +56,28 @@ def time_features(timestep_B: Tensor, features: int) -> Tensor:
 
 
 def share_of_mean(ratio_B: Tensor, schedule: str) -> Tensor:
-    """How much of the mean compute a sequence of a mask ratio gets: 2 (1 - r) "linear_reverse", 2 r "linear", 1 "constant".
+    """How much of the mean compute a sequence of a mask ratio gets: twice `share_of_range`, or 1 where "constant".
 
     The mean over r ~ U(0, 1) is 1. Returns (B,).
     """
-    shares = {"linear_reverse": 2 * (1 - ratio_B), "linear": 2 * ratio_B, "constant": torch.ones_like(ratio_B)}
-    return shares[schedule]
+    return torch.ones_like(ratio_B) if schedule == "constant" else 2 * share_of_range(ratio_B, schedule)
+
+
+def share_of_range(ratio_B: Tensor, schedule: str) -> Tensor:
+    """Where between the least and the most compute a sequence of a mask ratio lies, from 0 to 1. Returns (B,).
+
+    r "linear", (1 - cos(pi r)) / 2 "cosine", a bell around 1/2 of deviation 0.22 that is 0 at both ends "gaussian", and
+    one minus each as "..._reverse" (EC-DLM, arXiv 2604.01622, Section 4). The mean over r ~ U(0, 1) is 1/2.
+    """
+    kind = schedule.removesuffix("_reverse")
+    if kind == "linear":
+        share_B = ratio_B
+    elif kind == "cosine":
+        share_B = (1 - torch.cos(math.pi * ratio_B)) / 2
+    else:
+        end = math.exp(-(0.5**2) / (2 * BELL**2))
+        share_B = ((-((ratio_B - 0.5) ** 2) / (2 * BELL**2)).exp() - end) / (1 - end)
+    return share_B if kind == schedule else 1 - share_B
 
 
 def hashed(key: Tensor) -> Tensor:
@@ -66,3 +89,69 @@ def hashed(key: Tensor) -> Tensor:
 
 def _shifted(key: Tensor, places: int) -> Tensor:
     return (key >> places) & ((1 << (64 - places)) - 1)  # torch shifts the sign in
+
+
+class Router(nn.Module):
+    """Scores all experts for each token and chooses among them; a rule overrides `logits`, `choose`, or both.
+
+    Scores are the softmax of the logits, or with `scores="sigmoid"` each expert's own (DeepSeek-V3, arXiv 2412.19437,
+    Eq. 15; probs_NE are then the scores over their sum). The gates are the chosen scores as they are; with `renormalise`
+    they are divided by their sum.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
+        super().__init__()
+        self.top_k, self.experts, self.settings, self.layer = (
+            config.experts_per_token, config.experts, config.router, layer,
+        )  # fmt: skip
+
+    @property
+    def sees_others(self) -> bool:
+        """True where a token's experts depend on the other tokens of its sequence."""
+        return self.settings.kind in SEES_OTHERS
+
+    def forward(self, x_ND: Tensor, given: Conditions | None = None) -> Routing:
+        """Route N tokens. x_ND: (N, D) in any floating type; the arithmetic is fp32, under autocast too."""
+        with without_autocast(x_ND):
+            logits_NE = self.logits(x_ND.float(), given)
+            if self.settings.scores == "sigmoid":
+                scores_NE = logits_NE.sigmoid()
+                probs_NE = scores_NE / scores_NE.sum(-1, keepdim=True)
+            else:
+                scores_NE = probs_NE = logits_NE.softmax(-1)
+            gates_NK, experts_NK, slots = self.choose(logits_NE, scores_NE, given)
+            if self.settings.renormalise:
+                gates_NK = gates_NK / gates_NK.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            if self.settings.gate_scale != 1:
+                gates_NK = gates_NK * self.settings.gate_scale
+        return Routing(logits_NE, probs_NE, gates_NK, experts_NK, slots)
+
+    def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
+        """Each expert's logit, (N, E). given: None where nothing is known but x."""
+        raise NotImplementedError
+
+    def choose(
+        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
+    ) -> tuple[Tensor, Tensor, int | None]:
+        """The gates and indices of the chosen experts, both (N, K), and Routing.slots."""
+        gates_NK, experts_NK = scores_NE.topk(self.top_k, dim=-1)
+        return gates_NK, experts_NK, None
+
+    def rebalance(self, counts_E: Tensor) -> None:
+        """Called after each optimizer step with the step's (E,) assignments; most rules learn nothing from it."""
+
+    def time(self, given: Conditions | None) -> Tensor:
+        """The features of each sequence's timestep, (B, F)."""
+        assert given is not None, "this rule needs a timestep"
+        return time_features(given.timestep_B, self.settings.time_features)
+
+
+class TopKRouter(Router):
+    """Token choice: bias-free linear, fp32 softmax over all experts, then the top k (LLaDA-MoE; OLMoE, arXiv 2409.02060)."""
+
+    def __init__(self, config: ModelConfig, layer: int = 0) -> None:
+        super().__init__(config, layer)
+        self.weight_ED = nn.Parameter(torch.empty(config.experts, config.hidden_size))
+
+    def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
+        return F.linear(x_ND, self.weight_ED.float())

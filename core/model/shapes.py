@@ -45,6 +45,7 @@ def router_weights(model: ModelConfig) -> tuple[Weight, ...]:
         "unmodulated": (linear, timed),
         "adaptive_k": (linear,),
         "expert_choice": (linear,),
+        "ec_dlm": (linear,),
         "soft": (linear,),
         "hash": (),
         "random": (),

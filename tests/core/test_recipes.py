@@ -18,7 +18,7 @@ from core.training.weights import load_weights
 from tests.core.training.test_run import QUICK
 
 BASE = build(QUICK, {"data.corpus": "task:copy", "data.sequence_length": 24, "data.validation_sequences": 16})
-NAMES = ("LLaDA-MoE", "LLaDA", "LLaDA 1.5", "Dream", "Qwen2.5", "LLaDA2.0", "EC-DLM")
+NAMES = ("LLaDA-MoE", "LLaDA", "LLaDA 1.5", "Dream", "Qwen2.5", "LLaDA2.0", "EC-DLM", "EC-DLM, softmax first")
 SHARED = {"data.corpus": "task:copy", "data.sequence_length": 24, "data.validation_sequences": 16}
 
 
@@ -48,6 +48,17 @@ def test_the_list_is_whole_and_the_presets_are_of_it() -> None:
                          ("llada2_proxy", "LLaDA2.0"), ("ec_dlm_proxy", "EC-DLM")):  # fmt: skip
         assert PRESETS[name] == build(to_dict(PRESETS["proxy"]), proxy[system].settings)
         check(build(to_dict(PRESETS[name]), {"data.corpus": "markov", "data.validation_sequences": 8}))
+
+
+@pytest.mark.parametrize("name", ["EC-DLM", "EC-DLM, softmax first"])
+@pytest.mark.parametrize("base", ["tiny", "proxy", "llada_moe_7b_a1b"])
+def test_two_shared_experts_cost_no_active_parameters(base: str, name: str) -> None:
+    control = PRESETS[base].model
+    model = build(to_dict(PRESETS[base]), recipes(PRESETS[base])[name].settings).model
+    assert model.shared_expert_width == 2 * model.width_of_expert
+    routed = model.experts_per_token * model.width_of_expert
+    assert routed + model.shared_expert_width == control.top_k * control.expert_width
+    assert model.experts * model.width_of_expert == control.num_experts * control.expert_width
 
 
 def test_an_autoregressive_start_with_shifted_logits_is_worth_something(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ SHAPES = {
     "grouped queries": {"model.num_kv_heads": 1, "model.qk_norm": "projection"},
     "film": {"model.router.kind": "film", "model.router.scores": "sigmoid", "model.qk_norm": "none"},
     "adaptive k": {"model.router.kind": "adaptive_k"},
+    "ec_dlm": {"model.router.kind": "ec_dlm", "model.shared_expert_width": 64},
 }
 WITHIN = 0.08  # measured 2026-11-26: up to 1.4 % for token choice, up to 6.4 % for the other routers
 

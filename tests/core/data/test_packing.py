@@ -137,7 +137,8 @@ def test_every_conversation_is_in_the_data_whole(conversations: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [({"objective.kind": "masked_diffusion"}, "packs prompts and responses, and objective.kind=masked_diffusion"),
-     ({"model.router.kind": "expert_choice"}, "conversations compete for experts")],
+     ({"model.router.kind": "expert_choice"}, "conversations compete for experts"),
+     ({"model.router.kind": "ec_dlm"}, "kind=ec_dlm would let conversations compete for experts")],
 )  # fmt: skip
 def test_what_does_not_pack_is_refused(conversations: Path, settings: dict, expected: str) -> None:
     with pytest.raises(UserError, match=expected):

@@ -144,7 +144,7 @@ def test_a_sequence_is_decoded_alike_in_any_batch(network, remasking: str, chang
     assert other.tokens_BL.tolist() != together.tokens_BL.tolist()
 
 
-@pytest.mark.parametrize("kind", ["expert_choice", "random", "bin_bias", "adaptive_k"])
+@pytest.mark.parametrize("kind", ["expert_choice", "ec_dlm", "random", "bin_bias", "adaptive_k"])
 def test_routers_that_see_the_sequence_or_the_ratio_never_see_filling(kind: str) -> None:
     made = Denoiser(replace(SMALL, router=RouterConfig(kind=kind)))
     initialise(made, 1)

@@ -1,5 +1,7 @@
 """The rules that are told a timestep or the mask ratio, that choose tokens, or that learn nothing: by known answers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,8 +12,8 @@ from core.model.balance import expert_counts
 from core.model.config import SEES_OTHERS
 from core.model.experts import reference_moe
 from core.model.moe import MoE
-from core.model.routers import ROUTERS, TopKRouter
-from core.model.routing import Conditions, hashed, share_of_mean, time_features
+from core.model.routers import ROUTERS
+from core.model.routing import Conditions, TopKRouter, hashed, share_of_mean, share_of_range, time_features
 from core.model.transformer import Denoiser, initialise
 from core.settings import build
 
@@ -97,7 +99,7 @@ def test_adaptive_k_gives_more_experts_where_less_is_masked_and_k_on_average(x_N
     assert (linear.experts_NK >= 0).sum(1).view(B, L)[:, 0].tolist() == [1, 2, 3]
     many = (torch.arange(3000) + 0.5) / 3000
     given = Conditions(many, many, torch.zeros(3000, 1).long())
-    assert (made("adaptive_k").choose(torch.rand(3000, E), given)[1] >= 0).sum() == 3000 * K
+    assert (made("adaptive_k").choose(*2 * [torch.rand(3000, E)], given)[1] >= 0).sum() == 3000 * K
     for schedule in ("linear", "linear_reverse", "constant"):
         assert share_of_mean(many, schedule).mean().item() == pytest.approx(1.0)
 
@@ -181,8 +183,90 @@ def test_the_hash_is_splitmix64() -> None:
     assert found == [exact(key % 2**64) for key in keys]
 
 
+def published_ec_dlm(logits_NE, ratio, k_mean: int, shared: int, pre_softmax: bool = False):
+    """EC-DLM's choice and gates, token by token: k steps from 8 to 32 are scaled to a mean of `k_mean`."""
+    gates_NE = torch.zeros_like(logits_NE)
+    for b in range(B):
+        rows = logits_NE[b * L : (b + 1) * L]
+        k = 20 if pre_softmax else min(32, max(8, round(8 + (32 - 8) * (1 - ratio[b]))))
+        capacity = max(1, L * k_mean * k // (20 * E))
+        ranks = rows.softmax(-1) if pre_softmax else rows
+        took = [sorted(range(L), key=lambda i: -ranks[i, e].item())[:capacity] for e in range(E)]
+        for i in range(L):
+            mine = [e for e in range(E) if i in took[e]]
+            if pre_softmax:
+                gates_NE[b * L + i, mine] = ranks[i, mine]
+            elif mine:
+                gates_NE[b * L + i, mine] = rows[i, mine].softmax(-1) * factor(len(mine), shared)
+    return gates_NE
+
+
+def factor(routed: int, shared: int) -> float:
+    """By a simulation of each number of routed experts by itself, as EC-DLM's code does it."""
+    if not shared:
+        return 1.0
+    logits = torch.randn(4000, routed, generator=torch.Generator().manual_seed(routed), dtype=torch.float64)
+    return float((shared**0.5 / logits.softmax(-1).norm(dim=-1)).mean())
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+@pytest.mark.parametrize("ratio", [(0.1, 0.5, 0.9), (0.0, 0.33, 1.0)])
+def test_ec_dlm_is_the_published_rule(shared: int, ratio: tuple[float, ...], x_ND: torch.Tensor) -> None:
+    rule = ROUTERS["ec_dlm"](replace(config("ec_dlm"), shared_expert_width=8 * shared))
+    rule.weight_ED.data.copy_(torch.randn(E, D, generator=torch.Generator().manual_seed(5)))
+    routing = rule(x_ND, conditions(ratio=ratio))
+    expected = published_ec_dlm(routing.logits_NE, ratio, K, shared)
+    assert torch.equal(routing.experts_NK >= 0, expected > 0)
+    torch.testing.assert_close(routing.gates_NK, expected, rtol=0.02 if shared else 1e-5, atol=1e-6)
+
+
+def test_ec_dlm_with_the_softmax_first_is_expert_choice(x_ND: torch.Tensor) -> None:
+    routing = made("expert_choice")(x_ND, conditions())
+    expected = published_ec_dlm(routing.logits_NE, (0.1, 0.5, 0.9), K, 0, pre_softmax=True)
+    torch.testing.assert_close(routing.gates_NK, expected)
+
+
+def test_ec_dlm_takes_24_16_and_8_of_64_tokens() -> None:
+    shape = ModelConfig(hidden_size=D, num_experts=8, top_k=2, expert_width=8, router=RouterConfig(kind="ec_dlm"))
+    rule = ROUTERS["ec_dlm"](shape)
+    rule.weight_ED.data.copy_(torch.randn(8, D, generator=torch.Generator().manual_seed(5)))
+    x_ND = torch.randn(3 * 64, D, generator=torch.Generator().manual_seed(1))
+    ratio_B = torch.tensor([0.1, 0.5, 0.9])
+    chosen_NE = rule(x_ND, Conditions(ratio_B, ratio_B, torch.zeros(3, 64).long())).experts_NK >= 0
+    assert chosen_NE.view(3, 64, 8).sum(1).tolist() == [[24] * 8, [16] * 8, [8] * 8]
+
+
+def test_ec_dlm_learns_where_no_expert_took_a_token(x_ND: torch.Tensor) -> None:
+    rule = made("ec_dlm")
+    routing = rule(x_ND, conditions(ratio=(1.0, 1.0, 1.0)))
+    assert ((routing.experts_NK >= 0).sum(1) == 0).any()
+    routing.gates_NK.square().sum().backward()
+    assert rule.weight_ED.grad.isfinite().all() and rule.weight_ED.grad.any()
+
+
+def test_ec_dlm_gates_are_one_per_token_and_follow_the_scores_that_are_asked_for(x_ND: torch.Tensor) -> None:
+    for scores in ("softmax", "sigmoid"):
+        routing = made("ec_dlm", scores=scores)(x_ND, conditions())
+        chosen_NE = routing.experts_NK >= 0
+        weights_NE = (routing.logits_NE.exp() if scores == "softmax" else routing.logits_NE.sigmoid()) * chosen_NE
+        expected = weights_NE / weights_NE.sum(-1, keepdim=True).clamp(min=1e-30)
+        torch.testing.assert_close(routing.gates_NK, expected)
+
+
+def test_schedules_share_the_published_means_and_ends() -> None:
+    ends = torch.tensor([0.0, 0.5, 1.0])
+    expected = {"linear": [0, 0.5, 1], "cosine": [0, 0.5, 1], "gaussian": [0, 1, 0]}
+    many = (torch.arange(3000) + 0.5) / 3000
+    for name, values in expected.items():
+        torch.testing.assert_close(share_of_range(ends, name), torch.tensor(values).float(), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            share_of_range(ends, f"{name}_reverse"), 1 - torch.tensor(values).float(), atol=1e-6, rtol=0
+        )
+        assert share_of_range(many, name).mean().item() == pytest.approx(0.5, abs=2e-3)
+
+
 @pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "cpu, filled up", "accelerator"])
-@pytest.mark.parametrize("kind", ["adaptive_k", "expert_choice", "soft"])
+@pytest.mark.parametrize("kind", ["adaptive_k", "expert_choice", "ec_dlm", "soft"])
 def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
     monkeypatch: pytest.MonkeyPatch, kind: str, path: str, x_ND: torch.Tensor
 ) -> None:
@@ -233,6 +317,11 @@ def test_a_sampler_tells_routers_its_own_mask_ratio() -> None:
         ({"model.router.k_schedule": "linear"}, "k_schedule=linear means nothing to model.router.kind=topk"),
         ({"model.router.kind": "adaptive_k", "model.router.k_schedule": "constant"}, "is model.router.kind=topk"),
         ({"model.router.kind": "adaptive_k", "model.top_k": 8}, "up to 2 k - 1 = 15 experts .* there are 8"),
+        ({"model.router.kind": "ec_dlm", "model.router.renormalise": True}, "renormalise=true would undo"),
+        (
+            {"model.router.kind": "ec_dlm", "model.shared_expert_width": 100},
+            "shared_expert_width=100 must be a multiple of an expert's width, 64",
+        ),
         ({"model.router.kind": "additive", "model.router.time_features": 3}, "time_features=3 must be even"),
         ({"model.router.kind": "bin_bias", "model.router.time_bins": 0}, "time_bins must be at least 1"),
         (
@@ -246,8 +335,9 @@ def test_what_a_rule_cannot_do_is_refused(changes: dict, message: str) -> None:
         build(changes)
 
 
-def test_experts_choose_by_place_among_tokens_that_differ_by_rounding_alone() -> None:
-    rule, x_1D = made("expert_choice"), torch.randn(1, D, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("kind", ["expert_choice", "ec_dlm"])
+def test_experts_choose_by_place_among_tokens_that_differ_by_rounding_alone(kind: str) -> None:
+    rule, x_1D = made(kind, k_schedule="constant"), torch.randn(1, D, generator=torch.Generator().manual_seed(2))
     given = Conditions(torch.ones(1), torch.ones(1), torch.zeros(1, L).long())
     noise_LD = 1 + 1e-7 * torch.randn(L, D, generator=torch.Generator().manual_seed(3))
     chosen_LE = rule(x_1D * noise_LD, given).experts_NK >= 0

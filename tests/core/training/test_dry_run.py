@@ -19,7 +19,7 @@ def with_settings(**settings):
     return build(to_dict(TINY), {key.replace("__", "."): value for key, value in settings.items()})
 
 
-@pytest.mark.parametrize("kind", ["topk", "film", "expert_choice", "soft", "adaptive_k"])
+@pytest.mark.parametrize("kind", ["topk", "film", "expert_choice", "ec_dlm", "soft", "adaptive_k"])
 def test_shapes_are_those_of_the_network_itself(kind) -> None:
     config = with_settings(model__router__kind=kind)
     denoiser = Denoiser(config.model).eval()

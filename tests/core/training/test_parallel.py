@@ -24,6 +24,7 @@ KINDS = {
     "told": {"model.router.kind": "film", "model.router.sees": "shuffled"},
     "ragged": {"model.router.kind": "adaptive_k"},
     "choosing": {"model.router.kind": "expert_choice", "model.router.k_schedule": "linear_reverse"},
+    "published choosing": {"model.router.kind": "ec_dlm", "model.shared_expert_width": 32},
     "unmodulated": {"model.router.kind": "unmodulated", "model.shared_expert_width": 16},
     "random": {"model.router.kind": "random"},
     "additive": {"model.router.kind": "additive"},
