@@ -24,7 +24,7 @@ from core.capacity.planning import Plan, plan
 from core.config import RunConfig
 from core.config import to_yaml as config_yaml
 from core.errors import UserError
-from core.interchange.layouts import config_to_hf
+from core.interchange.layouts import auxiliary_loss, config_to_hf
 from core.processes import STOPPED
 from core.quantities import short
 from core.records import write_atomically
@@ -122,9 +122,8 @@ def write(
     write_atomically(folder / ENGINE, json.dumps(engine_config(config, devices), indent=2) + "\n")
     write_atomically(folder / SCRIPT, _script(scale, folder, request))
     try:
-        said = config_to_hf(config.model) | {
-            "torch_dtype": "bfloat16" if config.trainer.precision == "bf16" else "float32"
-        }
+        said = config_to_hf(config.model, load_balancing_weight=config.objective.load_balancing_weight)
+        said["torch_dtype"] = "bfloat16" if config.trainer.precision == "bf16" else "float32"
         write_atomically(folder / HF, json.dumps(said, indent=2) + "\n")
     except UserError as error:
         lacks.append(f"No {HF}: {error}")
@@ -214,6 +213,14 @@ def _stretched(scale: FullScale) -> str:
     )
 
 
+def _auxiliary_loss(config: RunConfig) -> str:
+    """What the card has to say of the loss that the exported class computes itself."""
+    try:
+        return auxiliary_loss(config.model, config.objective.load_balancing_weight)
+    except UserError:  # no class can say the model, as the card says elsewhere
+        return ""
+
+
 def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
     grown = scale.extrapolated
     carried = [f"| `{c.key}` | `{c.proxy}` | `{c.target}` | {cell(c.how)} |" for c in scale.carried]
@@ -241,6 +248,7 @@ def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any
         "",
         *[f"- {line}" for line in lacks],
         *([""] if lacks else []),
+        *([f"In `{HF}` {said}", ""] if (said := _auxiliary_loss(scale.config)) else []),
         f"Check it in seconds: `ablate train {CONFIG} --cluster {scale.cluster} --dry-run`; train it: `sbatch {SCRIPT}`, "
         f"or in stages `sbatch {SCRIPT} {STAGES} --stage pretrain-1`, once their corpora are named in `{STAGES}`. "
         f"`{EVIDENCE}` has every number and the hash of each record; the proxies were trained by `{basis['command']}`.",

@@ -16,22 +16,25 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 
+TYPES = ("F64", "F32", "F16", "BF16")
+
+
 class Found(NamedTuple):
-    """A folder's model, the tensors that make it up, and the file that holds each."""
+    """A folder's model, the tensors that make it up, and the file that holds each (and others that are stored)."""
 
     model: ModelConfig
     wanted: list[Piece]
     where: dict[str, Path]
 
 
-def find(folder: Path) -> Found:
-    """A folder's model, by its config.json and its files' headers alone.
+def find(folder: Path, mask_id: int | None = None) -> Found:
+    """A folder's model, by its config.json and its files' headers alone. mask_id: the mask's token, instead of the file's.
 
     Raises UserError for a folder that isn't one, an unknown architecture or option, pickled weights, and missing,
     superfluous, misshapen or truncated tensors.
     """
     said = read_config(folder)
-    model, where = config_from_hf(said), _files(folder)
+    model, where = config_from_hf(said, mask_id), _files(folder)
     wanted = list(pieces(model, list(shapes(model)), layout_of(said)))
     _check_names(folder, {piece.theirs for piece in wanted}, set(where), tied=model.tied_embeddings)
     _check_shapes(model, wanted, where)
@@ -109,3 +112,6 @@ def _check_shapes(model: ModelConfig, wanted: Sequence[Piece], where: dict[str, 
                 found = tuple(shard.get_slice(piece.theirs).get_shape())
                 if found != right:
                     raise UserError(f"{path}: {piece.theirs} has shape {found}, but config.json makes it {right}")
+                stored = shard.get_slice(piece.theirs).get_dtype()
+                if stored not in TYPES:
+                    raise UserError(f"{path}: {piece.theirs} is stored as {stored}; known are {', '.join(TYPES)}")

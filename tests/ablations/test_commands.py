@@ -3,12 +3,17 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from ablations.cli.doctor import examine
+from core.interchange.huggingface import save
+from core.model.transformer import Denoiser, initialise
+from core.presets import preset
 from tests.ablations.shell import ROOT, ablate, forked, mistake, process
 
 DECLARATION = '''
@@ -229,12 +234,33 @@ def test_weights_go_out_and_come_back(tmp_path) -> None:
     settings = ["trainer.steps=2", "data.corpus=markov", "trainer.validate_every=0"]
     ablate("train", "tiny", *settings, "--out", str(tmp_path))
     (run,) = (tmp_path / "train").iterdir()
-    assert "LLaDAMoEModelLM" in ablate("export", str(run), "--format", "hf").stdout
+    exported = " ".join(ablate("export", str(run), "--format", "hf").stdout.split())
+    assert "LLaDAMoEModelLM" in exported
+    assert "router_aux_loss_coef=0.005 is objective.load_balancing_weight=0.01 over the 2 experts" in exported
     back = tmp_path / "back"
     assert "346,784 parameters" in ablate("import", "hf", str(run / "hf"), "--to", str(back)).stdout
     assert load_file(back / "model.safetensors").keys() == load_file(run / "model.safetensors").keys()
     again = ablate("train", str(back / "config.yaml"), *settings, "trainer.steps=1", "--out", str(tmp_path))
     assert "step 1/1" in again.stdout
+
+
+def test_what_an_import_makes_of_a_folder_is_said(tmp_path) -> None:
+    """A mask that is named by hand, a key that the class ignores, types that are kept and digits that are lost."""
+    model = replace(preset("tiny").model, hidden_size=16, num_heads=1, head_dim=16, expert_width=8)
+    made = Denoiser(model)
+    initialise(made, 0)
+    state = {name: weight if ".router." in name else weight.bfloat16() for name, weight in made.state_dict().items()}
+    save(model, state.__getitem__, tmp_path / "hf")
+    config = tmp_path / "hf" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"mask_token_id": None, "norm_topk_prob": True}))
+    command = ("import", "hf", str(tmp_path / "hf"), "--to")
+    assert "names no mask token: give its id by --mask-id N" in mistake(*command, str(tmp_path / "a"))
+    kept = ablate(*command, str(tmp_path / "a"), "--mask-id", "256").stdout
+    assert "norm_topk_prob=True is ignored, as LLaDAMoEModelLM ignores it" in kept
+    assert "types: 25 weights in bf16, 2 weights in fp32" in kept and "rounded" not in kept
+    assert load_file(tmp_path / "a" / "model.safetensors")["layers.0.moe.router.weight_ED"].dtype == torch.float32
+    rounded = ablate(*command, str(tmp_path / "b"), "--mask-id", "256", "--dtype", "bf16").stdout
+    assert "rounded: 2 weights, such as layers.0.moe.router.weight_ED (fp32)" in rounded
 
 
 def test_text_becomes_shards_that_train(tmp_path) -> None:
