@@ -1,10 +1,11 @@
 """Conversations as text: a chat template writes them, and says which parts of it are the assistant's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from core.data.specials import UNNAMED
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ TEMPLATES = {
     ),
 }
 
-Message = Mapping[str, str]
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of what an assistant thought; the first counts
+
 Turn = tuple[str, bool]  # a text, and whether it is a response
 
 
@@ -30,11 +32,10 @@ Turn = tuple[str, bool]  # a text, and whether it is a response
 def load_template(name: str) -> "Template":
     """A built-in template, or a jinja file such as a model's chat_template.jinja: it runs in a sandbox.
 
-    It is given `messages` and `add_generation_prompt`, empty `bos_token` and `eos_token` (an end token is put behind every
-    conversation), and `raise_exception`. Raises UserError for one that is neither, and for one that is no jinja.
+    It is to be rendered as transformers renders it, but knows neither chance nor the date: `strftime_now` is undefined.
+    Raises UserError for one that is neither, and for one that is no jinja.
     """
-    from jinja2 import TemplateError  # only conversations need it
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from core.data.templates import sandbox  # only conversations need jinja2
 
     source = TEMPLATES.get(name)
     if source is None:
@@ -45,28 +46,33 @@ def load_template(name: str) -> "Template":
             raise UserError(
                 f"data.chat_template={name} is no readable file, nor built in: use {', '.join(TEMPLATES)} or a jinja file"
             ) from None
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers' are rendered
-    environment.globals |= {"raise_exception": _refuse, "bos_token": "", "eos_token": ""}
     try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise UserError(f"data.chat_template={name} is no jinja template: {error}") from None
+        return sandbox().from_string(source)
+    except Exception as error:  # Python's own for a `break` outside of a loop
+        raise UserError(f"data.chat_template={name} is no jinja template: {_line(error)}") from None
 
 
-def turns(where: str, messages: Any, template_name: str) -> list[Turn]:
+def turns(where: str, messages: Any, template_name: str, tokens: Mapping[str, str] = UNNAMED) -> list[Turn]:
     """A conversation's text in pieces, the assistant's apart: `where` is what an error calls it.
 
     A response is what the template writes of an assistant's message after the generation prompt, its end marker included.
-    Raises UserError for messages without a role and content, a conversation that doesn't end with the assistant, and a
-    template that writes earlier messages otherwise once there are later ones.
+    tokens: what the template's `bos_token`, `eos_token` and the like are, as `special_tokens` finds them. Raises UserError
+    for messages without a role and content, a conversation that doesn't end with the assistant, and a template that writes
+    earlier messages otherwise once there are later ones.
     """
     _check(where, messages)
     template, pieces, before = load_template(template_name), list[Turn](), ""
+    handed = [_handed(message) for message in messages]
+
+    def write(count: int, generate: bool) -> str:
+        # Tools and documents are none, which is not the same to a template as their being undefined.
+        given = {"messages": handed[:count], "tools": None, "documents": None, "add_generation_prompt": generate}
+        return _render(where, template, template_name, {**tokens, **given})
+
     for index, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = _render(where, template, template_name, messages[:index], True)
-        done = _render(where, template, template_name, messages[: index + 1], False)
+        prompt, done = write(index, True), write(index + 1, False)
         if not prompt.startswith(before) or not done.startswith(prompt):
             raise UserError(
                 f"{where}: data.chat_template={template_name} doesn't write message {index + 1} behind those before it: what "
@@ -88,14 +94,20 @@ def _check(where: str, messages: Any) -> None:
         raise UserError(f"{where} ends with a message of the {messages[-1]['role']}: the assistant's must be the last")
 
 
-def _render(where: str, template: "Template", name: str, messages: Sequence[Message], generate: bool) -> str:
+def _handed(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as transformers hands it to templates: without what is null, its reasoning under all of its names."""
+    said = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((said[name] for name in REASONING if name in said), None)
+    return said if reasoning is None else {"thinking": reasoning} | said | {"reasoning_content": reasoning}
+
+
+def _render(where: str, template: "Template", name: str, given: Mapping[str, Any]) -> str:
     try:
-        return template.render(messages=messages, add_generation_prompt=generate)
+        return template.render(given)
     except Exception as error:  # whatever the template does with what it is given
-        raise UserError(f"{where}: data.chat_template={name} refuses it: {error}") from None
+        advice = "; write a date into it: today's would change the data" if "strftime_now" in str(error) else ""
+        raise UserError(f"{where}: data.chat_template={name} refuses it: {_line(error)}{advice}") from None
 
 
-def _refuse(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -15,6 +15,7 @@ from core.data.hierarchy import TreeSource
 from core.data.mixtures import Part, blend, kinds, parse, shares
 from core.data.packing import lay_out
 from core.data.shards import Shards, load_shards
+from core.data.specials import check_read, special_tokens, unread_tokens
 from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
 from core.data.tasks import examples, spoiled
 from core.data.tokenizers import Tokenizer, Vocabulary, load_tokenizer
@@ -174,12 +175,13 @@ def _instructions(argument: str, tokenizer_name: str, sequence_length: int, pack
     path = Path(argument).expanduser()
     if not path.is_file():
         raise UserError(f"data.corpus=instructions:{argument}: '{argument}' is no file; name a .jsonl of pairs")
-    tokenizer = load_tokenizer(tokenizer_name)
-    found = []
+    tokenizer, specials = load_tokenizer(tokenizer_name), special_tokens(tokenizer_name)
+    found, unread = [], unread_tokens(tokenizer, specials)
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         if "messages" in row:
-            found.append((where, turns(where, row["messages"], template)))
+            found.append((where, turns(where, row["messages"], template, specials)))
+            check_read(where, found[-1][1], unread, tokenizer_name)
             continue
         for key in ("prompt", "response"):
             if not isinstance(row.get(key), str):
@@ -254,11 +256,14 @@ def _of_turns(
     sequence_length: int,
     packing: bool,
 ) -> Corpus:
-    """Conversations, each with what an error calls it; the last ones are held out."""
+    """Conversations, each with what an error calls it; the last ones are held out. An end token is put behind each, unless it
+    ends with one."""
     ids, responses = [], []
     for where, pieces in conversations:
         # Piece by piece: a prompt's tokens are those that it has where no response follows.
         parts = [tokenizer.encode(where, text.encode()) for text, _ in pieces]
+        if parts[-1][-1:].tolist() == [tokenizer.vocabulary.eos]:  # written already, by a template or in a response
+            parts[-1] = parts[-1][:-1]
         used = sum(map(len, parts)) + 1
         if used > sequence_length:
             raise UserError(f"{where} needs {used} tokens: raise data.sequence_length={sequence_length} or drop it")

@@ -1,0 +1,82 @@
+"""The special tokens that a published tokenizer names beside its tokenizer.json, as chat templates are given them."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core.data.tokenizers import FileTokenizer, Tokenizer
+from core.errors import UserError
+
+CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
+UNNAMED: Mapping[str, str] = {"bos_token": "", "eos_token": ""}  # what templates are given where no file names any
+# The names that transformers has for every tokenizer; models add their own, which end in _token too.
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def special_tokens(tokenizer: str) -> Mapping[str, str]:
+    """Special tokens by name, from the tokenizer_config.json and special_tokens_map.json beside what `data.tokenizer` names.
+
+    As in transformers, the second counts for more unless the first lists its added tokens, and what neither names is left
+    out. Bytes, and a tokenizer.json alone, have an empty `bos_token` and `eos_token`. Raises UserError for files that can't
+    be read and for a token that is neither text nor an object with "content".
+    """
+    if tokenizer == "bytes":
+        return UNNAMED
+    folder = Path(tokenizer).expanduser().parent
+    config, legacy = (_read(tokenizer, folder / name) for name in (CONFIG, MAP))
+    if config is None and legacy is None:
+        return UNNAMED
+    named = {**(config or {})}
+    if "added_tokens_decoder" not in named:
+        named |= legacy or {}
+    extra = named.get("extra_special_tokens") or named.get("additional_special_tokens")
+    tokens = {}
+    for name, value in [*named.items(), *(extra.items() if isinstance(extra, dict) else ())]:
+        if isinstance(value, dict):
+            value = value.get("content", value)
+        known = name in NAMES or (isinstance(extra, dict) and name in extra)
+        if isinstance(value, str) and (known or name.endswith("_token")):
+            tokens[name] = value
+        elif known and value is not None:
+            raise UserError(
+                f'data.tokenizer={tokenizer}: {name} of the files beside it is neither text nor an object with "content"'
+            )
+    return tokens
+
+
+def unread_tokens(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> dict[str, str]:
+    """Names of the special tokens whose text the tokenizer doesn't read as the token's one id, by that text."""
+    if not isinstance(tokenizer, FileTokenizer):
+        return {}
+    fast = tokenizer.tokenizer
+    return {
+        token: name
+        for name, token in tokens.items()
+        if token and fast.encode(token, add_special_tokens=False).ids != [fast.token_to_id(token)]
+    }
+
+
+def check_read(where: str, pieces: Iterable[tuple[str, bool]], unread: Mapping[str, str], tokenizer: str) -> None:
+    """Raises UserError where a conversation has a token of `unread_tokens`: it would be learned as some other text."""
+    for text, _ in pieces:
+        for token, name in unread.items():
+            if token in text:
+                raise UserError(
+                    f"{where}: data.tokenizer={tokenizer} doesn't read {token}, its {name}, as one id: list it in the "
+                    "added_tokens of tokenizer.json"
+                )
+
+
+def _read(tokenizer: str, path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"data.tokenizer={tokenizer}: {path.name} beside it can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"data.tokenizer={tokenizer}: {path.name} beside it is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"data.tokenizer={tokenizer}: {path.name} beside it must be an object")
+    return content
