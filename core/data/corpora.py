@@ -15,10 +15,10 @@ from core.data.hierarchy import TreeSource
 from core.data.mixtures import Part, blend, kinds, parse, shares
 from core.data.packing import lay_out
 from core.data.shards import Shards, load_shards
-from core.data.specials import check_read, special_tokens, unread_tokens
+from core.data.specials import check_read, special_tokens
 from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
 from core.data.tasks import examples, spoiled
-from core.data.tokenizers import Tokenizer, Vocabulary, load_tokenizer
+from core.data.tokenizers import Tokenizer, Vocabulary, load_tokenizer, unread_tokens
 from core.errors import UserError
 from core.streams import numpy_stream
 

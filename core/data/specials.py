@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.data.tokenizers import FileTokenizer, Tokenizer
 from core.errors import UserError
 
 CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
@@ -45,20 +44,11 @@ def special_tokens(tokenizer: str) -> Mapping[str, str]:
     return tokens
 
 
-def unread_tokens(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> dict[str, str]:
-    """Names of the special tokens whose text the tokenizer doesn't read as the token's one id, by that text."""
-    if not isinstance(tokenizer, FileTokenizer):
-        return {}
-    fast = tokenizer.tokenizer
-    return {
-        token: name
-        for name, token in tokens.items()
-        if token and fast.encode(token, add_special_tokens=False).ids != [fast.token_to_id(token)]
-    }
-
-
 def check_read(where: str, pieces: Iterable[tuple[str, bool]], unread: Mapping[str, str], tokenizer: str) -> None:
-    """Raises UserError where a conversation has a token of `unread_tokens`: it would be learned as some other text."""
+    """Raises UserError where a conversation has a token that isn't read as one id: it would be learned as some other text.
+
+    unread: as `core.data.tokenizers.unread_tokens` has it.
+    """
     for text, _ in pieces:
         for token, name in unread.items():
             if token in text:

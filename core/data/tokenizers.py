@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from core.data import tokens
+from core.data.specials import special_tokens
 from core.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,11 +84,20 @@ class FileTokenizer:
             raise UserError(f"data.tokenizer={path} can't be read: {error.strerror}") from None
         except Exception as error:  # the library raises a bare Exception for content that it doesn't understand
             raise UserError(f"data.tokenizer={path} is no tokenizer.json: {error}") from None
-        self.digest = hashlib.sha256(content).hexdigest()[:16]
-        find = self.tokenizer.token_to_id
+        find, named = self.tokenizer.token_to_id, special_tokens(str(path)).get("eos_token", "")
         mask, eos, pad = (next((i for i in map(find, names) if i is not None), None) for names in (MASKS, ENDS, PADS))
+        told = f"eos {find(named)}" if find(named) not in (None, eos) else ""
+        eos = eos if find(named) is None else find(named)
         if eos is None:
-            raise UserError(f"data.tokenizer={path} has no end token; one of {', '.join(ENDS)} is needed")
+            raise UserError(
+                f"data.tokenizer={path} has no end token; one of {', '.join(ENDS)} is needed, or an eos_token in the "
+                "tokenizer_config.json beside it"
+            )
+        if self.tokenizer.truncation or self.tokenizer.padding:  # a text would be cut, or filled up, without a word
+            self.tokenizer.no_truncation()
+            self.tokenizer.no_padding()
+            told += " whole"
+        self.digest = hashlib.sha256(content + told.encode()).hexdigest()[:16]
         self.vocabulary = Vocabulary(self.tokenizer.get_vocab_size(with_added_tokens=True), mask, eos, pad)
 
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
@@ -104,6 +114,18 @@ class FileTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def unread_tokens(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> dict[str, str]:
+    """Names of the special tokens whose text the tokenizer doesn't read as the token's one id, by that text."""
+    if not isinstance(tokenizer, FileTokenizer):
+        return {}
+    fast = tokenizer.tokenizer
+    return {
+        token: name
+        for name, token in tokens.items()
+        if token and fast.encode(token, add_special_tokens=False).ids != [fast.token_to_id(token)]
+    }
 
 
 @lru_cache(maxsize=4)

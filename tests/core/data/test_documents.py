@@ -87,6 +87,39 @@ def test_a_trained_bpe_loses_nothing_and_knows_its_special_tokens(tokenizer) -> 
     assert len(made.encode("x", LINES[0].encode())) < 0.5 * len(LINES[0])
 
 
+def test_the_end_token_is_the_one_that_the_tokenizer_names(tmp_path, tokenizer) -> None:
+    made = json.loads(tokenizer.read_text())
+    new = {
+        "id": 300,
+        "content": "<|im_end|>",
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+    }
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(made | {"added_tokens": [*made["added_tokens"], new | {"special": True}]}))
+    unnamed = FileTokenizer(path)
+    assert unnamed.vocabulary.eos == unnamed.tokenizer.token_to_id("<|endoftext|>")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    named = FileTokenizer(path)
+    assert named.vocabulary.eos == named.tokenizer.token_to_id("<|im_end|>") != unnamed.vocabulary.eos
+    assert named.digest != unnamed.digest
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    assert FileTokenizer(path).digest == unnamed.digest
+
+
+def test_a_tokenizer_that_cuts_texts_is_kept_from_it(tmp_path, tokenizer) -> None:
+    whole, path = FileTokenizer(tokenizer), tmp_path / "tokenizer.json"
+    cutting = whole.tokenizer.from_file(str(tokenizer))
+    cutting.enable_truncation(4)
+    cutting.enable_padding(length=8)
+    cutting.save(str(path))
+    made, text = FileTokenizer(path), b"a line of text that is longer than four tokens"
+    assert made.encode("x", text).tolist() == whole.encode("x", text).tolist()
+    assert made.digest != whole.digest
+
+
 def test_a_corpus_of_a_tokenizer_says_bytes_per_token_and_its_own_fingerprint(tmp_path, tokenizer) -> None:
     rows(tmp_path / "a.jsonl")
     config = {"corpus": f"text:{tmp_path}", "sequence_length": 16, "validation_sequences": 4}

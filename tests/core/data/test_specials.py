@@ -103,9 +103,9 @@ def test_one_token_begins_a_conversation_and_one_ends_it(tmp_path: Path, templat
     assert packed.train_segments_T[:8].tolist() == [1] * 4 + [2] * 4
 
 
-def test_another_end_than_the_tokenizers_stays(tmp_path: Path) -> None:
+def test_the_end_token_that_the_tokenizer_names_closes_a_conversation(tmp_path: Path) -> None:
     name = tokenizer(tmp_path, "<s>", "</s>", "<end>", tokenizer_config=NAMED | {"eos_token": "<end>"})
-    assert corpus(tmp_path, CLOSED, name, packing=False).train_T[:6].tolist() == [BOS, A, B, 258, EOS, EOS]
+    assert corpus(tmp_path, CLOSED, name, packing=False).train_T[:6].tolist() == [BOS, A, B, 258, 258, 258]
 
 
 def test_a_response_that_ends_with_the_end_token_has_one(tmp_path: Path) -> None:
