@@ -93,6 +93,10 @@ def open_model(folder: Path, tokenizer: str | None = None) -> Opened:
             "Face model"
         )
     config = find_hf(folder).model if run is None else run.model
+    if run is None and config.mask_id is None and not config.causal:
+        raise UserError(
+            f"{folder / 'config.json'} names no mask token: bring the model in by `ablate import hf {folder} --mask-id N`"
+        )
     trained_with = run.data.tokenizer if run is not None and kinds(run.data.corpus) <= {*TEXTS, *PAIRS} else None
     own = str(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else trained_with
     name = tokenizer or own

@@ -254,6 +254,7 @@ def test_what_an_import_makes_of_a_folder_is_said(tmp_path) -> None:
     config = tmp_path / "hf" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"mask_token_id": None, "norm_topk_prob": True}))
     command = ("import", "hf", str(tmp_path / "hf"), "--to")
+    mistake(ablate("sample", str(tmp_path / "hf"), "--length", "4"), "names no mask token: bring the model in by")
     mistake(ablate(*command, str(tmp_path / "a")), "names no mask token: give its id by --mask-id N")
     kept = ablate(*command, str(tmp_path / "a"), "--mask-id", "256").stdout
     assert "norm_topk_prob=True is ignored, as LLaDAMoEModelLM ignores it" in kept
