@@ -35,6 +35,7 @@ def recipes(base: RunConfig, *, preferences: str = "preferences:task:copy") -> d
         "model.num_experts": 0, "model.top_k": 0, "model.expert_width": 0,
         "model.dense_width": model.top_k * model.expert_width,
     }  # fmt: skip
+    ec_dlm = _two_shared(model) | {"objective.load_balancing_weight": 0.0, "objective.z_loss_weight": 0.001}
     causal = dense | {"model.causal": True, "objective.kind": "autoregressive"}
     return {
         "LLaDA-MoE": Recipe({}, "arXiv 2509.24389"),
@@ -55,26 +56,20 @@ def recipes(base: RunConfig, *, preferences: str = "preferences:task:copy") -> d
             {"model.block_length": max(1, base.data.sequence_length // 8), "objective.block_schedule": "wsd"},
             "arXiv 2512.15745",
         ),
-        "EC-DLM": Recipe(
-            _two_shared(model) | {"model.router.kind": "ec_dlm", "objective.load_balancing_weight": 0.0},
-            "arXiv 2604.01622",
-        ),
+        "EC-DLM": Recipe(ec_dlm | {"model.router.kind": "ec_dlm"}, "arXiv 2604.01622"),
         # The option of its code that takes the softmax first: capacity is fixed then, and gates aren't scaled.
-        "EC-DLM, softmax first": Recipe(
-            _two_shared(model) | {"model.router.kind": "expert_choice", "objective.load_balancing_weight": 0.0},
-            "arXiv 2604.01622",
-        ),
+        "EC-DLM, softmax first": Recipe(ec_dlm | {"model.router.kind": "expert_choice"}, "arXiv 2604.01622"),
     }
 
 
 def _two_shared(model: ModelConfig) -> dict[str, Any]:
     """Experts of half the width, two of which every token meets, in the place of one whole expert that it chooses.
 
-    So parameters and active parameters stay as they are, but for the shared ones. A model that chooses a single expert
-    keeps choosing it.
+    So parameters and active parameters stay as they are, but for the shared ones' and the router's. Where experts are
+    finer already, a whole one is more than two of them; and a model that chooses a single expert keeps choosing it.
     """
     return {
         "model.granularity": 2 * model.granularity,
         "model.top_k": max(1, model.top_k - 1),
-        "model.shared_expert_width": model.width_of_expert,
+        "model.shared_expert_width": model.shared_expert_width + model.expert_width,
     }

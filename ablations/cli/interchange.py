@@ -63,11 +63,13 @@ def _types(denoiser: "Denoiser") -> str:
 
 
 def _rounded(stored: "Mapping[str, torch.dtype]", denoiser: "Denoiser") -> str:
-    """Which weights have lost digits."""
+    """Which weights have lost digits, or range."""
+    import torch
+
     lost = [
         f"{name} ({short_type(stored[name])})"
         for name, weight in denoiser.named_parameters()
-        if weight.dtype.itemsize < stored[name].itemsize
+        if torch.promote_types(stored[name], weight.dtype) != weight.dtype
     ]
     return f"rounded: {len(lost)} weights, such as {lost[0]}" if lost else ""
 

@@ -86,8 +86,12 @@ class FileTokenizer:
             raise UserError(f"data.tokenizer={path} is no tokenizer.json: {error}") from None
         find, named = self.tokenizer.token_to_id, special_tokens(str(path)).get("eos_token", "")
         mask, eos, pad = (next((i for i in map(find, names) if i is not None), None) for names in (MASKS, ENDS, PADS))
-        told = f"eos {find(named)}" if find(named) not in (None, eos) else ""
-        eos = eos if find(named) is None else find(named)
+        if named and find(named) is None:
+            raise UserError(
+                f"data.tokenizer={path}: {named}, the eos_token of the tokenizer_config.json beside it, is none of its tokens"
+            )
+        told = f"eos {find(named)}" if named and find(named) != eos else ""
+        eos = find(named) if named else eos
         if eos is None:
             raise UserError(
                 f"data.tokenizer={path} has no end token; one of {', '.join(ENDS)} is needed, or an eos_token in the "

@@ -104,6 +104,11 @@ class Layout:
     causal_as_shipped: bool = True
 
     @property
+    def says_head_dim(self) -> bool:
+        """True where heads may be of any size, rather than of the hidden size over their number."""
+        return "head_dim" in self.defaults
+
+    @property
     def has_auxiliary_loss(self) -> bool:
         """True where the class adds a load-balancing loss of its own."""
         return "router_aux_loss_coef" in self.defaults
@@ -198,19 +203,27 @@ def plain_theta(said: Keys) -> float:
     theta = said.number("rope_theta")
     for key in ("rope_scaling", "rope_parameters"):
         inner = said.mapping(key)
-        check_rope(inner)
-        if inner.get("rope_theta", theta) != theta:
+        if inner and not {"rope_type", "type"} & set(inner) and set(inner) - {"rope_theta"}:
+            raise UserError(f"config.json: {key}={dict(inner)} names no rope_type; it would have to be absent")
+        other = inner_theta(key, inner)
+        if other is not None and other != theta:
             raise UserError(
-                f"config.json: rope_theta={theta:g} and {key}.rope_theta={inner['rope_theta']:g} differ: keep the right one"
+                f"config.json: rope_theta={theta:g} and {key}.rope_theta={other:g} differ: keep the right one"
             )
     return theta
 
 
-def check_rope(parameters: Mapping[str, Any]) -> None:
-    """Refuse every kind of scaled RoPE."""
+def inner_theta(key: str, parameters: Mapping[str, Any]) -> float | None:
+    """The base that RoPE's parameters say, where they do. Raises UserError for every kind of scaled RoPE."""
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind != "default":
         raise UserError(f"config.json: rope scaling '{kind}' isn't supported; it would have to be 'default' or absent")
+    if any(isinstance(value, dict) for value in parameters.values()):
+        raise UserError(f"config.json: {key} by kind of layer isn't supported; one for all layers would be")
+    theta = parameters.get("rope_theta")
+    if theta is not None and (isinstance(theta, bool) or not isinstance(theta, int | float)):
+        raise UserError(f"config.json: {key}.rope_theta={theta} must be a number")
+    return theta
 
 
 def refuse(said: Keys, refused: Mapping[str, Sequence[Any]]) -> None:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from core.config import ModelConfig
 from core.errors import UserError
-from core.interchange.layouts import Piece, config_from_hf, layout_for, layout_of, pieces
+from core.interchange.layouts import LAYOUTS, Piece, config_from_hf, layout_for, layout_of, pieces
 from core.model.shapes import shapes
 
 INDEX = "model.safetensors.index.json"
@@ -36,7 +36,8 @@ def find(folder: Path, mask_id: int | None = None) -> Found:
     said = read_config(folder)
     model, where = config_from_hf(said, mask_id), _files(folder)
     wanted = list(pieces(model, list(shapes(model)), layout_of(said)))
-    _check_names(folder, {piece.theirs for piece in wanted}, set(where), tied=model.tied_embeddings)
+    tied = {LAYOUTS[layout_of(said)].rename("head.weight")} if model.tied_embeddings else set()
+    _check_names(folder, {piece.theirs for piece in wanted}, set(where), tied)
     _check_shapes(model, wanted, where)
     return Found(model, wanted, where)
 
@@ -67,7 +68,7 @@ def _files(folder: Path) -> dict[str, Path]:
     """The file that holds each tensor. Only names from the folder itself are followed."""
     if (folder / INDEX).is_file():
         try:
-            names = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+            names = {str(name) for name in json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"can't read {folder / INDEX}: {error}") from None
     else:
@@ -78,11 +79,14 @@ def _files(folder: Path) -> dict[str, Path]:
             raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}{hint}")
     where: dict[str, Path] = {}
     for name in sorted(names):
-        path = folder / str(name)
+        path = folder / name
         if path.name != name or not path.is_file():
             raise UserError(f"{folder / INDEX} names '{name}', which is no file of that folder")
         with opened(path, "np") as shard:
-            where |= dict.fromkeys(shard.keys(), path)
+            for tensor in shard.keys():  # noqa: SIM118 (it is no dictionary)
+                if tensor in where:
+                    raise UserError(f"{folder}: {tensor} is in {where[tensor].name} and in {name}: keep one of them")
+                where[tensor] = path
     return where
 
 
@@ -94,8 +98,8 @@ def opened(path: Path, framework: str) -> Any:
         raise UserError(f"{path} is truncated or no safetensors file: {error}") from None
 
 
-def _check_names(folder: Path, wanted: set[str], found: set[str], *, tied: bool) -> None:
-    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | ({"lm_head.weight"} if tied else set())
+def _check_names(folder: Path, wanted: set[str], found: set[str], tied: set[str]) -> None:
+    ignored = {name for name in found if name.endswith("rotary_emb.inv_freq")} | tied
     missing, superfluous = sorted(wanted - found), sorted(found - wanted - ignored)
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} tensors that config.json asks for, such as {missing[0]}")

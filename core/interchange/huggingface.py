@@ -67,13 +67,14 @@ def _check_tied(folder: Path, found: Found) -> None:
     if not found.model.tied_embeddings or head not in found.where:
         return
     with opened(found.where[embed], "pt") as one, opened(found.where[head], "pt") as other:
-        rows, same = one.get_slice(embed), other.get_slice(head)
+        rows, others = one.get_slice(embed), other.get_slice(head)
+        same = rows.get_shape() == others.get_shape() and rows.get_dtype() == others.get_dtype()
         for first in range(0, found.model.vocab_size, ROWS):
-            if not torch.equal(rows[first : first + ROWS], same[first : first + ROWS]):
-                raise UserError(
-                    f"{folder}: config.json ties the embeddings, and {head} is another matrix than {embed}: remove it, or "
-                    "set tie_word_embeddings to false"
-                )
+            same = same and torch.equal(rows[first : first + ROWS], others[first : first + ROWS])
+    if not same:
+        raise UserError(
+            f"{folder}: config.json ties the embeddings, and {head} is another matrix than {embed}: remove it, or untie them"
+        )
 
 
 def save(
@@ -96,11 +97,14 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     wanted = list(pieces(model, list(shapes(model)), layout))
     names: list[list[str]] = []
+    types: set[torch.dtype] = set()
     total = 0
     for content in _shards(wanted, tensor, dtype, shard_bytes):
         save_file(content, _unnamed(folder, len(names)), metadata={"format": "pt"})
         names.append(list(content))
         total += sum(part.nbytes for part in content.values())
+        types |= {part.dtype for part in content.values()}
+        content.clear()  # before the next is read
     index: dict[str, str] = {}
     for number, held in enumerate(names):
         name = SINGLE if len(names) == 1 else f"model-{number + 1:05d}-of-{len(names):05d}.safetensors"
@@ -110,7 +114,8 @@ def save(
         listing = {"metadata": {"total_size": total}, "weight_map": index}
         write_atomically(folder / INDEX, json.dumps(listing, indent=2) + "\n")
     said = config_to_hf(model, layout, load_balancing_weight=load_balancing_weight)
-    said["torch_dtype"] = str(dtype or tensor("embed.weight").dtype).removeprefix("torch.")
+    # transformers casts all weights to one type: the widest, in which none loses digits.
+    said["torch_dtype"] = str(reduce(torch.promote_types, types)).removeprefix("torch.")
     write_atomically(folder / "config.json", json.dumps(said, indent=2) + "\n")
 
 

@@ -47,7 +47,7 @@ def _misfits(model: ModelConfig, layout: Layout) -> list[str]:
     ]
     if "num_experts" not in layout.fixed and not model.num_experts:
         found.append("a mixture of experts (model.num_experts >= 1)")
-    if model.num_heads * model.head_dim != model.hidden_size:
+    if model.num_heads * model.head_dim != model.hidden_size and not layout.says_head_dim:
         found.append(f"model.head_dim={model.hidden_size / model.num_heads:g}: hidden_size over num_heads")
     if model.causal and not layout.causal_as_shipped:
         found.append("model.causal=False, not True")
@@ -79,10 +79,14 @@ def auxiliary_loss(model: ModelConfig, weight: float) -> str:
     layout = LAYOUTS[layout_for(model)]
     if not layout.has_auxiliary_loss:
         return ""
+    k = model.experts_per_token
+    said = (
+        f"router_aux_loss_coef={weight / k:g} is objective.load_balancing_weight={weight:g} over the {k} experts of a token: "
+        f"the loss function of {layout.architecture} is {k} times the one here, and of the tokens of all layers together, "
+        "where here it is of each layer, averaged. The class has no z-loss."
+    )
     return (
-        f"router_aux_loss_coef={weight / model.experts_per_token:g} is objective.load_balancing_weight={weight:g} over the "
-        f"{model.experts_per_token} experts of a token: the loss of {layout.architecture} is that many times the one here, "
-        "and of the tokens of all layers together, where here it is of each layer, averaged. The class has no z-loss."
+        said if layout.code is None else f"{said} Its layers hand out no router logits, so that it trains with neither."
     )
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from core.config import ModelConfig
+from core.errors import UserError
 from core.interchange.family import DENSE, NO_BIAS, OFF, Keys, Layout, head_size, no_experts, plain_theta
 
 REPOSITORY = "GSAI-ML/LLaDA-8B-Base"
@@ -10,24 +11,29 @@ REPOSITORY = "GSAI-ML/LLaDA-8B-Base"
 DEFAULTS = {
     "d_model": 768, "n_heads": 12, "n_kv_heads": None, "n_layers": 12, "mlp_ratio": 4, "mlp_hidden_size": None,
     "activation_type": "swiglu", "block_type": "sequential", "block_group_size": 1, "alibi": False, "rope": False,
-    "multi_query_attention": None, "attention_layer_norm": False, "input_emb_norm": False, "layer_norm_type": "default",
-    "layer_norm_with_affine": True, "rms_norm_eps": 1e-5, "max_sequence_length": 1024, "rope_theta": 1e4,
-    "include_qkv_bias": False, "include_bias": False, "bias_for_layer_norm": None, "scale_logits": False,
-    "vocab_size": 50257, "embedding_size": 50304, "weight_tying": True, "init_std": 0.02,
+    "rope_full_precision": True, "multi_query_attention": None, "attention_layer_norm": False, "input_emb_norm": False,
+    "layer_norm_type": "default", "layer_norm_with_affine": True, "rms_norm_eps": 1e-5, "max_sequence_length": 1024,
+    "rope_theta": 1e4, "include_qkv_bias": False, "include_bias": False, "bias_for_layer_norm": None,
+    "scale_logits": False, "vocab_size": 50257, "embedding_size": 50304, "weight_tying": True, "init_std": 0.02,
 }  # fmt: skip
-
-
 REFUSED = {
     "activation_type": ("silu",), "block_type": ("llama",), "block_group_size": (1,), "layer_norm_type": ("rms",),
-    "layer_norm_with_affine": (True,), "bias_for_layer_norm": OFF, "rope": (True,), "alibi": OFF, "include_bias": OFF,
-    "include_qkv_bias": OFF, "attention_layer_norm": OFF, "scale_logits": OFF, "input_emb_norm": OFF,
-    "multi_query_attention": OFF, "quantization_config": (None,),
+    "layer_norm_with_affine": (True,), "bias_for_layer_norm": OFF, "rope": (True,), "rope_full_precision": (True,),
+    "alibi": OFF, "include_bias": OFF, "include_qkv_bias": OFF, "attention_layer_norm": OFF, "scale_logits": OFF,
+    "input_emb_norm": OFF, "multi_query_attention": OFF, "quantization_config": (None,),
 }  # fmt: skip
 
 
 def _read(said: Keys) -> dict[str, Any]:
     heads, kv_heads = said.whole("n_heads"), said.get("n_kv_heads")
-    width = said.whole_or("mlp_hidden_size", said.whole("mlp_ratio") * said.whole("d_model"))
+    if said.get("multi_query_attention") is False and kv_heads not in (None, heads):
+        raise UserError(
+            f"config.json: multi_query_attention=False and n_kv_heads={kv_heads} differ: set the first to null"
+        )
+    if said.get("mlp_hidden_size") is None:
+        width = said.whole("mlp_ratio") * said.whole("d_model")
+    else:
+        width = said.whole("mlp_hidden_size")
     return no_experts(width) | {
         "vocab_size": said.whole_or("embedding_size", 0) or said.whole("vocab_size"),
         "hidden_size": said.whole("d_model"),

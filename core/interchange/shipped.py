@@ -10,8 +10,8 @@ from core.interchange.family import (
     OFF,
     Keys,
     Layout,
-    check_rope,
     head_size,
+    inner_theta,
     llama_name,
     no_experts,
     read_experts,
@@ -39,12 +39,11 @@ def _read(said: Keys) -> dict[str, Any]:
 
 def _theta(said: Keys) -> float:
     """RoPE's base: that of rope_scaling or rope_parameters comes before the key of its own, as in transformers."""
-    parameters = said.mapping("rope_scaling") or said.mapping("rope_parameters")
-    check_rope(parameters)
-    theta = parameters.get("rope_theta")
+    key = "rope_scaling" if said.mapping("rope_scaling") else "rope_parameters"
+    theta = inner_theta(key, said.mapping(key))
     if theta is None:
         return THETA if said.get("rope_theta") is None else said.number("rope_theta")
-    return Keys(parameters, {}).number("rope_theta")
+    return theta
 
 
 def _write(model: ModelConfig) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def _read_olmoe(said: Keys) -> dict[str, Any]:
 
 def _read_qwen2(said: Keys) -> dict[str, Any]:
     kinds = said.get("layer_types")
-    if kinds is not None and set(kinds) != {"full_attention"}:
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
         raise UserError(f"config.json: layer_types={kinds} isn't supported; all would have to be full_attention")
     return _read(said) | no_experts(said.whole("intermediate_size"))
 
@@ -66,6 +65,7 @@ def _read_qwen2(said: Keys) -> dict[str, Any]:
 def _write_qwen2(model: ModelConfig) -> dict[str, Any]:
     return _write(model) | {
         "intermediate_size": model.dense_width,
+        "head_dim": model.head_dim,
         "use_sliding_window": False,
         "sliding_window": None,
         "max_window_layers": model.num_layers,
@@ -91,7 +91,7 @@ OLMOE_DEFAULTS = SHARED_DEFAULTS | {
 QWEN2_DEFAULTS = SHARED_DEFAULTS | {
     "vocab_size": 151_936, "hidden_size": 4096, "intermediate_size": 22_016, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 32_768, "rms_norm_eps": 1e-6,
-    "use_sliding_window": False, "layer_types": None,
+    "use_sliding_window": False, "layer_types": None, "head_dim": None,
 }  # fmt: skip
 LLAMA_DEFAULTS = SHARED_DEFAULTS | {
     "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 11_008, "num_hidden_layers": 32,

@@ -4,6 +4,7 @@ Shapes as in core.model.routing; C tokens that an expert takes at most.
 """
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -50,7 +51,16 @@ class ECDLMRouter(TopKRouter):
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)
-        self.shared = config.shared_expert_width // config.width_of_expert
+        shared = config.shared_expert_width // config.width_of_expert
+        factors = balancing_factors(config.experts, shared) if shared else ()
+        # No buffer: it is known from the config alone, where a model is built without memory too, and stays fp32.
+        self.factors_K = torch.tensor(factors, dtype=torch.float32, device="cpu")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ECDLMRouter":
+        super()._apply(fn, recurse)
+        if (device := fn(self.factors_K).device).type != "meta":
+            self.factors_K = self.factors_K.to(device)
+        return self
 
     def choose(
         self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
@@ -68,9 +78,8 @@ class ECDLMRouter(TopKRouter):
         capacity_B = (tokens * k_B.long()).div(places, rounding_mode="floor").clamp(1, most)
         chosen_NE = taken(logits_NE / ALIKE_LOGITS, capacity_B, most)
         gates_NE = self._gates(logits_NE, scores_NE, chosen_NE)
-        if self.shared:
-            factors = balancing_factors(self.experts, self.shared)
-            gates_NE = gates_NE * gates_NE.new_tensor(factors)[chosen_NE.sum(-1, keepdim=True)]
+        if len(self.factors_K):
+            gates_NE = gates_NE * self.factors_K[chosen_NE.sum(-1, keepdim=True)]
         return gates_NE, _named(chosen_NE), batch * self.experts * most
 
     def _gates(self, logits_NE: Tensor, scores_NE: Tensor, chosen_NE: Tensor) -> Tensor:

@@ -262,6 +262,9 @@ def test_what_an_import_makes_of_a_folder_is_said(tmp_path) -> None:
     assert load_file(tmp_path / "a" / "model.safetensors")["layers.0.moe.router.weight_ED"].dtype == torch.float32
     rounded = ablate(*command, str(tmp_path / "b"), "--mask-id", "256", "--dtype", "bf16").stdout
     assert "rounded: 2 weights, such as layers.0.moe.router.weight_ED (fp32)" in rounded
+    save(model, state.__getitem__, tmp_path / "half", dtype=torch.float16)  # 16 bits too, but other ones
+    half = ablate("import", "hf", str(tmp_path / "half"), "--to", str(tmp_path / "c"), "--dtype", "bf16").stdout
+    assert "rounded: 27 weights, such as embed.weight (fp16)" in half
 
 
 def test_text_becomes_shards_that_train(tmp_path) -> None:

@@ -51,13 +51,18 @@ def test_the_list_is_whole_and_the_presets_are_of_it() -> None:
 
 
 @pytest.mark.parametrize("name", ["EC-DLM", "EC-DLM, softmax first"])
-@pytest.mark.parametrize("base", ["tiny", "proxy", "llada_moe_7b_a1b"])
-def test_two_shared_experts_cost_no_active_parameters(base: str, name: str) -> None:
-    control = PRESETS[base].model
-    model = build(to_dict(PRESETS[base]), recipes(PRESETS[base])[name].settings).model
-    assert model.shared_expert_width == 2 * model.width_of_expert
+@pytest.mark.parametrize(
+    ("base", "changes"),
+    [("tiny", {}), ("proxy", {}), ("llada_moe_7b_a1b", {}), ("tiny", {"model.granularity": 2}),
+     ("tiny", {"model.shared_expert_width": 48})],
+)  # fmt: skip
+def test_two_shared_experts_cost_no_active_parameters(base: str, changes: dict, name: str) -> None:
+    config = build(to_dict(PRESETS[base]), changes)
+    control, model = config.model, build(to_dict(config), recipes(config)[name].settings).model
+    own = control.shared_expert_width
+    assert model.shared_expert_width - own == 2 * control.granularity * model.width_of_expert
     routed = model.experts_per_token * model.width_of_expert
-    assert routed + model.shared_expert_width == control.top_k * control.expert_width
+    assert routed + model.shared_expert_width == control.top_k * control.expert_width + own
     assert model.experts * model.width_of_expert == control.num_experts * control.expert_width
 
 

@@ -107,6 +107,9 @@ def test_the_end_token_is_the_one_that_the_tokenizer_names(tmp_path, tokenizer) 
     assert named.digest != unnamed.digest
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
     assert FileTokenizer(path).digest == unnamed.digest
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    with pytest.raises(UserError, match=r"<end>, the eos_token of the tokenizer_config.json beside it, is none of its"):
+        FileTokenizer(path)
 
 
 def test_a_tokenizer_that_cuts_texts_is_kept_from_it(tmp_path, tokenizer) -> None:

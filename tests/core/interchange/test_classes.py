@@ -37,6 +37,8 @@ SHIPPED = {
     "qwen2": DENSE | {"qkv_bias": True, "causal": True, "num_kv_heads": 2},
     "qwen2, bidirectional, tied": DENSE | {"qkv_bias": True, "tied_embeddings": True},
     "llama": DENSE | {"causal": True},
+    "llama, wide heads": DENSE | {"causal": True, "head_dim": 16},
+    "qwen2, wide heads": DENSE | {"qkv_bias": True, "causal": True, "head_dim": 16, "num_kv_heads": 2},
 }
 
 
@@ -148,4 +150,6 @@ def test_the_auxiliary_loss_is_the_one_here_times_the_experts_of_a_token() -> No
     coefficient = config_to_hf(model, load_balancing_weight=0.01)["router_aux_loss_coef"]
     torch.testing.assert_close(coefficient * theirs, 0.01 * ours)
     assert "router_aux_loss_coef=0.00333333 is objective.load_balancing_weight=0.01" in auxiliary_loss(model, 0.01)
+    assert "hand out no router logits" in auxiliary_loss(model, 0.01)  # LLaDA-MoE's alone
+    assert "hand out" not in auxiliary_loss(replace(SMALL, qk_norm="projection"), 0.01)
     assert auxiliary_loss(replace(SMALL, **DENSE), 0.01) == ""

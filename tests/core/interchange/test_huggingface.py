@@ -185,6 +185,13 @@ def test_an_index_leads_nowhere_outside_its_folder(tmp_path) -> None:
         load(tmp_path / "a")
 
 
+def test_an_index_of_anything_is_refused(tmp_path) -> None:
+    written(tmp_path, shard_bytes=5000)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": 1, "y": "c"}}))
+    with pytest.raises(UserError, match="names '1', which is no file of that folder"):
+        load(tmp_path)
+
+
 def test_weights_that_are_there_are_not_written_over(tmp_path) -> None:
     written(tmp_path)
     with pytest.raises(UserError, match="holds weights already"):

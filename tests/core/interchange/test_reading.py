@@ -109,6 +109,12 @@ def test_the_groups_that_the_class_defaults_to_are_none(key: str) -> None:
         ({}, {"mask_token_id": "<mask>"}, "mask_token_id=<mask> must be a token's id"),
         ({}, {"architectures": "LLaDAMoEModelLM"}, "architecture '' is unknown"),
         ({}, {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} isn't supported"),
+        ({}, {"rope_parameters": {"rope_theta": "1e4"}}, "rope_parameters.rope_theta=1e4 must be a number"),
+        ({}, {"rope_scaling": {"factor": 4}}, "rope_scaling={'factor': 4} names no rope_type"),
+        (DENSE, {"rope_full_precision": False}, "rope_full_precision=False isn't supported"),
+        (DENSE, {"multi_query_attention": False, "n_kv_heads": 2}, "multi_query_attention=False and n_kv_heads=2 differ"),
+        (QWEN2, {"layer_types": 5}, "layer_types=5 isn't supported"),
+        (QWEN2, {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "by kind of layer isn't supported"),
         (DENSE, {"layer_norm_type": ABSENT}, "layer_norm_type=default isn't supported; it would have to be rms"),
         (DENSE, {"rope": ABSENT}, "rope=False isn't supported; it would have to be True"),
         (DENSE, {"activation_type": ABSENT}, "activation_type=swiglu isn't supported"),
@@ -156,9 +162,28 @@ def test_tied_embeddings_with_a_head_of_its_own_are_refused(tmp_path) -> None:
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, tmp_path / "model.safetensors")
     assert load(tmp_path).config.tied_embeddings  # the same matrix, stored twice
-    weights["lm_head.weight"][-1, -1] += 1
-    save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r"ties the embeddings, and lm_head.weight is another matrix"):
+    head = weights["lm_head.weight"]
+    others = [torch.cat([head[:-1], head[-1:] + 1]), head.bfloat16(), head[0, 0].clone(), head.to(torch.float8_e4m3fn)]
+    for other in others:
+        save_file(weights | {"lm_head.weight": other}, tmp_path / "model.safetensors")
+        with pytest.raises(UserError, match=r"ties the embeddings, and lm_head.weight is another matrix"):
+            load(tmp_path)
+
+
+def test_lladas_tied_embeddings_may_be_stored_twice(tmp_path) -> None:
+    exported(tmp_path, DENSE | {"tied_embeddings": True})
+    weights = load_file(tmp_path / "model.safetensors")
+    embed = weights["model.transformer.wte.weight"]
+    save_file(weights | {"model.transformer.ff_out.weight": embed.clone()}, tmp_path / "model.safetensors")
+    assert load(tmp_path).config.tied_embeddings
+
+
+def test_a_tensor_that_is_stored_twice_is_refused(tmp_path) -> None:
+    exported(tmp_path, {}, shard_bytes=20_000)
+    first, second = sorted(tmp_path.glob("*.safetensors"))[:2]
+    name, weight = next(iter(load_file(first).items()))
+    save_file(load_file(second) | {name: weight}, second)
+    with pytest.raises(UserError, match=f"{name} is in {first.name} and in {second.name}"):
         load(tmp_path)
 
 
@@ -186,7 +211,17 @@ def test_routers_and_norms_keep_their_type_beside_bf16(tmp_path) -> None:
     assert all(
         again[name].dtype == weight.dtype and torch.equal(again[name], weight) for name, weight in stored.items()
     )
-    assert said(tmp_path / "again")["torch_dtype"] == "bfloat16"
+    assert said(tmp_path / "again")["torch_dtype"] == "float32"
+
+
+def test_what_keeps_its_type_keeps_its_digits_in_transformers_too(tmp_path) -> None:
+    exported(tmp_path / "a", OLMOE)
+    stored = retyped(tmp_path / "a", {"mlp.gate.weight": torch.float32, "norm": torch.float32})
+    back = load(tmp_path / "a")
+    save(back.config, back.state_dict().__getitem__, tmp_path / "b")
+    theirs = transformers.OlmoeForCausalLM.from_pretrained(tmp_path / "b").state_dict()
+    for name in ("model.layers.0.mlp.gate.weight", "model.norm.weight", "model.embed_tokens.weight"):
+        assert torch.equal(theirs[name].double(), stored[name].double())
 
 
 def test_matrices_of_unlike_types_get_the_widest_and_lose_nothing(tmp_path) -> None:

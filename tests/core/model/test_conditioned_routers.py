@@ -236,6 +236,16 @@ def test_ec_dlm_takes_24_16_and_8_of_64_tokens() -> None:
     assert chosen_NE.view(3, 64, 8).sum(1).tolist() == [[24] * 8, [16] * 8, [8] * 8]
 
 
+def test_ec_dlms_factors_stay_exact_wherever_the_model_goes(x_ND: torch.Tensor) -> None:
+    shape = replace(config("ec_dlm"), shared_expert_width=16)
+    plain = ROUTERS["ec_dlm"](shape)
+    with torch.device("meta"):
+        moved = ROUTERS["ec_dlm"](shape)
+    moved = moved.to(torch.bfloat16).to_empty(device="cpu")
+    assert torch.equal(moved.factors_K, plain.factors_K) and plain.factors_K.dtype == torch.float32
+    assert set(plain.state_dict()) == {"weight_ED"}
+
+
 def test_ec_dlm_learns_where_no_expert_took_a_token(x_ND: torch.Tensor) -> None:
     rule = made("ec_dlm")
     routing = rule(x_ND, conditions(ratio=(1.0, 1.0, 1.0)))
