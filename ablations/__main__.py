@@ -198,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("path", type=Path, metavar="PATH", help="its folder")
     bring.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: DIR/imported/NAME)")
     bring.add_argument("--mask-id", type=int, metavar="N", help="the mask's token (default: the file's mask_token_id)")
+    bring.add_argument("--eos-id", type=int, metavar="N", help="the end token (default: the file's eos_token_id)")
     bring.add_argument("--dtype", choices=("fp32", "bf16"), help="store the weights so (default: as they are)")
     data = _command(commands, "data", "fetch text; turn text into token shards")
     data.usage = "ablate data get NAME | ablate data tokenize CORPUS [options]"

@@ -4,16 +4,18 @@ import argparse
 import shlex
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import safe_open
 
 from ablations.cli.commands import console
-from core.config import ModelConfig, ObjectiveConfig, RunConfig, TrainerConfig, to_yaml
+from core.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainerConfig, to_yaml
+from core.data.tokenizers import load_tokenizer
 from core.errors import UserError
-from core.interchange.folders import check_empty, find, read_config
-from core.interchange.layouts import auxiliary_loss, ignored, layout_of
+from core.interchange.folders import TEMPLATE, TOKENIZER, check_empty, copy_tokenizer, find, read_config
+from core.interchange.layouts import Ids, auxiliary_loss, ignored, layout_of, load_balancing_weight
 from core.model.size import count
 from core.records import write_atomically
 from core.settings import load as load_config
@@ -26,34 +28,75 @@ if TYPE_CHECKING:
 
 
 def run_import(arguments: argparse.Namespace) -> int:
-    """A Hugging Face folder as config.yaml and model.safetensors of this project."""
+    """A Hugging Face folder as config.yaml, model.safetensors and the tokenizer's files of this project."""
     source: Path = arguments.path
     target: Path = arguments.to or arguments.out / "imported" / source.resolve().name
     if (target / WEIGHTS).exists():
         raise UserError(f"{target} holds weights already: name another folder with --to")
-    found = find(source, arguments.mask_id)
-    if found.model.mask_id is None and not found.model.causal:
-        raise UserError(f"{source / 'config.json'} names no mask token: give its id by --mask-id N")
+    ids = Ids(arguments.mask_id, arguments.eos_id)
+    found = find(source, ids)
+    _check_ids(source, found.model)
     from safetensors.torch import save_file  # torch, which mistakes are refused without
 
     from core.interchange.huggingface import load, stored_types
 
-    dtype = dtype_of(arguments.dtype)
-    denoiser = load(source, dtype, arguments.mask_id)
+    denoiser, said = load(source, dtype_of(arguments.dtype), ids), read_config(source)
     target.mkdir(parents=True, exist_ok=True)
-    write_atomically(target / "config.yaml", to_yaml(_run_config(denoiser.config, target / WEIGHTS)))
-    save_file(denoiser.state_dict(), target / WEIGHTS)
-    size = count(denoiser.config)
+    partial = target / f".{WEIGHTS}.partial"
+    save_file(denoiser.state_dict(), partial)
+    partial.replace(target / WEIGHTS)
+    tokenizer, about = _tokenizer(source, target, found.model)
+    config = _run_config(found.model, target / WEIGHTS, load_balancing_weight(said), tokenizer)
+    write_atomically(target / "config.yaml", to_yaml(config))
+    size = count(found.model)
     out = console()
-    said = read_config(source)
     out.print(f"{layout_of(said)}: {size.total:,} parameters, {size.active:,} active")
-    notes = [*ignored(said), _types(denoiser), _rounded(stored_types(found), denoiser)]
+    notes = [*ignored(said), _auxiliary(said), _types(denoiser), _rounded(stored_types(found), denoiser), *about]
     for line in filter(None, notes):
         out.print(line, markup=False, soft_wrap=True)
     out.print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
     out.print(f"weights: {target / WEIGHTS}", markup=False, soft_wrap=True)
     out.print(f"train it on: ablate train {shlex.quote(str(target / 'config.yaml'))}", markup=False, soft_wrap=True)
     return 0
+
+
+def _check_ids(source: Path, model: ModelConfig) -> None:
+    if model.mask_id is None and not model.causal:
+        raise UserError(f"{source / 'config.json'} names no mask token: give its id by --mask-id N")
+    if model.eos_id is None and model.causal:
+        raise UserError(
+            f"{source / 'config.json'} names no end token, which sequences start with here: give its id by --eos-id N"
+        )
+
+
+def _tokenizer(source: Path, target: Path, model: ModelConfig) -> tuple[str, list[str]]:
+    """Bring the model's own tokenizer along. Returns what data.tokenizer is to be, and what there is to say of it."""
+    path = copy_tokenizer(source, target)
+    if path is None:
+        return "bytes", [
+            f"no {TOKENIZER} in {source}: name the model's own by data.tokenizer=PATH before training on text"
+        ]
+    name, notes = str(path.resolve()), [f"tokenizer: {path}"]
+    try:
+        vocabulary = load_tokenizer(name).vocabulary
+    except UserError as error:
+        return "bytes", [f"the tokenizer can't be used: {error}"]
+    if vocabulary.eos != model.eos_id:
+        notes.append(
+            f"the tokenizer's end token is {vocabulary.eos}, and config.json's is {model.eos_id}: set model.eos_id"
+        )
+    if (target / TEMPLATE).is_file():
+        notes.append(f"its chat template, for conversations: data.chat_template={shlex.quote(str(target / TEMPLATE))}")
+    return name, notes
+
+
+def _auxiliary(said: Mapping[str, Any]) -> str:
+    """What the class's own loss has become, where it has one."""
+    weight = load_balancing_weight(said)
+    if weight is None:
+        return ""
+    k = said.get("num_experts_per_tok")
+    return f"objective.load_balancing_weight={weight:g}: router_aux_loss_coef times the {k} experts of a token"
 
 
 def _types(denoiser: "Denoiser") -> str:
@@ -86,10 +129,13 @@ def dtype_of(name: str | None) -> "torch.dtype | None":
     return {"fp32": torch.float32, "bf16": torch.bfloat16, None: None}[name]
 
 
-def _run_config(model: ModelConfig, weights: Path) -> RunConfig:
-    objective = ObjectiveConfig(kind="autoregressive" if model.causal else "masked_diffusion")
+def _run_config(model: ModelConfig, weights: Path, load_balancing: float | None, tokenizer: str) -> RunConfig:
+    kind: Literal["autoregressive", "masked_diffusion"] = "autoregressive" if model.causal else "masked_diffusion"
+    objective = ObjectiveConfig(kind=kind)
+    if load_balancing is not None:
+        objective = replace(objective, load_balancing_weight=load_balancing)
     trainer = TrainerConfig(initial_weights=str(weights.resolve()))
-    return RunConfig(model=model, objective=objective, trainer=trainer)
+    return RunConfig(model=model, objective=objective, data=DataConfig(tokenizer=tokenizer), trainer=trainer)
 
 
 def export_run(folder: Path, target: Path) -> str:
@@ -107,5 +153,7 @@ def export_run(folder: Path, target: Path) -> str:
 
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         save(config.model, weights.get_tensor, target, load_balancing_weight=weight)
+    if config.data.tokenizer != "bytes":
+        copy_tokenizer(Path(config.data.tokenizer).expanduser().parent, target)
     line = f"{read_config(target)['architectures'][0]}: {target}"
     return "\n".join(filter(None, [line, auxiliary_loss(config.model, weight)]))

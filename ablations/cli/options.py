@@ -13,7 +13,12 @@ def export_options(command: argparse.ArgumentParser) -> None:
     """Of `ablate export`."""
     command.add_argument("--arm", help="export this arm instead of the winner")
     command.add_argument("--force", action="store_true", help="a winner before it is confirmed, marked so")
-    command.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: export/ beside the records)")
+    command.add_argument(
+        "--to",
+        type=Path,
+        metavar="FOLDER",
+        help="where to (default: export/ beside the records; hf/ in the folder of a run)",
+    )
     command.add_argument(
         "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
     )

@@ -262,8 +262,10 @@ def _of_turns(
     for where, pieces in conversations:
         # Piece by piece: a prompt's tokens are those that it has where no response follows.
         parts = [tokenizer.encode(where, text.encode()) for text, _ in pieces]
-        if parts[-1][-1:].tolist() == [tokenizer.vocabulary.eos]:  # written already, by a template or in a response
-            parts[-1] = parts[-1][:-1]
+        # Written already, by a template or in a response: many templates have a line end behind it.
+        ended = tokenizer.encode(where, pieces[-1][0].rstrip().encode())
+        if ended[-1:].tolist() == [tokenizer.vocabulary.eos]:
+            parts[-1] = ended[:-1]
         used = sum(map(len, parts)) + 1
         if used > sequence_length:
             raise UserError(f"{where} needs {used} tokens: raise data.sequence_length={sequence_length} or drop it")

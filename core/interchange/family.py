@@ -39,7 +39,7 @@ class Keys:
         if value is None:
             raise UserError(f"config.json lacks the key '{key}'")
         if isinstance(value, bool) or not isinstance(value, int):
-            raise UserError(f"config.json: {key}={value} must be a whole number")
+            raise UserError(f"config.json: {key}={value!r} must be a whole number")
         return value
 
     def whole_or(self, key: str, other: int) -> int:
@@ -53,7 +53,7 @@ class Keys:
             raise UserError(
                 f"config.json lacks the key '{key}'"
                 if value is None
-                else f"config.json: {key}={value} must be a number"
+                else f"config.json: {key}={value!r} must be a number"
             )
         return float(value)
 
@@ -61,7 +61,7 @@ class Keys:
         """True or false; null is false."""
         value = self._said.get(key)
         if value not in (True, False, None) or (isinstance(value, int) and not isinstance(value, bool)):
-            raise UserError(f"config.json: {key}={value} must be true or false")
+            raise UserError(f"config.json: {key}={value!r} must be true or false")
         return bool(value)
 
     def token(self, key: str) -> int | None:
@@ -70,14 +70,14 @@ class Keys:
         if isinstance(value, list):
             value = value[0] if value else None
         if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-            raise UserError(f"config.json: {key}={value} must be a token's id")
+            raise UserError(f"config.json: {key}={value!r} must be a token's id")
         return None if value is None or value < 0 else value
 
     def mapping(self, key: str) -> Mapping[str, Any]:
         """An object of keys; empty where it is null."""
         value = self._said.get(key)
         if not isinstance(value, dict | None):
-            raise UserError(f"config.json: {key}={value} must be an object")
+            raise UserError(f"config.json: {key}={value!r} must be an object")
         return value or {}
 
 
@@ -222,7 +222,7 @@ def inner_theta(key: str, parameters: Mapping[str, Any]) -> float | None:
         raise UserError(f"config.json: {key} by kind of layer isn't supported; one for all layers would be")
     theta = parameters.get("rope_theta")
     if theta is not None and (isinstance(theta, bool) or not isinstance(theta, int | float)):
-        raise UserError(f"config.json: {key}.rope_theta={theta} must be a number")
+        raise UserError(f"config.json: {key}.rope_theta={theta!r} must be a number")
     return theta
 
 

@@ -1,6 +1,7 @@
 """Hugging Face folders as they are found: what can't be read of one is refused before torch is imported."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +10,15 @@ from safetensors import SafetensorError, safe_open
 
 from core.config import ModelConfig
 from core.errors import UserError
-from core.interchange.layouts import LAYOUTS, Piece, config_from_hf, layout_for, layout_of, pieces
+from core.interchange.layouts import FILES, LAYOUTS, Ids, Piece, config_from_hf, layout_for, layout_of, pieces
 from core.model.shapes import shapes
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 
+TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
+BESIDE = ("tokenizer_config.json", "special_tokens_map.json", TEMPLATE)
 TYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -27,14 +30,14 @@ class Found(NamedTuple):
     where: dict[str, Path]
 
 
-def find(folder: Path, mask_id: int | None = None) -> Found:
-    """A folder's model, by its config.json and its files' headers alone. mask_id: the mask's token, instead of the file's.
+def find(folder: Path, ids: Ids = FILES) -> Found:
+    """A folder's model, by its config.json and its files' headers alone. ids: tokens instead of the file's.
 
     Raises UserError for a folder that isn't one, an unknown architecture or option, pickled weights, and missing,
     superfluous, misshapen or truncated tensors.
     """
     said = read_config(folder)
-    model, where = config_from_hf(said, mask_id), _files(folder)
+    model, where = config_from_hf(said, ids), _files(folder)
     wanted = list(pieces(model, list(shapes(model)), layout_of(said)))
     tied = {LAYOUTS[layout_of(said)].rename("head.weight")} if model.tied_embeddings else set()
     _check_names(folder, {piece.theirs for piece in wanted}, set(where), tied)
@@ -48,6 +51,17 @@ def check_empty(folder: Path, model: ModelConfig, layout: str | None = None) -> 
     if any(folder.glob("*.safetensors")):
         raise UserError(f"{folder} holds weights already: name an empty folder")
     return layout
+
+
+def copy_tokenizer(source: Path, target: Path) -> Path | None:
+    """Copy a model's tokenizer and what says how it is used; returns the tokenizer.json copied, None where there is none."""
+    if not (source / TOKENIZER).is_file():
+        return None
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (TOKENIZER, *BESIDE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    return target / TOKENIZER
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from core.config import ModelConfig
 from core.errors import UserError
 from core.interchange.folders import INDEX, SINGLE, Found, check_empty, find, opened, read_config
-from core.interchange.layouts import LAYOUTS, Piece, config_to_hf, layout_of, pieces
+from core.interchange.layouts import FILES, LAYOUTS, Ids, Piece, config_to_hf, layout_of, pieces
 from core.model.shapes import shapes
 from core.model.transformer import Denoiser
 from core.records import write_atomically
@@ -22,15 +22,15 @@ TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
 ROWS = 8192  # of two matrices, compared at a time
 
 
-def load(folder: Path, dtype: torch.dtype | None = None, mask_id: int | None = None) -> Denoiser:
-    """The network of a Hugging Face folder, in `dtype` (None: as stored). mask_id: the mask's token, instead of the file's.
+def load(folder: Path, dtype: torch.dtype | None = None, ids: Ids = FILES) -> Denoiser:
+    """The network of a Hugging Face folder, in `dtype` (None: as stored). ids: tokens instead of the file's.
 
     Where stored types differ, all matrices get the widest of theirs, so that nothing is rounded; routers and norms, which
     compute in fp32 anyway, keep their own. Beside the model itself one parameter's tensors are in memory at a time.
     Raises UserError for a folder that isn't one, an unknown architecture or option, pickled weights, missing,
     superfluous, misshapen or truncated tensors, and a head of its own beside tied embeddings.
     """
-    found = find(folder, mask_id)
+    found = find(folder, ids)
     _check_tied(folder, found)
     with torch.device("meta"):
         denoiser = Denoiser(found.model)

@@ -90,8 +90,27 @@ def auxiliary_loss(model: ModelConfig, weight: float) -> str:
     )
 
 
-def config_from_hf(said: Mapping[str, Any], mask_id: int | None = None) -> ModelConfig:
-    """The model that a config.json describes. mask_id: the mask's token, instead of the file's.
+def load_balancing_weight(said: Mapping[str, Any]) -> float | None:
+    """What a class's own loss comes to as objective.load_balancing_weight; None where the class has none."""
+    layout = LAYOUTS[layout_of(said)]
+    if not layout.has_auxiliary_loss:
+        return None
+    keys = Keys(said, layout.defaults)
+    return keys.number("router_aux_loss_coef") * keys.whole("num_experts_per_tok")
+
+
+class Ids(NamedTuple):
+    """Tokens by hand, instead of the file's; None: the file's."""
+
+    mask: int | None = None
+    eos: int | None = None
+
+
+FILES = Ids()
+
+
+def config_from_hf(said: Mapping[str, Any], ids: Ids = FILES) -> ModelConfig:
+    """The model that a config.json describes.
 
     Raises UserError for an unknown architecture, a missing key and an option that isn't built here, naming the key.
     """
@@ -102,14 +121,14 @@ def config_from_hf(said: Mapping[str, Any], mask_id: int | None = None) -> Model
     one_way = keys.get(CAUSAL) is None or keys.flag(CAUSAL)
     causal = layout.causal_as_shipped and one_way and not keys.flag(BIDIRECTIONAL)
     tokens = {
-        "mask_id": keys.token("mask_token_id") if mask_id is None else mask_id,
-        "eos_id": keys.token("eos_token_id"),
+        "mask_id": keys.token("mask_token_id") if ids.mask is None else ids.mask,
+        "eos_id": keys.token("eos_token_id") if ids.eos is None else ids.eos,
         "pad_id": keys.token("pad_token_id"),
     }
     fixed = {key: value for key, value in layout.fixed.items() if "." not in key}
     # As shipped, LLaDA-MoE's config class defaults the mask to its eos; the released weights mask with 156895.
     if tokens["mask_id"] is not None and tokens["mask_id"] in (tokens["eos_id"], tokens["pad_id"]):
-        where = "config.json: mask_token_id" if mask_id is None else "--mask-id"
+        where = "config.json: mask_token_id" if ids.mask is None else "--mask-id"
         raise UserError(
             f"{where}={tokens['mask_id']} is also eos or pad: give the mask's own id, at import by --mask-id"
         )

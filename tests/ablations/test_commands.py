@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from ablations.cli.doctor import examine
+from core.config import ModelConfig
+from core.data.tokenizers import train_bpe
 from core.interchange.huggingface import save
 from core.model.transformer import Denoiser, initialise
 from core.presets import preset
+from core.settings import load as load_config
 from tests.ablations.shell import ROOT, ablate, forked, mistake, process
 
 DECLARATION = '''
@@ -256,7 +259,8 @@ def test_what_an_import_makes_of_a_folder_is_said(tmp_path) -> None:
     command = ("import", "hf", str(tmp_path / "hf"), "--to")
     mistake(ablate("sample", str(tmp_path / "hf"), "--length", "4"), "names no mask token: bring the model in by")
     mistake(ablate(*command, str(tmp_path / "a")), "names no mask token: give its id by --mask-id N")
-    kept = ablate(*command, str(tmp_path / "a"), "--mask-id", "256").stdout
+    kept = " ".join(ablate(*command, str(tmp_path / "a"), "--mask-id", "256").stdout.split())
+    assert "no tokenizer.json in" in kept and "by data.tokenizer=PATH before training on text" in kept
     assert "norm_topk_prob=True is ignored, as LLaDAMoEModelLM ignores it" in kept
     assert "types: 25 weights in bf16, 2 weights in fp32" in kept and "rounded" not in kept
     assert load_file(tmp_path / "a" / "model.safetensors")["layers.0.moe.router.weight_ED"].dtype == torch.float32
@@ -265,6 +269,34 @@ def test_what_an_import_makes_of_a_folder_is_said(tmp_path) -> None:
     save(model, state.__getitem__, tmp_path / "half", dtype=torch.float16)  # 16 bits too, but other ones
     half = ablate("import", "hf", str(tmp_path / "half"), "--to", str(tmp_path / "c"), "--dtype", "bf16").stdout
     assert "rounded: 27 weights, such as embed.weight (fp16)" in half
+
+
+def test_a_model_brings_its_tokenizer_and_takes_it_along(tmp_path) -> None:
+    texts = [b"the quick brown fox jumps over the lazy dog " * 20]
+    source = tmp_path / "hf"
+    model = ModelConfig(vocab_size=320, mask_id=1, eos_id=0, pad_id=2, hidden_size=16, num_layers=1, num_heads=1,
+                        head_dim=16, num_experts=4, expert_width=8)  # fmt: skip
+    made = Denoiser(model)
+    initialise(made, 0)
+    save(model, made.state_dict().__getitem__, source, load_balancing_weight=0.2)
+    bpe = train_bpe(texts, 300)
+    bpe.save(str(source / "tokenizer.json"))
+    (source / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    end = bpe.token_to_id("<|endoftext|>")
+    said = " ".join(ablate("import", "hf", str(source), "--to", str(tmp_path / "a")).stdout.split())
+    assert f"tokenizer: {tmp_path / 'a' / 'tokenizer.json'}" in said and "data.chat_template=" in said
+    assert "objective.load_balancing_weight=0.2: router_aux_loss_coef times the 2 experts of a token" in said
+    config = load_config(tmp_path / "a" / "config.yaml")
+    assert config.data.tokenizer == str(tmp_path / "a" / "tokenizer.json") and config.model.eos_id == end
+    assert config.objective.load_balancing_weight == 0.2
+    (tmp_path / "text.txt").write_bytes(texts[0] * 200)
+    settings = [f"data.corpus=text:{tmp_path / 'text.txt'}", "trainer.steps=1", "trainer.batch_size=2"]
+    settings += ["data.sequence_length=16", "data.validation_sequences=4"]
+    ablate("train", str(tmp_path / "a" / "config.yaml"), *settings, "--out", str(tmp_path))
+    (run,) = (tmp_path / "train").iterdir()
+    ablate("export", str(run), "--format", "hf", "--to", str(tmp_path / "b"))
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (tmp_path / "b" / name).read_bytes() == (source / name).read_bytes()
 
 
 def test_text_becomes_shards_that_train(tmp_path) -> None:

@@ -94,7 +94,13 @@ A, B = BYTES.index("a"), BYTES.index("b")
 
 
 @pytest.mark.parametrize(
-    "template", [CLOSED, CLOSED.replace("{{ eos_token }}", ""), CLOSED.replace("eos_token", "'</s>'")]
+    "template",
+    [
+        CLOSED,
+        CLOSED.replace("{{ eos_token }}", ""),
+        CLOSED.replace("eos_token", "'</s>'"),
+        CLOSED.replace("{{ eos_token }}", "{{ eos_token + '\\n' }}"),
+    ],
 )
 def test_one_token_begins_a_conversation_and_one_ends_it(tmp_path: Path, template: str) -> None:
     packed = corpus(tmp_path, template, tokenizer(tmp_path, tokenizer_config=NAMED))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from core.errors import UserError
 from core.interchange.folders import find
 from core.interchange.huggingface import load, save, stored_types
-from core.interchange.layouts import LAYOUTS, config_from_hf, config_to_hf, ignored
+from core.interchange.layouts import LAYOUTS, Ids, config_from_hf, config_to_hf, ignored, load_balancing_weight
 from tests.core.interchange.published_classes import LLaDA, LLaDAMoE
 from tests.core.interchange.test_classes import DENSE, TOKENS_BL, exported, said
 from tests.core.interchange.test_huggingface import SMALL
@@ -99,17 +99,17 @@ def test_the_groups_that_the_class_defaults_to_are_none(key: str) -> None:
         ({}, {"router_num_group": 8}, "router_num_group=8 isn't supported; it would have to be absent"),
         ({}, {"rope_theta": ABSENT}, "config.json lacks the key 'rope_theta'"),
         ({}, {"rope_parameters": {"rope_theta": 7e3}}, "rope_theta=10000 and rope_parameters.rope_theta=7000 differ"),
-        ({}, {"rope_scaling": "yarn"}, "rope_scaling=yarn must be an object"),
-        ({}, {"hidden_size": "32"}, "hidden_size=32 must be a whole number"),
+        ({}, {"rope_scaling": "yarn"}, "rope_scaling='yarn' must be an object"),
+        ({}, {"hidden_size": "32"}, "hidden_size='32' must be a whole number"),
         ({}, {"hidden_size": 31}, "num_attention_heads=4 must divide hidden_size=31"),
         ({}, {"num_attention_heads": 0}, "num_attention_heads=0 must divide"),
         ({}, {"num_hidden_layers": True}, "num_hidden_layers=True must be a whole number"),
-        ({}, {"tie_word_embeddings": "no"}, "tie_word_embeddings=no must be true or false"),
-        ({}, {"rms_norm_eps": "1e-5"}, "rms_norm_eps=1e-5 must be a number"),
-        ({}, {"mask_token_id": "<mask>"}, "mask_token_id=<mask> must be a token's id"),
+        ({}, {"tie_word_embeddings": "no"}, "tie_word_embeddings='no' must be true or false"),
+        ({}, {"rms_norm_eps": "1e-5"}, "rms_norm_eps='1e-5' must be a number"),
+        ({}, {"mask_token_id": "<mask>"}, "mask_token_id='<mask>' must be a token's id"),
         ({}, {"architectures": "LLaDAMoEModelLM"}, "architecture '' is unknown"),
         ({}, {"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4} isn't supported"),
-        ({}, {"rope_parameters": {"rope_theta": "1e4"}}, "rope_parameters.rope_theta=1e4 must be a number"),
+        ({}, {"rope_parameters": {"rope_theta": "1e4"}}, "rope_parameters.rope_theta='1e4' must be a number"),
         ({}, {"rope_scaling": {"factor": 4}}, "rope_scaling={'factor': 4} names no rope_type"),
         (DENSE, {"rope_full_precision": False}, "rope_full_precision=False isn't supported"),
         (DENSE, {"multi_query_attention": False, "n_kv_heads": 2}, "multi_query_attention=False and n_kv_heads=2 differ"),
@@ -120,7 +120,7 @@ def test_the_groups_that_the_class_defaults_to_are_none(key: str) -> None:
         (DENSE, {"activation_type": ABSENT}, "activation_type=swiglu isn't supported"),
         (DENSE, {"multi_query_attention": True}, "multi_query_attention=True isn't supported"),
         (QWEN2, {"layer_types": ["full_attention", "sliding_attention"]}, "all would have to be full_attention"),
-        (QWEN2, {"is_causal": "no"}, "is_causal=no must be true or false"),
+        (QWEN2, {"is_causal": "no"}, "is_causal='no' must be true or false"),
         (OLMOE, {"attention_bias": True}, "attention_bias=True isn't supported"),
         (OLMOE, {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope scaling 'yarn' isn't supported"),
     ],
@@ -144,11 +144,25 @@ def test_the_mask_can_be_named(tmp_path) -> None:
     exported(tmp_path, {})
     changed(tmp_path, {"mask_token_id": ABSENT})
     assert find(tmp_path).model.mask_id is None
-    assert find(tmp_path, 59).model.mask_id == 59 == load(tmp_path, mask_id=59).config.mask_id
+    assert find(tmp_path, Ids(59)).model.mask_id == 59 == load(tmp_path, ids=Ids(59)).config.mask_id
     with pytest.raises(UserError, match=r"--mask-id=61 is also eos or pad"):
-        find(tmp_path, 61)
+        find(tmp_path, Ids(61))
     with pytest.raises(UserError, match=r"model.mask_id=64 must lie in 0\.\.63"):
-        find(tmp_path, 64)
+        find(tmp_path, Ids(64))
+
+
+def test_the_end_token_can_be_named() -> None:
+    written = config_to_hf(replace(SMALL, **QWEN2)) | {"eos_token_id": None}
+    assert config_from_hf(written).eos_id is None and config_from_hf(written, Ids(eos=7)).eos_id == 7
+
+
+def test_the_auxiliary_loss_comes_back_as_the_weight_that_it_was() -> None:
+    """A coefficient of 0.05 with two experts a token is a weight of 0.1 here, and goes out as 0.05 again."""
+    written = config_to_hf(replace(SMALL, **OLMOE), load_balancing_weight=0.1)
+    assert written["router_aux_loss_coef"] == 0.05 and load_balancing_weight(written) == 0.1
+    del written["router_aux_loss_coef"]
+    assert load_balancing_weight(written) == pytest.approx(2 * transformers.OlmoeConfig().router_aux_loss_coef)
+    assert load_balancing_weight(config_to_hf(replace(SMALL, **QWEN2))) is None
 
 
 def test_ids_below_zero_stand_for_none() -> None:
