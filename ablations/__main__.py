@@ -14,6 +14,7 @@ from ablations.cli.options import bench_options, export_options, layout_options,
 from core.errors import UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+LONGEST = 2000  # characters of a complaint
 
 
 # Where a command's function is; the rest are in commands.
@@ -83,8 +84,14 @@ def _complain(line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     over = "\r" if status == INTERRUPTED and sys.stderr.isatty() else ""  # over the ^C that terminals echo
-    print(f"{over}ablate: {line}", file=sys.stderr)
+    print(f"{over}ablate: {_printable(line)}", file=sys.stderr)
     return status
+
+
+def _printable(line: str) -> str:
+    """One line without control codes: it may repeat what a stranger's file says."""
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
 
 
 def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:

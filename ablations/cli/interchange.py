@@ -1,6 +1,7 @@
 """`ablate import hf` and `ablate export --format hf`: weights from and to Hugging Face folders."""
 
 import argparse
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from ablations.cli.commands import console
 from core.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainerConfig, to_yaml
 from core.data.tokenizers import load_tokenizer
 from core.errors import UserError
-from core.interchange.folders import TEMPLATE, TOKENIZER, check_empty, copy_tokenizer, find, read_config
+from core.interchange.folders import TEMPLATE, TOKENIZER, check_empty, check_weights, copy_tokenizer, find, read_config
 from core.interchange.layouts import Ids, auxiliary_loss, ignored, layout_of, load_balancing_weight
 from core.model.size import count
 from core.records import write_atomically
@@ -31,28 +32,37 @@ def run_import(arguments: argparse.Namespace) -> int:
     """A Hugging Face folder as config.yaml, model.safetensors and the tokenizer's files of this project."""
     source: Path = arguments.path
     target: Path = arguments.to or arguments.out / "imported" / source.resolve().name
-    if (target / WEIGHTS).exists():
-        raise UserError(f"{target} holds weights already: name another folder with --to")
+    if target.exists() and not target.is_dir():
+        raise UserError(f"--to {target} is no folder: name one that isn't there")
+    for name in (WEIGHTS, "config.yaml"):
+        if (target / name).exists():
+            raise UserError(f"{target} holds a model already ({name}): name another folder with --to")
     ids = Ids(arguments.mask_id, arguments.eos_id)
     found = find(source, ids)
     _check_ids(source, found.model)
-    from safetensors.torch import save_file  # torch, which mistakes are refused without
-
-    from core.interchange.huggingface import load, stored_types
+    from core.interchange.huggingface import (
+        load,
+        stored_types,
+        write_tensors,
+    )  # torch, which mistakes are refused without
 
     denoiser, said = load(source, dtype_of(arguments.dtype), ids), read_config(source)
     target.mkdir(parents=True, exist_ok=True)
-    partial = target / f".{WEIGHTS}.partial"
-    save_file(denoiser.state_dict(), partial)
-    partial.replace(target / WEIGHTS)
+    write_tensors(denoiser.state_dict(), target / WEIGHTS)
     tokenizer, about = _tokenizer(source, target, found.model)
     config = _run_config(found.model, target / WEIGHTS, load_balancing_weight(said), tokenizer)
     write_atomically(target / "config.yaml", to_yaml(config))
     size = count(found.model)
     out = console()
     out.print(f"{layout_of(said)}: {size.total:,} parameters, {size.active:,} active")
-    notes = [*ignored(said), _auxiliary(said), _types(denoiser), _rounded(stored_types(found), denoiser), *about]
-    for line in filter(None, notes):
+    notes = [
+        *ignored(said),
+        _auxiliary(said),
+        _types(denoiser),
+        _rounded(stored_types(found), denoiser),
+        _broken(denoiser),
+    ]
+    for line in filter(None, [*notes, *about]):
         out.print(line, markup=False, soft_wrap=True)
     out.print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
     out.print(f"weights: {target / WEIGHTS}", markup=False, soft_wrap=True)
@@ -117,6 +127,12 @@ def _rounded(stored: "Mapping[str, torch.dtype]", denoiser: "Denoiser") -> str:
     return f"rounded: {len(lost)} weights, such as {lost[0]}" if lost else ""
 
 
+def _broken(denoiser: "Denoiser") -> str:
+    """Which weights hold NaN or Inf."""
+    broken = [name for name, weight in denoiser.named_parameters() if not weight.isfinite().all()]
+    return f"NaN or Inf: in {len(broken)} weights, such as {broken[0]}" if broken else ""
+
+
 def short_type(dtype: "torch.dtype") -> str:
     """A data type's name as the options have it: fp32, bf16."""
     return str(dtype).removeprefix("torch.").replace("bfloat", "bf").replace("float", "fp")
@@ -148,12 +164,13 @@ def export_run(folder: Path, target: Path) -> str:
             raise UserError(f"{folder} has no {name}: name the folder of a finished run")
     config = load_config(folder / "config.yaml")
     check_empty(target, config.model)
+    check_weights(folder / WEIGHTS, config.model)
     weight = config.objective.load_balancing_weight
     from core.interchange.huggingface import save
 
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         save(config.model, weights.get_tensor, target, load_balancing_weight=weight)
     if config.data.tokenizer != "bytes":
-        copy_tokenizer(Path(config.data.tokenizer).expanduser().parent, target)
+        copy_tokenizer(Path(os.path.expanduser(config.data.tokenizer)).parent, target)
     line = f"{read_config(target)['architectures'][0]}: {target}"
     return "\n".join(filter(None, [line, auxiliary_loss(config.model, weight)]))

@@ -1,5 +1,6 @@
 """Conversations as text: a chat template writes them, and says which parts of it are the assistant's."""
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +40,7 @@ def load_template(name: str) -> "Template":
 
     source = TEMPLATES.get(name)
     if source is None:
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
         try:
             source = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
@@ -77,6 +78,10 @@ def turns(where: str, messages: Any, template_name: str, tokens: Mapping[str, st
             raise UserError(
                 f"{where}: data.chat_template={template_name} doesn't write message {index + 1} behind those before it: what "
                 "is the assistant's can't be told; use a template that only adds"
+            )
+        if str(message["content"]).strip() and not done[len(prompt) :].strip():
+            raise UserError(
+                f"{where}: data.chat_template={template_name} writes nothing of message {index + 1}, the assistant's"
             )
         pieces += [(prompt[len(before) :], False), (done[len(prompt) :], True)]
         before = done

@@ -1,6 +1,7 @@
 """What is learned from: text, token shards, instructions, or a source of known entropy."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -172,7 +173,7 @@ def _instructions(argument: str, tokenizer_name: str, sequence_length: int, pack
     Only responses may be masked. One conversation a sequence, filled up with eos, or as many as fit (data.packing). Raises
     UserError for one that doesn't fit: cutting it would teach half an answer.
     """
-    path = Path(argument).expanduser()
+    path = Path(os.path.expanduser(argument))
     if not path.is_file():
         raise UserError(f"data.corpus=instructions:{argument}: '{argument}' is no file; name a .jsonl of pairs")
     tokenizer, specials = load_tokenizer(tokenizer_name), special_tokens(tokenizer_name)
@@ -180,6 +181,8 @@ def _instructions(argument: str, tokenizer_name: str, sequence_length: int, pack
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         if "messages" in row:
+            if both := {"prompt", "response"} & set(row):
+                raise UserError(f'{where} has "messages" and "{min(both)}": keep one of them')
             found.append((where, turns(where, row["messages"], template, specials)))
             check_read(where, found[-1][1], unread, tokenizer_name)
             continue
@@ -219,7 +222,7 @@ def _preferences(argument: str, tokenizer_name: str, sequence_length: int) -> Co
             rows += [(f"task:{task}", prompt, right), (f"task:{task}", prompt, wrong)]
         held = len(made.held_out[: GENERATED // 4])
     else:
-        path = Path(argument).expanduser()
+        path = Path(os.path.expanduser(argument))
         if not path.is_file():
             raise UserError(f"data.corpus=preferences:{argument}: '{argument}' is no file; name a .jsonl of pairs")
         for number, row in read_jsonl(path):
@@ -261,9 +264,9 @@ def _of_turns(
     ids, responses = [], []
     for where, pieces in conversations:
         # Piece by piece: a prompt's tokens are those that it has where no response follows.
-        parts = [tokenizer.encode(where, text.encode()) for text, _ in pieces]
+        parts = [tokenizer.encode(where, text.encode(errors="surrogatepass")) for text, _ in pieces]
         # Written already, by a template or in a response: many templates have a line end behind it.
-        ended = tokenizer.encode(where, pieces[-1][0].rstrip().encode())
+        ended = tokenizer.encode(where, pieces[-1][0].rstrip().encode(errors="surrogatepass"))
         if ended[-1:].tolist() == [tokenizer.vocabulary.eos]:
             parts[-1] = ended[:-1]
         used = sum(map(len, parts)) + 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def _stdlib(argument: str) -> Documents:
 
 
 def _text(argument: str) -> Documents:
-    root = Path(argument).expanduser()
+    root = Path(os.path.expanduser(argument))
     if not argument or not root.exists():
         raise UserError(f"data.corpus=text:{argument}: '{argument}' is not a folder or file; text:PATH takes either")
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.suffix in PLAIN | TABLES)
@@ -98,7 +99,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number} is not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise UserError(f'{path}:{number} must be an object, such as {{"text": "..."}}')
@@ -108,7 +109,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _string(row: dict[str, Any], key: str, path: Path, number: int) -> bytes:
     if not isinstance(row.get(key), str):
         raise UserError(f'{path}:{number} has no text under "{key}"; its keys are {", ".join(row) or "none"}')
-    return row[key].encode()
+    return row[key].encode(errors="surrogatepass")  # what is no text is named where it is encoded
 
 
 def _parquet(path: Path) -> list[str]:

@@ -6,6 +6,7 @@ OLMo: headerless uint16 or uint32 despite its name (.npy). NumPy's own .npy is r
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -60,7 +61,7 @@ def load_shards(argument: str) -> Loaded:
     Files with "val" in their name are held out; else the last of several; else the last tenth of the only one.
     Raises UserError for truncated, mislabelled or unreadable shards, and ids beyond the vocabulary of a meta.json.
     """
-    root = Path(argument).expanduser()
+    root = Path(os.path.expanduser(argument))
     if not argument or not root.exists():
         raise UserError(f"data.corpus=tokens:{argument}: '{argument}' is not a folder or file of token shards")
     paths = [root] if root.is_file() else sorted(p for p in root.iterdir() if p.suffix in (".bin", ".npy"))

@@ -1,6 +1,7 @@
 """The special tokens that a published tokenizer names beside its tokenizer.json, as chat templates are given them."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def special_tokens(tokenizer: str) -> Mapping[str, str]:
     """
     if tokenizer == "bytes":
         return UNNAMED
-    folder = Path(tokenizer).expanduser().parent
+    folder = Path(os.path.expanduser(tokenizer)).parent
     config, legacy = (_read(tokenizer, folder / name) for name in (CONFIG, MAP))
     if config is None and legacy is None:
         return UNNAMED
@@ -35,6 +36,12 @@ def special_tokens(tokenizer: str) -> Mapping[str, str]:
         if isinstance(value, dict):
             value = value.get("content", value)
         known = name in NAMES or (isinstance(extra, dict) and name in extra)
+        if (
+            isinstance(value, str)
+            and value.isascii() is False
+            and any("\ud800" <= letter <= "\udfff" for letter in value)
+        ):
+            raise UserError(f"data.tokenizer={tokenizer}: {name} of the files beside it is no Unicode text")
         if isinstance(value, str) and (known or name.endswith("_token")):
             tokens[name] = value
         elif known and value is not None:
@@ -65,7 +72,7 @@ def _read(tokenizer: str, path: Path) -> dict[str, Any] | None:
         return None
     except OSError as error:
         raise UserError(f"data.tokenizer={tokenizer}: {path.name} beside it can't be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"data.tokenizer={tokenizer}: {path.name} beside it is not JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"data.tokenizer={tokenizer}: {path.name} beside it must be an object")

@@ -1,6 +1,7 @@
 """Text to token ids: bytes as they are, or any Hugging Face tokenizer.json."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -82,8 +83,8 @@ class FileTokenizer:
             self.tokenizer = FastTokenizer.from_buffer(content)
         except OSError as error:
             raise UserError(f"data.tokenizer={path} can't be read: {error.strerror}") from None
-        except Exception as error:  # the library raises a bare Exception for content that it doesn't understand
-            raise UserError(f"data.tokenizer={path} is no tokenizer.json: {error}") from None
+        except BaseException as error:  # the library raises a bare Exception for what it doesn't understand, or panics
+            raise _panic(error, f"data.tokenizer={path} is no tokenizer.json") from None
         find, named = self.tokenizer.token_to_id, special_tokens(str(path)).get("eos_token", "")
         mask, eos, pad = (next((i for i in map(find, names) if i is not None), None) for names in (MASKS, ENDS, PADS))
         if named and find(named) is None:
@@ -102,22 +103,38 @@ class FileTokenizer:
             self.tokenizer.no_padding()
             told += " whole"
         self.digest = hashlib.sha256(content + told.encode()).hexdigest()[:16]
-        self.vocabulary = Vocabulary(self.tokenizer.get_vocab_size(with_added_tokens=True), mask, eos, pad)
+        size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)  # ids may have gaps
+        self.vocabulary = Vocabulary(size, mask, eos, pad)
 
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         texts = [_text(name, content) for name, content in documents.items()]
-        encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        try:
+            encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        except BaseException as error:
+            raise _panic(error, f"data.tokenizer={self.path} can't encode {', '.join(list(documents)[:3])}") from None
         dtype = self.vocabulary.dtype
         eos = np.array([self.vocabulary.eos], dtype=dtype)
         parts = [part for one in encoded for part in (np.array(one.ids, dtype=dtype), eos)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
     def encode(self, name: str, text: bytes) -> np.ndarray:
-        ids = self.tokenizer.encode(_text(name, text), add_special_tokens=False).ids
+        try:
+            ids = self.tokenizer.encode(_text(name, text), add_special_tokens=False).ids
+        except UserError:
+            raise
+        except BaseException as error:
+            raise _panic(error, f"data.tokenizer={self.path} can't encode {name}") from None
         return np.array(ids, dtype=self.vocabulary.dtype)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def _panic(error: BaseException, said: str) -> BaseException:
+    """A UserError for what the library raises, whose panics are no Exceptions; what isn't its own is given back."""
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        return error
+    return UserError(f"{said}: {' '.join(str(error).split())[:200]}")
 
 
 def unread_tokens(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> dict[str, str]:
@@ -135,7 +152,7 @@ def unread_tokens(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> dict[str, 
 @lru_cache(maxsize=4)
 def load_tokenizer(name: str) -> Tokenizer:
     """The tokenizer that `data.tokenizer` names: "bytes" or the path of a tokenizer.json."""
-    return ByteTokenizer() if name == "bytes" else FileTokenizer(Path(name).expanduser())
+    return ByteTokenizer() if name == "bytes" else FileTokenizer(Path(os.path.expanduser(name)))
 
 
 def train_bpe(texts: Sequence[bytes], vocab_size: int) -> "FastTokenizer":

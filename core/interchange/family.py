@@ -3,6 +3,8 @@
 A key that a config.json leaves out means what the class takes for it, so that both read one file as the same model.
 """
 
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +28,8 @@ OFF = (False, None)
 class Keys:
     """A config.json with the class's defaults under it. Each getter raises UserError that names the key."""
 
-    def __init__(self, said: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        self._said = dict(defaults) | dict(said)
+    def __init__(self, said: Mapping[str, Any], defaults: Mapping[str, Any], within: str = "") -> None:
+        self._said, self._within = dict(defaults) | dict(said), within
 
     def get(self, key: str) -> Any:
         """The value as it is; None where there is none."""
@@ -40,6 +42,8 @@ class Keys:
             raise UserError(f"config.json lacks the key '{key}'")
         if isinstance(value, bool) or not isinstance(value, int):
             raise UserError(f"config.json: {key}={value!r} must be a whole number")
+        if abs(value) >= 2**63:
+            raise UserError(f"config.json: {key} has {len(str(value))} digits")
         return value
 
     def whole_or(self, key: str, other: int) -> int:
@@ -51,10 +55,12 @@ class Keys:
         value = self._said.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(
-                f"config.json lacks the key '{key}'"
+                f"config.json lacks the key '{self._within}{key}'"
                 if value is None
-                else f"config.json: {key}={value!r} must be a number"
+                else f"config.json: {self._within}{key}={value!r} must be a number"
             )
+        if abs(value) == math.inf or value != value or abs(value) > sys.float_info.max:
+            raise UserError(f"config.json: {self._within}{key} must be a finite number")
         return float(value)
 
     def flag(self, key: str) -> bool:
@@ -85,14 +91,15 @@ class Keys:
 class Layout:
     """One family of checkpoints.
 
-    fixed: the config fields that the family's class leaves no choice in. defaults: what the class takes for keys that a
-    config.json leaves out. refused: keys that ask for what isn't built here, with the values that don't. ignored: keys that
-    the class doesn't look at, with what it does. read, write: of a config.json what only this family says. code: where the
-    class's source lies on the Hugging Face hub, for transformers' AutoModel; None where transformers has the class.
+    model_types: what config.json may call the family; the first is written. fixed: the config fields that the family's class
+    leaves no choice in. defaults: what the class takes for keys that a config.json leaves out. refused: keys that ask for
+    what isn't built here, with the values that don't. ignored: keys that the class doesn't look at, with what it does. read,
+    write: of a config.json what only this family says. code: where the class's source lies on the Hugging Face hub, for
+    transformers' AutoModel; None where transformers has the class.
     """
 
     architecture: str
-    model_type: str
+    model_types: tuple[str, ...]
     fixed: Mapping[str, Any]
     defaults: Mapping[str, Any]
     read: Callable[[Keys], dict[str, Any]]
@@ -220,10 +227,7 @@ def inner_theta(key: str, parameters: Mapping[str, Any]) -> float | None:
         raise UserError(f"config.json: rope scaling '{kind}' isn't supported; it would have to be 'default' or absent")
     if any(isinstance(value, dict) for value in parameters.values()):
         raise UserError(f"config.json: {key} by kind of layer isn't supported; one for all layers would be")
-    theta = parameters.get("rope_theta")
-    if theta is not None and (isinstance(theta, bool) or not isinstance(theta, int | float)):
-        raise UserError(f"config.json: {key}.rope_theta={theta!r} must be a number")
-    return theta
+    return None if parameters.get("rope_theta") is None else Keys(parameters, {}, f"{key}.").number("rope_theta")
 
 
 def refuse(said: Keys, refused: Mapping[str, Sequence[Any]]) -> None:

@@ -1,6 +1,7 @@
 """Hugging Face folders as they are found: what can't be read of one is refused before torch is imported."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ SINGLE = "model.safetensors"
 
 TOKENIZER, TEMPLATE = "tokenizer.json", "chat_template.jinja"
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", TEMPLATE)
+COUNTS = ("num_hidden_layers", "n_layers", "num_experts")  # keys of which each takes a tensor at least
+LARGEST_JSON = 2**26
 TYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -36,8 +39,12 @@ def find(folder: Path, ids: Ids = FILES) -> Found:
     Raises UserError for a folder that isn't one, an unknown architecture or option, pickled weights, and missing,
     superfluous, misshapen or truncated tensors.
     """
-    said = read_config(folder)
-    model, where = config_from_hf(said, ids), _files(folder)
+    said, where = read_config(folder), _files(folder)
+    for key in COUNTS:
+        _check_count(folder, f"{key}={said.get(key)}", said.get(key), len(where))
+    model = config_from_hf(said, ids)
+    experts = 3 * model.experts * len(model.sparse_layers)
+    _check_count(folder, f"{model.experts} experts in {len(model.sparse_layers)} layers", experts, len(where))
     wanted = list(pieces(model, list(shapes(model)), layout_of(said)))
     tied = {LAYOUTS[layout_of(said)].rename("head.weight")} if model.tied_embeddings else set()
     _check_names(folder, {piece.theirs for piece in wanted}, set(where), tied)
@@ -45,11 +52,31 @@ def find(folder: Path, ids: Ids = FILES) -> Found:
     return Found(model, wanted, where)
 
 
+def _check_count(folder: Path, what: str, count: Any, tensors: int) -> None:
+    """Refuse a config.json that asks for more than its files can hold, before so much is listed."""
+    if isinstance(count, int) and count > tensors:
+        raise UserError(f"{folder}: config.json asks for {what}, and the files hold {tensors} tensors")
+
+
+def check_weights(path: Path, model: ModelConfig) -> None:
+    """Refuse a run's weights that aren't those of its config, by the file's header."""
+    with opened(path, "np") as weights:
+        found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    for name, shape in shapes(model).items():
+        if found.pop(name, None) != shape:
+            raise UserError(f"{path} doesn't fit the config.yaml beside it, which wants {name} of shape {shape}")
+    if found:
+        raise UserError(f"{path} doesn't fit the config.yaml beside it, which has no {next(iter(found))}")
+
+
 def check_empty(folder: Path, model: ModelConfig, layout: str | None = None) -> str:
     """Refuse to write a model where weights are, and one that no layout can say; returns the layout."""
     layout = layout_for(model, layout)
-    if any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder} holds weights already: name an empty folder")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is no folder: name an empty one, or one that isn't there")
+    there = next((path for pattern in ("*.safetensors", INDEX, "config.json") for path in folder.glob(pattern)), None)
+    if there is not None:
+        raise UserError(f"{folder} holds a model already ({there.name}): name an empty folder")
     return layout
 
 
@@ -67,34 +94,42 @@ def copy_tokenizer(source: Path, target: Path) -> Path | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """A folder's config.json, or a UserError that says what is wrong with it."""
     path = folder / "config.json"
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no config.json: name the folder of a Hugging Face model") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"can't read {path}: {error}") from None
+    if not os.path.isfile(path):
+        raise UserError(f"{folder} has no config.json: name the folder of a Hugging Face model")
+    said = _read_json(path)
     if not isinstance(said, dict):
         raise UserError(f"{path} must hold an object of config keys")
     return said
 
 
+def _read_json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise UserError(f"can't read {path}: it is larger than {LARGEST_JSON >> 20} MiB")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except UserError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"can't read {path}: {error}") from None
+
+
 def _files(folder: Path) -> dict[str, Path]:
     """The file that holds each tensor. Only names from the folder itself are followed."""
-    if (folder / INDEX).is_file():
+    if os.path.isfile(folder / SINGLE):  # as in transformers, which looks at no index beside it
+        names = {SINGLE}
+    elif os.path.isfile(folder / INDEX):
         try:
-            names = {str(name) for name in json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            names = {str(name) for name in _read_json(folder / INDEX)["weight_map"].values()}
+        except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"can't read {folder / INDEX}: {error}") from None
     else:
-        names = {SINGLE}
-        if not (folder / SINGLE).is_file():
-            pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-            hint = "; its weights are pickled, which can run code: convert them to safetensors" if pickled else ""
-            raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}{hint}")
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        hint = "; its weights are pickled, which can run code: convert them to safetensors" if pickled else ""
+        raise UserError(f"{folder} has neither {SINGLE} nor {INDEX}{hint}")
     where: dict[str, Path] = {}
     for name in sorted(names):
         path = folder / name
-        if path.name != name or not path.is_file():
+        if path.name != name or not os.path.isfile(path):
             raise UserError(f"{folder / INDEX} names '{name}', which is no file of that folder")
         with opened(path, "np") as shard:
             for tensor in shard.keys():  # noqa: SIM118 (it is no dictionary)

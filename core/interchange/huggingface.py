@@ -1,11 +1,12 @@
 """Weights to and from Hugging Face folders: safetensors, sharded, a few tensors in memory at a time beside the model."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -100,7 +101,7 @@ def save(
     types: set[torch.dtype] = set()
     total = 0
     for content in _shards(wanted, tensor, dtype, shard_bytes):
-        save_file(content, _unnamed(folder, len(names)), metadata={"format": "pt"})
+        write_tensors(content, _unnamed(folder, len(names)))
         names.append(list(content))
         total += sum(part.nbytes for part in content.values())
         types |= {part.dtype for part in content.values()}
@@ -117,6 +118,19 @@ def save(
     # transformers casts all weights to one type: the widest, in which none loses digits.
     said["torch_dtype"] = str(reduce(torch.promote_types, types)).removeprefix("torch.")
     write_atomically(folder / "config.json", json.dumps(said, indent=2) + "\n")
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A safetensors file, whole or not at all, which whoever reads the folder may read. Raises UserError where it fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(dict(tensors), partial, metadata={"format": "pt"})
+        partial.chmod(0o644)  # the library makes it the owner's alone
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} can't be written: {error}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _unnamed(folder: Path, number: int) -> Path:

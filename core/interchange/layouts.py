@@ -61,7 +61,7 @@ def config_to_hf(model: ModelConfig, name: str | None = None, *, load_balancing_
     Raises UserError as `layout_for` does.
     """
     layout = LAYOUTS[layout_for(model, name)]
-    said: dict[str, Any] = {"architectures": [layout.architecture], "model_type": layout.model_type}
+    said: dict[str, Any] = {"architectures": [layout.architecture], "model_type": layout.model_types[0]}
     if layout.code:
         said["auto_map"] = dict(layout.code)
     said |= layout.write(model)
@@ -116,7 +116,11 @@ def config_from_hf(said: Mapping[str, Any], ids: Ids = FILES) -> ModelConfig:
     """
     layout = LAYOUTS[layout_of(said)]
     keys = Keys(said, layout.defaults)
-    refuse(keys, layout.refused)
+    refuse(keys, {**layout.refused, "model_type": (*layout.model_types, None)})
+    if keys.flag(CAUSAL) and keys.flag(BIDIRECTIONAL):
+        raise UserError(
+            f"config.json: {CAUSAL}=True and {BIDIRECTIONAL}=True contradict each other: keep the right one"
+        )
     fields = layout.read(keys)
     one_way = keys.get(CAUSAL) is None or keys.flag(CAUSAL)
     causal = layout.causal_as_shipped and one_way and not keys.flag(BIDIRECTIONAL)
@@ -136,13 +140,16 @@ def config_from_hf(said: Mapping[str, Any], ids: Ids = FILES) -> ModelConfig:
 
 
 def ignored(said: Mapping[str, Any]) -> list[str]:
-    """What a config.json asks for and its class doesn't do, and so isn't done here either: a sentence for each key."""
+    """What a config.json says that its class reads otherwise, or not at all: a sentence for each key."""
     layout = LAYOUTS[layout_of(said)]
-    return [
+    notes = [
         f"config.json: {key}={said[key]} is ignored, as {layout.architecture} ignores it"
         for key, same in layout.ignored.items()
         if key in said and said[key] not in same
     ]
+    if layout.causal_as_shipped and said.get(BIDIRECTIONAL) and CAUSAL not in said:
+        notes.append(f"config.json: {BIDIRECTIONAL} is followed; transformers knows it as {CAUSAL}=false")
+    return notes
 
 
 def layout_of(said: Mapping[str, Any]) -> str:

@@ -107,7 +107,7 @@ def _name(ours: str) -> str:
 
 LLADA = Layout(
     "LLaDAModelLM",
-    "llada",
+    ("llada",),
     {"qk_norm": "none"} | NO_BIAS | DENSE,
     DEFAULTS,
     _read,

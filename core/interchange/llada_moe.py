@@ -86,7 +86,7 @@ def _write(model: ModelConfig) -> dict[str, Any]:
 
 LLADA_MOE = Layout(
     "LLaDAMoEModelLM",
-    "llada",
+    ("llada", "lladamoe", "llada_moe"),
     {"qk_norm": "head", "router.renormalise": False} | NO_BIAS,
     DEFAULTS,
     _read,

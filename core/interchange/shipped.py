@@ -28,12 +28,13 @@ SHARED_DEFAULTS = {
     "tie_word_embeddings": False,
     "attention_bias": False,
 }
-REFUSED = {"hidden_act": ("silu", "swish"), "quantization_config": (None,)}
+REFUSED = {"hidden_act": ("silu", "swish"), "quantization_config": (None,), "per_layer_config": (None,)}
 
 
 def _read(said: Keys) -> dict[str, Any]:
     fields = read_llama(said)
-    head = said.whole_or("head_dim", 0) or head_size(said, "hidden_size", "num_attention_heads")
+    own = said.get("head_dim") is not None
+    head = said.whole("head_dim") if own else head_size(said, "hidden_size", "num_attention_heads")
     return fields | {"head_dim": head, "rope_theta": _theta(said)}
 
 
@@ -101,7 +102,7 @@ LLAMA_DEFAULTS = SHARED_DEFAULTS | {
 
 OLMOE = Layout(  # allenai/OLMoE-1B-7B-0924
     "OlmoeForCausalLM",
-    "olmoe",
+    ("olmoe",),
     {"qk_norm": "projection"} | NO_BIAS | SPARSE,
     OLMOE_DEFAULTS,
     _read_olmoe,
@@ -111,7 +112,7 @@ OLMOE = Layout(  # allenai/OLMoE-1B-7B-0924
 )
 QWEN2 = Layout(  # Qwen/Qwen2.5-3B
     "Qwen2ForCausalLM",
-    "qwen2",
+    ("qwen2",),
     {"qk_norm": "none", "qkv_bias": True} | DENSE,
     QWEN2_DEFAULTS,
     _read_qwen2,
@@ -122,7 +123,7 @@ QWEN2 = Layout(  # Qwen/Qwen2.5-3B
 )
 LLAMA = Layout(
     "LlamaForCausalLM",
-    "llama",
+    ("llama",),
     {"qk_norm": "none"} | NO_BIAS | DENSE,
     LLAMA_DEFAULTS,
     lambda said: _read(said) | no_experts(said.whole("intermediate_size")),

@@ -40,6 +40,7 @@ def save_weights(
     def save(again: bool) -> str:
         try:
             save_file(weights, partial, metadata=said)
+            partial.chmod(0o644)  # the library makes it the owner's alone
             with partial.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             partial.replace(folder / name)

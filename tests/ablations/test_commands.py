@@ -271,6 +271,32 @@ def test_what_an_import_makes_of_a_folder_is_said(tmp_path) -> None:
     assert "rounded: 27 weights, such as embed.weight (fp16)" in half
 
 
+def test_weights_that_are_not_the_configs_are_not_exported(tmp_path) -> None:
+    ablate("train", "tiny", "trainer.steps=1", "data.corpus=markov", "trainer.validate_every=0", "--out", str(tmp_path))
+    (run,) = (tmp_path / "train").iterdir()
+    config = run / "config.yaml"
+    whole = config.read_text()
+    for change, expected in (
+        (("num_layers: 2", "num_layers: 1"), "doesn't fit the config.yaml beside it, which has no layers.1."),
+        (("num_layers: 2", "num_layers: 3"), "which wants layers.2.input_norm.weight"),
+        (("vocab_size: 259", "vocab_size: 300"), "which wants embed.weight of shape (300, 96)"),
+    ):
+        config.write_text(whole.replace(*change))
+        mistake(ablate("export", str(run), "--format", "hf", "--to", str(tmp_path / "x")), expected)
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_a_stranger_wrote_is_one_line_without_control_codes(tmp_path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    forged = "x\nablate: all is well\x1b[2J"
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [forged]}))
+    done = ablate("import", "hf", str(tmp_path))
+    mistake(done)
+    assert "\x1b" not in done.stderr and len(done.stderr.splitlines()) == 1
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["y" * 100_000]}))
+    assert len(ablate("import", "hf", str(tmp_path)).stderr) < 3000
+
+
 def test_a_model_brings_its_tokenizer_and_takes_it_along(tmp_path) -> None:
     texts = [b"the quick brown fox jumps over the lazy dog " * 20]
     source = tmp_path / "hf"

@@ -8,6 +8,7 @@ import pytest
 from core.config import DataConfig
 from core.data.chat import turns
 from core.data.corpora import load
+from core.data.tokenizers import train_bpe
 from core.errors import UserError
 
 MESSAGES = [
@@ -74,3 +75,31 @@ def test_bad_conversations_and_templates_are_refused(tmp_path: Path, messages, t
 def test_a_template_needs_messages_to_write() -> None:
     with pytest.raises(UserError, match="data.chat_template=x.jinja means nothing to data.corpus=stdlib"):
         load(DataConfig(chat_template="x.jinja"))
+
+
+@pytest.mark.parametrize(
+    "template", ["", "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"]
+)
+def test_a_template_that_leaves_answers_out_is_refused(tmp_path: Path, template: str) -> None:
+    (tmp_path / "x.jinja").write_text(template)
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    with pytest.raises(UserError, match="writes nothing of message 2, the assistant's"):
+        turns("x:1", messages, str(tmp_path / "x.jinja"))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"prompt": "a", "messages": []}', 'has "messages" and "prompt": keep one of them'),
+        ('{"prompt": "\\ud800", "response": "b"}', "isn't UTF-8"),
+        ("[" * 200_000, "is not JSON"),
+    ],
+)
+def test_lines_that_are_no_conversation_are_named(tmp_path: Path, line: str, expected: str) -> None:
+    tokenizer = train_bpe([b"some text to train on"], 300)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = DataConfig(corpus=f"instructions:{tmp_path / 'x.jsonl'}", tokenizer=str(tmp_path / "tokenizer.json"))
+    rows = "\n".join([line] * 20)
+    (tmp_path / "x.jsonl").write_text(rows)
+    with pytest.raises(UserError, match=expected):
+        load(config)

@@ -112,6 +112,31 @@ def test_the_end_token_is_the_one_that_the_tokenizer_names(tmp_path, tokenizer) 
         FileTokenizer(path)
 
 
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+        ("pre_tokenizer", {"type": "FixedLength", "length": 0}),
+    ],
+)
+def test_a_tokenizer_that_panics_is_refused_in_one_line(tmp_path, tokenizer, part: str, content: dict) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(tokenizer.read_text()) | {part: content}))
+    with pytest.raises(UserError, match=r"is no tokenizer.json|can't encode a text"):
+        FileTokenizer(path).encode("a text", b"some letters")
+
+
+def test_ids_with_gaps_are_counted_to_the_highest(tmp_path) -> None:
+    model = {"type": "WordLevel", "vocab": {"</s>": 0, "[UNK]": 150, "def": 70_000}, "unk_token": "[UNK]"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    made = FileTokenizer(tmp_path / "tokenizer.json")
+    assert made.vocabulary.size == 70_001 and made.encode("x", b"def").tolist() == [70_000]
+    del model["vocab"]["[UNK]"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
+    with pytest.raises(UserError, match="can't encode a text"):
+        FileTokenizer(tmp_path / "tokenizer.json").encode("a text", b"unknown")
+
+
 def test_a_tokenizer_that_cuts_texts_is_kept_from_it(tmp_path, tokenizer) -> None:
     whole, path = FileTokenizer(tokenizer), tmp_path / "tokenizer.json"
     cutting = whole.tokenizer.from_file(str(tokenizer))

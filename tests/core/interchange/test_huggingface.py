@@ -187,14 +187,35 @@ def test_an_index_leads_nowhere_outside_its_folder(tmp_path) -> None:
 
 def test_an_index_of_anything_is_refused(tmp_path) -> None:
     written(tmp_path, shard_bytes=5000)
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": 1, "y": "c"}}))
-    with pytest.raises(UserError, match="names '1', which is no file of that folder"):
-        load(tmp_path)
+    index = tmp_path / "model.safetensors.index.json"
+    for names in ({"x": 1, "y": "c"}, {"x": None}, {"x": "a" * 5000}, {"x": "/dev/zero"}):
+        index.write_text(json.dumps({"weight_map": names}))
+        with pytest.raises(UserError, match=r"which is no file of that folder"):
+            load(tmp_path)
+    for content in ("[]", "{}", '{"weight_map": 1}', "[" * 200_000):
+        index.write_text(content)
+        with pytest.raises(UserError, match="can't read"):
+            load(tmp_path)
+
+
+def test_whoever_may_read_the_folder_may_read_the_weights(tmp_path) -> None:
+    assert (written(tmp_path) / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_target_that_is_no_folder_or_not_empty_is_refused(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is no folder"):
+        written(tmp_path / "file")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"holds a model already \(config.json\)"):
+        written(tmp_path / "a")
 
 
 def test_weights_that_are_there_are_not_written_over(tmp_path) -> None:
     written(tmp_path)
-    with pytest.raises(UserError, match="holds weights already"):
+    with pytest.raises(UserError, match=r"holds a model already \(model.safetensors\)"):
         written(tmp_path)
 
 

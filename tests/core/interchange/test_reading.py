@@ -80,6 +80,9 @@ def test_older_exports_without_the_rotary_share_are_still_read(tmp_path) -> None
     bidirectional = config_to_hf(replace(SMALL, qk_norm="projection"))
     del bidirectional["is_causal"]
     assert not config_from_hf(bidirectional | {"bidirectional": True}).causal
+    assert ignored(bidirectional | {"bidirectional": True}) == [
+        "config.json: bidirectional is followed; transformers knows it as is_causal=false"
+    ]
 
 
 @pytest.mark.parametrize("key", ["router_num_group", "router_topk_group"])
@@ -115,6 +118,14 @@ def test_the_groups_that_the_class_defaults_to_are_none(key: str) -> None:
         (DENSE, {"multi_query_attention": False, "n_kv_heads": 2}, "multi_query_attention=False and n_kv_heads=2 differ"),
         (QWEN2, {"layer_types": 5}, "layer_types=5 isn't supported"),
         (QWEN2, {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "by kind of layer isn't supported"),
+        ({}, {"rope_theta": float("inf")}, "rope_theta must be a finite number"),
+        ({}, {"rope_theta": float("nan")}, "rope_theta must be a finite number"),
+        ({}, {"rms_norm_eps": 10**400}, "rms_norm_eps must be a finite number"),
+        ({}, {"max_position_embeddings": 10**400}, "max_position_embeddings has 401 digits"),
+        ({}, {"model_type": "qwen2"}, "model_type=qwen2 isn't supported; it would have to be llada"),
+        (OLMOE, {"bidirectional": True}, "is_causal=True and bidirectional=True contradict each other"),
+        (QWEN2, {"per_layer_config": {"0": {}}}, "per_layer_config={'0': {}} isn't supported"),
+        (QWEN2, {"head_dim": 0}, "model.head_dim must be at least 1"),
         (DENSE, {"layer_norm_type": ABSENT}, "layer_norm_type=default isn't supported; it would have to be rms"),
         (DENSE, {"rope": ABSENT}, "rope=False isn't supported; it would have to be True"),
         (DENSE, {"activation_type": ABSENT}, "activation_type=swiglu isn't supported"),
@@ -249,6 +260,47 @@ def test_matrices_of_unlike_types_get_the_widest_and_lose_nothing(tmp_path) -> N
     assert back(TOKENS_BL)[0].isfinite().all()
     assert {weight.dtype for weight in load(tmp_path, torch.bfloat16).parameters()} == {torch.bfloat16}
     assert stored_types(find(tmp_path))["layers.0.moe.experts.up_EWD"] == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"num_hidden_layers": 10**9, "moe_layer_freq": None},
+            "asks for num_hidden_layers=1000000000, and the files hold",
+        ),
+        ({"num_experts": 10**9}, "asks for num_experts=1000000000, and the files hold 45 tensors"),
+        ({"num_experts": 40}, "asks for 40 experts in 2 layers, and the files hold 45 tensors"),
+    ],
+)
+def test_a_file_that_asks_for_more_than_there_is_costs_nothing(tmp_path, changes: dict, expected: str) -> None:
+    exported(tmp_path, {})
+    changed(tmp_path, changes)
+    with pytest.raises(UserError, match=expected):
+        find(tmp_path)
+
+
+def test_a_single_file_comes_before_an_index_as_in_transformers(tmp_path) -> None:
+    exported(tmp_path, OLMOE)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({name: weight * 0.5 for name, weight in weights.items()}, tmp_path / "old.safetensors")
+    index = {"weight_map": dict.fromkeys(weights, "old.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    theirs = transformers.OlmoeForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path)(TOKENS_BL)[0], theirs(TOKENS_BL).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000, "", "\ud800", "[1]"])
+def test_a_config_that_is_none_is_refused(tmp_path, content: str) -> None:
+    exported(tmp_path, {})
+    (tmp_path / "config.json").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(UserError, match=r"can't read .*config.json|must hold an object"):
+        find(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=r"has no config.json"):
+        find(tmp_path)
 
 
 def test_whole_numbers_for_weights_are_refused(tmp_path) -> None:
