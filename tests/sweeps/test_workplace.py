@@ -19,7 +19,7 @@ from sweeps.scheduler import Place, SlurmError, Task
 from sweeps.status import status
 from sweeps.storage import default_url, open_storage
 from sweeps.workplace import LOST, MOVED, PREEMPTED, Workplace
-from tests.sweeps.trainers import quick
+from tests.sweeps.trainers import overwrite, quick
 
 
 def task(number="0", state="RUNNING", restarts=0, job="7"):
@@ -176,7 +176,7 @@ def test_the_status_counts_every_run_once(make_plan, tmp_path, queue):
     failed = records.RunRecord(
         **(vars(quick(claims[1].run.config, claims[1].folder)) | {"status": "failed", "reason": "NaN"})
     )
-    records.write(failed, claims[1].folder)
+    overwrite(failed, claims[1].folder)
     ledger.finish(claims[1], failed, {})
     ledger.put_back(claims[2], PREEMPTED)
     ledger.abandon(claims[3], "interrupted")

@@ -16,6 +16,7 @@ from sweeps.storage import default_url
 from sweeps.worker import StopRequestedError
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, WEIGHT, Budget, Choice, Int, Log, declare
+from tests.sweeps.trainers import overwrite
 
 TOKENS = 36 * 4 * 16  # of a run
 
@@ -275,7 +276,7 @@ def test_a_run_of_other_data_than_planned_fails(run) -> None:
     def train(config, folder, **rest):
         record = trainers.landscape(config, folder, **rest)
         moved = records.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
-        records.write(moved, folder)
+        overwrite(moved, folder)
         return moved
 
     found = run(train=train, budget=Budget(trials=2))
