@@ -18,7 +18,7 @@ from sweeps.folders import run_folder, write_design
 from sweeps.plan import plan
 from tests.ablations.shell import ablate, mistake
 from tests.sweeps.conftest import declare
-from tests.sweeps.trainers import overwrite, quick
+from tests.sweeps.trainers import overwrite, record_of
 
 DECLARATION = '''
 """Declared in tests."""
@@ -32,7 +32,8 @@ BEST = "load_balancing_weight=0"
 def leave_records(planned, out: Path, per_weight: float) -> None:
     """A record of each run, in which the loss's weight makes the NELBO worse."""
     for run in planned.runs:
-        record = quick(run.config, folder := run_folder(planned, run, out), study=planned.place(run))
+        folder = run_folder(planned, run, out)
+        record = record_of(run.config, planned.place(run))
         noise = random.Random(config_hash(run.config)).gauss(0, 1e-3)
         value = 2.0 + run.seed + per_weight * run.config.objective.load_balancing_weight + noise
         overwrite(replace(record, metrics={"val/nelbo": value}), folder)
