@@ -22,6 +22,7 @@ from sweeps.ledger import MOST_LOSSES, TAKEN_OVER, Ledger
 from sweeps.losses import LOSSES_FILE
 from sweeps.storage import default_url, open_storage
 from tests.forked import start as fork
+from tests.sweeps.test_tracking import read_back
 from tests.sweeps.trainers import record_of
 
 
@@ -49,7 +50,7 @@ def sweep(plan, tmp_path, monkeypatch):
         started.append(fork("tests.sweeps.parent", *arguments, cwd=tmp_path, log=log, **environment))
         return started[-1]
 
-    def asleep():
+    def asleep(folder=folder):
         """The worker that stopped itself, its lock lost."""
         wait_for(lambda: (tmp_path / "asleep").exists() and (tmp_path / "asleep").read_text())
         worker = psutil.Process(int((tmp_path / "asleep").read_text()))
@@ -187,6 +188,44 @@ def test_one_that_is_stopped_for_good_as_it_wakes_leaves_the_run_to_the_other(sw
     first.wait()
     assert contents(sweep.folder) == before and "Traceback" not in log_of(sweep.out)
     assert told(trials_of(sweep.out), plan.runs[0]) == [("FAIL", "lost: worker died"), ("COMPLETE", None)]
+
+
+@pytest.mark.slow
+def test_a_real_training_that_sleeps_at_a_checkpoint_damages_neither_checkpoints_nor_weights(sweep, make_plan):
+    settings = ["trainer.checkpoint_every=10", "trainer.keep_best=val/nelbo"]
+    plan = make_plan(seeds=(0,), overrides=settings)
+    (sweep.here / "plan.json").write_text(json.dumps(plan.to_json()))
+    folder = run_folder(plan, plan.runs[0], sweep.out)
+    first = sweep.start("sleepy_training", SLEEP_AT="latest.json")
+    worker = sweep.asleep(folder)
+    assert end(sweep.start("sleepy_training"))["missing"] == 0
+    before = contents(folder)
+    worker.send_signal(signal.SIGCONT)
+    assert end(first)["missing"] == 0
+    assert contents(folder) == before and not (folder / "checkpoints").exists()
+    assert_whole(plan, sweep.out)
+    best = hashlib.sha256((folder / "best.safetensors").read_bytes()).hexdigest()
+    assert recorded(folder, plan.runs[0]).best["weights_sha256"] == best
+    assert "is given up here" in log_of(sweep.out) and "Traceback" not in log_of(sweep.out)
+
+
+@pytest.mark.slow
+def test_the_wandb_run_of_whoever_gives_way_gets_no_end_and_the_next_run_is_mirrored(sweep, plan, ledger):
+    first = sweep.start(WANDB_MODE="offline")
+    worker = sweep.asleep()
+    [mirrored] = sweep.folder.glob("wandb/offline-run-*/run-*.wandb")
+    mine = ledger()
+    mine.reconcile()
+    claim, _ = mine.claim()
+    assert claim.folder == sweep.folder
+    worker.send_signal(signal.SIGCONT)
+    assert end(first)["missing"] == 1
+    assert read_back(mirrored).exit_code is None
+    assert "W&B was not to be stopped" not in log_of(sweep.out)
+    [other] = run_folder(plan, plan.runs[1], sweep.out).glob("wandb/offline-run-*/run-*.wandb")
+    assert read_back(other).exit_code == 0
+    [trial] = [t for t in trials_of(sweep.out) if t.state.name == "COMPLETE"]
+    assert trial.user_attrs["wandb"]["status"] == "offline"
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Stand-ins for core.training.run.train, which workers find by name. What they do depends on the run and on files."""
 
+import contextlib
 import os
 import random
 import signal
@@ -83,36 +84,49 @@ def deadly(config, folder, *, loggers=(), study=None):
     return quick(config, folder, loggers=loggers, study=study)
 
 
-def sleepy(config, folder, *, loggers=(), study=None):
-    """Leaves weights of its own and a record of them; of the control's trainings, the first stops itself at $SLEEP_AT.
+@contextlib.contextmanager
+def sleeping(first):
+    """Inside, the `first` worker of all stops itself right before the system call that gives the file $SLEEP_AT its name.
 
-    That is "row", before the first row is logged; "told", once the record is there; or a file's name: between the last look
-    at whose run it is and the system call that gives the file its name. $ASLEEP then holds the pid. With $GATE, the
-    control's others wait for that file.
+    $ASLEEP then holds its pid. Yields what stops it there and then.
     """
     asleep, at = Path(os.environ["ASLEEP"]), os.environ["SLEEP_AT"]
-    control = bool(config.objective.load_balancing_weight)
-    first = control and not asleep.exists()
 
     def sleep():
         asleep.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def sleeping_before(call):
-        def stopped(source, target):
+        def called(source, target):
             if first and Path(target).name == at and not asleep.exists():
                 sleep()
             return call(source, target)
 
-        return stopped
+        return called
 
     with mock.patch.multiple(os, replace=sleeping_before(os.replace), link=sleeping_before(os.link)):
+        yield sleep
+
+
+def is_first(config):
+    """Whether this is the control's first training."""
+    return bool(config.objective.load_balancing_weight) and not Path(os.environ["ASLEEP"]).exists()
+
+
+def sleepy(config, folder, *, loggers=(), study=None):
+    """Leaves weights of its own and a record of them; the control's first training falls asleep at $SLEEP_AT.
+
+    That is a file's name, or "row": before the first row is logged; or "told": once the record is there. The control's
+    others wait for the file $GATE, where that is set.
+    """
+    first, at, gate = is_first(config), os.environ["SLEEP_AT"], os.environ.get("GATE")
+    with sleeping(first) as sleep:
         if first and at == "row":
             sleep()
         for step in range(1, 4):
             for logger in loggers:
                 logger.log_metrics({"train/nelbo": 3.0}, step)
-        while control and not first and "GATE" in os.environ and not Path(os.environ["GATE"]).exists():
+        while gate and config.objective.load_balancing_weight and not Path(gate).exists():
             time.sleep(0.01)
         weights = f"{os.getpid()} {time.time_ns()}".encode()
         partial = fencing.partial_of(folder / WEIGHTS)
@@ -123,3 +137,11 @@ def sleepy(config, folder, *, loggers=(), study=None):
         if first and at == "told":
             sleep()
     return record
+
+
+def sleepy_training(config, folder, **rest):
+    """As sleepy, and really trained."""
+    from core.training.run import train
+
+    with sleeping(is_first(config)):
+        return train(config, folder, **rest)
