@@ -11,9 +11,12 @@ import pytest
 
 from core import records
 from core.errors import UserError
+from core.fencing import FencedOffError
 from sweeps import scheduler
+from sweeps.folders import LOCK_FILE
 from sweeps.launch import presence
 from sweeps.ledger import MOST_LOSSES, Ledger
+from sweeps.losses import LOSSES_FILE
 from sweeps.progress import PROGRESS_FILE
 from sweeps.scheduler import Place, SlurmError, Task
 from sweeps.status import status
@@ -135,6 +138,25 @@ def test_a_run_that_is_put_back_waits_at_once_and_keeps_its_attempt(ledgers, que
     assert (fourth.run, fourth.attempt) == (claim.run, 1)
     mine.finish(fourth, quick(fourth.run.config, fourth.folder), {})
     assert reasons(mine) == {PREEMPTED: 1, LOST: 2}
+
+
+def test_a_task_whose_node_came_back_leaves_its_run_to_whoever_has_it(ledgers, queue):
+    mine, other = ledgers("a"), ledgers("b", "1")
+    mine.reconcile()
+    claim, _ = mine.claim()
+    (claim.folder / LOCK_FILE).unlink()  # the file server gave it up with the node
+    queue[:] = [task("0", "RUNNING", restarts=1), task("1")]
+    assert [entry.run for entry in other.reconcile()] == [claim.run]
+    taken, _ = other.claim()
+    assert taken.run == claim.run
+    before = {trial.number: trial.state for trial in mine._study.get_trials()}
+    with claim.lock.heeded(), pytest.raises(FencedOffError, match="took this run over"):
+        quick(claim.run.config, claim.folder)
+    mine.put_back(claim, PREEMPTED)
+    assert {trial.number: trial.state for trial in mine._study.get_trials()} == before
+    other.finish(taken, quick(taken.run.config, taken.folder), {})
+    assert reasons(mine) == {MOVED: 1}
+    assert not (claim.folder / LOSSES_FILE).exists()  # the run killed nobody
 
 
 def test_squeue_is_read_back(monkeypatch):
