@@ -190,7 +190,10 @@ def leave(record: RunRecord, folder: Path, run: PlannedRun, patience: Patience) 
         set_aside(folder)
         spill.keep(record, folder, patience)
     except FencedOffError:
-        return recorded(folder, run) or record
+        found = recorded(folder, run)
+        if found is None:
+            raise
+        return found
     return record
 
 

@@ -193,6 +193,7 @@ class Worker:
         except OutOfPatienceError:
             raise  # it is trained; its record is in the spill folder
         except Exception as error:
+            fencing.check(claim.folder)  # it may have stumbled over what its successor did
             log.exception("%s failed", claim.run.label)
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             record = failed_record(self._ledger.plan, claim.run, reason)

@@ -153,7 +153,7 @@ class SearchWorker:
         if job.until is not None:
             several["until"] = job.until
         try:
-            record = self._train(run.config, folder, loggers=loggers, study=place, **several)
+            record = self._trained(run, folder, loggers, place, several)
         except FencedOffError:
             tracker.drop()
             raise
@@ -162,17 +162,25 @@ class SearchWorker:
             saved = max(0, (saved_step(folder) or 0) - reached)  # whoever goes on begins to count there
             self._tokens += saved * plan.design["tokens_per_step"]
             raise
-        except OutOfPatienceError:
-            raise  # it is trained; its record is in the spill folder
-        except Exception as error:
-            log.exception("%s failed", run.label)
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            record = replace(failed_record(plan.sweep, run, reason), study=place)
-        record = self._kept(record, run, folder, place)
         tracker.finish(record)
         trained = record.validation.get("tokens") or record.curve.get("tokens") or [0.0]
         self._tokens += max(0.0, trained[-1] - reached * plan.design["tokens_per_step"])
         return record
+
+    def _trained(
+        self, run: PlannedRun, folder: Path, loggers: list[Any], place: dict[str, Any], several: dict[str, Any]
+    ) -> RunRecord:
+        """Train, and leave a record whatever happens."""
+        try:
+            record = self._train(run.config, folder, loggers=loggers, study=place, **several)
+        except OutOfPatienceError:
+            raise  # it is trained; its record is in the spill folder
+        except Exception as error:
+            fencing.check(folder)  # it may have stumbled over what its successor did
+            log.exception("%s failed", run.label)
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            record = replace(failed_record(self._ledger.plan.sweep, run, reason), study=place)
+        return self._kept(record, run, folder, place)
 
     def _kept(self, record: RunRecord, run: PlannedRun, folder: Path, place: dict[str, Any]) -> RunRecord:
         """The record as it now lies in the folder: a failure when it is of other data than planned."""

@@ -1,5 +1,6 @@
 """Workers that are really stopped, lose their lock as on a file server whose lease runs out, and wake up too late."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -61,6 +62,10 @@ def sweep(plan, tmp_path, monkeypatch):
     yield SimpleNamespace(out=out, folder=folder, start=start, asleep=asleep, started=started, here=tmp_path)
     for process in started:
         process.kill()
+    for pid in (tmp_path / "asleep").read_text().split() if (tmp_path / "asleep").exists() else ():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if (sleeper := psutil.Process(int(pid))).status() == psutil.STATUS_STOPPED:  # a test that failed
+                sleeper.kill()
 
 
 def wait_for(condition, limit_s=100.0):
