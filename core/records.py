@@ -4,19 +4,23 @@ A folder of runs holds one `record.json` each; `cat */record.json` is JSON Lines
 the records: no other file is read to rebuild it.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from core import fencing
+from core.fencing import FencedOffError
+
 SCHEMA = 1
 FILE_NAME = "record.json"
 ATTEMPTS = "attempts"
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system that has none
 
 
 class UnreadableRecordError(ValueError):
@@ -95,31 +99,68 @@ def digest(content: bytes) -> str:
 
 
 def write(record: RunRecord, folder: Path) -> Path:
-    """Write a record into its run's folder, atomically: a reader sees the old file or the new one, never a part."""
+    """Write a record into its run's folder, atomically: a reader sees the old file or the new one, never a part.
+
+    A finished record is never replaced: of several processes that write one, the file system takes one's, and the others
+    are raised FencedOffError, as is one whose run another has taken over (core.fencing).
+    """
     path = folder / FILE_NAME
-    write_atomically(path, record.to_json() + "\n")
+    write_atomically(path, record.to_json() + "\n", _publish)
     return path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content so that a crash at any moment leaves the old content or the new."""
+def write_atomically(path: Path, text: str, commit: Callable[[Path, Path], None] = fencing.move_in) -> None:
+    """Replace a file's content so that a crash at any moment leaves the old content or the new.
+
+    commit: what gives the whole file its name. Raises FencedOffError in the folder of a run that another has taken over.
+    """
+    fencing.check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    partial = fencing.partial_of(path)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with partial.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            os.fchmod(file.fileno(), 0o644)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        commit(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    try:
+        if fencing.link_in(partial, path):
+            return
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+    content = path.read_bytes() if path.exists() else b""
+    with fencing.gone_if_taken(path):
+        same = partial.read_bytes() == content
+    if same:
+        return
+    if _is_finished(content):
+        raise FencedOffError(f"{path} is there already: another process has recorded this run")
+    fencing.move_in(partial, path)  # of a run that was paused, or damaged
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder has the record of a run that ended, well or not: one that nothing may replace."""
+    path = folder / FILE_NAME
+    return path.exists() and _is_finished(path.read_bytes())
+
+
+def _is_finished(content: bytes) -> bool:
+    try:
+        return RunRecord.from_json(content.decode()).status != "paused"
+    except (UnreadableRecordError, UnicodeDecodeError):
+        return False
 
 
 def read(path: Path) -> RunRecord:
@@ -138,10 +179,22 @@ def set_aside(folder: Path) -> Path | None:
     record = folder / FILE_NAME
     if not record.exists():
         return None
+    target = aside(folder)
+    fencing.take_away(record, target)
+    return target
+
+
+def aside(folder: Path) -> Path:
+    """The next free attempts/N.json, made empty."""
     attempts = folder / ATTEMPTS
     attempts.mkdir(exist_ok=True)
     number = 1 + max((int(path.stem) for path in attempts.glob("*.json") if path.stem.isdigit()), default=0)
-    return record.rename(attempts / f"{number}.json")
+    while True:
+        try:
+            (attempts / f"{number}.json").open("x").close()
+            return attempts / f"{number}.json"
+        except FileExistsError:
+            number += 1
 
 
 def read_all(folder: Path) -> Iterator[RunRecord]:

@@ -11,7 +11,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from core import records
+from core import fencing, records
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord, UnreadableRecordError
 
@@ -24,7 +24,7 @@ def keep(record: RunRecord, folder: Path, patience: Patience | None = None) -> P
     """Write a record as records.write does; while there is no room, keep it in the spill folder and wait.
 
     However the wait ends, the record is in one of both places, or in none only if both are full.
-    Raises OutOfPatienceError, which says where the record is.
+    Raises OutOfPatienceError, which says where the record is, and FencedOffError as records.write does.
     """
     spilled: list[Path] = []
 
@@ -81,6 +81,7 @@ def _trouble(error: Exception, folder: Path) -> str | None:
 
 def _spill(record: RunRecord, folder: Path) -> Path | None:
     path = spill_path(folder)
+    fencing.check(folder)  # what lies there may be of whoever took the run over
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = {"folder": str(folder.absolute()), "record": record.to_json()}

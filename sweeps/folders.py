@@ -2,6 +2,8 @@
 
 <out>/<study>/<arm>/seed-<seed>-<run hash>-<data>/
     .lock           held by the process that works on the run, for as long as it lives
+    .claim          which process took the run last: a former one that still lives writes nothing any more (core.fencing)
+    losses.json     the workers that died of it
     record.json     the finished run; never changed once it is there
     progress.json   how far training is
     attempts/N.json records that were set aside: failures that were retried, files that can't be trusted
@@ -12,25 +14,29 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from core import records, spill
-from core.patience import Patience
+from core import fencing, records, spill
+from core.fencing import CLAIM_FILE, FencedOffError
+from core.patience import Patience, no_space
 from core.records import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
 from core.training import saved
+from sweeps.losses import LOSSES_FILE
 from sweeps.planned import Plan, PlannedRun
 
 DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"
 LOOKED_S = (2e-4, 4e-4)  # between tries: whoever looks at a lock holds it for some 20 microseconds
-KEPT = {LOCK_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST, saved.STAGES}
+KEPT = {LOCK_FILE, CLAIM_FILE, LOSSES_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST, saved.STAGES}
 
+log = logging.getLogger(__name__)
 _held: set[int] = set()
 
 
@@ -56,11 +62,15 @@ def data_digest(fingerprint: str) -> str:
 
 
 class RunLock:
-    """The right to work on one run: train it, or decide what became of it. Ends with the process, however it ends."""
+    """The right to work on one run: train it, or decide what became of it. Ends with the process, however it ends.
+
+    It can be lost unknown to its owner. Whoever trains the run takes it, too: from then on who had it before has lost it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._handle = -1
+        self._hold: fencing.Hold | None = None
 
     def acquire(self) -> bool:
         """Take the lock if nobody has it; waits for nobody who works, only an instant for who looks (`is_held`)."""
@@ -85,6 +95,18 @@ class RunLock:
             _held.discard(self._handle)
             os.close(self._handle)
             self._handle = -1
+
+    def take(self) -> None:
+        """Take the run from whoever had it: they write nothing into its folder any more."""
+        self._hold = fencing.take(self.folder)
+
+    def holds(self) -> bool:
+        """Whether nobody has taken the run since this process did."""
+        return self._hold is None or self._hold.is_valid()
+
+    def heeded(self) -> AbstractContextManager[None]:
+        """Inside, this process and its children write into the run's folder only while it is theirs."""
+        return nullcontext() if self._hold is None else self._hold.heeded()
 
     @property
     def handles(self) -> tuple[int, ...]:
@@ -143,17 +165,51 @@ def fits(record: RunRecord, run: PlannedRun) -> bool:
 def rescue(folder: Path, run: PlannedRun, patience: Patience) -> RunRecord | None:
     """The run's record, brought home if it was spilled because its folder was full. Needs the run's lock.
 
-    Raises OutOfPatienceError when there is one, and still no room for it.
+    One that was spilled so long ago that another process has trained the run since, and put other weights into the folder,
+    is set aside. Raises OutOfPatienceError when there is one, and still no room for it.
     """
     record = recorded(folder, run)
     if record is None:
         record = spill.find(folder)
         if record is None or not fits(record, run):
             return None
-        set_aside(folder)
-        spill.keep(record, folder, patience)
+        if _is_of_weights(record, folder):
+            record = leave(record, folder, run, patience)
+        else:
+            path, text = records.aside(folder), record.to_json() + "\n"
+            patience.call(lambda again: records.write_atomically(path, text), no_space)
+            log.warning("a record of %s came too late, other weights lie there: it is kept as %s", folder, path.name)
+            record = None
     spill.discard(folder)
     return record
+
+
+def leave(record: RunRecord, folder: Path, run: PlannedRun, patience: Patience) -> RunRecord:
+    """Leave a record in the run's folder, unless another process was first: the record that lies there then."""
+    try:
+        set_aside(folder)
+        spill.keep(record, folder, patience)
+    except FencedOffError:
+        found = recorded(folder, run)
+        if found is None:
+            raise
+        return found
+    return record
+
+
+def _is_of_weights(record: RunRecord, folder: Path) -> bool:
+    """Whether the weights that a record speaks of are those in the folder."""
+    wanted = {saved.WEIGHTS: record.provenance.get("weights_sha256"), saved.BEST: record.best.get("weights_sha256")}
+    for name, content in wanted.items():
+        if content is None:
+            continue
+        try:
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != content:
+                    return False
+        except FileNotFoundError:
+            return False
+    return True
 
 
 def clean(folder: Path) -> None:

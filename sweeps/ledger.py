@@ -4,12 +4,14 @@ Records are the truth and trials follow them: a record is written first, its tri
 leaves between the two is repaired by `Ledger.reconcile`. Two locks order everything else:
 
 - the run's lock (sweeps.folders.RunLock) is held from before a trial is claimed until after it is told, so whoever
-  holds it and finds the trial RUNNING knows that its worker is dead;
+  holds it and finds the trial RUNNING knows that its worker is dead, and takes the run: a worker that lives after all,
+  but has lost the lock, leaves nothing (core.fencing);
 - the plan's lock is held while trials are added, so that no run is queued twice.
 """
 
+import logging
 import math
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,12 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from core import records, spill
+from core import records
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord, set_aside
 from core.training.saved import saved_step
-from sweeps.folders import RunLock, clean, locked, recorded, rescue, run_folder
+from sweeps import losses
+from sweeps.folders import RunLock, clean, leave, locked, recorded, rescue, run_folder
 from sweeps.patient import PatientStorage
 from sweeps.planned import Plan, PlannedRun
 from sweeps.trials import (
@@ -43,6 +46,9 @@ from sweeps.workplace import LOST, MOVED, PREEMPTED, Fate, Workplace
 MOST_LOSSES = 2
 PLAN_LOCK = ".plan.lock"
 RECORDED = "already recorded"
+TAKEN_OVER = "taken over by another process"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,6 @@ class Ledger:
         self.plan, self.out, self._storage, self.workplace = plan, out, storage, workplace
         self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
         self._order = {key: place for place, key in enumerate(self._runs)}
-        self._losses: Counter[Key] = Counter()
         self._seen: deque[Waiting] = deque()  # that waited when this process last looked, in the plan's order
         self._patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         out.mkdir(parents=True, exist_ok=True)
@@ -117,7 +122,7 @@ class Ledger:
                 if not self._acquire(lock):
                     continue  # its worker is alive, or another process is deciding about it
                 try:
-                    lost += self._settle(key, run, trials[key], names, retry_failed)
+                    lost += self._settle(lock, run, trials[key], names, retry_failed)
                 finally:
                     lock.release()
         return lost
@@ -168,7 +173,7 @@ class Ledger:
         if not self._take(trial):
             return None
         try:
-            record = rescue(folder, run, self._patience)
+            record = rescue(folder, run, self._patience) or self._take_over(lock, run)
             if record is None:
                 self._patience.call(lambda again: clean(folder), no_space)
                 return Claim(run, folder, self._attempt(trial, folder), trial.trial_id, lock, first=trial.before == 0)
@@ -180,23 +185,35 @@ class Ledger:
         self._tell(trial.trial_id, run, record)  # trained meanwhile by a sweep on another storage
         return None
 
+    def _take_over(self, lock: RunLock, run: PlannedRun) -> RunRecord | None:
+        """Take a run; returns its record where a former worker, which had lost the lock, was just in time."""
+        self._patience.call(lambda again: lock.take(), no_space)
+        return recorded(lock.folder, run)
+
     def _acquire(self, lock: RunLock) -> bool:
         return self._patience.call(lambda again: lock.acquire(), no_space)
 
     def finish(self, claim: Claim, record: RunRecord, attributes: Mapping[str, Any]) -> None:
         """Tell the trial what its record says, and let go of the run. The record must have been written before."""
-        for name, value in attributes.items():
-            self._storage.set_trial_user_attr(claim.trial_id, name, value)
-        self._tell(claim.trial_id, claim.run, record, first=claim.first)
+        try:
+            for name, value in attributes.items():
+                self._storage.set_trial_user_attr(claim.trial_id, name, value)
+            self._tell(claim.trial_id, claim.run, record, first=claim.first)
+        except UpdateFinishedTrialError:
+            log.warning("%s: another process has told of it already", claim.run.label)
         claim.lock.release()
 
     def abandon(self, claim: Claim, reason: str, *, keep_lock: bool = False) -> None:
-        """Let go of a run that was stopped: it is gone on with next time, unless its record was just written."""
+        """Let go of a run that was stopped, or taken over: it is gone on with next time, unless it is recorded."""
         record = recorded(claim.folder, claim.run)
-        if record is not None:
-            self._tell(claim.trial_id, claim.run, record)
-        else:
-            self._fail(claim.trial_id, reason)
+        reason = reason if claim.lock.holds() else TAKEN_OVER
+        try:
+            if record is not None:
+                self._tell(claim.trial_id, claim.run, record)
+            else:
+                self._fail(claim.trial_id, reason)
+        except UpdateFinishedTrialError:
+            log.info("%s: whoever took it over has told of this attempt", claim.run.label)
         if not keep_lock:
             claim.lock.release()
 
@@ -205,6 +222,8 @@ class Ledger:
         with locked(self.out / PLAN_LOCK):
             try:
                 self.abandon(claim, reason, keep_lock=True)
+                if not claim.lock.holds():
+                    return
                 waits = any(trial.key == claim.key for trial in self._waiting())
                 if not waits and recorded(claim.folder, claim.run) is None:
                     trials = self._study.get_trials(deepcopy=False)
@@ -248,10 +267,15 @@ class Ledger:
         return True
 
     def _settle(
-        self, key: Key, run: PlannedRun, trials: Sequence[FrozenTrial], names: Mapping[str, str], retry_failed: bool
+        self,
+        lock: RunLock,
+        run: PlannedRun,
+        trials: Sequence[FrozenTrial],
+        names: Mapping[str, str],
+        retry_failed: bool,
     ) -> list[Lost]:
-        """Decide about a run whose lock is held: nobody else works on it."""
-        folder = run_folder(self.plan, run, self.out)
+        """Decide about a run whose lock is held: nobody else works on it, or is to find out that it has lost it."""
+        folder = lock.folder
         lost = []
         try:
             record = rescue(folder, run, Patience(limit_s=0))
@@ -264,8 +288,8 @@ class Ledger:
             fate = self.workplace.fate(trial)
             if fate is Fate.ALIVE:
                 return []
-            if record is None:
-                record = self._count_loss(key, run, folder, trials) if fate is Fate.DIED else None
+            if record is None and (record := self._take_over(lock, run)) is None:
+                record = self._count_loss(run, folder, trial) if fate is Fate.DIED else None
                 lost.append(Lost(run, gave_up=record is not None))
             if record is None:
                 self._fail(trial._trial_id, LOST if fate is Fate.DIED else MOVED)
@@ -273,6 +297,7 @@ class Ledger:
                 self._tell(trial._trial_id, run, record)
         if retry_failed and record is not None and record.status == "failed" and not lost:
             set_aside(folder)
+            losses.forget(folder)
             record = None
         told = {self._storage.get_trial(trial._trial_id).user_attrs.get("status") for trial in trials}
         waits = [trial for trial in trials if trial.state == TrialState.WAITING]
@@ -287,14 +312,12 @@ class Ledger:
                 self._adopt(run, names, record, trials)
         return lost
 
-    def _count_loss(self, key: Key, run: PlannedRun, folder: Path, trials: Sequence[FrozenTrial]) -> RunRecord | None:
-        self._losses[key] = 1 + max(self._losses[key], self.workplace.losses(trials))
-        if self._losses[key] <= MOST_LOSSES:
+    def _count_loss(self, run: PlannedRun, folder: Path, trial: FrozenTrial) -> RunRecord | None:
+        times = self._patience.call(lambda again: losses.note(folder, trial), no_space)
+        if times <= MOST_LOSSES:
             return None
-        record = failed_record(self.plan, run, f"{LOST} {self._losses[key]} times (out of memory?)")
-        set_aside(folder)
-        spill.keep(record, folder, self._patience)
-        return record
+        record = failed_record(self.plan, run, f"{LOST} {times} times (out of memory?)")
+        return leave(record, folder, run, self._patience)
 
     def _told(self, run: PlannedRun, record: RunRecord) -> tuple[dict[str, str], float | None]:
         """A record as a trial says it: attributes, and the value; None, with a reason among them, where the run failed."""

@@ -81,6 +81,24 @@ class WandbTracker:
         except Exception as error:
             log.info("W&B was gone already: %s", without_secrets(f"{type(error).__name__}: {error}"))
 
+    def drop(self) -> None:
+        """Let go of the W&B run without another word: another process trains the run, and may go on with this one's.
+
+        Finishing it would say that it has ended. Its service process is killed instead, as if this process had been.
+        """
+        if self._run is None:
+            return
+        mirrored, self._run = self._run, None
+        try:
+            import wandb
+
+            ours = wandb.setup()
+            ours.remove_active_run(mirrored)
+            ours._connection._proc._process.kill()  # type: ignore[union-attr]
+        except Exception as error:
+            log.info("W&B was not to be stopped: %s", without_secrets(f"{type(error).__name__}: {error}"))
+        _reset()
+
     def _start(self, plan: Plan, run: PlannedRun, folder: Path) -> None:
         import wandb
 

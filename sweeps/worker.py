@@ -19,9 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from core import records, spill
+from core import fencing, records, spill
 from core.config import config_hash
 from core.errors import UserError
+from core.fencing import FencedOffError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.processes import STOPPED, add_current_folder, leave_with_parent, take_events_pipe
 from core.provenance import save_diff
@@ -30,7 +31,7 @@ from core.training import pausing
 from core.training.pausing import TrainingPausedError
 from core.training.saved import STAGES
 from sweeps.folders import recorded
-from sweeps.ledger import Claim, Ledger
+from sweeps.ledger import TAKEN_OVER, Claim, Ledger
 from sweeps.loggers import ProgressLogger, told
 from sweeps.patient import PatientStorage
 from sweeps.planned import Plan
@@ -132,7 +133,8 @@ class Worker:
         log.info("started %s in %s", claim.run.label, claim.folder)
         tracker: WandbTracker | None = None
         try:
-            with self._stop.interruptible():
+            with claim.lock.heeded(), self._stop.interruptible():
+                fencing.check(claim.folder)
                 tracker = WandbTracker(
                     self._ledger.plan, claim.run, claim.folder, run_id(claim.run, self._ledger.folder_id, claim.attempt)
                 )
@@ -140,12 +142,23 @@ class Worker:
                 tracker.finish(record)
         except (StopRequestedError, TrainingPausedError):
             if tracker is not None:
-                tracker.leave()
+                tracker.leave() if claim.lock.holds() else tracker.drop()
             self._let_go(claim)
             raise StopRequestedError(STOPPED) from None
+        except FencedOffError as error:
+            if tracker is not None:
+                tracker.drop()
+            self._give_way(claim, error)
+            return
         self._ledger.finish(claim, record, {"wandb": tracker.status})
         log.info("%s %s%s", record.status, claim.run.label, f": {record.reason}" if record.reason else "")
         self._emit(event="finished", run_hash=claim.run.run_hash, status=record.status, reason=record.reason)
+
+    def _give_way(self, claim: Claim, error: FencedOffError) -> None:
+        """Leave a run to the process that took it over: what was trained here is dropped, and the sweep goes on."""
+        log.warning("%s is given up here: %s", claim.run.label, error)
+        self._ledger.abandon(claim, TAKEN_OVER)
+        self._emit(event="taken over", run_hash=claim.run.run_hash)
 
     def _first(self, claim: Claim, several: Mapping[str, int]) -> str | None:
         """Train a run's first stage where there is one that isn't done; why that failed, or None."""
@@ -180,6 +193,7 @@ class Worker:
         except OutOfPatienceError:
             raise  # it is trained; its record is in the spill folder
         except Exception as error:
+            fencing.check(claim.folder)  # it may have stumbled over what its successor did
             log.exception("%s failed", claim.run.label)
             reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
             record = failed_record(self._ledger.plan, claim.run, reason)

@@ -3,7 +3,7 @@
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -65,13 +65,6 @@ class Workplace:
             return False
         task = queue.get(place.name)
         return task is None or task.restarts > place.restarts
-
-    def losses(self, trials: Sequence[FrozenTrial]) -> int:
-        """How often a run's worker died within this process's own job, in whichever of its tasks."""
-        if self.place is None:
-            return 0
-        places = [place_of(trial) for trial in trials if trial.user_attrs.get("reason") == LOST]
-        return sum(place is not None and place.job == self.place.job for place in places)
 
     def _queue(self, job: str) -> dict[str, Task] | None:
         """A job's tasks by name, at most two seconds old; None when Slurm doesn't say."""

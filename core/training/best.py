@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
+from core import fencing
 from core.config import RunConfig
 from core.lightning_import import lightning
 from core.ranks import Ranks
@@ -61,7 +62,7 @@ class BestKeeper(lightning.Callback):
         if goes_on:
             self._take(read_best(folder))
         else:
-            (folder / BEST).unlink(missing_ok=True)
+            fencing.remove(folder / BEST)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self._consider(module)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from core import records
+from core import fencing, records
 from core.config import RunConfig
 from core.lightning_import import lightning
 from core.patience import no_space
@@ -69,6 +69,7 @@ class Checkpointer(lightning.Callback):
         return bool(vote)
 
     def _try_to_save(self, trainer: lightning.Trainer, step: int) -> None:
+        fencing.check(self.folder)
         self.saved = step  # the checkpoint says so too
         try:
             self._save(trainer, f"step-{step}", step)
@@ -85,8 +86,11 @@ class Checkpointer(lightning.Callback):
             dist.barrier()
         if self.ranks.rank == 0:
             content = json.dumps(layout(self.config, self.ranks, name, step)) + "\n"
+            former = list(
+                self.folder.iterdir()
+            )  # before the new one counts: a process that takes the run over adds to them
             records.write_atomically(self.folder / LATEST, content)
-            for old in self.folder.iterdir():
+            for old in former:
                 if old.name not in (name, LATEST):
                     _remove(old)
 

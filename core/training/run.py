@@ -58,7 +58,8 @@ def train(
     goes on from its last checkpoint. A failure at work gives a record with status "failed" and a reason (and traceback.txt
     beside it). A mistake in the config raises UserError before training; an interruption passes through and leaves no
     record. A request to pause (core.training.pausing) is heeded with a checkpoint, whatever trainer.checkpoint_every says,
-    and raises TrainingPausedError.
+    and raises TrainingPausedError. A finished record that lies there is set aside; once another process has taken the run
+    over (core.fencing), nothing more is written and FencedOffError is raised.
 
     until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
     "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
@@ -85,6 +86,8 @@ def _train(
     starting_weights(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
+        if records.is_finished(folder):  # of an earlier training, which this one's is not to be put over
+            records.set_aside(folder)
         text = to_yaml(config)
         Patience.of_environment().call(lambda again: records.write_atomically(folder / "config.yaml", text), no_space)
     if among or config.trainer.strategy == "single":

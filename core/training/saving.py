@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from core import fencing
 from core.config import RunConfig
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.ranks import Ranks
@@ -27,6 +28,7 @@ def save_weights(
     """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
 
     said: what the file's header tells of it. A reader sees the old file or the new one. Waits while the disk is full.
+    Raises FencedOffError once another process has taken the run over.
     Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
     """
     if config.trainer.strategy == "deepspeed":
@@ -35,7 +37,7 @@ def save_weights(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.denoiser.state_dict().items()}
     if ranks.rank > 0:
         return None
-    partial = folder / f".{name}.partial"
+    partial = fencing.partial_of(folder / name)
 
     def save(again: bool) -> str:
         try:
@@ -43,7 +45,7 @@ def save_weights(
             partial.chmod(0o644)  # the library makes it the owner's alone
             with partial.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            partial.replace(folder / name)
+            fencing.move_in(partial, folder / name)
             return content
         finally:
             partial.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ from sweeps.planned import PlannedRun
 class Event:
     """Something that happened to a sweep. text: one line for people.
 
-    kind "planned" comes first; "lost" is a dead worker's run that is queued again.
+    kind "planned" comes first; "lost" is a dead worker's run that is queued again, or one that
+    another process has.
     """
 
     kind: Literal["planned", "started", "finished", "failed", "lost", "message"]

@@ -117,7 +117,11 @@ class _Sweep:
             self._tell(Event("started", f"started {run.label}", run, folder))
             return
         del self._training[number]
-        if event["status"] == "complete":
+        if event["event"] == "taken over":
+            self._tell(
+                Event("lost", f"{run.label} was taken over by another process while its worker slept", run, folder)
+            )
+        elif event["status"] == "complete":
             self._tell(Event("finished", f"finished {run.label}", run, folder))
         else:
             self._tell(Event("failed", f"failed {run.label}: {event['reason']}", run, folder))

@@ -12,10 +12,10 @@ from pathlib import Path
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from core import records, spill
-from core.patience import Patience
+from core import records
+from core.patience import Patience, no_space
 from core.records import set_aside
-from sweeps.folders import RunLock, locked, recorded, run_folder
+from sweeps.folders import RunLock, leave, locked, recorded, run_folder
 from sweeps.patient import PatientStorage
 from sweeps.planned import PlannedRun
 from sweeps.search.plan import SearchPlan
@@ -71,6 +71,7 @@ class SearchLedger:
                     continue
                 lock = RunLock(self.arm_folder(job))
                 if lock.acquire():
+                    self.patience.call(lambda again: lock.take(), no_space)  # noqa: B023  (called at once)
                     return Claim(tuner, job, lock), True
                 tuner.release(job.trial_id)
                 return None, True  # another sweep of this folder, on another storage, trains the same configuration
@@ -138,18 +139,19 @@ class SearchLedger:
             if not lock.acquire():
                 continue
             try:
-                found += self._settle(tuner, trial)
+                found += self._settle(tuner, trial, lock)
             finally:
                 lock.release()
         return found
 
-    def _settle(self, tuner: Tuner, trial: FrozenTrial) -> bool:
+    def _settle(self, tuner: Tuner, trial: FrozenTrial, lock: RunLock) -> bool:
         """Decide about a trial whose lock is held. Returns whether it is queued again."""
         if self._storage.get_trial(trial._trial_id).state != TrialState.RUNNING:
             return False  # told while its lock was being asked for
         fate = self.workplace.fate(trial)
         if fate is Fate.ALIVE:
             return False
+        self.patience.call(lambda again: lock.take(), no_space)  # a worker that lives after all leaves nothing more
         count = "losses" if fate is Fate.DIED else "moved"
         times = trial.user_attrs.get(count, 0) + 1
         self._storage.set_trial_user_attr(trial._trial_id, count, times)
@@ -172,8 +174,7 @@ class SearchLedger:
             failed_record(self.plan.sweep, run, reason), study=self.plan.place(run, job.number, tuner.group)
         )
         folder.mkdir(parents=True, exist_ok=True)
-        set_aside(folder)
-        spill.keep(record, folder, self.patience)
+        leave(record, folder, run, self.patience)
         self.note_records(tuner, job)
 
     def note_records(self, tuner: Tuner, job: Job) -> None:

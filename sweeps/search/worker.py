@@ -14,7 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core import records, spill
+from optuna.exceptions import UpdateFinishedTrialError
+
+from core import fencing, records, spill
+from core.fencing import FencedOffError
 from core.patience import OutOfPatienceError
 from core.processes import STOPPED
 from core.records import RunRecord, set_aside
@@ -72,43 +75,51 @@ class SearchWorker:
         what = f"trial {job.number}" + (f" ({tuner.group.label})" if tuner.group.label else "")
         until = f" to step {job.until}" if job.until else ""
         self._emit(event="started", text=f"started {what}{until}: {described(job.settings)}")
-        self._tokens, values = 0.0, list[list[float]]()
-        self._enter(claim)
+        self._tokens = 0.0
         try:
-            for place, run in enumerate(self._ledger.plan.runs(job.settings, job.config)):
-                with self._stop.interruptible():
-                    record = self._run(claim, run)
-                metrics = metrics_at(record, job.until) or record.metrics
-                found = objectives(self._ledger.plan, metrics) if record.status != "failed" else str(record.reason)
-                if isinstance(found, str):
-                    self._ledger.note_records(tuner, job)
-                    tuner.fail(job, self._tokens, found)
-                    self._emit(event="failed", text=f"failed {what}: seed {run.seed}: {found}")
-                    return
-                values.append(found)
-                if self._ledger.plan.search.chosen_pruner == "wilcoxon" and tuner.report_seed(job, place, found[0]):
-                    self._ledger.note_records(tuner, job)
-                    tuner.prune(job, self._tokens, f"worse than the best over {place + 1} seeds (Wilcoxon)")
-                    self._emit(event="paused", text=f"stopped {what}: worse than the best over {place + 1} seeds")
-                    return
-            means = [sum(column) / len(column) for column in zip(*values, strict=True)]
-            self._ledger.note_records(tuner, job)
-            if job.until is not None:
-                tuner.report_rung(job, [value[0] for value in values], self._tokens)
-            else:
-                tuner.complete(job, means, self._tokens)
-            said = ", ".join(
-                f"{name} {mean:.4g}" for name, mean in zip(self._ledger.plan.design["metrics"], means, strict=True)
-            )
-            self._emit(
-                event="paused" if job.until else "finished",
-                text=f"{'paused' if job.until else 'finished'} {what}: {said}",
-            )
+            with claim.lock.heeded():
+                self._enter(claim)
+                self._train_all(claim, what)
         except (StopRequestedError, TrainingPausedError):
-            tuner.put_back(job, self._tokens)
+            if claim.lock.holds():
+                tuner.put_back(job, self._tokens)
             raise StopRequestedError(STOPPED) from None
+        except (FencedOffError, UpdateFinishedTrialError) as error:  # its trial is another's to tell of
+            log.warning("%s is given up here: %s", what, error)
+            self._emit(event="lost", text=f"{what} was taken over by another process while its worker slept")
         finally:
             claim.lock.release()
+
+    def _train_all(self, claim: Claim, what: str) -> None:
+        """Every seed of a configuration, and what came of them told to its trial."""
+        tuner, job, values = claim.tuner, claim.job, list[list[float]]()
+        for place, run in enumerate(self._ledger.plan.runs(job.settings, job.config)):
+            with self._stop.interruptible():
+                record = self._run(claim, run)
+            metrics = metrics_at(record, job.until) or record.metrics
+            found = objectives(self._ledger.plan, metrics) if record.status != "failed" else str(record.reason)
+            fencing.check(claim.lock.folder)
+            if isinstance(found, str):
+                self._ledger.note_records(tuner, job)
+                tuner.fail(job, self._tokens, found)
+                self._emit(event="failed", text=f"failed {what}: seed {run.seed}: {found}")
+                return
+            values.append(found)
+            if self._ledger.plan.search.chosen_pruner == "wilcoxon" and tuner.report_seed(job, place, found[0]):
+                self._ledger.note_records(tuner, job)
+                tuner.prune(job, self._tokens, f"worse than the best over {place + 1} seeds (Wilcoxon)")
+                self._emit(event="paused", text=f"stopped {what}: worse than the best over {place + 1} seeds")
+                return
+        means = [sum(column) / len(column) for column in zip(*values, strict=True)]
+        self._ledger.note_records(tuner, job)
+        if job.until is not None:
+            tuner.report_rung(job, [value[0] for value in values], self._tokens)
+        else:
+            tuner.complete(job, means, self._tokens)
+        named = zip(self._ledger.plan.design["metrics"], means, strict=True)
+        said = ", ".join(f"{name} {mean:.4g}" for name, mean in named)
+        ended = "paused" if job.until else "finished"
+        self._emit(event=ended, text=f"{ended} {what}: {said}")
 
     def _enter(self, claim: Claim) -> None:
         plan, job = self._ledger.plan, claim.job
@@ -142,23 +153,34 @@ class SearchWorker:
         if job.until is not None:
             several["until"] = job.until
         try:
-            record = self._train(run.config, folder, loggers=loggers, study=place, **several)
+            record = self._trained(run, folder, loggers, place, several)
+        except FencedOffError:
+            tracker.drop()
+            raise
         except (StopRequestedError, TrainingPausedError):
-            tracker.leave()
+            tracker.leave() if claim.lock.holds() else tracker.drop()
             saved = max(0, (saved_step(folder) or 0) - reached)  # whoever goes on begins to count there
             self._tokens += saved * plan.design["tokens_per_step"]
             raise
-        except OutOfPatienceError:
-            raise  # it is trained; its record is in the spill folder
-        except Exception as error:
-            log.exception("%s failed", run.label)
-            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-            record = replace(failed_record(plan.sweep, run, reason), study=place)
-        record = self._kept(record, run, folder, place)
         tracker.finish(record)
         trained = record.validation.get("tokens") or record.curve.get("tokens") or [0.0]
         self._tokens += max(0.0, trained[-1] - reached * plan.design["tokens_per_step"])
         return record
+
+    def _trained(
+        self, run: PlannedRun, folder: Path, loggers: list[Any], place: dict[str, Any], several: dict[str, Any]
+    ) -> RunRecord:
+        """Train, and leave a record whatever happens."""
+        try:
+            record = self._train(run.config, folder, loggers=loggers, study=place, **several)
+        except OutOfPatienceError:
+            raise  # it is trained; its record is in the spill folder
+        except Exception as error:
+            fencing.check(folder)  # it may have stumbled over what its successor did
+            log.exception("%s failed", run.label)
+            reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+            record = replace(failed_record(self._ledger.plan.sweep, run, reason), study=place)
+        return self._kept(record, run, folder, place)
 
     def _kept(self, record: RunRecord, run: PlannedRun, folder: Path, place: dict[str, Any]) -> RunRecord:
         """The record as it now lies in the folder: a failure when it is of other data than planned."""

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from core import spill
 from core.config import config_hash
 from core.presets import preset
 from core.settings import load
@@ -19,7 +18,7 @@ from sweeps.folders import run_folder, write_design
 from sweeps.plan import plan
 from tests.ablations.shell import ablate, mistake
 from tests.sweeps.conftest import declare
-from tests.sweeps.trainers import quick
+from tests.sweeps.trainers import overwrite, record_of
 
 DECLARATION = '''
 """Declared in tests."""
@@ -33,10 +32,11 @@ BEST = "load_balancing_weight=0"
 def leave_records(planned, out: Path, per_weight: float) -> None:
     """A record of each run, in which the loss's weight makes the NELBO worse."""
     for run in planned.runs:
-        record = quick(run.config, folder := run_folder(planned, run, out), study=planned.place(run))
+        folder = run_folder(planned, run, out)
+        record = record_of(run.config, planned.place(run))
         noise = random.Random(config_hash(run.config)).gauss(0, 1e-3)
         value = 2.0 + run.seed + per_weight * run.config.objective.load_balancing_weight + noise
-        spill.keep(replace(record, metrics={"val/nelbo": value}), folder)
+        overwrite(replace(record, metrics={"val/nelbo": value}), folder)
     write_design(out / planned.study_name, planned.design)
 
 

@@ -45,7 +45,7 @@ def test_what_cannot_be_trusted_is_refused_with_its_path(tmp_path, damage) -> No
 
 
 def test_a_crash_while_writing_leaves_the_old_content(tmp_path, monkeypatch) -> None:
-    path = records.write(record(seed=1), tmp_path)
+    path = records.write(record(seed=1, status="paused"), tmp_path)
     before = path.read_bytes()
 
     def crash(descriptor: int) -> None:

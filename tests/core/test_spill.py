@@ -24,11 +24,11 @@ def disk(monkeypatch, tmp_path):
     class Disk:
         room, tries = False, 0
 
-    def limited(path, text):
+    def limited(path, text, *commit):
         if path.parent == folder and not Disk.room:
             Disk.tries += 1
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, text)
+        write(path, text, *commit)
 
     monkeypatch.setattr(records, "write_atomically", limited)
     Disk.folder = folder

@@ -18,6 +18,7 @@ from sweeps.storage import default_url, open_storage
 from sweeps.trials import key_of
 from sweeps.verify import verify
 from tests.sweeps.conftest import declare
+from tests.sweeps.trainers import overwrite
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def swept(tmp_path_factory):
         record = train(claim.run.config, claim.folder, study=planned.place(claim.run))
         clean = record.provenance | {"git_dirty": False, "git_diff_sha256": None}  # wherever these tests are run
         record = replace(record, provenance=clean)
-        records.write(record, claim.folder)
+        overwrite(record, claim.folder)
         ledger.finish(claim, record, {})
     records.write_atomically(out / "balance" / "design.json", json.dumps(planned.design))
     return planned, out

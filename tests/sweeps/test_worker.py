@@ -96,7 +96,7 @@ def test_training_on_other_data_than_planned_fails_and_keeps_both_records(worksh
     def train(config, folder, **rest):
         record = trainers.quick(config, folder, **rest)
         moved = records.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
-        records.write(moved, folder)
+        trainers.overwrite(moved, folder)
         return moved
 
     workshop.work(train)

@@ -11,15 +11,18 @@ import pytest
 
 from core import records
 from core.errors import UserError
+from core.fencing import FencedOffError
 from sweeps import scheduler
+from sweeps.folders import LOCK_FILE
 from sweeps.launch import presence
 from sweeps.ledger import MOST_LOSSES, Ledger
+from sweeps.losses import LOSSES_FILE
 from sweeps.progress import PROGRESS_FILE
 from sweeps.scheduler import Place, SlurmError, Task
 from sweeps.status import status
 from sweeps.storage import default_url, open_storage
 from sweeps.workplace import LOST, MOVED, PREEMPTED, Workplace
-from tests.sweeps.trainers import quick
+from tests.sweeps.trainers import overwrite, quick
 
 
 def task(number="0", state="RUNNING", restarts=0, job="7"):
@@ -137,6 +140,25 @@ def test_a_run_that_is_put_back_waits_at_once_and_keeps_its_attempt(ledgers, que
     assert reasons(mine) == {PREEMPTED: 1, LOST: 2}
 
 
+def test_a_task_whose_node_came_back_leaves_its_run_to_whoever_has_it(ledgers, queue):
+    mine, other = ledgers("a"), ledgers("b", "1")
+    mine.reconcile()
+    claim, _ = mine.claim()
+    (claim.folder / LOCK_FILE).unlink()  # the file server gave it up with the node
+    queue[:] = [task("0", "RUNNING", restarts=1), task("1")]
+    assert [entry.run for entry in other.reconcile()] == [claim.run]
+    taken, _ = other.claim()
+    assert taken.run == claim.run
+    before = {trial.number: trial.state for trial in mine._study.get_trials()}
+    with claim.lock.heeded(), pytest.raises(FencedOffError, match="took this run over"):
+        quick(claim.run.config, claim.folder)
+    mine.put_back(claim, PREEMPTED)
+    assert {trial.number: trial.state for trial in mine._study.get_trials()} == before
+    other.finish(taken, quick(taken.run.config, taken.folder), {})
+    assert reasons(mine) == {MOVED: 1}
+    assert not (claim.folder / LOSSES_FILE).exists()  # the run killed nobody
+
+
 def test_squeue_is_read_back(monkeypatch):
     lines = "7|0|RUNNING|None|0|1-02:03:04|n1|8|\n7|1|PENDING|(Resources)|2|30:00||9|\n7|2|RUNNING|None|0|UNLIMITED|n2|10|\n"
     monkeypatch.setattr(scheduler, "call", lambda *command: lines)
@@ -176,7 +198,7 @@ def test_the_status_counts_every_run_once(make_plan, tmp_path, queue):
     failed = records.RunRecord(
         **(vars(quick(claims[1].run.config, claims[1].folder)) | {"status": "failed", "reason": "NaN"})
     )
-    records.write(failed, claims[1].folder)
+    overwrite(failed, claims[1].folder)
     ledger.finish(claims[1], failed, {})
     ledger.put_back(claims[2], PREEMPTED)
     ledger.abandon(claims[3], "interrupted")

@@ -1,21 +1,30 @@
 """Stand-ins for core.training.run.train, which workers find by name. What they do depends on the run and on files."""
 
+import contextlib
 import os
 import random
 import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
-from core import spill
+from core import fencing, records, spill
 from core.config import config_hash, to_dict
 from core.data.corpora import fingerprint
 from core.records import RunRecord
+from core.training.saved import WEIGHTS
 
 
-def quick(config, folder, *, loggers=(), study=None):
-    """A complete record at once; its metric depends on the config alone."""
-    record = RunRecord(
+def overwrite(record, folder):
+    """Put a record in the place of one that is finished, which no product code does."""
+    (folder / records.FILE_NAME).unlink(missing_ok=True)
+    records.write(record, folder)
+
+
+def record_of(config, study=None, **more):
+    """A complete record; its metric depends on the config alone."""
+    return RunRecord(
         status="complete",
         run_hash=config_hash(config),
         arm_hash=config_hash(config, with_seed=False),
@@ -24,7 +33,13 @@ def quick(config, folder, *, loggers=(), study=None):
         metrics={"val/nelbo": 2.0 + config.seed + config.objective.load_balancing_weight},
         data_fingerprint=fingerprint(config.data),
         study=dict(study or {}),
+        **more,
     )
+
+
+def quick(config, folder, *, loggers=(), study=None):
+    """A complete record at once."""
+    record = record_of(config, study)
     spill.keep(record, folder)
     return record
 
@@ -34,9 +49,8 @@ def noisy(config, folder, *, loggers=(), study=None):
     weight = config.objective.load_balancing_weight
     if os.environ.get("FAILS") and config.seed == 2 and not weight:
         raise FloatingPointError("the loss is not finite at step 7")
-    record = quick(config, folder, loggers=loggers, study=study)
     noise = random.Random(config_hash(config)).gauss(0, 1e-3)
-    record = replace(record, metrics={"val/nelbo": 2.0 + config.seed + weight**2 + noise})
+    record = replace(record_of(config, study), metrics={"val/nelbo": 2.0 + config.seed + weight**2 + noise})
     spill.keep(record, folder)
     return record
 
@@ -68,3 +82,66 @@ def deadly(config, folder, *, loggers=(), study=None):
     if config.objective.load_balancing_weight:
         os.kill(os.getpid(), signal.SIGKILL)
     return quick(config, folder, loggers=loggers, study=study)
+
+
+@contextlib.contextmanager
+def sleeping(first):
+    """Inside, the `first` worker of all stops itself right before the system call that gives the file $SLEEP_AT its name.
+
+    $ASLEEP then holds its pid. Yields what stops it there and then.
+    """
+    asleep, at = Path(os.environ["ASLEEP"]), os.environ["SLEEP_AT"]
+
+    def sleep():
+        asleep.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def sleeping_before(call):
+        def called(source, target):
+            if first and Path(target).name == at and not asleep.exists():
+                sleep()
+            return call(source, target)
+
+        return called
+
+    with mock.patch.multiple(os, replace=sleeping_before(os.replace), link=sleeping_before(os.link)):
+        yield sleep
+
+
+def is_first(config):
+    """Whether this is the control's first training."""
+    return bool(config.objective.load_balancing_weight) and not Path(os.environ["ASLEEP"]).exists()
+
+
+def sleepy(config, folder, *, loggers=(), study=None):
+    """Leaves weights of its own and a record of them; the control's first training falls asleep at $SLEEP_AT.
+
+    That is a file's name, or "row": before the first row is logged; or "told": once the record is there. The control's
+    others wait for the file $GATE, where that is set.
+    """
+    first, at, gate = is_first(config), os.environ["SLEEP_AT"], os.environ.get("GATE")
+    with sleeping(first) as sleep:
+        if first and at == "row":
+            sleep()
+        for step in range(1, 4):
+            for logger in loggers:
+                logger.log_metrics({"train/nelbo": 3.0}, step)
+        while gate and config.objective.load_balancing_weight and not Path(gate).exists():
+            time.sleep(0.01)
+        weights = f"{os.getpid()} {time.time_ns()}".encode()
+        partial = fencing.partial_of(folder / WEIGHTS)
+        partial.write_bytes(weights)
+        fencing.move_in(partial, folder / WEIGHTS)
+        record = record_of(config, study, provenance={"weights_sha256": records.digest(weights), "pid": os.getpid()})
+        spill.keep(record, folder)
+        if first and at == "told":
+            sleep()
+    return record
+
+
+def sleepy_training(config, folder, **rest):
+    """As sleepy, and really trained."""
+    from core.training.run import train
+
+    with sleeping(is_first(config)):
+        return train(config, folder, **rest)

@@ -8,14 +8,17 @@ from optuna.trial import TrialState
 
 from core import records
 from core.data.corpora import fingerprint
-from sweeps.folders import recorded, run_folder
+from sweeps.folders import LOCK_FILE, recorded, run_folder
+from sweeps.search.ledger import SearchLedger
 from sweeps.search.local import search as search_here
 from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.results import Results, confirmation
-from sweeps.storage import default_url
-from sweeps.worker import StopRequestedError
+from sweeps.search.worker import SearchWorker
+from sweeps.storage import default_url, open_storage
+from sweeps.worker import StopRequestedError, StopSignal
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, WEIGHT, Budget, Choice, Int, Log, declare
+from tests.sweeps.trainers import overwrite
 
 TOKENS = 36 * 4 * 16  # of a run
 
@@ -226,6 +229,26 @@ def test_a_stopped_worker_leaves_its_trial_to_the_next(run) -> None:
     assert [c.settings for c in found.results.configurations] == [c.settings for c in untouched.results.configurations]
 
 
+def test_a_worker_that_lost_its_configuration_leaves_it_to_the_other(tmp_path, run) -> None:
+    slept, out = [], tmp_path / "out"
+
+    def train(config, folder, **rest):
+        if not slept:  # meanwhile its lock is lost, and another worker does the whole search
+            slept.append(folder)
+            (folder.parent / LOCK_FILE).unlink()
+            other = SearchLedger(plan("toy", declare(budget=Budget(trials=3))), out, open_storage(default_url(out)))
+            assert other.reconcile() == (1, 0)
+            SearchWorker(other, trainers.landscape, lambda **event: None, StopSignal()).work()
+            slept.append({path: path.read_bytes() for path in out.rglob("*.json")})
+        return trainers.landscape(config, folder, **rest)
+
+    found = run(train=train, budget=Budget(trials=3))
+    assert {path: path.read_bytes() for path in out.rglob("*.json")} == slept[1]
+    assert [event["event"] for event in found.heard] == ["started", "lost"]
+    assert "trial 0 was taken over by another process" in found.heard[1]["text"]
+    assert {trial.state for trial in trials(found)} <= {TrialState.COMPLETE, TrialState.PRUNED}
+
+
 def test_a_search_keeps_to_its_folder(run, tmp_path) -> None:
     from core.errors import UserError
     from sweeps.search.ledger import SearchLedger
@@ -275,7 +298,7 @@ def test_a_run_of_other_data_than_planned_fails(run) -> None:
     def train(config, folder, **rest):
         record = trainers.landscape(config, folder, **rest)
         moved = records.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
-        records.write(moved, folder)
+        overwrite(moved, folder)
         return moved
 
     found = run(train=train, budget=Budget(trials=2))

@@ -1,0 +1,150 @@
+"""Whether a run is still this process's, asked before anything is written into its folder.
+
+A lock can be lost while its owner doesn't know: a file server's lease runs out while the owner sleeps. So whoever takes a
+run writes a token of its own into the folder, CLAIM_FILE, and whatever comes into the folder or below it comes in three
+steps: the file is written under another name, one that ends in ".partial"; the token is read; the file is renamed. Whoever
+takes the run over writes its token first and removes all that is partial second. A former owner's rename thus comes before
+that, or finds its file gone: however long it slept between two steps, it changes nothing that its successor has made.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CLAIM_FILE = ".claim"
+PARTIAL = ".partial"
+VARIABLE = "ABLATE_CLAIM"  # of a worker and its children: the token, a space and the run's folder
+FOREIGN = ("wandb", "attempts")  # folders in a run's that are written by no such steps
+
+
+class FencedOffError(SystemExit):
+    """Another process has taken the run over, or recorded it. Not an Exception: it is no failure of the run."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A run that was taken: it is held until another process takes it."""
+
+    folder: Path
+    token: str
+
+    def is_valid(self) -> bool:
+        """Whether nobody has taken the run since."""
+        return bool(_read(self.folder).get("token") == self.token)
+
+    def check(self) -> None:
+        """Raise FencedOffError where another has taken the run."""
+        now = _read(self.folder)
+        if now.get("token") != self.token:
+            who = f"process {now['pid']} of {now['host']}" if "pid" in now else "somebody"
+            raise FencedOffError(f"{self.folder}: {who} took this run over while this process slept")
+
+    @contextlib.contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Inside, this process and its children write into the folder only while the run is held."""
+        before = os.environ.get(VARIABLE)
+        os.environ[VARIABLE] = f"{self.token} {os.path.abspath(self.folder)}"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[VARIABLE]
+            else:
+                os.environ[VARIABLE] = before
+
+
+def take(folder: Path) -> Hold:
+    """Take a run, from whoever held it. Needs its lock.
+
+    CLAIM_FILE then holds {"number", "token", "host", "pid"}: the how-manieth take of the run it is, and whose.
+    """
+    token = uuid.uuid4().hex
+    number = 1 + int(_read(folder).get("number", 0))
+    content = {"number": number, "token": token, "host": socket.gethostname(), "pid": os.getpid()}
+    partial = partial_of(folder / CLAIM_FILE)
+    try:
+        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        os.replace(partial, folder / CLAIM_FILE)
+    finally:
+        partial.unlink(missing_ok=True)
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in FOREIGN]
+        for name in names:
+            if name.endswith(PARTIAL):
+                Path(place, name).unlink(missing_ok=True)
+    return Hold(folder, token)
+
+
+def check(path: Path) -> None:
+    """Raise FencedOffError for a path in the folder of the run that this process works on, once another has taken it."""
+    token, _, folder = os.environ.get(VARIABLE, "").partition(" ")
+    if folder and Path(os.path.abspath(path)).is_relative_to(folder):
+        Hold(Path(folder), token).check()
+
+
+def partial_of(path: Path) -> Path:
+    """A new name beside a file, under which it is to be written."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+
+
+def move_in(partial: Path, path: Path) -> None:
+    """Rename a file that is whole into its place, over what lies there, unless another process has the run."""
+    check(path)
+    with gone_if_taken(path):
+        os.replace(partial, path)
+
+
+def link_in(partial: Path, path: Path) -> bool:
+    """Give a file that is whole its name unless there is a file of that name: of several at once, one is told True."""
+    check(path)
+    with gone_if_taken(path):
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            return partial.stat().st_nlink > 1 and partial.samefile(path)  # NFS may have done it, and asked again
+    return True
+
+
+def take_away(path: Path, target: Path) -> None:
+    """Rename a file out of its place; what turns out to be another process's is put back, and FencedOffError raised."""
+    check(path)
+    os.replace(path, target)
+    try:
+        check(path)
+    except FencedOffError:
+        with contextlib.suppress(FileExistsError):  # it has been written anew
+            os.link(target, path)
+        target.unlink()
+        raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if there is one, unless it is another process's: FencedOffError is raised then."""
+    partial = partial_of(path)
+    with contextlib.suppress(FileNotFoundError):
+        take_away(path, partial)
+    partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def gone_if_taken(path: Path) -> Iterator[None]:
+    """Inside, a partial file that is gone means FencedOffError where another process has the run."""
+    try:
+        yield
+    except FileNotFoundError:
+        check(path)
+        raise
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / CLAIM_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
