@@ -55,8 +55,10 @@ class BriefPool(QueuePool):
             while True:
                 idle.append(self._pool.get(False))
         for record in idle:
-            record.close()
-            self._pool.put(record, False)  # it connects anew when it is next asked for
+            try:
+                record.close()
+            finally:
+                self._pool.put(record, False)  # it connects anew when it is next asked for
 
 
 def open_postgres(url: URL, connections: int) -> optuna.storages.RDBStorage:

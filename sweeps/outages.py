@@ -21,7 +21,8 @@ PASSING = (errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOS
 ABORTED = "25P02"  # says only that the transaction failed before: the reason is that of its context
 CROWDED, STARTING = "53300", "57P03"
 MADE_MEANWHILE = ("23505", "42P07", "42710")  # by another process that opens a new database at the same moment
-NO_DATABASE, NO_TABLE = "3D000", "42P01"
+NO_DATABASE = "3D000"
+NOT_WHOLE = ("42P01", "23503", "23505")  # a table is gone, or what is left of one refers to it
 # What a database says of a mistake, not of an outage, where it gives no SQLSTATE.
 MISTAKES = (
     "authentication failed", "does not exist", "no such table", "no such database", "no such user",
@@ -77,8 +78,8 @@ def _advice(error: BaseException | None) -> str:
     state, words = _state(error), str(getattr(error, "orig", error))
     if state == NO_DATABASE or "no such database" in words or ("database" in words and "does not exist" in words):
         return f"; make it again or name another one, and start again: {ADOPTED}"
-    if state == NO_TABLE or "no such table" in words:
-        return f"; start again, which makes the tables anew: {ADOPTED}"
+    if state in NOT_WHOLE or "no such table" in words:
+        return f"; its tables aren't whole: empty it or name another one, and start again: {ADOPTED}"
     return ""
 
 
