@@ -76,13 +76,21 @@ class ForwardingStorage(BaseStorage):
 
 
 class ProxiedStorage(ForwardingStorage):
-    """What a proxy serves: it never waits (its clients do), and says an outage in words that they know."""
+    """What a proxy serves: it never waits (its clients do), and says an outage in words that they know.
+
+    let_go: closes the database's connections, after an outage: who knows what they lead to.
+    """
+
+    def __init__(self, inner: BaseStorage, let_go: Callable[[], None] = lambda: None) -> None:
+        super().__init__(inner)
+        self._let_go = let_go
 
     def _do(self, name: str, *arguments: Any, **named: Any) -> Any:
         try:
             return super()._do(name, *arguments, **named)
         except Exception as error:
             if (reason := outage(error)) is not None:
+                self._let_go()
                 raise RuntimeError(f"{UNREACHABLE}: {reason}") from None
             if (reason := refusal(error)) is not None:
                 raise RuntimeError(f"{REFUSED}: {reason}") from None
@@ -135,6 +143,8 @@ class PatientStorage(ForwardingStorage):
             self._inner.close()
 
     def _mend(self) -> None:
+        if self.database is not None:  # no connection is held while it waits: others may lack it, or it leads nowhere
+            self.database.engine.dispose()
         if self._reopen is not None:
             self._inner = self._reopen(self._inner)
 

@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience
 from sweeps.journal import open_journal
 from sweeps.outages import momentary, outage, refusal
-from sweeps.patient import PatientStorage
+from sweeps.patient import PatientStorage, ProxiedStorage
 from sweeps.secrets import safe_url
 from sweeps.study import storage_of
 
@@ -67,13 +67,14 @@ def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:
     return PatientStorage(optuna.storages.get_storage(database), name, lasting, database=database)
 
 
-def open_database(url: str) -> BaseStorage:
+def open_database(url: str) -> ProxiedStorage:
     """Open a database for a proxy to serve, without waiting for it. Raises UserError as `open_storage` does."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parsed = None if url.startswith(f"{JOURNAL}:") else _parse(url)
     if parsed is None or parsed.drivername == PROXY:
         raise UserError(f"storage {safe_url(url)}: a proxy serves a database; use sqlite:///PATH or postgresql://...")
-    return optuna.storages.get_storage(_opened(safe_url(url), None, lambda: _database(parsed, SERVED_CONNECTIONS)))
+    database = _opened(safe_url(url), None, lambda: _database(parsed, SERVED_CONNECTIONS))
+    return ProxiedStorage(optuna.storages.get_storage(database), database.engine.dispose)
 
 
 def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S:
