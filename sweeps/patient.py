@@ -7,18 +7,18 @@ RUNNING) is signed by whoever made it; a result that is there already is compare
 
 import json
 import random
-import sys
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING, Any
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from core.patience import OutOfPatienceError, Patience, no_space
-from sweeps.secrets import safe_url
+from core.errors import UserError
+from core.patience import OutOfPatienceError, Patience
+from sweeps.outages import REFUSED, UNREACHABLE, outage, refusal
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -26,14 +26,15 @@ if TYPE_CHECKING:
 
 TOKEN = "ablate:created_by"
 OWNER = "ablate:claimed_by"
-UNREACHABLE = "storage unreachable"  # how a proxy's clients know what its server met
 SIGNATURE_S = 3.0  # how long a claim may stay unsigned before it is taken for nobody's
-# What the database says of a mistake, not of an outage.
-MISTAKES = ("authentication failed", "does not exist", "no such table", "readonly database", "no pg_hba.conf entry")
 
 
 class StorageLostError(OutOfPatienceError):
     """The storage didn't come back in time."""
+
+
+class StorageRefusedError(UserError):
+    """The storage says what waiting doesn't mend: its database is gone, a password was changed."""
 
 
 def _forward(name: str) -> Any:
@@ -75,16 +76,25 @@ class ForwardingStorage(BaseStorage):
 
 
 class ProxiedStorage(ForwardingStorage):
-    """What a proxy serves: it never waits (its clients do), and says an outage in words that they know."""
+    """What a proxy serves: it never waits (its clients do), and says an outage in words that they know.
+
+    let_go: closes the database's connections, after an outage: who knows what they lead to.
+    """
+
+    def __init__(self, inner: BaseStorage, let_go: Callable[[], None] = lambda: None) -> None:
+        super().__init__(inner)
+        self._let_go = let_go
 
     def _do(self, name: str, *arguments: Any, **named: Any) -> Any:
         try:
             return super()._do(name, *arguments, **named)
         except Exception as error:
-            reason = outage(error)
-            if reason is None:
-                raise
-            raise RuntimeError(f"{UNREACHABLE}: {reason}") from None
+            if (reason := outage(error)) is not None:
+                self._let_go()
+                raise RuntimeError(f"{UNREACHABLE}: {reason}") from None
+            if (reason := refusal(error)) is not None:
+                raise RuntimeError(f"{REFUSED}: {reason}") from None
+            raise
 
 
 class PatientStorage(ForwardingStorage):
@@ -92,7 +102,7 @@ class PatientStorage(ForwardingStorage):
 
     name: of the storage, fit for a log. database: beneath the cache, which has to read every trial once.
     reopen: a fresh connection in place of a broken one, where the storage doesn't see to that itself.
-    Raises StorageLostError when the server doesn't come back in time.
+    Raises StorageLostError when the server doesn't come back in time, StorageRefusedError for what doesn't pass.
     """
 
     def __init__(
@@ -118,6 +128,10 @@ class PatientStorage(ForwardingStorage):
             return self.patience.call(action, self._trouble, self._mend)
         except OutOfPatienceError as error:
             raise StorageLostError(str(error)) from error.__cause__
+        except Exception as error:
+            if (reason := refusal(error)) is None:
+                raise
+            raise StorageRefusedError(f"storage {self.name}: {reason}") from error
 
     def _trouble(self, error: Exception) -> str | None:
         reason = outage(error)
@@ -129,6 +143,8 @@ class PatientStorage(ForwardingStorage):
             self._inner.close()
 
     def _mend(self) -> None:
+        if self.database is not None:  # no connection is held while it waits: others may lack it, or it leads nowhere
+            self.database.engine.dispose()
         if self._reopen is not None:
             self._inner = self._reopen(self._inner)
 
@@ -244,37 +260,3 @@ def _waiting_rows(engine: "sqlalchemy.Engine", study_id: int, keys: Sequence[str
     ).bindparams(sqlalchemy.bindparam("keys", expanding=True))
     with engine.connect() as connection:
         return connection.execute(query, {"study": study_id, "keys": list(keys)}).all()
-
-
-def outage(error: BaseException | None) -> str | None:
-    """What to say of an error that means that the storage is away or full; None for any other one."""
-    while error is not None:
-        reason = _reason(error)
-        if reason is not None:
-            return None if any(words in reason for words in MISTAKES) else reason
-        if not isinstance(error, StorageInternalError):
-            return no_space(error) if isinstance(error, OSError) else None
-        error = error.__cause__
-    return None
-
-
-def _reason(error: BaseException) -> str | None:
-    if (sql := sys.modules.get("sqlalchemy.exc")) is not None:  # else there is no database
-        connection = (sql.OperationalError, sql.InterfaceError)
-        if isinstance(error, connection) or (isinstance(error, sql.DBAPIError) and error.connection_invalidated):
-            return _line(str(error.orig))
-        if isinstance(error, sql.TimeoutError):
-            return _line(str(error)) or type(error).__name__
-    if isinstance(error, ConnectionError):
-        return _line(str(error)) or type(error).__name__
-    grpc = sys.modules.get("grpc")
-    if grpc is not None and isinstance(error, grpc.RpcError):
-        code, details = error.code(), _line(str(error.details()))
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-            return details
-        return details if code == grpc.StatusCode.UNKNOWN and UNREACHABLE in details else None
-    return None
-
-
-def _line(text: str) -> str:
-    return safe_url(" ".join(text.split()))[:300]

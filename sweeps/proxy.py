@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import optuna
 
 from core.errors import UserError
-from sweeps.patient import ProxiedStorage
 from sweeps.secrets import safe_url
 from sweeps.storage import open_database, open_storage
 
@@ -20,7 +19,7 @@ def serve(url: str, host: str, port: int, on_ready: Callable[[str], None]) -> No
 
     There is no password: whoever reaches the port may write. Raises UserError for a storage or a port that can't be used.
     """
-    storage = ProxiedStorage(open_database(url))
+    storage = open_database(url)
     failures: list[Exception] = []
 
     def work() -> None:

@@ -1,27 +1,25 @@
 """Optuna storage from one URL: a journal file by default, a database, or a proxy of one."""
 
-import fcntl
 import importlib.util
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages import BaseStorage
 
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience
-from sweeps.patient import PatientStorage, outage
+from sweeps.journal import open_journal
+from sweeps.outages import momentary, outage, refusal
+from sweeps.patient import PatientStorage, ProxiedStorage
 from sweeps.secrets import safe_url
 from sweeps.study import storage_of
 
 if TYPE_CHECKING:
-    import sqlalchemy
     from sqlalchemy.engine import URL
 
 __all__ = ["STORAGE_VARIABLE", "choose_url", "default_url", "open_database", "open_storage", "safe_url"]
@@ -30,11 +28,9 @@ STORAGE_VARIABLE = "ABLATE_STORAGE"
 JOURNAL, PROXY = "journal", "grpc"
 FORMS = "journal:PATH, sqlite:///PATH, postgresql://user:password@host/database or grpc://host:port"
 CONNECT_TIMEOUT_S = 10
-BUSY_TIMEOUT_S = 60  # SQLite: how long a writer waits for another one
-DRIVER_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
-# A server that vanished without a word (a host that lost power) is noticed within a minute.
+MOMENT = Patience(limit_s=60.0, most_s=2.0)  # for whoever waits for no outage: connections run short, a server starts
+SERVED_CONNECTIONS = 4  # of a proxy, whatever the number of its clients
 S = TypeVar("S", bound=BaseStorage)
-KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000}
 
 
 def default_url(out: Path) -> str:
@@ -51,7 +47,8 @@ def choose_url(named: str | None, out: Path, study: Path | None = None) -> str:
 def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:
     """Open "journal:PATH", "sqlite:///PATH", "postgresql://user:password@host/database" or "grpc://host:port".
 
-    What is opened waits for a storage that goes away later. patience: how long, and then it waits here too.
+    What is opened waits for a storage that goes away later. patience: how long, and then it waits here too; else only
+    a minute, and only for a connection where they run short, or for a server that starts.
     Raises UserError, without credentials in its text, when the URL is wrong or the storage can't be reached.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -59,7 +56,7 @@ def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:
     name, lasting = safe_url(url), patience or Patience.of_environment()
     if scheme == JOURNAL:
         journal = _journal_path(path)
-        inner = _opened(name, patience, lambda: _journal(journal))
+        inner = _opened(name, patience, lambda: open_journal(journal))
         return PatientStorage(inner, name, lasting)
     parsed = _parse(url)
     if parsed.drivername == PROXY:
@@ -70,21 +67,21 @@ def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:
     return PatientStorage(optuna.storages.get_storage(database), name, lasting, database=database)
 
 
-def open_database(url: str) -> BaseStorage:
+def open_database(url: str) -> ProxiedStorage:
     """Open a database for a proxy to serve, without waiting for it. Raises UserError as `open_storage` does."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parsed = None if url.startswith(f"{JOURNAL}:") else _parse(url)
     if parsed is None or parsed.drivername == PROXY:
         raise UserError(f"storage {safe_url(url)}: a proxy serves a database; use sqlite:///PATH or postgresql://...")
-    return optuna.storages.get_storage(_opened(safe_url(url), None, lambda: _database(parsed)))
+    database = _opened(safe_url(url), None, lambda: _database(parsed, SERVED_CONNECTIONS))
+    return ProxiedStorage(optuna.storages.get_storage(database), database.engine.dispose)
 
 
 def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S:
     try:
-        if patience is None:
-            return connect()
-        return patience.call(
-            lambda again: connect(), lambda error: (reason := outage(error)) and f"storage {name}: {reason}"
+        lasting, passes = (MOMENT, momentary) if patience is None else (patience, _passing)
+        return lasting.call(
+            lambda again: connect(), lambda error: (reason := passes(error)) and f"storage {name}: {reason}"
         )
     except ImportError as error:
         raise UserError(f"storage {name}: {error}") from None
@@ -93,8 +90,12 @@ def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S
     except OSError as error:
         raise UserError(f"storage {name} can't be opened: {error.strerror or error}") from None
     except _unusable() as error:
-        reason = outage(error) or str(getattr(error, "orig", None) or error)
+        reason = outage(error) or refusal(error) or str(error)
         raise UserError(f"storage {name} can't be used: {safe_url(' '.join(reason.split()))}") from None
+
+
+def _passing(error: Exception) -> str | None:
+    return outage(error) or momentary(error)
 
 
 def _unusable() -> tuple[type[Exception], ...]:
@@ -107,51 +108,6 @@ def _journal_path(path: str) -> Path:
     if not path:
         raise UserError("storage 'journal:' names no file; write journal:PATH, such as journal:runs/journal.log")
     return Path(path).expanduser()
-
-
-def _journal(path: Path) -> JournalStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))
-    except (ValueError, KeyError, TypeError):
-        raise UserError(
-            f"storage journal:{path} is not an Optuna journal; name another file, or move this one away"
-        ) from None
-
-
-class JournalLock(BaseJournalFileLock):
-    """An exclusive lock on a journal that ends with the process that holds it.
-
-    Optuna's own lock file outlives a killed process and stalls the others for 30 s. A last line that a full disk or a
-    power cut left unfinished is cut off before the next one is appended: nobody has been told of it.
-    """
-
-    def __init__(self, journal: Path) -> None:
-        self._journal, self._lock_file = journal, journal.with_name(f"{journal.name}.flock")
-        self._handle = -1
-
-    def acquire(self) -> bool:
-        self._handle = os.open(self._lock_file, os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX)
-            self._cut_unfinished_line()
-        except BaseException:  # Ctrl-C too: a lock that is kept by mistake stops every worker
-            os.close(self._handle)
-            raise
-        return True
-
-    def release(self) -> None:
-        os.close(self._handle)
-
-    def _cut_unfinished_line(self) -> None:
-        with self._journal.open("rb+") as file:
-            size = file.seek(0, os.SEEK_END)
-            if not size:
-                return
-            file.seek(size - 1)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _parse(url: str) -> "URL":
@@ -176,10 +132,6 @@ def _parse(url: str) -> "URL":
     if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise UserError("storage sqlite:// in memory is gone with the process; name a file: sqlite:///PATH")
-        try:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"storage {url} can't be opened: {error.strerror}") from None
     elif parsed.drivername == "postgresql":
         # SQLAlchemy would take psycopg2; ours is psycopg 3, and the older one does where it alone is there.
         older = importlib.util.find_spec("psycopg") is None and importlib.util.find_spec("psycopg2") is not None
@@ -187,41 +139,10 @@ def _parse(url: str) -> "URL":
     return parsed
 
 
-def _database(url: "URL") -> optuna.storages.RDBStorage:
-    connect = {"timeout": BUSY_TIMEOUT_S}
-    if url.get_backend_name() == "postgresql":
-        connect = {"connect_timeout": CONNECT_TIMEOUT_S, **KEEPALIVE, "application_name": "ablate"}  # type: ignore[dict-item]
-    engine: dict[str, Any] = {"pool_pre_ping": url.get_backend_name() == "postgresql", "connect_args": connect}
-    try:
-        storage = optuna.storages.RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
-    except ImportError:
-        driver = url.get_driver_name()
-        raise ImportError(
-            f"the driver '{driver}' is not installed: pip install '{DRIVER_PACKAGES.get(driver, driver)}'"
-        ) from None
+def _database(url: "URL", connections: int = 1) -> optuna.storages.RDBStorage:
+    from sweeps.databases import open_postgres, open_sqlite  # a journal needs none of it
 
-    if url.get_backend_name() == "sqlite":
-        _write_alone(storage.engine)
-    return storage
-
-
-def _write_alone(engine: "sqlalchemy.Engine") -> None:
-    """Take SQLite's write lock as a transaction begins.
-
-    SQLite knows no SELECT ... FOR UPDATE: of two that compare and set, both would read before either writes.
-    """
-
-    from sqlalchemy import event
-
-    @event.listens_for(engine, "connect")
-    def begin_by_hand(connection: Any, record: Any) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: "sqlalchemy.Connection") -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    engine.dispose()  # connections from before don't know
+    return open_sqlite(url) if url.get_backend_name() == "sqlite" else open_postgres(url, connections)
 
 
 def _proxy(url: "URL") -> BaseStorage:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def free_port() -> int:
 class Postgres:
     """A server on a free port of 127.0.0.1, with a password, in a folder that only its account can read."""
 
-    def __init__(self, place: Path) -> None:
-        self.place, self.data = place, place / "data"
+    def __init__(self, place: Path, connections: int = 120) -> None:
+        self.place, self.data, self._connections = place, place / "data", connections
         self.port = free_port()
         password = place / "password"
         password.write_text(PASSWORD)
@@ -60,7 +61,7 @@ class Postgres:
         return f"postgresql://ablate:{PASSWORD}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
-        options = f"-p {self.port} -h 127.0.0.1 -k {self.place} -c max_connections=120 -c fsync=off"
+        options = f"-p {self.port} -h 127.0.0.1 -k {self.place} -c max_connections={self._connections} -c fsync=off"
         self._run("pg_ctl", "-D", self.data, "-w", "-t", "30", "-l", self.place / "log", "-o", options, "start")
 
     def stop(self, mode: str = "fast") -> None:
@@ -93,12 +94,12 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def server() -> Iterator[Postgres]:
-    """A running server, gone at the end."""
+def server(connections: int = 120) -> Iterator[Postgres]:
+    """A running server, gone at the end. connections: at the most, three of which are kept for administrators."""
     # Not below pytest's own folder: no other account may enter that one, and socket paths are short.
     place = Path(tempfile.mkdtemp(prefix="ablate-pg-", dir="/tmp"))
     try:
-        postgres = Postgres(place)
+        postgres = Postgres(place, connections)
         postgres.start()
         try:
             yield postgres
@@ -106,6 +107,35 @@ def server() -> Iterator[Postgres]:
             with contextlib.suppress(AssertionError):  # a test may have left it stopped
                 postgres.stop("immediate")
     finally:
+        shutil.rmtree(place)
+
+
+@contextlib.contextmanager
+def pooled(url: str) -> Iterator[str]:
+    """A database through pgbouncer, which gives each transaction any of two connections; the URL."""
+    place, port = Path(tempfile.mkdtemp(prefix="ablate-pool-", dir="/tmp")), free_port()
+    account, name = _account() if os.getuid() == 0 else None, url.rpartition("/")[2]
+    server = url.rpartition("@")[2].partition("/")[0].partition(":")
+    (place / "ini").write_text(
+        f"[databases]\n{name} = host={server[0]} port={server[2]} user=ablate password={PASSWORD}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir = {place}\nauth_type = any\n"
+        f"pool_mode = transaction\ndefault_pool_size = 2\nlogfile = {place}/log\npidfile = {place}/pid\n"
+    )
+    if account:
+        for path in (place, place / "ini"):
+            shutil.chown(path, account)
+    command = ["pgbouncer", "-q", str(place / "ini")]
+    process = subprocess.Popen(["runuser", "-u", account, "--", *command] if account else command)
+    try:
+        until = time.monotonic() + 10
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.05)
+        yield f"postgresql://ablate@127.0.0.1:{port}/{name}"
+    finally:
+        process.terminate()
+        process.wait()
         shutil.rmtree(place)
 
 

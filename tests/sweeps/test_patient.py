@@ -1,6 +1,8 @@
 """Operations whose connection breaks before or after they are done: each is done once."""
 
+import errno
 import logging
+import os
 
 import optuna
 import pytest
@@ -10,7 +12,15 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from core.patience import Patience
-from sweeps.patient import OWNER, ForwardingStorage, PatientStorage, ProxiedStorage, StorageLostError, outage
+from sweeps.outages import outage
+from sweeps.patient import (
+    OWNER,
+    ForwardingStorage,
+    PatientStorage,
+    ProxiedStorage,
+    StorageLostError,
+    StorageRefusedError,
+)
 
 
 def lost(text="server closed the connection unexpectedly"):
@@ -126,6 +136,64 @@ def test_mistakes_are_not_waited_out(study, patient):
     assert outage(wrapped(lost("no such table: trials"))) is None
     assert outage(wrapped(lost('FATAL: password authentication failed for user "ada"'))) is None
     assert outage(wrapped(lost("the database system is starting up"))) == "the database system is starting up"
+
+
+@pytest.mark.parametrize(
+    ("code", "waits"),
+    {
+        "08006": True,  # connection failure
+        "25006": True,  # read-only
+        "25P03": True,  # idle in a transaction
+        "40001": True,  # serialization
+        "40P01": True,  # deadlock
+        "53100": True,  # disk full
+        "53200": True,  # out of memory
+        "53300": True,  # too many connections
+        "55P03": True,  # a lock not given in time
+        "57014": True,  # cancelled, or a statement's timeout
+        "57P01": True,  # shut down
+        "57P02": True,  # crashed
+        "57P03": True,  # starting up
+        "58030": True,  # input or output
+        "28P01": False,  # wrong password
+        "3D000": False,  # no such database
+        "42P01": False,  # no such table
+        "42501": False,  # no right
+        "XX001": False,  # data corrupted
+        "22001": False,  # a value too long
+    }.items(),
+)
+def test_the_sqlstate_says_what_is_waited_for_and_the_rest_is_one_line(patient, broken, code, waits, monkeypatch):
+    psycopg = pytest.importorskip("psycopg")
+    said = psycopg.errors.lookup(code)("said in any language\nDETAIL: of postgresql://ada:hunter2@h/db")
+    of = next(kind for kind in ("OperationalError", "ProgrammingError", "InternalError", "DataError")
+              if isinstance(said, getattr(psycopg, kind)))  # fmt: skip
+    error = wrapped(getattr(sqlalchemy.exc, of)("SELECT 1", {}, said))
+    assert bool(outage(error)) is waits
+    monkeypatch.setattr(broken, "_do", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(
+        StorageLostError if waits else StorageRefusedError, match="said in any language DETAIL"
+    ) as raised:
+        PatientStorage(broken, "postgresql://h/db", Patience(limit_s=0)).get_all_studies()
+    assert "hunter2" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_an_aborted_transaction_is_judged_by_what_aborted_it():
+    psycopg = pytest.importorskip("psycopg")
+    aborted = sqlalchemy.exc.InternalError("SELECT 1", {}, psycopg.errors.InFailedSqlTransaction("aborted"))
+    aborted.__context__ = sqlalchemy.exc.OperationalError("SELECT 1", {}, psycopg.errors.QueryCanceled("timeout"))
+    assert outage(wrapped(aborted)) == "timeout"
+    pending = sqlalchemy.exc.PendingRollbackError("Can't reconnect until invalid transaction is rolled back.")
+    pending.__context__ = lost()
+    assert outage(wrapped(pending)) == "server closed the connection unexpectedly"
+
+
+@pytest.mark.parametrize(("number", "waits"), [(errno.ESTALE, True), (errno.EIO, True), (errno.EROFS, False)])
+def test_a_file_server_that_is_away_is_waited_for(patient, broken, number, waits, monkeypatch):
+    error = OSError(number, os.strerror(number), "/runs/journal.log")
+    monkeypatch.setattr(broken, "_do", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(StorageLostError if waits else StorageRefusedError, match="/runs/journal.log"):
+        PatientStorage(broken, "journal:/runs/journal.log", Patience(limit_s=0)).get_all_studies()
 
 
 def test_an_outage_is_logged_without_the_password_and_ends_with_the_patience(broken, caplog):
