@@ -74,6 +74,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         record = train(config, folder, loggers=loggers, devices=arguments.devices)
     tracker.finish(record)
     print(f"record: {folder / 'record.json'}")
+    for note in record.notes:
+        print(f"note: {note}")
     if record.status == "failed":
         print(f"ablate: the run failed: {record.reason}", file=sys.stderr)
         return 1

@@ -52,16 +52,19 @@ class BestKeeper(lightning.Callback):
     lies there, even where that is of a step after its checkpoint. A run that starts anew starts without.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, recorder: Recorder, *, goes_on: bool) -> None:
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, recorder: Recorder) -> None:
         self.config, self.folder, self.ranks, self.recorder = config, folder, ranks, recorder
         self.best: Best | None = None
         self._seen = 0
-        if config.trainer.keep_best is None or ranks.rank > 0:
+
+    def begin(self, *, goes_on: bool) -> None:
+        """Take up what lies in the folder, or delete it."""
+        if self.config.trainer.keep_best is None or self.ranks.rank > 0:
             return
         if goes_on:
-            self._take(read_best(folder))
+            self._take(read_best(self.folder))
         else:
-            (folder / BEST).unlink(missing_ok=True)
+            (self.folder / BEST).unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self._consider(module)
