@@ -42,11 +42,11 @@ def notes(checkpoints: Path) -> list[str]:
     return [line for line in lines if line.isprintable() and line]
 
 
-def set_aside(checkpoints: Path, name: str, why: str) -> None:
-    """Move what has that name out of the way, and note it."""
+def set_aside(checkpoints: Path, name: str, why: str, holder: Path | None = None) -> None:
+    """Move what has that name in `holder` (that of the checkpoints) out of the way, and note it."""
     place = checkpoints / SET_ASIDE
     place.mkdir(parents=True, exist_ok=True)
     names = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
     target = next(target for target in map(place.joinpath, names) if not os.path.lexists(target))
-    (checkpoints / name).rename(target)
+    ((holder or checkpoints) / name).rename(target)
     note(checkpoints, f"{name} was set aside as {target.relative_to(checkpoints.parent)}: {why}")

@@ -1,5 +1,6 @@
 """The weights at the best validation are kept, whatever interrupts the run."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from core.training.run import train
 from core.training.saved import BEST, FOLDER, SINGLE
 from core.training.weights import load_weights
 from tests.core.training.test_run import QUICK
+from tests.core.training.test_seals import flip
 
 LONG = QUICK | {
     "trainer.steps": 32, "trainer.validate_every": 6, "trainer.keep_best": "load/max_vio",
@@ -56,6 +58,20 @@ def test_a_cut_off_run_neither_loses_nor_worsens_its_best(tmp_path: Path) -> Non
     again = train(config, folder)
     assert again.status == "complete" and again.best == whole.best
     assert (folder / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
+
+
+def test_damaged_best_weights_are_set_aside_and_the_record_says_so(tmp_path: Path) -> None:
+    config = build(LONG, {"trainer.keep_best": "val/nelbo"})
+    paused = train(config, tmp_path, until=8)
+    assert paused.best["step"] == 6
+    flip(tmp_path / BEST, -100)
+    record = train(config, tmp_path)
+    assert record.status == "complete" and record.best["step"] > 8
+    with (tmp_path / BEST).open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == record.best["weights_sha256"]
+    why = "it isn't what was saved; what is best is kept from here on"
+    assert record.notes == [f"{BEST} was set aside as {FOLDER}/set-aside/{BEST}: {why}"]
+    assert (tmp_path / FOLDER / "set-aside" / BEST).exists()
 
 
 def test_a_worse_validation_replaces_nothing_and_a_new_start_forgets(tmp_path: Path) -> None:
