@@ -62,5 +62,5 @@ def content_of(weights: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name in sorted(weights):
         found.update(f"{name} {weights[name].dtype} {list(weights[name].shape)}\0".encode())
-        found.update(weights[name].detach().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(weights[name].detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()

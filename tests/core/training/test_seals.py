@@ -1,7 +1,9 @@
 """Whatever happens to a sealed folder is seen, and nobody else's seal is taken."""
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,19 @@ def test_a_key_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"{path} holds no key: delete it"):
             keys.own_key()
+
+
+def test_whoever_makes_the_key_first_makes_everybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(keys.VARIABLE, str(tmp_path / "home" / "key"))
+    start = threading.Barrier(16)
+
+    def make(_: int) -> bytes:
+        start.wait()
+        return keys.own_key()
+
+    with ThreadPoolExecutor(16) as pool:
+        assert len(set(pool.map(make, range(16)))) == 1
+    assert [entry.name for entry in (tmp_path / "home").iterdir()] == ["key"]
 
 
 def test_the_key_lies_in_the_users_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
