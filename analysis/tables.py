@@ -237,13 +237,17 @@ def _among(words: str, failed: int) -> str:
 
 
 def arm_notes(study: Study, arm: str) -> list[str]:
-    """What is to be known of an arm whatever the metric: what its design says of it, and its alarms."""
+    """What is to be known of an arm whatever the metric: what its design says of it, its alarms, and its notes."""
     notes = [note for entry in study.design["arms"] if entry["name"] == arm for note in entry.get("notes", ())]
     alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
     for kind in dict.fromkeys(alarm["kind"] for alarm in alarmed):
         of_kind = [alarm for alarm in alarmed if alarm["kind"] == kind]
         runs = "1 run" if len(of_kind) == 1 else f"{len(of_kind)} runs"
         notes.append(f"{kind} in {runs} (first: step {of_kind[0]['step']}, {of_kind[0]['detail']})")
+    noted = [record for record in study.records_of(arm) if record.notes]
+    if noted:
+        runs = "1 run" if len(noted) == 1 else f"{len(noted)} runs"
+        notes.append(f"what befell checkpoints of {runs} (seed {noted[0].seed}: {'; '.join(noted[0].notes)})")
     return notes
 
 

@@ -40,6 +40,7 @@ class RunRecord:
         "load_by_timestep": [S][10][visible, masked][E], "coactivation": [S][E][E]}, the last two of the final validation.
     best: of the weights kept by trainer.keep_best: {"metric", "value", "step", "weights_sha256"}; empty without any.
     alarms: the first of each kind that rang: [{"step", "kind", "detail"}] (core.training.health).
+    notes: sentences about what befell its checkpoints on the way (core.training.setaside).
     parameters: {"total", "active"} counts; flops: training FLOPs of the whole run, forward and backward.
     study: what the sweep wants remembered about the run's place in it; nothing in core reads it.
     """
@@ -57,6 +58,7 @@ class RunRecord:
     routing: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
     alarms: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     wall_time_s: float = 0.0
     tokens_per_second: float = 0.0
     flops: float = 0.0

@@ -137,6 +137,8 @@ class WandbTracker:
     def _send(self, record: RunRecord) -> None:
         summary: dict[str, Any] = {"status": record.status, "reason": record.reason, "parameters": record.parameters}
         summary["alarms"] = [alarm["kind"] for alarm in record.alarms]
+        if record.notes:
+            summary["notes"] = record.notes
         summary["provenance"] = record.provenance  # packages among it
         if record.expert_load.get("load"):
             panels = _load_panels(record.expert_load) | _timestep_panel(record.routing)

@@ -1,6 +1,7 @@
 """Tiers, the limit on a single test, and one thread for each process: networks this small aren't worth waiting threads."""
 
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -9,6 +10,8 @@ import pytest
 from tests.forked import one_template
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+_keys = tempfile.TemporaryDirectory(prefix="ablate-key-")  # no test makes or reads the user's own
+os.environ["ABLATE_KEY_FILE"] = os.path.join(_keys.name, "checkpoints.key")
 
 SERVICES = {"site", "cluster", "postgres", "database"}  # fixtures that start one
 _seconds: dict[str, float] = defaultdict(float)  # a test's set-up, call and tear-down together

@@ -44,6 +44,8 @@ class Console:
         assert self._tracker is not None
         self._tracker.finish(record)
         print(f"record: {turn.folder / 'record.json'}", flush=True)
+        for note in record.notes:
+            print(f"note: {note}", flush=True)
 
 
 def run_stages(arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.presets import resolve
 from core.provenance import save_diff
 from core.ranks import Ranks
-from core.records import FILE_NAME, read, set_aside
+from core.records import FILE_NAME, UnreadableRecordError, read, set_aside
 from core.settings import parse_overrides
 from core.stages import is_staged
 from core.training import pausing
@@ -74,6 +74,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         record = train(config, folder, loggers=loggers, devices=arguments.devices)
     tracker.finish(record)
     print(f"record: {folder / 'record.json'}")
+    for note in record.notes:
+        print(f"note: {note}")
     if record.status == "failed":
         print(f"ablate: the run failed: {record.reason}", file=sys.stderr)
         return 1
@@ -97,13 +99,21 @@ def _folder(folder: Path, *, first: bool) -> Path:
         latest = saved_step(candidate)
         if not (candidate / FILE_NAME).exists():
             break
-        if latest is not None and read(candidate / FILE_NAME).status == "failed":
+        if latest is not None and _has_failed(candidate):
             if first:
                 set_aside(candidate)
             break
     if first and latest is not None:
         print(f"going on from the checkpoint of step {latest}")
     return candidate
+
+
+def _has_failed(folder: Path) -> bool:
+    """Whether its record is a failure, or can't be read."""
+    try:
+        return read(folder / FILE_NAME).status == "failed"
+    except UnreadableRecordError:
+        return True
 
 
 def tracker_of(config: RunConfig, folder: Path) -> WandbTracker:

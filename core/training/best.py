@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,14 @@ from core.config import RunConfig
 from core.lightning_import import lightning
 from core.ranks import Ranks
 from core.training.callbacks import Recorder
-from core.training.saved import BEST
-from core.training.saving import save_weights
+from core.training.saved import BEST, FOLDER
+from core.training.saving import content_of, save_weights
+from core.training.setaside import set_aside
 from core.training.strategy import from_all_ranks
 
-log = logging.getLogger(__name__)
+
+class DamagedError(ValueError):
+    """The best weights aren't those that were kept."""
 
 
 class Best(NamedTuple):
@@ -31,19 +33,24 @@ class Best(NamedTuple):
 
 
 def read_best(folder: Path) -> Best | None:
-    """What a folder's best weights say of themselves; None where there are none that can be read."""
+    """What a folder's best weights say of themselves; None where there are none.
+
+    Raises DamagedError where the file can't be read, or holds other weights than its header says.
+    """
     path = folder / BEST
     try:
         with safe_open(path, framework="pt") as weights:
             said = json.loads((weights.metadata() or {})["best"])
+            held = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118  (no mapping)
+        if said["content"] != content_of(held):
+            raise ValueError("it isn't what was saved")
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         return Best(said["metric"], said["value"], said["step"], content)
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        log.warning("%s can't be read, and the best weights so far are lost: %s", path, error)
-        return None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(str(error)) from None
 
 
 class BestKeeper(lightning.Callback):
@@ -53,16 +60,23 @@ class BestKeeper(lightning.Callback):
     lies there, even where that is of a step after its checkpoint. A run that starts anew starts without.
     """
 
-    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, recorder: Recorder, *, goes_on: bool) -> None:
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, recorder: Recorder) -> None:
         self.config, self.folder, self.ranks, self.recorder = config, folder, ranks, recorder
         self.best: Best | None = None
         self._seen = 0
-        if config.trainer.keep_best is None or ranks.rank > 0:
+
+    def begin(self, *, goes_on: bool) -> None:
+        """Take up what lies in the folder, or delete it."""
+        if self.config.trainer.keep_best is None or self.ranks.rank > 0:
             return
-        if goes_on:
-            self._take(read_best(folder))
-        else:
-            fencing.remove(folder / BEST)
+        try:
+            best = read_best(self.folder) if goes_on else None
+        except DamagedError as error:
+            best = None
+            set_aside(self.folder / FOLDER, BEST, f"{error}; what is best is kept from here on", self.folder)
+        if not goes_on:
+            fencing.remove(self.folder / BEST)
+        self._take(best)
 
     def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self._consider(module)
@@ -80,8 +94,15 @@ class BestKeeper(lightning.Callback):
         if not from_all_ranks(better)[0]:  # rank 0 knows what lies in the folder; all save together
             return
         # One entry: the library writes several in an order of chance, and equal weights would have unequal hashes.
-        said = {"best": json.dumps({"metric": metric, "value": value, "step": self._seen})}
-        content = save_weights(module, self.config, self.folder, self.ranks, BEST, said)
+        said = {"metric": metric, "value": value, "step": self._seen}
+        content = save_weights(
+            module,
+            self.config,
+            self.folder,
+            self.ranks,
+            BEST,
+            lambda weights: {"best": json.dumps(said | {"content": content_of(weights)})},
+        )
         if content is not None:
             self._take(Best(metric, value, self._seen, content))
 

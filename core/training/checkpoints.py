@@ -1,8 +1,6 @@
-"""Saving checkpoints of a run: whole or not at all, the last one kept. core.training.saved finds them again."""
+"""Saving checkpoints of a run: whole or not at all, the last two kept. core.training.saved finds them again."""
 
-import json
 import logging
-import shutil
 import signal
 import threading
 from pathlib import Path
@@ -11,14 +9,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from core import fencing, records
+from core import fencing, keys
 from core.config import RunConfig
 from core.lightning_import import lightning
 from core.patience import no_space
 from core.ranks import Ranks
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
-from core.training.saved import FOLDER, LATEST, layout
+from core.training.saved import FOLDER, SINGLE, discard, keep, layout
+from core.training.seals import Digest
+from core.training.setaside import note
+from core.training.strategy import from_all_ranks
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ class StepReachedError(Exception):
 class Checkpointer(lightning.Callback):
     """Saves every `trainer.checkpoint_every` steps, between the validation of a step and the next step.
 
-    What is older is deleted once the new one is complete on every rank and named in latest.json. Where the training is asked
+    What is older, but for one, is deleted once the new one is complete on every rank, sealed and named in latest.json. Where
+    no key can be kept to sign it with, none is saved. Where the training is asked
     to pause (core.training.pausing), it saves after the step under way and raises TrainingPausedError; after the step
     `pause_after` it saves too, and raises StepReachedError.
     """
@@ -38,6 +40,8 @@ class Checkpointer(lightning.Callback):
     def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, pause_after: int | None = None) -> None:
         self.config, self.folder, self.ranks, self.pause_after = config, folder / FOLDER, ranks, pause_after
         self.saved = 0
+        self._without: str | None = None  # why no checkpoint can be sealed
+        self._told = False
         self._votes: Any = None
         self._handler = signal.getsignal(signal.SIGTERM)
 
@@ -47,6 +51,15 @@ class Checkpointer(lightning.Callback):
         if callable(self._handler) and threading.current_thread() is threading.main_thread():
             # Lightning's own ends the fit before a checkpoint can be saved.
             signal.signal(signal.SIGTERM, self._handler)
+        self._without = from_all_ranks(self._no_key())[0]
+
+    def _no_key(self) -> str | None:
+        try:
+            if self.ranks.rank == 0:
+                keys.own_key()
+        except OSError as error:
+            return f"no key to sign it with can be kept ({error.strerror}: {keys.key_file()}; {keys.VARIABLE} names another)"
+        return None
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
         every, step = self.config.trainer.checkpoint_every, trainer.global_step
@@ -71,6 +84,11 @@ class Checkpointer(lightning.Callback):
     def _try_to_save(self, trainer: lightning.Trainer, step: int) -> None:
         fencing.check(self.folder)
         self.saved = step  # the checkpoint says so too
+        if self._without is not None:
+            if self.ranks.rank == 0 and not self._told:
+                note(self.folder, f"no checkpoint from step {step} on: {self._without}")
+            self._told = True
+            return
         try:
             self._save(trainer, f"step-{step}", step)
         except Exception as error:
@@ -78,21 +96,20 @@ class Checkpointer(lightning.Callback):
             if self.ranks.size > 1 or (reason := no_space(error)) is None:
                 raise
             log.warning("no checkpoint at step %d: %s; training goes on", step, reason)
-            _remove(self.folder / f"step-{step}")
+            discard(self.folder / f"step-{step}")
 
     def _save(self, trainer: lightning.Trainer, name: str, step: int) -> None:
-        trainer.save_checkpoint(self.folder / name)
+        place = self.folder / name
+        if self.ranks.rank == 0:
+            discard(place)  # of a process that was killed while it saved
         if self.ranks.size > 1:
             dist.barrier()
+        trainer.save_checkpoint(place if self.config.trainer.strategy == "deepspeed" else place / SINGLE)
+        digests: dict[str, Digest] = {}
+        for hashed in from_all_ranks(getattr(trainer.strategy, "hashed", {})):
+            digests |= hashed
         if self.ranks.rank == 0:
-            content = json.dumps(layout(self.config, self.ranks, name, step)) + "\n"
-            former = list(
-                self.folder.iterdir()
-            )  # before the new one counts: a process that takes the run over adds to them
-            records.write_atomically(self.folder / LATEST, content)
-            for old in former:
-                if old.name not in (name, LATEST):
-                    _remove(old)
+            keep(self.folder, layout(self.config, self.ranks, name, step), self.config, digests)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """The batch that is about to start hasn't been trained on: whoever goes on from here begins with it."""
@@ -108,7 +125,3 @@ class Checkpointer(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.saved = state_dict["saved"]
-
-
-def _remove(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

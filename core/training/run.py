@@ -1,5 +1,6 @@
 """train(config) -> RunRecord: the only way in."""
 
+import contextlib
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from core.config import RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
+from core.keys import own_key
 from core.lightning_import import lightning
 from core.model.size import count, training_flops
 from core.patience import Patience, no_space
@@ -31,12 +33,14 @@ from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.checkpoints import Checkpointer, StepReachedError
 from core.training.checks import check
 from core.training.devices import uses_cuda
+from core.training.finding import find
 from core.training.launch import RankFailedError, launch
 from core.training.loggers import RowLogger
 from core.training.module import MaskedDiffusion
-from core.training.saved import find, remove
+from core.training.saved import FOLDER, SINGLE, Checkpoint, remove
 from core.training.saving import save_weights
-from core.training.strategy import strategy_of
+from core.training.setaside import notes
+from core.training.strategy import from_all_ranks, strategy_of
 from core.training.weights import load_weights, starting_weights
 
 log = logging.getLogger(__name__)
@@ -55,11 +59,12 @@ def train(
 
     Under trainer.strategy=deepspeed it trains in `devices` processes of this host; or, where torchrun, srun or
     DeepSpeed's launcher started this process, as one rank of theirs, and rank 0 leaves the record. A run that was cut off
-    goes on from its last checkpoint. A failure at work gives a record with status "failed" and a reason (and traceback.txt
-    beside it). A mistake in the config raises UserError before training; an interruption passes through and leaves no
-    record. A request to pause (core.training.pausing) is heeded with a checkpoint, whatever trainer.checkpoint_every says,
-    and raises TrainingPausedError. A finished record that lies there is set aside; once another process has taken the run
-    over (core.fencing), nothing more is written and FencedOffError is raised.
+    goes on from its last checkpoint that is whole and this user's (core.training.finding). A failure at work gives a record
+    with status "failed" and a reason (and traceback.txt beside it). A mistake in the config raises UserError before
+    training; an interruption passes through and leaves no record. A request to pause (core.training.pausing) is heeded with
+    a checkpoint, whatever trainer.checkpoint_every says, and raises TrainingPausedError. A finished record that lies there
+    is set aside; once another process has taken the run over (core.fencing), nothing more is written and FencedOffError is
+    raised.
 
     until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
     "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
@@ -83,6 +88,8 @@ def _train(
     if until is not None and config.trainer.strategy != "single":
         raise UserError("a run can be paused part-way under trainer.strategy=single only")
     check(config, ranks.size if among else devices)
+    with contextlib.suppress(OSError):  # whoever saves a checkpoint says so
+        own_key()
     starting_weights(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
@@ -105,6 +112,7 @@ def _train(
             )
     record = replace(record, study=dict(study or {}), provenance=record.provenance | slurm_job())
     if ranks.rank == 0:
+        record = replace(record, notes=notes(folder / FOLDER))
         spill.keep(record, folder)
         if record.status == "complete":
             remove(folder)
@@ -170,19 +178,21 @@ def _fit(
     callbacks: Sequence[lightning.Callback],
     until: int | None,
 ) -> dict[str, Any]:
-    found, weights = find(config, folder, ranks), starting_weights(config, folder)
+    checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
+    keeper = BestKeeper(config, folder, ranks, recorder)
+    trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder, keeper], ranks)
+    found, weights = _found(config, folder, ranks, trainer), starting_weights(config, folder)
+    keeper.begin(goes_on=found is not None)
     module = MaskedDiffusion(config, ranks)
     data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
     if weights and not found:
         load_weights(module.denoiser, weights)
         module.keep_reference()
-    checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
-    keeper = BestKeeper(config, folder, ranks, recorder, goes_on=found is not None)
-    trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder, keeper], ranks)
     if found and found.universal:
         trainer.strategy.config["checkpoint"] = {"load_universal": True}  # type: ignore[attr-defined]
+    saved = (found.path if config.trainer.strategy == "deepspeed" else found.path / SINGLE) if found else None
     began, tokens = time.perf_counter(), recorder.tokens
-    trainer.fit(module, data, ckpt_path=found.path if found else None, weights_only=True)
+    trainer.fit(module, data, ckpt_path=saved, weights_only=True)
     training_s = time.perf_counter() - began
     if not math.isfinite(recorder.validation["val/nelbo"][-1]):
         raise TrainingDivergedError(f"the NELBO on validation is not finite at step {config.trainer.steps}")
@@ -199,6 +209,14 @@ def _fit(
         "flops": training_flops(config),
         "weights": kept,
     }
+
+
+def _found(config: RunConfig, folder: Path, ranks: Ranks, trainer: lightning.Trainer) -> Checkpoint | None:
+    """The checkpoint to go on from, which all ranks choose together: each reads a share of it."""
+    if ranks.size == 1:
+        return find(config, folder, ranks)
+    trainer.strategy.setup_environment()  # the fit would do it later
+    return find(config, folder, ranks, agree=from_all_ranks)
 
 
 def _last(validation: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -1,24 +1,32 @@
-"""Checkpoints on disk: found again by whoever trains the run next, without the libraries that train."""
+"""Checkpoints on disk: found again by whoever trains the run next, without the libraries that train.
+
+checkpoints/step-N/       a checkpoint: its files, and seal.json, which says what they were (core.training.seals)
+            latest.json   the newest, for whoever asks how far the run is
+            set-aside/    what can't be gone on from (core.training.setaside)
+"""
 
 import json
-import os
+import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from core import records
-from core.config import RunConfig
-from core.errors import UserError
+from core.config import RunConfig, content_hash, to_dict
 from core.ranks import Ranks
+from core.training import seals
+from core.training.setaside import SET_ASIDE
 
 STAGES = "stages"  # in a run's folder, the runs of its first stages by arm hash
 FOLDER = "checkpoints"
 LATEST = "latest.json"
+SINGLE = "single.ckpt"  # in a checkpoint of one device, Lightning's
 WEIGHTS = "model.safetensors"  # those of the last step, of the whole model
 BEST = "best.safetensors"  # the weights that trainer.keep_best keeps
 UNIVERSAL_STAGE = 2  # at 3, losses diverge after a universal checkpoint is loaded (deepspeed 0.19.8)
+KEPT = 2  # the newest ones
+NAME = re.compile(r"step-(\d+)(-universal)?")
+LAYOUT = ("strategy", "stage", "devices", "expert_parallel")
 
 
 class Checkpoint(NamedTuple):
@@ -30,7 +38,7 @@ class Checkpoint(NamedTuple):
 
 
 def layout(config: RunConfig, ranks: Ranks, name: str, step: int) -> dict[str, Any]:
-    """What latest.json says of a checkpoint: its name, its step, and how the training was spread."""
+    """What is said of a checkpoint: its name, its step, and how the training was spread."""
     return {
         "name": name,
         "step": step,
@@ -41,58 +49,83 @@ def layout(config: RunConfig, ranks: Ranks, name: str, step: int) -> dict[str, A
     }
 
 
-def find(config: RunConfig, folder: Path, ranks: Ranks, *, convert: bool = False) -> Checkpoint | None:
-    """The run's last complete checkpoint.
+def identity(config: RunConfig) -> str:
+    """Which run a checkpoint is of, whatever layout it goes on in and wherever its first weights lie."""
+    content = to_dict(config)
+    del content["deepspeed"]
+    content["trainer"] = content["trainer"] | {"initial_weights": None}
+    return content_hash(content)
 
-    One that was saved at ZeRO-2 over other devices or groups of experts can be converted: `convert` does it, by one
-    process before the ranks start. Raises UserError for any other layout.
-    """
+
+def keep(folder: Path, said: dict[str, Any], config: RunConfig, digests: dict[str, seals.Digest]) -> None:
+    """Seal the checkpoint that `said` names, say in latest.json that it is the newest, and delete all older ones but one."""
+    seals.seal(folder / said["name"], {**said, "run": identity(config)}, digests)
+    # Listed before the new one counts: a process that takes the run over adds to them, and those aren't ours to delete.
+    named = [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)]
+    records.write_atomically(folder / LATEST, json.dumps(said) + "\n")
+    whole = sorted((name for name in named if (folder / name / seals.SEAL).is_file()), key=order_of, reverse=True)
+    for name in set(named) - set(whole[:KEPT]):
+        discard(folder / name)
+
+
+def discard(path: Path) -> None:
+    """Delete a checkpoint, or what is left of one: its seal first, so that no half of it is taken for a whole one."""
+    if path.is_dir() and not path.is_symlink():
+        (path / seals.SEAL).unlink(missing_ok=True)
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def read_latest(place: Path) -> dict[str, Any] | None:
+    """What latest.json says; None where there is none. Raises ValueError for what says nothing."""
     try:
-        latest = json.loads((folder / FOLDER / LATEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        latest = json.loads((place / LATEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    universal = bool(latest.pop("universal", False))
-    wanted = layout(config, ranks, latest["name"], latest["step"])
-    unlike = {name: f"{name} {latest[name]}, not {wanted[name]}" for name in wanted if latest[name] != wanted[name]}
-    path = folder / FOLDER / latest["name"]
-    if not unlike:
-        return Checkpoint(path, latest["step"], universal)
-    if (
-        convert
-        and set(unlike) <= {"devices", "expert_parallel"}
-        and latest["stage"] == UNIVERSAL_STAGE
-        and not universal
-    ):
-        return _convert(path, wanted)
-    raise UserError(
-        f"{folder / FOLDER} holds a checkpoint of another layout ({'; '.join(unlike.values())}): go on with that layout, "
-        "or delete it to start again (at deepspeed.stage=2 only, --devices and deepspeed.expert_parallel may be changed)"
-    )
+    except (OSError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(latest, dict) or not isinstance(latest.get("step"), int):
+        raise ValueError("no step")
+    if not NAME.fullmatch(str(latest.get("name"))):
+        raise ValueError("no checkpoint's name")
+    return latest
 
 
-def _convert(path: Path, layout: dict[str, Any]) -> Checkpoint:
-    """Rewrite a checkpoint in the universal format, which any number of devices can read."""
-    target = path.with_name(f"{path.name}-universal")
-    shutil.rmtree(target, ignore_errors=True)
-    source, out = path / "checkpoint", target / "checkpoint"
-    command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--num_extract_workers", "1"]
-    command += ["--num_merge_workers", "1", "--input_folder", str(source), "--output_folder", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"DS_ACCELERATOR": "cpu"})
-    if done.returncode:
-        raise RuntimeError(f"DeepSpeed can't convert {path}: {(done.stderr.strip().splitlines() or ['no reason'])[-1]}")
-    content = layout | {"name": target.name, "universal": True}
-    records.write_atomically(path.parent / LATEST, json.dumps(content) + "\n")
-    return Checkpoint(target, layout["step"], universal=True)
+def candidates(place: Path) -> list[str]:
+    """Names of what was finished, or is said to have been: the newest first. What was cut off in saving is none."""
+    latest = read_latest(place) or {"name": None}
+    found = [path for path in place.iterdir() if NAME.fullmatch(path.name)] if place.is_dir() else []
+    finished = [path.name for path in found if path.name == latest["name"] or (path / seals.SEAL).exists()]
+    return sorted(finished, key=order_of, reverse=True)
+
+
+def order_of(name: str) -> tuple[int, bool]:
+    """By step; one that was converted before what it was converted from."""
+    match = NAME.fullmatch(name)
+    assert match is not None
+    return int(match[1]), bool(match[2])
 
 
 def saved_step(folder: Path) -> int | None:
-    """The step after which a folder's run can go on; None where it has no whole checkpoint."""
+    """The step after which a folder's run can go on, as far as can be seen without reading the checkpoint; None without."""
+    place = folder / FOLDER
     try:
-        return int(json.loads((folder / FOLDER / LATEST).read_text(encoding="utf-8"))["step"])
-    except FileNotFoundError:
-        return None
+        latest = json.loads((place / LATEST).read_text(encoding="utf-8"))
+        return int(latest["step"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or half of one: `find` mends it
+        found = [
+            path.name for path in place.glob("step-*") if NAME.fullmatch(path.name) and (path / seals.SEAL).is_file()
+        ]
+        return max((order_of(name)[0] for name in found), default=None)
 
 
 def remove(folder: Path) -> None:
-    """Delete the checkpoints of a run that is complete."""
-    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    """Delete the checkpoints of a run that is complete, but what was set aside."""
+    place = folder / FOLDER
+    if (place / SET_ASIDE).exists():
+        for path in place.iterdir():
+            if path.name != SET_ASIDE:
+                discard(path)
+    else:
+        shutil.rmtree(place, ignore_errors=True)

@@ -9,6 +9,7 @@ written over.
 import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +20,15 @@ from core.config import RunConfig
 from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.ranks import Ranks
-from core.records import FILE_NAME, RunRecord
+from core.records import FILE_NAME, RunRecord, UnreadableRecordError
 from core.stages import LAST, Stage
 from core.training.checks import check_stages
 from core.training.loggers import RowLogger
 from core.training.saved import BEST, WEIGHTS
 
 STAGE_FILE = "stage.json"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,13 @@ def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] 
         spill.keep(spilled, folder)
         spill.discard(folder)
     if (folder / FILE_NAME).exists():
-        record = records.read(folder / FILE_NAME)
-        if record.status == "complete":
-            return replace(turn, record=record)
+        try:
+            record = records.read(folder / FILE_NAME)
+        except UnreadableRecordError as error:
+            log.warning("%s; it is set aside, and the stage is trained again", error)
+        else:
+            if record.status == "complete":
+                return replace(turn, record=record)
         if first:
             records.set_aside(folder)
     if not first:
@@ -168,6 +175,8 @@ def _place(wanted: Path, said: dict[str, Any]) -> Path:
                 return folder
         except FileNotFoundError:
             return folder
+        except ValueError:
+            log.warning("%s can't be read: %s is left alone", folder / STAGE_FILE, folder)
     raise AssertionError
 
 

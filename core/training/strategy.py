@@ -3,7 +3,8 @@
 import atexit
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from core.model.transformer import whole_name
 from core.ranks import Ranks
 from core.training.adamw import AdamW
 from core.training.devices import engine_config, uses_cuda
+from core.training.seals import Digest, hashing
 from core.training.traffic import Traffic
+from core.training.unpickling import only_known_types
 
 
 def _prepare_optimizers() -> None:
@@ -41,8 +44,16 @@ class PortableDeepSpeed(lightning.pytorch.strategies.DeepSpeedStrategy):
 
     strategy_name = "deepspeed_portable"
     traffic: Traffic
+    hashed: Mapping[str, Digest] = {}  # of the files that this rank last saved
+    _met = False
 
     def setup_environment(self) -> None:
+        """Meet the other ranks: once, by whoever needs them first."""
+        if not self._met:
+            self._met = True
+            self._meet()
+
+    def _meet(self) -> None:
         _prepare_optimizers()
         if not self._on_cpu:
             return super().setup_environment()
@@ -61,6 +72,15 @@ class PortableDeepSpeed(lightning.pytorch.strategies.DeepSpeedStrategy):
             self._init_deepspeed_distributed()
         atexit.register(leave_group)
         self.traffic = Traffic.of_engine()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        assert self.deepspeed_engine is not None
+        with hashing(self.deepspeed_engine.checkpoint_engine, Path(filepath)) as self.hashed:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        with only_known_types():  # DeepSpeed asks for anything
+            return super().load_checkpoint(checkpoint_path, weights_only)
 
     def backward(self, closure_loss: Tensor, *arguments: Any, **settings: Any) -> Tensor:
         # Lightning has divided the loss by the micro-batches of a step; the engine would do it again.

@@ -159,6 +159,20 @@ def test_a_task_whose_node_came_back_leaves_its_run_to_whoever_has_it(ledgers, q
     assert not (claim.folder / LOSSES_FILE).exists()  # the run killed nobody
 
 
+@pytest.mark.parametrize("content", ['{"name": "step-3", "st', "", "[]", '{"step": null}', "\0"])
+def test_half_of_a_latest_json_ends_no_claim(content, ledgers, queue):
+    ledger = ledgers("a")
+    ledger.reconcile()
+    claim, _ = ledger.claim()
+    (claim.folder / "checkpoints").mkdir()
+    (claim.folder / "checkpoints" / "latest.json").write_text(content)
+    claim.lock.release()
+    ledger.reconcile()
+    again, _ = ledger.claim()
+    assert (again.run, again.attempt) == (claim.run, 1)  # there is no checkpoint: from its first step
+    again.lock.release()
+
+
 def test_squeue_is_read_back(monkeypatch):
     lines = "7|0|RUNNING|None|0|1-02:03:04|n1|8|\n7|1|PENDING|(Resources)|2|30:00||9|\n7|2|RUNNING|None|0|UNLIMITED|n2|10|\n"
     monkeypatch.setattr(scheduler, "call", lambda *command: lines)

@@ -1,5 +1,6 @@
 """The weights at the best validation are kept, whatever interrupts the run."""
 
+import hashlib
 import shutil
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from core.training.callbacks import Recorder
 from core.training.checks import check
 from core.training.module import MaskedDiffusion
 from core.training.run import train
-from core.training.saved import BEST, FOLDER
+from core.training.saved import BEST, FOLDER, SINGLE
 from core.training.weights import load_weights
 from tests.core.training.test_run import QUICK
+from tests.core.training.test_seals import flip
 
 LONG = QUICK | {
     "trainer.steps": 32, "trainer.validate_every": 6, "trainer.keep_best": "load/max_vio",
@@ -38,7 +40,7 @@ def test_the_best_validation_leaves_its_weights(tmp_path: Path) -> None:
     assert at_best.status == "paused" and at_best.best == whole.best
     paused = MaskedDiffusion(config)
     load_weights(paused.denoiser, str(tmp_path / "whole" / BEST))
-    checkpoint = torch.load(tmp_path / "until" / FOLDER / f"step-{best.step}", weights_only=True)
+    checkpoint = torch.load(tmp_path / "until" / FOLDER / f"step-{best.step}" / SINGLE, weights_only=True)
     for name, tensor in paused.state_dict().items():
         assert torch.equal(tensor, checkpoint["state_dict"][name]), name
 
@@ -58,17 +60,33 @@ def test_a_cut_off_run_neither_loses_nor_worsens_its_best(tmp_path: Path) -> Non
     assert (folder / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
 
 
+def test_damaged_best_weights_are_set_aside_and_the_record_says_so(tmp_path: Path) -> None:
+    config = build(LONG, {"trainer.keep_best": "val/nelbo"})
+    paused = train(config, tmp_path, until=8)
+    assert paused.best["step"] == 6
+    flip(tmp_path / BEST, -100)
+    record = train(config, tmp_path)
+    assert record.status == "complete" and record.best["step"] > 8
+    with (tmp_path / BEST).open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == record.best["weights_sha256"]
+    why = "it isn't what was saved; what is best is kept from here on"
+    assert record.notes == [f"{BEST} was set aside as {FOLDER}/set-aside/{BEST}: {why}"]
+    assert (tmp_path / FOLDER / "set-aside" / BEST).exists()
+
+
 def test_a_worse_validation_replaces_nothing_and_a_new_start_forgets(tmp_path: Path) -> None:
     config = build(LONG, {"trainer.keep_best": "val/nelbo"})
     recorder, module = Recorder(config), MaskedDiffusion(config)
-    keeper = BestKeeper(config, tmp_path, Ranks(), recorder, goes_on=False)
+    keeper = BestKeeper(config, tmp_path, Ranks(), recorder)
     for step, value in ((1, float("nan")), (2, 3.0), (3, 3.5), (4, float("nan")), (5, 3.0)):
         recorder.validation = {"step": [float(step)], "val/nelbo": [value]}
         keeper.on_validation_end(None, module)
     assert keeper.best is not None and (keeper.best.value, keeper.best.step) == (3.0, 2)
-    goes_on = BestKeeper(config, tmp_path, Ranks(), Recorder(config), goes_on=True)
+    goes_on, anew = (BestKeeper(config, tmp_path, Ranks(), Recorder(config)) for _ in range(2))
+    goes_on.begin(goes_on=True)
     assert goes_on.best == keeper.best
-    assert BestKeeper(config, tmp_path, Ranks(), Recorder(config), goes_on=False).best is None
+    anew.begin(goes_on=False)
+    assert anew.best is None
     assert not (tmp_path / BEST).exists()
 
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from core import records
 from core.config import RunConfig, to_yaml
 from core.errors import UserError
+from core.ranks import Ranks
 from core.records import RunRecord
 from core.settings import build
 from core.training.run import train
-from core.training.saved import FOLDER, LATEST, saved_step
+from core.training.saved import FOLDER, keep, layout, saved_step
 from tests.core.training.test_run import QUICK
 from tests.forked import Started, is_alive, logging_to
 from tests.forked import start as fork
@@ -157,8 +158,9 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
-    saved = '{"name": "step-10", "step": 10, "strategy": "deepspeed", "stage": 3, "devices": 2, "expert_parallel": 1}'
-    (tmp_path / FOLDER / LATEST).write_text(saved)
+    place = tmp_path / FOLDER / "step-10"
+    place.mkdir(parents=True)
+    config = build(LONG, SPREAD | {"deepspeed.stage": 3})
+    keep(place.parent, layout(config, Ranks(size=2), "step-10", 10), config, {})
     with pytest.raises(UserError, match=r"checkpoint of another layout \(devices 2, not 4; expert_parallel 1, not 2\)"):
-        train(build(LONG, SPREAD | {"deepspeed.stage": 3}), tmp_path, devices=4)
+        train(config, tmp_path, devices=4)

@@ -147,6 +147,20 @@ def test_a_failed_stage_stops_what_follows_and_is_tried_again(five: dict, tmp_pa
     assert records.read(folder / "attempts" / "1.json").reason == done[0][1].reason
 
 
+def test_a_stage_whose_files_are_damaged_is_trained_again(five: dict, tmp_path: Path) -> None:
+    stages = make_stages(short(five))[:1]
+    train_stages(stages, tmp_path)
+    folder = root_of(stages, tmp_path) / "1-pretrain-1"
+    whole = (folder / "record.json").read_text()
+    (folder / "record.json").write_text(whole[:100])
+    watched = Watched()
+    train_stages(stages, tmp_path, watcher=watched)
+    assert watched.trained == ["pretrain-1"] and (folder / "attempts" / "1.json").read_text() == whole[:100]
+    (folder / "stage.json").write_text('{"sta')
+    ((turn, record),) = train_stages(stages, tmp_path)
+    assert record.status == "complete" and turn.folder.name == "1-pretrain-1-2" and (folder / WEIGHTS).exists()
+
+
 def test_weights_that_are_not_the_recorded_ones_are_not_gone_on_from(five: dict, tmp_path: Path) -> None:
     stages = make_stages(short(five))
     train_stages(stages[:1], tmp_path)
