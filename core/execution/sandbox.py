@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from core.errors import UserError
+from core.execution import permitted
 
 SCRIPT = Path(__file__).with_name("confine.py")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null")
@@ -28,26 +29,26 @@ USERS = range(1_000_000_000, 2_000_000_000)  # that nobody is
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use: seconds by the clock and of each process's computing, bytes of address space of each process,
-    of a file and of all files together, processes and threads at once, open files."""
+    """What a program, which is one process, may use: seconds by the clock and of computing, bytes of memory, of a file and of
+    all files together, threads at once, open files."""
 
     wall_s: float = 10.0
     cpu_s: int = 10
     memory: int = 2**30
     file: int = 2**20
     disk: int = 2**24
-    processes: int = 32
+    threads: int = 32
     files: int = 64
 
-    def of_processes(self) -> dict[str, int]:
+    def of_process(self) -> dict[str, int]:
         """By their names in Python's `resource`; none may be above what this process itself is allowed."""
         wanted = {
             "RLIMIT_CPU": self.cpu_s,
             "RLIMIT_AS": self.memory,
             "RLIMIT_FSIZE": self.file,
-            "RLIMIT_NPROC": self.processes,
+            "RLIMIT_NPROC": self.threads,
             "RLIMIT_NOFILE": self.files,
-            "RLIMIT_CORE": 0,
+            "RLIMIT_CORE": 1,  # 0 would still hand a dump to the machine's collector (man 5 core)
         }
         hard = {name: resource.getrlimit(getattr(resource, name))[1] for name in wanted}
         return {name: value if hard[name] < 0 else min(value, hard[name]) for name, value in wanted.items()}
@@ -74,7 +75,7 @@ class Ran(Ended):
 
 
 class Confined:
-    """A program that runs; leaving the `with` block ends it, and everything that it started."""
+    """A program that runs; leaving the `with` block ends it."""
 
     def __init__(self, process: subprocess.Popen[bytes], report: int, folder: tempfile.TemporaryDirectory[str]) -> None:
         self.process, self._report, self._folder = process, report, folder
@@ -141,9 +142,11 @@ def start(
         "root": str(home / "root"),
         "folder": str(home / "work"),
         "readable": _readable(),
-        "limits": limits.of_processes(),
+        "limits": limits.of_process(),
         "wall_s": limits.wall_s,
         "disk": limits.disk,
+        "library": permitted.LIBRARY,
+        "calls": {"writing": permitted.rules(True), "reading": permitted.rules(False)},
         "user": user,
         "report": write,
         "parent": os.getpid(),
@@ -187,6 +190,11 @@ def run(program: str, *, limits: Limits = Limits(), output: int = 2**16, argumen
 @lru_cache(maxsize=1)
 def confinement() -> Ended:
     """How programs are confined on this machine, by trying. Raises UserError where they would be this process's equals."""
+    if os.uname().machine not in permitted.MACHINES:
+        raise UserError(
+            f"programs can't be confined on {os.uname().machine}, only on {' and '.join(permitted.MACHINES)}: run it "
+            "elsewhere, or leave --execute out"
+        )
     ran = run("print(6 * 7)")
     if not (ran.namespaces or ran.other_user):
         raise UserError(
