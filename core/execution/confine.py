@@ -190,12 +190,8 @@ def _new_root(spec: dict[str, Any]) -> None:
 
 def _change_user(user: int) -> None:
     os.setgroups([])
-    try:
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    except OSError:  # a container may have no such user
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:

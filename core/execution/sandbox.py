@@ -24,7 +24,10 @@ from core.execution import permitted
 SCRIPT = Path(__file__).with_name("confine.py")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null")
 GRACE_S = 5.0  # beyond a program's own time: for starting it, and for ending what it started
-USERS = range(1_000_000_000, 2_000_000_000)  # that nobody is
+USERS = (
+    range(1_000_000_000, 2_000_000_000),
+    range(20_000, 60_000),
+)  # that nobody is; the second where a container has few
 
 
 @dataclass(frozen=True)
@@ -124,16 +127,17 @@ def start(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> Confined:
     """Start a Python program with the standard library, an empty environment and an empty folder of its own."""
+    user = _user()
     folder = tempfile.TemporaryDirectory(prefix="confined-", ignore_cleanup_errors=True)
     home = Path(folder.name)
-    user = secrets.choice(USERS)
     for name in ("root", "work"):
         (home / name).mkdir()
     (home / "main.py").write_text(program, encoding="utf-8")
     if os.getuid() == 0:
         home.chmod(0o711)
-        (home / "main.py").chmod(0o644)
-        os.chown(home / "work", user, user)
+        (home / "work").chmod(0o755)
+        (home / "main.py").chmod(0o400)  # tests aren't for whom they test
+        os.chown(home / "main.py", user, user)
     read, write = os.pipe()
     spec = {
         "python": os.path.realpath(sys._base_executable),  # type: ignore[attr-defined]
@@ -207,6 +211,16 @@ def confinement() -> Ended:
             "it elsewhere, or leave --execute out"
         )
     return Ended(**{name: value for name, value in vars(ran).items() if name not in ("output", "flooded")})
+
+
+def _user() -> int:
+    """A user of this process's user namespace that nobody is, another each time. Raises UserError where it has none."""
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    mapped = [range(int(first), int(first) + int(count)) for first, _, count in map(str.split, lines)]
+    for users in USERS:
+        if os.getuid() != 0 or any(users[0] in found and users[-1] in found for found in mapped):
+            return secrets.choice(users)
+    raise UserError("programs can't be confined here: this container has no user but root; leave --execute out")
 
 
 def _readable() -> list[str]:

@@ -143,9 +143,27 @@ print(json.dumps(through))
 """
 )
 
+# A user namespace with 65,536 users, as containers have that are started by a plain user.
+CONTAINER = """
+import ctypes, os, sys
+ready, child = os.pipe(), os.fork()
+if child == 0:
+    os.read(ready[0], 1)
+    for name in ("uid_map", "gid_map"):
+        with open(f"/proc/{os.getppid()}/{name}", "w") as file: file.write("0 0 65536")
+    os._exit(0)
+ctypes.CDLL(None).unshare(0x10000000)
+os.write(ready[1], b"x")
+os.waitpid(child, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 WAYS: dict[str, list[str]] = {
     "as here": [],
     "without namespaces": ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"],
+    "in a container of few users": [
+        *("/usr/bin/python3", "-c", CONTAINER),
+        *("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"),
+    ],
     "by a plain user": ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"],
 }
 RUNNER = """
@@ -156,7 +174,8 @@ listed = permitted.rules
 permitted.rules = lambda writing: [*listed(writing), *((name, []) for name in more)]
 try:
     how = sandbox.confinement()
-    ran = sandbox.run(program, limits=sandbox.Limits(**limits))
+    with sandbox.start("import time  # s3cr3t\\ntime.sleep(600)", arguments=["bystander"]):
+        ran = sandbox.run(program, limits=sandbox.Limits(**limits))
     said = {"output": ran.output.decode(), "status": ran.status, "failed": ran.failed}
     print(json.dumps(said | {"namespaces": how.namespaces, "other_user": how.other_user}))
 except sandbox.UserError as error:
