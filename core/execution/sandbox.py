@@ -24,10 +24,7 @@ from core.execution import permitted
 SCRIPT = Path(__file__).with_name("confine.py")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null")
 GRACE_S = 5.0  # beyond a program's own time: for starting it, and for ending what it started
-USERS = (
-    range(1_000_000_000, 2_000_000_000),
-    range(20_000, 60_000),
-)  # that nobody is; the second where a container has few
+USERS = range(1_000_000_000, 2_000_000_000), range(20_000, 60_000)  # nobody's; the second where a container has few
 
 
 @dataclass(frozen=True)

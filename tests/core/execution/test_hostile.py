@@ -17,13 +17,15 @@ from tests.core.execution.hostile import ATTEMPTS, CALLS, EVERYWHERE, WAYS, publ
 from tests.core.execution.test_sandbox import LONG, PATIENCE_S, left_behind
 
 as_root = pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="takes root and setpriv")
-ways = pytest.mark.parametrize(
-    "way",
-    [
-        name if not command else pytest.param(name, marks=[pytest.mark.service, as_root])
-        for name, command in WAYS.items()
-    ],
-)
+
+
+def ways(*names: str) -> pytest.MarkDecorator:
+    """In these ways; those that another user has to be for, or fewer rights, take root."""
+    marks = {name: [pytest.mark.service, as_root] if command else [] for name, command in WAYS.items()}
+    return pytest.mark.parametrize("way", [pytest.param(name, marks=marks[name]) for name in names])
+
+
+HERE, WITHOUT, FEW_USERS, PLAIN = WAYS
 Confine = Callable[..., dict[str, Any]]
 
 
@@ -40,16 +42,16 @@ def confine(home: Path, way: str) -> Confine:
         if "refused" in found:
             pytest.skip(found["refused"])
         assert found["failed"] is None
-        if way in ("without namespaces", "in a container of few users"):
+        if way in (WITHOUT, FEW_USERS):
             assert not found["namespaces"] and found["other_user"]
-        if way == "by a plain user":
+        if way == PLAIN:
             assert found["namespaces"] and not found["other_user"]
         return found
 
     return so
 
 
-@ways
+@ways(HERE, WITHOUT, FEW_USERS, PLAIN)
 def test_calls_that_reach_out_do_not_exist(confine: Confine) -> None:
     assert json.loads(confine(ATTEMPTS)["output"]) == []
     names = {name.split(":")[0].split(" ")[0] for name in CALLS}
@@ -73,7 +75,7 @@ try:
     while made < 2:
         if os.fork() == 0:
             held = keep()
-            time.sleep(2)
+            time.sleep(1)
             os._exit(0)
         made += 1
 except OSError:
@@ -85,11 +87,11 @@ for folder in (".", "/tmp", "/dev/shm", "/var/tmp"):
             with open(f"{folder}/hoard-{place}", "wb", buffering=0) as file: written += file.write(bytes(2**19))
         except OSError: pass
 os.write(1, b"%d\\n" % written)
-time.sleep(2 * (made > 0))  # in a namespace its end is theirs
+time.sleep(made > 0)  # in a namespace its end is theirs
 """
 
 
-@ways
+@ways(HERE, WITHOUT, PLAIN)
 def test_memory_is_limited_in_sum(confine: Confine) -> None:
     limits = Limits(memory=2**27, disk=2**22, wall_s=20.0)
     held = [int(line) for line in confine(HOARD, limits=limits)["output"].split()]
@@ -98,7 +100,7 @@ def test_memory_is_limited_in_sum(confine: Confine) -> None:
     assert sum(map(int, with_children["output"].split())) > 2 * limits.memory
 
 
-@ways
+@ways(HERE, PLAIN)
 def test_no_process_is_made_by_whatever_name(confine: Confine) -> None:
     program = """
 import ctypes, os, subprocess, sys
@@ -116,7 +118,7 @@ for make in (os.fork, os.forkpty, spawn, vfork, lambda: subprocess.run(asked), s
     assert confine(program)["output"] == ""
 
 
-@ways
+@ways(HERE, PLAIN)
 def test_threads_are_limited_and_their_computing_is_the_program_s(confine: Confine) -> None:
     bomb = """
 import threading, time
@@ -135,7 +137,7 @@ for each in [threading.Thread(target=work) for _ in range(2)]: each.start()
     assert confine(busy, limits=replace(LONG, cpu_s=1))["status"] == -9
 
 
-@ways
+@ways(HERE, WITHOUT, PLAIN)
 def test_files_of_the_machine_stay_as_they_are(confine: Confine, way: str, tmp_path: Path) -> None:
     with public_copy() as public:
         there, folder = public / "anyone's", public / "open"
@@ -159,12 +161,12 @@ for act in (
 """
         assert confine(program)["output"] == ""
         assert there.read_text() == "kept" and os.listdir(folder) == ["victim"]
-        if way == "without namespaces":
+        if way == WITHOUT:
             confine(program, permitting=["openat", "mkdir"])
             assert sorted(os.listdir(folder)) == ["made", "new", "victim"] and there.read_text() == ""
 
 
-@ways
+@ways(HERE, WITHOUT, FEW_USERS, PLAIN)
 def test_the_tests_are_not_for_whom_they_test(confine: Confine) -> None:
     program = """
 import glob
@@ -181,7 +183,7 @@ for place in glob.glob("/proc/[0-9]*"):
     assert confine(program)["output"] == ""
 
 
-@ways
+@ways(HERE, PLAIN)
 def test_no_core_is_dumped_nor_handed_to_a_collector(confine: Confine) -> None:
     program = (
         "import os, resource; print(resource.getrlimit(resource.RLIMIT_CORE), os.listdir('.'), flush=True); os.abort()"
