@@ -161,7 +161,7 @@ WAYS: dict[str, list[str]] = {
     "as here": [],
     "without namespaces": ["setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"],
     "in a container of few users": [
-        *("/usr/bin/python3", "-c", CONTAINER),
+        *(sys.executable, "-I", "-c", CONTAINER),
         *("setpriv", "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin"),
     ],
     "by a plain user": ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"],
