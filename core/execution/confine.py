@@ -138,7 +138,7 @@ class _Filter:
         self._check(self._library.seccomp_attr_set(self._filter, OTHER_ABI, NO_SUCH_CALL))
         for name, conditions in calls:
             number = self._library.seccomp_syscall_resolve_name(name.encode())
-            if number == -1:  # of a newer kernel than the library
+            if number < 0:  # another machine's, or of a newer kernel than the library
                 continue
             compared = (_Condition * len(conditions))(
                 *(_Condition(place, MASKED_EQUAL, mask, value) for place, mask, value in conditions)

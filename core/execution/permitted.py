@@ -18,7 +18,7 @@ Rule = tuple[str, list[Condition]]
 _ALWAYS = """
     read readv pread64 preadv write writev pwrite64 pwritev lseek close dup dup2 dup3 poll ppoll select pselect6
     stat lstat fstat newfstatat statx statfs fstatfs access faccessat faccessat2 readlink readlinkat getdents getdents64
-    getcwd chdir fchdir umask
+    listxattr getcwd chdir fchdir umask
     brk mmap munmap mprotect mremap madvise
     futex set_robust_list get_robust_list set_tid_address rseq arch_prctl sched_yield sched_getaffinity
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigsuspend rt_sigtimedwait sigaltstack restart_syscall pause
@@ -29,6 +29,7 @@ _ALWAYS = """
 # Where the folder lies in a file system of its own, which limits what is in it; elsewhere nothing can be made or changed.
 _WRITING = """
     open openat creat mkdir mkdirat rmdir unlink unlinkat rename renameat renameat2 truncate ftruncate fsync fdatasync
+    chmod fchmod fchmodat utimensat
 """
 
 ALL = 2**64 - 1
