@@ -55,7 +55,11 @@ def confine(home: Path, way: str) -> Confine:
 @ways(HERE, WITHOUT, FEW_USERS, PLAIN)
 def test_calls_that_reach_out_do_not_exist(confine: Confine) -> None:
     assert json.loads(confine(ATTEMPTS)["output"]) == []
-    names = {name.split(":")[0].split(" ")[0] for name in CALLS}
+    names = {name.split(":")[0].split(" ")[0] for name in CALLS} - {
+        "shmget",
+        "msgget",
+        "semget",
+    }  # what those make stays
     assert set(json.loads(confine(ATTEMPTS, permitting=names)["output"])) >= EVERYWHERE
 
 
