@@ -143,6 +143,9 @@ def _print(content: Mapping[str, Any], path: Path, out: Console) -> None:
     if "pass" not in content:
         out.print("nothing was executed: --execute runs what the model wrote, confined", soft_wrap=True)
     elif not content["confinement"]["namespaces"]:
-        out.print("this kernel permits no namespaces: the programs could reach the network, as a user of their own")
+        out.print(
+            "this kernel permits no namespaces: the programs could read what any user of this machine may read",
+            soft_wrap=True,
+        )
     out.print(f"completions: {path.with_suffix('.jsonl')}", markup=False, soft_wrap=True)
     out.print(f"results: {path}", markup=False, soft_wrap=True)

@@ -2,12 +2,14 @@
 
 Its one argument is JSON (core.execution.sandbox.start writes it). Where the kernel permits, the program gets namespaces of
 its own: it sees no process but its children, no network, and of the file system the interpreter, read-only, and an empty
-folder of limited size in memory. Started by root it is another user, whatever else there is. Limits hold in either case. This
-process stays outside and ends everything when the time is up, when it is told to, and when whoever started it is gone.
+folder of limited size in memory. Started by root it is another user, whatever else there is. Limits hold in either case, and
+of the kernel's calls it has those alone that core.execution.permitted lists, which make no second process. This process stays
+outside and ends the program when the time is up, when it is told to, and when whoever started it is gone.
 """
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -28,6 +30,12 @@ KEPT = {
 }  # statvfs's flags, and mount's: a remount must keep them
 DETACH, DEATH_SIGNAL, NO_NEW_RIGHTS = 2, 1, 38
 NOBODY = 65534
+PERMIT, MASKED_EQUAL, OTHER_ABI = (
+    0x7FFF0000,
+    7,
+    2,
+)  # seccomp.h: SCMP_ACT_ALLOW, SCMP_CMP_MASKED_EQ, SCMP_FLTATR_ACT_BADARCH
+NO_SUCH_CALL = 0x00050000 | errno.ENOSYS  # SCMP_ACT_ERRNO; libraries then try an older call
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -53,8 +61,6 @@ def main(spec: dict[str, Any]) -> None:
     if os.getppid() != spec["parent"]:  # gone before its death could be told
         _kill(child)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if not spaces and user is not None:
-        _kill_all_of(user)  # in a namespace the first process takes all others along
     found = ended | {"status": status, "namespaces": spaces, "other_user": user is not None}
     _report(spec, found)
 
@@ -81,23 +87,72 @@ def _unshare(uid: int, gid: int) -> bool:
 
 def _become(spec: dict[str, Any], spaces: bool, user: int | None) -> None:
     try:
-        program = spec["program"]
+        program, limits = spec["program"], spec["limits"]
+        permitted = _Filter(spec["library"], spec["calls"]["writing" if spaces else "reading"])
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # where all programs together are too much for the machine, one of them is ended
         if spaces:
             _new_root(spec)
             program = "/main.py"
         else:
             os.chdir(spec["folder"])
-        for name, value in spec["limits"].items():
+            limits = limits | {"RLIMIT_FSIZE": 0}  # files that anyone may write are the machine's
+        for name, value in limits.items():
             resource.setrlimit(getattr(resource, name), (value, value))
         if user is not None:
             _change_user(user)
         libc.prctl(NO_NEW_RIGHTS, 1, 0, 0, 0)
         libc.prctl(DEATH_SIGNAL, signal.SIGKILL)
+        permitted.load()
         os.execve(spec["python"], [spec["python"], "-I", "-S", "-B", program, *spec["arguments"]], {})
     except BaseException as error:
         _report(spec, {"failed": f"{type(error).__name__}: {error}"})
     finally:
         os._exit(125)
+
+
+class _Condition(ctypes.Structure):
+    """seccomp.h: struct scmp_arg_cmp."""
+
+    _fields_ = (
+        ("place", ctypes.c_uint),
+        ("comparison", ctypes.c_int),
+        ("mask", ctypes.c_uint64),
+        ("value", ctypes.c_uint64),
+    )
+
+
+class _Filter:
+    """The kernel's calls that are permitted, as [name, [[place of an argument, mask, value], ...]] each.
+
+    libseccomp knows the calls' numbers; what it has no name for isn't permitted. Once loaded no program can take it off.
+    """
+
+    def __init__(self, library: str, calls: list[Any]) -> None:
+        try:
+            self._library = ctypes.CDLL(library)
+        except OSError:
+            raise OSError(f"{library} isn't there: install libseccomp, on Debian the package libseccomp2") from None
+        self._library.seccomp_init.restype = ctypes.c_void_p
+        self._filter = ctypes.c_void_p(self._library.seccomp_init(NO_SUCH_CALL))
+        self._check(self._library.seccomp_attr_set(self._filter, OTHER_ABI, NO_SUCH_CALL))
+        for name, conditions in calls:
+            number = self._library.seccomp_syscall_resolve_name(name.encode())
+            if number < 0:  # another machine's, or of a newer kernel than the library
+                continue
+            compared = (_Condition * len(conditions))(
+                *(_Condition(place, MASKED_EQUAL, mask, value) for place, mask, value in conditions)
+            )
+            self._check(
+                self._library.seccomp_rule_add_array(self._filter, PERMIT, number, len(conditions), compared), name
+            )
+
+    def load(self) -> None:
+        self._check(self._library.seccomp_load(self._filter))
+
+    def _check(self, result: int, what: str = "a filter of calls") -> None:
+        if result != 0:
+            raise OSError(-result, f"seccomp: {what}: {os.strerror(-result)}")
 
 
 def _new_root(spec: dict[str, Any]) -> None:
@@ -135,12 +190,8 @@ def _new_root(spec: dict[str, Any]) -> None:
 
 def _change_user(user: int) -> None:
     os.setgroups([])
-    try:
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    except OSError:  # a container may have no such user
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
@@ -156,17 +207,6 @@ def _done(result: int, what: str) -> None:
 def _kill(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):  # it ended by itself
         os.kill(pid, signal.SIGKILL)
-
-
-def _kill_all_of(user: int) -> None:
-    """End every process of a user that nobody else is."""
-    child = os.fork()
-    if child == 0:
-        _change_user(user)
-        if os.getuid() == user:
-            os.kill(-1, signal.SIGKILL)
-        os._exit(0)
-    os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -19,35 +19,36 @@ from types import TracebackType
 from typing import IO, Any
 
 from core.errors import UserError
+from core.execution import permitted
 
 SCRIPT = Path(__file__).with_name("confine.py")
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/dev/null")
 GRACE_S = 5.0  # beyond a program's own time: for starting it, and for ending what it started
-USERS = range(1_000_000_000, 2_000_000_000)  # that nobody is
+USERS = range(1_000_000_000, 2_000_000_000), range(20_000, 60_000)  # nobody's; the second where a container has few
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use: seconds by the clock and of each process's computing, bytes of address space of each process,
-    of a file and of all files together, processes and threads at once, open files."""
+    """What a program, which is one process, may use: seconds by the clock and of computing, bytes of memory, of a file and of
+    all files together, threads at once, open files."""
 
     wall_s: float = 10.0
     cpu_s: int = 10
     memory: int = 2**30
     file: int = 2**20
     disk: int = 2**24
-    processes: int = 32
+    threads: int = 32
     files: int = 64
 
-    def of_processes(self) -> dict[str, int]:
+    def of_process(self) -> dict[str, int]:
         """By their names in Python's `resource`; none may be above what this process itself is allowed."""
         wanted = {
             "RLIMIT_CPU": self.cpu_s,
             "RLIMIT_AS": self.memory,
             "RLIMIT_FSIZE": self.file,
-            "RLIMIT_NPROC": self.processes,
+            "RLIMIT_NPROC": self.threads,
             "RLIMIT_NOFILE": self.files,
-            "RLIMIT_CORE": 0,
+            "RLIMIT_CORE": 1,  # 0 would still hand a dump to the machine's collector (man 5 core)
         }
         hard = {name: resource.getrlimit(getattr(resource, name))[1] for name in wanted}
         return {name: value if hard[name] < 0 else min(value, hard[name]) for name, value in wanted.items()}
@@ -74,7 +75,7 @@ class Ran(Ended):
 
 
 class Confined:
-    """A program that runs; leaving the `with` block ends it, and everything that it started."""
+    """A program that runs; leaving the `with` block ends it."""
 
     def __init__(self, process: subprocess.Popen[bytes], report: int, folder: tempfile.TemporaryDirectory[str]) -> None:
         self.process, self._report, self._folder = process, report, folder
@@ -123,16 +124,17 @@ def start(
     stderr: int | IO[bytes] = subprocess.DEVNULL,
 ) -> Confined:
     """Start a Python program with the standard library, an empty environment and an empty folder of its own."""
+    user = _user()
     folder = tempfile.TemporaryDirectory(prefix="confined-", ignore_cleanup_errors=True)
     home = Path(folder.name)
-    user = secrets.choice(USERS)
     for name in ("root", "work"):
         (home / name).mkdir()
     (home / "main.py").write_text(program, encoding="utf-8")
     if os.getuid() == 0:
         home.chmod(0o711)
-        (home / "main.py").chmod(0o644)
-        os.chown(home / "work", user, user)
+        (home / "work").chmod(0o755)
+        (home / "main.py").chmod(0o400)  # tests aren't for whom they test
+        os.chown(home / "main.py", user, user)
     read, write = os.pipe()
     spec = {
         "python": os.path.realpath(sys._base_executable),  # type: ignore[attr-defined]
@@ -141,9 +143,11 @@ def start(
         "root": str(home / "root"),
         "folder": str(home / "work"),
         "readable": _readable(),
-        "limits": limits.of_processes(),
+        "limits": limits.of_process(),
         "wall_s": limits.wall_s,
         "disk": limits.disk,
+        "library": permitted.LIBRARY,
+        "calls": {"writing": permitted.rules(True), "reading": permitted.rules(False)},
         "user": user,
         "report": write,
         "parent": os.getpid(),
@@ -187,6 +191,11 @@ def run(program: str, *, limits: Limits = Limits(), output: int = 2**16, argumen
 @lru_cache(maxsize=1)
 def confinement() -> Ended:
     """How programs are confined on this machine, by trying. Raises UserError where they would be this process's equals."""
+    if os.uname().machine not in permitted.MACHINES:
+        raise UserError(
+            f"programs can't be confined on {os.uname().machine}, only on {' and '.join(permitted.MACHINES)}: run it "
+            "elsewhere, or leave --execute out"
+        )
     ran = run("print(6 * 7)")
     if not (ran.namespaces or ran.other_user):
         raise UserError(
@@ -199,6 +208,16 @@ def confinement() -> Ended:
             "it elsewhere, or leave --execute out"
         )
     return Ended(**{name: value for name, value in vars(ran).items() if name not in ("output", "flooded")})
+
+
+def _user() -> int:
+    """A user of this process's user namespace that nobody is, another each time. Raises UserError where it has none."""
+    lines = Path("/proc/self/uid_map").read_text().splitlines()
+    mapped = [range(int(first), int(first) + int(count)) for first, _, count in map(str.split, lines)]
+    for users in USERS:
+        if os.getuid() != 0 or any(users[0] in found and users[-1] in found for found in mapped):
+            return secrets.choice(users)
+    raise UserError("programs can't be confined here: this container has no user but root; leave --execute out")
 
 
 def _readable() -> list[str]:
