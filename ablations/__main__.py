@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from ablations.cli.options import bench_options, export_options, layout_options, sample_options, slurm_options
 from core.errors import UserError
+from core.printable import one_line
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
-LONGEST = 2000  # characters of a complaint
 
 
 # Where a command's function is; the rest are in commands.
@@ -59,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe: not an error
         return 0
+    except OSError as error:
+        if error.filename is None:
+            return _complain(f"{type(error).__name__}: {error.strerror or error} (--debug shows where)", FAILURE, debug)
+        return _complain(f"{error.filename}: {error.strerror}", FAILURE, debug)  # what is wrong is there, not here
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return _complain(f"{type(error).__name__}: {first} (--debug shows where)", FAILURE, debug)
@@ -84,14 +88,8 @@ def _complain(line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     over = "\r" if status == INTERRUPTED and sys.stderr.isatty() else ""  # over the ^C that terminals echo
-    print(f"{over}ablate: {_printable(line)}", file=sys.stderr)
+    print(f"{over}ablate: {one_line(line)}", file=sys.stderr)
     return status
-
-
-def _printable(line: str) -> str:
-    """One line without control codes: it may repeat what a stranger's file says."""
-    line = line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
 
 
 def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:

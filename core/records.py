@@ -4,6 +4,7 @@ A folder of runs holds one `record.json` each; `cat */record.json` is JSON Lines
 the records: no other file is read to rebuild it.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -14,6 +15,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from core import jsonfiles, whole
+from core.errors import UserError
+from core.jsonfiles import DamagedFileError
+
 SCHEMA = 1
 FILE_NAME = "record.json"
 ATTEMPTS = "attempts"
@@ -21,6 +26,10 @@ ATTEMPTS = "attempts"
 
 class UnreadableRecordError(ValueError):
     """A record file that can't be trusted: half-written, damaged or of a newer schema."""
+
+
+class OutOfReachError(UserError):
+    """A record file that can't be opened: whether the run is finished isn't known, so nobody trains it again."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +84,9 @@ class RunRecord:
         Raises UnreadableRecordError when the text is not a whole record of a known schema.
         """
         try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise UnreadableRecordError(f"not JSON: {error}") from None
+            content = jsonfiles.parse(text)
+        except DamagedFileError as error:
+            raise UnreadableRecordError(str(error)) from None
         if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
             raise UnreadableRecordError("not a run record")
         if content["schema"] > SCHEMA:
@@ -86,6 +95,8 @@ class RunRecord:
         missing = sorted({"status", "run_hash", "arm_hash", "seed", "config"} - set(content))
         if unknown or missing:
             raise UnreadableRecordError(f"unknown fields {unknown}, missing fields {missing}")
+        if (said := whole.trouble(content)) is not None:
+            raise UnreadableRecordError(said)
         return cls(**content)
 
 
@@ -125,18 +136,35 @@ def write_atomically(path: Path, text: str) -> None:
 def read(path: Path) -> RunRecord:
     """Read one record file.
 
-    Raises FileNotFoundError, or UnreadableRecordError with the path when the content can't be trusted.
+    Raises FileNotFoundError, UnreadableRecordError with the path when the content can't be trusted, and
+    OutOfReachError when it may be whole, but can't be read by this user or at this moment.
     """
     try:
-        return RunRecord.from_json(path.read_bytes().decode())
+        return RunRecord.from_json(content(path).decode())
     except (UnreadableRecordError, UnicodeDecodeError) as error:
         raise UnreadableRecordError(f"{path}: {error}") from None
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a record's file. Raises as `read` does."""
+    try:
+        return path.read_bytes()
+    except NotADirectoryError:
+        raise FileNotFoundError(path) from None
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UnreadableRecordError("a link that leads nowhere") from None
+        raise
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP):
+            raise UnreadableRecordError(f"no file: {error.strerror}") from None
+        raise OutOfReachError(f"{path}: can't be read: {error.strerror}") from None
 
 
 def set_aside(folder: Path) -> Path | None:
     """Move the record, whatever it is, to attempts/N.json, and say where."""
     record = folder / FILE_NAME
-    if not record.exists():
+    if not os.path.lexists(record):  # a link that leads nowhere is set aside too
         return None
     attempts = folder / ATTEMPTS
     attempts.mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.config import RunConfig, known_keys
 from core.errors import UserError
+from core.jsonfiles import LARGEST
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"'{argument}' is not a setting: write key=value, such as trainer.steps=100")
         try:
             settings[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):  # a day that there isn't, a number of 5000 digits, nesting
             raise UserError(f"{key}: can't read the value '{text}'; quote text that has special characters") from None
     return settings
 
@@ -101,7 +102,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"no such config file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {path}: {error}") from None
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {_first_line(error)}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of config keys, such as 'model: {{top_k: 2}}'")
@@ -158,6 +161,8 @@ def _check_plain(key: str, value: Any) -> None:
     # YAML 1.1 reads on/yes/off/no as booleans, and a boolean passes for an int.
     if known_keys()[key] is not bool and isinstance(value, bool):
         raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(key)}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise UserError(f"{key}: a number of {len(str(abs(value)))} digits is too large")
     if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
         raise UserError(f"{key}: must be a finite number, not {value}")
 
