@@ -14,6 +14,7 @@ from ablations.cli.options import bench_options, export_options, layout_options,
 from core.errors import UserError
 from core.printable import one_line
 
+MOST_DIGITS = 15  # of a number on the command line
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is None:
             return _complain(f"{type(error).__name__}: {error.strerror or error} (--debug shows where)", FAILURE, debug)
         return _complain(f"{error.filename}: {error.strerror}", FAILURE, debug)  # what is wrong is there, not here
+    except MemoryError:
+        return _complain("there isn't enough memory for this: one of its numbers is too large", FAILURE, debug)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return _complain(f"{type(error).__name__}: {first} (--debug shows where)", FAILURE, debug)
@@ -263,8 +266,9 @@ def _workers(text: str) -> int | str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    if not text.isdecimal() or not int(text[:MOST_DIGITS]) >= 1 or len(text) > MOST_DIGITS:
+        shown = text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]} ..."
+        raise argparse.ArgumentTypeError(f"'{shown}' is not a whole number from 1 on, of at most {MOST_DIGITS} digits")
     return int(text)
 
 

@@ -17,6 +17,8 @@ from core.errors import UserError
 from tests.ablations.shell import ablate
 from tests.ablations.test_commands import DECLARATION
 
+ESCAPE, FLIPPED = "\x1b[2J", "\u202e"
+
 pytestmark = pytest.mark.slow
 
 READING = (
@@ -258,3 +260,82 @@ def test_every_command_that_reads_answers_or_says_why_not(place, fault) -> None:
     now = whole(runs)
     lost = [path for path, digest in before.items() if now.get(path) != digest]
     assert not found and not lost, "\n".join([*found, *map(str, lost)])
+
+
+def test_a_sweep_trains_what_is_damaged_again_and_nothing_else(place) -> None:
+    study = place / "runs" / "toy"
+    first, second, third = sorted(study.glob("top_k=1/seed-*"))
+    cut(first / "record.json")
+    folder(second / "record.json")
+    dangling(third / "record.json")
+    written("{")(study / "design.json")
+    kept = {path: digest for path, digest in whole(study).items() if path.parent != first}
+    done = ablate("run", "toy.py", "--workers", "1", cwd=place)
+    assert done.returncode == 0 and "3 runs trained, 3 recorded before, 0 failed, 0 missing" in done.stdout, done.stderr
+    now = whole(study)
+    assert kept.items() <= now.items() and len(now) == 6
+    assert (first / "attempts" / "1.json").is_file() and (second / "attempts" / "1.json").is_dir()
+    assert "6 runs complete, 0 failed, 0 missing" in ablate("verify", "toy.py", cwd=place).stdout
+
+
+@pytest.mark.parametrize(
+    "name, damage",
+    [("run folder", lambda run: _instead(run, written("x"))), ("run folder", lambda run: _instead(run, dangling)),
+     ("lock", lambda run: folder(run / ".lock")), ("attempts", lambda run: written("x")(run / "attempts")),
+     ("arm folder", lambda run: _instead(run.parent, written("x")))],
+)  # fmt: skip
+def test_a_sweep_says_what_is_in_its_way_and_trains_nothing(place, name, damage) -> None:
+    damage(_run(place / "runs"))
+    before = whole(place / "runs")
+    done = ablate("run", "toy.py", cwd=place)
+    assert done.returncode == 2 and wrong(done) is None and "move it away" in done.stderr, done.stderr
+    assert whole(place / "runs") == before
+
+
+def test_links_count_for_every_command_and_a_run_counts_once(place) -> None:
+    study, elsewhere = place / "runs" / "toy", place / "elsewhere"
+    elsewhere.mkdir()
+    first, second, _ = sorted((study / "top_k=1").glob("seed-*"))
+    (study / "top_k=2").rename(elsewhere / "arm")
+    (study / "top_k=2").symlink_to(elsewhere / "arm")  # an arm on another disk
+    first.rename(elsewhere / "run")
+    first.symlink_to(elsewhere / "run")  # a run on another disk
+    (study / "top_k=1" / f"{second.name}-again").symlink_to(second)  # a second name
+    (study / "loop").symlink_to(study)
+    (study / "top_k=1" / "loop").symlink_to("/")
+    study.rename(elsewhere / "toy")
+    study.symlink_to(elsewhere / "toy")  # the study too
+    with mock.patch("analysis.report.write_report"):
+        assert "runs: 6 complete, 0 failed, 0 missing" in ablate("report", "toy.py", cwd=place).stdout
+    verified = ablate("verify", "toy.py", cwd=place)
+    assert "6 runs complete, 0 failed, 0 missing: all can be trusted" in verified.stdout, verified.stdout
+    done = ablate("run", "toy.py", cwd=place)
+    assert "0 runs trained, 6 recorded before, 0 failed, 0 missing" in done.stdout, done.stderr
+    with contextlib.chdir(place):
+        watcher = Watcher("toy", Path("runs"), None, "report")
+        watcher.look()
+        assert watcher._known is not None and watcher._known.complete == 6
+
+
+def test_what_files_and_declarations_say_reaches_the_terminal_escaped(place) -> None:
+    hostile = f"{ESCAPE}{FLIPPED}[red]\nablate: all can be trusted"
+    declared = (place / "toy.py").read_text().replace('"Does top-k matter to a toy?"', repr(f"Does it?{hostile}"))
+    (place / "toy.py").write_text(declared.replace('label="top-k"', f"label={hostile!r}"))
+    design = place / "runs" / "toy" / "design.json"
+    content = json.loads(design.read_text())
+    content |= {
+        "question": hostile * 200,
+        "arms": [arm | {"label": hostile, "notes": [hostile]} for arm in content["arms"]],
+    }
+    design.write_text(json.dumps(content))
+    changed(status="failed", reason=hostile, alarms=[{"kind": hostile, "step": 1, "detail": hostile}])(
+        _run(place / "runs") / "record.json"
+    )
+    with mock.patch.object(agenda, "FOLDER", place), mock.patch("analysis.report.write_report"):
+        for command in READING:
+            done = ablate(*command, cwd=place)
+            said = done.stdout + done.stderr
+            assert ESCAPE[0] not in said and FLIPPED not in said, command
+            assert not any(one.startswith("ablate: all can") for one in said.splitlines()), command
+            assert wrong(done) is None, command
+        assert "[red]" in ablate("plan", "toy.py", "--no-calibration", cwd=place).stdout
