@@ -199,9 +199,6 @@ DRAWN = {
 
 @pytest.fixture(scope="module")
 def template_folder(tmp_path_factory) -> Path:
-    made = os.environ.get("DAMAGE_FROM")
-    if made:
-        return Path(made)
     place = tmp_path_factory.mktemp("whole")
     (place / "toy.py").write_text(DECLARATION)
     done = ablate("run", "toy.py", "--workers", "2", cwd=place)
