@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from ablations.cli.options import bench_options, export_options, layout_options, sample_options, slurm_options
 from core.errors import UserError
+from core.printable import one_line
 
+MOST_DIGITS = 15  # of a number on the command line
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
-LONGEST = 2000  # characters of a complaint
 
 
 # Where a command's function is; the rest are in commands.
@@ -59,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader closed the pipe: not an error
         return 0
+    except OSError as error:
+        if error.filename is None:
+            return _complain(f"{type(error).__name__}: {error.strerror or error} (--debug shows where)", FAILURE, debug)
+        return _complain(f"{error.filename}: {error.strerror}", FAILURE, debug)  # what is wrong is there, not here
+    except MemoryError:
+        return _complain("there isn't enough memory for this: one of its numbers is too large", FAILURE, debug)
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         return _complain(f"{type(error).__name__}: {first} (--debug shows where)", FAILURE, debug)
@@ -84,14 +91,8 @@ def _complain(line: str, status: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     over = "\r" if status == INTERRUPTED and sys.stderr.isatty() else ""  # over the ^C that terminals echo
-    print(f"{over}ablate: {_printable(line)}", file=sys.stderr)
+    print(f"{over}ablate: {one_line(line)}", file=sys.stderr)
     return status
-
-
-def _printable(line: str) -> str:
-    """One line without control codes: it may repeat what a stranger's file says."""
-    line = line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
 
 
 def _settings(arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:
@@ -265,8 +266,9 @@ def _workers(text: str) -> int | str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    if not text.isdecimal() or not int(text[:MOST_DIGITS]) >= 1 or len(text) > MOST_DIGITS:
+        shown = text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]} ..."
+        raise argparse.ArgumentTypeError(f"'{shown}' is not a whole number from 1 on, of at most {MOST_DIGITS} digits")
     return int(text)
 
 

@@ -10,8 +10,6 @@ analysis.ladder.
 """
 
 import gc
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from core import decoded, records
+from core import decoded, designs, records
 from core.decoded import Decoded
 from core.errors import UserError
-from core.records import RunRecord, UnreadableRecordError
+from core.jsonfiles import DamagedFileError
+from core.listing import look as listing_of
+from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,24 @@ class Study:
         None when nothing was recorded.
         """
         found, unreadable, homes = [], [], dict[str, Path]()
+        listing = listing_of(folder)
+        unreadable += [f"{path.relative_to(folder)}: {reason}" for path, reason in listing.broken]
         with uncollected():
-            for path in _record_files(folder):
+            for path in listing.records:
                 try:
                     found.append(records.read(path))
                     homes[found[-1].run_hash + found[-1].data_fingerprint] = path.parent
-                except UnreadableRecordError as error:
-                    unreadable.append(f"{path.relative_to(folder)}: {str(error).split(': ', 1)[-1]}")
-        path = folder / "design.json"
+                except FileNotFoundError:  # set aside since it was listed
+                    continue
+                except (UnreadableRecordError, OutOfReachError) as error:
+                    unreadable.append(f"{path.relative_to(folder)}: {str(error).removeprefix(f'{path}: ')}")
         try:
-            design = design or (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
-        except ValueError as error:
+            design = design or designs.read(folder / designs.FILE_NAME)
+        except FileNotFoundError:
+            design = None
+        except DamagedFileError as error:
             raise UserError(
-                f"{path} is damaged ({error}): delete it, and the newest record's own design is used"
+                f"{folder / designs.FILE_NAME} is damaged ({error}): delete it, and the newest record's own design is used"
             ) from None
         study = cls.of(found, design, unreadable)
         return study.with_answers(homes) if study is not None and "decoders" in study.design else study
@@ -72,8 +77,8 @@ class Study:
     ) -> "Study | None":
         """Fit records into a design; without one, into the newest record's own."""
         found = sorted(found, key=lambda record: (record.finished_at, record.run_hash))
-        designs = [record.study["design"] for record in found if record.study.get("design")]
-        design = design or (designs[-1] if designs else None)
+        own = (record.study["design"] for record in reversed(found) if record.study.get("design"))
+        design = design or next((one for one in own if designs.trouble(one) is None), None)
         if design is None:
             return None
         places = {arm["hash"]: arm["name"] for arm in design["arms"]}
@@ -167,7 +172,11 @@ class Study:
             found = self._series[arm, table, column] = {}
             for record in self.records_of(arm):
                 columns: Mapping[str, Any] = getattr(record, table)
-                if record.status == "complete" and column in columns:
+                # Columns of other lengths, or without the tokens, are no curve; `ablate verify` says so of the record.
+                if (
+                    record.status == "complete"
+                    and len(columns.get(column) or ()) == len(columns.get("tokens") or ()) > 0
+                ):
                     found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
         return self._series[arm, table, column]
 
@@ -175,16 +184,6 @@ class Study:
     def _series(self) -> dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]]:
         """Read once: a report's figures on paper and on the page, and learning speed, ask for the same."""
         return {}
-
-
-def _record_files(folder: Path) -> list[Path]:
-    """Every run's record below a folder, in order of path: none that was set aside, and none of a run's stages."""
-    found = []
-    for place, below, files in os.walk(folder):
-        below[:] = [name for name in below if name not in ("attempts", "stages")]
-        if records.FILE_NAME in files:
-            found.append(place.split(os.sep))
-    return [Path(os.sep.join(parts), records.FILE_NAME) for parts in sorted(found)]
 
 
 @contextmanager

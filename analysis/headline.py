@@ -61,7 +61,8 @@ def contrasts(planned: tuple[Planned, ...]) -> list[str]:
 
 def grown(study: Study) -> str:
     """That seeds were added to a fixed design once the first ones were there: whoever looked at those had a second chance."""
-    planned = {len(r.study["design"]["seeds"]) for r in study.cells.values() if r.study.get("design")}
+    designs = [r.study.get("design") or {} for r in study.cells.values()]
+    planned = {len(design["seeds"]) for design in designs if isinstance(design.get("seeds"), list)}
     first, now = min(planned, default=0), len(study.design["seeds"])
     if "adaptive" in study.design or first >= now or study.complete < len(study.arms) * now:
         return ""

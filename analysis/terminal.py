@@ -11,27 +11,28 @@ from analysis.tables import MetricTable
 from analysis.verdicts import Judgement
 from analysis.words import crossed, kind, number, pvalue, signed
 from core.labelled import Column, Labelled
+from core.terminal import line
 
 VERDICT_STYLES = {"better": "green", "worse": "red", "equivalent": "blue"}
 
 
 def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     """Headline and verdict tables for a terminal of 80 columns. titled: below the question."""
-    title = [Text(judgement.question, style="bold")] if titled else []
-    parts: list[Any] = [*title, Text(judgement.headline), Text()]
+    title = [line(judgement.question, style="bold")] if titled else []
+    parts: list[Any] = [*title, line(judgement.headline), Text()]
     for table in judgement.tables:
         parts += _terminal_metric(table)
-        parts += [Text(table.likelihoods, style="dim")] if table.likelihoods else []
+        parts += [line(table.likelihoods, style="dim")] if table.likelihoods else []
         parts += [Text()]
     parts += _terminal_ladder(judgement)
     for further in (_terminal_decoding, _terminal_contrasts, _terminal_course, _terminal_speeds, _terminal_factorial):
         parts += further(judgement)
     counts = judgement.counts
-    parts.append(Text(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
-    parts += [Text(f"set aside: {n} {reason}") for reason, n in judgement.set_aside.items()]
-    parts += [Text(f"unreadable: {line}", style="red") for line in judgement.unreadable]
+    parts.append(line(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
+    parts += [line(f"set aside: {n} {reason}") for reason, n in judgement.set_aside.items()]
+    parts += [line(f"unreadable: {each}", style="red") for each in judgement.unreadable]
     notes = {f"{row.label}: {note}": None for table in judgement.tables for row in table.rows for note in row.notes}
-    parts += [Text(f"note: {note}") for note in notes]
+    parts += [line(f"note: {note}") for note in notes]
     return Group(*parts)
 
 
@@ -43,9 +44,9 @@ def _terminal_metric(table: MetricTable) -> list[Any]:
         effect = row.effect
         cells = [signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}"] if effect else ["", ""]
         n = effect.n if effect else row.n
-        verdict = Text(row.verdict, style=VERDICT_STYLES.get(kind(row), ""))
+        verdict = line(row.verdict, style=VERDICT_STYLES.get(kind(row), ""))
         out.add(row.label, number(row.mean), *cells, pvalue(row.p_holm), str(n), verdict)
-    return [Text(f"{table.label}{unit}{role}", style="dim"), out]
+    return [line(f"{table.label}{unit}{role}", style="dim"), out]
 
 
 def _terminal_ladder(judgement: Judgement) -> list[Any]:
@@ -56,10 +57,10 @@ def _terminal_ladder(judgement: Judgement) -> list[Any]:
             out = _terminal_plain(sheet.head)
             for row in sheet.shown:
                 out.add_row(*map(Text, row))
-            parts += [Text(sheet.title, style="dim"), out, Text()]
+            parts += [line(sheet.title, style="dim"), out, Text()]
     if judgement.ladder:
-        parts += [Text(line) for line in ladder_words.distances(judgement.ladder)]
-        parts += [Text(f"note: {note}") for note in judgement.ladder.notes]
+        parts += [line(each) for each in ladder_words.distances(judgement.ladder)]
+        parts += [line(f"note: {note}") for note in judgement.ladder.notes]
     return parts
 
 
@@ -70,11 +71,11 @@ def _terminal_decoding(judgement: Judgement) -> list[Any]:
     out = _labelled("decoding", ("right", "effect", "Holm p", "TPF"), folded="verdict")
     for way, row in zip(judgement.decoding.ways, found.shown, strict=True):
         right = f"{way.right.estimate:.1%}" if way.right else ""
-        words = Text(way.verdict, style=VERDICT_STYLES.get(way.verdict.split(" ")[0], ""))
+        words = line(way.verdict, style=VERDICT_STYLES.get(way.verdict.split(" ")[0], ""))
         out.add(row[0], right, row[2], row[3], row[6], words)
     notes = {f"{way.label}: {note}": None for way in judgement.decoding.ways for note in way.notes}
-    said = [Text(f"note: {note}") for note in notes]
-    return [Text(found.title, style="dim"), out, *said, Text(found.caption, style="dim"), Text()]
+    said = [line(f"note: {note}") for note in notes]
+    return [line(found.title, style="dim"), out, *said, line(found.caption, style="dim"), Text()]
 
 
 def _terminal_contrasts(judgement: Judgement) -> list[Any]:
@@ -88,8 +89,8 @@ def _terminal_contrasts(judgement: Judgement) -> list[Any]:
         assert row.effect is not None
         interval = f"{signed(row.effect.low)} {signed(row.effect.high)}"
         cells = (signed(row.effect.estimate), interval, pvalue(row.p_holm), str(row.effect.n))
-        out.add(row.label, *cells, Text(row.verdict))
-    return [Text(title, style="dim"), out, Text()]
+        out.add(row.label, *cells, line(row.verdict))
+    return [line(title, style="dim"), out, Text()]
 
 
 def _terminal_course(judgement: Judgement) -> list[Any]:
@@ -98,8 +99,8 @@ def _terminal_course(judgement: Judgement) -> list[Any]:
     out = _labelled("look", ("open",), folded="decided")
     for look in judgement.course.looks:
         left = sum(step.decision == "open" for step in look.steps)
-        out.add(f"{look.seeds} seeds", str(left), Text("; ".join(look.decided)))
-    return [Text("bought until decided", style="dim"), out, Text(judgement.course.kept), Text()]
+        out.add(f"{look.seeds} seeds", str(left), line("; ".join(look.decided)))
+    return [line("bought until decided", style="dim"), out, line(judgement.course.kept), Text()]
 
 
 def _terminal_speeds(judgement: Judgement) -> list[Any]:
@@ -112,13 +113,13 @@ def _terminal_speeds(judgement: Judgement) -> list[Any]:
         assert row.speed is not None
         share, interval = f"{row.speed.share:.2f}", f"{row.speed.low:.2f} {row.speed.high:.2f}"
         out.add(row.label, share, interval, pvalue(row.p_holm), f"{row.speed.reached} of {row.speed.n}")
-    return [Text(title, style="dim"), out, Text()]
+    return [line(title, style="dim"), out, Text()]
 
 
 def _terminal_factorial(judgement: Judgement) -> list[Any]:
     if judgement.interactions is None:
         note = judgement.factorial_note
-        return [Text(f"no main effects and interactions: {note}"), Text()] if note else []
+        return [line(f"no main effects and interactions: {note}"), Text()] if note else []
     table, parts = judgement.tables[0], []
     where = f"{table.label}{f', {table.unit}' if table.unit else ''}"
     for title, family in (
@@ -129,7 +130,7 @@ def _terminal_factorial(judgement: Judgement) -> list[Any]:
         for contrast in family.contrasts if family else ():
             interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
             out.add(crossed(contrast), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
-        parts += [Text(title, style="dim"), out, Text()]
+        parts += [line(title, style="dim"), out, Text()]
     return parts
 
 

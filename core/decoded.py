@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from core import jsonfiles
+from core.jsonfiles import DamagedFileError, are_numbers, is_whole
 from core.records import write_atomically
 
 FOLDER = "decoded"  # within the run's
@@ -62,9 +64,23 @@ def read_all(run: Path) -> dict[str, Decoded]:
     found = {}
     for path in sorted((run / FOLDER).glob("*.json")):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            content = jsonfiles.read(path)
+        except (FileNotFoundError, DamagedFileError):
             continue  # it is decoded again
-        if isinstance(content, dict) and set(content) == {entry.name for entry in fields(Decoded)}:
+        if isinstance(content, dict) and set(content) == {entry.name for entry in fields(Decoded)} and _fits(content):
             found[content["decoder"]] = Decoded(**content)
     return found
+
+
+def _fits(content: Mapping[str, Any]) -> bool:
+    right, texts = content["right"], ("decoder", "task", "weights")
+    return (
+        all(isinstance(content[name], str) for name in texts)
+        and isinstance(content["settings"], dict)
+        and isinstance(right, list)
+        and all(isinstance(one, str) and set(one) <= {"0", "1"} for one in right)
+        and are_numbers((content["calls"], content["seconds"]))
+        and is_whole(content["length"])
+        and is_whole(content["examples"])
+        and isinstance(content["reason"], str | None)
+    )

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import jsonfiles
+
 CLAIM_FILE = ".claim"
 PARTIAL = ".partial"
 VARIABLE = "ABLATE_CLAIM"  # of a worker and its children: the token, a space and the run's folder
@@ -65,7 +67,8 @@ def take(folder: Path) -> Hold:
     CLAIM_FILE then holds {"number", "token", "host", "pid"}: the how-manieth take of the run it is, and whose.
     """
     token = uuid.uuid4().hex
-    number = 1 + int(_read(folder).get("number", 0))
+    former = _read(folder).get("number")
+    number = 1 + (former if jsonfiles.is_whole(former) else 0)
     content = {"number": number, "token": token, "host": socket.gethostname(), "pid": os.getpid()}
     partial = partial_of(folder / CLAIM_FILE)
     try:
@@ -144,7 +147,7 @@ def gone_if_taken(path: Path) -> Iterator[None]:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / CLAIM_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        content = jsonfiles.read(folder / CLAIM_FILE)
+    except (FileNotFoundError, jsonfiles.DamagedFileError):
         return {}
     return content if isinstance(content, dict) else {}

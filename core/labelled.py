@@ -8,6 +8,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from core.terminal import line
+
 GAP, INDENT = 2, 2
 LEAST = 16  # columns of width that a cell needs which may be folded
 
@@ -33,7 +35,7 @@ class Labelled:
 
     def add(self, label: str | Text, *cells: RenderableType) -> None:
         """One row."""
-        self.rows.append((Text(label) if isinstance(label, str) else label, cells))
+        self.rows.append((line(label) if isinstance(label, str) else label, cells))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table in the width that there is."""
@@ -47,7 +49,7 @@ class Labelled:
         left = options.max_width - first - fixed - GAP
         widths = [min(w, max(left, LEAST)) if c.folds else w for c, w in zip(self.columns, widths, strict=True)]
         if self.head is not None:
-            titles = [Text(column.name, style="bold") for column in self.columns]
+            titles = [line(column.name, "bold") for column in self.columns]
             yield self._line(first, widths, Text(self.head, style="bold"), titles)
         for label, cells in self.rows:
             if beside:

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from core import fencing
+from core import fencing, jsonfiles, whole
+from core.errors import UserError
 from core.fencing import FencedOffError
+from core.jsonfiles import DamagedFileError
 
 SCHEMA = 1
 FILE_NAME = "record.json"
@@ -25,6 +27,10 @@ NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a 
 
 class UnreadableRecordError(ValueError):
     """A record file that can't be trusted: half-written, damaged or of a newer schema."""
+
+
+class OutOfReachError(UserError):
+    """A record file that can't be opened: whether the run is finished isn't known, so nobody trains it again."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,9 @@ class RunRecord:
         Raises UnreadableRecordError when the text is not a whole record of a known schema.
         """
         try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise UnreadableRecordError(f"not JSON: {error}") from None
+            content = jsonfiles.parse(text)
+        except DamagedFileError as error:
+            raise UnreadableRecordError(str(error)) from None
         if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
             raise UnreadableRecordError("not a run record")
         if content["schema"] > SCHEMA:
@@ -92,6 +98,8 @@ class RunRecord:
         missing = sorted({"status", "run_hash", "arm_hash", "seed", "config"} - set(content))
         if unknown or missing:
             raise UnreadableRecordError(f"unknown fields {unknown}, missing fields {missing}")
+        if (said := whole.trouble(content)) is not None:
+            raise UnreadableRecordError(said)
         return cls(**content)
 
 
@@ -168,18 +176,35 @@ def _is_finished(content: bytes) -> bool:
 def read(path: Path) -> RunRecord:
     """Read one record file.
 
-    Raises FileNotFoundError, or UnreadableRecordError with the path when the content can't be trusted.
+    Raises FileNotFoundError, UnreadableRecordError with the path when the content can't be trusted, and
+    OutOfReachError when it may be whole, but can't be read by this user or at this moment.
     """
     try:
-        return RunRecord.from_json(path.read_bytes().decode())
+        return RunRecord.from_json(content(path).decode())
     except (UnreadableRecordError, UnicodeDecodeError) as error:
         raise UnreadableRecordError(f"{path}: {error}") from None
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a record's file. Raises as `read` does."""
+    try:
+        return path.read_bytes()
+    except NotADirectoryError:
+        raise FileNotFoundError(path) from None
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UnreadableRecordError("a link that leads nowhere") from None
+        raise
+    except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP):
+            raise UnreadableRecordError(f"no file: {error.strerror}") from None
+        raise OutOfReachError(f"{path}: can't be read: {error.strerror}") from None
 
 
 def set_aside(folder: Path) -> Path | None:
     """Move the record, whatever it is, to attempts/N.json, and say where."""
     record = folder / FILE_NAME
-    if not record.exists():
+    if not os.path.lexists(record):  # a link that leads nowhere is set aside too
         return None
     target = aside(folder)
     fencing.take_away(record, target)

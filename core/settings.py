@@ -17,6 +17,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from core.config import RunConfig, known_keys
 from core.errors import UserError
+from core.jsonfiles import LARGEST
+
+MOST_VALUES = 100_000  # in a file
+LONGEST = 400  # characters of a value or of OmegaConf's complaint, said whole
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -32,8 +36,10 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"'{argument}' is not a setting: write key=value, such as trainer.steps=100")
         try:
             settings[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"{key}: can't read the value '{text}'; quote text that has special characters") from None
+        except (yaml.YAMLError, ValueError, RecursionError):  # a day that there isn't, a number of 5000 digits, nesting
+            raise UserError(
+                f"{key}: can't read the value '{_short(text)}'; quote text that has special characters"
+            ) from None
     return settings
 
 
@@ -82,7 +88,8 @@ def _merge_by_key(layers: Sequence[Mapping[str, Any]]) -> Any:
                 merged = OmegaConf.unsafe_merge(merged, nested({key: value}))
             except OmegaConfBaseException as error:
                 said = _first_line(error)
-                said = f"'{value}' doesn't fit" if "$" in said or "Config" in said else said  # OmegaConf's own words
+                foreign = len(said) > LONGEST or "$" in said or "Config" in said  # OmegaConf's own words
+                said = f"'{_short(value)}' doesn't fit" if foreign else said
                 hint = "" if "expected" in said else f"; expected {_expected(key)}"
                 raise UserError(f"{key}: {said}{hint}") from None
     return merged
@@ -101,11 +108,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"no such config file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"can't read {path}: {error}") from None
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path} is not YAML: {_first_line(error)}") from None
+    if _is_endless(content):
+        raise UserError(f"{path}: its anchors (&) and aliases (*) unfold to more than {MOST_VALUES} values")
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold a mapping of config keys, such as 'model: {{top_k: 2}}'")
     return content
+
+
+def _is_endless(content: Any) -> bool:
+    """Whether it holds more values than a config: aliases repeat what they name, and may name themselves."""
+    left, seen = [content], 0
+    while left and seen <= MOST_VALUES:
+        value, seen = left.pop(), seen + 1
+        if isinstance(value, dict | list):
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return bool(left)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -158,19 +179,24 @@ def _check_plain(key: str, value: Any) -> None:
     # YAML 1.1 reads on/yes/off/no as booleans, and a boolean passes for an int.
     if known_keys()[key] is not bool and isinstance(value, bool):
         raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(key)}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise UserError(f"{key}: a number of {len(str(abs(value)))} digits is too large")
     if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
         raise UserError(f"{key}: must be a finite number, not {value}")
 
 
 def _expected(key: str) -> str:
-    kind = known_keys()[key]
+    return _expected_of(known_keys()[key])
+
+
+def _expected_of(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if get_origin(kind) is tuple:
         return "a list of whole numbers, such as [0, 1]"
     if NoneType in get_args(kind):
-        return f"{simple[get_args(kind)[0]]} or null"
+        return f"{_expected_of(get_args(kind)[0])} or null"
     return simple[kind]
 
 
@@ -181,6 +207,11 @@ def _instantiate(merged: Any) -> RunConfig:
         raise UserError(_first_line(error)) from None
     assert isinstance(config, RunConfig)
     return config
+
+
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= LONGEST else f"{said[:60]} ..."
 
 
 def _first_line(error: Exception) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from core import records
 from core.config import content_hash
 from core.errors import UserError
-from core.records import RunRecord, UnreadableRecordError
+from core.listing import look
+from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 from core.settings import build
 from core.training.saved import BEST, WEIGHTS
 from sweeps.folders import data_digest
@@ -72,15 +73,19 @@ def settled(look: Callable[[], Verification]) -> Verification:
 
 def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:
     """Every record of a study; what can't be read, or lies where it doesn't belong, is a finding."""
-    for path in sorted(folder.rglob(records.FILE_NAME)):
+    listing = look(folder)
+    findings += [Finding(path.relative_to(folder).as_posix(), reason) for path, reason in listing.broken]
+    for path in listing.records:
         place = path.parent.relative_to(folder)
-        if {"attempts", "stages"} & set(place.parts):
-            continue
         try:
-            content = path.read_bytes()
+            content = records.content(path)
             record = RunRecord.from_json(content.decode())
-        except (OSError, UnreadableRecordError, UnicodeDecodeError) as error:
-            findings.append(Finding(place.as_posix(), f"its record can't be read: {error}"))
+        except FileNotFoundError:  # set aside since it was listed
+            continue
+        except (OutOfReachError, UnreadableRecordError, UnicodeDecodeError) as error:
+            findings.append(
+                Finding(place.as_posix(), f"its record can't be read: {str(error).removeprefix(f'{path}: ')}")
+            )
             continue
         name = f"seed-{record.seed}-{record.run_hash}-{data_digest(record.data_fingerprint)}"
         if len(place.parts) != 2 or place.name != name or record.study.get("arm") != place.parts[0]:
@@ -153,6 +158,9 @@ def _weights(run: Run) -> Iterator[str]:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             yield f"{name} is gone"
+            continue
+        except OSError as error:
+            yield f"{name} can't be read: {error.strerror}"
             continue
         if found != content:
             yield f"{name} isn't the file that was trained"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
+from core import jsonfiles
 from core.records import write_atomically
 
 LOSSES_FILE = "losses.json"
@@ -28,6 +29,7 @@ def forget(folder: Path) -> None:
 
 def _deaths(folder: Path) -> list[str]:
     try:
-        return [str(death) for death in json.loads((folder / LOSSES_FILE).read_text(encoding="utf-8"))]
-    except (FileNotFoundError, ValueError, TypeError):
+        found = jsonfiles.read(folder / LOSSES_FILE)
+    except (FileNotFoundError, jsonfiles.DamagedFileError):
         return []
+    return [str(death) for death in found] if isinstance(found, list) else []

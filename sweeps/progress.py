@@ -1,10 +1,11 @@
 """A run's progress file, as whoever watches reads it."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+from core import jsonfiles
+from core.jsonfiles import DamagedFileError, are_numbers
 from core.quantities import duration
 
 PROGRESS_FILE = "progress.json"
@@ -32,10 +33,29 @@ class Pace:
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
-    """The newest progress of a run; None before its first row."""
+    """The newest progress of a run; None before its first row, and where what lies there is no progress."""
     try:
-        content = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        content = jsonfiles.read(folder / PROGRESS_FILE, finite=False)  # a loss may not be
+    except (FileNotFoundError, DamagedFileError):
         return None
-    assert isinstance(content, dict)
-    return content
+    return content if isinstance(content, dict) and _is_whole(content) else None
+
+
+def _is_whole(content: dict[str, Any]) -> bool:
+    given = [content.get(name) for name in ("step", "steps", "started", "updated")]
+    loss, curves = content.get("loss"), content.get("curves", {})
+    return (
+        {"step", "steps", "loss"} <= content.keys()
+        and are_numbers(one for one in given if one is not None)
+        and content["steps"] != 0
+        and (loss is None or isinstance(loss, float | int))
+        and isinstance(curves, dict)
+        and all(map(_is_curve, curves.values()))
+    )
+
+
+def _is_curve(curve: Any) -> bool:
+    steps, values = (curve.get(name) if isinstance(curve, dict) else None for name in ("step", "value"))
+    if not isinstance(steps, list) or not isinstance(values, list):
+        return False
+    return len(steps) == len(values) and are_numbers(steps) and are_numbers(values)

@@ -1,7 +1,6 @@
 """Where a study stands: each run's state from the ledger, its progress, and what Slurm says of its jobs. Reads only."""
 
 import contextlib
-import json
 import os
 import socket
 import statistics
@@ -14,7 +13,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from core import designs
 from core.errors import UserError
+from core.jsonfiles import DamagedFileError
 from core.patience import Patience
 from sweeps import scheduler
 from sweeps.patient import PatientStorage
@@ -121,18 +122,20 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
 
 
 def read_design(study: str, out: Path) -> dict[str, Any]:
-    """The design last run. Raises UserError where none was."""
+    """The design last run. Raises UserError where none was, and for a file that is damaged."""
+    path = out / study / designs.FILE_NAME
     try:
-        design: dict[str, Any] = json.loads((out / study / "design.json").read_text(encoding="utf-8"))
+        return designs.read(path)
     except FileNotFoundError:
         raise UserError(f"nothing of {study} has been run in {out.absolute()}") from None
-    return design
+    except DamagedFileError as error:
+        raise UserError(f"{path} is damaged ({error}): `ablate run` writes it again") from None
 
 
 def open_known(study: str, url: str, patience: Patience | None = None) -> PatientStorage:
     """Open a storage that is there already, to read it. Raises UserError where it isn't."""
     for scheme in ("journal:", "sqlite:///"):  # opening those would make an empty one
-        if url.startswith(scheme) and not Path(url.removeprefix(scheme)).expanduser().exists():
+        if url.startswith(scheme) and not os.path.exists(os.path.expanduser(url.removeprefix(scheme))):
             raise UserError(f"storage {url} isn't there: name the one that {study} was run with (--storage)")
     return open_storage(url, patience)
 

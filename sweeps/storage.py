@@ -107,7 +107,7 @@ def _unusable() -> tuple[type[Exception], ...]:
 def _journal_path(path: str) -> Path:
     if not path:
         raise UserError("storage 'journal:' names no file; write journal:PATH, such as journal:runs/journal.log")
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
 
 
 def _parse(url: str) -> "URL":

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 from core import records
+from core.errors import UserError
 
 FOLDER_ID = ".id"
 SUBMISSIONS, STORAGE_FILE = "slurm", "storage"
@@ -16,7 +17,10 @@ def folder_id(out: Path) -> str:
     path = out / FOLDER_ID
     if not path.exists():
         records.write_atomically(path, uuid.uuid4().hex + "\n")
-    return path.read_text(encoding="utf-8").strip()
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is damaged: it is to tell this folder of runs from others; delete it") from None
 
 
 def job_name(study: str, out: Path) -> str:

@@ -170,7 +170,7 @@ def has_credentials(base_url: str, api_key: str | None) -> bool:
     if api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     names = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]
-    for path in (Path(name).expanduser() for name in names):
+    for path in (Path(os.path.expanduser(name)) for name in names):
         if path.is_file():
             return netrc.netrc(path).authenticators(urlsplit(base_url).netloc) is not None
     return False

@@ -1,13 +1,13 @@
 """What of a folder of runs can't be trusted: everything re-hashed, and held against the design and the ledger."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from core import records
+from core import designs, records
 from core.data.corpora import fingerprint
+from core.jsonfiles import DamagedFileError
 from core.provenance import DIFFS
 from sweeps.audit import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
 from sweeps.planned import cells
@@ -54,17 +54,11 @@ def verify(
 
 def _design(folder: Path, findings: list[Finding]) -> Mapping[str, Any] | None:
     try:
-        design: Mapping[str, Any] = json.loads((folder / "design.json").read_text(encoding="utf-8"))
-        arms = {arm["hash"] for arm in design["arms"]}
-        if arms and design["seeds"]:
-            return design
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        findings.append(
-            Finding("design.json", f"can't be read ({type(error).__name__}): nothing says what was planned")
-        )
+        return designs.read(folder / designs.FILE_NAME)
+    except (FileNotFoundError, DamagedFileError) as error:
+        why = str(error) if isinstance(error, DamagedFileError) else "there is none"
+        findings.append(Finding(designs.FILE_NAME, f"can't be read ({why}): nothing says what was planned"))
         return None
-    findings.append(Finding("design.json", "names no arms or no seeds"))
-    return None
 
 
 def _fits(run: Run, design: Mapping[str, Any]) -> bool:

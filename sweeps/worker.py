@@ -24,6 +24,7 @@ from core.config import config_hash
 from core.errors import UserError
 from core.fencing import FencedOffError
 from core.patience import OutOfPatienceError, Patience, no_space
+from core.printable import log_to_stderr
 from core.processes import STOPPED, add_current_folder, leave_with_parent, take_events_pipe
 from core.provenance import save_diff
 from core.records import RunRecord, UnreadableRecordError, set_aside
@@ -229,7 +230,7 @@ def serve(
     emit = take_events_pipe()
     leave_with_parent(sys.stdin.fileno())
     stop = StopSignal()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     job = json.loads(path.read_text(encoding="utf-8"))
     cores = json.loads(os.environ[CORES_VARIABLE])
     if hasattr(os, "sched_setaffinity"):

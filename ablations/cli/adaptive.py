@@ -19,7 +19,9 @@ from analysis.adaptive import Course, Rule, course
 from analysis.frame import Study
 from analysis.headline import savings
 from core.errors import UserError
+from core.printable import say
 from core.provenance import describe
+from core.terminal import line
 from sweeps.folders import write_design
 from sweeps.launch.pool import warm_workers
 from sweeps.planned import Plan
@@ -64,7 +66,9 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     out.print(f"{plan.study_name}: {savings(found)}", markup=False)
     out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
     if failed:
-        out.print(f"[red]{failed} runs failed[/]: the report names them; --retry-failed runs them again")
+        out.print(
+            line(f"{failed} runs failed", "red") + line(": the report names them; --retry-failed runs them again")
+        )
     return 1 if failed else 0
 
 
@@ -73,7 +77,7 @@ def _tell_unlooked(folder: Path, design: Mapping[str, Any]) -> None:
     study = Study.load(folder, design)
     if study is not None and study.cells and not of_design(logged(folder), design):
         known = f"note: {len(study.cells)} runs were recorded before any look was noted"
-        print(f"{known}; error rates hold if nobody saw their results", file=sys.stderr)
+        say(f"{known}; error rates hold if nobody saw their results", file=sys.stderr)
 
 
 def _check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
@@ -142,7 +146,7 @@ def _on_slurm(arguments: argparse.Namespace, block: Plan, retry_failed: bool) ->
             return None
         said = "; ".join(tasks_said(now))
         if said != before:
-            print(said, file=sys.stderr)
+            say(said, file=sys.stderr)
         before = said
         time.sleep(POLL_S)
 
@@ -152,13 +156,13 @@ def _say(found: Course) -> None:
     if found.looks:
         look = found.looks[-1]
         left = sum(decision == "open" for decision in found.decisions.values())
-        print(
+        say(
             f"look after {look.seeds} seeds: {'; '.join(look.decided) or 'nothing decided'}; {left} open",
             file=sys.stderr,
         )
     if found.wanted:
         arms = len({arm for arm, _ in found.wanted})
-        print(
+        say(
             f"next block: {len(found.wanted)} runs of {arms} arms, to {max(found.seeds.values())} seeds",
             file=sys.stderr,
         )

@@ -12,6 +12,7 @@ from core.errors import UserError
 from sweeps.search.spec import Search
 from sweeps.spec import Ablation, confirm_size, study_name
 
+MOST_SEEDS = 10_000
 FOLDER = Path(__file__).resolve().parent.parent
 
 
@@ -81,6 +82,8 @@ def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
         return ablation
     if seeds < 1:
         raise UserError(f"--seeds must be at least 1, not {seeds}")
+    if seeds > MOST_SEEDS:
+        raise UserError(f"--seeds {seeds} are more than a sweep can have: at most {MOST_SEEDS}")
     sizes = {name: replace(size, seeds=None) for name, size in ablation.sizes.items()}
     return replace(ablation, seeds=tuple(range(seeds)), sizes=sizes)
 

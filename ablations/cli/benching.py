@@ -140,7 +140,8 @@ def _print(content: dict[str, Any], out: Console) -> None:
         soft_wrap=True,
     )
     for key, group in itertools.groupby(content["costs"], _cell_name):
-        out.print(f"\n{key}", markup=False)
+        out.print()
+        out.print(key)
         table = Table(box=None, pad_edge=False)
         for name in ("cache", "NFE", "TPF", "ms/token", "tokens/s", "over none", "peak MB"):
             table.add_column(name, justify="left" if name == "cache" else "right")

@@ -11,9 +11,11 @@ from ablations.cli import agenda
 from ablations.cli.options import SLURM_ONLY, check_flags
 from ablations.cli.planning import make_plan, power_of
 from core.errors import UserError
-from sweeps.folders import pending
+from core.printable import say
+from sweeps.folders import pending, run_folder
 from sweeps.launch import site, slurm
 from sweeps.ledger import Ledger
+from sweeps.obstacles import check_places
 from sweeps.planned import Plan, cells
 from sweeps.search import slurm as search_slurm
 from sweeps.search.ledger import SearchLedger
@@ -36,21 +38,22 @@ def submit(arguments: argparse.Namespace, plan: Plan | SearchPlan, *, retry_fail
     """Submit what isn't recorded yet, or with --dry-run show what would be submitted."""
     options: dict[str, Any] = {"storage_url": arguments.storage, "retry_failed": retry_failed}
     options["dry_run"] = bool(arguments.dry_run)
+    _check_places(plan, arguments.out)
     if isinstance(plan, SearchPlan):
         done = search_slurm.submit(plan, arguments.out, request_of(arguments), **options)
     else:
         done = slurm.submit(plan, arguments.out, request_of(arguments), **options)
     if done is None:
-        print(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
+        say(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
         return 0
     runs = f"{done.runs} runs" if done.runs else "a search"
     if done.job is None:
-        print(done.script.read_text(encoding="utf-8"), end="")
-        print(f"not submitted: {runs}, {done.tasks} array tasks; sbatch {shlex.quote(str(done.script))} submits it",
+        say(done.script.read_text(encoding="utf-8"), end="")
+        say(f"not submitted: {runs}, {done.tasks} array tasks; sbatch {shlex.quote(str(done.script))} submits it",
               file=sys.stderr)  # fmt: skip
         return 0
-    print(f"job {done.job}: {runs} wait{'' if done.runs else 's'} for {done.tasks} array tasks ({done.script})")
-    print(f"next: {agenda.command('status', arguments, plan.size)}")
+    say(f"job {done.job}: {runs} wait{'' if done.runs else 's'} for {done.tasks} array tasks ({done.script})")
+    say(f"next: {agenda.command('status', arguments, plan.size)}")
     return 0
 
 
@@ -61,6 +64,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
         return _retry_search(arguments)
     plan = make_plan(arguments)
     agenda.check_started(plan.study_name, arguments.out)
+    _check_places(plan, arguments.out)
     former = read_design(plan.study_name, arguments.out)
     if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing
         plan = plan.buy([(arm["name"], seed) for arm, seed in cells(former)], former)
@@ -75,6 +79,11 @@ def run_retry(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_places(plan: Plan | SearchPlan, out: Path) -> None:
+    runs = [run_folder(plan, run, out) for run in plan.runs] if isinstance(plan, Plan) else []
+    check_places(out, out / plan.study_name, runs)
+
+
 def _hashes(design: Mapping[str, Any]) -> list[str]:
     return [arm["hash"] for arm in design["arms"]]
 
@@ -82,7 +91,7 @@ def _hashes(design: Mapping[str, Any]) -> list[str]:
 def _say_next(study: str, command: str, out: Path, exploratory: bool) -> None:
     how = " --exploratory" if exploratory else ""
     how += " --launcher slurm" if submissions(out / study) else ""
-    print(f"next: {command}{how} (workers that still run take them by themselves)")
+    say(f"next: {command}{how} (workers that still run take them by themselves)")
 
 
 def _failed_too(arguments: argparse.Namespace) -> bool:
@@ -96,7 +105,7 @@ def _queue_again(ledger: Ledger, retry_failed: bool) -> None:
     failed = len(pending(ledger.plan, ledger.out)) - before
     again = ledger.waiting() - waiting - failed
     name = ledger.plan.study_name
-    print(f"{name}: {failed} failed and {again} lost, stopped or new runs queued; {ledger.waiting()} wait")
+    say(f"{name}: {failed} failed and {again} lost, stopped or new runs queued; {ledger.waiting()} wait")
 
 
 def _retry_search(arguments: argparse.Namespace) -> int:
@@ -110,7 +119,7 @@ def _retry_search(arguments: argparse.Namespace) -> int:
     storage = open_storage(arguments.storage)
     ledger = SearchLedger(plan, out, storage)
     lost, failed = ledger.reconcile(retry_failed=_failed_too(arguments))
-    print(f"{plan.study_name}: {failed} failed and {lost} lost configurations queued again")
+    say(f"{plan.study_name}: {failed} failed and {lost} lost configurations queued again")
     confirming = confirmation_here(plan, out) if ledger.is_over() else None
     if confirming is not None and (out / confirming.study_name).is_dir():
         _queue_again(Ledger(confirming, out, storage), _failed_too(arguments))

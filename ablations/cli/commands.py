@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,8 @@ from rich.text import Text
 from ablations.cli import agenda
 from ablations.cli.options import check_flags
 from core.errors import UserError
+from core.printable import say
+from core.terminal import Terminal, line
 from sweeps.spec import Ablation
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ def console() -> Console:
     """Where people read: standard output, as wide as the terminal; elsewhere as $COLUMNS says, or 80 columns."""
     columns = os.environ.get("COLUMNS", "")
     elsewhere = int(columns) if columns.isdigit() and int(columns) else WIDTH
-    return Console(width=None if os.isatty(1) else elsewhere, highlight=False)
+    return Terminal(width=None if os.isatty(1) else elsewhere)
 
 
 def indented(text: str) -> Padding:
     """A paragraph whose every line is two columns in."""
-    return Padding(Text(text), (0, 0, 0, 2))
+    return Padding(line(text), (0, 0, 0, 2))
 
 
 def show_json(content: Any) -> None:
@@ -49,22 +50,22 @@ def run_list(arguments: argparse.Namespace) -> int:
     """The agenda: each question, arms x seeds, what has been run, the verdict so far."""
     rows = [row for name in agenda.discover() for row in _agenda_rows(name, arguments)]
     if arguments.names:
-        print("\n".join(f"{row['name']} {row['size']}" for row in rows if "error" not in row))
+        say("\n".join(f"{row['name']} {row['size']}" for row in rows if "error" not in row))
     elif arguments.json:
         show_json(rows)
     else:
         out = console()
         for row in rows:
-            head = f"[bold]{escape(row['name'])}[/] [dim]{row['size']}[/]  "
+            head = Text.assemble(line(row["name"], "bold"), " ", line(row["size"], "dim"), "  ")
             if "error" in row:
-                out.print(f"{head}[red]{escape(row['error'])}[/]")
+                out.print(head + line(row["error"], "red"))
                 continue
             if "budget" in row:
-                out.print(f"{head}search, {escape(row['budget'])}, {escape(row['so_far'])}")
+                out.print(head + line(f"search, {row['budget']}, {row['so_far']}"))
                 out.print(indented(row["question"]))
                 continue
             what = f"{row['arms']} arms" if row["arms"] else f"ladder of {row['models']} models"
-            out.print(f"{head}{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, {_so_far(row)}")
+            out.print(head + line(f"{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, ") + _so_far(row))
             out.print(indented(row["question"]))
             if row["verdict"]:
                 out.print(indented(f"→ {row['verdict']}"))
@@ -109,11 +110,11 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
         return [{"name": name, "size": "", "error": str(error)}]
 
 
-def _so_far(row: dict[str, Any]) -> str:
+def _so_far(row: dict[str, Any]) -> Text:
     if not row["complete"] and not row["failed"]:
-        return "[dim]not run[/]"
-    failed = f", [red]{row['failed']} failed[/]" if row["failed"] else ""
-    return f"{row['complete']} runs complete{failed}"
+        return line("not run", "dim")
+    complete = line(f"{row['complete']} runs complete")
+    return complete + line(", ") + line(f"{row['failed']} failed", "red") if row["failed"] else complete
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
@@ -157,7 +158,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         from ablations.cli.adaptive import run_until_decided
 
         return run_until_decided(arguments, plan)
-    if (looks := arguments.out / plan.study_name / LOOKS).is_file():
+    if os.path.lexists(looks := arguments.out / plan.study_name / LOOKS):
         from ablations.cli.looks import check_not_looked_at
 
         check_not_looked_at(looks.parent, plan.design)
@@ -181,7 +182,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     )
     out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
     if failed:
-        out.print("[red]some runs failed[/]: the report names them; --retry-failed runs them again")
+        out.print(line("some runs failed", "red") + line(": the report names them; --retry-failed runs them again"))
     return 1 if failed or summary.missing or undecoded else 0
 
 
@@ -243,8 +244,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
         return 0
     table = Table(box=None, pad_edge=False, show_header=False)
     for finding in findings:
-        mark = "[green]✓[/]" if finding.ok else "[yellow]–[/]"
-        table.add_row(mark, f"[bold]{finding.name}[/]", escape(finding.found), f"[dim]{escape(finding.means)}[/]")
+        mark = line("✓", "green") if finding.ok else line("–", "yellow")
+        table.add_row(mark, line(finding.name, "bold"), line(finding.found), line(finding.means, "dim"))
     console().print(table)
     return 0
 

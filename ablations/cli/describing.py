@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ablations.cli.commands import console
@@ -15,6 +14,7 @@ from core.model.shapes import shapes
 from core.model.size import count, flops_per_token
 from core.presets import resolve
 from core.settings import parse_overrides
+from core.terminal import line
 
 
 def run_describe(arguments: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def describe(name: str, config: RunConfig) -> dict[str, Any]:
 
 def _print(content: dict[str, Any], out: Console) -> None:
     sizes, flops = content["parameters"], content["flops_per_token"]
-    out.print(f"[bold]{escape(content['name'])}[/]: {_kind(content['config']['model'])}")
+    out.print(line(content["name"], "bold") + line(f": {_kind(content['config']['model'])}"))
     out.print(
         f"{sizes['total']:,} parameters, {sizes['active']:,} active (the embedding table's rows are looked up and not "
         f"counted as active); {flops['training']:.3g} training FLOPs per token at length {content['sequence_length']}"

@@ -179,7 +179,7 @@ def _wandb_logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    path = Path(os.path.expanduser(os.environ.get("NETRC", "~/.netrc")))
     try:
         return path.is_file() and netrc.netrc(path).authenticators(host) is not None
     except netrc.NetrcParseError:

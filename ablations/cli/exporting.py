@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from ablations.cli import agenda
 from ablations.cli.commands import console, load_study
 from ablations.cli.confirming import confirmation_of, verdict
@@ -40,7 +42,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     if as_hf and (Path(arguments.name) / "config.yaml").is_file():
         from ablations.cli.interchange import export_run
 
-        console().print(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf"), markup=False)
+        console().print(Text(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf")))
         return 0
     study, folder = load_study(arguments)
     judgement = judge(study)
@@ -92,7 +94,7 @@ def _as_hf(arguments: argparse.Namespace, study: Study, arm: str, folder: Path) 
     run = first_run(arm, study.records_of(arm), study.design)
     place = next((folder / arm).glob(f"seed-{run.seed}-{run.run_hash}-*"))
     line = export_run(place, arguments.to or folder / "export" / "hf")
-    console().print(f"{arm}, seed {run.seed}: {line}", markup=False, soft_wrap=True)
+    console().print(Text(f"{arm}, seed {run.seed}: {line}"), soft_wrap=True)
     return 0
 
 

@@ -17,7 +17,9 @@ from rich.text import Text
 from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
 from core.errors import UserError
+from core.printable import say
 from core.quantities import duration
+from core.terminal import line
 from sweeps import scheduler
 from sweeps.launch import presence
 from sweeps.launch.progress import bar, bars
@@ -125,11 +127,11 @@ def run_cancel(arguments: argparse.Namespace) -> int:
         presence.stop(place) for place in (folder, *([folder.with_name(f"{study}.{CONFIRM}")] if is_search else []))
     ]
     mine = {process for processes, _ in stopped for process in processes}
-    print(f"{study}: {ended} array tasks cancelled, {len(mine)} sweeps on this machine asked to stop")
+    say(f"{study}: {ended} array tasks cancelled, {len(mine)} sweeps on this machine asked to stop")
     for host in sorted({host for _, hosts in stopped for host in hosts}):
-        print(f"one runs on {host}: cancel it there", file=sys.stderr)
+        say(f"one runs on {host}: cancel it there", file=sys.stderr)
     if ended or mine:
-        print(f"what is recorded stays; `{agenda.command('run', arguments)}` trains the rest")
+        say(f"what is recorded stays; `{agenda.command('run', arguments)}` trains the rest")
     return 0
 
 
@@ -138,28 +140,28 @@ def render(found: Found, again: str) -> RenderableType:
     head = _summary(found)
     if found.seconds_left is not None:
         head += f"; about {duration(found.seconds_left)} left"
-    parts: list[RenderableType] = [Text(head, style="bold")]
+    parts: list[RenderableType] = [line(head, style="bold")]
     if found.preempted or found.deaths:
-        parts.append(Text(f"so far {found.preempted} times preempted and requeued, {found.deaths} workers lost"))
-    parts += [Text(line) for line in tasks_said(found)]
+        parts.append(line(f"so far {found.preempted} times preempted and requeued, {found.deaths} workers lost"))
+    parts += [line(each) for each in tasks_said(found)]
     running = found.of("running")
     table = bars()
     for row in running[:MOST_ROWS]:
         table.add(*_progress(row))
     parts.append(table)
     if len(running) > MOST_ROWS:
-        parts.append(Text(f"and {len(running) - MOST_ROWS} more (--json lists all)"))
+        parts.append(line(f"and {len(running) - MOST_ROWS} more (--json lists all)"))
     if isinstance(found, SearchStatus):
-        parts += [Text(line) for line in _pauses(found)]
+        parts += [line(each) for each in _pauses(found)]
     failures = found.of("failed", "lost")
     for reason, rows in by_reason(failures):
-        parts.append(Text(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
+        parts.append(line(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
     if failures:
-        parts.append(Text(f"again: {again}"))
+        parts.append(line(f"again: {again}"))
     if isinstance(found, SearchStatus) and found.confirmation is not None:
         parts.append(render(found.confirmation, again))
     elif isinstance(found, SearchStatus):
-        parts.append(Text("the confirmation hasn't begun" if found.over else "confirmation: once the search is over"))
+        parts.append(line("the confirmation hasn't begun" if found.over else "confirmation: once the search is over"))
     return Group(*parts)
 
 
@@ -196,11 +198,11 @@ def tasks_said(found: Found) -> list[str]:
 
 def _progress(row: Row) -> tuple[Text, RenderableType, Text]:
     left = "" if row.seconds_left is None else f"about {duration(row.seconds_left)} left"
-    label, where = Text(row.label), Text(row.where or "", style="dim")
+    label, where = line(row.label), line(row.where or "", style="dim")
     if not row.step or row.steps is None:
-        return label, Text("starting"), where
-    said = (Text(f"{row.step}/{row.steps}"), Text(left), where)
-    return label, bar(row.step, row.steps), Text("  ").join(part for part in said if part)
+        return label, line("starting"), where
+    said = (line(f"{row.step}/{row.steps}"), line(left), where)
+    return label, bar(row.step, row.steps), line("  ").join(part for part in said if part)
 
 
 def by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:

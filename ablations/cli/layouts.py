@@ -19,6 +19,7 @@ from core.capacity.planning import Plan, plan, reasons
 from core.errors import UserError
 from core.model.size import count
 from core.presets import resolve
+from core.printable import say
 from core.quantities import parse, short
 from core.records import UnreadableRecordError
 from core.settings import parse_overrides
@@ -46,9 +47,9 @@ def run_layout(arguments: argparse.Namespace) -> int:
     tokens = parse(arguments.tokens) if arguments.tokens else config.tokens_per_step * config.trainer.steps
     content = describe(arguments.config, made, tokens)
     if arguments.json:
-        print(json.dumps(content, indent=2))
+        say(json.dumps(content, indent=2))
     else:
-        print("\n".join(_lines(made, content)))
+        say("\n".join(_lines(made, content)))
     return 0
 
 

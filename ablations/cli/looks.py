@@ -1,6 +1,7 @@
 """The looks at a sweep that was bought until decided, as they were noted at the time, and held against its records."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from ablations.cli.commands import LOOKS
 from analysis.adaptive import Look, course
 from analysis.frame import Study
-from core import records
+from core import jsonfiles, records
 from core.errors import UserError
+from core.jsonfiles import is_whole
 from sweeps.audit import Finding
 
 
@@ -19,11 +21,27 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     Raises UserError for a file that was damaged.
     """
     path = folder / LOOKS
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     try:
-        return [json.loads(line) for line in lines]
+        lines = path.read_text(encoding="utf-8").splitlines() if os.path.lexists(path) else []
+        looks = [jsonfiles.parse(line) for line in lines]
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    if not all(map(_is_look, looks)):
+        raise UserError(f"{path} is damaged: it holds something that is no look")
+    return looks
+
+
+def _is_look(look: Any) -> bool:
+    return (
+        isinstance(look, dict)
+        and {"seeds", "at", "design", "decisions", "rule"} <= look.keys()
+        and is_whole(look["seeds"])
+        and isinstance(look["decisions"], dict)
+        and isinstance(look["rule"], dict)
+        and "fixed" in look["rule"]
+    )
 
 
 def contradictions(folder: Path) -> Iterator[Finding]:

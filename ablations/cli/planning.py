@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ablations.cli import agenda
+from core.printable import say
 from core.quantities import duration, short
+from core.terminal import line
 from sweeps.folders import pending
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
 from sweeps.packing import best_workers
@@ -93,7 +94,7 @@ def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
 
 def print_plan(content: dict[str, Any], out: Console) -> None:
     """The plan for people."""
-    out.print(f"[bold]{escape(content['ablation'])}[/] [dim]{content['size']}[/]")
+    out.print(line(content["ablation"], "bold") + line(f" {content['size']}", "dim"))
     out.print(content["question"], markup=False)
     out.print(_points(content) if "point" in content["arms"][0] else _arms(content))
     for arm in content["arms"]:
@@ -121,7 +122,7 @@ def _arms(content: dict[str, Any]) -> Table:
         control = " (control)" if arm["name"] == content["control"] else ""
         parameters = arm["parameters"]
         table.add_row(
-            escape(f"{arm['label']}{control}"),
+            line(f"{arm['label']}{control}"),
             f"{parameters['total']:,}",
             f"{parameters['active']:,}",
             f"{arm['flops_per_token']:.3g}",
@@ -139,7 +140,7 @@ def _points(content: dict[str, Any]) -> Table:
         )
         cells = (short(parameters["total"]), short(parameters["active"]), short(point["tokens"]))
         ratio = f"{point['tokens'] / parameters['active']:.3g}"
-        table.add_row(escape(point["family"]), *cells, ratio, f"{point['flops']:.3g}", solved)
+        table.add_row(line(point["family"]), *cells, ratio, f"{point['flops']:.3g}", solved)
     return table
 
 
@@ -169,7 +170,7 @@ def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
     config = plan.runs[0].config
     packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
     note = f"{packing.workers} workers with {packing.threads} threads: {packing.steps_per_second:.1f} steps/s together"
-    print(note, file=sys.stderr)
+    say(note, file=sys.stderr)
     return packing.workers
 
 

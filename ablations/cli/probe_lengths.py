@@ -19,6 +19,7 @@ from core.config import RunConfig
 from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.probes.checks import at_length
+from core.terminal import line
 from core.training.checks import find_run
 from core.training.devices import uses_cuda
 
@@ -33,7 +34,7 @@ def run_lengths(arguments: argparse.Namespace) -> int:
             show_json(content)
         else:
             out.print(f"NELBO in nats/token of {arguments.sequences} held-out sequences of each length")
-            out.print("\n".join(f"{length:6d}  {value:.4f}" for length, value in found.items()), markup=False)
+            out.print(Text("\n".join(f"{length:6d}  {value:.4f}" for length, value in found.items())))
         return 0
     study, home = load_study(arguments)
     values: dict[str, dict[int, Mapping[int, float]]] = {arm: {} for arm in study.arms}
@@ -82,7 +83,7 @@ def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: C
         table.add_column(title, justify="left" if title == "arm" else "right")
     for row in rows:
         for place, length in enumerate(row.means):
-            label = Text(study.labels[row.arm] if place == 0 else "")
+            label = line(study.labels[row.arm] if place == 0 else "")
             table.add_row(
                 label, str(length), f"{row.means[length]:.4f}", *_told(row.effects[length], row.p_holm.get(length))
             )

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from core.terminal import line
 
 ALPHA = 0.05
 
@@ -64,7 +65,7 @@ def print_study(rows: Sequence[dict[str, Any]], out: Console) -> None:
     for row in rows:
         runs = row["runs"]
         table.add_row(
-            escape(row["label"]),
+            line(row["label"]),
             str(len(runs)),
             _over_runs(_layer_mean(runs, "crossed", "nats"), ".3f"),
             _over_runs(100 * _layer_mean(runs, "crossed", "share"), ".1f"),

@@ -15,11 +15,13 @@ from ablations.cli.commands import console, load_study, show_json
 from ablations.cli.probe_lengths import run_lengths
 from ablations.cli.probe_tables import print_run, print_study
 from analysis.routing import SEQUENCES, RoutingProfile, crossed_profile, paired_change, plain_profile
+from core import jsonfiles
 from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.data.held_out import check_held_out
 from core.errors import UserError
+from core.jsonfiles import DamagedFileError
 from core.probes.checks import check_probe
 from core.records import write_atomically
 from core.settings import parse_overrides
@@ -151,8 +153,8 @@ def _finite(value: float) -> float | None:
 def _known(path: Path) -> dict[str, Any] | None:
     """A probe that lies there already; None where there is none, or it can't be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = jsonfiles.read(path)
+    except (FileNotFoundError, DamagedFileError):
         return None
     return content if isinstance(content, dict) else None
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from ablations.cli.commands import console, show_json
 from ablations.cli.models import Opened, given, open_model
@@ -107,7 +108,7 @@ def _traces(opened: Opened, sampled: Sampled) -> list[dict[str, Any]]:
 
 def _print(content: dict[str, Any], arguments: argparse.Namespace, out: Console) -> None:
     for sequence in content["sequences"]:
-        out.print(sequence["text"], markup=False, soft_wrap=True)
+        out.print(Text(sequence["text"]), soft_wrap=True)  # its line breaks are its own
         anomalies = sequence["anomalies"]
         if anomalies["repeats"]:
             loop = f", a loop of {anomalies['loop']} tokens" if anomalies["loop"] else ""

@@ -6,13 +6,13 @@ from typing import Any
 
 import optuna
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ablations.cli.planning import resolve_workers
 from analysis.power import reaches_significance
 from core.errors import UserError
 from core.quantities import duration
+from core.terminal import line
 from sweeps.launch.machine import default_workers
 from sweeps.search.plan import SearchPlan
 from sweeps.search.rungs import expected_steps
@@ -97,13 +97,13 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def print_plan(content: dict[str, Any], out: Console) -> None:
     """The plan for people."""
-    out.print(f"[bold]{escape(content['ablation'])}[/] [dim]{content['size']}, a search[/]")
+    out.print(line(content["ablation"], "bold") + line(f" {content['size']}, a search", "dim"))
     out.print(content["question"], markup=False)
     table = Table(box=None, pad_edge=False)
     for title in ("key", "range", "control"):
         table.add_column(title, header_style="dim", overflow="fold")
     for key, said in content["space"].items():
-        table.add_row(key, escape(said), escape(str(content["control_settings"].get(key, ""))))
+        table.add_row(line(key), line(said), line(content["control_settings"].get(key, "")))
     out.print(table)
     per = f" for each {content['compare']} ({', '.join(content['groups'])})" if content["compare"] else ""
     budget = f"{content['trials']} configurations" if content["trials"] else f"{content['tokens']:.3g} tokens"

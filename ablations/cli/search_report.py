@@ -168,14 +168,17 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
     for failure in content["failures"][:SHOWN]:
         out.print(f"trial {failure['trial']} failed: {failure['reason']}", markup=False, style="red")
     if any(group["best"] for group in content["groups"]):
-        out.print(f"\nthe search's own best ({BIASED})", style="bold")
+        out.print()
+        out.print(f"the search's own best ({BIASED})", style="bold")
     for group in content["groups"]:
         _print_group(group, content["metrics"], out)
     if study is None:
-        out.print("\nnot confirmed: `ablate run` trains the best and the control on fresh seeds", style="yellow")
+        out.print()
+        out.print("not confirmed: `ablate run` trains the best and the control on fresh seeds", style="yellow")
         return
     found = content["confirmation"]
-    out.print(f"\nconfirmation on seeds {found['seeds'][0]} to {found['seeds'][-1]}, which chose nothing", style="bold")
+    out.print()
+    out.print(f"confirmation on seeds {found['seeds'][0]} to {found['seeds'][-1]}, which chose nothing", style="bold")
     table = Table(box=None, pad_edge=False)
     for title in ("arm", "estimate", "95 % interval", "minus control", "95 % interval", "search said (biased)"):
         table.add_column(title, header_style="dim", overflow="fold")

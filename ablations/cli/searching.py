@@ -13,6 +13,7 @@ from ablations.cli import agenda
 from ablations.cli.commands import INTERRUPTED, console, show_json
 from ablations.cli.options import check_flags
 from core.errors import UserError
+from core.printable import say
 from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
@@ -82,7 +83,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     workers = resolve_workers(arguments.workers, replace(planned.sweep, runs=control))
 
     def tell(event: Event) -> None:
-        print(f"{time.strftime(CLOCK)} {event.text}", file=sys.stderr, flush=True)
+        say(f"{time.strftime(CLOCK)} {event.text}", file=sys.stderr)
 
     url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / planned.study_name)
     options: dict[str, Any] = {"storage_url": url, "workers": workers, "retry_failed": arguments.retry_failed}

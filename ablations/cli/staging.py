@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ablations.cli.training import ConsoleLogger, tracker_of
 from core.errors import UserError
+from core.printable import say
 from core.provenance import save_diff
 from core.ranks import Ranks
 from core.records import RunRecord
@@ -30,12 +31,12 @@ class Console:
     def begins(self, turn: Turn) -> Sequence[RowLogger]:
         place = f"stage {turn.number}/{len(self.stages)}, {turn.stage.name}"
         if turn.record is not None:
-            print(f"{place}: done ({turn.folder})", flush=True)
+            say(f"{place}: done ({turn.folder})")
             return ()
         source = turn.started_from
         after = f", from {source['stage']} after step {source['step']}" if source else ""
         goes_on = saved_step(turn.folder)
-        print(f"{place}{after}{f', going on from step {goes_on}' if goes_on is not None else ''}", flush=True)
+        say(f"{place}{after}{f', going on from step {goes_on}' if goes_on is not None else ''}")
         save_diff(self.out)
         self._tracker = tracker_of(turn.config, turn.folder)
         return [ConsoleLogger(turn.config.trainer.steps), self._tracker]
@@ -43,9 +44,9 @@ class Console:
     def ended(self, turn: Turn, record: RunRecord) -> None:
         assert self._tracker is not None
         self._tracker.finish(record)
-        print(f"record: {turn.folder / 'record.json'}", flush=True)
+        say(f"record: {turn.folder / 'record.json'}")
         for note in record.notes:
-            print(f"note: {note}", flush=True)
+            say(f"note: {note}")
 
 
 def run_stages(arguments: argparse.Namespace) -> int:
@@ -68,8 +69,8 @@ def run_stages(arguments: argparse.Namespace) -> int:
     with pausing.on_signals():
         turn, record = train_stages(stages, arguments.out, devices=arguments.devices, watcher=watcher, ranks=ranks)[-1]
     if record.status != "complete":
-        print(f"ablate: stage {turn.stage.name} failed: {record.reason}", file=sys.stderr)
+        say(f"ablate: stage {turn.stage.name} failed: {record.reason}", file=sys.stderr)
         return 1
     if ranks.rank == 0:
-        print(f"weights: {handed_on(turn, record)[0]}")
+        say(f"weights: {handed_on(turn, record)[0]}")
     return 0

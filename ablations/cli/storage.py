@@ -4,6 +4,7 @@ import argparse
 import os
 
 from core.errors import UserError
+from core.printable import say
 
 
 def run_storage(arguments: argparse.Namespace) -> int:
@@ -14,5 +15,5 @@ def run_storage(arguments: argparse.Namespace) -> int:
     url = arguments.storage or os.environ.get(STORAGE_VARIABLE)
     if not url:
         raise UserError(f"--storage: name the database to serve, or set {STORAGE_VARIABLE}")
-    serve(url, arguments.host, arguments.port, lambda address: print(f"serving {address}", flush=True))
+    serve(url, arguments.host, arguments.port, lambda address: say(f"serving {address}"))
     return 0

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
+from core.terminal import Terminal
 from sweeps.spec import CONFIRM, study_name
 from sweeps.sync import Offline, OfflineRun, Server, offline_runs, send, sending
 
@@ -57,7 +58,7 @@ def _found(folders: Sequence[Path]) -> Offline:
 @contextmanager
 def _progress(runs: Sequence[OfflineRun]) -> Iterator[Callable[[], None]]:
     """A bar on a terminal; nothing elsewhere."""
-    err = Console(file=sys.stderr)
+    err = Terminal(file=sys.stderr)
     columns = (TextColumn("sending to W&B"), BarColumn(24), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal or err.is_dumb_terminal) as bar:
         task = bar.add_task("", total=sum(len(run.waiting) for run in runs))

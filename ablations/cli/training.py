@@ -12,6 +12,7 @@ from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.presets import resolve
+from core.printable import say
 from core.provenance import save_diff
 from core.ranks import Ranks
 from core.records import FILE_NAME, UnreadableRecordError, read, set_aside
@@ -38,7 +39,7 @@ class ConsoleLogger:
         names = ("train/nelbo", "val/nelbo", "val/bits_per_byte", "load/max_vio")
         shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
         left = self._pace.left(step) if step is not None else ""
-        print(f"{time.strftime(CLOCK)} step {step}/{self.steps}  {shown}{left}", flush=True)
+        say(f"{time.strftime(CLOCK)} step {step}/{self.steps}  {shown}{left}")
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -73,13 +74,13 @@ def run_train(arguments: argparse.Namespace) -> int:
     with pausing.on_signals():
         record = train(config, folder, loggers=loggers, devices=arguments.devices)
     tracker.finish(record)
-    print(f"record: {folder / 'record.json'}")
+    say(f"record: {folder / 'record.json'}")
     for note in record.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     if record.status == "failed":
-        print(f"ablate: the run failed: {record.reason}", file=sys.stderr)
+        say(f"ablate: the run failed: {record.reason}", file=sys.stderr)
         return 1
-    print(f"train it further or elsewhere: ablate train {shlex.quote(str(folder / 'config.yaml'))}")
+    say(f"train it further or elsewhere: ablate train {shlex.quote(str(folder / 'config.yaml'))}")
     return 0
 
 
@@ -104,7 +105,7 @@ def _folder(folder: Path, *, first: bool) -> Path:
                 set_aside(candidate)
             break
     if first and latest is not None:
-        print(f"going on from the checkpoint of step {latest}")
+        say(f"going on from the checkpoint of step {latest}")
     return candidate
 
 

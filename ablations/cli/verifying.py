@@ -1,6 +1,7 @@
 """`ablate verify`: what of an ablation's or a search's records can't be trusted."""
 
 import argparse
+import os
 import shlex
 from collections import defaultdict
 from dataclasses import replace
@@ -80,7 +81,7 @@ def _storage(arguments: argparse.Namespace, study: str) -> PatientStorage | None
     """The ledger; None where there is none. Nothing is written."""
     url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / study)
     scheme, _, path = url.partition(":")
-    if scheme == JOURNAL and not Path(path).expanduser().is_file():
+    if scheme == JOURNAL and not os.path.isfile(os.path.expanduser(path)):
         if arguments.storage:
             raise UserError(f"--storage: there is no file {shlex.quote(path)}")
         return None

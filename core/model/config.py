@@ -26,6 +26,8 @@ BY_RATIO = ("adaptive_k", "expert_choice", "ec_dlm")  # kinds whose compute may 
 SEES_OTHERS = ("expert_choice", "ec_dlm")  # kinds that choose a token's experts by the other tokens of its sequence
 EC_DLM_K = (8, 20, 32)  # least, mean and most experts a token, as EC-DLM trains (arXiv 2604.01622)
 
+MOST_LAYERS = 10_000  # each is an object, also of models that are only counted
+
 
 @dataclass(frozen=True)
 class RouterConfig:
@@ -122,6 +124,9 @@ class ModelConfig:
             "max_positions",
         ):
             require(getattr(self, name) >= 1, f"model.{name} must be at least 1, not {getattr(self, name)}")
+        require(
+            self.num_layers <= MOST_LAYERS, f"model.num_layers must be at most {MOST_LAYERS}, not {self.num_layers}"
+        )
         for name in ("rope_theta", "norm_eps", "init_std"):
             require(getattr(self, name) > 0, f"model.{name} must be positive, not {getattr(self, name)}")
         require(self.head_dim % 2 == 0, f"model.head_dim={self.head_dim} must be even: RoPE rotates pairs")

@@ -16,6 +16,7 @@ from sweeps.launch.machine import default_workers
 from sweeps.launch.pool import Pool, warm_workers
 from sweeps.launch.presence import present_in
 from sweeps.ledger import MOST_LOSSES, Ledger
+from sweeps.obstacles import check_places
 from sweeps.planned import Plan, PlannedRun
 from sweeps.storage import choose_url, open_storage
 from sweeps.worker import TRAINER
@@ -46,6 +47,7 @@ def run(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     shown, out = out / plan.study_name, out.absolute()
+    check_places(out, out / plan.study_name, (run_folder(plan, one, out) for one in plan.runs))
     url = choose_url(storage_url, out, out / plan.study_name)
     storage = open_storage(url)
     # At once, as nothing can be refused any more: reading what is recorded and starting the workers take their time.

@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TextIO
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from core.labelled import Column, Labelled
+from core.printable import one_line
 from core.quantities import duration
+from core.terminal import Terminal, line
 from sweeps.launch.events import Event
 from sweeps.planned import Plan, PlannedRun
 from sweeps.progress import CLOCK, LINE_S, read_progress
@@ -31,7 +33,7 @@ def present(plan: Plan, stream: TextIO | None = None) -> Iterator[Present]:
 
     On a terminal a live display; elsewhere one line per event. NO_COLOR and TERM=dumb are honoured.
     """
-    console = Console(file=stream or sys.stderr, highlight=False)
+    console = Terminal(file=stream or sys.stderr)
     board = Board(plan)
     if not console.is_terminal or console.is_dumb_terminal:
         with _plain(board, console.file) as show_plain:
@@ -44,7 +46,7 @@ def present(plan: Plan, stream: TextIO | None = None) -> Iterator[Present]:
             def show_live(event: Event) -> None:
                 board.update(event)
                 if event.kind not in ("started", "finished"):  # those are in the display
-                    live.console.print(Text(event.text, style="red" if event.kind in ("failed", "lost") else ""))
+                    live.console.print(line(event.text, "red" if event.kind in ("failed", "lost") else ""))
 
             yield show_live
     finally:
@@ -57,7 +59,7 @@ def _plain(board: "Board", stream: IO[str]) -> Iterator[Present]:
     turn, over = threading.Lock(), threading.Event()
 
     def say(text: str) -> None:
-        print(f"{time.strftime(CLOCK)} {text}", file=stream, flush=True)
+        print(f"{time.strftime(CLOCK)} {one_line(text)}", file=stream, flush=True)
 
     def show(event: Event) -> None:
         with turn:
@@ -158,7 +160,7 @@ class Board:
             table.add(
                 run.label, bar(progress["step"], progress["steps"]), f"{progress['step']}/{progress['steps']}  {loss}"
             )
-        return Group(Text(head, style="bold"), table)
+        return Group(line(head, "bold"), table)
 
 
 def _loss(folder: Path) -> str:

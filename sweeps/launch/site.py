@@ -65,11 +65,11 @@ def defaults(environment: Mapping[str, str] = os.environ) -> Request:
     Raises UserError for a file that can't be read, and for keys that mean nothing.
     """
     if named := environment.get(CONFIG_VARIABLE):
-        path = Path(named).expanduser()
+        path = Path(os.path.expanduser(named))
         if not path.is_file():
             raise UserError(f"{CONFIG_VARIABLE}={named}: there is no such file")
     else:
-        path = Path(environment.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "ablate" / "slurm.toml"
+        path = Path(os.path.expanduser(environment.get("XDG_CONFIG_HOME") or "~/.config")) / "ablate" / "slurm.toml"
         if not path.is_file():
             return Request()
     try:

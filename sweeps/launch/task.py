@@ -18,6 +18,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience, no_space
+from core.printable import log_to_stderr, say
 from core.processes import STOPPED
 from core.provenance import SLURM, save_diff
 from sweeps import scheduler
@@ -139,7 +140,7 @@ def main(
     begin: Callable[[dict[str, Any], PatientStorage, Workplace, StopSignal], Callable[[], None]] = begin_sweep,
 ) -> int:
     """Work through what waits; 2 for a job that can't be read or a storage that can't be used."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    log_to_stderr()
     place = Place.of_environment(environment)
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     grace_s: dict[int, float] = {signal.SIGTERM: GRACE_S, signal.SIGUSR1: max(GRACE_S, job["lead_s"] - 30.0)}
@@ -157,10 +158,10 @@ def main(
             requeue(place, job["lead_s"])
         return STOPPED
     except UserError as error:
-        print(f"ablate: {error}", file=sys.stderr)
+        say(f"ablate: {error}", file=sys.stderr)
         return 2
     except OutOfPatienceError as error:
-        print(f"ablate: {error}", file=sys.stderr)
+        say(f"ablate: {error}", file=sys.stderr)
         return 1
     return 0
 

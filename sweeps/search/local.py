@@ -11,6 +11,7 @@ from sweeps.launch.local import MOST_FAILED_STARTS, stop_signals
 from sweeps.launch.machine import default_workers
 from sweeps.launch.pool import Pool
 from sweeps.launch.presence import present_in
+from sweeps.obstacles import check_places
 from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import SearchPlan
 from sweeps.storage import choose_url, open_storage
@@ -37,6 +38,7 @@ def search(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     out = out.absolute()
+    check_places(out, out / plan.study_name, ())
     url = choose_url(storage_url, out, out / plan.study_name)
     ledger = SearchLedger(plan, out, open_storage(url))
     write_design(ledger.folder, plan.design)

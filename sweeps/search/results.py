@@ -1,7 +1,7 @@
 """What a search found, read from its records alone, and the runs that confirm it."""
 
-import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from core import records
+from core import designs, jsonfiles, listing, records
 from core.errors import UserError
-from core.records import RunRecord, UnreadableRecordError
+from core.jsonfiles import DamagedFileError, is_whole
+from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 from sweeps.plan import Plan, describe_arm, planned_runs
 from sweeps.search.plan import SearchPlan, described
 from sweeps.spec import CONFIRM, Arm, Level
@@ -58,17 +59,17 @@ class Results:
         """
         path = folder / "design.json"
         if design is None:
-            if not path.is_file():
-                return None
             try:
-                design = dict[str, Any](json.loads(path.read_text(encoding="utf-8")))
-            except ValueError as error:
+                design = designs.read(path)
+            except FileNotFoundError:
+                return None
+            except DamagedFileError as error:
                 raise UserError(f"{path} is damaged ({error}): `ablate run` of the search writes it again") from None
         found, unreadable = [], list[str]()
-        for entry in folder.glob(f"*/{entry_file(design['identity'])}"):
+        for entry in _entries(folder, entry_file(design["identity"])):
             runs = list(_runs(entry.parent, unreadable))
-            if runs:
-                found.append(_configuration(json.loads(entry.read_text(encoding="utf-8")), runs, design))
+            if runs and (place := _place(entry, unreadable)) is not None:
+                found.append(_configuration(place, runs, design))
         return cls(design, tuple(sorted(found, key=lambda c: (c.group, c.trial))), tuple(unreadable))
 
     @property
@@ -122,11 +123,41 @@ def entry_file(identity: str) -> str:
 
 
 def _runs(folder: Path, unreadable: list[str]) -> Iterator[RunRecord]:
-    for file in sorted(folder.glob(f"*/{records.FILE_NAME}")):
+    for file in listing.look(folder, depth=1).records:
         try:
             yield records.read(file)
-        except UnreadableRecordError as error:
+        except FileNotFoundError:  # set aside since it was listed
+            continue
+        except (UnreadableRecordError, OutOfReachError) as error:
             unreadable.append(str(error))
+
+
+def _entries(folder: Path, name: str) -> list[Path]:
+    """The files of that name beside configurations' runs, each once by whatever names it is reached."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"*/{name}"), key=lambda path: (path.parent.is_symlink(), path)):
+        found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
+
+
+def _place(entry: Path, unreadable: list[str]) -> Mapping[str, Any] | None:
+    """Which trial a configuration is; None, and a line of why, where its file can't be read."""
+    try:
+        place = jsonfiles.read(entry)
+    except FileNotFoundError:
+        return None
+    except DamagedFileError as error:
+        unreadable.append(f"{entry}: {error}")
+        return None
+    if (
+        not isinstance(place, dict)
+        or not is_whole(place.get("trial"))
+        or not isinstance(place.get("group"), str)
+        or not isinstance(place.get("settings"), dict)
+    ):
+        unreadable.append(f"{entry}: says of no trial")
+        return None
+    return place
 
 
 def _configuration(place: Mapping[str, Any], runs: Sequence[RunRecord], design: Mapping[str, Any]) -> Configuration:

@@ -1,6 +1,5 @@
 """What of a search can't be trusted: every record re-hashed, and held against the space and the ledger."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from core import records
+from core import designs, jsonfiles, records
 from core.config import config_hash
 from core.data.corpora import fingerprint
 from core.errors import UserError
@@ -69,7 +68,7 @@ def verify(
 
 def _plan(folder: Path, findings: list[Finding]) -> SearchPlan | None:
     try:
-        design = json.loads((folder / "design.json").read_text(encoding="utf-8"))
+        design = designs.read(folder / designs.FILE_NAME)
         plan = SearchPlan.of_design(design)
         control = config_hash(plan.resolver.control, with_seed=False)
         if identity_of(plan.search, control, design["data_fingerprint"]) != design["identity"]:
@@ -90,7 +89,7 @@ def _configurations(
     for path in sorted(folder.glob("*/search-*.json")):
         place = path.relative_to(folder).as_posix()
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
+            entry = jsonfiles.read(path)
             trial, group, settings = entry["trial"], entry["group"], entry["settings"]
             if not (isinstance(trial, int) and isinstance(group, str) and isinstance(settings, dict)):
                 raise ValueError

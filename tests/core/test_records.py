@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from core import records
+from core import records, whole
 from core.records import RunRecord, UnreadableRecordError
 
 
@@ -56,3 +56,9 @@ def test_a_crash_while_writing_leaves_the_old_content(tmp_path, monkeypatch) -> 
         records.write(record(seed=2), tmp_path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_every_field_of_a_record_is_checked_as_it_is_read() -> None:
+    assert set(whole._FIELDS) == set(RunRecord.__dataclass_fields__)
+    with pytest.raises(UnreadableRecordError, match="notes is no list of sentences"):
+        RunRecord.from_json(record(notes=[1]).to_json())

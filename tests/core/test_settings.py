@@ -106,3 +106,19 @@ def test_lists_read_back_as_they_were_written() -> None:
     config = build({"model": {"dense_layers": [0, 2], "dense_width": 64, "num_kv_heads": 2}})
     assert config.model.dense_layers == (0, 2)
     assert build(yaml.safe_load(to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ("[" * 100_000, "nested too deeply"), ("seed: 2001-99-99", "not YAML"), (f"seed: {'9' * 5000}", "not YAML"),
+        (f"trainer: {{steps: {'9' * 400}}}", "a number of 400 digits"), ("a: &a\n  b: *a\n", "unfold"),
+        ("model: {router: {k_schedule: true}}", "expected one of constant, linear"),
+        ("model: {num_layers: 99999999999}", "at most 10000"),
+    ],
+)  # fmt: skip
+def test_hostile_files_cost_one_short_line(tmp_path, text, said) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=said) as raised:
+        load(tmp_path / "config.yaml")
+    assert len(str(raised.value)) < 500

@@ -472,3 +472,12 @@ def test_losses_are_counted_whatever_the_storage_and_each_once(ledger, tmp_path)
         assert [lost.gave_up for lost in ledger(url).reconcile()] == [count == 3]
         assert len(json.loads((claim.folder / LOSSES_FILE).read_text())) == count
     assert recorded(claim.folder, claim.run).reason == "lost: worker died 3 times (out of memory?)"
+
+
+@pytest.mark.parametrize("content", ["", "[", '{"number": "x"}', "[1]", "[" * 200_000, '{"number": 1e999}'])
+def test_a_claim_or_a_count_of_losses_that_is_damaged_ends_nothing(tmp_path, content: str) -> None:
+    (tmp_path / fencing.CLAIM_FILE).write_text(content)
+    hold = fencing.take(tmp_path)
+    assert hold.is_valid()
+    (tmp_path / losses.LOSSES_FILE).write_text(content)
+    assert isinstance(losses._deaths(tmp_path), list)

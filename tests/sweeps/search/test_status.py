@@ -21,6 +21,7 @@ from sweeps.search.worker import SearchWorker
 from sweeps.storage import default_url, open_storage
 from sweeps.worker import StopRequestedError, StopSignal
 from sweeps.workplace import Workplace
+from tests.analysis.conftest import make_design
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, Budget, Choice, Log, declare
 
@@ -137,7 +138,7 @@ def test_only_what_was_searched_has_a_status(tmp_path, run) -> None:
     with pytest.raises(UserError, match="isn't there: name the one that toy was run with"):
         status("toy", found.out, f"journal:{tmp_path}/other.log")
     assert not (tmp_path / "other.log").exists()
-    write_design(found.ledger.folder, {"arms": []})
+    write_design(found.ledger.folder, make_design())
     with pytest.raises(UserError, match="holds an ablation's runs"):
         status("toy", found.out)
 

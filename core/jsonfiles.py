@@ -1,0 +1,73 @@
+"""JSON that somebody else may have written, or half written: read, or refused in one line."""
+
+import json
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+LARGEST = 2**63  # of whole numbers: arrays hold none beyond
+# A whole number of more digits than that, as a value: not within a text, such as a hash.
+_HUGE = re.compile(r"[\[{:,]\s*-?(\d{20,})\s*[\]},]")
+
+
+class DamagedFileError(ValueError):
+    """What a file holds can't be read; says why in a line, without the file's name."""
+
+
+def read(path: Path, *, finite: bool = True) -> Any:
+    """What a JSON file holds.
+
+    Raises FileNotFoundError where nothing lies, and DamagedFileError for what isn't a file, can't be opened or isn't JSON.
+    """
+    try:
+        content = path.read_bytes()
+    except NotADirectoryError:
+        raise FileNotFoundError(path) from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFileError(error.strerror or str(error)) from None
+    return parse(content, finite=finite)
+
+
+def parse(content: bytes | str, *, finite: bool = True) -> Any:
+    """JSON of plain values: no number that overflows, no nesting without end; with `finite`, no NaN or infinity.
+
+    Raises DamagedFileError.
+    """
+    try:
+        text = content if isinstance(content, str) else content.decode()
+        found = json.loads(text, parse_constant=_refuse if finite else None)
+    except RecursionError:
+        raise DamagedFileError("not JSON: nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(f"no text: {error}") from None
+    except ValueError as error:
+        raise DamagedFileError(f"not JSON: {error}") from None
+    if (huge := _HUGE.search(text)) is not None and len(huge[1]) > len(str(LARGEST)):
+        raise DamagedFileError(f"a number of {len(huge[1])} digits")
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and are_numbers((value,))
+
+
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Whether all are finite numbers."""
+    try:
+        return all(map(math.isfinite, values))
+    except (TypeError, OverflowError):
+        return False
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number that fits into 64 bits."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _refuse(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
