@@ -68,7 +68,7 @@ def take(folder: Path) -> Hold:
     """
     token = uuid.uuid4().hex
     former = _read(folder).get("number")
-    number = 1 + (former if jsonfiles.is_whole(former) else 0)
+    number = 1 + (former if isinstance(former, int) else 0)
     content = {"number": number, "token": token, "host": socket.gethostname(), "pid": os.getpid()}
     partial = partial_of(folder / CLAIM_FILE)
     try:
