@@ -4,13 +4,16 @@ A lock can be lost while its owner doesn't know: a file server's lease runs out 
 run writes a token of its own into the folder, CLAIM_FILE, and whatever comes into the folder or below it comes in three
 steps: the file is written under another name, one that ends in ".partial"; the token is read; the file is renamed. Whoever
 takes the run over writes its token first and removes all that is partial second. A former owner's rename thus comes before
-that, or finds its file gone: however long it slept between two steps, it changes nothing that its successor has made.
+that, or finds its file gone: however long it slept between two steps, it changes nothing that its successor has made. Of
+checkpoints the files are written in place, by libraries, and their seal says whether they are whole; what deletes or moves
+one asks first.
 """
 
 import contextlib
 import json
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ from core import jsonfiles
 CLAIM_FILE = ".claim"
 PARTIAL = ".partial"
 VARIABLE = "ABLATE_CLAIM"  # of a worker and its children: the token, a space and the run's folder
+TRIES, PAUSE_S = 10, 0.3  # of reading the token
 FOREIGN = ("wandb", "attempts")  # folders in a run's that are written by no such steps
 
 
@@ -70,12 +74,17 @@ def take(folder: Path) -> Hold:
     former = _read(folder).get("number")
     number = 1 + (former if isinstance(former, int) else 0)
     content = {"number": number, "token": token, "host": socket.gethostname(), "pid": os.getpid()}
-    partial = partial_of(folder / CLAIM_FILE)
-    try:
-        partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        os.replace(partial, folder / CLAIM_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
+    while True:
+        partial = partial_of(folder / CLAIM_FILE)
+        try:
+            partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
+            os.replace(partial, folder / CLAIM_FILE)
+            break
+        except FileNotFoundError:
+            if not folder.is_dir():
+                raise  # else another process that takes the run has swept it away: the last one has it
+        finally:
+            partial.unlink(missing_ok=True)
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if name not in FOREIGN]
         for name in names:
@@ -121,10 +130,20 @@ def take_away(path: Path, target: Path) -> None:
     try:
         check(path)
     except FencedOffError:
-        with contextlib.suppress(FileExistsError):  # it has been written anew
-            os.link(target, path)
-        target.unlink()
+        _put_back(target, path)
         raise
+
+
+def _put_back(target: Path, path: Path) -> None:
+    try:
+        os.link(target, path)
+    except FileExistsError:
+        pass  # it has been written anew
+    except OSError:  # a file system without links
+        if not os.path.lexists(path):
+            os.replace(target, path)
+            return
+    target.unlink()
 
 
 def remove(path: Path) -> None:
@@ -146,8 +165,15 @@ def gone_if_taken(path: Path) -> Iterator[None]:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    try:
-        content = jsonfiles.read(folder / CLAIM_FILE)
-    except (FileNotFoundError, jsonfiles.DamagedFileError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    for left in reversed(range(TRIES)):
+        try:
+            content = jsonfiles.parse((folder / CLAIM_FILE).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, jsonfiles.DamagedFileError):
+            return {}
+        except OSError:  # a file server that is away for a moment has taken nothing over
+            if not left:
+                raise
+            time.sleep(PAUSE_S)
+        else:
+            return content if isinstance(content, dict) else {}
+    raise AssertionError("the last try returns or raises")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST = 2**63  # of whole numbers: arrays hold none beyond
-# A whole number of more digits than that, as a value: not within a text, such as a hash.
+# What may be a whole number of more digits than that, as a value.
 _HUGE = re.compile(r"[\[{:,]\s*-?(\d{20,})\s*[\]},]")
 
 
@@ -46,9 +46,15 @@ def parse(content: bytes | str, *, finite: bool = True) -> Any:
         raise DamagedFileError(f"no text: {error}") from None
     except ValueError as error:
         raise DamagedFileError(f"not JSON: {error}") from None
-    if (huge := _HUGE.search(text)) is not None and len(huge[1]) > len(str(LARGEST)):
-        raise DamagedFileError(f"a number of {len(huge[1])} digits")
+    if _HUGE.search(text) is not None:  # rarely: then it is read again, to see whether it is a number or within a text
+        json.loads(text, parse_int=_small)
     return found
+
+
+def _small(digits: str) -> int:
+    if len(digits.lstrip("-")) > len(str(LARGEST)):
+        raise DamagedFileError(f"a number of {len(digits.lstrip('-'))} digits")
+    return int(digits)
 
 
 def is_number(value: Any) -> bool:

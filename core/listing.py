@@ -15,6 +15,7 @@ from core.records import ATTEMPTS, FILE_NAME
 RUN = "seed-"  # what a run's folder is called begins so
 DEPTH = 2  # of a run's folder below its study's
 APART = (ATTEMPTS, "stages")
+INNER = ("checkpoints", "decoded", "wandb")  # of a run: many files, and no records
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def _folders(place: str, depth: int, links: int, broken: list[tuple[Path, str]])
             broken.append((Path(place), f"can't be looked into: {error.strerror}"))
         return
     for entry in listed:
-        if entry.name in APART or entry.name == FILE_NAME:
+        if entry.name in APART or entry.name == FILE_NAME or (depth >= DEPTH and entry.name in INNER):
             continue
         link, folder = entry.is_symlink(), _is_folder(entry)
         if folder and not (link and depth >= DEPTH):

@@ -187,7 +187,8 @@ def rescue(folder: Path, run: PlannedRun, patience: Patience) -> RunRecord | Non
 def leave(record: RunRecord, folder: Path, run: PlannedRun, patience: Patience) -> RunRecord:
     """Leave a record in the run's folder, unless another process was first: the record that lies there then."""
     try:
-        set_aside(folder)
+        if recorded(folder, run) is None:
+            set_aside(folder)
         spill.keep(record, folder, patience)
     except FencedOffError:
         found = recorded(folder, run)
@@ -218,6 +219,7 @@ def clean(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name in KEPT:
             continue
+        fencing.check(path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

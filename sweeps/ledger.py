@@ -9,6 +9,7 @@ leaves between the two is repaired by `Ledger.reconcile`. Two locks order everyt
 - the plan's lock is held while trials are added, so that no run is queued twice.
 """
 
+import contextlib
 import logging
 import math
 from collections import defaultdict, deque
@@ -23,6 +24,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core import records
+from core.fencing import FencedOffError
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord, set_aside
 from core.training.saved import saved_step
@@ -175,8 +177,13 @@ class Ledger:
         try:
             record = rescue(folder, run, self._patience) or self._take_over(lock, run)
             if record is None:
-                self._patience.call(lambda again: clean(folder), no_space)
+                with lock.heeded():
+                    self._patience.call(lambda again: clean(folder), no_space)
                 return Claim(run, folder, self._attempt(trial, folder), trial.trial_id, lock, first=trial.before == 0)
+        except FencedOffError:
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self._fail(trial.trial_id, TAKEN_OVER)
+            return None
         except SystemExit:  # told to stop while it waited for room
             self.put_back(
                 Claim(run, folder, 0, trial.trial_id, lock), PREEMPTED if self.workplace.place else "interrupted"
@@ -313,7 +320,7 @@ class Ledger:
         return lost
 
     def _count_loss(self, run: PlannedRun, folder: Path, trial: FrozenTrial) -> RunRecord | None:
-        times = self._patience.call(lambda again: losses.note(folder, trial), no_space)
+        times = self._patience.call(lambda again: losses.note(folder, trial, saved_step(folder)), no_space)
         if times <= MOST_LOSSES:
             return None
         record = failed_record(self.plan, run, f"{LOST} {times} times (out of memory?)")

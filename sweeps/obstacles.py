@@ -5,13 +5,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.errors import UserError
+from core.keys import check_key
 from core.records import ATTEMPTS
 from sweeps.folders import LOCK_FILE
 from sweeps.study import FOLDER_ID
 
 
 def check_places(out: Path, study: Path, runs: Iterable[Path]) -> None:
-    """Raise UserError for what should be a folder, or a file, and isn't. out: of all runs; runs: folders of runs."""
+    """Raise UserError for what should be a folder, or a file, and isn't, and for a key that signs nothing.
+
+    out: of all runs; runs: folders of runs.
+    """
+    check_key()
     places = dict.fromkeys([out, study, *(place for run in runs for place in (run.parent, run))])
     for path, reason in _obstacles(out, places):
         raise UserError(f"{path} {reason}: move it away, or choose another --out")

@@ -23,11 +23,12 @@ from core import fencing, records, spill
 from core.config import config_hash
 from core.errors import UserError
 from core.fencing import FencedOffError
+from core.keys import check_key
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.printable import log_to_stderr
 from core.processes import STOPPED, add_current_folder, leave_with_parent, take_events_pipe
 from core.provenance import save_diff
-from core.records import RunRecord, UnreadableRecordError, set_aside
+from core.records import OutOfReachError, RunRecord, UnreadableRecordError, set_aside
 from core.training import pausing
 from core.training.pausing import TrainingPausedError
 from core.training.saved import STAGES
@@ -191,8 +192,8 @@ class Worker:
                 if reason
                 else self._train(config, claim.folder, loggers=loggers, study=place, **several)
             )
-        except OutOfPatienceError:
-            raise  # it is trained; its record is in the spill folder
+        except (OutOfPatienceError, OutOfReachError):
+            raise  # it is trained; its record is in the spill folder, or can't be opened
         except Exception as error:
             fencing.check(claim.folder)  # it may have stumbled over what its successor did
             log.exception("%s failed", claim.run.label)
@@ -244,6 +245,7 @@ def serve(
         out = Path(job["out"])
         ledger = ledger_of(job["plan"], out, storage)
         storage.patience.call(lambda again: save_diff(out), no_space)
+        check_key()
         worker_of(ledger, train, emit, stop).work()
     except (OutOfPatienceError, UserError) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from core import fencing, keys
 from core.config import RunConfig
+from core.errors import UserError
 from core.lightning_import import lightning
 from core.patience import no_space
 from core.ranks import Ranks
@@ -57,8 +58,9 @@ class Checkpointer(lightning.Callback):
         try:
             if self.ranks.rank == 0:
                 keys.own_key()
-        except OSError as error:
-            return f"no key to sign it with can be kept ({error.strerror}: {keys.key_file()}; {keys.VARIABLE} names another)"
+        except (OSError, UserError) as error:
+            reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
+            return f"no key to sign it with can be kept ({reason}; {keys.VARIABLE} names another)"
         return None
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
@@ -109,6 +111,7 @@ class Checkpointer(lightning.Callback):
         for hashed in from_all_ranks(getattr(trainer.strategy, "hashed", {})):
             digests |= hashed
         if self.ranks.rank == 0:
+            fencing.check(self.folder)
             keep(self.folder, layout(self.config, self.ranks, name, step), self.config, digests)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core import records
+from core import fencing, records
 from core.config import RunConfig
 from core.errors import UserError
 from core.processes import import_path
@@ -99,7 +99,7 @@ def _say_latest(place: Path, said: dict[str, Any] | None, lost: bool) -> None:
     if lost:
         note(place, f"the run goes on from {said['name']}" if said else "the run starts again from its first step")
     if said is None:
-        (place / LATEST).unlink(missing_ok=True)
+        fencing.remove(place / LATEST)
         return
     content = {name: value for name, value in said.items() if name not in ("files", "run")}
     if read_latest(place) != content:  # its writer was cut off, or what it named was set aside

@@ -1,6 +1,5 @@
 """train(config) -> RunRecord: the only way in."""
 
-import contextlib
 import logging
 import math
 import os
@@ -20,10 +19,10 @@ from core.config import RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
-from core.keys import own_key
+from core.keys import check_key
 from core.lightning_import import lightning
 from core.model.size import count, training_flops
-from core.patience import Patience, no_space
+from core.patience import OutOfPatienceError, Patience, no_space
 from core.provenance import describe, slurm_job
 from core.ranks import LAUNCHED, Ranks
 from core.records import RunRecord
@@ -88,8 +87,7 @@ def _train(
     if until is not None and config.trainer.strategy != "single":
         raise UserError("a run can be paused part-way under trainer.strategy=single only")
     check(config, ranks.size if among else devices)
-    with contextlib.suppress(OSError):  # whoever saves a checkpoint says so
-        own_key()
+    check_key()
     starting_weights(config, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
@@ -146,6 +144,8 @@ def attempt(
     except StepReachedError as pause:
         metrics = _last(recorder.validation)
         return RunRecord(status="paused", reason=str(pause), metrics=metrics, **facts, **_seen(recorder, started))
+    except OutOfPatienceError:
+        raise  # what it waited for is no fault of the run
     except Exception as error:
         trace = "traceback.txt" if ranks.size == 1 else f"traceback-rank-{ranks.rank}.txt"
         try:

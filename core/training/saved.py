@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core import records
+from core import fencing, records
 from core.config import RunConfig, content_hash, to_dict
 from core.ranks import Ranks
 from core.training import seals
@@ -70,6 +70,7 @@ def keep(folder: Path, said: dict[str, Any], config: RunConfig, digests: dict[st
 
 def discard(path: Path) -> None:
     """Delete a checkpoint, or what is left of one: its seal first, so that no half of it is taken for a whole one."""
+    fencing.check(path)
     if path.is_dir() and not path.is_symlink():
         (path / seals.SEAL).unlink(missing_ok=True)
         shutil.rmtree(path)

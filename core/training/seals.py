@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from core import records
-from core.keys import key_file, name_of, own_key
+from core.keys import KeyAwayError, key_file, name_of, own_key
+from core.patience import Patience
 
 SEAL = "seal.json"
 PIECE = 1 << 24
@@ -105,14 +106,19 @@ def read_seal(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise SealError("its seal can't be read") from None
     try:
-        key = own_key()
+        # A key that is out of reach is waited for: what it signed isn't to be set aside for that.
+        key = Patience.of_environment().call(lambda again: own_key(), _away)
     except OSError as error:
-        raise SealError(f"the key that it may be signed with can't be read ({error.strerror}: {key_file()})") from None
+        raise SealError(f"there is no key that it could be signed with ({error.strerror})") from None
     if signed_by != name_of(key):
         raise SealError(f"it is signed with another key than {key_file()}")
     if not hmac.compare_digest(mac.encode(errors="replace"), _mac(key, said).encode()):
         raise SealError("its seal was changed")
     return {**said, "files": files}
+
+
+def _away(error: Exception) -> str | None:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, KeyAwayError) else None
 
 
 def damage(folder: Path, files: Mapping[str, Digest], share: tuple[int, int] = (0, 1)) -> str | None:

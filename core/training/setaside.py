@@ -9,6 +9,7 @@ import logging
 import os
 from pathlib import Path
 
+from core import fencing
 from core.patience import no_space
 
 SET_ASIDE = "set-aside"
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 def note(checkpoints: Path, sentence: str) -> None:
     """Have the run's record say something, whoever leaves it."""
+    fencing.check(checkpoints)
     sentence = "".join(letter if letter.isprintable() else "?" for letter in sentence)
     log.warning("%s", sentence)
     try:
@@ -44,6 +46,7 @@ def notes(checkpoints: Path) -> list[str]:
 
 def set_aside(checkpoints: Path, name: str, why: str, holder: Path | None = None) -> None:
     """Move what has that name in `holder` (that of the checkpoints) out of the way, and note it."""
+    fencing.check(checkpoints)
     place = checkpoints / SET_ASIDE
     place.mkdir(parents=True, exist_ok=True)
     names = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.keys import check_key
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.printable import log_to_stderr, say
 from core.processes import STOPPED
@@ -152,6 +153,7 @@ def main(
         out = Path(job["out"])
         out.mkdir(parents=True, exist_ok=True)
         storage.patience.call(lambda again: save_diff(out), no_space)
+        check_key()
         begin(job, storage, Workplace(place), stop)()
     except StopRequestedError:  # while it waited for the storage: whoever comes next sees what is left
         if place is not None:

@@ -62,3 +62,10 @@ def test_every_field_of_a_record_is_checked_as_it_is_read() -> None:
     assert set(whole._FIELDS) == set(RunRecord.__dataclass_fields__)
     with pytest.raises(UnreadableRecordError, match="notes is no list of sentences"):
         RunRecord.from_json(record(notes=[1]).to_json())
+
+
+def test_digits_within_a_text_are_no_number() -> None:
+    whole_one = record(reason="tokens [12345678901234567890123]")
+    assert RunRecord.from_json(whole_one.to_json()) == whole_one
+    with pytest.raises(UnreadableRecordError, match="a number of 23 digits"):
+        RunRecord.from_json(whole_one.to_json().replace('"seed":0', '"seed":12345678901234567890123', 1))

@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -16,9 +17,10 @@ import pytest
 from core import fencing, records, spill
 from core.fencing import CLAIM_FILE, FencedOffError
 from core.patience import OutOfPatienceError, Patience
-from core.training.saved import WEIGHTS
+from core.training.saved import WEIGHTS, discard
+from core.training.setaside import note, set_aside
 from sweeps import losses
-from sweeps.folders import LOCK_FILE, RunLock, recorded, run_folder
+from sweeps.folders import LOCK_FILE, RunLock, clean, recorded, run_folder
 from sweeps.ledger import MOST_LOSSES, TAKEN_OVER, Ledger
 from sweeps.losses import LOSSES_FILE
 from sweeps.storage import default_url, open_storage
@@ -298,7 +300,7 @@ def test_a_trial_on_another_storage_says_that_its_run_was_taken_over(ledger, tmp
 def test_a_run_is_taken_from_its_worker_before_it_is_given_up(ledger):
     mine, other = ledger(), ledger()
     claim, _ = mine.claim()
-    (claim.folder / LOSSES_FILE).write_text(json.dumps(["a", "b"]))
+    (claim.folder / LOSSES_FILE).write_text(json.dumps([["a", None], ["b", None]]))
     lose(claim)
     assert [lost.gave_up for lost in other.reconcile()] == [True]
     with claim.lock.heeded(), pytest.raises(FencedOffError, match="took this run over"):
@@ -481,3 +483,46 @@ def test_a_claim_or_a_count_of_losses_that_is_damaged_ends_nothing(tmp_path, con
     assert hold.is_valid()
     (tmp_path / losses.LOSSES_FILE).write_text(content)
     assert isinstance(losses._deaths(tmp_path), list)
+
+
+def test_a_run_that_comes_further_between_its_losses_is_not_given_up(tmp_path) -> None:
+    def died(number: int, step: int | None) -> int:
+        trial = SimpleNamespace(user_attrs={"pid": number, "host": "h"}, datetime_start="t")
+        return losses.note(tmp_path, trial, step)
+
+    assert [died(1, None), died(1, None), died(2, None)] == [1, 1, 2]
+    assert [died(3, 10), died(4, 10), died(5, 20), died(5, 20)] == [1, 2, 1, 1]
+
+
+def test_what_a_successor_has_is_not_cleaned_away(tmp_path) -> None:
+    """A process that took a run and fell asleep before it emptied the folder finds another's record and weights."""
+    former = fencing.take(tmp_path)
+    fencing.take(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "checkpoints" / "step-10").mkdir(parents=True)
+    with former.heeded():
+        for act in (
+            lambda: clean(tmp_path),
+            lambda: set_aside(tmp_path / "checkpoints", "step-10", "why"),
+            lambda: note(tmp_path / "checkpoints", "a sentence"),
+            lambda: discard(tmp_path / "checkpoints" / "step-10"),
+        ):
+            with pytest.raises(FencedOffError):
+                act()
+    assert (tmp_path / "model.safetensors").exists() and (tmp_path / "checkpoints" / "step-10").is_dir()
+
+
+def test_a_claim_that_can_not_be_read_for_a_moment_was_not_taken_over(tmp_path, monkeypatch) -> None:
+    hold, read, failures = fencing.take(tmp_path), Path.read_bytes, [errno.EIO] * 3
+
+    def away(path: Path) -> bytes:
+        if path.name == fencing.CLAIM_FILE and failures:
+            raise OSError(failures.pop(), "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(fencing, "PAUSE_S", 0.0)
+    monkeypatch.setattr(Path, "read_bytes", away)
+    hold.check()
+    failures[:] = [errno.EIO] * 100
+    with pytest.raises(OSError, match="Input/output"):
+        hold.check()

@@ -55,7 +55,6 @@ def test_gates_are_renormalised_as_the_class_does_whatever_the_file_says(tmp_pat
         (OLMOE, {"num_key_value_heads": ABSENT, "rms_norm_eps": ABSENT, "norm_topk_prob": ABSENT}),
         (OLMOE, {"norm_topk_prob": True, "pad_token_id": -1}),
     ],
-    ids=str,
 )
 def test_files_are_read_as_transformers_reads_them(tmp_path, model: dict, changes: dict) -> None:
     exported(tmp_path, model)

@@ -1,5 +1,6 @@
 """Whatever happens to a sealed folder is seen, and nobody else's seal is taken."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 
 from core import keys
 from core.errors import UserError
+from core.patience import OutOfPatienceError
 from core.training import seals
 from core.training.seals import PIECE, SEAL, SealError, damage, digest, hashing, read_seal, seal
 
@@ -94,7 +96,7 @@ def test_a_strangers_seal_is_none(folder: Path, tmp_path: Path, monkeypatch: pyt
     (folder / SEAL).write_text(text.replace('"key": "', f'"key": "{keys.name_of(keys.own_key())}", "was": "'))
     assert found(folder) == "its seal was changed"
     monkeypatch.setenv(keys.VARIABLE, str(tmp_path))
-    with pytest.raises(SealError, match=r"the key that it may be signed with can't be read \(Is a directory"):
+    with pytest.raises(SealError, match=r"there is no key that it could be signed with \(Is a directory"):
         read_seal(folder)
 
 
@@ -134,6 +136,8 @@ def test_a_key_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(key) == 32 and keys.own_key() == key and path.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in path.parent.iterdir()] == ["key"] and key.hex() not in keys.name_of(key)
     path.chmod(0o640)
+    assert keys.own_key() == key  # read once, whatever becomes of the file
+    keys._known.clear()
     with pytest.raises(UserError, match=f"{path}, the key .* is not this user's alone: chmod 600"):
         keys.own_key()
     path.chmod(0o600)
@@ -163,3 +167,44 @@ def test_the_key_lies_in_the_users_configuration(tmp_path: Path, monkeypatch: py
     assert keys.key_file() == tmp_path / ".config" / "ablate" / "checkpoints.key"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "x"))
     assert keys.key_file() == tmp_path / "x" / "ablate" / "checkpoints.key"
+
+
+def test_a_key_that_is_out_of_reach_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, failures = Path.open, [errno.ESTALE, errno.EACCES]
+
+    def away(path: Path, *arguments: object, **settings: object) -> object:
+        if path == keys.key_file() and failures:
+            raise OSError(failures.pop(), "away", str(path))
+        return opened(path, *arguments, **settings)
+
+    keys._known.clear()
+    monkeypatch.setattr(Path, "open", away)
+    monkeypatch.setattr(seals.Patience, "sleep", lambda self, seconds: None)
+    assert found(folder) is None and not failures
+    keys._known.clear()
+    failures[:] = [errno.EIO] * 1000
+    monkeypatch.setenv("ABLATE_PATIENCE_S", "0")
+    with pytest.raises(OutOfPatienceError, match="away"):
+        read_seal(folder)
+
+
+def test_a_file_system_without_links_has_a_key_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links")
+
+    monkeypatch.setenv(keys.VARIABLE, str(tmp_path / "key"))
+    monkeypatch.setattr(os, "link", refuse)
+    assert len(keys.own_key()) == 32 and (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name != "checkpoint"] == ["key"]
+
+
+def test_no_home_is_no_key_and_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv(keys.VARIABLE)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    keys.check_key()
+    with pytest.raises(OSError, match="there is no home directory"):
+        keys.own_key()
