@@ -207,6 +207,8 @@ def set_aside(folder: Path) -> Path | None:
     if not os.path.lexists(record):  # a link that leads nowhere is set aside too
         return None
     target = aside(folder)
+    if record.is_dir() and not record.is_symlink():
+        target.unlink()  # a folder isn't put over a file
     fencing.take_away(record, target)
     return target
 
