@@ -7,8 +7,12 @@ from pathlib import Path
 from core.errors import UserError
 from core.keys import check_key
 from core.records import ATTEMPTS
-from sweeps.folders import LOCK_FILE
+from sweeps.folders import DESIGN_FILE, LOCK_FILE
+from sweeps.launch import presence
 from sweeps.study import FOLDER_ID
+
+FILES = (LOCK_FILE, DESIGN_FILE, FOLDER_ID)
+FOLDERS = (ATTEMPTS, presence.FOLDER)
 
 
 def check_places(out: Path, study: Path, runs: Iterable[Path]) -> None:
@@ -18,22 +22,25 @@ def check_places(out: Path, study: Path, runs: Iterable[Path]) -> None:
     """
     check_key()
     places = dict.fromkeys([out, study, *(place for run in runs for place in (run.parent, run))])
-    for path, reason in _obstacles(out, places):
+    for path, reason in _obstacles(places):
         raise UserError(f"{path} {reason}: move it away, or choose another --out")
 
 
-def _obstacles(out: Path, folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
-    if os.path.isdir(out / FOLDER_ID):
-        yield out / FOLDER_ID, "is a folder where a file should be"
+def _obstacles(folders: Iterable[Path]) -> Iterator[tuple[Path, str]]:
     for folder in folders:
         if not os.path.lexists(folder):
             continue
         if not os.path.isdir(folder):
-            is_link = os.path.islink(folder)
-            yield folder, "is a link that leads to no folder" if is_link else "is a file where a folder should be"
+            yield folder, _no_folder(folder)
         elif not os.access(folder, os.W_OK | os.X_OK):
             yield folder, "may not be written into"
-        if os.path.isdir(folder / LOCK_FILE):
-            yield folder / LOCK_FILE, "is a folder where a file should be"
-        if os.path.lexists(folder / ATTEMPTS) and not os.path.isdir(folder / ATTEMPTS):
-            yield folder / ATTEMPTS, "is a file where a folder should be"
+        for file in FILES:
+            if os.path.isdir(folder / file):
+                yield folder / file, "is a folder where a file should be"
+        for inner in FOLDERS:
+            if os.path.lexists(folder / inner) and not os.path.isdir(folder / inner):
+                yield folder / inner, _no_folder(folder / inner)
+
+
+def _no_folder(path: Path) -> str:
+    return "is a link that leads to no folder" if os.path.islink(path) else "is a file where a folder should be"

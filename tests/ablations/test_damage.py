@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ READING = (
 PROBE = ("probe", "lengths", "toy.py", "--sequences", "16", "--lengths", "8")
 NESTED = "[" * 5_000_000 + "]" * 5_000_000
 LONG = "9" * 400
+PROGRESS = re.compile(r"\d\d:\d\d:\d\d ")  # how a sweep's lines begin
 
 
 def _run(runs: Path) -> Path:
@@ -228,7 +230,8 @@ def wrong(done) -> str | None:
         return next(line for line in said.splitlines() if "--debug" in line or "Error" in line or "Traceback" in line)
     if done.returncode not in (0, 1, 2):
         return f"status {done.returncode}"
-    if done.returncode == 2 and len(done.stderr.strip().splitlines()) != 1:
+    lines = [line for line in done.stderr.strip().splitlines() if not PROGRESS.match(line)]
+    if done.returncode == 2 and len(lines) != 1:
         return f"not one line: {done.stderr[:300]}"
     return None
 
@@ -257,6 +260,22 @@ def test_every_command_that_reads_answers_or_says_why_not(place, fault) -> None:
     now = whole(runs)
     lost = [path for path, digest in before.items() if now.get(path) != digest]
     assert not found and not lost, "\n".join([*found, *map(str, lost)])
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_sweep_says_what_is_wrong_or_goes_on_and_loses_no_other_run(place, fault) -> None:
+    runs = place / "runs"
+    damaged = _run(runs)
+    FAULTS[fault](runs)
+    before = {path: digest for path, digest in whole(runs).items() if path.parent != damaged}
+    done = ablate("run", "toy.py", "--workers", "1", cwd=place)
+    assert wrong(done) is None, done.stderr
+    assert before.items() <= whole(runs).items()
+    if done.returncode == 0:  # nothing is said to be finished that isn't
+        assert "0 failed, 0 missing" in done.stdout
+        assert "6 runs complete, 0 failed, 0 missing" in ablate("verify", "toy.py", cwd=place).stdout
+    else:
+        assert "\nablate: " in f"\n{done.stderr}"
 
 
 def test_a_sweep_trains_what_is_damaged_again_and_nothing_else(place) -> None:
