@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from core import jsonfiles
+from core.processes import exported
 
 CLAIM_FILE = ".claim"
 PARTIAL = ".partial"
@@ -51,18 +52,9 @@ class Hold:
             who = f"process {now['pid']} of {now['host']}" if "pid" in now else "somebody"
             raise FencedOffError(f"{self.folder}: {who} took this run over while this process slept")
 
-    @contextlib.contextmanager
-    def heeded(self) -> Iterator[None]:
+    def heeded(self) -> contextlib.AbstractContextManager[None]:
         """Inside, this process and its children write into the folder only while the run is held."""
-        before = os.environ.get(VARIABLE)
-        os.environ[VARIABLE] = f"{self.token} {os.path.abspath(self.folder)}"
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ[VARIABLE]
-            else:
-                os.environ[VARIABLE] = before
+        return exported(VARIABLE, f"{self.token} {os.path.abspath(self.folder)}")
 
 
 def take(folder: Path) -> Hold:

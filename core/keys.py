@@ -12,6 +12,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from core.disk import sync_folder
 from core.errors import UserError
 
 VARIABLE = "ABLATE_KEY_FILE"
@@ -111,9 +112,7 @@ def _make(path: Path) -> None:
             if error.errno not in NO_LINKS:
                 raise
             _copy(Path(temporary).read_bytes(), path)
-        place = os.open(path.parent, os.O_RDONLY)  # what it signs isn't to outlive it
-        os.fsync(place)
-        os.close(place)
+        sync_folder(path.parent)  # what it signs isn't to outlive it
     finally:
         os.unlink(temporary)
 

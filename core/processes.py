@@ -1,10 +1,11 @@
 """What a process that another one started does first: keep a pipe for events, and end with its parent."""
 
+import contextlib
 import json
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ STOPPED = 143  # exit status after SIGTERM, as shells report it
 def import_path() -> dict[str, str]:
     """The variable that lets a Python process that is started with -P import these packages before any of their name."""
     return {"PYTHONPATH": os.pathsep.join(filter(None, (str(SOURCE_ROOT), os.environ.get("PYTHONPATH"))))}
+
+
+@contextlib.contextmanager
+def exported(name: str, value: str) -> Iterator[None]:
+    """Inside, an environment variable has this value, for this process and its children."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def add_current_folder() -> None:

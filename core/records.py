@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core import fencing, jsonfiles, whole
+from core.disk import sync_folder
 from core.errors import UserError
 from core.fencing import FencedOffError
 from core.jsonfiles import DamagedFileError
@@ -136,11 +137,7 @@ def write_atomically(path: Path, text: str, commit: Callable[[Path, Path], None]
         commit(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(path.parent)
 
 
 def _publish(partial: Path, path: Path) -> None:

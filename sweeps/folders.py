@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from core import fencing, records, spill
+from core import designs, fencing, records, spill
 from core.fencing import CLAIM_FILE, FencedOffError
 from core.patience import Patience, no_space
 from core.records import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
@@ -31,7 +31,6 @@ from core.training import saved
 from sweeps.losses import LOSSES_FILE
 from sweeps.planned import Plan, PlannedRun
 
-DESIGN_FILE = "design.json"
 LOCK_FILE = ".lock"
 LOOKED_S = (2e-4, 4e-4)  # between tries: whoever looks at a lock holds it for some 20 microseconds
 KEPT = {LOCK_FILE, CLAIM_FILE, LOSSES_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST, saved.STAGES}
@@ -47,12 +46,12 @@ def run_folder(plan: Plan, run: PlannedRun, out: Path) -> Path:
 
 def write_design(study: Path, design: Mapping[str, Any]) -> None:
     """Say in a study's folder which design was last run there."""
-    records.write_atomically(study / DESIGN_FILE, json.dumps(design, indent=2) + "\n")
+    records.write_atomically(study / designs.FILE_NAME, json.dumps(design, indent=2) + "\n")
 
 
 def keep_design(study: Path, design: Mapping[str, Any]) -> None:
     """The same where nothing says so yet: a script that is submitted by hand may be older than what does."""
-    if not (study / DESIGN_FILE).exists():
+    if not (study / designs.FILE_NAME).exists():
         write_design(study, design)
 
 

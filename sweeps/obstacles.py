@@ -4,14 +4,15 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from core import designs
 from core.errors import UserError
 from core.keys import check_key
 from core.records import ATTEMPTS
-from sweeps.folders import DESIGN_FILE, LOCK_FILE
+from sweeps.folders import LOCK_FILE
 from sweeps.launch import presence
 from sweeps.study import FOLDER_ID
 
-FILES = (LOCK_FILE, DESIGN_FILE, FOLDER_ID)
+FILES = (LOCK_FILE, designs.FILE_NAME, FOLDER_ID)
 FOLDERS = (ATTEMPTS, presence.FOLDER)
 
 

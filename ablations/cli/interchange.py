@@ -101,7 +101,7 @@ def _tokenizer(source: Path, target: Path, model: ModelConfig) -> tuple[str, lis
 
 
 def _auxiliary(said: Mapping[str, Any]) -> str:
-    """What the class's own loss has become, where it has one."""
+    """The line on the load-balancing weight that an import takes from the class's own; empty where it has none."""
     weight = load_balancing_weight(said)
     if weight is None:
         return ""
@@ -110,13 +110,13 @@ def _auxiliary(said: Mapping[str, Any]) -> str:
 
 
 def _types(denoiser: "Denoiser") -> str:
-    """Which types the weights have, where they have more than one."""
+    """The line that counts weights by data type; empty where all have one."""
     count = Counter(short_type(weight.dtype) for weight in denoiser.parameters())
     return "" if len(count) == 1 else f"types: {', '.join(f'{n} weights in {t}' for t, n in count.most_common())}"
 
 
 def _rounded(stored: "Mapping[str, torch.dtype]", denoiser: "Denoiser") -> str:
-    """Which weights have lost digits, or range."""
+    """The line on weights that were rounded to a narrower data type; empty where none was."""
     import torch
 
     lost = [
@@ -128,7 +128,7 @@ def _rounded(stored: "Mapping[str, torch.dtype]", denoiser: "Denoiser") -> str:
 
 
 def _broken(denoiser: "Denoiser") -> str:
-    """Which weights hold NaN or Inf."""
+    """The line on weights that hold NaN or Inf; empty where none does."""
     broken = [name for name, weight in denoiser.named_parameters() if not weight.isfinite().all()]
     return f"NaN or Inf: in {len(broken)} weights, such as {broken[0]}" if broken else ""
 

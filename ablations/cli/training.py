@@ -110,7 +110,7 @@ def _folder(folder: Path, *, first: bool) -> Path:
 
 
 def _has_failed(folder: Path) -> bool:
-    """Whether its record is a failure, or can't be read."""
+    """Whether the run in a folder failed, or left a record that can't be read."""
     try:
         return read(folder / FILE_NAME).status == "failed"
     except UnreadableRecordError:

@@ -139,13 +139,12 @@ def llama_name(ours: str) -> str:
 
 def read_llama(said: Keys) -> dict[str, Any]:
     """The fields that all classes after Llama's share, but for RoPE and the heads' size."""
-    heads, kv_heads = said.whole("num_attention_heads"), said.get("num_key_value_heads")
     return {
         "vocab_size": said.whole("vocab_size"),
         "hidden_size": said.whole("hidden_size"),
         "num_layers": said.whole("num_hidden_layers"),
-        "num_heads": heads,
-        "num_kv_heads": None if kv_heads in (None, heads) else said.whole("num_key_value_heads"),
+        "num_heads": said.whole("num_attention_heads"),
+        "num_kv_heads": kv_heads(said, "num_attention_heads", "num_key_value_heads"),
         "tied_embeddings": said.flag("tie_word_embeddings"),
         "max_positions": said.whole("max_position_embeddings"),
         "norm_eps": said.number("rms_norm_eps"),
@@ -196,6 +195,11 @@ def write_experts(model: ModelConfig) -> dict[str, Any]:
         "attention_bias": False,
         "clip_qkv": None,
     }
+
+
+def kv_heads(said: Keys, heads: str, key: str) -> int | None:
+    """The heads of keys and values under a key; None where there are as many as of queries."""
+    return None if said.get(key) in (None, said.whole(heads)) else said.whole(key)
 
 
 def head_size(said: Keys, size: str, heads: str) -> int:

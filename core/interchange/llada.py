@@ -4,7 +4,7 @@ from typing import Any
 
 from core.config import ModelConfig
 from core.errors import UserError
-from core.interchange.family import DENSE, NO_BIAS, OFF, Keys, Layout, head_size, no_experts, plain_theta
+from core.interchange.family import DENSE, NO_BIAS, OFF, Keys, Layout, head_size, kv_heads, no_experts, plain_theta
 
 REPOSITORY = "GSAI-ML/LLaDA-8B-Base"
 # As the class takes them, those of a GPT-2; the ids of its tokens are left out.
@@ -25,10 +25,10 @@ REFUSED = {
 
 
 def _read(said: Keys) -> dict[str, Any]:
-    heads, kv_heads = said.whole("n_heads"), said.get("n_kv_heads")
-    if said.get("multi_query_attention") is False and kv_heads not in (None, heads):
+    heads, given = said.whole("n_heads"), said.get("n_kv_heads")
+    if said.get("multi_query_attention") is False and given not in (None, heads):
         raise UserError(
-            f"config.json: multi_query_attention=False and n_kv_heads={kv_heads} differ: set the first to null"
+            f"config.json: multi_query_attention=False and n_kv_heads={given} differ: set the first to null"
         )
     if said.get("mlp_hidden_size") is None:
         width = said.whole("mlp_ratio") * said.whole("d_model")
@@ -39,7 +39,7 @@ def _read(said: Keys) -> dict[str, Any]:
         "hidden_size": said.whole("d_model"),
         "num_layers": said.whole("n_layers"),
         "num_heads": heads,
-        "num_kv_heads": None if kv_heads in (None, heads) else said.whole("n_kv_heads"),
+        "num_kv_heads": kv_heads(said, "n_heads", "n_kv_heads"),
         "head_dim": head_size(said, "d_model", "n_heads"),
         "tied_embeddings": said.flag("weight_tying"),
         "rope_theta": plain_theta(said),

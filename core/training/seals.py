@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core import records
+from core.disk import sync_folder
 from core.keys import KeyAwayError, key_file, name_of, own_key
 from core.patience import Patience
 
@@ -85,11 +86,11 @@ def seal(folder: Path, said: Mapping[str, Any], digests: Mapping[str, Digest]) -
     """
     files = {name: digests.get(name) or digest(folder / name, sync=True) for name in sorted(_files(folder))}
     for place in {path.parent for name in files for path in (folder / name, folder)}:
-        _sync(place)
+        sync_folder(place)
     content, key = {**said, "files": files}, own_key()
     whole = {"said": content, "key": name_of(key), "mac": _mac(key, content)}
     records.write_atomically(folder / SEAL, json.dumps(whole) + "\n")
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
@@ -159,11 +160,3 @@ def _files(folder: Path) -> set[str]:
 def _mac(key: bytes, said: Any) -> str:
     canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,10 +2,11 @@
 
 import contextlib
 import importlib
-import os
 from collections.abc import Iterator
 
 import torch
+
+from core.processes import exported
 
 FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load heeds it, whatever it is told
 # What DeepSpeed's checkpoints hold beside tensors and what torch allows by itself.
@@ -19,15 +20,6 @@ KNOWN = (
 @contextlib.contextmanager
 def only_known_types() -> Iterator[None]:
     """Inside, torch.load makes nothing but tensors, plain values and the types above, and calls nothing else."""
-    former = os.environ.get(FORCED)
-    os.environ[FORCED] = "1"
-    try:
-        with torch.serialization.safe_globals(
-            [getattr(importlib.import_module(module), name) for module, name in KNOWN]
-        ):
-            yield
-    finally:
-        if former is None:
-            del os.environ[FORCED]
-        else:
-            os.environ[FORCED] = former
+    known = [getattr(importlib.import_module(module), name) for module, name in KNOWN]
+    with exported(FORCED, "1"), torch.serialization.safe_globals(known):
+        yield

@@ -57,7 +57,7 @@ class Results:
 
         Records of an earlier space or budget are left out.
         """
-        path = folder / "design.json"
+        path = folder / designs.FILE_NAME
         if design is None:
             try:
                 design = designs.read(path)

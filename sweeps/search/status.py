@@ -9,6 +9,7 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from core import designs
 from core.errors import UserError
 from sweeps.patient import PatientStorage
 from sweeps.progress import read_progress
@@ -147,7 +148,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     ended = all(configuration.state in ("finished", "pruned", "failed") for configuration in found)
     over = ended and all(group.is_closed(design) for group in groups.values())
     confirming = study_name(study, CONFIRM)
-    begun = over and (out / confirming / "design.json").exists()
+    begun = over and (out / confirming / designs.FILE_NAME).exists()
     confirmation = status_of_runs(confirming, out, url, storage=storage) if begun else None
     tasks, silence = tasks_of(study, out)
     total = {

@@ -11,7 +11,7 @@ import pytest
 
 from ablations.live.server import Page, Server
 from ablations.live.watching import Watcher
-from sweeps.folders import DESIGN_FILE
+from core.designs import FILE_NAME as DESIGN_FILE
 from tests.ablations.live.half_done import Sweep, begin
 from tests.ablations.shell import ablate, mistake
 from tests.browser import needs_chromium, opened

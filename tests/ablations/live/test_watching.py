@@ -17,8 +17,8 @@ from analysis import plots
 from analysis.frame import Study
 from analysis.running import running
 from core import records
+from core.designs import FILE_NAME as DESIGN_FILE
 from core.errors import UserError
-from sweeps.folders import DESIGN_FILE
 from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import plan
 from sweeps.search.worker import SearchWorker
