@@ -236,13 +236,18 @@ def wrong(done) -> str | None:
     return None
 
 
+def undrawn() -> contextlib.AbstractContextManager[object]:
+    """Inside, reports are empty pages. What is patched is looked up at each call: no module that is imported inside keeps it."""
+    return mock.patch("analysis.report.render", return_value="")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_command_that_reads_answers_or_says_why_not(place, fault) -> None:
     runs = place / "runs"
     FAULTS[fault](runs)
     before = whole(runs)
     found = []
-    drawn = contextlib.nullcontext() if fault in DRAWN else mock.patch("analysis.report.write_report")
+    drawn = contextlib.nullcontext() if fault in DRAWN else undrawn()
     probed = [PROBE] if "safetensors" in fault or "config.yaml" in fault else []
     with mock.patch.object(agenda, "FOLDER", place), drawn:
         for command in (*READING, *probed):
@@ -321,7 +326,7 @@ def test_links_count_for_every_command_and_a_run_counts_once(place) -> None:
     (study / "top_k=1" / "loop").symlink_to("/")
     study.rename(elsewhere / "toy")
     study.symlink_to(elsewhere / "toy")  # the study too
-    with mock.patch("analysis.report.write_report"):
+    with undrawn():
         assert "runs: 6 complete, 0 failed, 0 missing" in ablate("report", "toy.py", cwd=place).stdout
     verified = ablate("verify", "toy.py", cwd=place)
     assert "6 runs complete, 0 failed, 0 missing: all can be trusted" in verified.stdout, verified.stdout
@@ -347,7 +352,7 @@ def test_what_files_and_declarations_say_reaches_the_terminal_escaped(place) -> 
     changed(status="failed", reason=hostile, alarms=[{"kind": hostile, "step": 1, "detail": hostile}])(
         _run(place / "runs") / "record.json"
     )
-    with mock.patch.object(agenda, "FOLDER", place), mock.patch("analysis.report.write_report"):
+    with mock.patch.object(agenda, "FOLDER", place), undrawn():
         for command in READING:
             done = ablate(*command, cwd=place)
             said = done.stdout + done.stderr
