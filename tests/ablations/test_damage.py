@@ -237,7 +237,7 @@ def wrong(done) -> str | None:
 
 
 def undrawn() -> contextlib.AbstractContextManager[object]:
-    """Inside, reports are empty pages. What is patched is looked up at each call: no module that is imported inside keeps it."""
+    """Inside, reports are empty pages. The patched name is looked up at each call: no module imported inside keeps it."""
     return mock.patch("analysis.report.render", return_value="")
 
 
