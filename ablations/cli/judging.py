@@ -100,8 +100,7 @@ def _reader(
         asked = [own.decode(list(map(int, prompt))) for prompt in prompts]
         said = [own.decode(response.tolist()) for response in responses]
         before, after = (
-            [theirs.encode("a response", text.encode(), special=True).tolist() for text in texts]
-            for texts in (asked, said)
+            [theirs.encode("a response", text.encode()).tolist() for text in texts] for texts in (asked, said)
         )
         from core.probes.judge import continuation_nats
 

@@ -55,7 +55,7 @@ class Opened:
 
     def _encode_part(self, text: str) -> list[int]:
         if self.tokenizer is not None:
-            return self.tokenizer.encode("the prompt", text.encode(), special=True).tolist() if text else []
+            return self.tokenizer.encode("the prompt", text.encode()).tolist() if text else []
         try:
             return [int(word) for word in text.split()]
         except ValueError:

@@ -63,8 +63,8 @@ def turns(
     """A conversation's text in pieces, the assistant's apart: `where` is what an error calls it.
 
     A response is what the template writes of an assistant's message after the generation prompt, its end marker included.
-    tokens: what the template's `bos_token`, `eos_token` and the like are, as `special_tokens` finds them. shield: what is done
-    to a message's texts, so that they have no special tokens. Raises UserError
+    tokens: what the template's `bos_token`, `eos_token` and the like are, as `special_tokens` finds them. shield: what is
+    done to a message's texts, so that they have no special tokens. Raises UserError
     for messages without a role and content, a conversation that doesn't end with the assistant, and a template that writes
     earlier messages otherwise once there are later ones.
     """

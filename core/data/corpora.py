@@ -1,7 +1,7 @@
 """What is learned from: text, token shards, instructions, or a source of known entropy."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -106,9 +106,14 @@ def parts_of(config: DataConfig, corpus: Corpus) -> tuple[Part, ...]:
     return corpus.parts or (Part(config.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T), corpus.origin),)
 
 
-def describe(config: DataConfig) -> list[str]:
-    """A line for each part of a corpus: how many tokens train, how many are held out, and which files they are from."""
-    return [sentence(part.name, part.train, part.validation, part.origin) for part in parts_of(config, load(config))]
+def describe(configs: Iterable[DataConfig]) -> list[str]:
+    """A line for each corpus, or part of one: how many tokens train, how many are held out, and which files they are from."""
+    lines = (
+        sentence(part.name, part.train, part.validation, part.origin)
+        for config in dict.fromkeys(configs)
+        for part in parts_of(config, load(config))
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _check_room(config: DataConfig, part: Part, wanted: int, rows: int) -> None:

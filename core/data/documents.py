@@ -180,7 +180,7 @@ def _encoded(text: str, path: Path, number: int) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         half = ascii(text[error.start])
-        raise UserError(f"{path}:{number} is no Unicode text: {half} is half a character; write it whole") from None
+        raise UserError(f"{path}:{number} isn't UTF-8 text: {half} is half a character; write it whole") from None
 
 
 def _parquet(path: Path) -> list[str]:

@@ -116,7 +116,7 @@ def _starts(
     """Where the held-out part of each shard begins: at 0 where it is held out whole, at its length where it isn't at all."""
     if named:
         return {name: 0 if name in named else len(array) for name, array in arrays.items()}
-    back = hold_back({name: len(arrays[name]) for name in reversed(arrays)}, share)
+    back = hold_back({name: len(arrays[name]) for name in reversed(list(arrays))}, share)
     starts = {name: len(array) - back.get(name, 0) for name, array in arrays.items()}
     return {name: _seam(paths[name], arrays[name], start, eos) for name, start in starts.items()}
 

@@ -136,17 +136,14 @@ def check_share(
         )
 
 
-def sentence(corpus: str, train: int, held: int, origin: Origin, unit: str = "tokens") -> str:
-    """The line that says what is trained on, what is held out, from which files, and what was passed over."""
-    parts = [
-        f"data.corpus={corpus}: {train:,} {unit} to train on, {held:,} held out ({held / max(1, train + held):.1%})"
-    ]
-    parts[0] += f", from {listed(origin.files)}" if origin.files else ", generated"
+def sentence(corpus: str, train: int, held: int, origin: Origin) -> str:
+    """The line that says how many tokens are trained on and held out, from which files, and what was passed over."""
+    files = f"from {listed(origin.files)}" if origin.files else "generated"
+    parts = [f"data.corpus={corpus}: {train:,} tokens to train on, {held:,} held out, {files}"]
     if origin.held:
-        parts.append(f"held out: {listed(origin.held)}")
+        parts.append(f"held out ({held / max(1, train + held):.1%}): {listed(origin.held)}")
     if origin.passed:
-        counts = (f"{kind} {n:,}" for kind, n in sorted(origin.passed.items()))
-        parts.append(f"passed over: {', '.join(counts)}")
+        parts.append("passed over: " + ", ".join(f"{kind} {n:,}" for kind, n in sorted(origin.passed.items())))
     return "; ".join(parts)
 
 

@@ -3,6 +3,7 @@
 A tokenizer.json says how text becomes ids, and no more: what it brings along of cutting, filling up and chance is reset.
 """
 
+import hashlib
 import itertools
 import os
 import re
@@ -53,8 +54,8 @@ class Tokenizer(Protocol):
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         """Documents (by name, for error messages) one after the other, each closed by eos. Returns (T,) ids."""
 
-    def encode(self, name: str, text: bytes, *, special: bool = False) -> np.ndarray:
-        """One document's ids, without eos. Returns (T,). Special tokens' names are text, or with `special` the tokens."""
+    def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
+        """One text's ids, without eos. Returns (T,). special: names of special tokens are those tokens, and no text."""
 
     def shield(self, text: str) -> str:
         """The text so that `encode` reads its special tokens' names as text, with `special` too, wherever it is put."""
@@ -72,7 +73,7 @@ class ByteTokenizer:
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         return tokens.join(list(documents.values()))
 
-    def encode(self, name: str, text: bytes, *, special: bool = False) -> np.ndarray:
+    def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
         return tokens.encode(text)
 
     def shield(self, text: str) -> str:
@@ -109,8 +110,9 @@ class FileTokenizer:
                 "tokenizer_config.json beside it"
             )
         _reset(self.tokenizer)
+        self.digest = hashlib.sha256(content + f"eos {eos}".encode()).hexdigest()[:16]  # of what it is, not of its ids
         size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)  # ids may have gaps
-        self.vocabulary, self.end = Vocabulary(size, mask, eos, pad), self.tokenizer.id_to_token(eos)
+        self.vocabulary, self.end = Vocabulary(size, mask, eos, pad), self.tokenizer.id_to_token(eos) or ""
         self._plain = _without_specials(self.tokenizer, [i for i in (mask, eos, pad) if i is not None])
         specials = {
             one.content for one in self._plain.get_added_tokens_decoder().values() if one.special and one.content
@@ -130,7 +132,7 @@ class FileTokenizer:
         parts = [part for ids in found for part in (ids, eos)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
-    def encode(self, name: str, text: bytes, *, special: bool = False) -> np.ndarray:
+    def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
         said = _text(name, text)
         if not special:
             return self._unmasked(name, self._ids(self._plain, name, said))
@@ -156,8 +158,8 @@ class FileTokenizer:
     def _unmasked(self, name: str, ids: Sequence[int]) -> np.ndarray:
         if self.vocabulary.mask is not None and self.vocabulary.mask in ids:
             raise UserError(
-                f"data.tokenizer={self.path} reads {self.decode([self.vocabulary.mask])} in {name} as the mask, which can't be "
-                "learned: list it in the added_tokens of tokenizer.json, so that it can be read as text"
+                f"data.tokenizer={self.path} reads {self.decode([self.vocabulary.mask])} in {name} as the mask, which can't "
+                "be learned: list it in the added_tokens of tokenizer.json, so that it can be read as text"
             )
         return np.array(ids, dtype=self.vocabulary.dtype)
 

@@ -129,7 +129,7 @@ class MaskedLM(LM):
         return Continued(before, self._encode(kept + context[len(kept) :] + continuation)[len(before) :])
 
     def _encode(self, text: str) -> list[int]:
-        return self.responder.tokenizer.encode("a request", text.encode(), special=True).tolist() if text else []
+        return self.responder.tokenizer.encode("a request", text.encode()).tolist() if text else []
 
 
 def settings_of(model: MaskedLM) -> dict[str, Any]:
