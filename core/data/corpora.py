@@ -10,7 +10,7 @@ import numpy as np
 
 from core.config import DataConfig
 from core.data.chat import Turn, turns
-from core.data.documents import TEXTS, read_jsonl, text_of
+from core.data.documents import TEXTS, encoded, read_jsonl, text_of
 from core.data.files import locate_file
 from core.data.hierarchy import TreeSource
 from core.data.mixtures import Part, blend, kinds, parse, shares
@@ -309,7 +309,7 @@ def _of_turns(
         # Piece by piece: a prompt's tokens are those that it has where no response follows.
         last = pieces[-1][0]
         texts = [text for text, _ in pieces[:-1]] + [_without_end(last, tokenizer)]
-        parts = [tokenizer.encode(where, text.encode(), special=written) for text in texts]
+        parts = [tokenizer.encode(where, encoded(text, where), special=written) for text in texts]
         mask = tokenizer.vocabulary.mask
         if mask is not None and any((part == mask).any() for part in parts):
             raise UserError(f"{where}: data.chat_template writes the mask token, which can't be learned")

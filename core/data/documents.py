@@ -13,7 +13,7 @@ from typing import Any
 
 from core.data import files
 from core.data.fetch import shakespeare_folder
-from core.data.splits import Origin, boundary, hold_back, roles
+from core.data.splits import Origin, boundary, hold_back, role, roles
 from core.errors import UserError
 
 PLAIN = {".txt", ".md", ".py", ".rst", ".tex"}
@@ -48,10 +48,10 @@ def split(
     held: those to hold out, each with its file's name. sources: files that all are from; passed: how many were passed over,
     by kind. Raises UserError where no text is left to train on, or none is held out.
     """
-    empty = sum(not content.strip() for content in documents.values())
+    passed = Counter(passed or {}) + Counter({EMPTY: sum(not content.strip() for content in documents.values())})
     documents = {key: content for key, content in documents.items() if content.strip()}
     if not documents:
-        counts = ", ".join(f"{kind} {n}" for kind, n in sorted((passed or {}).items()))
+        counts = ", ".join(f"{kind} {n}" for kind, n in sorted(passed.items()))
         raise UserError(
             f"data.corpus={name} has no text: 0 documents with anything in them{counts and f' (passed over: {counts})'}"
         )
@@ -69,7 +69,7 @@ def split(
     origin = Origin(
         files=sources or list(documents),
         held=list(dict.fromkeys(held.values())) if held else list(validation),
-        passed=Counter(passed or {}) + Counter({EMPTY: empty}),
+        passed=passed,
         named=bool(held),
     )
     return Documents(train, validation, digest.hexdigest()[:16], origin)
@@ -127,7 +127,9 @@ def _read(path: Path, base: str) -> dict[str, bytes]:
     if suffix in ROWS:
         return {f"{base}:{number}": _string(row, "text", path, number) for number, row in read_jsonl(path)}
     if suffix == ".parquet":
-        return {f"{base}:{number}": _encoded(text, path, number) for number, text in enumerate(_parquet(path), start=1)}
+        return {
+            f"{base}:{number}": encoded(text, f"{path}:{number}") for number, text in enumerate(_parquet(path), start=1)
+        }
     if suffix == ".json":
         raise UserError(f'{path} is one JSON value: write an object such as {{"text": "..."}} a line, into a .jsonl')
     return {base: files.read_text(path)}
@@ -166,7 +168,7 @@ def text_of(row: Mapping[str, Any], key: str, path: Path, number: int, hint: str
     value = row[key]
     if not isinstance(value, str):
         raise UserError(f'{path}:{number} has no text under "{key}", but {json.dumps(value, default=str)[:40]}{hint}')
-    _encoded(value, path, number)
+    encoded(value, f"{path}:{number}")
     return value
 
 
@@ -175,12 +177,14 @@ def _string(row: Mapping[str, Any], key: str, path: Path, number: int) -> bytes:
     return b"" if key in row and row[key] is None else text_of(row, key, path, number).encode()
 
 
-def _encoded(text: str, path: Path, number: int) -> bytes:
+def encoded(text: str, where: str) -> bytes:
+    """A text in UTF-8. Raises UserError for half a character, which JSON can write; where: what an error calls the text."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        half = ascii(text[error.start])
-        raise UserError(f"{path}:{number} isn't UTF-8 text: {half} is half a character; write it whole") from None
+        raise UserError(
+            f"{where} isn't UTF-8 text: {text[error.start]!a} is half a character; write it whole"
+        ) from None
 
 
 def _parquet(path: Path) -> list[str]:
@@ -225,6 +229,8 @@ def _hf(argument: str, share: float | None = None) -> Documents:
     name, config, part, count = (*argument.split(":"), "", "", "", "")[:4]
     if not name or (count and not count.isdigit()):
         raise UserError(f"data.corpus=hf:{argument}: write hf:NAME, or hf:NAME:CONFIG:SPLIT:DOCUMENTS")
+    if role(f"{part}.") == "test":
+        raise UserError(f"data.corpus=hf:{argument}: a test split is never trained on; name another")
     documents = {}
     try:
         rows = datasets.load_dataset(name, config or None, split=part or "train", streaming=True)

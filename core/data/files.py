@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from core.data.splits import roles
 from core.errors import UserError
 
 # What a file begins with that holds no text; Windows' Unicode text is some, but not in UTF-8.
@@ -39,10 +40,11 @@ def locate(corpus: str, argument: str, wanted: str) -> Path:
 
 
 def locate_file(corpus: str, argument: str) -> Path:
-    """The file of rows that a corpus names. Raises UserError where it is none."""
+    """The file of rows that a corpus names. Raises UserError where it is none, and for one that is named as held out."""
     path = locate(corpus, argument, "name a .jsonl of pairs") if argument else Path()
     if not path.is_file():
         raise UserError(f"data.corpus={corpus}:{argument}: '{argument}' is no file; name a .jsonl of pairs")
+    roles(f"{corpus}:{argument}", [path.name])
     return path
 
 
