@@ -97,13 +97,13 @@ class FileTokenizer:
             raise UserError(f"data.tokenizer={path} can't be read: {error.strerror}") from None
         except BaseException as error:  # the library raises a bare Exception for what it doesn't understand, or panics
             raise _panic(error, f"data.tokenizer={path} is no tokenizer.json") from None
-        find, named = self.tokenizer.token_to_id, special_tokens(str(path)).get("eos_token", "")
+        find, end = self.tokenizer.token_to_id, special_tokens(str(path)).get("eos_token", "")
         mask, eos, pad = (next((i for i in map(find, names) if i is not None), None) for names in (MASKS, ENDS, PADS))
-        if named and find(named) is None:
+        if end and find(end) is None:
             raise UserError(
-                f"data.tokenizer={path}: {named}, the eos_token of the tokenizer_config.json beside it, is none of its tokens"
+                f"data.tokenizer={path}: {end}, the eos_token of the tokenizer_config.json beside it, is none of its tokens"
             )
-        eos = find(named) if named else eos
+        eos = find(end) if end else eos
         if eos is None:
             raise UserError(
                 f"data.tokenizer={path} has no end token; one of {', '.join(ENDS)} is needed, or an eos_token in the "
@@ -113,17 +113,16 @@ class FileTokenizer:
         self.digest = hashlib.sha256(content + f"eos {eos}".encode()).hexdigest()[:16]  # of what it is, not of its ids
         size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)  # ids may have gaps
         self.vocabulary, self.end = Vocabulary(size, mask, eos, pad), self.tokenizer.id_to_token(eos) or ""
-        self._plain = _without_specials(self.tokenizer, [i for i in (mask, eos, pad) if i is not None])
-        specials = {
-            one.content for one in self._plain.get_added_tokens_decoder().values() if one.special and one.content
-        }
+        named = [i for i in (mask, eos, pad) if i is not None]
+        specials = _make_special(self.tokenizer, named)
         self._shields = {one: f"{one[0]}{SHIELD}{one[1:]}" for one in sorted(specials, key=len, reverse=True)}
         self._shielded = re.compile("(" + "|".join(map(re.escape, self._shields.values())) + ")")
 
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         texts = [_text(name, content) for name, content in documents.items()]
         try:
-            encoded = self._plain.encode_batch(texts, add_special_tokens=False)
+            self.tokenizer.encode_special_tokens = True
+            encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         except BaseException as error:
             raise _panic(error, f"data.tokenizer={self.path} can't encode {', '.join(list(documents)[:3])}") from None
         dtype = self.vocabulary.dtype
@@ -135,10 +134,10 @@ class FileTokenizer:
     def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
         said = _text(name, text)
         if not special:
-            return self._unmasked(name, self._ids(self._plain, name, said))
+            return self._unmasked(name, self._ids(name, said, special=False))
         parts = self._shielded.split(said) if self._shields and SHIELD in said else [said]
         ids = [
-            self._ids(self._plain if shielded else self.tokenizer, name, part.replace(SHIELD, ""))
+            self._ids(name, part.replace(SHIELD, ""), special=not shielded)
             for part, shielded in zip(parts, itertools.cycle((False, True)), strict=False)
             if part
         ]
@@ -149,9 +148,10 @@ class FileTokenizer:
             text = text.replace(special, shielded)
         return text
 
-    def _ids(self, tokenizer: "FastTokenizer", name: str, text: str) -> list[int]:
+    def _ids(self, name: str, text: str, *, special: bool) -> list[int]:
         try:
-            return tokenizer.encode(text, add_special_tokens=False).ids
+            self.tokenizer.encode_special_tokens = not special
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
         except BaseException as error:
             raise _panic(error, f"data.tokenizer={self.path} can't encode {name}") from None
 
@@ -171,21 +171,19 @@ def _reset(tokenizer: "FastTokenizer") -> None:
     """Switch off what would cut a text, fill it up, or read it otherwise each time."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    for chance in ("dropout", "alpha", "nbest_size"):  # of BPE and of Unigram
-        if getattr(tokenizer.model, chance, None) is not None:
-            setattr(tokenizer.model, chance, None)
+    if getattr(tokenizer.model, "dropout", None) is not None:  # of BPE; a file can't give the other models any chance
+        tokenizer.model.dropout = None
 
 
-def _without_specials(tokenizer: "FastTokenizer", named: Sequence[int]) -> "FastTokenizer":
-    """A copy that reads special tokens' names as text: those that it lists as special, and the ids that are named."""
+def _make_special(tokenizer: "FastTokenizer", named: Sequence[int]) -> set[str]:
+    """Let the named ids be special tokens, which it may list as others; returns the names of all that are special."""
     from tokenizers import AddedToken
 
-    copy = type(tokenizer).from_str(tokenizer.to_str())
-    _reset(copy)
-    added = copy.get_added_tokens_decoder()
-    copy.add_special_tokens([AddedToken(added[i].content, special=True) for i in named if i in added])
-    copy.encode_special_tokens = True
-    return copy
+    added = tokenizer.get_added_tokens_decoder()
+    plain = [added[i] for i in named if i in added and not added[i].special]
+    tokenizer.add_special_tokens([AddedToken(one.content, special=True) for one in plain])
+    specials = (one.content for one in tokenizer.get_added_tokens_decoder().values() if one.special)
+    return {name for name in specials if name}
 
 
 def _panic(error: BaseException, said: str) -> BaseException:
@@ -200,6 +198,7 @@ def unread_tokens(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> dict[str, 
     if not isinstance(tokenizer, FileTokenizer):
         return {}
     fast = tokenizer.tokenizer
+    fast.encode_special_tokens = False
     return {
         token: name
         for name, token in tokens.items()

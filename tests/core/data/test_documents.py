@@ -163,21 +163,6 @@ def test_what_a_tokenizer_brings_along_is_switched_off(tmp_path, tokenizer, brou
     assert one.fingerprint == same.fingerprint and np.array_equal(one.train_T, same.train_T)
 
 
-def test_unigram_sampling_is_switched_off(tmp_path) -> None:
-    vocabulary = [[piece, -float(i)] for i, piece in enumerate(["<unk>", "</s>", *"abc", "ab", "bc", "abc"], start=1)]
-    model = {
-        "type": "Unigram",
-        "unk_id": 0,
-        "vocab": vocabulary,
-        "byte_fallback": False,
-        "alpha": 0.1,
-        "nbest_size": -1,
-    }
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "model": model, "added_tokens": []}))
-    made = FileTokenizer(tmp_path / "tokenizer.json")
-    assert len({tuple(made.encode("x", b"abcabcabc" * 20)) for _ in range(20)}) == 1
-
-
 def test_a_fingerprint_is_of_the_ids(tmp_path, tokenizer) -> None:
     content = json.loads(tokenizer.read_text())
     path = tmp_path / "tokenizer.json"
