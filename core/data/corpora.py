@@ -85,14 +85,15 @@ def load(config: DataConfig) -> Corpus:
         )
     corpus = _of(config)
     parts = parts_of(config, corpus)
+    mixed = bool(corpus.parts) and not all(part.origin.fixed for part in parts)
+    for part in parts:
+        check_share(part.name, part.train, part.validation, part.origin, config.held_out_share, mixed=mixed)
     if config.validation_sequences < len(parts):
         raise UserError(
             f"data.validation_sequences={config.validation_sequences} is too few for the {len(parts)} parts of data.corpus"
         )
     for part, wanted in zip(parts, shares([part.weight for part in parts], config.validation_sequences), strict=True):
         _check_room(config, part, wanted, corpus.rows)
-        share = config.held_out_share
-        check_share(part.name, part.train, part.validation, part.origin, share, mixed=bool(corpus.parts))
     return corpus
 
 

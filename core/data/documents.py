@@ -104,7 +104,7 @@ def _stdlib(argument: str, share: float | None = None) -> Documents:
 
 
 def _text(argument: str, share: float | None = None) -> Documents:
-    root = files.locate("text", argument, "text:PATH takes either")
+    root = files.locate("text", argument, "is not a folder or file; text:PATH takes either")
     if root.is_file():
         by_name, passed = {root.name: root}, Counter[str]()
     else:

@@ -23,17 +23,17 @@ NO_TEXT = {
 BOM = b"\xef\xbb\xbf"
 
 
-def locate(corpus: str, argument: str, wanted: str) -> Path:
-    """The file or folder that a corpus names. Raises UserError where there is none; wanted: what there should be."""
+def locate(corpus: str, argument: str, absent: str) -> Path:
+    """The file or folder that a corpus names. Raises UserError where there is none; absent: what it then says of the name."""
     path = Path(os.path.expanduser(argument))
     try:
         argument.encode()
         there = bool(argument) and path.exists()
     except (OSError, ValueError) as error:  # too long, not to be looked at; a NUL; no Unicode
         said = error.strerror if isinstance(error, OSError) else "no path that can be written down"
-        raise UserError(f"data.corpus={corpus}:{argument} can't be opened: {said}; {wanted}") from None
+        raise UserError(f"data.corpus={corpus}:{argument} can't be opened: {said}") from None
     if not there:
-        raise UserError(f"data.corpus={corpus}:{argument}: '{argument}' is not a folder or file; {wanted}")
+        raise UserError(f"data.corpus={corpus}:{argument}: '{argument}' {absent}")
     if path.is_file() and path.name.startswith("."):
         raise UserError(f"data.corpus={corpus}:{argument}: dot files are no data; rename it if this one is")
     return path
@@ -41,9 +41,10 @@ def locate(corpus: str, argument: str, wanted: str) -> Path:
 
 def locate_file(corpus: str, argument: str) -> Path:
     """The file of rows that a corpus names. Raises UserError where it is none, and for one that is named as held out."""
-    path = locate(corpus, argument, "name a .jsonl of pairs") if argument else Path()
+    absent = "is no file; name a .jsonl of pairs"
+    path = locate(corpus, argument, absent)
     if not path.is_file():
-        raise UserError(f"data.corpus={corpus}:{argument}: '{argument}' is no file; name a .jsonl of pairs")
+        raise UserError(f"data.corpus={corpus}:{argument}: '{argument}' {absent}")
     roles(f"{corpus}:{argument}", [path.name])
     return path
 

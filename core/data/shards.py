@@ -71,7 +71,7 @@ def read_shards(argument: str, share: float | None = None) -> tuple[Loaded, Orig
     Raises UserError for truncated, mislabelled, empty or unreadable shards, ids beyond the vocabulary of a meta.json, and its
     mask among them.
     """
-    root = files.locate("tokens", argument, "of token shards")
+    root = files.locate("tokens", argument, "is not a folder or file of token shards")
     paths, passed = files.find(root, SUFFIXES, BESIDE)
     if not paths or paths[0].suffix.lower() not in SUFFIXES:
         raise UserError(f"data.corpus=tokens:{argument} has no .bin or .npy file")

@@ -115,14 +115,15 @@ def boundary(text: bytes, at: int) -> int:
 def check_share(
     corpus: str, train: int, held: int, origin: Origin, asked: float | None, *, mixed: bool = False
 ) -> None:
-    """Refuse a share that nobody asked for outside of 1 to 30 %, and one that was asked for where names or a task decide.
+    """Refuse a share by files' names that nobody asked for outside of 1 to 30 %, and one that was asked for where names say
+    another, or nobody can choose.
 
     mixed: the corpus is a part of a mixture, for all of which the share was asked for.
     """
     share = held / max(1, train + held)
     said = f"data.corpus={corpus} holds out {share:.3g} of its tokens ({held:,} of {train + held:,}"
     if asked is None:
-        if not origin.fixed and not LEAST <= share <= MOST:
+        if origin.named and not LEAST <= share <= MOST:
             raise UserError(
                 f"{said}: {listed(origin.held)}), which isn't between {LEAST:.0%} and {MOST:.0%}: if it is meant, set "
                 f"data.held_out_share={share:.2g}"

@@ -152,13 +152,19 @@ def test_a_share_that_is_asked_for_is_held_out(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b", "chosen": "b", "rejected": "c"}\n' * 40)
     for kind, rows in (("instructions", 1), ("preferences", 2)):
         assert len(load(config(f"{kind}:{tmp_path / 'a.jsonl'}", 0.25)).validation_T) == 10 * rows * 8
-    for name in ("markov", "task:copy"):
-        with pytest.raises(
-            UserError, match=rf"data.held_out_share=0.2 means nothing to data.corpus={name}: leave it out"
-        ):
+    for name in ("markov", "task:copy", "0.5*task:copy + 0.5*task:reverse"):
+        with pytest.raises(UserError, match=r"data.held_out_share=0.2 means nothing to data.corpus=\S+: leave it out"):
             load(DataConfig(corpus=name, sequence_length=32, validation_sequences=1, held_out_share=0.2))
     with pytest.raises(UserError, match=r"data.held_out_share must lie in \(0, 1\), not 1"):
         config(corpus, 1)
+
+
+def test_few_packed_conversations_are_no_share_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 20)
+    packed = DataConfig(
+        corpus=f"instructions:{tmp_path / 'a.jsonl'}", sequence_length=32, validation_sequences=1, packing=True
+    )
+    assert sizes(load(packed)) == (64, 32)
 
 
 def test_parts_of_a_mixture_are_said_and_checked_one_by_one(tmp_path: Path) -> None:
