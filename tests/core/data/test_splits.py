@@ -160,11 +160,12 @@ def test_a_share_that_is_asked_for_is_held_out(tmp_path: Path) -> None:
 
 
 def test_few_packed_conversations_are_no_share_by_name(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b"}\n' * 20)
+    short, long = ('{"prompt": "a", "response": "%s"}\n' % ("b" * n) for n in (1, 25))
+    (tmp_path / "a.jsonl").write_text(short * 18 + long * 2)
     packed = DataConfig(
         corpus=f"instructions:{tmp_path / 'a.jsonl'}", sequence_length=32, validation_sequences=1, packing=True
     )
-    assert sizes(load(packed)) == (64, 32)
+    assert sizes(load(packed)) == (64, 64)
 
 
 def test_parts_of_a_mixture_are_said_and_checked_one_by_one(tmp_path: Path) -> None:
