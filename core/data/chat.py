@@ -43,7 +43,7 @@ def load_template(name: str) -> "Template":
         path = Path(os.path.expanduser(name))
         try:
             source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+        except (OSError, ValueError):  # no UTF-8, or a NUL in the path
             raise UserError(
                 f"data.chat_template={name} is no readable file, nor built in: use {', '.join(TEMPLATES)} or a jinja file"
             ) from None

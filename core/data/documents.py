@@ -7,7 +7,6 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +136,7 @@ def _read(path: Path, base: str) -> dict[str, bytes]:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line numbers and objects of a JSON-lines file; blank lines are skipped. Raises UserError that names the line."""
-    for number, line in enumerate(BytesIO(files.read_text(path)), start=1):
+    for number, line in enumerate(files.lines(path), start=1):
         if not line.strip():
             continue
         try:
@@ -195,7 +194,7 @@ def _parquet(path: Path) -> list[str]:
             f"{path}: reading parquet needs pyarrow: pip install 'moe-diffusion-ablations[parquet]'"
         ) from None
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as opened, parquet.ParquetFile(opened) as file:  # whatever its name is
             names = file.schema_arrow.names
             if names.count("text") != 1:
                 several = f'{names.count("text")} columns "text"' if "text" in names else 'no column "text"'

@@ -21,6 +21,7 @@ NO_TEXT = {
     b"\x93NUMPY": "is a NumPy array: token shards are read by data.corpus=tokens:PATH",
 }
 BOM = b"\xef\xbb\xbf"
+LONGEST_START = max(map(len, NO_TEXT))
 
 
 def locate(corpus: str, argument: str, absent: str) -> Path:
@@ -103,7 +104,23 @@ def read(path: Path) -> bytes:
 def read_text(path: Path) -> bytes:
     """A text's bytes, without the mark that some editors put before UTF-8. Raises UserError for what is no text."""
     content = read(path)
-    for start, said in NO_TEXT.items():
-        if content.startswith(start):
-            raise UserError(f"{path} {said}")
+    _check_text(path, content)
     return content.removeprefix(BOM)
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The same line by line, as they are read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(LONGEST_START)
+            _check_text(path, start)
+            file.seek(len(BOM) if start.startswith(BOM) else 0)
+            yield from file
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _check_text(path: Path, start: bytes) -> None:
+    for known, said in NO_TEXT.items():
+        if start.startswith(known):
+            raise UserError(f"{path} {said}")

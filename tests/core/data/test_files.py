@@ -1,6 +1,7 @@
 """Files that others wrote, whole and with every fault: each is data, or one line that names the file and the place."""
 
 import gzip
+import importlib.util
 import io
 import json
 import os
@@ -232,6 +233,14 @@ def test_names_that_are_no_utf8_are_read(tmp_path: Path) -> None:
         folder.mkdir()
         Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9." + suffix)).write_text(content)
         assert len(corpus(f"text:{folder}").train_T) > 3000
+    table = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.parquet")
+    if importlib.util.find_spec("pyarrow"):
+        from pyarrow import parquet
+        from pyarrow import table as columns_of
+
+        with open(table, "wb") as file:
+            parquet.write_table(columns_of({"text": LINES}), file)
+        assert len(corpus(f"text:{tmp_path}").train_T) > 9000
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.bin")).write_bytes(TOKENS.tobytes())
     assert len(corpus(f"tokens:{tmp_path}").train_T) == 18_000
 
