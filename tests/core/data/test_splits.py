@@ -217,6 +217,20 @@ def test_shards_in_folders_are_sorted_by_their_names(tmp_path: Path) -> None:
         load_shards(str(tmp_path))
 
 
+def test_splits_that_are_as_they_were_keep_their_fingerprints(tmp_path: Path) -> None:
+    plays = {f"d{i}": LINE * (1 + 37 * i % 300) for i in range(40)}
+    assert TEXTS["text"](write(tmp_path / "many", **plays)[5:]).digest == "2ddd378787beed87"
+    assert TEXTS["text"](write(tmp_path / "one", a=LINE * 500)[5:]).digest == "88db6f9d6f6d7213"
+    tokens = [(np.arange(5000) + i) % 300 for i in range(10)]
+    kept = {
+        "80934c0ae707e018": {f"s{i}": part for i, part in enumerate(tokens)},
+        "91939074e54c30d8": {"a": tokens[0]},
+        "78dfa44a5701abe0": {"train": tokens[0], "val": tokens[1][:500]},
+    }
+    for expected, files in kept.items():
+        assert load_shards(shards(tmp_path / expected, **files)[7:]).fingerprint == f"tokens:{expected}"
+
+
 def test_a_fingerprint_tells_which_part_was_held_out(tmp_path: Path) -> None:
     first, second = np.arange(100), np.arange(100, 120)
     one = load(config(shards(tmp_path / "one", a=first, b_val=second)))
