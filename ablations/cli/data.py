@@ -54,5 +54,7 @@ def _tokenise(arguments: argparse.Namespace) -> int:
         f"data.corpus={shlex.quote(f'tokens:{folder}')} model.vocab_size={ids.size} model.mask_id={ids.mask} "
         f"model.eos_id={ids.eos} model.pad_id={ids.pad}"
     )
+    if arguments.held_out_share is not None:
+        settings += f" data.held_out_share={arguments.held_out_share:g}"
     out.print(f"use it: {settings}", markup=False, soft_wrap=True)
     return 0

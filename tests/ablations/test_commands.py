@@ -89,7 +89,7 @@ def test_commands_say_what_is_trained_on_and_what_is_passed_over(tmp_path) -> No
     made = ("data", "tokenize", f"text:{texts}", "--vocab-size", "300", "--to")
     assert f"held out{files}; " in ablate(*made, str(tmp_path / "a")).stdout
     half = ablate(*made, str(tmp_path / "b"), "--held-out-share", "0.5").stdout
-    assert "held out (49." in half or "held out (50." in half
+    assert "held out (50." in half and "data.held_out_share=0.5" in half.split("use it: ")[1]
     mistake(ablate(*made, str(tmp_path / "c"), "--held-out-share", "2"), "'2' is not a share between 0 and 1")
     mistake(
         ablate("train", "tiny", f"data.corpus=tokens:{tmp_path / 'b'}"), "if it is meant, set data.held_out_share=0.5"
