@@ -214,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("name", metavar="NAME", help="get: shakespeare; tokenize: a text corpus, such as text:FOLDER")
     data.add_argument("--vocab-size", type=_positive, default=8192, metavar="N", help="of the BPE (default: 8192)")
     data.add_argument("--to", type=Path, metavar="FOLDER", help="of the shards (default: DIR/tokens/CORPUS-N)")
+    data.add_argument(
+        "--held-out-share", type=_share, metavar="X", help="of the data (default: by files' names, else about 0.1)"
+    )
     describe = _command(commands, "describe", "parameters, FLOPs and shapes of a config", settings=True, json=True)
     describe.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
     layout_options(
@@ -263,6 +266,16 @@ def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:
 
 def _workers(text: str) -> int | str:
     return text if text == "auto" else _positive(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"'{text[:MOST_DIGITS]}' is not a share between 0 and 1, such as 0.1")
+    return share
 
 
 def _positive(text: str) -> int:

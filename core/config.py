@@ -80,6 +80,7 @@ class DataConfig:
     tokenizer: str = "bytes"  # bytes, or the path of a tokenizer.json
     sequence_length: int = 128
     validation_sequences: int = 128
+    held_out_share: float | None = None  # of the data, by size; null: what files' names say, else about a tenth
     variable_length_share: float = 0.0
     variable_length_min: int = 8
     packing: bool = False  # several prompts and responses in one sequence, none of which sees another
@@ -90,6 +91,10 @@ class DataConfig:
         require(
             self.validation_sequences >= 1,
             f"data.validation_sequences must be at least 1, not {self.validation_sequences}",
+        )
+        require(
+            self.held_out_share is None or 0 < self.held_out_share < 1,
+            f"data.held_out_share must lie in (0, 1), not {self.held_out_share}",
         )
         require(
             0 <= self.variable_length_share <= 1,
@@ -362,6 +367,9 @@ def config_hash(config: RunConfig, *, with_seed: bool = True) -> str:
 def content_hash(config: Mapping[str, Any], *, with_seed: bool = True) -> str:
     """The same of a config as plain dictionaries, such as a record's; of a field that this version lacks too."""
     content = {key: value for key, value in config.items() if with_seed or key != "seed"}
+    if isinstance(data := content.get("data"), Mapping) and data.get("held_out_share", 0) is None:
+        # As configs were hashed before there was one: their runs are the same.
+        content["data"] = {key: value for key, value in data.items() if key != "held_out_share"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

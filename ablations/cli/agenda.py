@@ -18,7 +18,7 @@ FOLDER = Path(__file__).resolve().parent.parent
 
 def discover() -> dict[str, Path]:
     """Names and files of every declaration in the agenda, in order of name; files are looked at, not run."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if not path.stem.startswith("_")}
+    return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if not path.stem.startswith(("_", "."))}
 
 
 def resolve(name: str) -> tuple[str, Ablation]:

@@ -148,12 +148,14 @@ def run_run(arguments: argparse.Namespace) -> int:
             raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
         return searching.run_run(arguments)
     from ablations.cli.planning import make_plan, power_of
+    from core.data.corpora import describe
 
     check_flags(arguments)
     plan = make_plan(arguments)
     refused = power_of(plan.design)["refused"]
     if refused and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
+    say("\n".join(describe(run.config.data for run in plan.runs)))
     if arguments.until_decided:
         from ablations.cli.adaptive import run_until_decided
 

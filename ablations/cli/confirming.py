@@ -10,7 +10,9 @@ from analysis.frame import Study
 from analysis.report import write_report
 from analysis.terminal import terminal_table
 from analysis.verdicts import Judgement, judge
+from core.data.corpora import describe
 from core.errors import UserError
+from core.printable import say
 from sweeps.confirmation import confirmation_plan, fresh_seeds
 from sweeps.spec import confirm_size, study_name
 
@@ -28,6 +30,7 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     more = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
     command = agenda.command("confirm", arguments, design["size"], more)
     plan = confirmation_plan(name, ablation, design, arm, seeds, command)
+    say("\n".join(describe(run.config.data for run in plan.runs)))
     if arguments.launcher == "slurm":
         return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
     summary = train_here(arguments, plan, retry_failed=arguments.retry_failed)

@@ -8,6 +8,7 @@ from ablations.cli.commands import console
 from core.data.documents import TEXTS
 from core.data.fetch import get_shakespeare
 from core.data.shards import write_shards
+from core.data.splits import check_share, sentence
 from core.data.tokenizers import FileTokenizer, train_bpe
 from core.errors import UserError
 
@@ -37,21 +38,23 @@ def _tokenise(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.to or arguments.out / "tokens" / f"{kind}-{arguments.vocab_size}"
     if (folder / "train.bin").exists():
         raise UserError(f"{folder} holds shards already: name another folder with --to")
-    documents = TEXTS[kind](argument)
+    documents = TEXTS[kind](argument, arguments.held_out_share)
     bpe = train_bpe(list(documents.train.values()), arguments.vocab_size)  # held-out text teaches nothing
     folder.mkdir(parents=True, exist_ok=True)
     bpe.save(str(folder / "tokenizer.json"))
     tokenizer = FileTokenizer(folder / "tokenizer.json")
     train_T, validation_T = tokenizer.join(documents.train), tokenizer.join(documents.validation)
     ids, bytes_per_token = tokenizer.vocabulary, sum(map(len, documents.validation.values())) / len(validation_T)
+    sizes = (arguments.name, len(train_T), len(validation_T), documents.origin)
+    check_share(*sizes, arguments.held_out_share)
     write_shards(folder, train_T, validation_T, ids, bytes_per_token)
     out = console()
-    out.print(
-        f"{len(train_T):,} tokens to train on, {len(validation_T):,} held out, {bytes_per_token:.2f} bytes a token"
-    )
+    out.print(f"{sentence(*sizes)}; {bytes_per_token:.2f} bytes a token", markup=False, soft_wrap=True)
     settings = (
         f"data.corpus={shlex.quote(f'tokens:{folder}')} model.vocab_size={ids.size} model.mask_id={ids.mask} "
         f"model.eos_id={ids.eos} model.pad_id={ids.pad}"
     )
+    if arguments.held_out_share is not None:
+        settings += f" data.held_out_share={arguments.held_out_share:g}"
     out.print(f"use it: {settings}", markup=False, soft_wrap=True)
     return 0

@@ -8,6 +8,7 @@ from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.planning import plan
 from core.config import RunConfig
+from core.data.corpora import describe
 from core.errors import UserError
 from core.quantities import short
 from core.stages import Stage
@@ -66,6 +67,7 @@ def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:
         f"{short(found.epochs)} times"
         + (f"; {data.variable_length_share:.1%} of the steps at other lengths" if data.variable_length_share else ""),
     ]
+    lines += describe([data])
     if found.epochs > REPEATED:
         lines.append(f"note: more than {REPEATED} passes over the same text are worth less and less: use more of it")
     if trainer.strategy == "deepspeed":

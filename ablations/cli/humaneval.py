@@ -80,7 +80,7 @@ def _complete(
     cut, asks = 0, []
     context = arguments.context or responder.denoiser.config.max_positions
     for problem in asked:
-        tokens = responder.tokenizer.encode(problem.task_id, problem.prompt.encode()).tolist()
+        tokens = responder.tokenizer.encode(problem.task_id, problem.prompt.encode(), special=False).tolist()
         prompt, shortened = responder.fit(tokens, length, context)
         cut += shortened
         asks += [Asked(prompt, length, UNTIL, temperature)] * samples

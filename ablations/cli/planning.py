@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ablations.cli import agenda
+from core.data.corpora import describe as describe_data
 from core.printable import say
 from core.quantities import duration, short
 from core.terminal import line
@@ -67,6 +68,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
         "seeds": design["seeds"],
         "runs": {"total": len(planned.runs), "missing": len(todo)},
         "data_fingerprint": design["data_fingerprint"],
+        "data": describe_data(run.config.data for run in planned.runs),
         **power_of(design),
     }
     content["noise_sd"] = noise = _known_noise(folder, design)
@@ -100,6 +102,8 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
     for arm in content["arms"]:
         for note in arm["notes"]:
             out.print(f"note: {arm['label']}: {note}", markup=False)
+    for each in content["data"]:
+        out.print(each, markup=False, soft_wrap=True)
     runs = content["runs"]
     if points := [arm["point"] for arm in content["arms"] if "point" in arm]:
         epochs = max(point["epochs"] for point in points)

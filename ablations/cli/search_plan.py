@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ablations.cli.planning import resolve_workers
 from analysis.power import reaches_significance
+from core.data.corpora import describe as describe_data
 from core.errors import UserError
 from core.quantities import duration
 from core.terminal import line
@@ -76,6 +77,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         "feasible_share": share,
         "infeasible": reason,
         "tokens_per_run": plan.design["tokens_per_run"],
+        "data": describe_data([plan.resolver.control.data]),
         "most_tokens": groups * bound,
         "expected_tokens": groups * expected,
         "confirm": {"seeds": list(plan.fresh_seeds), "arms": arms, "tokens": confirm_tokens},
@@ -119,6 +121,8 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
     )
     rest = f"; most often in the way: {content['infeasible']}" if content["infeasible"] else ""
     out.print(f"{content['feasible_share']:.0%} of random points can be trained{rest}", markup=False)
+    for each in content["data"]:
+        out.print(each, markup=False, soft_wrap=True)
     if content.get("estimated_seconds") is not None:
         out.print(
             f"time: about {duration(content['estimated_seconds'])} with {content['workers']} workers on this machine"

@@ -12,6 +12,7 @@ from typing import Any
 from ablations.cli import agenda
 from ablations.cli.commands import INTERRUPTED, console, show_json
 from ablations.cli.options import check_flags
+from core.data.corpora import describe as describe_data
 from core.errors import UserError
 from core.printable import say
 from sweeps.search.plan import SearchPlan, plan
@@ -77,6 +78,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     planned = make_plan(arguments)
     if (refused := refusal(planned)) and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
+    say("\n".join(describe_data([planned.resolver.control.data])))
     if arguments.launcher == "slurm":
         return cluster.submit(arguments, planned, retry_failed=arguments.retry_failed)
     control = planned.runs(planned.resolver.control_settings, planned.resolver.control)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablations.cli.training import ConsoleLogger, tracker_of
+from core.data.corpora import describe
 from core.errors import UserError
 from core.printable import say
 from core.provenance import save_diff
@@ -37,6 +38,7 @@ class Console:
         after = f", from {source['stage']} after step {source['step']}" if source else ""
         goes_on = saved_step(turn.folder)
         say(f"{place}{after}{f', going on from step {goes_on}' if goes_on is not None else ''}")
+        say("\n".join(describe([turn.config.data])))
         save_diff(self.out)
         self._tracker = tracker_of(turn.config, turn.folder)
         return [ConsoleLogger(turn.config.trainer.steps), self._tracker]

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 
 from core.config import RunConfig, config_hash
-from core.data.corpora import fingerprint
+from core.data.corpora import describe, fingerprint
 from core.errors import UserError
 from core.presets import resolve
 from core.printable import say
@@ -68,6 +68,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if ranks.rank > 0:
         with pausing.on_signals():
             return int(train(config, folder).status != "complete")
+    say("\n".join(describe([config.data])))
     save_diff(arguments.out)
     tracker = tracker_of(config, folder)
     loggers: list[RowLogger] = [ConsoleLogger(config.trainer.steps), tracker]

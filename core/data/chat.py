@@ -1,7 +1,7 @@
 """Conversations as text: a chat template writes them, and says which parts of it are the assistant's."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ def load_template(name: str) -> "Template":
         path = Path(os.path.expanduser(name))
         try:
             source = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
+        except (OSError, ValueError):  # no UTF-8, or a NUL in the path
             raise UserError(
                 f"data.chat_template={name} is no readable file, nor built in: use {', '.join(TEMPLATES)} or a jinja file"
             ) from None
@@ -53,17 +53,24 @@ def load_template(name: str) -> "Template":
         raise UserError(f"data.chat_template={name} is no jinja template: {_line(error)}") from None
 
 
-def turns(where: str, messages: Any, template_name: str, tokens: Mapping[str, str] = UNNAMED) -> list[Turn]:
+def turns(
+    where: str,
+    messages: Any,
+    template_name: str,
+    tokens: Mapping[str, str] = UNNAMED,
+    shield: Callable[[str], str] = str,
+) -> list[Turn]:
     """A conversation's text in pieces, the assistant's apart: `where` is what an error calls it.
 
     A response is what the template writes of an assistant's message after the generation prompt, its end marker included.
-    tokens: what the template's `bos_token`, `eos_token` and the like are, as `special_tokens` finds them. Raises UserError
+    tokens: what the template's `bos_token`, `eos_token` and the like are, as `special_tokens` finds them. shield: what is
+    done to a message's texts, so that they have no special tokens. Raises UserError
     for messages without a role and content, a conversation that doesn't end with the assistant, and a template that writes
     earlier messages otherwise once there are later ones.
     """
     _check(where, messages)
     template, pieces, before = load_template(template_name), list[Turn](), ""
-    handed = [_handed(message) for message in messages]
+    handed = [_shielded(_handed(message), shield) for message in messages]
 
     def write(count: int, generate: bool) -> str:
         # Tools and documents are none, which is not the same to a template as their being undefined.
@@ -104,6 +111,14 @@ def _handed(message: Mapping[str, Any]) -> dict[str, Any]:
     said = {key: value for key, value in message.items() if value is not None}
     reasoning = next((said[name] for name in REASONING if name in said), None)
     return said if reasoning is None else {"thinking": reasoning} | said | {"reasoning_content": reasoning}
+
+
+def _shielded(value: Any, shield: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return shield(value)
+    if isinstance(value, dict):
+        return {key: one if key == "role" else _shielded(one, shield) for key, one in value.items()}
+    return [_shielded(one, shield) for one in value] if isinstance(value, list) else value
 
 
 def _render(where: str, template: "Template", name: str, given: Mapping[str, Any]) -> str:

@@ -1,22 +1,23 @@
 """What is learned from: text, token shards, instructions, or a source of known entropy."""
 
 import hashlib
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from core.config import DataConfig
 from core.data.chat import Turn, turns
-from core.data.documents import TEXTS, read_jsonl
+from core.data.documents import TEXTS, encoded, read_jsonl, text_of
+from core.data.files import locate_file
 from core.data.hierarchy import TreeSource
 from core.data.mixtures import Part, blend, kinds, parse, shares
 from core.data.packing import lay_out
-from core.data.shards import Shards, load_shards
+from core.data.shards import Shards, read_shards
 from core.data.specials import check_read, special_tokens
+from core.data.splits import SHARE, Origin, check_share, sentence
 from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Source, mixture
 from core.data.tasks import examples, spoiled
 from core.data.tokenizers import Tokenizer, Vocabulary, load_tokenizer, unread_tokens
@@ -25,6 +26,14 @@ from core.streams import numpy_stream
 
 SYNTHETIC_TOKENS = 1_000_000
 GENERATED = 4_000  # pairs of responses to a task
+
+
+class Conversation(NamedTuple):
+    """Turns, and what an error calls them; written: by a template, whose special tokens are tokens."""
+
+    where: str
+    turns: list[Turn]
+    written: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Corpus:
     train_segments_T, validation_segments_T: (T,) int16, where sequences are packed: 0 for filling, else which of a
     sequence's conversations the token is of, from 1 on.
     parts: of a mixture, whose tokens lie one part after the other; empty for a single corpus.
+    origin: which files it is from, of a single corpus.
     source, entropy: where the tokens' distribution is known, and its entropy in nats per token; else None.
     bytes_per_token: of held-out text; None where tokens are no text.
     fingerprint: equal only for equal tokens in equal order; runs of different fingerprints are not compared.
@@ -60,6 +70,7 @@ class Corpus:
     train_segments_T: np.ndarray | None = None
     validation_segments_T: np.ndarray | None = None
     parts: tuple[Part, ...] = ()
+    origin: Origin = Origin(fixed=True)  # noqa: RUF009  (frozen)
 
 
 def load(config: DataConfig) -> Corpus:
@@ -72,9 +83,11 @@ def load(config: DataConfig) -> Corpus:
             f"data.chat_template={config.chat_template} means nothing to data.corpus={config.corpus}: leave it out, or use "
             "instructions:FILE.jsonl"
         )
-    corpus = _load(config.corpus, config.tokenizer, config.sequence_length, config.packing, config.chat_template)
-    whole = Part(config.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T))
-    parts = corpus.parts or (whole,)
+    corpus = _of(config)
+    parts = parts_of(config, corpus)
+    mixed = bool(corpus.parts) and not all(part.origin.fixed for part in parts)
+    for part in parts:
+        check_share(part.name, part.train, part.validation, part.origin, config.held_out_share, mixed=mixed)
     if config.validation_sequences < len(parts):
         raise UserError(
             f"data.validation_sequences={config.validation_sequences} is too few for the {len(parts)} parts of data.corpus"
@@ -82,6 +95,26 @@ def load(config: DataConfig) -> Corpus:
     for part, wanted in zip(parts, shares([part.weight for part in parts], config.validation_sequences), strict=True):
         _check_room(config, part, wanted, corpus.rows)
     return corpus
+
+
+def _of(config: DataConfig) -> Corpus:
+    reading = (config.tokenizer, config.sequence_length, config.packing, config.chat_template, config.held_out_share)
+    return _load(config.corpus, *reading)
+
+
+def parts_of(config: DataConfig, corpus: Corpus) -> tuple[Part, ...]:
+    """A mixture's parts; a single corpus as one of its own."""
+    return corpus.parts or (Part(config.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T), corpus.origin),)
+
+
+def describe(configs: Iterable[DataConfig]) -> list[str]:
+    """A line for each corpus, or part of one: how many tokens train, how many are held out, and which files they are from."""
+    lines = (
+        sentence(part.name, part.train, part.validation, part.origin)
+        for config in dict.fromkeys(configs)
+        for part in parts_of(config, load(config))
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _check_room(config: DataConfig, part: Part, wanted: int, rows: int) -> None:
@@ -106,7 +139,7 @@ def fingerprint(config: DataConfig) -> str:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, template: str) -> Corpus:
+def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, template: str, share: float | None) -> Corpus:
     if mixed := parse(name):
         text = any(part.partition(":")[0] != "tokens" for _, part in mixed)
         return blend(
@@ -120,17 +153,18 @@ def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, templa
                     sequence_length,
                     packing,
                     template,
+                    share,
                 )
                 for _, part in mixed
             ],
         )
     kind, _, argument = name.partition(":")
     if kind in TEXTS:
-        return _from_text(kind, argument, tokenizer)
+        return _from_text(kind, argument, tokenizer, share)
     if kind == "instructions":
-        return _instructions(argument, tokenizer, sequence_length, packing, template)
+        return _instructions(argument, tokenizer, sequence_length, packing, template, share)
     if kind == "preferences":
-        return _preferences(argument, tokenizer, sequence_length)
+        return _preferences(argument, tokenizer, sequence_length, share)
     if kind == "task":
         return _task(argument, tokenizer, sequence_length, packing)
     if tokenizer != "bytes":
@@ -138,13 +172,14 @@ def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, templa
             f"data.tokenizer={tokenizer} goes with text; data.corpus={name} is tokens already: leave it out"
         )
     if kind == "tokens":
-        shards = load_shards(argument)
+        shards, origin = read_shards(argument, share)
         return Corpus(
             shards.train,
             shards.validation,
             shards.fingerprint,
             shards.vocabulary,
             bytes_per_token=shards.bytes_per_token,
+            origin=origin,
         )
     if kind in SOURCES:
         return SOURCES[kind](sequence_length)
@@ -154,49 +189,62 @@ def _load(name: str, tokenizer: str, sequence_length: int, packing: bool, templa
     )
 
 
-def _from_text(kind: str, argument: str, tokenizer_name: str) -> Corpus:
-    documents, tokenizer = TEXTS[kind](argument), load_tokenizer(tokenizer_name)
-    validation_T = tokenizer.join(documents.validation)
-    tokenised = "" if tokenizer.digest == "bytes" else f"+{tokenizer.digest}"
+def _from_text(kind: str, argument: str, tokenizer_name: str, share: float | None) -> Corpus:
+    documents, tokenizer = TEXTS[kind](argument, share), load_tokenizer(tokenizer_name)
+    train_T, validation_T = tokenizer.join(documents.train), tokenizer.join(documents.validation)
+    # Bytes are their own ids; of others the ids count, whatever the tokenizer and its library made of the text.
+    ids = "" if tokenizer_name == "bytes" else f"+{_digest(train_T, validation_T)}"
     return Corpus(
-        train_T=tokenizer.join(documents.train),
+        train_T=train_T,
         validation_T=validation_T,
-        fingerprint=f"{kind}:{documents.digest}{tokenised}",
+        fingerprint=f"{kind}:{documents.digest}{ids}",
         vocabulary=tokenizer.vocabulary,
         bytes_per_token=sum(map(len, documents.validation.values())) / len(validation_T),
+        origin=documents.origin,
     )
 
 
-def _instructions(argument: str, tokenizer_name: str, sequence_length: int, packing: bool, template: str) -> Corpus:
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(",".join(str(len(array)) for array in arrays).encode())
+    for array in arrays:
+        digest.update(array.astype("<u4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _instructions(
+    argument: str, tokenizer_name: str, sequence_length: int, packing: bool, template: str, share: float | None
+) -> Corpus:
     """instructions:FILE.jsonl with "prompt" and "response", or "messages" that data.chat_template writes.
 
     Only responses may be masked. One conversation a sequence, filled up with eos, or as many as fit (data.packing). Raises
     UserError for one that doesn't fit: cutting it would teach half an answer.
     """
-    path = Path(os.path.expanduser(argument))
-    if not path.is_file():
-        raise UserError(f"data.corpus=instructions:{argument}: '{argument}' is no file; name a .jsonl of pairs")
+    path = locate_file("instructions", argument)
     tokenizer, specials = load_tokenizer(tokenizer_name), special_tokens(tokenizer_name)
-    found, unread = [], unread_tokens(tokenizer, specials)
+    found, unread = list[Conversation](), unread_tokens(tokenizer, specials)
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
         if "messages" in row:
             if both := {"prompt", "response"} & set(row):
                 raise UserError(f'{where} has "messages" and "{min(both)}": keep one of them')
-            found.append((where, turns(where, row["messages"], template, specials)))
-            check_read(where, found[-1][1], unread, tokenizer_name)
+            said = turns(where, row["messages"], template, specials, tokenizer.shield)
+            check_read(where, said, unread, tokenizer_name)
+            found.append(Conversation(where, said, written=True))
             continue
-        for key in ("prompt", "response"):
-            if not isinstance(row.get(key), str):
-                raise UserError(
-                    f'{where} has no text under "{key}"; its keys are {", ".join(row) or "none"} ("messages" would do too)'
-                )
-        found.append((where, [(row["prompt"], False), (row["response"], True)]))
-    held = len(found) // 10
+        prompt, response = (
+            text_of(row, key, path, number, ' ("messages" would do too)') for key in ("prompt", "response")
+        )
+        found.append(Conversation(where, [(prompt, False), (response, True)]))
+    held = _held(len(found), share)
     corpus = _of_turns("instructions", found, held, tokenizer, sequence_length, packing) if found else None
     if corpus is None or len(found) < 20:
         raise UserError(f"{path} has {len(found)} pairs: at least 20 are needed, two of them to hold out")
-    return corpus
+    return replace(corpus, origin=Origin([path.name], [f"the last {held:,} of {len(found):,} conversations"]))
+
+
+def _held(count: int, share: float | None) -> int:
+    """How many of that many rows are held out, at their end."""
+    return min(count - 1, max(1, int(count * (share or SHARE) + 1e-9))) if count > 1 else 0
 
 
 def _task(argument: str, tokenizer_name: str, sequence_length: int, packing: bool = False) -> Corpus:
@@ -207,14 +255,14 @@ def _task(argument: str, tokenizer_name: str, sequence_length: int, packing: boo
     return _of_pairs(f"task:{argument}", pairs, len(made.held_out), tokenizer, sequence_length, packing)
 
 
-def _preferences(argument: str, tokenizer_name: str, sequence_length: int) -> Corpus:
+def _preferences(argument: str, tokenizer_name: str, sequence_length: int, share: float | None) -> Corpus:
     """preferences:FILE.jsonl with "prompt", "chosen" and "rejected": two sequences a pair, each filled up with eos.
 
     preferences:task:NAME makes its own: a task's right response, and one that is wrong by a symbol. Raises UserError as
     `_instructions` does.
     """
     kind, _, task = argument.partition(":")
-    rows: list[tuple[str, str, str]] = []
+    rows, origin = list[tuple[str, str, str]](), Origin(fixed=True)
     if kind == "task" and task:
         made, rng = examples(task), numpy_stream(0, "preferences", task)
         for prompt, right in (*made.train[:GENERATED], *made.held_out[: GENERATED // 4]):
@@ -222,20 +270,17 @@ def _preferences(argument: str, tokenizer_name: str, sequence_length: int) -> Co
             rows += [(f"task:{task}", prompt, right), (f"task:{task}", prompt, wrong)]
         held = len(made.held_out[: GENERATED // 4])
     else:
-        path = Path(os.path.expanduser(argument))
-        if not path.is_file():
-            raise UserError(f"data.corpus=preferences:{argument}: '{argument}' is no file; name a .jsonl of pairs")
+        path = locate_file("preferences", argument)
         for number, row in read_jsonl(path):
-            for key in ("prompt", "chosen", "rejected"):
-                if not isinstance(row.get(key), str):
-                    known = ", ".join(row) or "none"
-                    raise UserError(f'{path}:{number} has no text under "{key}"; its keys are {known}')
-            rows += [(f"{path}:{number}", row["prompt"], row[key]) for key in ("chosen", "rejected")]
-        held = len(rows) // 20
+            prompt, *sides = (text_of(row, key, path, number) for key in ("prompt", "chosen", "rejected"))
+            rows += [(f"{path}:{number}", prompt, side) for side in sides]
         if len(rows) < 40:
             raise UserError(f"{path} has {len(rows) // 2} pairs: at least 20 are needed, two of them to hold out")
+        held = _held(len(rows) // 2, share)
+        origin = Origin([path.name], [f"the last {held:,} of {len(rows) // 2:,} pairs"])
     name = "preferences" if kind != "task" else f"preferences:task:{task}"
-    return replace(_of_pairs(name, rows, 2 * held, load_tokenizer(tokenizer_name), sequence_length), rows=2)
+    pairs = _of_pairs(name, rows, 2 * held, load_tokenizer(tokenizer_name), sequence_length)
+    return replace(pairs, rows=2, origin=origin)
 
 
 def _of_pairs(
@@ -247,28 +292,28 @@ def _of_pairs(
     packing: bool = False,
 ) -> Corpus:
     """Prompts and responses, each with what an error calls it; the last ones are held out."""
-    said = [(where, [(prompt, False), (response, True)]) for where, prompt, response in pairs]
+    said = [Conversation(where, [(prompt, False), (response, True)]) for where, prompt, response in pairs]
     return _of_turns(name, said, held, tokenizer, sequence_length, packing)
 
 
 def _of_turns(
     name: str,
-    conversations: list[tuple[str, list[Turn]]],
+    conversations: Sequence[Conversation],
     held: int,
     tokenizer: Tokenizer,
     sequence_length: int,
     packing: bool,
 ) -> Corpus:
-    """Conversations, each with what an error calls it; the last ones are held out. An end token is put behind each, unless it
-    ends with one."""
+    """Conversations, of which the last ones are held out. An end token is put behind each, unless it ends with one."""
     ids, responses = [], []
-    for where, pieces in conversations:
+    for where, pieces, written in conversations:
         # Piece by piece: a prompt's tokens are those that it has where no response follows.
-        parts = [tokenizer.encode(where, text.encode(errors="surrogatepass")) for text, _ in pieces]
-        # Written already, by a template or in a response: many templates have a line end behind it.
-        ended = tokenizer.encode(where, pieces[-1][0].rstrip().encode(errors="surrogatepass"))
-        if ended[-1:].tolist() == [tokenizer.vocabulary.eos]:
-            parts[-1] = ended[:-1]
+        last = pieces[-1][0]
+        texts = [text for text, _ in pieces[:-1]] + [_without_end(last, tokenizer)]
+        parts = [tokenizer.encode(where, encoded(text, where), special=written) for text in texts]
+        mask = tokenizer.vocabulary.mask
+        if mask is not None and any((part == mask).any() for part in parts):
+            raise UserError(f"{where}: data.chat_template writes the mask token, which can't be learned")
         used = sum(map(len, parts)) + 1
         if used > sequence_length:
             raise UserError(f"{where} needs {used} tokens: raise data.sequence_length={sequence_length} or drop it")
@@ -295,6 +340,13 @@ def _of_turns(
         train_segments_T=segments_T[:end] if packing else None,
         validation_segments_T=segments_T[end:] if packing else None,
     )
+
+
+def _without_end(text: str, tokenizer: Tokenizer) -> str:
+    """A last response without the end token that a template, or who wrote it, put there: many have a line end behind it."""
+    bare = text.rstrip()
+    ends = (tokenizer.end, tokenizer.shield(tokenizer.end))
+    return next((bare.removesuffix(end) for end in ends if end and bare.endswith(end)), text)
 
 
 # A source's name seeds its stream: one language for all seeds, because a seed varies the run and not the question.

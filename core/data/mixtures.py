@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from core.data.shards import Shards
+from core.data.splits import Origin
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
 from core.streams import numpy_stream
@@ -29,12 +30,14 @@ BLOCK = 4096  # rows over which the shares of the parts are those of the weights
 
 
 class Part(NamedTuple):
-    """One corpus of a mixture: its name, its share of the rows, and how many tokens of it train and are held out."""
+    """One corpus of a mixture: its name, its share of the rows, how many tokens of it train and are held out, and the files
+    that it is from."""
 
     name: str
     weight: float
     train: int
     validation: int
+    origin: Origin = Origin()
 
 
 def parse(name: str) -> list[tuple[float, str]]:
@@ -107,7 +110,7 @@ def blend(name: str, weights: Sequence[float], names: Sequence[str], corpora: Se
         fingerprint=f"mix:{digest.hexdigest()[:16]}",
         bytes_per_token=sum(w * b for w, b in zip(weights, known, strict=True)) if len(known) == len(corpora) else None,
         parts=tuple(
-            Part(part, weight, len(corpus.train_T), len(corpus.validation_T))
+            Part(part, weight, len(corpus.train_T), len(corpus.validation_T), corpus.origin)
             for part, weight, corpus in zip(names, weights, corpora, strict=True)
         ),
         train_maskable_T=_marks([corpus.train_maskable_T for corpus in corpora]),

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader
 
 from core.config import RunConfig
 from core.data.conversations import Packed, conversations, locate
-from core.data.corpora import Corpus, load
-from core.data.held_out import check_held_out, held_out_starts, parts_of
+from core.data.corpora import Corpus, load, parts_of
+from core.data.held_out import check_held_out, held_out_starts
 from core.data.mixtures import Draws, Part
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
@@ -99,7 +99,7 @@ class TrainBatches:
         share = trainer.batch_size // micro
         places = range(rank, micro, world_size)
         self.rows = [slice(place * share, (place + 1) * share) for place in places]  # of each micro-batch
-        self.parts = parts_of(config, corpus)
+        self.parts = parts_of(config.data, corpus)
         self.sequences = sum(map(self._sequences, self.parts))
         self.draws = Draws(config.seed, [part.weight for part in corpus.parts]) if corpus.parts else None
         self._order = lru_cache(maxsize=2 * len(self.parts))(self._draw_order)

@@ -1,7 +1,12 @@
-"""Text to token ids: bytes as they are, or any Hugging Face tokenizer.json."""
+"""Text to token ids: bytes as they are, or any Hugging Face tokenizer.json.
+
+A tokenizer.json says how text becomes ids, and no more: what it brings along of cutting, filling up and chance is reset.
+"""
 
 import hashlib
+import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +27,7 @@ MASK, END, PAD = "<|mask|>", "<|endoftext|>", "<|pad|>"
 MASKS = (MASK, "<|mdm_mask|>", "[MASK]", "<mask>")
 ENDS = (END, "</s>", "<eos>", "<|end_of_text|>", "[SEP]")
 PADS = (PAD, "<pad>", "[PAD]", "<|padding|>", *ENDS)
+SHIELD = "\ufdd0"  # no character of any text: put into a special token's name, it is one no more
 
 
 @dataclass(frozen=True)
@@ -43,13 +49,16 @@ class Tokenizer(Protocol):
     """What turns documents into ids."""
 
     vocabulary: Vocabulary
-    digest: str  # equal only for tokenizers that give the same ids
+    end: str  # how a text can have written the end token; "" where it can't
 
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         """Documents (by name, for error messages) one after the other, each closed by eos. Returns (T,) ids."""
 
-    def encode(self, name: str, text: bytes) -> np.ndarray:
-        """One document's ids, without eos. Returns (T,)."""
+    def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
+        """One text's ids, without eos. Returns (T,). special: names of special tokens are those tokens, and no text."""
+
+    def shield(self, text: str) -> str:
+        """The text so that `encode` reads its special tokens' names as text, with `special` too, wherever it is put."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens as the vocabulary writes them; bytes that are no UTF-8 show as U+FFFD."""
@@ -59,13 +68,16 @@ class ByteTokenizer:
     """Every byte its own id: nothing to train, nothing unknown."""
 
     vocabulary = Vocabulary(tokens.VOCAB_SIZE, tokens.MASK_ID, tokens.EOS_ID, tokens.PAD_ID)
-    digest = "bytes"
+    end = ""
 
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         return tokens.join(list(documents.values()))
 
-    def encode(self, name: str, text: bytes) -> np.ndarray:
+    def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
         return tokens.encode(text)
+
+    def shield(self, text: str) -> str:
+        return text
 
     def decode(self, ids: Sequence[int]) -> str:
         return tokens.decode(np.asarray(ids))
@@ -85,49 +97,93 @@ class FileTokenizer:
             raise UserError(f"data.tokenizer={path} can't be read: {error.strerror}") from None
         except BaseException as error:  # the library raises a bare Exception for what it doesn't understand, or panics
             raise _panic(error, f"data.tokenizer={path} is no tokenizer.json") from None
-        find, named = self.tokenizer.token_to_id, special_tokens(str(path)).get("eos_token", "")
+        find, end = self.tokenizer.token_to_id, special_tokens(str(path)).get("eos_token", "")
         mask, eos, pad = (next((i for i in map(find, names) if i is not None), None) for names in (MASKS, ENDS, PADS))
-        if named and find(named) is None:
+        if end and find(end) is None:
             raise UserError(
-                f"data.tokenizer={path}: {named}, the eos_token of the tokenizer_config.json beside it, is none of its tokens"
+                f"data.tokenizer={path}: {end}, the eos_token of the tokenizer_config.json beside it, is none of its tokens"
             )
-        told = f"eos {find(named)}" if named and find(named) != eos else ""
-        eos = find(named) if named else eos
+        eos = find(end) if end else eos
         if eos is None:
             raise UserError(
                 f"data.tokenizer={path} has no end token; one of {', '.join(ENDS)} is needed, or an eos_token in the "
                 "tokenizer_config.json beside it"
             )
-        if self.tokenizer.truncation or self.tokenizer.padding:  # a text would be cut, or filled up, without a word
-            self.tokenizer.no_truncation()
-            self.tokenizer.no_padding()
-            told += " whole"
-        self.digest = hashlib.sha256(content + told.encode()).hexdigest()[:16]
+        _reset(self.tokenizer)
+        self.digest = hashlib.sha256(content + f"eos {eos}".encode()).hexdigest()[:16]  # of what it is, not of its ids
         size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)  # ids may have gaps
-        self.vocabulary = Vocabulary(size, mask, eos, pad)
+        self.vocabulary, self.end = Vocabulary(size, mask, eos, pad), self.tokenizer.id_to_token(eos) or ""
+        named = [i for i in (mask, eos, pad) if i is not None]
+        specials = _make_special(self.tokenizer, named)
+        self._shields = {one: f"{one[0]}{SHIELD}{one[1:]}" for one in sorted(specials, key=len, reverse=True)}
+        self._shielded = re.compile("(" + "|".join(map(re.escape, self._shields.values())) + ")")
 
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         texts = [_text(name, content) for name, content in documents.items()]
         try:
+            self.tokenizer.encode_special_tokens = True
             encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         except BaseException as error:
             raise _panic(error, f"data.tokenizer={self.path} can't encode {', '.join(list(documents)[:3])}") from None
         dtype = self.vocabulary.dtype
         eos = np.array([self.vocabulary.eos], dtype=dtype)
-        parts = [part for one in encoded for part in (np.array(one.ids, dtype=dtype), eos)]
+        found = [self._unmasked(name, one.ids) for name, one in zip(documents, encoded, strict=True)]
+        parts = [part for ids in found for part in (ids, eos)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
 
-    def encode(self, name: str, text: bytes) -> np.ndarray:
+    def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
+        said = _text(name, text)
+        if not special:
+            return self._unmasked(name, self._ids(name, said, special=False))
+        parts = self._shielded.split(said) if self._shields and SHIELD in said else [said]
+        ids = [
+            self._ids(name, part.replace(SHIELD, ""), special=not shielded)
+            for part, shielded in zip(parts, itertools.cycle((False, True)), strict=False)
+            if part
+        ]
+        return np.array(list(itertools.chain(*ids)), dtype=self.vocabulary.dtype)
+
+    def shield(self, text: str) -> str:
+        for special, shielded in self._shields.items():
+            text = text.replace(special, shielded)
+        return text
+
+    def _ids(self, name: str, text: str, *, special: bool) -> list[int]:
         try:
-            ids = self.tokenizer.encode(_text(name, text), add_special_tokens=False).ids
-        except UserError:
-            raise
+            self.tokenizer.encode_special_tokens = not special
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
         except BaseException as error:
             raise _panic(error, f"data.tokenizer={self.path} can't encode {name}") from None
+
+    def _unmasked(self, name: str, ids: Sequence[int]) -> np.ndarray:
+        if self.vocabulary.mask is not None and self.vocabulary.mask in ids:
+            raise UserError(
+                f"data.tokenizer={self.path} reads {self.decode([self.vocabulary.mask])} in {name} as the mask, which can't "
+                "be learned: list it in the added_tokens of tokenizer.json, so that it can be read as text"
+            )
         return np.array(ids, dtype=self.vocabulary.dtype)
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+def _reset(tokenizer: "FastTokenizer") -> None:
+    """Switch off what would cut a text, fill it up, or read it otherwise each time."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if getattr(tokenizer.model, "dropout", None) is not None:  # of BPE; a file can't give the other models any chance
+        tokenizer.model.dropout = None
+
+
+def _make_special(tokenizer: "FastTokenizer", named: Sequence[int]) -> set[str]:
+    """Let the named ids be special tokens, which it may list as others; returns the names of all that are special."""
+    from tokenizers import AddedToken
+
+    added = tokenizer.get_added_tokens_decoder()
+    plain = [added[i] for i in named if i in added and not added[i].special]
+    tokenizer.add_special_tokens([AddedToken(one.content, special=True) for one in plain])
+    specials = (one.content for one in tokenizer.get_added_tokens_decoder().values() if one.special)
+    return {name for name in specials if name}
 
 
 def _panic(error: BaseException, said: str) -> BaseException:
@@ -142,6 +198,7 @@ def unread_tokens(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> dict[str, 
     if not isinstance(tokenizer, FileTokenizer):
         return {}
     fast = tokenizer.tokenizer
+    fast.encode_special_tokens = False
     return {
         token: name
         for name, token in tokens.items()

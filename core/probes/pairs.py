@@ -82,6 +82,6 @@ def _filled(config: RunConfig, prompt: str, response: str) -> tuple[Sequence[int
     tokenizer = load_tokenizer(config.data.tokenizer)
     eos = tokenizer.vocabulary.eos
     assert eos is not None  # a corpus of text needs one
-    parts = [tokenizer.encode("a task", text.encode()).tolist() for text in (prompt, response)]
+    parts = [tokenizer.encode("a task", text.encode(), special=False).tolist() for text in (prompt, response)]
     tokens = [*parts[0], *parts[1]]
     return [*tokens, *[eos] * (config.data.sequence_length - len(tokens))], len(parts[0])

@@ -43,7 +43,7 @@ def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count
     """
     name = task_of(config)
     held, tokenizer = first_held_out(name, count), load_tokenizer(config.data.tokenizer)
-    prompts = [tokenizer.encode(name, prompt.encode()).tolist() for prompt, _ in held]
+    prompts = [tokenizer.encode(name, prompt.encode(), special=False).tolist() for prompt, _ in held]
     eos = tokenizer.vocabulary.eos
     assert eos is not None  # a corpus of text needs one
     right, nfe = [], []

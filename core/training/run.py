@@ -16,6 +16,7 @@ import torch
 
 from core import records, spill
 from core.config import RunConfig, config_hash, to_dict, to_yaml
+from core.data.corpora import describe as describe_data
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
@@ -130,6 +131,8 @@ def attempt(
     facts = _facts(config, ranks)
     started, floor = time.perf_counter(), MaskedTextModule(config).floor()
     corpus = load_corpus(config.data)
+    for line in describe_data([config.data]) if ranks.rank == 0 else ():
+        log.info("%s", line)
     recorder = Recorder(
         config,
         loggers=loggers,

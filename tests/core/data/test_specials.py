@@ -127,6 +127,45 @@ def test_a_response_that_ends_with_the_end_token_has_one(tmp_path: Path) -> None
     assert load(replace(config, sequence_length=4)).train_T[:4].tolist() == [A, B, A, EOS]  # and takes one's room
 
 
+def test_special_tokens_in_prompts_and_responses_are_text(tmp_path: Path) -> None:
+    rows = [{"prompt": "a</s>", "response": "<s>b"}] * 40
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = DataConfig(
+        corpus=f"instructions:{tmp_path / 'data.jsonl'}",
+        tokenizer=tokenizer(tmp_path),
+        sequence_length=16,
+        validation_sequences=1,
+    )
+    letters = [BYTES.index(letter) for letter in "a</s><s>b"]
+    assert load(config).train_T[:10].tolist() == [*letters, EOS]
+
+
+def test_special_tokens_in_messages_are_text_and_a_templates_are_tokens(tmp_path: Path) -> None:
+    messages = [MESSAGES[0] | {"content": "</s>"}, MESSAGES[1] | {"content": "<s>b"}]
+    name = tokenizer(tmp_path, tokenizer_config=NAMED)
+    (tmp_path / "data.jsonl").write_text("\n".join([json.dumps({"messages": messages})] * 40))
+    (tmp_path / "t.jinja").write_text(CLOSED)
+    config = DataConfig(
+        corpus=f"instructions:{tmp_path / 'data.jsonl'}",
+        tokenizer=name,
+        chat_template=str(tmp_path / "t.jinja"),
+        sequence_length=16,
+        validation_sequences=1,
+    )
+    corpus = load(config)
+    letters = [BYTES.index(letter) for letter in "</s><s>b"]
+    assert corpus.train_T[:10].tolist() == [BOS, *letters, EOS]
+    assert corpus.train_maskable_T[:6].tolist() == [False] * 5 + [True]
+
+
+def test_a_template_that_writes_the_mask_is_refused(tmp_path: Path) -> None:
+    name = tokenizer(tmp_path, "<s>", "</s>", "<|mask|>", tokenizer_config=NAMED)
+    with pytest.raises(
+        UserError, match="data.jsonl:1: data.chat_template writes the mask token, which can't be learned"
+    ):
+        corpus(tmp_path, "<|mask|>" + PLAIN, name)
+
+
 def test_an_empty_response_has_an_end_token(tmp_path: Path) -> None:
     messages = [MESSAGES[0] | {"content": "ab"}, MESSAGES[1] | {"content": ""}]
     assert corpus(tmp_path, PLAIN, tokenizer(tmp_path), messages=messages).train_T[:6].tolist() == [A, B, EOS] * 2

@@ -21,6 +21,7 @@ LESS = {"trainer.steps": 36, "trainer.validate_every": 4}
         ),
         ({"space": {"seed": Int(0, 9)}}, "space: 'seed' can't be searched"),
         ({"space": {"data.corpus": Choice(("markov", "hmm"))}}, "'data.corpus' can't be searched"),
+        ({"space": {"data.held_out_share": Choice((0.1, 0.2))}}, "'data.held_out_share' can't be searched"),
         ({"space": {RATE: Log(1e-1, 1e-4)}}, "low=0.1 >= high=0.0001"),
         ({"space": {RATE: Log(1e-3, 1e-3)}}, "low=0.001 >= high=0.001"),
         ({"space": {WEIGHT: Log(0, 1)}}, r"logarithmic, so low=0 must be positive.*zero=True"),
