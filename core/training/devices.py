@@ -35,6 +35,13 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def free_on_gpu() -> int:
+    """Bytes that are free on the GPU that a run would train on."""
+    import torch  # as above: there is a GPU
+
+    return int(torch.cuda.mem_get_info()[0])
+
+
 def _may_have_cuda() -> bool:
     """Look for a driver that torch could use. Loading NVIDIA's library starts nothing on a device."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
