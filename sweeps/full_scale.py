@@ -198,14 +198,15 @@ def _script(scale: FullScale, folder: Path, request: Request) -> str:
         "account": request.account,
         "qos": request.qos,
         "time": clock(request.time) if request.time else None,
-        **request.sbatch,
+        "cpus-per-task": str(request.cpus_per_run) if request.cpus_per_run else None,
+        **{key: value for key, value in request.sbatch.items() if key not in request.of_gpus},  # the cluster's count
     }
     return TEMPLATE.format(
         options=option_lines(options),
-        setup="\n".join(request.setup),
+        setup=request.setup_lines(),
         folder=shlex.quote(str(folder.absolute())),
         root=shlex.quote(str(SOURCE_ROOT)),
-        python=shlex.quote(sys.executable),
+        python=request.wrapped(shlex.quote(sys.executable)),
         config=CONFIG,
         stages=STAGES,
         devices=count,

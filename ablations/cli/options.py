@@ -6,7 +6,17 @@ from pathlib import Path
 
 from core.errors import UserError
 
-SLURM_ONLY = ("partition", "account", "qos", "time", "gpus_per_run", "array_parallelism", "sbatch", "dry_run")
+SLURM_ONLY = (
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "gpus_per_run",
+    "cpus_per_run",
+    "array_parallelism",
+    "sbatch",
+    "dry_run",
+)
 
 
 def export_options(command: argparse.ArgumentParser) -> None:
@@ -95,12 +105,18 @@ def slurm_options(command: argparse.ArgumentParser) -> None:
     for name in ("partition", "account", "qos"):
         group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
     group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
-    group.add_argument("--gpus-per-run", type=int, metavar="N", help="GPUs of each array task (default: none)")
+    group.add_argument(
+        "--gpus-per-run",
+        type=int,
+        metavar="N",
+        help="GPUs of each array task (default: one where the partition has GPUs)",
+    )
+    group.add_argument("--cpus-per-run", type=int, metavar="N", help="CPUs of each array task (default: Slurm's)")
     group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
     group.add_argument(
         "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
     )
-    group.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+    group.add_argument("--dry-run", action="store_true", help="print the batch script; nothing is submitted or written")
 
 
 def bench_options(command: argparse.ArgumentParser) -> None:
