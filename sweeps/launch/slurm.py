@@ -127,7 +127,7 @@ def submit(
 def write(
     plan: Plan | SearchPlan, out: Path, url: str, request: Request, array: Array, runs: int, *, dry_run: bool
 ) -> Submission:
-    """Write the batch script and what its tasks read, and submit it; unless `dry_run`, which writes nothing. out: absolute."""
+    """Write the batch script and what its tasks read, and submit it; `dry_run` writes nothing. out: absolute."""
     lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
     name = job_name(plan.study_name, out, dry_run=dry_run)
     if dry_run:
@@ -194,8 +194,8 @@ def gpus_of(
 ) -> tuple[int | None, tuple[str, ...]]:
     """GPUs of each array task, and what to tell of them and of CPUs.
 
-    A run on one device that doesn't say "cpu" gets one where the partition has GPUs. Raises UserError where other than its runs
-    need were asked for.
+    A run on one device that doesn't say "cpu" gets one where the partition has GPUs. Raises UserError where other than its
+    runs need were asked for.
     """
     notes = [] if request.cpus_per_run or any(key in request.sbatch for key in CPUS) else [NO_CPUS]
     on_cpu = all(config.trainer.accelerator == "cpu" for config in configs)
