@@ -24,7 +24,7 @@ LEAVE_TIMEOUT_S = 3.0
 LONGEST_NAME = 128
 LONGEST_TAG = 64
 CELL_PIXELS = 16
-# Of the one run that an outer agent or launcher started us for: inherited, all of a sweep's runs would be that run. What is of
+# Of the one run that an outer agent or launcher started us for: all of a sweep's runs would be that run. What is of
 # the site stays: WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_BASE_URL, WANDB_API_KEY, WANDB_DIR.
 OF_ONE_RUN = (
     "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM",
