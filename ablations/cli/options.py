@@ -184,7 +184,9 @@ def _judged_options(command: argparse.ArgumentParser) -> None:
 
 def check_flags(arguments: argparse.Namespace) -> None:
     """Refuse options that the chosen launcher has no use for."""
-    given = [name for name in SLURM_ONLY if getattr(arguments, name) not in (None, False)]
+    given = [
+        name for name in SLURM_ONLY if getattr(arguments, name) is not None and getattr(arguments, name) is not False
+    ]
     if arguments.launcher == "local" and given:
         raise UserError(f"--{given[0].replace('_', '-')} is an option of --launcher slurm: add that, or leave it out")
     if arguments.launcher == "slurm" and getattr(arguments, "workers", None) is not None:

@@ -20,6 +20,7 @@ RESERVED = (
     "sparse_attention", "autotuning", "tensor_parallel", "sequence_parallel_size", "pipeline", "expert_parallel", "moe",
     "compile", "gradient_predivide_factor", "prescale_gradients",
 )  # fmt: skip
+QUANTIZED = ("weights", "gradients", "nontrainable_weights")  # as they travel
 PRECISIONS = ("fp16", "bf16", "amp", "torch_autocast")
 
 
@@ -126,6 +127,12 @@ def _users(config: RunConfig, devices: int) -> dict[str, Any]:
             )
     for key, (field, value) in _said(config, devices).items():
         _take_out(content, key, field, value, path)
+    precision = config.trainer.precision
+    if more := content.get(precision):
+        raise UserError(
+            f"deepspeed.json={path} sets {precision}.{next(iter(more))}, and of precision trainer.precision says all: "
+            "leave it out"
+        )
     return {key: value for key, value in content.items() if key not in PRECISIONS}
 
 
@@ -146,6 +153,7 @@ def _said(config: RunConfig, devices: int) -> dict[str, tuple[str, Any]]:
         "zero_optimization.offload_optimizer.device": ("deepspeed.offload", of_optimizer),
         "zero_optimization.offload_param.device": ("deepspeed.offload", of_parameters),
         "zero_optimization.cpu_offload": ("deepspeed.offload", of_optimizer == "cpu"),
+        **{f"zero_optimization.zero_quantized_{what}": ("trainer.precision", False) for what in QUANTIZED},
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,6 +235,18 @@ def test_a_winner_carries_what_it_has_unlike_the_control_and_an_arm_by_hand_all_
     assert load(granularity / "h" / "config.yaml").model.top_k == 16
     card = (granularity / "h" / "CARD.md").read_text()
     assert "of an arm that was chosen by hand" in card and "llada_moe_7b_a1b itself: 7,356,880,896" in card
+
+
+def test_a_site_puts_python_into_its_container_and_leaves_gpus_to_the_cluster(confirmed, monkeypatch) -> None:
+    wrapper = 'wrapper = "apptainer exec --nv box.sif"'
+    (confirmed / "site.toml").write_text(f'{wrapper}\ncpus_per_run = 6\nsetup = ["false"]\n[sbatch]\ngres = "gpu:1"\n')
+    monkeypatch.setenv("ABLATE_CONFIG", str(confirmed / "site.toml"))
+    assert ablate("export", "toy.py", *TARGET, "--to", "e", cwd=confirmed).returncode == 0
+    script = (confirmed / "e" / "train.sbatch").read_text()
+    assert script.count("apptainer exec --nv box.sif /") == 2 and "#SBATCH --cpus-per-task=6\n" in script
+    assert "#SBATCH --gpus-per-node=8\n" in script and "gres" not in script
+    done = subprocess.run(["bash", confirmed / "e" / "train.sbatch"], capture_output=True, text=True)
+    assert done.returncode == 1 and "setup: false: failed with status 1, and the job ends" in done.stderr
 
 
 def test_settings_of_ones_own_and_mistakes_at_full_scale(confirmed, tmp_path) -> None:

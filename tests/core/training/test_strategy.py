@@ -82,6 +82,7 @@ def test_the_users_json_is_merged_over_the_fields(tmp_path) -> None:
         ('{"fp16": {"enabled": true, "loss_scale": 0}}', "sets fp16.enabled to true"),
         ('{"amp": {"enabled": true}}', "sets amp.enabled to true"),
         ('{"bf16": true}', "bf16 must be an object"),
+        ('{"zero_optimization": {"zero_quantized_gradients": true}}', "by trainer.precision it is false"),
         ('{"zero_optimization": {"stage": 3}}', "set deepspeed.stage"),
         ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', 'by deepspeed.offload it is "none"'),
         ('{"zero_optimization": {"cpu_offload": true}}', "set deepspeed.offload"),
@@ -108,6 +109,11 @@ def test_what_the_users_json_says_as_the_config_does_changes_nothing(tmp_path) -
     merged = engine_config(build(SPREAD, settings, {"deepspeed.json": str(path)}), 2)
     assert merged["zero_optimization"].pop("overlap_comm") is False and merged.pop("steps_per_print") == 7
     assert merged["zero_optimization"].pop("offload_optimizer") == {} and merged == plain
+    path.write_text(json.dumps({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}))
+    with pytest.raises(
+        UserError, match="sets bf16.bf16_master_weights_and_grads, and of precision trainer.precision says"
+    ):
+        engine_config(build(SPREAD, settings, {"deepspeed.json": str(path)}), 2)
 
 
 def test_clipping_scales_all_gradients_to_the_limit() -> None:
