@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 from ablations.cli.options import bench_options, export_options, layout_options, sample_options, slurm_options
 from core.errors import UserError
+from core.paths import expanded
 from core.printable import one_line
 
+PATHS = ("name", "config", "target", "cluster", "tokenizer")  # of files or folders, or of something else
 MOST_DIGITS = 15  # of a number on the command line
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -77,6 +79,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     own = [argument for argument in argv if argument != "--debug" and not argument.startswith("--local_rank=")]
     arguments, rest = _parser().parse_known_args(own)
     arguments.settings = _settings(arguments, rest)
+    for name, value in vars(arguments).items():
+        if isinstance(value, Path) or (name in PATHS and isinstance(value, str)):
+            setattr(arguments, name, type(value)(expanded(str(value))))
     return arguments
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core.disk import sync_folder
 from core.errors import UserError
+from core.paths import expanded
 
 VARIABLE = "ABLATE_KEY_FILE"
 BYTES = 32
@@ -33,9 +34,9 @@ class KeyAwayError(OSError):
 def key_file() -> Path:
     """Where the key lies, or will. Raises OSError where there is no home directory."""
     if VARIABLE in os.environ:
-        return Path(os.environ[VARIABLE])
+        return Path(expanded(os.environ[VARIABLE]))
     try:
-        config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+        config = os.path.expanduser(os.environ.get("XDG_CONFIG_HOME", "")) or Path.home() / ".config"
     except RuntimeError:
         raise OSError(errno.ENOENT, "there is no home directory") from None
     return Path(config) / "ablate" / "checkpoints.key"

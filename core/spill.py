@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from core import fencing, records
+from core.paths import expanded
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.records import RunRecord, UnreadableRecordError
 
@@ -70,7 +71,7 @@ def discard(folder: Path) -> None:
 def spill_path(folder: Path) -> Path:
     """Where the record of a run's folder is kept while the folder is full."""
     chosen = os.environ.get(SPILL_VARIABLE)
-    place = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"ablate-spill-{os.getuid()}"
+    place = Path(expanded(chosen)) if chosen else Path(tempfile.gettempdir()) / f"ablate-spill-{os.getuid()}"
     return place / f"{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:24]}.json"
 
 

@@ -14,22 +14,25 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.capacity.clusters import Cluster
 from core.capacity.layouts import settings
 from core.capacity.planning import Plan, plan
-from core.config import RunConfig
+from core.config import RunConfig, get_field, known_keys
 from core.config import to_yaml as config_yaml
+from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.interchange.layouts import auxiliary_loss, config_to_hf
+from core.model.size import count
 from core.processes import STOPPED
 from core.quantities import short
 from core.records import write_atomically
 from core.stages import Stage, llada_moe_stages, to_yaml
 from core.training.devices import engine_config
+from core.training.dry_run import unfed
 from sweeps.export import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
 from sweeps.launch.site import Request, clock
 from sweeps.launch.slurm import SOURCE_ROOT, option_lines
@@ -39,6 +42,7 @@ SCRIPT, ENGINE, HF, STAGES = "train.sbatch", "deepspeed.json", "hf/config.json",
 SFT_STEPS = 10_000  # until the conversations are known
 LEAD_S = 300  # before the time limit: for a checkpoint of all devices
 PLAIN = Request()
+UNDECIDED = "Nothing decided: the target's own values stay in every factor of the study."
 STRETCHED = 1e4  # times the compute: beyond the range over which scaling fits are made
 
 # Every rank gets Slurm's signals, as a part of the job step, and saves; then the job has itself queued again.
@@ -66,15 +70,36 @@ exit "$status"
 
 @dataclass(frozen=True)
 class FullScale:
-    """A target to train: its config, what of the arm it carries, by which rule, and how it lies on a cluster."""
+    """A target to train: its config, what of the arm it carries, by which rule, and how it lies on a cluster.
+
+    own: the target before anything was changed. why: of settings that were neither carried nor laid out, by key.
+    """
 
     name: str
     config: RunConfig
+    own: RunConfig
     proxy: RunConfig
     carried: Sequence[Carried]
     rule: Rule
     cluster: Cluster
     plan: Plan
+    why: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> list[dict[str, Any]]:
+        """Every setting that isn't the target's own: key, the target's own value, the value here, and why."""
+        reasons = {**self.why, **{entry.key: entry.how for entry in self.carried}}
+        reasons |= dict.fromkeys((*settings(self.plan.layout), "trainer.compile"), f"laid out for {self.cluster}")
+        pairs = [(key, get_field(self.own, key), get_field(self.config, key)) for key in known_keys()]
+        return [{"key": key, "own": own, "here": here, "why": reasons[key]} for key, own, here in pairs if own != here]
+
+    def sizes(self) -> str:
+        """The parameters as exported, beside the target's own."""
+        here, own = count(self.config.model), count(self.own.model)
+        said = f"{here.total:,} parameters, {here.active:,} of them active per token"
+        if here == own:
+            return f"{said}, as {self.name} itself."
+        return f"{said}; {self.name} itself: {own.total:,}, {own.active:,} active."
 
     @property
     def extrapolated(self) -> dict[str, Any]:
@@ -94,7 +119,9 @@ class FullScale:
         return {
             "target": self.name,
             "rule": {"name": self.rule.name, "source": self.rule.source},
+            "parameters": {"target": asdict(count(self.own.model)), "here": asdict(count(self.config.model))},
             "carried": [asdict(entry) for entry in self.carried],
+            "changed": self.changed,
             "extrapolated": self.extrapolated,
             "cluster": asdict(self.cluster),
             "layout": asdict(plan.layout),
@@ -131,10 +158,8 @@ def write(
         write_atomically(folder / STAGES, to_yaml(staged(config, scale.cluster)))
     except UserError as error:
         lacks.append(f"No {STAGES}: {error}")
-    if config.data.corpus == "stdlib":
-        lacks.append(
-            "data.corpus is still stdlib, 11 MB of Python's own sources: set data.corpus to the text to be learned."
-        )
+    if reason := _unfed(config):
+        lacks.append(f"The dry run will refuse it: {reason}")
     lacks += [line for line in (_stretched(scale),) if line]
     content = dict(basis) | {"evidence": dict(evidence), "full_scale": scale.told()}
     write_atomically(folder / EVIDENCE, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -173,14 +198,15 @@ def _script(scale: FullScale, folder: Path, request: Request) -> str:
         "account": request.account,
         "qos": request.qos,
         "time": clock(request.time) if request.time else None,
-        **request.sbatch,
+        "cpus-per-task": str(request.cpus_per_run) if request.cpus_per_run else None,
+        **{key: value for key, value in request.sbatch.items() if key not in request.of_gpus},  # the cluster's count
     }
     return TEMPLATE.format(
         options=option_lines(options),
-        setup="\n".join(request.setup),
+        setup=request.setup_lines(),
         folder=shlex.quote(str(folder.absolute())),
         root=shlex.quote(str(SOURCE_ROOT)),
-        python=shlex.quote(sys.executable),
+        python=request.wrapped(shlex.quote(sys.executable)),
         config=CONFIG,
         stages=STAGES,
         devices=count,
@@ -213,6 +239,14 @@ def _stretched(scale: FullScale) -> str:
     )
 
 
+def _unfed(config: RunConfig) -> str | None:
+    """Why the data can't feed the model, as a dry run will say it; a corpus may be on the cluster alone."""
+    try:
+        return unfed(config, load_corpus(config.data))
+    except UserError as error:
+        return str(error)
+
+
 def _auxiliary_loss(config: RunConfig) -> str:
     """What the card has to say of the loss that the exported class computes itself."""
     try:
@@ -224,17 +258,34 @@ def _auxiliary_loss(config: RunConfig) -> str:
 def _card(scale: FullScale, basis: Mapping[str, Any], evidence: Mapping[str, Any], lacks: Sequence[str]) -> list[str]:
     grown = scale.extrapolated
     carried = [f"| `{c.key}` | `{c.proxy}` | `{c.target}` | {cell(c.how)} |" for c in scale.carried]
+    changed = [f"| `{c['key']}` | `{c['own']}` | `{c['here']}` | {cell(c['why'])} |" for c in scale.changed]
+    if carried:
+        carried = [
+            "Carried from the proxy:",
+            "",
+            "| setting | proxy | here | how |",
+            "| --- | --- | --- | --- |",
+            *carried,
+        ]
     return [
         *card_head(basis, evidence),
+        "## On the proxy",
+        "",
         *settings_table(basis["arm"]),
         "",
         found_at(basis),
         "",
         f"## On {scale.name}",
         "",
-        "| setting | proxy | target | how |",
+        scale.sizes(),
+        "",
+        *(carried or [UNDECIDED]),
+        "",
+        "Changed from the target's own:",
+        "",
+        "| setting | the target's own | here | why |",
         "| --- | --- | --- | --- |",
-        *carried,
+        *changed,
         "",
         "All other settings are the target's own.",
         "",

@@ -107,6 +107,17 @@ def submit(script: str) -> str:
         raise UserError(f"Slurm refuses the job: {error}") from None
 
 
+def has_gpus(partition: str | None) -> bool:
+    """Whether nodes of a partition, or of the default one, have GPUs, as Slurm says; False where it can't be asked."""
+    chosen = [f"--partition={partition}"] if partition else []
+    try:
+        lines = call("sinfo", "--noheader", "--format=%P %G", *chosen, again=()).splitlines()
+    except (SlurmError, UserError) as error:
+        log.info("partitions: %s", error)
+        return False
+    return any("gpu" in line.partition(" ")[2] for line in lines if partition or line.split(" ")[0].endswith("*"))
+
+
 def tasks(*, name: str | None = None, jobs: Collection[str] = ()) -> list[Task]:
     """The array tasks of a job name, or of jobs by number, that Slurm hasn't done with."""
     chosen = [f"--name={name}"] if name is not None else [f"--jobs={','.join(sorted(jobs))}"]

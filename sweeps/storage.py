@@ -12,6 +12,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from core.errors import UserError
+from core.paths import expanded
 from core.patience import OutOfPatienceError, Patience
 from sweeps.journal import open_journal
 from sweeps.outages import momentary, outage, refusal
@@ -107,7 +108,7 @@ def _unusable() -> tuple[type[Exception], ...]:
 def _journal_path(path: str) -> Path:
     if not path:
         raise UserError("storage 'journal:' names no file; write journal:PATH, such as journal:runs/journal.log")
-    return Path(os.path.expanduser(path))
+    return Path(expanded(path))
 
 
 def _parse(url: str) -> "URL":
@@ -132,6 +133,7 @@ def _parse(url: str) -> "URL":
     if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise UserError("storage sqlite:// in memory is gone with the process; name a file: sqlite:///PATH")
+        parsed = parsed.set(database=expanded(parsed.database))
     elif parsed.drivername == "postgresql":
         # SQLAlchemy would take psycopg2; ours is psycopg 3, and the older one does where it alone is there.
         older = importlib.util.find_spec("psycopg") is None and importlib.util.find_spec("psycopg2") is not None

@@ -10,6 +10,7 @@ from core.errors import UserError
 
 FOLDER_ID = ".id"
 SUBMISSIONS, STORAGE_FILE = "slurm", "storage"
+UNNAMED = "xxxxxxxx"  # where the first submission will put what is of its folder of runs
 
 
 def folder_id(out: Path) -> str:
@@ -23,9 +24,14 @@ def folder_id(out: Path) -> str:
         raise UserError(f"{path} is damaged: it is to tell this folder of runs from others; delete it") from None
 
 
-def job_name(study: str, out: Path) -> str:
-    """What a study's Slurm jobs are called, whoever submits them: by it they are found again."""
+def job_name(study: str, out: Path, *, dry_run: bool = False) -> str:
+    """What a study's Slurm jobs are called, whoever submits them: by it they are found again.
+
+    dry_run: nothing is written, and a folder of runs that has no id yet is given none.
+    """
     words = re.sub(r"[^A-Za-z0-9_.-]+", "-", study)
+    if dry_run and not (out / FOLDER_ID).exists():
+        return f"ablate-{words}-{UNNAMED}"
     return f"ablate-{words}-{hashlib.sha256(f'{folder_id(out)}{study}'.encode()).hexdigest()[:8]}"
 
 

@@ -21,6 +21,7 @@ from core.errors import UserError
 from core.records import write_atomically
 from sweeps.folders import LOCK_FILE, RunLock, is_held
 from sweeps.secrets import safe_url, without_secrets
+from sweeps.tracking import OF_ONE_RUN
 from sweeps.transactions import Log, copy_after, read
 
 STATE, LOCK_FOLDER = "sync.json", ".sync"
@@ -34,7 +35,7 @@ PATIENCE = {
     for name, value in (("RETRY_MAX", "5"), ("RETRY_WAIT_MAX_SECONDS", "15"))
 }
 # Meant for runs, not for sending them; and our own service process, which a crash would end.
-FOREIGN = ("WANDB_MODE", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SILENT", "WANDB_QUIET", "WANDB_SERVICE")
+FOREIGN = ("WANDB_MODE", "WANDB_SILENT", "WANDB_QUIET", *OF_ONE_RUN)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,13 @@ LEAVE_TIMEOUT_S = 3.0
 LONGEST_NAME = 128
 LONGEST_TAG = 64
 CELL_PIXELS = 16
+# Of the one run that an outer agent or launcher started us for: all of a sweep's runs would be that run. What is of
+# the site stays: WANDB_MODE, WANDB_PROJECT, WANDB_ENTITY, WANDB_BASE_URL, WANDB_API_KEY, WANDB_DIR.
+OF_ONE_RUN = (
+    "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_RESUME", "WANDB_RESUME_FROM", "WANDB_FORK_FROM",
+    "WANDB_RUN_GROUP", "WANDB_NAME", "WANDB_JOB_TYPE", "WANDB_TAGS", "WANDB_NOTES", "WANDB_CONFIG_PATHS", "WANDB_PROGRAM",
+    "WANDB_ARGS", "WANDB_RUN_DIR", "WANDB_LAUNCH", "WANDB_LAUNCH_CONFIG_PATH", "WANDB_AGENT_REPORT_INTERVAL", "WANDB_SERVICE",
+)  # fmt: skip
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -39,6 +46,8 @@ class WandbTracker:
     def __init__(self, plan: Plan, run: PlannedRun, folder: Path, run_id: str) -> None:
         self._run: Any = None
         self._id, self._state = run_id, "disabled"
+        for name in OF_ONE_RUN:
+            os.environ.pop(name, None)
         if os.environ.get("WANDB_MODE") == "disabled":  # not even imported: it takes half a second
             return
         self._attempt("start", lambda: self._start(plan, run, folder), INIT_TIMEOUT_S + 5)

@@ -1,6 +1,6 @@
 """What won on a proxy, said of a larger model: what carries over as it is, and what is rescaled, by which rule.
 
-Only what the ablation varied is carried; all else is the target's own. A rule says how an optimum moves with scale, as a
+Only what the study decided is carried; all else is the target's own. A rule says how an optimum moves with scale, as a
 ratio between proxy and target: its constant is of the models that it was fitted on.
 """
 
@@ -105,6 +105,17 @@ def rule_of(name: str) -> Rule:
     return RULES[name]
 
 
+def decided(design: Mapping[str, Any], arm: str, proxy: RunConfig) -> dict[str, Any]:
+    """What a verdict for an arm decides, by key: the winner's values where the control has others; nothing for the control.
+
+    proxy: the arm's own config, which has the value of a key that only the control sets.
+    """
+    settings = {entry["name"]: entry["settings"] for entry in design["arms"]}
+    own, controls = settings[arm], settings[design["control"]]
+    values = {key: own[key] if key in own else get_field(proxy, key) for key in (*own, *controls)}
+    return {key: value for key, value in values.items() if key not in controls or controls[key] != value}
+
+
 def carry(
     settings: Mapping[str, Any],
     proxy: RunConfig,
@@ -116,11 +127,13 @@ def carry(
 ) -> tuple[RunConfig, list[Carried]]:
     """An arm's settings on another model: the config to train there, and what became of each setting.
 
-    settings: factor levels of the arm; proxy: its config. match: solve the expert width at which FLOPs per token equal the
-    target's own, as the ablation did for its arms. devices: the batch is rounded to a multiple of them. The target's tokens
-    stay what they are: with another batch it takes other steps.
+    settings: the arm's factor levels that are to be carried: without any the target stays as it is; proxy: its config. match:
+    solve the expert width at which FLOPs per token equal the target's own, as the ablation did for its arms. devices: the
+    batch is rounded to a multiple of them. The target's tokens stay what they are: with another batch it takes other steps.
     Raises UserError for a setting that can't be carried: what the target itself says, such as its width.
     """
+    if not settings:
+        return target, []
     small, large = Scale.of(proxy), Scale.of(target)
     new: dict[str, tuple[Any, str]] = {}
     for key, value in settings.items():
@@ -148,7 +161,8 @@ def carry(
                 f"{get_field(target, key)}; export without --target, or set it: {key}=VALUE"
             )
     config = build(to_dict(target), {key: value for key, (value, _) in new.items()})
-    config = with_tokens(config, large.tokens)
+    if config.tokens_per_step != target.tokens_per_step:
+        config = with_tokens(config, large.tokens)
     if WARMUP in settings:
         new[WARMUP] = (
             round(settings[WARMUP] / proxy.trainer.steps * config.trainer.steps),

@@ -40,7 +40,8 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     folder, before = arguments.out / plan.study_name, None
     _check_rule(folder, plan.design, rule)
     _tell_unlooked(folder, plan.design)
-    found = _course(plan, rule, folder)
+    kept = not arguments.dry_run
+    found = _course(plan, rule, folder, kept=kept)
     if arguments.retry_failed:
         found = _retry(arguments, plan, rule, folder)
     here = arguments.launcher != "slurm"
@@ -59,7 +60,8 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
                 return ended
             before = found.wanted
             found = _course(plan, rule, folder)
-    write_design(folder, rule.designed(plan.design, found.seeds))
+    if kept:
+        write_design(folder, rule.designed(plan.design, found.seeds))
     _say(found)
     failed = _study(plan, rule, folder, found).failed
     out = console()
@@ -92,12 +94,13 @@ def _check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
             )
 
 
-def _course(plan: Plan, rule: Rule, folder: Path) -> Course:
-    """The sweep's course by its records, looks that weren't noted yet noted, and those that came out otherwise."""
+def _course(plan: Plan, rule: Rule, folder: Path, *, kept: bool = True) -> Course:
+    """The sweep's course by its records; looks that weren't noted yet noted, where they are `kept`, and those that came out
+    otherwise."""
     found = course(_study(plan, rule, folder))
     noted = {look["seeds"]: look["decisions"] for look in of_design(logged(folder), plan.design)}
     new = [look for look in found.looks if noted.get(look.seeds) != decisions_of(look)]
-    if new:
+    if new and kept:
         commit = describe("cpu").get("git_commit")
         at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         with (folder / LOOKS).open("a", encoding="utf-8") as file:
@@ -118,11 +121,11 @@ def _retry(arguments: argparse.Namespace, plan: Plan, rule: Rule, folder: Path) 
     cells = _study(plan, rule, folder).cells
     failed = [cell for cell, record in cells.items() if record.status == "failed"]
     if failed:
-        bought = _course(plan, rule, folder).seeds
+        bought = _course(plan, rule, folder, kept=not arguments.dry_run).seeds
         ended = _train(arguments, plan.buy(failed, rule.designed(plan.design, bought)), retry_failed=True)
         if ended is not None:
             raise SystemExit(ended)
-    return _course(plan, rule, folder)
+    return _course(plan, rule, folder, kept=not arguments.dry_run)
 
 
 def _train(arguments: argparse.Namespace, block: Plan, *, retry_failed: bool) -> int | None:

@@ -1,7 +1,6 @@
 """A sweep or a search as a Slurm array, and `ablate retry`."""
 
 import argparse
-import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,10 +46,11 @@ def submit(arguments: argparse.Namespace, plan: Plan | SearchPlan, *, retry_fail
         say(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
         return 0
     runs = f"{done.runs} runs" if done.runs else "a search"
+    for note in done.notes:
+        say(f"note: {note}", file=sys.stderr)
     if done.job is None:
-        say(done.script.read_text(encoding="utf-8"), end="")
-        say(f"not submitted: {runs}, {done.tasks} array tasks; sbatch {shlex.quote(str(done.script))} submits it",
-              file=sys.stderr)  # fmt: skip
+        say(done.text, end="")
+        say(f"not submitted, and nothing is written: {runs}, {done.tasks} array tasks", file=sys.stderr)
         return 0
     say(f"job {done.job}: {runs} wait{'' if done.runs else 's'} for {done.tasks} array tasks ({done.script})")
     say(f"next: {agenda.command('status', arguments, plan.size)}")
@@ -68,6 +68,8 @@ def run_retry(arguments: argparse.Namespace) -> int:
     former = read_design(plan.study_name, arguments.out)
     if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing
         plan = plan.buy([(arm["name"], seed) for arm, seed in cells(former)], former)
+    if arguments.dry_run:
+        return submit(arguments, plan, retry_failed=_failed_too(arguments))
     url = choose_url(arguments.storage, arguments.out, arguments.out / plan.study_name)
     arguments.storage = url
     ledger = Ledger(plan, arguments.out.absolute(), open_storage(url))
@@ -115,6 +117,8 @@ def _retry_search(arguments: argparse.Namespace) -> int:
     former = read_design(plan.study_name, out)
     if former.get("identity") != plan.design["identity"]:
         raise UserError(f"{plan.study_name} was last run with another space or other settings: {former.get('command')}")
+    if arguments.dry_run:
+        return submit(arguments, plan, retry_failed=_failed_too(arguments))
     arguments.storage = choose_url(arguments.storage, out, out / plan.study_name)
     storage = open_storage(arguments.storage)
     ledger = SearchLedger(plan, out, storage)

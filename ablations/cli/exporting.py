@@ -16,15 +16,15 @@ from analysis.frame import Study
 from analysis.verdicts import UNCONFIRMED, Judgement, judge
 from core.capacity.clusters import Cluster
 from core.capacity.planning import plan
-from core.config import RunConfig
+from core.config import RunConfig, to_dict
 from core.errors import UserError
 from core.presets import PRESETS, resolve
 from core.quantities import parse
 from core.records import RunRecord
-from core.settings import build, parse_overrides
+from core.settings import build, flatten, parse_overrides
 from sweeps import transfer
 from sweeps.export import CONFIG, arm_of, basis_of, export, first_run
-from sweeps.full_scale import FullScale, predicted, write
+from sweeps.full_scale import UNDECIDED, FullScale, predicted, write
 from sweeps.launch import site
 
 FULL_SCALE = ("cluster", "tokens", "rule")
@@ -58,7 +58,8 @@ def run_export(arguments: argparse.Namespace) -> int:
     if arguments.target:
         ablation = agenda.resolve(arguments.name)[1].sized(study.design["size"])
         target = arguments.to or folder / "export" / Path(arguments.target).stem
-        return at_full_scale(arguments, study.design, arm, runs, evidence, target, matched=ablation.match is not None)
+        by_hand, matched = arm != judgement.winner, ablation.match is not None
+        return at_full_scale(arguments, study.design, arm, runs, evidence, target, by_hand=by_hand, matched=matched)
     target = arguments.to or folder / "export"
     export(study.design, arm, runs, evidence, target)
     out.print(f"config: {target / CONFIG}", markup=False, soft_wrap=True)
@@ -130,41 +131,57 @@ def at_full_scale(
     evidence: Mapping[str, Any],
     folder: Path,
     *,
+    by_hand: bool,
     matched: bool,
 ) -> int:
-    """Carry an arm to --target, lay that out on --cluster, and write the folder that trains it.
+    """Carry what was decided to --target, lay that out on --cluster, and write the folder that trains it.
 
-    matched: arms had equal FLOPs per token, so that the target is to have its own too. Raises UserError for what can't be
-    carried, and where no layout fits.
+    by_hand: the user chose the arm, and all its levels are carried; else those in which a winner differs from the control:
+    none where no arm is better. matched: arms had equal FLOPs per token, so that the target is to have its own too. Raises
+    UserError for what can't be carried, and where no layout fits.
     """
     cluster, given = Cluster.parse(arguments.cluster), parse_overrides(arguments.settings)
-    proxy, target = build(first_run(arm, runs, design).config), _target(arguments.target, given)
+    proxy, own = build(first_run(arm, runs, design).config), _target(arguments.target, {})
+    target, why = build(to_dict(own), given), dict.fromkeys(dict(flatten(given)), "set on the command line")
     if arguments.tokens:
         target = transfer.with_tokens(target, parse(arguments.tokens))
-    settings = {key: value for key, value in arm_of(design, arm)["settings"].items() if key not in given}
+        why["trainer.steps"] = f"--tokens {arguments.tokens}"
+    settings = arm_of(design, arm)["settings"] if by_hand else transfer.decided(design, arm, proxy)
+    settings = {key: value for key, value in settings.items() if key not in why}
     rule = transfer.rule_of(arguments.rule or "compute")
     config, carried = transfer.carry(settings, proxy, target, rule, match=matched, devices=cluster.devices)
+    if by_hand:
+        carried = [replace(entry, how=f"{entry.how}; of an arm that was chosen by hand") for entry in carried]
     if not config.trainer.checkpoint_every:
         every = config.trainer.validate_every or CHECKPOINT_EVERY
         config = replace(config, trainer=replace(config.trainer, checkpoint_every=every))
-        how = "so that a node that fails doesn't cost the run"
-        carried.append(transfer.Carried("trainer.checkpoint_every", proxy.trainer.checkpoint_every, every, how))
+        why["trainer.checkpoint_every"] = "so that a node that fails doesn't cost the run"
+    if config.trainer.steps != target.trainer.steps:
+        why["trainer.steps"] = "as many tokens as before, with another batch or other lengths"
     planned = plan(config, cluster)
     name = Path(arguments.target).stem
-    scale = FullScale(name, planned.config, proxy, carried, rule, cluster, planned)
+    scale = FullScale(name, planned.config, own, proxy, carried, rule, cluster, planned, why)
     lacks = write(scale, basis_of(design, arm, runs), evidence, folder, site.defaults())
+    _tell(scale, lacks, folder)
+    return 0
+
+
+def _tell(scale: FullScale, lacks: Sequence[str], folder: Path) -> None:
+    """What was carried and what is lacking, on the terminal."""
     out = console()
-    for each in carried:
+    if not scale.carried:
+        out.print(UNDECIDED, markup=False, soft_wrap=True)
+    for each in scale.carried:
         out.print(
             f"{each.key}: {each.proxy} on the proxy, {each.target} here: {each.how}", markup=False, soft_wrap=True
         )
-    out.print(f"{cluster}: {predicted(scale)}", markup=False, soft_wrap=True)
+    out.print(scale.sizes(), markup=False, soft_wrap=True)
+    out.print(f"{scale.cluster}: {predicted(scale)}", markup=False, soft_wrap=True)
     for line in lacks:
-        out.print(f"note: {line}", markup=False)
+        out.print(f"note: {line}", markup=False, soft_wrap=True)
     out.print(f"config, script, evidence and card: {folder}", markup=False, soft_wrap=True)
     path = shlex.quote(str(folder))
-    out.print(f"check it: ablate train {path} --cluster {cluster} --dry-run", markup=False, soft_wrap=True)
-    return 0
+    out.print(f"check it: ablate train {path} --cluster {scale.cluster} --dry-run", markup=False, soft_wrap=True)
 
 
 def _target(name: str, given: dict[str, Any]) -> RunConfig:

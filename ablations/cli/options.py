@@ -6,7 +6,17 @@ from pathlib import Path
 
 from core.errors import UserError
 
-SLURM_ONLY = ("partition", "account", "qos", "time", "gpus_per_run", "array_parallelism", "sbatch", "dry_run")
+SLURM_ONLY = (
+    "partition",
+    "account",
+    "qos",
+    "time",
+    "gpus_per_run",
+    "cpus_per_run",
+    "array_parallelism",
+    "sbatch",
+    "dry_run",
+)
 
 
 def export_options(command: argparse.ArgumentParser) -> None:
@@ -95,12 +105,18 @@ def slurm_options(command: argparse.ArgumentParser) -> None:
     for name in ("partition", "account", "qos"):
         group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
     group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
-    group.add_argument("--gpus-per-run", type=int, metavar="N", help="GPUs of each array task (default: none)")
+    group.add_argument(
+        "--gpus-per-run",
+        type=int,
+        metavar="N",
+        help="GPUs of each array task (default: one where the partition has GPUs)",
+    )
+    group.add_argument("--cpus-per-run", type=int, metavar="N", help="CPUs of each array task (default: Slurm's)")
     group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
     group.add_argument(
         "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
     )
-    group.add_argument("--dry-run", action="store_true", help="print the batch script and submit nothing")
+    group.add_argument("--dry-run", action="store_true", help="print the batch script; nothing is submitted or written")
 
 
 def bench_options(command: argparse.ArgumentParser) -> None:
@@ -168,7 +184,9 @@ def _judged_options(command: argparse.ArgumentParser) -> None:
 
 def check_flags(arguments: argparse.Namespace) -> None:
     """Refuse options that the chosen launcher has no use for."""
-    given = [name for name in SLURM_ONLY if getattr(arguments, name) not in (None, False)]
+    given = [
+        name for name in SLURM_ONLY if getattr(arguments, name) is not None and getattr(arguments, name) is not False
+    ]
     if arguments.launcher == "local" and given:
         raise UserError(f"--{given[0].replace('_', '-')} is an option of --launcher slurm: add that, or leave it out")
     if arguments.launcher == "slurm" and getattr(arguments, "workers", None) is not None:

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ablations.cli import agenda
+from core.capacity.room import check_room
+from core.config import RunConfig, config_hash
 from core.data.corpora import describe as describe_data
 from core.printable import say
 from core.quantities import duration, short
@@ -75,6 +77,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     effect = content["detectable_effect_sd"]
     content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
     if not arguments.no_calibration and not content["refused"]:
+        check_calibration(config for run in planned.runs for config in (run.config, run.first) if config)
         from sweeps.cost import calibrate  # torch and what trains with it
 
         workers = resolve_workers(arguments.workers, planned) or default_workers(planned.devices)
@@ -83,6 +86,12 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
         content["estimated_seconds"] = cost.total_s(todo, workers)
         content["workers"] = workers
     return content
+
+
+def check_calibration(configs: Iterable[RunConfig]) -> None:
+    """Refuse, before anything is allocated, to time steps that take much of the memory. Raises UserError."""
+    for config in {config_hash(config, with_seed=False): config for config in configs}.values():
+        check_room(config, 1, "--no-calibration plans without")
 
 
 def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
@@ -172,6 +181,7 @@ def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
     if plan.devices > 1:
         return default_workers(plan.devices)
     config = plan.runs[0].config
+    check_room(config, len(share_of_cores(0, 1)), "name a number of workers (--workers N)")
     packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
     note = f"{packing.workers} workers with {packing.threads} threads: {packing.steps_per_second:.1f} steps/s together"
     say(note, file=sys.stderr)

@@ -8,7 +8,7 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from ablations.cli.planning import resolve_workers
+from ablations.cli.planning import check_calibration, resolve_workers
 from analysis.power import reaches_significance
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
@@ -84,6 +84,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         "refused": refusal(plan),
     }
     if not arguments.no_calibration and not content["refused"]:
+        check_calibration([plan.resolver.control])
         from sweeps.cost import calibrate  # torch and what trains with it
 
         runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]

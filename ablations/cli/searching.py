@@ -173,7 +173,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     evidence = {"chosen": chosen, "confirmed": True, **{k: entry[k] for k in ("estimate", "low", "high", "n")}}
     evidence |= {"search": found} | judgement.to_dict()
     if arguments.target:
-        return _at_full_scale(arguments, study.design, arm, runs, evidence, folder)
+        return _at_full_scale(arguments, study.design, arm, runs, evidence, folder, by_hand=arm != judgement.winner)
     export(study.design, arm, runs, evidence, target)
     console().print(f"{arm}: {chosen}", markup=False)
     console().print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
@@ -194,20 +194,28 @@ def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder:
     evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}
     told, target = evidence | {"search": found}, arguments.to or folder / "export"
     if arguments.target:
-        return _at_full_scale(arguments, design, arm, finalists[name].records, told, folder)
+        by_hand = arguments.arm is not None
+        return _at_full_scale(arguments, design, arm, finalists[name].records, told, folder, by_hand=by_hand)
     export(design, arm, finalists[name].records, told, target)
     console().print(f"{name}: unconfirmed; config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
     return 0
 
 
 def _at_full_scale(
-    arguments: argparse.Namespace, design: Mapping[str, Any], arm: str, runs: Sequence[Any], told: Any, folder: Path
+    arguments: argparse.Namespace,
+    design: Mapping[str, Any],
+    arm: str,
+    runs: Sequence[Any],
+    told: Any,
+    folder: Path,
+    *,
+    by_hand: bool,
 ) -> int:
     from ablations.cli.exporting import at_full_scale
 
     matched = agenda.declared(arguments.name)[1].match is not None
     target = arguments.to or folder / "export" / Path(arguments.target).stem
-    return at_full_scale(arguments, design, arm, runs, told, target, matched=matched)
+    return at_full_scale(arguments, design, arm, runs, told, target, by_hand=by_hand, matched=matched)
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Results, Path]:

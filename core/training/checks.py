@@ -12,6 +12,7 @@ from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.metrics import part_metric
 from core.model.shapes import Shape, shapes
+from core.paths import expanded
 from core.settings import build, text
 from core.settings import load as load_config
 from core.stages import LAST, UNNAMED, Stage
@@ -35,7 +36,7 @@ def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:
     if config.trainer.keep_best is not None:
         check_metric(config, corpus, config.trainer.keep_best, "trainer.keep_best")
     if config.trainer.initial_weights and not config.trainer.initial_weights.startswith(STAGE):
-        check_weights(config.model, config.trainer.initial_weights)
+        check_weights(config.model, expanded(config.trainer.initial_weights))
     if here and config.trainer.accelerator == "cuda" and not has_cuda():
         raise UserError("trainer.accelerator=cuda, but torch sees no CUDA device here: use auto or cpu")
 

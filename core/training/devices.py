@@ -10,15 +10,18 @@ from typing import Any
 
 from core.config import RunConfig
 from core.errors import UserError
+from core.paths import expanded
 
-# Set by the platform from the config's own fields, or without meaning for it.
+# Follow from the config's own fields, or change what is trained, or in which precision, beside what the record says.
 RESERVED = (
-    "train_batch_size",
-    "train_micro_batch_size_per_gpu",
-    "gradient_accumulation_steps",
-    "optimizer",
-    "scheduler",
-)
+    "optimizer", "scheduler", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "activation_checkpointing",
+    "data_types", "communication_data_type", "seq_parallel_communication_data_type", "fp32_allreduce", "elasticity",
+    "data_efficiency", "curriculum_learning", "progressive_layer_drop", "compression_training", "quantize_training",
+    "sparse_attention", "autotuning", "tensor_parallel", "sequence_parallel_size", "pipeline", "expert_parallel", "moe",
+    "compile", "gradient_predivide_factor", "prescale_gradients",
+)  # fmt: skip
+QUANTIZED = ("weights", "gradients", "nontrainable_weights")  # as they travel
+PRECISIONS = ("fp16", "bf16", "amp", "torch_autocast")
 
 
 def uses_cuda(config: RunConfig) -> bool:
@@ -33,6 +36,13 @@ def has_cuda() -> bool:
     import torch  # seconds, which a machine without a GPU needn't spend on this
 
     return torch.cuda.is_available()
+
+
+def free_on_gpu() -> int:
+    """Bytes that are free on the GPU that a run would train on."""
+    import torch  # as above: there is a GPU
+
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def _may_have_cuda() -> bool:
@@ -96,24 +106,72 @@ def engine_config(config: RunConfig, devices: int) -> dict[str, Any]:
     }
     if spread.stage == 0:
         settings["gradient_clipping"] = 0.0  # the module clips: DeepSpeed averages the norms of ranks
-    return _merged(settings, _users(spread.json)) if spread.json else settings
+    return _merged(settings, _users(config, devices)) if spread.json else settings
 
 
-def _users(path: str) -> dict[str, Any]:
+def _users(config: RunConfig, devices: int) -> dict[str, Any]:
+    """What the user's file adds: what the config says too is left out of it, and refused where it says otherwise."""
+    path = config.deepspeed.json
+    assert path is not None
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(Path(expanded(path)).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"deepspeed.json={path} can't be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"deepspeed.json={path} must hold a JSON object, such as {{}}")
     for name in RESERVED:
         if name in content:
             raise UserError(
-                f"deepspeed.json={path} sets {name}, which follows from trainer.* and optimizer.*: leave it out"
+                f"deepspeed.json={path} sets {name}, which follows from the config or would train otherwise than the record "
+                "says: leave it out"
             )
-    if "stage" in content.get("zero_optimization", {}):
-        raise UserError(f"deepspeed.json={path} sets zero_optimization.stage: set deepspeed.stage instead")
-    return content
+    for key, (field, value) in _said(config, devices).items():
+        _take_out(content, key, field, value, path)
+    precision = config.trainer.precision
+    if more := content.get(precision):
+        raise UserError(
+            f"deepspeed.json={path} sets {precision}.{next(iter(more))}, and of precision trainer.precision says all: "
+            "leave it out"
+        )
+    return {key: value for key, value in content.items() if key not in PRECISIONS}
+
+
+def _said(config: RunConfig, devices: int) -> dict[str, tuple[str, Any]]:
+    """What the config's fields say in DeepSpeed's words: the field and the value, by dotted key."""
+    trainer, offload = config.trainer, config.deepspeed.offload
+    micro = trainer.batch_size // (devices * trainer.accumulate)
+    precision = {f"{name}.enabled": ("trainer.precision", name == trainer.precision) for name in PRECISIONS}
+    of_optimizer, of_parameters = (
+        "none" if offload in kinds else "cpu" for kinds in (("none",), ("none", "optimizer"))
+    )
+    return precision | {
+        "train_batch_size": ("trainer.batch_size", trainer.batch_size),
+        "train_micro_batch_size_per_gpu": ("trainer.batch_size, trainer.accumulate and --devices", micro),
+        "gradient_accumulation_steps": ("trainer.accumulate", trainer.accumulate),
+        "gradient_clipping": ("optimizer.gradient_clip", config.optimizer.gradient_clip),
+        "zero_optimization.stage": ("deepspeed.stage", config.deepspeed.stage),
+        "zero_optimization.offload_optimizer.device": ("deepspeed.offload", of_optimizer),
+        "zero_optimization.offload_param.device": ("deepspeed.offload", of_parameters),
+        "zero_optimization.cpu_offload": ("deepspeed.offload", of_optimizer == "cpu"),
+        **{f"zero_optimization.zero_quantized_{what}": ("trainer.precision", False) for what in QUANTIZED},
+    }
+
+
+def _take_out(content: dict[str, Any], key: str, field: str, value: Any, path: str) -> None:
+    *sections, last = key.split(".")
+    for depth, section in enumerate(sections, start=1):
+        inner = content.get(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"deepspeed.json={path}: {'.'.join(sections[:depth])} must be an object, not {inner!r}")
+        content = inner
+    if last not in content:
+        return
+    found = content.pop(last)
+    if found != value or isinstance(found, bool) != isinstance(value, bool):
+        raise UserError(
+            f"deepspeed.json={path} sets {key} to {json.dumps(found)}, and by {field} it is {json.dumps(value)}: set "
+            f"{field}, and leave this out"
+        )
 
 
 def _merged(settings: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

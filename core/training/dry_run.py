@@ -5,10 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.config import RunConfig
+from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
+from core.errors import UserError
 from core.model.size import ModelSize, count, training_flops
+from core.quantities import short
 from core.training.checks import check
 from core.training.schedule import learning_rate_factor
+
+# More passes over the same text than anyone has found worth anything: dozens add nothing more to next-token prediction (arXiv
+# 2305.16264); masked diffusion still gained in the longest run known, 480 of them (arXiv 2511.03276).
+MOST_PASSES = {"autoregressive": 40}
+MOST_PASSES_MASKED = 500
+SPARE_ROWS = 1024  # of a vocabulary, beyond what its tokens use: padding and reserved tokens
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,7 @@ class DryRun:
 
     shapes: of the hidden states, the logits of a sequence, and the routing of a layer (none for a dense model), for one
     device's micro-batch. learning_rates: (step, rate) through the schedule. tokens: seen in training; epochs: how often
-    that repeats the corpus, whose training tokens are corpus_tokens.
+    the corpus is gone through, whose training tokens are corpus_tokens.
     """
 
     size: ModelSize
@@ -28,20 +37,19 @@ class DryRun:
     corpus_tokens: int
     fingerprint: str
     flops: float
-
-    @property
-    def epochs(self) -> float:
-        return self.tokens / self.corpus_tokens
+    epochs: float
 
 
 def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
     """Check everything of a run that can be checked without training it, wherever it is to be trained.
 
-    Raises UserError as `core.training.checks.check` does, but for what this machine lacks. A step's forward pass is computed
-    on the meta device, on which tensors have shapes and no content.
+    Raises UserError as `core.training.checks.check` does, but for what this machine lacks; and for data that can't feed the
+    model. A step's forward pass is computed on the meta device, on which tensors have shapes and no content.
     """
     check(config, devices, here=False)
     corpus = load_corpus(config.data)
+    if said := unfed(config, corpus):
+        raise UserError(said)
     trainer = config.trainer
     micro = trainer.batch_size // (devices * trainer.accumulate)
     return DryRun(
@@ -53,7 +61,37 @@ def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
         corpus_tokens=len(corpus.train_T),
         fingerprint=corpus.fingerprint,
         flops=training_flops(config),
+        epochs=passes(config, corpus),
     )
+
+
+def passes(config: RunConfig, corpus: Corpus) -> float:
+    """How often training goes through the corpus."""
+    draws = config.objective.draws if config.objective.kind == "vrpo" else 1  # masks of the same pair, in one step
+    return config.tokens_per_step * config.trainer.steps / draws / len(corpus.train_T)
+
+
+def unfed(config: RunConfig, corpus: Corpus) -> str | None:
+    """Why a corpus can't feed the model that is to learn from it, in one line; None where it can.
+
+    Most rows of the vocabulary would never be trained, or the same text is gone through too often.
+    """
+    data, rows, ids = config.data, config.model.vocab_size, corpus.vocabulary.size
+    if rows > 2 * ids and rows - ids > SPARE_ROWS:
+        return (
+            f"data.corpus={data.corpus} with data.tokenizer={data.tokenizer} has {ids:,} token ids, and the model rows for "
+            f"{rows:,} (model.vocab_size), most of which would never be trained: name the model's own tokenizer "
+            "(data.tokenizer=PATH), or token shards that it made (data.corpus=tokens:PATH)"
+        )
+    often, most = passes(config, corpus), MOST_PASSES.get(config.objective.kind, MOST_PASSES_MASKED)
+    if often > most:
+        tokens, wanted = config.tokens_per_step * config.trainer.steps, len(corpus.train_T) * often / most
+        return (
+            f"data.corpus={data.corpus} has {short(len(corpus.train_T))} tokens to learn from, and {short(tokens)} are to be "
+            f"seen: each {short(often)} times, where more than {most} teach nothing more: use a corpus of "
+            f"{short(wanted)} tokens or more, or fewer trainer.steps"
+        )
+    return None
 
 
 def shapes_of(config: RunConfig, batch: int) -> dict[str, tuple[int, ...]]:

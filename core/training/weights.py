@@ -10,6 +10,7 @@ from safetensors import safe_open
 from core.config import RunConfig
 from core.errors import UserError
 from core.model.transformer import Denoiser, whole_name
+from core.paths import expanded
 from core.training.checks import STAGE, find_run
 from core.training.saved import STAGES, WEIGHTS
 
@@ -36,7 +37,7 @@ def starting_weights(config: RunConfig, folder: Path) -> str | None:
     """The file that a run in `folder` starts from. Raises UserError for a first stage that isn't there."""
     name = config.trainer.initial_weights
     if name is None or not name.startswith(STAGE):
-        return name
+        return name and expanded(name)
     path = stage_folder(folder, name) / WEIGHTS
     if not path.is_file():
         raise UserError(

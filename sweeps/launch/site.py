@@ -17,46 +17,108 @@ UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 KEY = re.compile(r"[a-z][a-z0-9-]*")
 # What the script sets, or can't work with.
 OWN_KEYS = (
-    "array", "chdir", "error", "gpus-per-run", "job-name", "no-requeue", "nodes", "ntasks", "ntasks-per-node",
-    "open-mode", "output", "parsable", "requeue", "signal", "wait", "wrap",
+    "array", "chdir", "cpus-per-run", "error", "gpus-per-run", "job-name", "no-requeue", "nodes", "ntasks",
+    "ntasks-per-core", "ntasks-per-gpu", "ntasks-per-node", "ntasks-per-socket", "open-mode", "output", "parsable",
+    "requeue", "signal", "test-only", "wait", "wrap",
 )  # fmt: skip
 FIELD_KEYS = ("partition", "account", "qos", "time")
+# Options of sbatch that ask for the same thing; gres does where it names GPUs.
+GPUS = (
+    "gpus",
+    "gpus-per-node",
+    "gpus-per-socket",
+    "gpus-per-task",
+    "gres",
+    "tres-per-job",
+    "tres-per-node",
+    "tres-per-task",
+)
+CPUS = ("cpus-per-gpu", "cpus-per-task")
+MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
+
+
+# A command that fails inside a file that is sourced, or in a function, is theirs to judge: its own status counts, as a line.
+WATCHED = (
+    """trap 'status=$?; if [ "${#BASH_SOURCE[@]}" -eq 1 ]; then """
+    """echo "setup: $BASH_COMMAND: failed with status $status, and the job ends" >&2; exit "$status"; fi' ERR""",
+)
+UNWATCHED = ("trap - ERR", "set +eu")
 
 
 @dataclass(frozen=True)
 class Request:
-    """Options of one `sbatch`. gpus_per_run: None asks for none. sbatch: further options by name; "" = without a value.
-    setup: lines of shell that each task runs first, such as "module load cuda"."""
+    """Options of one `sbatch`. gpus_per_run: None leaves it to the partition, 0 asks for none. cpus_per_run: None leaves
+    it to Slurm. sbatch: further options by name; "" = without a value. setup: lines of shell that each task runs first,
+    such as "module load cuda"; one that fails ends the job. wrapper: of Python, such as a container's start."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     time: str | None = None
     gpus_per_run: int | None = None
+    cpus_per_run: int | None = None
     array_parallelism: int = PARALLELISM
     sbatch: Mapping[str, str] = field(default_factory=dict)
     setup: Sequence[str] = ()
+    wrapper: str | None = None
 
     def __post_init__(self) -> None:
-        for name in FIELD_KEYS:
+        for name in (*FIELD_KEYS, "wrapper"):
             value = getattr(self, name)
             if value is not None:
                 _check_text(name, value)
         if self.time is not None:
             seconds(self.time)
-        for name in ("gpus_per_run", "array_parallelism"):
+        for name, least in (("gpus_per_run", 0), ("cpus_per_run", 1), ("array_parallelism", 1)):
             number = getattr(self, name)
-            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-                hint = "; leave it out where there are no GPUs" if name == "gpus_per_run" else ""
-                raise UserError(f"{name.replace('_', '-')} must be a whole number of at least 1, not {number!r}{hint}")
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
+                said = f"{name.replace('_', '-')} must be a whole number of at least {least}, not {number!r}"
+                raise UserError(said)
         for key, value in self.sbatch.items():
             _check_option(key, value)
+        self._check_twice()
+
+    def _check_twice(self) -> None:
+        """Refuse what would be asked for twice: Slurm takes either, by its version, and says nothing."""
+        asked = {
+            "GPUs": [*(["gpus-per-run"] if self.gpus_per_run is not None else []), *self.of_gpus],
+            "CPUs": [*(["cpus-per-run"] if self.cpus_per_run is not None else []), *_given(self.sbatch, CPUS)],
+            "memory": _given(self.sbatch, MEMORY),
+        }
+        for what, names in asked.items():
+            if len(names) > 1:
+                raise UserError(f"sbatch: {' and '.join(names)} both ask for {what}; leave one of them out")
+
+    @property
+    def of_gpus(self) -> list[str]:
+        """The options under `sbatch` that ask for GPUs."""
+        return [key for key in _given(self.sbatch, GPUS) if key.startswith("gpus") or "gpu" in self.sbatch[key]]
 
     def over(self, options: Mapping[str, Any]) -> "Request":
-        """The same with what the command line says over it; its `sbatch` options are added."""
+        """The same with what the command line says over it; its `sbatch` options replace what asks for the same."""
         given = {name: value for name, value in options.items() if value is not None}
-        given["sbatch"] = {**self.sbatch, **given.get("sbatch", {})}
-        return replace(self, **given)
+        alone = Request(
+            sbatch=given.get("sbatch", {}), **{n: given[n] for n in ("gpus_per_run", "cpus_per_run") if n in given}
+        )
+        replaced: set[str] = set()
+        if alone.of_gpus or alone.gpus_per_run is not None:
+            given.setdefault("gpus_per_run", None)
+            replaced.update(self.of_gpus)
+        if _given(alone.sbatch, CPUS) or alone.cpus_per_run is not None:
+            given.setdefault("cpus_per_run", None)
+            replaced.update(CPUS)
+        if _given(alone.sbatch, MEMORY):
+            replaced.update(MEMORY)
+        kept = {key: value for key, value in self.sbatch.items() if key not in replaced}
+        return replace(self, **(given | {"sbatch": {**kept, **alone.sbatch}}))
+
+    def setup_lines(self) -> str:
+        """The script's part that runs the setup, and ends the job with a word at the first command in it that fails."""
+        return "\n".join((*WATCHED, *self.setup, *UNWATCHED)) if self.setup else ""
+
+    def wrapped(self, python: str) -> str:
+        """How the script starts Python."""
+        return f"{self.wrapper} {python}" if self.wrapper else python
 
 
 def defaults(environment: Mapping[str, str] = os.environ) -> Request:
@@ -84,7 +146,7 @@ def defaults(environment: Mapping[str, str] = os.environ) -> Request:
 
 
 def _request(path: Path, content: dict[str, Any]) -> Request:
-    for key in FIELD_KEYS:
+    for key in (*FIELD_KEYS, "wrapper"):
         if key in content and not isinstance(content[key], str):
             raise UserError(f"{path}: {key} must be text in quotes, not {content[key]!r}")
     setup, options = content.get("setup", []), content.get("sbatch", {})
@@ -101,15 +163,21 @@ def _request(path: Path, content: dict[str, Any]) -> Request:
 
 def parse_options(arguments: Sequence[str]) -> dict[str, str]:
     """`--sbatch key=value` options by key. Raises UserError for any other form."""
-    options = {}
+    options: dict[str, str] = {}
     for argument in arguments:
         key, separator, value = argument.partition("=")
         if not separator or not KEY.fullmatch(key):
             raise UserError(
                 f"--sbatch '{argument}' is not an option: write key=value, such as mem=32G (key= where it takes no value)"
             )
+        if key in options:
+            raise UserError(f"--sbatch {key} is given twice, as {options[key]} and {value}: leave one of them out")
         options[key] = value
     return options
+
+
+def _given(options: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    return [name for name in names if name in options]
 
 
 def seconds(time: str) -> int:

@@ -22,7 +22,7 @@ from core.config import RunConfig
 from core.errors import UserError
 from sweeps import scheduler
 from sweeps.folders import pending, write_design
-from sweeps.launch.site import Request, clock, seconds
+from sweeps.launch.site import CPUS, Request, clock, seconds
 from sweeps.ledger import Ledger
 from sweeps.planned import Plan
 from sweeps.search.plan import SearchPlan
@@ -34,6 +34,7 @@ SCRIPT, JOB = "job.sbatch", "job.json"
 SOURCE_ROOT = Path(__file__).resolve().parents[2]
 LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)
 MOST_FAILED_STARTS = 3
+NO_CPUS = "no CPUs are asked for, and Slurm gives a task one as a rule: --cpus-per-run N asks for N a run"
 
 # A worker gets Slurm's signals itself, as a job step; the script has only to outlive it. It replaces one that was killed (for
 # memory, say) as long as each has claimed a run: the ledger gives up a run that keeps killing its workers.
@@ -70,16 +71,23 @@ class Array:
     gpus: int | None
     trainer: str
     program: str = "sweeps.launch.task"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Submission:
-    """An array that was written, and submitted unless job is None. runs: that wait; 0 = a search, which draws them."""
+    """An array that was submitted; or, where job is None, that would be, and nothing of it was written.
+
+    text: of the script. runs: that wait; 0 = a search, which draws them. notes: of what it doesn't ask for, and what it does
+    without having been told.
+    """
 
     script: Path
+    text: str
     tasks: int
     runs: int
     job: str | None
+    notes: tuple[str, ...] = ()
 
 
 def submit(
@@ -94,9 +102,11 @@ def submit(
 ) -> Submission | None:
     """Queue every run without a record, write the batch script, and submit it; None where nothing waits.
 
-    With `dry_run` nothing is queued nor submitted. Raises UserError for what Slurm refuses, and where it isn't installed.
+    With `dry_run` nothing is queued, written nor submitted. Raises UserError for what Slurm refuses, and where it isn't
+    installed.
     """
-    gpus = gpus_of(plan.study_name, plan.devices, [run.config for run in plan.runs], request)
+    configs = [run.config for run in plan.runs]
+    gpus, notes = gpus_of(plan.study_name, plan.devices, configs, request)
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
     if dry_run:
@@ -110,27 +120,32 @@ def submit(
         runs = ledger.waiting()
     if not runs:
         return None
-    array = Array(min(runs, request.array_parallelism), gpus, trainer)
+    array = Array(min(runs, request.array_parallelism), gpus, trainer, notes=notes)
     return write(plan, out, url, request, array, runs, dry_run=dry_run)
 
 
 def write(
     plan: Plan | SearchPlan, out: Path, url: str, request: Request, array: Array, runs: int, *, dry_run: bool
 ) -> Submission:
-    """Write the batch script and what its tasks read, and submit it unless `dry_run`. out: absolute."""
-    folder = _new_folder(out / plan.study_name)
+    """Write the batch script and what its tasks read, and submit it; `dry_run` writes nothing. out: absolute."""
     lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
-    content = {"plan": plan.to_json(), "out": str(out), "trainer": array.trainer, "lead_s": lead_s}
-    records.write_atomically(folder / JOB, json.dumps(content))
-    _write_secret(folder / STORAGE_FILE, url)
-    text = script(request, folder, array, name=job_name(plan.study_name, out), lead_s=lead_s)
-    records.write_atomically(folder / SCRIPT, text)
+    name = job_name(plan.study_name, out, dry_run=dry_run)
+    if dry_run:
+        folder = out / plan.study_name / SUBMISSIONS / _next_number(out / plan.study_name)
+        text = script(request, folder, array, name=name, lead_s=lead_s)
+        return Submission(folder / SCRIPT, text, array.tasks, runs, None, array.notes)
+    folder = _new_folder(out / plan.study_name)
     try:
-        job = None if dry_run else scheduler.submit(str(folder / SCRIPT))
+        content = {"plan": plan.to_json(), "out": str(out), "trainer": array.trainer, "lead_s": lead_s}
+        records.write_atomically(folder / JOB, json.dumps(content))
+        _write_secret(folder / STORAGE_FILE, url)
+        text = script(request, folder, array, name=name, lead_s=lead_s)
+        records.write_atomically(folder / SCRIPT, text)
+        job = scheduler.submit(str(folder / SCRIPT))
     except BaseException:
         shutil.rmtree(folder)
         raise
-    return Submission(folder / SCRIPT, array.tasks, runs, job)
+    return Submission(folder / SCRIPT, text, array.tasks, runs, job, array.notes)
 
 
 def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: int) -> str:
@@ -147,6 +162,7 @@ def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: i
         "time": clock(request.time) if request.time else None,
         "nodes": "1",
         "ntasks": "1",
+        "cpus-per-task": str(request.cpus_per_run) if request.cpus_per_run else None,
         "gres": f"gpu:{array.gpus}" if array.gpus else None,
         "chdir": str(Path.cwd()),
         "output": str(folder).replace("%", "%%") + "/log-%A_%a.txt",
@@ -154,14 +170,14 @@ def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: i
         "requeue": "",
         "signal": f"USR1@{lead_s}",
     }
-    if array.gpus and "gres" in request.sbatch:
-        raise UserError("sbatch: gres and gpus-per-run both ask for GPUs; leave one of them out")
-    options |= request.sbatch
+    if array.gpus and "gres" in request.sbatch:  # of other things than GPUs
+        options["gres"] = f"gpu:{array.gpus},{request.sbatch['gres']}"
+    options = {**request.sbatch, **{key: value for key, value in options.items() if value is not None}}
     return TEMPLATE.format(
         options=option_lines(options),
-        setup="\n".join(request.setup),
+        setup=request.setup_lines(),
         root=shlex.quote(str(SOURCE_ROOT)),
-        python=shlex.quote(sys.executable),
+        python=request.wrapped(shlex.quote(sys.executable)),
         program=array.program,
         folder=shlex.quote(str(folder)),
         most=MOST_FAILED_STARTS,
@@ -173,14 +189,28 @@ def option_lines(options: Mapping[str, str | None]) -> str:
     return "\n".join(_option(key, value) for key, value in options.items() if value is not None)
 
 
-def gpus_of(study: str, devices: int, configs: Sequence[RunConfig], request: Request) -> int | None:
-    """GPUs of each array task. Raises UserError where other than its runs need were asked for."""
-    if devices == 1:
-        return request.gpus_per_run
-    if request.gpus_per_run not in (None, devices):
-        raise UserError(f"gpus-per-run: a run of {study} needs {devices} devices: use {devices}, or leave it out")
+def gpus_of(
+    study: str, devices: int, configs: Sequence[RunConfig], request: Request
+) -> tuple[int | None, tuple[str, ...]]:
+    """GPUs of each array task, and what to tell of them and of CPUs.
+
+    A run on one device that doesn't say "cpu" gets one where the partition has GPUs. Raises UserError where other than its
+    runs need were asked for.
+    """
+    notes = [] if request.cpus_per_run or any(key in request.sbatch for key in CPUS) else [NO_CPUS]
     on_cpu = all(config.trainer.accelerator == "cpu" for config in configs)
-    return request.gpus_per_run if on_cpu else devices
+    if devices > 1:
+        if request.gpus_per_run not in (None, devices, *([0] if on_cpu else [])):
+            raise UserError(f"gpus-per-run: a run of {study} needs {devices} devices: use {devices}, or leave it out")
+        asked = request.gpus_per_run if on_cpu or request.of_gpus else devices
+        return asked or None, tuple(notes)
+    if on_cpu or request.gpus_per_run is not None or request.of_gpus:
+        return request.gpus_per_run or None, tuple(notes)
+    where = f"partition {request.partition}" if request.partition else "the default partition"
+    if scheduler.has_gpus(request.partition):
+        said = f"{where} has GPUs: one is asked for each run (--gpus-per-run N asks for another number, 0 for none)"
+        return 1, (said, *notes)
+    return None, ("no GPU is asked for: --gpus-per-run 1 asks for one a run", *notes)
 
 
 def _option(key: str, value: str) -> str:
@@ -192,13 +222,16 @@ def _option(key: str, value: str) -> str:
 def _new_folder(study: Path) -> Path:
     (study / SUBMISSIONS).mkdir(parents=True, exist_ok=True)
     while True:
-        numbers = [int(folder.name) for folder in submissions(study)]
-        folder = study / SUBMISSIONS / str(1 + max(numbers, default=0))
+        folder = study / SUBMISSIONS / _next_number(study)
         try:
             folder.mkdir()
         except FileExistsError:  # another submission was as quick
             continue
         return folder
+
+
+def _next_number(study: Path) -> str:
+    return str(1 + max((int(folder.name) for folder in submissions(study)), default=0))
 
 
 def _write_secret(path: Path, text: str) -> None:

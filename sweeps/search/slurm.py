@@ -28,7 +28,7 @@ def submit(
     trainer: str = TRAINER,
 ) -> Submission | None:
     """As sweeps.launch.slurm.submit; None where the search is over and confirmed."""
-    gpus = gpus_of(plan.study_name, plan.devices, [plan.resolver.control], request)
+    gpus, notes = gpus_of(plan.study_name, plan.devices, [plan.resolver.control], request)
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
     confirming = confirmation_here(plan, out)
@@ -54,5 +54,5 @@ def submit(
         return None
     trials = plan.search.budget.trials
     most = runs or (trials * len(plan.groups) if trials else request.array_parallelism)
-    array = Array(min(most, request.array_parallelism), gpus, trainer, PROGRAM)
+    array = Array(min(most, request.array_parallelism), gpus, trainer, PROGRAM, notes)
     return write(plan, out, url, request, array, runs, dry_run=dry_run)

@@ -16,13 +16,14 @@ def test_every_command_of_the_worked_example_does_what_the_page_says(tmp_path) -
     said = {}
     for line in re.findall(r"^    ablate (.+)$", PAGE, re.M):
         done = ablate(*shlex.split(line, comments=True), cwd=tmp_path)
-        assert done.returncode == 0, f"ablate {line}: {done.stdout}{done.stderr}"
-        said[line.split()[0]] = done.stdout
+        refused = line.startswith("train")  # the target's corpus isn't named
+        assert done.returncode == (2 if refused else 0), f"ablate {line}: {done.stdout}{done.stderr}"
+        said[line.split()[0]] = done.stdout + done.stderr
     assert list(said) == ["plan", "run", "status", "report", "verify", "confirm", "export", "train"]
     assert "15 runs" in said["plan"] and "2.05 sd" in said["plan"]
     assert re.search(r"0\.003 +2\.69\d? .* better", said["report"])
     assert re.search(r"0\.003 is confirmed on 5 fresh seeds: -0\.09", " ".join(said["confirm"].split()))
-    assert "2.61e-06" in said["export"] and "nothing was trained; every check passed" in " ".join(said["train"].split())
+    assert "2.61e-06" in said["export"] and "data.tokenizer=bytes has 259 token ids" in said["train"]
     assert (tmp_path / "runs/rate/report.html").is_file() and (tmp_path / "paper/val-nelbo.tex").is_file()
     assert (tmp_path / "runs/rate/export/llada_moe_7b_a1b/train.sbatch").is_file()
 

@@ -219,9 +219,24 @@ def test_a_dry_run_for_slurm_prints_the_script_or_that_nothing_waits(searched, t
     (tmp_path / "toy.py").write_text(DECLARATION)
     done = ablate("run", "toy.py", "--launcher", "slurm", "--dry-run", "--array-parallelism", "3", cwd=tmp_path)
     assert done.returncode == 0 and "-m sweeps.search.task" in done.stdout and "--array=0-2" in done.stdout
-    assert "not submitted: a search, 3 array tasks; sbatch " in done.stderr
+    assert "not submitted, and nothing is written: a search, 3 array tasks" in done.stderr
     mistake(ablate("run", "toy.py", "--dry-run", cwd=tmp_path), "--dry-run is an option of --launcher slurm")
-    assert not (tmp_path / "runs" / "toy" / "design.json").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_export_at_full_scale_carries_what_the_search_decided(searched, tmp_path) -> None:
+    where = ("--target", "llada_moe_7b_a1b", "--cluster", "64xH100-80G", "--to")
+    done = ablate("export", "toy.py", *where, str(tmp_path / "w"), cwd=searched)
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "w" / "evidence.json").read_text())
+    carried = {entry["key"]: entry["proxy"] for entry in told["full_scale"]["carried"]}
+    design = Study.load(searched / "runs" / "toy.confirm").design
+    controls = next(arm["settings"] for arm in design["arms"] if arm["name"] == "control")
+    assert told["arm"]["name"] == told["evidence"]["winner"] == "winner-bias_balanced"
+    assert carried and carried.items() <= told["arm"]["settings"].items()
+    assert not any(controls.get(key) == value for key, value in carried.items())
+    by_hand = ablate("export", "toy.py", *where, str(tmp_path / "h"), "--arm", "control", cwd=searched)
+    assert "of an arm that was chosen by hand" in by_hand.stdout, by_hand.stderr
 
 
 def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> None:

@@ -28,7 +28,7 @@ def test_the_exported_script_trains_on_two_nodes_and_goes_on_when_it_was_told_to
     machines = Cluster.parse("2xcpu/1")
     layout = Layout(stage=2, expert_parallel=2, micro_batch=target.trainer.batch_size // 2)
     planned = plan(target, machines, layout=layout)
-    scale = FullScale("toy", planned.config, target, [], RULES["none"], machines, planned)
+    scale = FullScale("toy", planned.config, target, target, [], RULES["none"], machines, planned)
     folder = tmp_path / "export"
     write(scale, BASIS, {}, folder, defaults())
     script = (folder / SCRIPT).read_text()

@@ -89,19 +89,22 @@ def the_task(job: str, number: int = 0) -> scheduler.Task:
 
 
 def test_an_array_trains_every_run_once(cluster, make_plan, tmp_path) -> None:
-    """24 runs, from a script that is submitted by hand, in a folder whose name has to be quoted."""
+    """24 runs, in a folder whose name has to be quoted; a dry run before leaves nothing."""
     plan, out = make_plan(seeds=range(1, 13)), tmp_path / "50% of 'it' #1"
     request = Request(partition="low", time="30m", array_parallelism=3, sbatch={"mem": "1G"})
     dry = slurm.submit(plan, out, request, trainer="tests.cluster.trainers:gated", dry_run=True)
     assert dry is not None and (dry.job, dry.tasks, dry.runs) == (None, 3, 24)
     assert not scheduler.tasks(name=job_name(plan.study_name, out))
-    job = scheduler.submit(str(dry.script))
+    assert not dry.script.parent.exists()
+    sent = slurm.submit(plan, out, request, trainer="tests.cluster.trainers:gated")
+    assert sent is not None and sent.job is not None and sent.script.read_text() == sent.text
+    job = sent.job
     assert len(scheduler.tasks(name=job_name(plan.study_name, out))) == 3
     cluster.wait_until(lambda: ended(job))
     check_quick(plan, out)
     assert Counter(run for run, *_ in starts(tmp_path)) == {run.run_hash: 1 for run in plan.runs}
     assert all(t.user_attrs["slurm"]["job"] == job for t in trials_of(plan, out) if t.state.name == "COMPLETE")
-    assert len(list(dry.script.parent.glob("log-*.txt"))) == 3
+    assert len(list(sent.script.parent.glob("log-*.txt"))) == 3
 
 
 def cut_by_signal(cluster, job: str) -> None:

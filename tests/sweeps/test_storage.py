@@ -118,3 +118,14 @@ def test_a_mistyped_url_does_not_show_its_password(url, said):
     with pytest.raises(UserError, match=said) as caught:
         open_storage(url)
     assert "s3cr" not in str(caught.value) and "etpw" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["journal:~/j.log", "sqlite:///~/runs.db"])
+def test_a_home_folder_in_a_url_is_one(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert open_storage(url).get_all_studies() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["home"] and any((tmp_path / "home").iterdir())
+    with pytest.raises(UserError, match="'~nosuchperson' is nobody's home folder"):
+        open_storage(url.replace("~", "~nosuchperson"))

@@ -167,6 +167,25 @@ def test_project_and_mode_come_from_the_environment(offline, track, monkeypatch)
     assert only_run(track.folder).run.project == "elsewhere"
 
 
+def test_an_outer_agents_run_is_not_inherited_and_the_sites_settings_are(offline, track, monkeypatch):
+    outer = {
+        "RUN_ID": "alien",
+        "SWEEP_ID": "aliensweep",
+        "RESUME": "must",
+        "RUN_GROUP": "aliengroup",
+        "NAME": "alienname",
+    }
+    outer |= {"JOB_TYPE": "alienjob", "TAGS": "alientag", "NOTES": "aliennote", "SERVICE": "3-1-tcp-localhost-9"}
+    for name, value in (outer | {"PROJECT": "elsewhere", "ENTITY": "us"}).items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    tracker = track()
+    tracker.finish(finished(track.run))
+    assert tracker.status == {"status": "offline", "id": tracker.status["id"]}
+    told = only_run(track.folder).run
+    assert (told.run_id, told.project, told.entity) == (tracker.status["id"], "elsewhere", "us")
+    assert "alien" not in str(told)
+
+
 def test_without_a_login_runs_are_offline(track, monkeypatch):
     monkeypatch.delenv("WANDB_MODE")
     tracker = track()

@@ -8,7 +8,7 @@ from core.errors import UserError
 from core.model.size import flops_per_token, training_flops
 from core.presets import preset
 from core.settings import build
-from sweeps.transfer import RULES, Scale, carry, published_optimum, rule_of, with_tokens
+from sweeps.transfer import RULES, Scale, carry, decided, published_optimum, rule_of, with_tokens
 
 PROXY, TARGET = preset("tiny"), preset("llada_moe_7b_a1b")
 COMPUTE, WIDTH, NONE = RULES["compute"], RULES["width"], RULES["none"]
@@ -92,6 +92,17 @@ def test_what_the_target_itself_says_is_refused() -> None:
         carry({"model.top_k": 2}, PROXY, preset("llada_8b"), COMPUTE)
     with pytest.raises(UserError, match="activation ratio of 3/8"):
         carry({"model.num_experts": 8}, replace(PROXY, model=replace(PROXY.model, top_k=3)), TARGET, COMPUTE)
+
+
+def test_a_verdict_decides_where_the_winner_is_unlike_the_control() -> None:
+    control, winner = {"model.top_k": 1, "objective.z_loss_weight": 0.1, "model.granularity": 2}, {"model.top_k": 2}
+    winner |= {"objective.z_loss_weight": 0.1, "optimizer.beta2": 0.99}
+    arms = [{"name": "a", "settings": control}, {"name": "b", "settings": winner}]
+    design = {"arms": arms, "control": "a"}
+    assert decided(design, "a", PROXY) == {}
+    assert decided(design, "b", PROXY) == {"model.top_k": 2, "optimizer.beta2": 0.99, "model.granularity": 1}
+    config, carried = carry({}, PROXY, replace(TARGET, seed=3), COMPUTE, match=True, devices=64)
+    assert config == replace(TARGET, seed=3) and carried == []
 
 
 def test_tokens_become_steps() -> None:

@@ -1,16 +1,21 @@
 """A run on paper, against the run itself where that can be had."""
 
+import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from core.config import to_dict
+from core.data.corpora import load as load_corpus
+from core.data.shards import write_shards
+from core.data.tokenizers import Vocabulary
 from core.errors import UserError
 from core.model.transformer import Denoiser
 from core.presets import preset
 from core.settings import build
-from core.training.dry_run import dry_run, schedule_of, shapes_of
+from core.training.dry_run import dry_run, passes, schedule_of, shapes_of, unfed
 
 TINY = preset("tiny")
 
@@ -35,8 +40,11 @@ def test_shapes_are_those_of_the_network_itself(kind) -> None:
     assert found["chosen experts"] == tuple(hidden.routings[0].routing.experts_NK.shape)
 
 
-def test_the_full_model_takes_no_memory() -> None:
-    found = dry_run(build(to_dict(preset("llada_moe_7b_a1b")), {"trainer.batch_size": 8}))
+def test_the_full_model_takes_no_memory(tmp_path) -> None:
+    ids_T = np.zeros(10_000_000, dtype=np.uint32)
+    write_shards(tmp_path, ids_T, ids_T[:1_000_000], Vocabulary(156_800), None)
+    settings = {"trainer.batch_size": 8, "data.corpus": f"tokens:{tmp_path}"}
+    found = dry_run(build(to_dict(preset("llada_moe_7b_a1b")), settings))
     assert (found.size.total, found.size.active) == (7_356_880_896, 1_397_823_488)
     assert found.shapes["hidden states"] == (8, 4096, 2048) and found.shapes["chosen experts"] == (8 * 4096, 8)
     assert found.tokens == 8 * 4096 * 100_000 and found.epochs == found.tokens / found.corpus_tokens
@@ -60,6 +68,39 @@ def test_what_training_would_refuse_is_refused_but_not_what_this_machine_lacks()
         trainer__batch_size=32,
     )
     assert dry_run(elsewhere, 8).micro_batch == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, None),
+        ({"model__vocab_size": 1024}, None),  # spare rows
+        ({"model__vocab_size": 32_000, "model__mask_id": 31_000}, "259 token ids, and the model rows for 32,000"),
+        ({"trainer__steps": 4_000_000}, None),
+        ({"trainer__steps": 5_000_000}, "each 5[0-9][0-9] times, where more than 500 teach nothing more"),
+        (
+            {"objective__kind": "autoregressive", "model__causal": True, "trainer__steps": 500_000},
+            "more than 40 teach nothing more",
+        ),
+    ],
+)
+def test_data_that_cant_feed_the_model_is_refused(settings, said) -> None:
+    config = with_settings(**settings)
+    found = unfed(config, load_corpus(config.data))
+    assert found is None if said is None else re.search(said, found or "")
+    if said is not None:
+        with pytest.raises(UserError, match=said):
+            dry_run(config)
+
+
+def test_masks_of_one_pair_are_one_pass_over_it(tmp_path) -> None:
+    corpus = load_corpus(TINY.data)
+    pairs = replace(
+        TINY,
+        objective=replace(TINY.objective, kind="vrpo", draws=4),
+        trainer=replace(TINY.trainer, initial_weights="stage:x"),
+    )
+    assert passes(pairs, corpus) == 2 * passes(TINY, corpus)  # two responses, whatever is drawn of them
 
 
 def test_widths_that_bf16_cant_have_give_no_shapes() -> None:

@@ -71,8 +71,25 @@ def test_the_users_json_is_merged_over_the_fields(tmp_path) -> None:
     [
         ("{", "can't be read as JSON"),
         ("[]", "must hold a JSON object"),
-        ('{"train_batch_size": 4}', "sets train_batch_size"),
-        ('{"zero_optimization": {"stage": 3}}', "set deepspeed.stage instead"),
+        (
+            '{"train_batch_size": 4}',
+            "sets train_batch_size to 4, and by trainer.batch_size it is 8: set trainer.batch_size",
+        ),
+        ('{"gradient_accumulation_steps": 4}', "by trainer.accumulate it is 1"),
+        ('{"train_micro_batch_size_per_gpu": "auto"}', 'sets train_micro_batch_size_per_gpu to "auto"'),
+        ('{"gradient_clipping": 0.5}', "by optimizer.gradient_clip it is 1.0"),
+        ('{"bf16": {"enabled": true}}', "sets bf16.enabled to true, and by trainer.precision it is false"),
+        ('{"fp16": {"enabled": true, "loss_scale": 0}}', "sets fp16.enabled to true"),
+        ('{"amp": {"enabled": true}}', "sets amp.enabled to true"),
+        ('{"bf16": true}', "bf16 must be an object"),
+        ('{"zero_optimization": {"zero_quantized_gradients": true}}', "by trainer.precision it is false"),
+        ('{"zero_optimization": {"stage": 3}}', "set deepspeed.stage"),
+        ('{"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}', 'by deepspeed.offload it is "none"'),
+        ('{"zero_optimization": {"cpu_offload": true}}', "set deepspeed.offload"),
+        ('{"optimizer": {"type": "SGD"}}', "sets optimizer, which follows from the config"),
+        ('{"data_types": {"grad_accum_dtype": "bf16"}}', "sets data_types"),
+        ('{"elasticity": {"enabled": true}}', "sets elasticity"),
+        ('{"activation_checkpointing": {}}', "sets activation_checkpointing"),
     ],
 )
 def test_a_users_json_that_cannot_be_merged_is_refused(content: str, message: str, tmp_path) -> None:
@@ -80,6 +97,23 @@ def test_a_users_json_that_cannot_be_merged_is_refused(content: str, message: st
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         check_devices(build(SPREAD, {"deepspeed.json": str(path)}), 2)
+
+
+def test_what_the_users_json_says_as_the_config_does_changes_nothing(tmp_path) -> None:
+    path = tmp_path / "ds.json"
+    zero = {"stage": 2, "offload_optimizer": {"device": "none"}, "overlap_comm": False}
+    said = {"train_batch_size": 8, "gradient_clipping": 1.0, "bf16": {"enabled": True}, "fp16": {"enabled": False}}
+    path.write_text(json.dumps(said | {"zero_optimization": zero, "steps_per_print": 7}))
+    settings = {"deepspeed.stage": 2, "trainer.precision": "bf16"}
+    plain = engine_config(build(SPREAD, settings), 2)
+    merged = engine_config(build(SPREAD, settings, {"deepspeed.json": str(path)}), 2)
+    assert merged["zero_optimization"].pop("overlap_comm") is False and merged.pop("steps_per_print") == 7
+    assert merged["zero_optimization"].pop("offload_optimizer") == {} and merged == plain
+    path.write_text(json.dumps({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}))
+    with pytest.raises(
+        UserError, match="sets bf16.bf16_master_weights_and_grads, and of precision trainer.precision says"
+    ):
+        engine_config(build(SPREAD, settings, {"deepspeed.json": str(path)}), 2)
 
 
 def test_clipping_scales_all_gradients_to_the_limit() -> None:

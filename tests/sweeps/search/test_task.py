@@ -149,12 +149,15 @@ def test_a_task_waits_for_records_that_it_cannot_see_yet(queue, tmp_path, monkey
 
 def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(queue, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(task, "_leave_slurm", lambda environment: None)
+    monkeypatch.setattr("sweeps.scheduler.is_installed", lambda: True)
+    monkeypatch.setattr("sweeps.scheduler.submit", lambda script: "7")
     planned, request = plan("toy", declare(control=POOR)), Request(array_parallelism=4)
     dry = slurm.submit(planned, tmp_path, request, dry_run=True, trainer=LANDSCAPE)
     assert (dry.tasks, dry.runs, dry.job) == (4, 0, None) and not (tmp_path / "toy" / "design.json").exists()
-    text = dry.script.read_text()
-    assert "-m sweeps.search.task " in text and "#SBATCH --array=0-3\n" in text
-    assert task.main(dry.script.parent, {}, tasks.begin) == 0  # as `sbatch` of that script would, outside Slurm
+    assert "-m sweeps.search.task " in dry.text and "#SBATCH --array=0-3\n" in dry.text and not dry.script.exists()
+    sent = slurm.submit(planned, tmp_path, request, trainer=LANDSCAPE)
+    assert (sent.tasks, sent.job, sent.script.read_text()) == (4, "7", sent.text)
+    assert task.main(sent.script.parent, {}, tasks.begin) == 0  # as `sbatch` of that script would, outside Slurm
     assert not status("toy", tmp_path).is_under_way
     assert slurm.submit(planned, tmp_path, request, dry_run=True) is None
     assert [path.name for path in (tmp_path / "toy" / "slurm").iterdir()] == ["1"]

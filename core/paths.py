@@ -1,0 +1,19 @@
+"""Paths as people write them."""
+
+import os
+from pathlib import Path
+
+from core.errors import UserError
+
+
+def expanded(text: str) -> str:
+    """The text with a home folder for `~` or `~name` at its start.
+
+    Raises UserError for a name without one, unless a file or folder is called so: it would be made under that very name.
+    """
+    path = os.path.expanduser(text)
+    if path.startswith("~") and not os.path.lexists(path):
+        raise UserError(
+            f"{text}: '{Path(path).parts[0]}' is nobody's home folder (./{text} is a name that starts with ~)"
+        )
+    return path
