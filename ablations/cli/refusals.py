@@ -48,7 +48,11 @@ def _hold_against(arguments: argparse.Namespace, stem: str) -> None:
     plans = arguments.command in PLANNED
     size = arguments.size or "full"
     if not plans and size in ("full", *declaration.sizes):
-        size = agenda.meant_size(stem, declaration, arguments.out, arguments.size)
+        recorded = agenda.recorded_sizes(arguments.out, stem, declaration)
+        if arguments.size is None and arguments.command == "verify":  # of several sizes the first
+            size = "full" if "full" in recorded else next(iter(recorded), "full")
+        else:
+            size = agenda.meant_size(stem, declaration, arguments.out, arguments.size)
     study = study_name(stem, size)
     check_owner(arguments, study)
     if not (arguments.out / study).is_dir():

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from ablations.cli import agenda
+from ablations.cli import agenda, searching
+from ablations.cli.declarations import drift
 from ablations.cli.planning import make_plan
 from core import history, records
 from sweeps.confirmation import confirmation_plan, fresh_seeds
@@ -216,6 +217,37 @@ def test_seeds_added_without_a_look_may_have_been_looked_at(toy: Path) -> None:
     record(toy.parent, "toy.py")
     record(toy.parent, "toy.py", "--seeds", "7")
     assert "If the first were looked at" in found("report", "toy.py")["headline"]
+
+
+def test_a_search_that_was_edited_is_told_too(toy: Path) -> None:
+    path = toy.parent / "rates.py"
+    text = """
+from sweeps.search.spec import Budget, Log, Search
+from tests.sweeps.conftest import SMALL
+
+search = Search(
+    question="Which rate?", space={"optimizer.learning_rate": Log(1e-4, 1e-2)}, base="tiny", settings=SMALL, seeds=(0,),
+    budget=Budget(trials=4), confirm=4,
+)
+"""
+    path.write_text(text)
+    arguments = parse(["report", "rates.py"])
+    planned = searching.make_plan(parse(["run", "rates.py", "--exploratory"]))
+    write_design(Path("runs/rates"), planned.design)
+    assert drift(arguments, "full") == ""
+    path.write_text(text.replace("trials=4", "trials=8").replace("1e-2", "1e-1"))
+    said = drift(arguments, "full")
+    assert "space, budget: `ablate run rates.py --exploratory` goes by what it is now" in said
+    assert [event["recorded"] for event in history.read(Path("runs/rates"))] == [0]
+
+
+def test_verify_looks_at_the_first_of_several_sizes(toy: Path) -> None:
+    sizes = 'sizes={"one": Size(seeds=range(5)), "two": Size(seeds=range(4))}, base='
+    declare(toy, ("base=", sizes), ("Ablation, Factor", "Ablation, Factor, Size"))
+    for size in ("one", "two"):
+        record(toy.parent, "toy.py", "--size", size)
+    assert json.loads(ablate("verify", "toy.py", "--json", cwd=toy.parent).stdout)["complete"] == 10
+    mistake(ablate("report", "toy.py", cwd=toy.parent), "was run in several sizes")
 
 
 def test_seeds_taken_away_again_are_told(toy: Path) -> None:
