@@ -17,6 +17,7 @@ from scipy import special
 from analysis.compare import VERDICT_FLOOR, PairedEffect, holm, paired_effect
 from analysis.frame import Study
 from core.errors import UserError
+from core.fingerprints import data_of
 from core.settings import text
 
 Table = Mapping[str, Sequence[Any]]
@@ -119,7 +120,7 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
         return None, None, ""
     for seed in design["seeds"]:
         records = [study.cells.get((arm["name"], seed)) for arm in design["arms"]]
-        if len({r.data_fingerprint for r in records if r is not None and r.status == "complete"}) > 1:
+        if len({data_of(r.data_fingerprint) for r in records if r is not None and r.status == "complete"}) > 1:
             return None, None, "arms were trained on different data, so their values can't be averaged"
     values = {arm["name"]: study.values(arm["name"], design["metric"]) for arm in design["arms"]}
     whole = np.isfinite(np.stack(list(values.values()))).all(0)

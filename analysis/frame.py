@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from core import decoded, designs, records
+from core import decoded, designs, history, records
 from core.decoded import Decoded
 from core.errors import UserError
+from core.fingerprints import data_of, lacks_files, named_files
+from core.history import HistoryError
 from core.jsonfiles import DamagedFileError
 from core.listing import look as listing_of
 from core.records import OutOfReachError, RunRecord, UnreadableRecordError
@@ -33,6 +35,7 @@ class Study:
 
     cells: record by (arm name, seed). set_aside: records that fit no cell, by reason. unreadable: files that can't be
     trusted, each with what is wrong. decoded: of each cell's model, what it answered, by the way in which it was decoded.
+    history: what was noted of its designs and looks (core.history); history_trouble: why that can't be read.
     """
 
     design: Mapping[str, Any]
@@ -40,6 +43,8 @@ class Study:
     set_aside: Mapping[str, int]
     unreadable: tuple[str, ...]
     decoded: Mapping[tuple[str, int], Mapping[str, Decoded]] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+    history_trouble: str = ""
 
     @classmethod
     def load(cls, folder: Path, design: Mapping[str, Any] | None = None) -> "Study | None":
@@ -69,6 +74,7 @@ class Study:
                 f"{folder / designs.FILE_NAME} is damaged ({error}): delete it, and the newest record's own design is used"
             ) from None
         study = cls.of(found, design, unreadable)
+        study = study and study.with_history(folder)
         return study.with_answers(homes) if study is not None and "decoders" in study.design else study
 
     @classmethod
@@ -96,6 +102,13 @@ class Study:
             if reason is not None:
                 set_aside[reason] = set_aside.get(reason, 0) + 1
         return cls(design, cells, set_aside, tuple(unreadable))
+
+    def with_history(self, folder: Path) -> "Study":
+        """With what was noted in a folder of its designs and looks."""
+        try:
+            return replace(self, history=tuple(history.read(folder)))
+        except HistoryError as error:
+            return replace(self, history_trouble=f"What was declared and looked at before isn't known: {error}")
 
     def with_answers(self, homes: Mapping[str, Path]) -> "Study":
         """With what each cell's model answered, as the design wants it. homes: folders by run hash and data fingerprint."""
@@ -160,7 +173,9 @@ class Study:
     def data_differs(self, one: str, two: str, seed: int) -> bool:
         """Whether two arms' finished runs of a seed saw different data, so that their values can't be compared."""
         pair = self.cells.get((one, seed)), self.cells.get((two, seed))
-        fingerprints = {record.data_fingerprint for record in pair if record is not None and record.status != "failed"}
+        fingerprints = {
+            data_of(record.data_fingerprint) for record in pair if record is not None and record.status != "failed"
+        }
         return len(fingerprints) > 1
 
     def series(self, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -207,6 +222,19 @@ def _misfit(record: RunRecord, design: Mapping[str, Any], places: Mapping[str, s
     if record.arm_hash not in places or record.seed not in design["seeds"]:
         return "of another design (config or seed changed since)"
     # A run that failed before its data was read has no fingerprint; it failed all the same.
-    if record.status == "complete" and record.data_fingerprint not in design["data_fingerprint"].split(" "):
-        return "trained on other data (the fingerprint differs), so not compared"
-    return None
+    if record.status != "complete":
+        return None
+    firsts = [
+        designs.first_stage_data(one, places[record.arm_hash]) for one in (record.study.get("design") or {}, design)
+    ]
+    if None not in firsts and firsts[0] != firsts[1]:
+        return "its first stage was trained on other data, so not compared"
+    own = next(arm for arm in design["arms"] if arm["hash"] == record.arm_hash).get("data_fingerprint")
+    wanted = design["data_fingerprint"].split(" ") if own is None else [own]
+    if record.data_fingerprint in wanted:
+        return None
+    if any(lacks_files(record.data_fingerprint, each) for each in wanted):
+        return f"recorded by a version that didn't note what {named_files(record.config)} held, so not compared"
+    if any(data_of(record.data_fingerprint) == data_of(each) for each in wanted):
+        return f"trained from another file than lies there now ({named_files(record.config)}), so not compared"
+    return "trained on other data (the fingerprint differs), so not compared"

@@ -59,19 +59,6 @@ def contrasts(planned: tuple[Planned, ...]) -> list[str]:
     return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []
 
 
-def grown(study: Study) -> str:
-    """That seeds were added to a fixed design once the first ones were there: whoever looked at those had a second chance."""
-    designs = [r.study.get("design") or {} for r in study.cells.values()]
-    planned = {len(design["seeds"]) for design in designs if isinstance(design.get("seeds"), list)}
-    first, now = min(planned, default=0), len(study.design["seeds"])
-    if "adaptive" in study.design or first >= now or study.complete < len(study.arms) * now:
-        return ""
-    return (
-        f"Seeds were added: {first} were planned first, then {now}. If the first were looked at, p-values are smaller than "
-        "they should be (--until-decided allows for looks)."
-    )
-
-
 def savings(bought: Course) -> str:
     """What an adaptive sweep has bought so far, beside the fixed design that it stands for."""
     if not bought.looks:

@@ -32,7 +32,8 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     parts += [line(f"set aside: {n} {reason}") for reason, n in judgement.set_aside.items()]
     parts += [line(f"unreadable: {each}", style="red") for each in judgement.unreadable]
     notes = {f"{row.label}: {note}": None for table in judgement.tables for row in table.rows for note in row.notes}
-    parts += [line(f"note: {note}") for note in notes]
+    parts += [line(f"note: {note}") for note in (*notes, *judgement.notes)]
+    parts += [line(judgement.declared, style="dim")] if judgement.declared else []
     return Group(*parts)
 
 

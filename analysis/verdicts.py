@@ -11,7 +11,8 @@ from analysis.adaptive import Course, course
 from analysis.decoding import Decoding, decoding
 from analysis.factorial import Factorial, of_study
 from analysis.frame import Study
-from analysis.headline import asides, contrasts, grown, headline, savings
+from analysis.headline import asides, contrasts, headline, savings
+from analysis.lineage import declared, looked_at, notes
 from analysis.power import reach_of
 from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
@@ -28,7 +29,8 @@ class Judgement:
     """What a study says. `winner` is an arm that may be exported, or None with the reason.
 
     exploratory: why the design can't be expected to reach significance; empty where it can. ladder: a fitted law, which
-    answers a ladder instead of tables of arms.
+    answers a ladder instead of tables of arms. notes: what numbers don't tell of how they came
+    about. declared: when, at which commit, and what of the design was changed since.
     """
 
     question: str
@@ -50,6 +52,8 @@ class Judgement:
     course: Course | None = None
     decoding: Decoding | None = None
     ladder: "Ladder | None" = None
+    notes: tuple[str, ...] = ()
+    declared: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Every number of the report, JSON-ready: what isn't a finite number is null."""
@@ -69,6 +73,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
     names = [design["metric"], *design["secondary"]]
     bought = course(study) if "adaptive" in design else None
     looks = bought.looks_of if bought else None
+    whole = study
     study = study.within(bought.seeds) if bought else study
     tables = tuple(metric_table(study, metric, primary=metric == design["metric"], looks=looks) for metric in names)
     winner, reason = _winner(study, tables[0])
@@ -80,7 +85,7 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
     words = [weak, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
     words = words if len(design["arms"]) > 1 else []  # a design of one arm asks how to decode it
     words += [decoded.headline] if decoded else []
-    words += [savings(bought) if bought else grown(study)]
+    words += [savings(bought) if bought else "", looked_at(study)]
     return Judgement(
         question=design["question"],
         headline=" ".join(line for line in words if line),
@@ -100,6 +105,8 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
         factorial_note=note,
         course=bought,
         decoding=decoded,
+        notes=notes(whole),
+        declared=declared(whole),
     )
 
 
@@ -127,6 +134,8 @@ def _judge_ladder(study: Study, brief: bool) -> Judgement:
         interactions=None,
         factorial_note="",
         ladder=found,
+        notes=notes(study),
+        declared=declared(study),
     )
 
 

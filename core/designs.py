@@ -20,6 +20,12 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def first_stage_data(design: Mapping[str, Any], arm: str | None) -> str | None:
+    """The fingerprint that an arm's first stage was planned on; None without one, and for versions that didn't say."""
+    entries: list[dict[str, Any]] = design.get("arms") or []
+    return next((entry.get("first_data_fingerprint") for entry in entries if entry.get("name") == arm), None)
+
+
 def trouble(design: Any) -> str | None:
     """What is wrong with a design; None where nothing is. analysis.frame says what one holds."""
     if not isinstance(design, dict):
@@ -109,6 +115,6 @@ _ABLATION = _SHARED | {
 }  # fmt: skip
 _SEARCH = _SHARED | {"identity": _text, "metrics": _list_of(_metric, 1), "goals": _list_of(_text, 1)}
 _OPTIONAL: dict[str, Callable[[Any], bool]] = {
-    "contrasts": _list_of(_pair), "overrides": _list_of(_text), "command": _text, "adaptive": _adaptive,
+    "declared_in": _text, "contrasts": _list_of(_pair), "overrides": _list_of(_text), "command": _text, "adaptive": _adaptive,
     "decoders": _mapping, "ladder": _mapping, "devices": is_whole,
 }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.records import write_atomically
+from core.versions import source_sha256
 
 PACKAGES = (
     "torch",
@@ -35,12 +36,12 @@ SLURM = {
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Git commit and the hash of what the tree differs by, package versions, Python, host and device: "cpu" or "cuda"."""
+    """Git commit, hashes of the tree's changes and of the source that trains, packages, host and device ("cpu", "cuda")."""
     import torch  # seconds, which whoever reads or keeps diffs can do without
 
     name = torch.cuda.get_device_name(device) if device == "cuda" else platform.machine()
     return {
-        **_git(),
+        **code(),
         "packages": _versions(),
         "python": platform.python_version(),
         "host": socket.gethostname(),
@@ -48,6 +49,11 @@ def describe(device: str) -> dict[str, Any]:
         **({"cuda": torch.version.cuda, "driver": _driver()} if device == "cuda" else {}),
         "threads": torch.get_num_threads(),
     }
+
+
+def code() -> dict[str, Any]:
+    """The version of the code: its commit, what the tree differs by, and a hash of the source that trains."""
+    return _git() | {"source_sha256": source_sha256()}
 
 
 def slurm_job() -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _provenance(value: Any) -> str | None:
         return said
     if not isinstance(value.get("packages") or {}, dict):
         return "'packages' is no mapping"
-    hashed = ("weights_sha256", "git_commit", "git_diff_sha256")
+    hashed = ("weights_sha256", "git_commit", "git_diff_sha256", "source_sha256")
     return next((f"'{name}' is no text" for name in hashed if _text_or_null(value.get(name)) is not None), None)
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from core import records
-from core.config import content_hash
+from core.config import RunConfig, content_hash
 from core.errors import UserError
+from core.fingerprints import FILES, lacks_files, named_files
 from core.listing import look
 from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 from core.settings import build
@@ -167,24 +168,28 @@ def _weights(run: Run) -> Iterator[str]:
 
 
 class Corpora:
-    """The data as they are here, each read once."""
+    """Data, and files that configs name, as they are here, each read once."""
 
-    def __init__(self, fingerprint_of: Callable[[Any], str]) -> None:
+    def __init__(self, fingerprint_of: Callable[[RunConfig], str]) -> None:
         self._fingerprint_of = fingerprint_of
         self._known: dict[str, str | UserError] = {}
 
-    def differences(self, run: Run) -> Iterator[str]:
-        data = json.dumps(run.record.config.get("data"), sort_keys=True)
-        if data not in self._known:
+    def differences(self, place: str, run: Run) -> Iterator[Finding]:
+        config, trained_on = run.record.config, run.record.data_fingerprint
+        files = [(config.get(part) or {}).get(name) for part, name in FILES.values()]
+        key = json.dumps([config.get("data"), *files], sort_keys=True)
+        if key not in self._known:
             try:
-                self._known[data] = self._fingerprint_of(build(run.record.config).data)
+                self._known[key] = self._fingerprint_of(build(config))
             except UserError as error:
-                self._known[data] = error
-        found = self._known[data]
+                self._known[key] = error
+        found = self._known[key]
         if isinstance(found, UserError):
-            yield f"its data can't be read here: {found}"
-        elif found != run.record.data_fingerprint and run.record.data_fingerprint:
-            yield f"the data here are {found}, and it was trained on {run.record.data_fingerprint}"
+            yield Finding(place, f"its data can't be read here: {found}")
+        elif lacks_files(trained_on, found):
+            yield Finding(place, f"recorded by a version that didn't note what {named_files(config)} held", note=True)
+        elif found != trained_on and trained_on:
+            yield Finding(place, f"the data here are {found}, and it was trained on {trained_on}")
 
 
 def _twins(folder: Path, runs: list[Run]) -> Iterator[Finding]:
@@ -202,7 +207,7 @@ def _mixtures(runs: list[Run]) -> Iterator[Finding]:
     facts: dict[str, dict[str, int]] = defaultdict(Counter)
     for run in runs:
         provenance = run.record.provenance
-        for name in ("git_commit", "git_dirty", "git_diff_sha256", "python", "device"):
+        for name in ("git_commit", "git_dirty", "git_diff_sha256", "source_sha256", "python", "device"):
             facts[name][str(provenance.get(name))] += 1
         for package, version in (provenance.get("packages") or {}).items():
             facts[package][str(version)] += 1
@@ -210,6 +215,7 @@ def _mixtures(runs: list[Run]) -> Iterator[Finding]:
         "git_commit": "commits",
         "git_dirty": "trees, with and without changes",
         "git_diff_sha256": "uncommitted changes",
+        "source_sha256": "source files",
     }
     for name, values in facts.items():
         if len(values) > 1:

@@ -56,4 +56,5 @@ def confirmation_plan(
                 f"run it again with {design['command']}"
             )
     told = {"size": confirm_size(size), "command": command, "confirms": arm}
+    told |= {"declared_in": design["declared_in"]} if "declared_in" in design else {}
     return replace(planned, size=confirm_size(size), design={**planned.design, **told})

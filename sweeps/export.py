@@ -91,7 +91,8 @@ def card_head(basis: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[str
     }
     found = [f"| {key} | {cell(_short(value))} |" for key, value in told.items() if not isinstance(value, dict | list)]
     lines = [f"# {cell(basis['ablation'])}: {cell(basis['arm']['label'])}", "", cell(basis["question"]), ""]
-    return lines + (["| finding | value |", "| --- | --- |", *found, ""] if found else [])
+    lines += ["| finding | value |", "| --- | --- |", *found, ""] if found else []
+    return lines + [line for note in evidence.get("notes") or () for line in (f"Note: {cell(note)}", "")]
 
 
 def settings_table(arm: Mapping[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from core.fencing import CLAIM_FILE, FencedOffError
 from core.patience import Patience, no_space
 from core.records import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
 from core.training import saved
+from sweeps.history import add_design
 from sweeps.losses import LOSSES_FILE
 from sweeps.planned import Plan, PlannedRun
 
@@ -46,6 +47,7 @@ def run_folder(plan: Plan, run: PlannedRun, out: Path) -> Path:
 
 def write_design(study: Path, design: Mapping[str, Any]) -> None:
     """Say in a study's folder which design was last run there."""
+    add_design(study, design)
     records.write_atomically(study / designs.FILE_NAME, json.dumps(design, indent=2) + "\n")
 
 
@@ -158,6 +160,8 @@ def recorded(folder: Path, run: PlannedRun) -> RunRecord | None:
 def fits(record: RunRecord, run: PlannedRun) -> bool:
     """Whether a record is of a run: of its config, on its data, and ended."""
     same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
+    first = designs.first_stage_data(record.study.get("design") or {}, record.study.get("arm"))
+    same = same and (first is None or first == run.first_fingerprint)
     return same and record.status in ("complete", "failed")
 
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from core.config import RunConfig, config_hash, content_hash, to_dict
-from core.data.corpora import fingerprint
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
+from core.inputs import fingerprint
 from core.likelihood import ACROSS, incomparable, likelihood
 from core.model.config import SEES_OTHERS
 from core.model.size import count, flops_per_token
@@ -18,15 +18,15 @@ from core.training.checks import check as check_run
 from sweeps import decoders
 from sweeps.arms import contrasted, expand
 from sweeps.checks import check, edition_of
-from sweeps.ladder import arms_of, climb
+from sweeps.ladder import Point, arms_of, climb
 from sweeps.matching import match_flops
 from sweeps.planned import Plan, PlannedRun
 from sweeps.recipes import Prepared, prepare
-from sweeps.spec import Ablation, Arm, Factor
+from sweeps.spec import Ablation, Arm, Factor, Ladder
 
 UNEQUAL = 0.01  # FLOPs per token that differ by more are told beside the verdict
 
-__all__ = ["Plan", "PlannedRun", "expand", "plan"]
+__all__ = ["Plan", "PlannedRun", "expand", "outline", "plan"]
 
 
 def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()) -> Plan:
@@ -38,25 +38,16 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     settings = parse_overrides(overrides)
     edition = edition_of(name, ablation, size)
     check(edition, settings)
-    points = climb(edition, settings) if edition.ladder else []
-    staged = prepare(edition, settings) if edition.recipes else []
-    arms = arms_of(points) if points else tuple(each.arm for each in staged) or expand(edition)
-    made = [point.config for point in points] or [each.config for each in staged]
-    configs = _unlike(edition, arms, made or _configs(edition, arms, settings))
+    points, staged, arms, configs = _resolved(edition, settings)
+    _unlike(edition, arms, configs)
     firsts = {each.arm.name: each.first for each in staged if each.first is not None}
     _check_first(edition, firsts)
-    fingerprints = {arm.name: fingerprint(config.data) for arm, config in zip(arms, configs, strict=True)}
+    fingerprints = {arm.name: fingerprint(config) for arm, config in zip(arms, configs, strict=True)}
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
     design: dict[str, Any] = {
         "ablation": name,
         "size": size,
-        "question": edition.question,
-        "base": edition.base,
-        "metric": edition.metric,
-        "secondary": list(edition.secondary),
-        "margin": edition.margin,
-        "alpha": edition.alpha,
-        "power": edition.power,
+        **_asked(edition),
         "control": arms[0].name,
         "seeds": list(edition.seeds),
         "factors": [
@@ -75,11 +66,15 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
             edition.decoders, {arm.name: config for arm, config in zip(arms, configs, strict=True)}
         )
     if edition.ladder:
-        design["ladder"] = {"targets": {name: asdict(target) for name, target in edition.ladder.targets.items()}}
+        design["ladder"] = _targets(edition.ladder)
         for entry, point in zip(design["arms"], points, strict=True):
             entry["point"] = point.describe()
+    for entry in design["arms"]:
+        entry["data_fingerprint"] = fingerprints[entry["name"]]
     for each, entry in zip(staged, design["arms"], strict=bool(staged)):
-        entry |= {"flops": each.flops} | ({"first": to_dict(each.first)} if each.first else {})
+        entry |= {"flops": each.flops}
+        if each.first:
+            entry |= {"first": to_dict(each.first), "first_data_fingerprint": fingerprint(each.first)}
         entry["notes"] += _of_stages(each, staged[0])
     runs = planned_runs(
         (
@@ -91,6 +86,52 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     return Plan(name=name, size=size, design=design, runs=runs)
 
 
+def outline(
+    name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What of a design follows from the declaration alone, and each arm's config; no data or other file is looked at.
+
+    Raises UserError as `plan` does, for what this shows.
+    """
+    settings = parse_overrides(overrides)
+    edition = edition_of(name, ablation, size)
+    check(edition, settings)
+    _, _, arms, configs = _resolved(edition, settings)
+    known = {arm.name: to_dict(config) for arm, config in zip(arms, configs, strict=True)}
+    design = _asked(edition) | {
+        "control": arms[0].name,
+        "seeds": list(edition.seeds),
+        "arms": [{"name": arm.name, "hash": content_hash(known[arm.name], with_seed=False)} for arm in arms],
+        "contrasts": contrasted(edition, arms),
+    }
+    if edition.decoders:
+        design["decoders"] = decoders.describe(edition.decoders, dict(zip(known, configs, strict=True)))
+    if edition.ladder:
+        design["ladder"] = _targets(edition.ladder)
+    return design, known
+
+
+def _targets(ladder: Ladder) -> dict[str, Any]:
+    return {"targets": {name: asdict(target) for name, target in ladder.targets.items()}}
+
+
+def _asked(edition: Ablation) -> dict[str, Any]:
+    """What a design is to answer, and by what."""
+    names = ("question", "base", "metric", "secondary", "margin", "alpha", "power")
+    return {name: getattr(edition, name) for name in names} | {"secondary": list(edition.secondary)}
+
+
+def _resolved(
+    edition: Ablation, settings: Mapping[str, Any]
+) -> tuple[list[Point], list[Prepared], tuple[Arm, ...], list[RunConfig]]:
+    """A ladder's points, recipes' stages, and in any case the arms and their configs."""
+    points = climb(edition, settings) if edition.ladder else []
+    staged = prepare(edition, settings) if edition.recipes else []
+    arms = arms_of(points) if points else tuple(each.arm for each in staged) or expand(edition)
+    made = [point.config for point in points] or [each.config for each in staged]
+    return points, staged, arms, made or _configs(edition, arms, settings)
+
+
 def _configs(ablation: Ablation, arms: Sequence[Arm], overrides: Mapping[str, Any]) -> list[RunConfig]:
     shared = (to_dict(preset(ablation.base)), ablation.settings, overrides)
     configs = [_config(arm, shared) for arm in arms]
@@ -99,8 +140,8 @@ def _configs(ablation: Ablation, arms: Sequence[Arm], overrides: Mapping[str, An
     return configs
 
 
-def _unlike(ablation: Ablation, arms: Sequence[Arm], configs: list[RunConfig]) -> list[RunConfig]:
-    """The configs as they are, each checked to be trainable and another one than the arms' before it."""
+def _unlike(ablation: Ablation, arms: Sequence[Arm], configs: list[RunConfig]) -> None:
+    """Check that each config can be trained and is another one than the arms' before it."""
     owners: dict[str, str] = {}
     for arm, config in zip(arms, configs, strict=True):
         # Levels such as 1 and 1.0 are told apart by nothing but the config that they make.
@@ -108,7 +149,6 @@ def _unlike(ablation: Ablation, arms: Sequence[Arm], configs: list[RunConfig]) -
         if twin != arm.name:
             raise UserError(f"factors: the arms {twin} and {arm.name} have the same config; drop one of the levels")
         _check_trainable(ablation, arm, config)
-    return configs
 
 
 def _varied(arms: Sequence[Arm]) -> list[Factor]:
@@ -224,6 +264,7 @@ def planned_runs(
 def _runs(arm: Arm, config: RunConfig, data: str, first: RunConfig | None, seeds: Sequence[int]) -> list[PlannedRun]:
     content = to_dict(config)  # once: of a thousand seeds it would take seconds
     arm_hash = content_hash(content, with_seed=False)
+    first_data = "" if first is None else fingerprint(first)
     return [
         PlannedRun(
             arm=arm.name,
@@ -233,6 +274,7 @@ def _runs(arm: Arm, config: RunConfig, data: str, first: RunConfig | None, seeds
             arm_hash=arm_hash,
             fingerprint=data,
             first=None if first is None else replace(first, seed=seed),
+            first_fingerprint=first_data,
         )
         for seed in seeds
     ]

@@ -13,7 +13,7 @@ from sweeps.spec import Level, study_name
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a plan: an arm under a seed. fingerprint: of the data that it is to be trained on. first: a first stage, of
-    the same seed, that is trained inside the run's folder before it."""
+    the same seed, that is trained inside the run's folder before it; first_fingerprint: of its data."""
 
     arm: str
     settings: Mapping[str, Level]
@@ -22,6 +22,7 @@ class PlannedRun:
     arm_hash: str
     fingerprint: str
     first: RunConfig | None = None
+    first_fingerprint: str = ""
 
     @property
     def seed(self) -> int:

@@ -6,11 +6,12 @@ from typing import Any
 
 from core.config import RunConfig, config_hash, get_field, to_dict
 from core.errors import UserError
+from core.fingerprints import STAGE
 from core.model.size import flops_per_token, training_flops
 from core.presets import preset
 from core.recipes import Recipe
 from core.settings import build, flatten
-from core.training.checks import STAGE, check_same_shape
+from core.training.checks import check_same_shape
 from sweeps.spec import Ablation, Arm
 
 TOLERANCE = 0.01  # of the control's FLOPs

@@ -101,7 +101,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     tasks, silence = tasks_of(study, out)
     by_run = defaultdict(list)
     for trial in trials:
-        if trial.user_attrs.get("data_fingerprint", "") in design["data_fingerprint"]:
+        if trial.user_attrs.get("data_fingerprint", "") in ("", *design["data_fingerprint"].split(" ")):
             by_run[trial.user_attrs.get("arm_hash"), trial.user_attrs.get("seed")].append(trial)
     took = [trial.duration for trial in trials if trial.state == TrialState.COMPLETE and trial.duration is not None]
     mean_s = statistics.fmean(each.total_seconds() for each in took) if took else None

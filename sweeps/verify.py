@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core import designs, records
-from core.data.corpora import fingerprint
+from core.inputs import fingerprint
 from core.jsonfiles import DamagedFileError
 from core.provenance import DIFFS
 from sweeps.audit import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
@@ -37,7 +37,7 @@ def verify(
         if not fit:
             findings.append(Finding(place, FORMER, note=True))
             continue
-        findings += [Finding(place, text) for text in known.differences(run)]
+        findings += known.differences(place, run)
         if told is not None:
             findings += _ledger(place, run, told.get(run.key, []))
     findings += _lost(folder, runs, told)

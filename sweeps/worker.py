@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from core import fencing, records, spill
-from core.config import config_hash
+from core.config import RunConfig, config_hash
 from core.errors import UserError
 from core.fencing import FencedOffError
+from core.inputs import fingerprint
 from core.keys import check_key
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.printable import log_to_stderr
@@ -172,7 +173,7 @@ class Worker:
             record = records.read(folder / records.FILE_NAME)
         except (FileNotFoundError, UnreadableRecordError):
             record = None
-        if record is None or record.status != "complete" or record.run_hash != config_hash(config):
+        if record is None or record.status != "complete" or not _is_of(record, config):
             folder.mkdir(parents=True, exist_ok=True)
             progress = ProgressLogger(claim.folder, config.trainer.steps)
             record = self._train(config, folder, loggers=[progress], study={}, **several)
@@ -206,6 +207,10 @@ class Worker:
             set_aside(claim.folder)
             spill.keep(record, claim.folder)
         return record
+
+
+def _is_of(record: RunRecord, config: RunConfig) -> bool:
+    return record.run_hash == config_hash(config) and record.data_fingerprint == fingerprint(config)
 
 
 def trainer_of(name: str) -> Train:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ablations.cli import agenda, cluster
 from ablations.cli.commands import INTERRUPTED, LOOKS, console, train_here
+from ablations.cli.declarations import say_before
 from ablations.cli.following import tasks_said
 from ablations.cli.looks import decisions_of, digest, logged, of_design
 from analysis.adaptive import Course, Rule, course
@@ -40,6 +41,7 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     folder, before = arguments.out / plan.study_name, None
     _check_rule(folder, plan.design, rule)
     _tell_unlooked(folder, plan.design)
+    say_before(folder, plan)
     kept = not arguments.dry_run
     found = _course(plan, rule, folder, kept=kept)
     if arguments.retry_failed:

@@ -53,6 +53,11 @@ def declared(name: str) -> tuple[str, Ablation | Search]:
     return name, _load(agenda[name])
 
 
+def declared_in(name: str) -> str:
+    """Where a name's declaration is: the name itself of what is on the agenda, else its file."""
+    return str(Path(name).resolve()) if name.endswith(".py") and Path(name).stem not in discover() else Path(name).stem
+
+
 def is_search(name: str) -> bool:
     """Whether the name is of a search; a folder of a run is neither."""
     if not name.endswith(".py") and name not in discover():
@@ -121,14 +126,19 @@ def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
 def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
     """As `study_of`. Raises UserError where nothing of it has been run."""
     study, is_search = study_of(arguments)
-    check_started(study, arguments.out)
+    check_started(study, arguments)
     return study, is_search
 
 
-def check_started(study: str, out: Path) -> None:
+def check_started(study: str, arguments: argparse.Namespace) -> None:
     """Refuse a study that has no folder of runs."""
-    if not (out / study).is_dir():
-        raise UserError(f"nothing of {study} has been run in {out.absolute()}")
+    from ablations.cli.declarations import left_behind  # finds declarations by this module
+
+    if not (arguments.out / study).is_dir():
+        hint = left_behind(arguments, study)
+        raise UserError(
+            f"nothing of {study} has been run in {arguments.out.absolute()}" + (f": {hint}" if hint else "")
+        )
 
 
 def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
@@ -143,8 +153,10 @@ def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
 
 def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> UserError:
     """The mistake of asking for records before there are any."""
-    hint = command("run", arguments, size)
-    return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: run it with {hint}")
+    from ablations.cli.declarations import left_behind  # finds declarations by this module
+
+    hint = left_behind(arguments, study_name(name, size)) or f"run it with {command('run', arguments, size)}"
+    return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {hint}")
 
 
 def _load(path: Path) -> Ablation | Search:

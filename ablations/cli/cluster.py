@@ -63,7 +63,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
     if agenda.is_search(arguments.name):
         return _retry_search(arguments)
     plan = make_plan(arguments)
-    agenda.check_started(plan.study_name, arguments.out)
+    agenda.check_started(plan.study_name, arguments)
     _check_places(plan, arguments.out)
     former = read_design(plan.study_name, arguments.out)
     if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,8 @@ def run_list(arguments: argparse.Namespace) -> int:
             out.print(indented(row["question"]))
             if row["verdict"]:
                 out.print(indented(f"→ {row['verdict']}"))
+                for note in row["notes"]:
+                    out.print(indented(f"note: {note}"))
     return 1 if any("error" in row for row in rows) else 0
 
 
@@ -76,6 +79,7 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
     from analysis.frame import Study
     from analysis.verdicts import judge
     from sweeps.arms import expand
+    from sweeps.history import add_look
 
     try:
         _, ablation = agenda.declared(name)
@@ -99,11 +103,10 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
             row["verdict"] = None
             study = Study.load(recorded[size]) if size in recorded else None
             if study is not None:
-                row |= {
-                    "complete": study.complete,
-                    "failed": study.failed,
-                    "verdict": judge(study, brief=True).headline,
-                }
+                judgement = judge(study, brief=True)
+                row |= {"complete": study.complete, "failed": study.failed, "verdict": judgement.headline}
+                row["notes"] = list(judgement.notes)
+                add_look(recorded[size], "list", len(study.design["seeds"]), study.complete)
             rows.append(row)
         return rows
     except UserError as error:  # one broken declaration hides no other
@@ -147,6 +150,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         if arguments.until_decided:
             raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
         return searching.run_run(arguments)
+    from ablations.cli.declarations import say_before
     from ablations.cli.planning import make_plan, power_of
     from core.data.corpora import describe
 
@@ -164,6 +168,7 @@ def run_run(arguments: argparse.Namespace) -> int:
         from ablations.cli.looks import check_not_looked_at
 
         check_not_looked_at(looks.parent, plan.design)
+    say_before(arguments.out / plan.study_name, plan)
     if arguments.launcher == "slurm":
         from ablations.cli import cluster
 
@@ -215,11 +220,15 @@ def run_report(arguments: argparse.Namespace) -> int:
     from analysis.report import write_report
     from analysis.terminal import terminal_table
     from analysis.verdicts import judge
+    from sweeps.history import add_look
 
     study, folder = load_study(arguments)
     judgement = judge(study)
+    if said := getattr(arguments, "drift", ""):
+        judgement = replace(judgement, notes=(*judgement.notes, f"{said[0].upper()}{said[1:]}."))
     path = folder / "report.html"
     write_report(study, judgement, path)
+    add_look(folder, "report", len(study.design["seeds"]), study.complete)
     files = []
     if arguments.files is not None:
         from analysis.files import write_files

@@ -14,6 +14,7 @@ from core.data.corpora import describe
 from core.errors import UserError
 from core.printable import say
 from sweeps.confirmation import confirmation_plan, fresh_seeds
+from sweeps.history import add_look
 from sweeps.spec import confirm_size, study_name
 
 
@@ -41,6 +42,7 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     assert confirming is not None  # its runs were recorded, or failed with a record
     found = judge(confirming)
     write_report(confirming, found, folder / "report.html")
+    add_look(folder, "confirm", len(seeds), confirming.complete, winner=found.winner)
     out = console()
     out.print(terminal_table(found))
     out.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
@@ -49,7 +51,11 @@ def run_confirm(arguments: argparse.Namespace) -> int:
 
 
 def verdict(found: Judgement, arm: str) -> str:
-    """Whether fresh seeds confirm an arm, in a sentence."""
+    """Whether fresh seeds confirm an arm, with what is to be known of how that came about."""
+    return ". ".join([_verdict(found, arm), *(note.rstrip(".") for note in found.notes)])
+
+
+def _verdict(found: Judgement, arm: str) -> str:
     if found.counts["missing"]:
         return f"{arm} isn't confirmed yet: {found.counts['missing']} runs of the confirmation are missing"
     row = next(row for row in found.tables[0].rows if row.arm == arm)
@@ -70,6 +76,7 @@ def confirmation_of(arguments: argparse.Namespace, study: Study, arm: str) -> tu
     hashes = {entry["name"]: entry["hash"] for entry in design["arms"]}
     if confirming is None or any(hashes.get(entry["name"]) != entry["hash"] for entry in confirming.design["arms"]):
         return None
-    if confirming.design["confirms"] != arm or confirming.design["data_fingerprint"] != design["data_fingerprint"]:
+    data = set(confirming.design["data_fingerprint"].split(" "))  # of two arms: where data are a factor, not all
+    if confirming.design["confirms"] != arm or not data <= set(design["data_fingerprint"].split(" ")):
         return None
     return confirming, judge(confirming)

@@ -105,6 +105,8 @@ def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement,
     Raises UserError for a winner that isn't confirmed, unless --force is given.
     """
     found: dict[str, Any] = judgement.to_dict()
+    if said := getattr(arguments, "drift", ""):
+        found["notes"] = [*found["notes"], f"{said[0].upper()}{said[1:]}."]
     if arm != judgement.winner:
         return {"chosen": "by hand (--arm), not by the verdict", "confirmed": False} | found
     if arm == study.design["control"]:

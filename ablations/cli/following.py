@@ -50,11 +50,14 @@ def run_status(arguments: argparse.Namespace) -> int:
 
     found = look()
     if arguments.json:
-        show_json(found.to_dict() | {"wait_for_sync": _wait_for_sync(arguments.out, study)})
+        more = {"wait_for_sync": _wait_for_sync(arguments.out, study), "changed": getattr(arguments, "drift", "")}
+        show_json(found.to_dict() | more)
         return 0
     again = agenda.command("retry", arguments)
     if not arguments.watch:
         console().print(render(found, again))
+        if said := getattr(arguments, "drift", ""):
+            console().print(f"note: {said}", markup=False, soft_wrap=True)
         if waiting := _wait_for_sync(arguments.out, study):
             console().print(f"{waiting} runs wait to be sent to W&B: {agenda.command('sync', arguments)}", markup=False)
         return 0

@@ -28,7 +28,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     name, ablation = agenda.resolve(arguments.name)
     ablation = agenda.with_seeds(ablation, arguments.seeds)
     planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
-    return replace(planned, design={**planned.design, "command": agenda.run_command(arguments, planned.size)})
+    told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
+    return replace(planned, design={**planned.design, **told})
 
 
 def power_of(design: Any) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Mistakes that the command line, a declaration and the folder of runs show, refused before a command's own imports."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from ablations.cli import agenda
+from ablations.cli.declarations import check_owner, drift, left_behind
 from core.config import known_keys
+from core.printable import say
 from core.settings import build, parse_overrides
 from sweeps.checks import check, edition_of
 from sweeps.spec import Ablation, study_name
@@ -12,6 +15,7 @@ from sweeps.spec import Ablation, study_name
 PLANNED = ("plan", "run", "retry", "decode")  # make a plan, with settings
 RECORDED = ("report", "confirm", "export")  # judge what is recorded
 STARTED = ("status", "cancel", "sync")  # follow a sweep or a search that has been started
+SHOWN = ("report", "status", "verify")  # show themselves what of a declaration was changed
 OF_FOLDERS = ("export", "probe")  # take a run's folder as well
 
 
@@ -23,6 +27,7 @@ def refuse_early(arguments: argparse.Namespace) -> None:
     stem, declaration = agenda.declared(name)
     if arguments.command in STARTED or (arguments.command == "dashboard" and not arguments.wandb):
         agenda.started_folder(arguments)
+    _hold_against(arguments, stem)
     if not isinstance(declaration, Ablation):
         return
     if arguments.command in PLANNED:
@@ -32,6 +37,30 @@ def refuse_early(arguments: argparse.Namespace) -> None:
             build(unknown)
         check(edition, settings)
         if arguments.command == "retry":
-            agenda.check_started(study_name(stem, arguments.size or "full"), arguments.out)
+            agenda.check_started(study_name(stem, arguments.size or "full"), arguments)
     elif arguments.command in RECORDED:
         agenda.recorded_folder(arguments)
+
+
+def _hold_against(arguments: argparse.Namespace, stem: str) -> None:
+    """Refuse another declaration's folder; keep what of this one was changed since (`drift`) for the command, or say it."""
+    _, declaration = agenda.declared(arguments.name)
+    plans = arguments.command in PLANNED
+    size = arguments.size or "full"
+    if not plans and size in ("full", *declaration.sizes):
+        recorded = agenda.recorded_sizes(arguments.out, stem, declaration)
+        if arguments.size is None and arguments.command == "verify":  # of several sizes the first
+            size = "full" if "full" in recorded else next(iter(recorded), "full")
+        else:
+            size = agenda.meant_size(stem, declaration, arguments.out, arguments.size)
+    study = study_name(stem, size)
+    check_owner(arguments, study)
+    if not (arguments.out / study).is_dir():
+        if arguments.command in ("run", "plan") and (found := left_behind(arguments, study)):
+            say(f"note: {found}; else they are trained anew", file=sys.stderr)
+        return
+    if arguments.command in ("run", "plan", "retry", "cancel"):
+        return  # go by what the declaration says now, or by none
+    arguments.drift = drift(arguments, size)
+    if arguments.drift and arguments.command not in SHOWN:
+        say(f"note: {arguments.drift}", file=sys.stderr)

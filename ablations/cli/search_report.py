@@ -15,6 +15,7 @@ from analysis.terminal import terminal_table
 from analysis.verdicts import UNCONFIRMED, judge
 from analysis.words import pvalue, signed
 from core.errors import UserError
+from core.versions import mixture
 from sweeps.search.importance import importances
 from sweeps.search.plan import described
 from sweeps.search.results import Configuration, Results
@@ -53,9 +54,17 @@ def report(results: Results, study: Study | None) -> dict[str, Any]:
         ],
         "groups": [_group(results, name, found) for name, found in results.groups().items()],
         "confirmation": _confirmation(results, study) if study is not None else None,
+        "notes": _notes(results),
         "unreadable": list(results.unreadable),
         "unequal_budgets": _unequal_budgets(results.groups()),
     }
+
+
+def _notes(results: Results) -> list[str]:
+    """What a reader must know that the numbers don't tell: that versions of the code are mixed."""
+    trained = [record for each in results.complete for record in each.records]
+    mixed = mixture(trained)
+    return [f"{mixed}."] if mixed else []
 
 
 def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | None:
@@ -165,6 +174,8 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
     )
     if content["unequal_budgets"]:
         out.print(content["unequal_budgets"], markup=False, style="yellow")
+    for note in content["notes"]:
+        out.print(f"note: {note}", markup=False, style="yellow")
     for failure in content["failures"][:SHOWN]:
         out.print(f"trial {failure['trial']} failed: {failure['reason']}", markup=False, style="red")
     if any(group["best"] for group in content["groups"]):

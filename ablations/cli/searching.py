@@ -46,7 +46,8 @@ def make_plan(arguments: argparse.Namespace) -> SearchPlan:
         sizes = {size: {k: v for k, v in changes.items() if k != "seeds"} for size, changes in search.sizes.items()}
         search = replace(search, seeds=tuple(range(arguments.seeds)), sizes=sizes)
     planned = plan(name, search, size=arguments.size or "full", overrides=arguments.settings)
-    return replace(planned, design={**planned.design, "command": agenda.run_command(arguments, planned.size)})
+    told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
+    return replace(planned, design={**planned.design, **told})
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
@@ -122,6 +123,8 @@ def run_report(arguments: argparse.Namespace) -> int:
     results, folder = _load(arguments)
     study = confirmed(results, folder)
     content = report(results, study)
+    if said := getattr(arguments, "drift", ""):
+        content["notes"].append(f"{said[0].upper()}{said[1:]}.")
     if study is not None:
         path = folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html"
         judgement = judge(study)

@@ -9,8 +9,9 @@ import uuid
 from pathlib import Path
 
 from core.config import RunConfig, config_hash
-from core.data.corpora import describe, fingerprint
+from core.data.corpora import describe
 from core.errors import UserError
+from core.inputs import fingerprint
 from core.presets import resolve
 from core.printable import say
 from core.provenance import save_diff
@@ -126,7 +127,7 @@ def tracker_of(config: RunConfig, folder: Path) -> WandbTracker:
         config=config,
         run_hash=config_hash(config),
         arm_hash=config_hash(config, with_seed=False),
-        fingerprint=fingerprint(config.data),
+        fingerprint=fingerprint(config),
     )
     plan = Plan(name="train", size="full", design={"control": ""}, runs=(run,))
     return WandbTracker(plan, run, folder, run_id(run, uuid.uuid4().hex, 0))

@@ -13,6 +13,7 @@ from rich.console import Console
 from ablations.cli import agenda
 from ablations.cli.commands import LOOKS, console, show_json
 from ablations.cli.looks import contradictions
+from core import designs
 from core.errors import UserError
 from sweeps.audit import Finding, Verification, settled
 from sweeps.patient import PatientStorage
@@ -43,6 +44,10 @@ def run_verify(arguments: argparse.Namespace) -> int:
             found[confirming] = settled(lambda: verify(arguments.out / confirming, _runs(storage, confirming)))
     else:
         found = {study: settled(lambda: _with_looks(verify(sizes[size], _runs(storage, study)), sizes[size]))}
+    if said := getattr(arguments, "drift", ""):
+        found[study] = replace(
+            found[study], findings=(*found[study].findings, Finding(designs.FILE_NAME, said, note=True))
+        )
     if arguments.json:
         first, *others = (_content(*each) for each in found.items())
         show_json(first | {"confirmation": others[0]} if others else first)

@@ -58,7 +58,7 @@ const SHOW = {
     $("verdict").hidden = false;
     said($("verdict-words"), verdict.headline);
     $("families").replaceChildren(...verdict.families.map((family) => familyTable(family, verdict)));
-    said($("verdict-note"), verdict.families.length ? caution(verdict) : "");
+    said($("verdict-note"), [verdict.families.length ? caution(verdict) : "", ...(verdict.notes ?? [])].join(" ").trim());
     summarise();
   },
 

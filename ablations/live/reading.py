@@ -62,7 +62,7 @@ class RecordReader:
         """What is known by now, fitted into a design."""
         study = Study.of([self._found[path] for path in sorted(self._found)], design, self.unreadable)
         assert study is not None  # with a design there is one
-        return study
+        return study.with_history(self.folder)
 
     @property
     def unreadable(self) -> list[str]:
@@ -87,6 +87,5 @@ def _stamped(study: Path) -> Iterator[tuple[Path, Stamp]]:
 def _slim(record: RunRecord, metric: str) -> RunRecord:
     curve = {name: record.curve[name] for name in ("tokens", LOSS) if name in record.curve}
     validation = {name: record.validation[name] for name in ("tokens", metric) if name in record.validation}
-    return replace(
-        record, curve=curve, validation=validation, study={}, routing={}, expert_load={}, config={}, provenance={}
-    )
+    study = {"arm": record.study.get("arm")}
+    return replace(record, curve=curve, validation=validation, study=study, routing={}, expert_load={}, config={})

@@ -7,6 +7,7 @@ from typing import Any
 from ablations.cli.following import by_reason, tasks_said
 from ablations.live.reading import Reading
 from analysis.frame import Study
+from analysis.lineage import looked_at, notes
 from analysis.running import Comparison, running
 from analysis.verdicts import judge
 from core.metrics import METRICS
@@ -60,12 +61,12 @@ def _recorded(study: Study) -> Iterable[RunStatus]:
 def verdict(study: Study) -> dict[str, Any]:
     """What may be said by now, however often one looks."""
     if "ladder" in study.design or len(study.arms) == 1:
-        return {"headline": judge(study, brief=True).headline, "families": []}
+        return {"headline": judge(study, brief=True).headline, "families": [], "notes": list(notes(study))}
     found = running(study)
     families = [("arm", found.against_control), ("planned contrast", found.contrasts)]
     return {
         "headline": found.headline, "label": found.label, "unit": found.unit, "goal": found.goal, "alpha": found.alpha,
-        "margin": found.margin, "looked": found.looked,
+        "margin": found.margin, "looked": found.looked, "notes": [*filter(None, [looked_at(study)]), *notes(study)],
         "families": [{"name": name, "rows": [_row(row) for row in rows]} for name, rows in families if rows],
     }  # fmt: skip
 

@@ -17,6 +17,7 @@ from analysis.colours import ARM_COLOURS
 from analysis.frame import Study
 from core.errors import UserError
 from core.patience import OutOfPatienceError, Patience
+from sweeps.history import add_look
 from sweeps.patient import PatientStorage
 from sweeps.progress import read_progress
 from sweeps.search import status as searches
@@ -88,7 +89,7 @@ class Watcher:
         if shown is not None:
             self._draw(shown, rows)
             if self._due:
-                self._judge(shown)
+                self._judge(shown, found)
                 self._due = False  # only now: what failed is tried again at the next look
             trouble += self._unjudged
         self._tell(found, rows, shown)
@@ -179,10 +180,11 @@ class Watcher:
             self.board.put(f"curve {place}", about | self._curves.of(study, arm, training[arm]))
         self.board.put("curves", {"arms": len(study.arms)})
 
-    def _judge(self, study: Study) -> None:
+    def _judge(self, study: Study, found: Status | SearchStatus | None) -> None:
         self._unjudged = []
         try:
             self.board.put("verdict", sections.verdict(study))
+            add_look(self._place(found)[0], "dashboard", len(study.design["seeds"]), study.complete)
         except UserError as error:
             self.board.put("verdict", {"headline": "", "families": []})
             self._unjudged = [f"no verdict: {error}"]

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from core import fencing, keys
 from core.config import RunConfig
 from core.errors import UserError
+from core.inputs import learned_from
 from core.lightning_import import lightning
 from core.patience import no_space
 from core.ranks import Ranks
@@ -40,7 +41,7 @@ class Checkpointer(lightning.Callback):
 
     def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, pause_after: int | None = None) -> None:
         self.config, self.folder, self.ranks, self.pause_after = config, folder / FOLDER, ranks, pause_after
-        self.saved = 0
+        self.saved, self._learned_from = 0, learned_from(config)  # as it is now: files may change on the way
         self._without: str | None = None  # why no checkpoint can be sealed
         self._told = False
         self._votes: Any = None
@@ -112,7 +113,8 @@ class Checkpointer(lightning.Callback):
             digests |= hashed
         if self.ranks.rank == 0:
             fencing.check(self.folder)
-            keep(self.folder, layout(self.config, self.ranks, name, step), self.config, digests)
+            said = layout(self.config, self.ranks, name, step) | {"learned_from": self._learned_from}
+            keep(self.folder, said, self.config, digests)
 
     def on_save_checkpoint(self, trainer: lightning.Trainer, module: Any, checkpoint: dict[str, Any]) -> None:
         """The batch that is about to start hasn't been trained on: whoever goes on from here begins with it."""

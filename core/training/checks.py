@@ -10,6 +10,7 @@ from core.config import ModelConfig, RunConfig, get_field, known_keys, to_dict
 from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
+from core.fingerprints import STAGE
 from core.metrics import part_metric
 from core.model.shapes import Shape, shapes
 from core.paths import expanded
@@ -18,8 +19,6 @@ from core.settings import load as load_config
 from core.stages import LAST, UNNAMED, Stage
 from core.training.devices import check_devices, has_cuda
 from core.training.saved import WEIGHTS
-
-STAGE = "stage:"  # before the arm hash of a first stage, whose weights lie in the run's own folder
 
 
 def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:

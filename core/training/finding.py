@@ -15,6 +15,7 @@ from typing import Any
 from core import fencing, records
 from core.config import RunConfig
 from core.errors import UserError
+from core.inputs import learned_from
 from core.processes import import_path
 from core.ranks import Ranks
 from core.training import seals
@@ -90,6 +91,9 @@ def _newest(place: Path, config: RunConfig) -> tuple[str, dict[str, Any], str | 
             return name, {"files": {}}, str(error)
         if (said["name"], said["run"]) != (name, identity(config)):
             return name, said, "it is another run's, or of another step"
+        now = learned_from(config)
+        if (then := said.get("learned_from", now)) != now:  # versions that didn't say compare nothing
+            return name, said, f"it was trained on {then}, and what lies there now is {now}"
         return name, said, None
     return None
 

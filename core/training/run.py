@@ -20,6 +20,7 @@ from core.data.corpora import describe as describe_data
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
+from core.inputs import fingerprint
 from core.keys import check_key
 from core.lightning_import import lightning
 from core.model.size import count, training_flops
@@ -42,8 +43,10 @@ from core.training.saving import save_weights
 from core.training.setaside import notes
 from core.training.strategy import from_all_ranks, strategy_of
 from core.training.weights import load_weights, starting_weights
+from core.versions import source_sha256
 
 log = logging.getLogger(__name__)
+source_sha256()  # of the files as they are imported: they may be edited while this process trains
 
 
 def train(
@@ -167,7 +170,7 @@ def _facts(config: RunConfig, ranks: Ranks) -> dict[str, Any]:
         "seed": config.seed,
         "config": to_dict(config),
         "parameters": vars(count(config.model)),
-        "data_fingerprint": load_corpus(config.data).fingerprint,
+        "data_fingerprint": fingerprint(config),
         "provenance": describe("cuda" if uses_cuda(config) else "cpu") | {"devices": ranks.size},
         "started_at": _now(),
     }

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 from core import records, spill
 from core.config import RunConfig
-from core.data.corpora import fingerprint
 from core.errors import UserError
+from core.inputs import fingerprint
 from core.ranks import Ranks
 from core.records import FILE_NAME, RunRecord, UnreadableRecordError
 from core.stages import LAST, Stage
@@ -123,7 +123,7 @@ def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] 
     said = {
         "stage": stage.name,
         "identity": stage.identity,
-        "data_fingerprint": fingerprint(config.data),
+        "data_fingerprint": fingerprint(stage.config),
         "started_from": started_from,
     }
     folder = _place(root / f"{number}-{stage.name}", said)

@@ -9,9 +9,10 @@ from safetensors import safe_open
 
 from core.config import RunConfig
 from core.errors import UserError
+from core.fingerprints import STAGE
 from core.model.transformer import Denoiser, whole_name
 from core.paths import expanded
-from core.training.checks import STAGE, find_run
+from core.training.checks import find_run
 from core.training.saved import STAGES, WEIGHTS
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.config import RunConfig, config_hash
-from core.data.corpora import fingerprint
 from core.errors import UserError
+from core.inputs import fingerprint
 from core.metrics import METRICS
 from core.settings import parse_overrides, text
 from core.training.checks import check as check_run
@@ -87,7 +87,7 @@ class SearchPlan:
         """A configuration's run under each seed of the search."""
         arm_hash = config_hash(config, with_seed=False)
         configs = [replace(config, seed=seed) for seed in self.search.seeds]
-        arm, data = f"c-{arm_hash[:10]}", fingerprint(config.data)
+        arm, data = f"c-{arm_hash[:10]}", fingerprint(config)
         return tuple(PlannedRun(arm, dict(settings), each, config_hash(each), arm_hash, data) for each in configs)
 
     def place(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
     check_run(control, edition.resources.devices)
     trainer = control.trainer
     paused = edition.chosen_pruner in ("asha", "hyperband")
-    identity = identity_of(edition, config_hash(control, with_seed=False), fingerprint(control.data))
+    identity = identity_of(edition, config_hash(control, with_seed=False), fingerprint(control))
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
     design = {
         "kind": "search",
@@ -148,7 +148,7 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
         "pruner": edition.chosen_pruner,
         "trials": edition.budget.trials,
         "tokens": edition.budget.tokens,
-        "data_fingerprint": fingerprint(control.data),
+        "data_fingerprint": fingerprint(control),
         "devices": edition.resources.devices,
         "overrides": list(overrides),
         "command": shlex.join(command),

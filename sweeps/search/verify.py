@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core import designs, jsonfiles, records
 from core.config import config_hash
-from core.data.corpora import fingerprint
 from core.errors import UserError
+from core.inputs import fingerprint
 from core.provenance import DIFFS
 from sweeps.audit import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
 from sweeps.search.plan import SearchPlan, identity_of
@@ -47,7 +47,7 @@ def verify(
         place = run.path.parent.relative_to(folder).as_posix()
         findings += [Finding(place, text) for text in each(run)]
         if run in within:
-            findings += [Finding(place, text) for text in known.differences(run)]
+            findings += known.differences(place, run)
         else:
             findings.append(Finding(place, FORMER, note=True))
     missing = 0

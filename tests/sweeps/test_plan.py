@@ -120,6 +120,7 @@ def test_the_design_says_all_that_reports_need(make_plan):
         "flops_per_token",
         "likelihood",
         "notes",
+        "data_fingerprint",
     }
     assert set(design["arms"][0]["parameters"]) == {"total", "active"}
     assert json.loads(json.dumps(design)) == design

@@ -11,7 +11,7 @@ from unittest import mock
 
 from core import fencing, records, spill
 from core.config import config_hash, to_dict
-from core.data.corpora import fingerprint
+from core.inputs import fingerprint
 from core.records import RunRecord
 from core.training.saved import WEIGHTS
 
@@ -31,7 +31,7 @@ def record_of(config, study=None, **more):
         seed=config.seed,
         config=to_dict(config),
         metrics={"val/nelbo": 2.0 + config.seed + config.objective.load_balancing_weight},
-        data_fingerprint=fingerprint(config.data),
+        data_fingerprint=fingerprint(config),
         study=dict(study or {}),
         **more,
     )

@@ -21,7 +21,7 @@ DECLARATION = """
 from tests.sweeps.conftest import declare
 from sweeps.spec import Factor
 
-ablation = declare(factors=(Factor("objective.load_balancing_weight", (0.01, 0.0, 0.001)),), seeds=range(8))
+ablation = declare(factors=(Factor("objective.load_balancing_weight", (0.01, 0.0, 0.001)),), seeds=range(8), margin=0.1)
 """
 
 

@@ -111,7 +111,7 @@ def test_a_file_is_read_once_unless_it_changed_and_kept_without_what_isnt_shown(
     assert [step.changed for step in reader.read()] == [True] and len(read) == 5
     study = reader.study(sweep.planned.design)
     assert study.values(run.arm, "val/nelbo")[0] == 9.0
-    assert all(not record.config and not record.provenance for record in study.cells.values())
+    assert all(not record.config and not record.routing for record in study.cells.values())
 
 
 def test_a_ledger_or_a_design_that_cant_be_read_is_said_and_what_is_known_stays(tmp_path) -> None:

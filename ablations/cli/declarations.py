@@ -1,0 +1,180 @@
+"""A declaration as it is now, held against the design that a folder of runs was last run with: whose it is, what differs."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations.cli import agenda
+from core import designs, records
+from core.errors import UserError
+from core.jsonfiles import DamagedFileError
+from core.listing import look
+from core.printable import say
+from core.provenance import code
+from core.records import OutOfReachError, UnreadableRecordError
+from core.revisions import changes
+from core.versions import mixture
+from sweeps.plan import Plan, outline
+from sweeps.search.spec import Search
+from sweeps.spec import CONFIRM, Ablation, study_name
+
+DECIDES = ("metric", "secondary", "margin", "alpha", "power")  # what needs no run to be taken over
+
+
+def check_owner(arguments: argparse.Namespace, study: str) -> None:
+    """Refuse a folder of runs that another declaration of the same name made."""
+    design = _design(arguments.out / study)
+    if design is None or (theirs := _declared_in(design)) is None:
+        return
+    mine = agenda.declared_in(arguments.name)
+    if theirs == mine or _is_same(theirs, mine, design, arguments.name):
+        return
+    raise UserError(
+        f"{arguments.out / study} holds the runs of {theirs}, another declaration of the same name than {mine}: rename one "
+        "of the files, or give each an --out of its own"
+    )
+
+
+def drift(arguments: argparse.Namespace, size: str) -> str:
+    """What of the declaration was changed since its runs were planned, and what to type; empty where nothing was."""
+    name, declaration = agenda.declared(arguments.name)
+    folder = arguments.out / study_name(name, size)
+    design = _design(folder)
+    if design is None or design.get("kind") == "search" or not isinstance(declaration, Ablation):
+        return _searched(design, declaration, arguments, size)
+    try:
+        said = _changes(name, declaration, size, design, folder)
+    except UserError as error:
+        return f"the declaration no longer gives the design of these runs: {error}"
+    if not said:
+        return ""
+    command = _command(arguments, size, design)
+    trains = "takes this over" if all(each.split(" ")[0] in DECIDES for each in said) else "trains what is new"
+    return f"the declaration was changed since these runs were planned: {'; '.join(said)}: `{command}` {trains}"
+
+
+def say_before(folder: Path, plan: Plan) -> None:
+    """Say what a plan's runs won't show: that the design was another, records that are set aside, other code that trained."""
+    from analysis.frame import Study  # numpy, which mistakes are refused without
+
+    study = Study.load(folder, plan.design) if folder.is_dir() else None
+    if study is None:
+        return
+    said = [f"{count} records are set aside: {reason}" for reason, count in study.set_aside.items()]
+    try:
+        if changed := changes(designs.read(folder / designs.FILE_NAME), plan.design):
+            said.insert(0, f"the design was changed since it was last run: {'; '.join(changed)}")
+    except (OSError, ValueError):  # damaged or gone: it is written anew
+        pass
+    finished = [record for record in study.cells.values() if record.status == "complete"]
+    if mixed := mixture(finished, study.missing, code()):
+        said.append(f"{mixed}. `{plan.design['command']} --out ANOTHER` trains all by one; else the verdict says so")
+    for each in said:
+        say(f"note: {each}", file=sys.stderr)
+
+
+def left_behind(arguments: argparse.Namespace, study: str) -> str:
+    """Where runs lie that the declaration had under another name, and how to take them over; empty where none do."""
+    name, declaration = agenda.declared(arguments.name)
+    for path in sorted(arguments.out.glob(f"*/{designs.FILE_NAME}")):
+        design = _design(path.parent)
+        if design is None or path.parent.name == study or design["question"] != declaration.question:
+            continue
+        theirs = _declared_in(design)
+        if theirs is None or theirs == agenda.declared_in(arguments.name) or Path(theirs).exists():
+            continue
+        if theirs in agenda.discover() or design["size"].endswith(CONFIRM):
+            continue
+        target = arguments.out / study_name(name, design["size"])
+        move = shlex.join(["mv", str(path.parent), str(target)])
+        again = agenda.command("run", arguments, design["size"])
+        where = f"runs of this question lie in {path.parent}, declared in {theirs}, which is gone"
+        return f"{where}: `{move}`, then `{again}` takes them over"
+    return ""
+
+
+def _design(folder: Path) -> dict[str, Any] | None:
+    """The design last run in a folder; None where none was, or where it is damaged, which whoever needs it says."""
+    try:
+        return designs.read(folder / designs.FILE_NAME)
+    except (OSError, DamagedFileError):
+        return None
+
+
+def _declared_in(design: Mapping[str, Any]) -> str | None:
+    """The name on the agenda, or the file, that a design was declared in; of older ones by the command. None: not known."""
+    if "declared_in" in design:
+        return str(design["declared_in"])
+    words = shlex.split(design.get("command", ""))
+    return str(Path(words[2]).absolute()) if len(words) > 2 and words[2].endswith(".py") else None
+
+
+def _is_same(theirs: str, mine: str, design: Mapping[str, Any], name: str) -> bool:
+    """Whether two places have one declaration: a copy while both are there, and the same question where it was moved."""
+    try:
+        return Path(theirs).read_bytes() == Path(mine).read_bytes()
+    except OSError:
+        return bool(design["question"] == agenda.declared(name)[1].question)
+
+
+def _changes(name: str, ablation: Ablation, size: str, design: Mapping[str, Any], folder: Path) -> list[str]:
+    words = shlex.split(design.get("command", ""))
+    given = int(words[words.index("--seeds") + 1]) if "--seeds" in words and "confirms" not in design else None
+    base = size.removesuffix(f".{CONFIRM}") if "confirms" in design else size
+    now, configs = outline(name, agenda.with_seeds(ablation, given), size=base, overrides=design.get("overrides", ()))
+    if "confirms" in design:
+        named = {arm["name"] for arm in design["arms"]}
+        now |= {"arms": [arm for arm in now["arms"] if arm["name"] in named], "seeds": design["seeds"]}
+        now = {key: value for key, value in now.items() if key not in ("contrasts", "decoders")}
+    after = {arm["name"]: arm["hash"] for arm in now["arms"]}
+    differing = [arm for arm in design["arms"] if after.get(arm["name"], arm["hash"]) != arm["hash"]]
+    return changes(design, now, ({arm["name"]: _config(folder, arm) for arm in differing[:1]}, configs))
+
+
+def _config(folder: Path, arm: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config that an arm was trained with, by one of its records; empty where it has none."""
+    for path in look(folder / arm["name"], depth=1).records:
+        try:
+            record = records.read(path)
+        except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
+            continue
+        if record.arm_hash == arm["hash"]:
+            return record.config
+    return {}
+
+
+def _command(arguments: argparse.Namespace, size: str, design: Mapping[str, Any]) -> str:
+    """The command that the design was last run with, for the declaration by the name that it has now."""
+    words = shlex.split(design.get("command", ""))
+    if len(words) < 3:
+        return agenda.command("run", arguments, size)
+    return shlex.join([*words[:2], arguments.name, *words[3:]])
+
+
+def _searched(
+    design: Mapping[str, Any] | None, declaration: Ablation | Search, arguments: argparse.Namespace, size: str
+) -> str:
+    """The same of a search: its space, budget and seeds, as far as the design says them."""
+    if design is None or design.get("kind") != "search" or not isinstance(declaration, Search):
+        return ""
+    from sweeps.search.spec import to_json  # what only searches need
+
+    try:
+        now = to_json(declaration.sized(size))
+    except KeyError:
+        return ""
+    was = design.get("declared") or {}
+    skipped = {"sizes"} | ({"seeds"} if "--seeds" in shlex.split(design.get("command", "")) else set())
+    said = [key for key in now if key in was and key not in skipped and was[key] != _plain(now[key])]
+    if not said:
+        return ""
+    command = _command(arguments, size, design)
+    return f"the declaration was changed since this search was planned: {', '.join(said)}: `{command}` goes by what it is now"
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
