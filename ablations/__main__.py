@@ -14,6 +14,7 @@ from ablations.cli.options import bench_options, export_options, layout_options,
 from core.errors import UserError
 from core.paths import expanded
 from core.printable import one_line
+from core.processes import BRIEF_SPINNING
 
 PATHS = ("name", "config", "target", "cluster", "tokenizer")  # of files or folders, or of something else
 MOST_DIGITS = 15  # of a number on the command line
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 for a failure at work, or 2 for a user's mistake."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
+    os.environ.update(BRIEF_SPINNING | os.environ)  # before torch is imported
     try:
         arguments = parse(argv)
         return arguments.handler(arguments)

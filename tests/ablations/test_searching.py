@@ -218,7 +218,7 @@ def test_a_dry_run_for_slurm_prints_the_script_or_that_nothing_waits(searched, t
     assert not (searched / "runs" / "toy" / "slurm").exists()
     (tmp_path / "toy.py").write_text(DECLARATION)
     done = ablate("run", "toy.py", "--launcher", "slurm", "--dry-run", "--array-parallelism", "3", cwd=tmp_path)
-    assert done.returncode == 0 and "-m sweeps.search.task" in done.stdout and "--array=0-2" in done.stdout
+    assert done.returncode == 0 and "-P -m sweeps.search.task" in done.stdout and "--array=0-2" in done.stdout
     assert "not submitted, and nothing is written: a search, 3 array tasks" in done.stderr
     mistake(ablate("run", "toy.py", "--dry-run", cwd=tmp_path), "--dry-run is an option of --launcher slurm")
     assert not (tmp_path / "runs").exists()
