@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from core.errors import UserError
 from core.recipes import Recipe
+from core.settings import flatten
 
 Level = str | int | float | bool | None
 CONFIRM = "confirm"  # the size that a confirmation is known by
@@ -208,7 +209,7 @@ class Ablation:
             decoders=edition.decoders or self.decoders,
             base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
-            settings={**self.settings, **edition.settings},
+            settings=dict(flatten(self.settings)) | dict(flatten(edition.settings)),
             sizes={},
         )
 

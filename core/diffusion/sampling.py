@@ -21,6 +21,8 @@ WITH_THRESHOLD: tuple[Remasking, ...] = ("low_confidence", "margin")
 Caching = Literal["none", "prefix", "dual"]
 CACHING: tuple[Caching, ...] = get_args(Caching)
 
+MOST = 1e6  # of a temperature and of guidance: far beyond any use, and far from where logits become infinite
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -49,6 +51,8 @@ class Sampling:
         require(self.length >= 0, f"length={self.length} must not be negative")
         for name in ("temperature", "guidance", "seed"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
+        for name in ("temperature", "guidance"):
+            require(getattr(self, name) <= MOST, f"{name}={getattr(self, name)} must be at most {MOST:g}")
         require(self.remasking in REMASKING, f"remasking={self.remasking} must be one of {', '.join(REMASKING)}")
         require(self.cache in CACHING, f"cache={self.cache} must be one of {', '.join(CACHING)}")
         self._check_blocks()

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from core.errors import UserError
+from core.settings import flatten
 from sweeps.spec import Level, Resources
 
 When = Mapping[str, tuple[Level, ...]]  # the parameter exists where every key has one of these values
@@ -136,7 +137,7 @@ class Search:
         unknown = [name for name in changes if name not in {entry.name for entry in fields(self)} - {"sizes"}]
         if unknown:
             raise UserError(f"sizes: '{size}' changes '{unknown[0]}', which is no field of a search")
-        changes["settings"] = {**self.settings, **changes.get("settings", {})}
+        changes["settings"] = dict(flatten(self.settings)) | dict(flatten(changes.get("settings", {})))
         return replace(self, **changes, sizes={})
 
 

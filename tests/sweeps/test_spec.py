@@ -37,3 +37,9 @@ def test_a_size_replaces_what_it_names_and_keeps_the_rest() -> None:
     assert (study_name("x", "full"), study_name("x", "quick")) == ("x", "x.quick")
     with pytest.raises(KeyError):
         full.sized("huge")
+
+
+def test_a_size_adds_to_a_section_of_the_settings() -> None:
+    sizes = {"small": Size(settings={"trainer": {"steps": 7}})}
+    ablation = Ablation("?", settings={"trainer": {"steps": 9, "batch_size": 3}, "seed": 1}, sizes=sizes)
+    assert ablation.sized("small").settings == {"trainer.steps": 7, "trainer.batch_size": 3, "seed": 1}
