@@ -15,6 +15,7 @@ from analysis.headline import asides, contrasts, grown, headline, savings
 from analysis.power import reach_of
 from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
+from core.quantities import significant
 
 if TYPE_CHECKING:
     from analysis.ladder import Ladder
@@ -161,7 +162,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
         return control, f"no arm is better than the control in {table.label}, so the control stands"
     best = min(better, key=lambda row: row.effect.estimate * (1 if table.goal == "min" else -1) if row.effect else 0)
     assert best.effect is not None
-    said = f"better than the control by {abs(best.effect.estimate):.3g} {table.unit}".strip()
+    said = f"better than the control by {significant(abs(best.effect.estimate), 3)} {table.unit}".strip()
     lost = failures(study, control, table.metric)
     said += f"; the control lost {lost} of its runs" if lost else ""
     return best.arm, f"{said} (Holm p = {best.p_holm:.2g}); {UNCONFIRMED}"

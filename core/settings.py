@@ -28,10 +28,10 @@ LONGEST = 400  # characters of a value or of OmegaConf's complaint, said whole
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Command-line `key=value` settings as a flat dictionary, values read as YAML; of a key that comes twice, the last counts.
+    """Command-line `key=value` settings as a flat dictionary, values read as YAML.
 
-    Raises UserError for an argument without `=`, and for `${...}` (a config is logged whole, so
-    it may not pull in anything from the environment).
+    Of a key that comes twice, the last counts. Raises UserError for an argument without `=`, and for `${...}` (a config is
+    logged whole, so it may not pull in anything from the environment).
     """
     settings: dict[str, Any] = {}
     for argument in arguments:

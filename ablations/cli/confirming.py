@@ -13,6 +13,7 @@ from analysis.verdicts import Judgement, judge
 from core.data.corpora import describe
 from core.errors import UserError
 from core.printable import say
+from core.quantities import counted, significant
 from sweeps.confirmation import confirmation_plan, fresh_seeds
 from sweeps.spec import confirm_size, study_name
 
@@ -51,12 +52,12 @@ def run_confirm(arguments: argparse.Namespace) -> int:
 def verdict(found: Judgement, arm: str) -> str:
     """Whether fresh seeds confirm an arm, in a sentence."""
     if found.counts["missing"]:
-        return f"{arm} isn't confirmed yet: {found.counts['missing']} runs of the confirmation are missing"
+        return f"{arm} isn't confirmed yet: {counted(found.counts['missing'], 'run')} of the confirmation missing"
     row = next(row for row in found.tables[0].rows if row.arm == arm)
     if found.winner == arm and row.effect is not None:
         effect = row.effect
         return (
-            f"{arm} is confirmed on {effect.n} fresh seeds: {effect.estimate:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}] "
+            f"{arm} is confirmed on {effect.n} fresh seeds: {significant(effect.estimate, 3, '+')} [{significant(effect.low, 3, '+')}, {significant(effect.high, 3, '+')}] "
             f"{found.tables[0].unit}".rstrip()
         )
     return f"{arm} is not confirmed: on fresh seeds it is: {row.verdict}"

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from analysis.compare import paired_effect
 from analysis.frame import Study
@@ -15,6 +14,8 @@ from analysis.terminal import terminal_table
 from analysis.verdicts import UNCONFIRMED, judge
 from analysis.words import pvalue, signed
 from core.errors import UserError
+from core.labelled import labelled
+from core.quantities import counted, short, significant
 from sweeps.search.importance import importances
 from sweeps.search.plan import described
 from sweeps.search.results import Configuration, Results
@@ -64,7 +65,9 @@ def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | Non
     counts = {name: len(found) for name, found in groups.items()}
     if len(groups) < 2 or (len(set(counts.values())) == 1 and max(spent.values()) <= UNEQUAL * min(spent.values())):
         return None
-    told = ", ".join(f"{name} {counts[name]} configurations and {spent[name]:.3g} tokens" for name in groups)
+    told = ", ".join(
+        f"{name} {counted(counts[name], 'configuration')} and {short(spent[name])} tokens" for name in groups
+    )
     return f"unequal tuning budgets: {told}"
 
 
@@ -160,8 +163,9 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
     out.print(content["question"], markup=False, style="bold")
     counts = content["configurations"]
     out.print(
-        f"{counts['complete']} configurations trained to the end, {counts['paused']} paused before, {counts['failed']} "
-        f"failed; {content['tokens']:.3g} tokens"
+        f"{counted(counts['complete'], 'configuration')} trained to the end, {counts['paused']} paused "
+        f"before, {counts['failed']} "
+        f"failed; {short(content['tokens'])} tokens"
     )
     if content["unequal_budgets"]:
         out.print(content["unequal_budgets"], markup=False, style="yellow")
@@ -179,15 +183,13 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
     found = content["confirmation"]
     out.print()
     out.print(f"confirmation on seeds {found['seeds'][0]} to {found['seeds'][-1]}, which chose nothing", style="bold")
-    table = Table(box=None, pad_edge=False)
-    for title in ("arm", "estimate", "95 % interval", "minus control", "95 % interval", "search said (biased)"):
-        table.add_column(title, header_style="dim", overflow="fold")
+    table = labelled("arm", "estimate", "95 % interval", "minus control", "95 % of that", "search said (biased)")
     for row in found["arms"]:
         effect = row.get("effect")
-        table.add_row(
+        table.add(
             row["arm"],
-            "" if row["estimate"] is None else f"{row['estimate']:.4g}",
-            "" if row["low"] is None else f"{row['low']:.4g} {row['high']:.4g}",
+            "" if row["estimate"] is None else significant(row["estimate"], 4),
+            "" if row["low"] is None else f"{significant(row['low'], 4)} {significant(row['high'], 4)}",
             signed(effect),
             "" if effect is None else f"{signed(row['effect_low'])} {signed(row['effect_high'])}",
             signed(row.get("selected_effect")),
@@ -209,12 +211,12 @@ def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) ->
     for row in group["best"]:
         out.print(f"  {_described(row, metrics)}", markup=False)
     if group["pareto"]:
-        out.print(f"  Pareto front: {len(group['pareto'])} configurations")
+        out.print(f"  Pareto front: {counted(len(group['pareto']), 'configuration')}")
         for row in group["pareto"]:
             out.print(f"    {_described(row, metrics)}", markup=False)
     step = group["judged_at_step"]
     if group["expected_best"]:
-        curve = ", ".join(f"{row['n']}: {row['value']:.4g}" for row in group["expected_best"])
+        curve = ", ".join(f"{row['n']}: {significant(row['value'], 4)}" for row in group["expected_best"])
         out.print(f"  expected best of n configurations at step {step}: {curve}", markup=False)
     if group["importance"]:
         out.print(f"  importance at step {step} (95 % of shuffled values stay below the null):")
@@ -224,6 +226,8 @@ def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) ->
 
 
 def _described(row: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    values = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, row["values"], strict=True))
+    values = ", ".join(
+        f"{metric} {significant(value, 4)}" for metric, value in zip(metrics, row["values"], strict=True)
+    )
     which = "the control: " if row["is_control"] else ""
     return f"trial {row['trial']}: {values}  ({which}{described(row['settings'])})"

@@ -15,6 +15,7 @@ from ablations.cli.options import check_flags
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
 from core.printable import say
+from core.quantities import counted, short
 from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
@@ -30,9 +31,13 @@ def agenda_rows(name: str, search: Search, out: Path) -> list[dict[str, Any]]:
         results = Results.load(out / study_name(name, size))
         trained = len(results.configurations) if results else 0
         confirmed = (out / study_name(study_name(name, size), CONFIRM)).is_dir()
-        so_far = f"{trained} configurations trained" + (", confirmed" if confirmed else "") if trained else "not run"
+        so_far = (
+            f"{counted(trained, 'configuration')} trained" + (", confirmed" if confirmed else "")
+            if trained
+            else "not run"
+        )
         budget = edition.budget
-        said = f"{budget.trials} configurations" if budget.trials else f"{budget.tokens:.3g} tokens"
+        said = counted(budget.trials, "configuration") if budget.trials else f"{short(budget.tokens or 0)} tokens"
         said += f" for each {edition.compare}" if edition.compare else ""
         rows.append({"name": name, "size": size, "question": edition.question, "budget": said, "so_far": so_far})
     return rows
@@ -107,7 +112,8 @@ def run_run(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     failed = summary.failed + summary.failed_before
     out.print(
-        f"confirmation: {summary.done + summary.reused} runs on fresh seeds, {failed} failed, {summary.missing} missing"
+        f"confirmation: {counted(summary.done + summary.reused, 'run')} on fresh seeds, {failed} failed, "
+        f"{summary.missing} missing"
     )
     out.print(f"next: {agenda.command('report', arguments, planned.size)}", markup=False)
     return 1 if failed or summary.missing else 0

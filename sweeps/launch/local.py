@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.quantities import counted
 from core.records import FILE_NAME
 from sweeps.folders import recorded, run_folder, write_design
 from sweeps.launch.events import Event, Summary
@@ -51,7 +52,7 @@ def run(
     url = choose_url(storage_url, out, out / plan.study_name)
     storage = open_storage(url)
     # At once, as nothing can be refused any more: reading what is recorded and starting the workers take their time.
-    on_event(Event("message", f"{plan.study_name}: {len(plan.runs)} runs, in {shown}"))
+    on_event(Event("message", f"{plan.study_name}: {counted(len(plan.runs), 'run')}, in {shown}"))
     with ExitStack() as scope:
         if retry_failed or any(not (run_folder(plan, one, out) / FILE_NAME).exists() for one in plan.runs):
             scope.enter_context(warm_workers(trainer, plan.devices))  # it imports while this process looks around
@@ -91,7 +92,7 @@ class _Sweep:
         self._reconcile(None)
         waiting = self._ledger.waiting()
         kept = before["complete"] + before["failed"]
-        text = f"{len(self._runs)} runs: {kept} recorded already, {waiting} to train"
+        text = f"{counted(len(self._runs), 'run')}: {kept} recorded already, {waiting} to train"
         if elsewhere := len(self._runs) - kept - waiting:
             text += f", {elsewhere} being trained by another process"
         self._tell(Event("planned", text, to_train=len(self._runs) - kept))

@@ -11,6 +11,7 @@ from core.config import RunConfig, config_hash
 from core.data.corpora import fingerprint
 from core.errors import UserError
 from core.metrics import METRICS
+from core.quantities import significant
 from core.settings import parse_overrides, text
 from core.training.checks import check as check_run
 from sweeps.checks import nearest
@@ -171,5 +172,5 @@ def identity_of(search: Search, control: str, data: str) -> str:
 
 def described(settings: Mapping[str, Level]) -> str:
     """A configuration as people read it: the last part of each key, and its value to four digits."""
-    shown = ((key, f"{v:.4g}" if isinstance(v, float) else text(v)) for key, v in settings.items())
+    shown = ((key, significant(v, 4) if isinstance(v, float) else text(v)) for key, v in settings.items())
     return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown)
