@@ -183,10 +183,18 @@ def run_run(arguments: argparse.Namespace) -> int:
         f"{plan.study_name}: {counted(summary.done, 'run')} trained, {summary.reused} recorded before, {failed} failed, "
         f"{summary.missing} missing"
     )
+    if summary.elsewhere:
+        out.print(trained_elsewhere(arguments, summary.elsewhere, plan.size))
     out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
     if failed:
         out.print(line("some runs failed", "red") + line(": the report names them; --retry-failed runs them again"))
     return 1 if failed or summary.missing or undecoded else 0
+
+
+def trained_elsewhere(arguments: argparse.Namespace, count: int, size: str) -> str:
+    """That another process trains what is left, and how to follow it."""
+    follow = agenda.command("status", arguments, size)
+    return f"{counted(count, 'run')} in training by another process, which records them: {follow} follows it"
 
 
 def train_here(arguments: argparse.Namespace, plan: "Plan", *, retry_failed: bool) -> "Summary":

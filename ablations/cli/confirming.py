@@ -56,10 +56,9 @@ def verdict(found: Judgement, arm: str) -> str:
     row = next(row for row in found.tables[0].rows if row.arm == arm)
     if found.winner == arm and row.effect is not None:
         effect = row.effect
-        return (
-            f"{arm} is confirmed on {effect.n} fresh seeds: {significant(effect.estimate, 3, '+')} [{significant(effect.low, 3, '+')}, {significant(effect.high, 3, '+')}] "
-            f"{found.tables[0].unit}".rstrip()
-        )
+        estimate, low, high = (significant(value, 3, "+") for value in (effect.estimate, effect.low, effect.high))
+        said = f"{arm} is confirmed on {counted(effect.n, 'fresh seed')}: {estimate} [{low}, {high}]"
+        return f"{said} {found.tables[0].unit}".rstrip()
     return f"{arm} is not confirmed: on fresh seeds it is: {row.verdict}"
 
 

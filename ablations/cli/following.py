@@ -34,7 +34,7 @@ WATCH_S = 2.0
 MOST_ROWS = 20
 WORDS = {
     "queued": "queued", "running": "running", "finished": "finished", "failed": "failed", "lost": "lost",
-    "stopped": "left by a sweep that was stopped", "missing": "never queued", "paused": "paused", "pruned": "pruned",
+    "stopped": "left by a sweep that was stopped", "missing": "missing", "paused": "paused", "pruned": "pruned",
 }  # fmt: skip
 Row = RunStatus | ConfigurationStatus
 Found = Status | SearchStatus
@@ -166,6 +166,8 @@ def render(found: Found, again: str) -> RenderableType:
         parts.append(line(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
     if failures:
         parts.append(line(f"again: {again}"))
+    for reason, rows in by_reason([row for row in found.of("missing") if row.reason]):
+        parts.append(line(f"missing: {_labels(rows)}: {reason}", style="yellow"))
     if isinstance(found, SearchStatus) and found.confirmation is not None:
         parts.append(render(found.confirmation, again))
     elif isinstance(found, SearchStatus):

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda
-from ablations.cli.commands import INTERRUPTED, console, show_json
+from ablations.cli.commands import INTERRUPTED, console, show_json, trained_elsewhere
+from ablations.cli.exporting import named_arm
 from ablations.cli.options import check_flags
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
 from core.printable import say
 from core.quantities import counted, short
-from sweeps.search.plan import SearchPlan, plan
+from sweeps.search.plan import SearchPlan, described, plan
 from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
 from sweeps.spec import CONFIRM, study_name
@@ -115,6 +116,8 @@ def run_run(arguments: argparse.Namespace) -> int:
         f"confirmation: {counted(summary.done + summary.reused, 'run')} on fresh seeds, {failed} failed, "
         f"{summary.missing} missing"
     )
+    if summary.elsewhere:
+        out.print(trained_elsewhere(arguments, summary.elsewhere, planned.size))
     out.print(f"next: {agenda.command('report', arguments, planned.size)}", markup=False)
     return 1 if failed or summary.missing else 0
 
@@ -167,11 +170,10 @@ def run_export(arguments: argparse.Namespace) -> int:
         return _export_unconfirmed(arguments, results, folder, found)
     judgement = judge(study)
     arm = arguments.arm or judgement.winner
-    known = [entry["name"] for entry in study.design["arms"]]
     if arm is None:
         raise UserError(f"{arguments.name}: nothing can be exported: {judgement.winner_reason}")
-    if arm not in known:
-        raise UserError(f"--arm '{arm}' was not confirmed; what was: {', '.join(known)}")
+    labels = {entry["name"]: [entry["label"]] for entry in study.design["arms"]}
+    arm = named_arm(arm, labels, "was not confirmed; what was:")
     runs = [record for record in study.records_of(arm) if record.status == "complete"]
     reason = judgement.winner_reason.replace(UNCONFIRMED, "on fresh seeds")
     chosen = f"by the confirmation: {reason}" if arm == judgement.winner else "by hand (--arm)"
@@ -192,9 +194,8 @@ def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder:
     finalists = results.finalists()
     if not finalists:
         raise UserError(f"{arguments.name}: no configuration is trained to the end yet: {results.design['command']}")
-    name = arguments.arm or next(iter(finalists))
-    if name not in finalists:
-        raise UserError(f"--arm '{name}' is no finalist; the finalists are {', '.join(finalists)}")
+    known = {finalist: [described(found.settings)] for finalist, found in finalists.items()}
+    name = named_arm(arguments.arm or next(iter(finalists)), known, "is no finalist; the finalists are")
     design = confirmation(SearchPlan.of_design(results.design), results).design
     arm = name if any(entry["name"] == name for entry in design["arms"]) else "control"
     evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}

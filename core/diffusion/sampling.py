@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from core.config import ModelConfig
 from core.errors import UserError, require
+from core.fieldtypes import check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor  # seconds to import, which whoever only checks settings can do without
@@ -48,6 +49,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, ranges=("temperature", "guidance"))
         require(self.length >= 0, f"length={self.length} must not be negative")
         for name in ("temperature", "guidance", "seed"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")

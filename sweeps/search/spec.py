@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from core.errors import UserError
+from core.fieldtypes import check_fields
 from core.settings import flatten
 from sweeps.spec import Level, Resources
 
@@ -74,6 +75,7 @@ class Budget:
     tokens: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "budget: ")
         given = [value for value in (self.trials, self.tokens) if value is not None]
         if len(given) != 1 or not given[0] > 0:
             raise UserError("budget: name a positive number of trials or of tokens, such as Budget(trials=64)")
@@ -120,6 +122,16 @@ class Search:
     seed: int = 0
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seeds, int | str) or not isinstance(self.seeds, Sequence):
+            raise UserError(f"seeds: a list of whole numbers is needed, such as range(2), not {self.seeds!r}")
+        space = self.space if isinstance(self.space, Mapping) else {}
+        for key, parameter in space.items():
+            if not isinstance(parameter, Parameter):
+                raise UserError(f"space: '{key}' must be one of {', '.join(KINDS)}, not {parameter!r}")
+            check_fields(parameter, f"space: '{key}': ")
+        check_fields(self)
 
     @property
     def metrics(self) -> tuple[str, ...]:
