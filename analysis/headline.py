@@ -50,11 +50,7 @@ def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> s
         return f"{who} {'is' if len(rows) == 1 else 'are'} {words} of {table.margin:g} {table.unit}{among}"
     biggest = max((row.effect for row in rows if row.effect), key=lambda effect: abs(effect.estimate))
     unit = f" {table.unit}" if table.unit else ""
-    size = (
-        f"by {significant(abs(biggest.estimate), 2)}{unit}"
-        if len(rows) == 1
-        else f"by up to {significant(abs(biggest.estimate), 2)}{unit}"
-    )
+    size = f"by {'' if len(rows) == 1 else 'up to '}{significant(abs(biggest.estimate), 2)}{unit}"
     return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {size}{among}"
 
 

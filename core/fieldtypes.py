@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -12,14 +12,15 @@ from core.printable import one_line
 LONGEST = 80  # characters of a value in a complaint
 
 
-def check_fields(declared: Any, prefix: str = "", ranges: Sequence[str] = ()) -> None:
+def check_fields(declared: Any, prefix: str = "", *, skip: Sequence[str] = (), endless: Sequence[str] = ()) -> None:
     """Refuse a dataclass whose fields hold other types than declared; lists become tuples where those are declared.
 
-    prefix: before a field's name, such as "sizes: ". ranges: fields whose numbers may be infinite. Raises UserError.
+    prefix: before a field's name, such as "sizes: ". skip: fields that are checked elsewhere. endless: fields whose numbers
+    may be infinite. Raises UserError.
     """
     for entry in fields(declared):
         value = getattr(declared, entry.name)
-        if not _fits(value, entry.type, endless=entry.name in ranges):
+        if entry.name not in skip and not _fits(value, entry.type, endless=entry.name in endless):
             raise UserError(f"{prefix}{entry.name}: {_mistake(entry.name, value, entry.type)}")
         if isinstance(value, list) and any(get_origin(kind) is tuple for kind in _alternatives(entry.type)):
             object.__setattr__(declared, entry.name, tuple(value))
@@ -83,11 +84,8 @@ def _described(kind: Any) -> str:
         return f"a list of {_plural(arguments[0])}"
     if origin is Mapping:
         return f"a mapping of names to {_plural(arguments[1])}, such as {{...: ...}}"
-    if is_dataclass(kind):
-        return f"{kind.__name__}(...)"
-    return {int: "a whole number", float: "a number", str: "text", bool: "True or False", NoneType: "None"}.get(
-        kind, str(kind)
-    )
+    simple = {int: "a whole number", float: "a number", str: "text", bool: "True or False", NoneType: "None"}
+    return simple.get(kind, f"{getattr(kind, '__name__', kind)}(...)")
 
 
 def _plural(kind: Any) -> str:

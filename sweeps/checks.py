@@ -116,7 +116,9 @@ def check_level(field: str, key: str, level: object) -> None:
     """Refuse a level that is text where its config key takes numbers: '2' and 2 would be two arms, and trained as one."""
     kind = known_keys().get(key)
     if isinstance(level, str) and {int, float} & {kind, *get_args(kind)}:
-        raise UserError(f"{field}: '{key}' takes numbers, not the text {level!r}: leave out its quotes")
+        raise UserError(
+            f"{field}: '{key}' takes numbers, not the text {level!r}: leave out its quotes (the number is the same config)"
+        )
 
 
 def _listing(factor: Factor) -> str:

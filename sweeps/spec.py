@@ -71,7 +71,7 @@ class Ladder:
     targets: Mapping[str, Target] = field(default_factory=lambda: dict(TARGETS))
 
     def __post_init__(self) -> None:
-        check_fields(self, "ladder: ", ranges=("between",))
+        check_fields(self, "ladder: ", endless=("between",))
         if not self.families or not all(self.families.values()):
             raise UserError("ladder: families must name at least one kind of model, each with its sizes as settings")
         for name in ("flops", "tokens_per_parameter"):
@@ -124,7 +124,7 @@ class Size:
         _check_seeds(self.seeds)
         if self.arms is not None:
             _check_arms(self.arms)
-        check_fields(self)
+        check_fields(self, skip=("seeds", "contrasts"))
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Ablation:
         if self.match not in (None, "active_flops"):
             raise UserError(f"match: unknown value {self.match!r}; use one of None, 'active_flops'")
         _check_arms(self.arms)
-        check_fields(self)
+        check_fields(self, skip=("seeds", "contrasts"))
         if self.ladder is not None and (
             self.factors or self.control or self.arms != "all" or self.contrasts or self.match or self.decoders
         ):

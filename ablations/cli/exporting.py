@@ -86,9 +86,8 @@ def _arm(arguments: argparse.Namespace, study: Study, judgement: Judgement) -> s
         raise UserError(f"{arguments.name}: no arm can be exported yet: {judgement.winner_reason}")
     if arguments.arm is None:
         return arm
-    return named_arm(
-        arm, {name: [study.labels[name]] for name in study.arms}, f"is not an arm of {arguments.name}; the arms are"
-    )
+    labels = {name: [study.labels[name]] for name in study.arms}
+    return named_arm(arm, labels, f"is not an arm of {arguments.name}; the arms are")
 
 
 def named_arm(given: str, arms: Mapping[str, Sequence[str]], otherwise: str) -> str:

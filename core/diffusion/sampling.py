@@ -49,7 +49,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_fields(self, ranges=("temperature", "guidance"))
+        check_fields(self, skip=("remasking", "cache"), endless=("temperature", "guidance"))
         require(self.length >= 0, f"length={self.length} must not be negative")
         for name in ("temperature", "guidance", "seed"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")

@@ -130,8 +130,9 @@ class Search:
         for key, parameter in space.items():
             if not isinstance(parameter, Parameter):
                 raise UserError(f"space: '{key}' must be one of {', '.join(KINDS)}, not {parameter!r}")
-            check_fields(parameter, f"space: '{key}': ")
-        check_fields(self)
+            bounds = [name for name in ("low", "high") if isinstance(getattr(parameter, name, None), int | float)]
+            check_fields(parameter, f"space: '{key}': ", skip=bounds)  # what bounds may be depends on the key
+        check_fields(self, skip=("seeds",))
 
     @property
     def metrics(self) -> tuple[str, ...]:

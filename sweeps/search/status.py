@@ -78,7 +78,7 @@ class SearchStatus:
     @property
     def counts(self) -> dict[str, int]:
         found = Counter(configuration.state for configuration in self.configurations)
-        return {state: found[state] for state in STATES}
+        return {state: found[state] for state in STATES if state != "missing" or found[state]}
 
     @property
     def is_under_way(self) -> bool:

@@ -171,8 +171,17 @@ def test_tokens_of_a_source_are_numbers(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400", "0x10", "1_0", "one"])
-@pytest.mark.parametrize(("command", "option"), [("sample", "--temperature"), ("sample", "--cfg"), ("bench tasks", "--thresholds"),
-                                                 ("sample", "--threshold"), ("sample", "--length"), ("bench text", "--temperature")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("sample", "--temperature"),
+        ("sample", "--cfg"),
+        ("sample", "--threshold"),
+        ("sample", "--length"),
+        ("bench tasks", "--thresholds"),
+        ("bench text", "--temperature"),
+    ],
+)
 def test_no_option_takes_a_number_that_is_none(command: str, option: str, value: str) -> None:
     mistake(ablate(*command.split(), "nowhere", f"{option}={value}"), option, f"'{value}' is not a ", "number")
 
