@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.labelled import labelled
 from core.quantities import counted, short, significant
 from sweeps.search.importance import importances
-from sweeps.search.plan import described
+from sweeps.search.plan import described, differing
 from sweeps.search.results import Configuration, Results
 from sweeps.search.spec import from_json
 from sweeps.spec import CONFIRM
@@ -41,22 +41,49 @@ def report(results: Results, study: Study | None) -> dict[str, Any]:
     """Everything that `ablate report` says of a search, JSON-ready."""
     design = results.design
     states = [found.status for found in results.configurations]
+    groups = results.groups()
+    confirmation = _confirmation(results, study) if study is not None else None
+    unequal = {
+        "unequal_budgets": _unequal_budgets(groups),
+        "unequal_tokens": _unequal_tokens(confirmation["arms"]) if confirmation else None,
+    }
     return {
         "search": design["ablation"],
         "question": design["question"],
         "metrics": design["metrics"],
+        "goals": design["goals"],
         "configurations": {state: states.count(state) for state in ("complete", "paused", "failed")},
         "tokens": sum(found.tokens for found in results.configurations),
+        "trials": [_trial(found) for found in results.configurations],
         "failures": [
             {"trial": f.trial, "group": f.group, "reason": f.reason}
             for f in results.configurations
             if f.status == "failed"
         ],
-        "groups": [_group(results, name, found) for name, found in results.groups().items()],
-        "confirmation": _confirmation(results, study) if study is not None else None,
+        "groups": [_group(results, name, found) for name, found in groups.items()],
+        "confirmation": confirmation,
         "unreadable": list(results.unreadable),
-        "unequal_budgets": _unequal_budgets(results.groups()),
+        **unequal,
+        "warnings": [said for said in unequal.values() if said],
     }
+
+
+def _trial(found: Configuration) -> dict[str, Any]:
+    """A configuration as the figures show it; its value is the last that was measured."""
+    last = found.curve[max(found.curve)] if found.curve else None
+    value = found.values[0] if found.values else last
+    return {
+        "trial": found.trial, "group": found.group, "status": found.status, "settings": dict(found.settings), "value": value,
+    }  # fmt: skip
+
+
+def _unequal_tokens(arms: Sequence[Mapping[str, Any]]) -> str | None:
+    """That confirmed arms were trained on other numbers of tokens than the control: more may be better for that alone."""
+    spent = {row["arm"]: row["tokens"] for row in arms if row["tokens"] is not None}
+    if len(set(spent.values())) < 2:
+        return None
+    told = ", ".join(f"{arm} {short(tokens)}" for arm, tokens in spent.items())
+    return f"unequal training tokens a run: {told}: not a comparison at equal compute"
 
 
 def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | None:
@@ -85,22 +112,24 @@ def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[
         [sign * value for value in values],
         rng=np.random.default_rng(0),
     )
+    labels = {c.trial: described(d) for c, d in zip(found, differing([c.settings for c in found]), strict=True)}
     counts = sorted({n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < len(values)} | ({len(values)} - {0}))
     return {
         "group": name,
-        "best": [_row(c, design) | {"note": BIASED} for c in ranked[:SHOWN]],
-        "pareto": [_row(c, design) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
+        "best": [_row(c, design, labels) | {"note": BIASED} for c in ranked[:SHOWN]],
+        "pareto": [_row(c, design, labels) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
         "judged_at_step": step,
         "expected_best": [{"n": n, "value": expected_best(values, n, higher_is_better=sign < 0)} for n in counts],
         "importance": [vars(row) for row in rows],
     }
 
 
-def _row(found: Configuration, design: Mapping[str, Any]) -> dict[str, Any]:
+def _row(found: Configuration, design: Mapping[str, Any], labels: Mapping[int, str]) -> dict[str, Any]:
     return {
         "is_control": found.arm == design["control"],
         "trial": found.trial,
         "settings": dict(found.settings),
+        "label": labels[found.trial] or described(found.settings),
         "values": list(found.values),
         "tokens": found.tokens,
     }
@@ -116,6 +145,7 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
     for arm in study.arms:
         found = control_then if arm == "control" else finalists[arm]
         row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "selected": None, "optimism": None}
+        row["tokens"] = _tokens_a_run(study, arm)
         row |= {"estimate": None, "low": None, "high": None, "n": 0, "note": ""}
         fresh = study.values(arm, metric)
         selected = list(found.seed_values) if found is not None else []
@@ -140,6 +170,14 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
     }
 
 
+def _tokens_a_run(study: Study, arm: str) -> int | None:
+    """Training tokens of an arm's runs; None before one is recorded."""
+    for record in study.records_of(arm):
+        trainer = record.config["trainer"]
+        return int(trainer["steps"] * trainer["batch_size"] * record.config["data"]["sequence_length"])
+    return None
+
+
 def _effects(
     found: Configuration | None, control: Configuration | None, fresh: np.ndarray, control_fresh: np.ndarray
 ) -> dict[str, Any]:
@@ -159,7 +197,13 @@ def _effects(
 
 
 def print_report(content: dict[str, Any], study: Study | None, out: Console) -> None:
-    """The report for people."""
+    """The report for people, and where its page is."""
+    _print_content(content, study, out)
+    if "report" in content:
+        out.print(f"report: {content['report']}", markup=False, soft_wrap=True)
+
+
+def _print_content(content: dict[str, Any], study: Study | None, out: Console) -> None:
     out.print(content["question"], markup=False, style="bold")
     counts = content["configurations"]
     out.print(
@@ -167,8 +211,8 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
         f"before, {counts['failed']} "
         f"failed; {short(content['tokens'])} tokens"
     )
-    if content["unequal_budgets"]:
-        out.print(content["unequal_budgets"], markup=False, style="yellow")
+    for warning in content["warnings"]:
+        out.print(warning, markup=False, style="yellow")
     for failure in content["failures"][:SHOWN]:
         out.print(f"trial {failure['trial']} failed: {failure['reason']}", markup=False, style="red")
     if any(group["best"] for group in content["groups"]):
@@ -230,4 +274,4 @@ def _described(row: Mapping[str, Any], metrics: Sequence[str]) -> str:
         f"{metric} {significant(value, 4)}" for metric, value in zip(metrics, row["values"], strict=True)
     )
     which = "the control: " if row["is_control"] else ""
-    return f"trial {row['trial']}: {values}  ({which}{described(row['settings'])})"
+    return f"trial {row['trial']}: {values}  ({which}{row['label']})"

@@ -123,25 +123,26 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    """What was found, how it was confirmed, and the confirmation's report.html."""
+    """What was found and how it was confirmed, as one page; the confirmation has its own report beside its records."""
     from ablations.cli.search_report import confirmed, print_report, report
     from analysis.report import write_report
+    from analysis.search_page import write_search_page
     from analysis.verdicts import judge
 
     results, folder = _load(arguments)
     study = confirmed(results, folder)
     content = report(results, study)
-    if study is not None:
-        path = folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html"
-        judgement = judge(study)
-        write_report(study, judgement, path)
-        content["report"] = str(path)
+    page, judgement = folder / "report.html", judge(study) if study is not None else None
+    if study is not None and judgement is not None:
+        write_report(study, judgement, folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html")
         if arguments.files is not None:
             from analysis.files import write_files
 
             content["files"] = [str(file) for file in write_files(study, judgement, arguments.files)]
     elif arguments.files is not None:
         raise UserError(f"--files: {arguments.name} has no confirmed estimates yet, and those are what its tables show")
+    write_search_page(content, judgement, page)
+    content["report"] = str(page)
     if arguments.json:
         show_json(json.loads(json.dumps(content)))
         return 0

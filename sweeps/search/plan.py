@@ -170,6 +170,13 @@ def identity_of(search: Search, control: str, data: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:6]
 
 
+def differing(settings: Sequence[Mapping[str, Level]]) -> list[dict[str, Level]]:
+    """Of each configuration the keys alone in which not all are equal."""
+    keys = dict.fromkeys(key for one in settings for key in one)
+    kept = [key for key in keys if len({repr(one.get(key, ...)) for one in settings}) > 1]
+    return [{key: one[key] for key in kept if key in one} for one in settings]
+
+
 def described(settings: Mapping[str, Level]) -> str:
     """A configuration as people read it: the last part of each key, and its value to four digits."""
     shown = ((key, significant(v, 4) if isinstance(v, float) else text(v)) for key, v in settings.items())
