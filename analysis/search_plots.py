@@ -42,7 +42,7 @@ def history(trials: Sequence[Trial], metric: str, *, higher_is_better: bool) -> 
     axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
     axis.set_xlabel("trial")
     axis.set_ylabel(metric)
-    axis.legend(frameon=False)
+    figure.legend(loc="outside upper right", frameon=False, ncols=2)
     return Picture(figure, "history", f"{metric} of every configuration by trial, and the best so far")
 
 
@@ -59,9 +59,9 @@ def parallel(trials: Sequence[Trial], metric: str, *, higher_is_better: bool) ->
     order = np.argsort([t["value"] for t in shown])[:: 1 if higher_is_better else -1]  # the best are drawn last
     for rank, place in enumerate(order):
         good = rank >= len(order) - max(1, len(order) // 10)
-        heights = [column[0][place] for column in columns]
+        points = [(x, column[0][place]) for x, column in enumerate(columns) if np.isfinite(column[0][place])]
         axis.plot(
-            range(len(columns)), heights, marker=".", color=ARM_COLOURS[0], alpha=1.0 if good else 0.25,
+            *zip(*points, strict=True), marker=".", color=ARM_COLOURS[0], alpha=1.0 if good else 0.25,
             linewidth=1.8 if good else 0.8,
         )  # fmt: skip
     for place, (_, ticks) in enumerate(columns):
@@ -90,7 +90,7 @@ def importance(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
     axis.plot([row["null"] for _, row in rows], places, "|", color=INK, markersize=14, label="95 % of shuffled values")
     axis.set_yticks(places, [name for name, _ in rows])
     axis.set_xlabel("importance for being among the best fifth")
-    axis.legend(frameon=False)
+    figure.legend(loc="outside upper right", frameon=False)
     return Picture(figure, "importance", "importance of every parameter beside what chance gives")
 
 

@@ -195,10 +195,10 @@ def _load(path: Path) -> Ablation | Search:
 
 
 def _place(path: Path, error: BaseException) -> str:
-    """The line of a declaration at which an error came up."""
-    if isinstance(error, SyntaxError):
-        return f", line {error.lineno}" if error.filename == str(path) else ""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    """The line of a declaration at which an error came up; a SyntaxError names it itself."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()
+    ]
     return f", line {lines[-1]}" if lines else ""
 
 
