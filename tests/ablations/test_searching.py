@@ -265,7 +265,7 @@ def test_the_report_tells_unequal_tuning_budgets(searched) -> None:
     results = Results.load(searched / "runs" / "toy")
     kept = [c for c in results.configurations if c.group != "topk" or c.trial == results.best("topk").trial]
     said = report(Results(results.design, tuple(kept), ()), None)["unequal_budgets"]
-    assert said.startswith("unequal tuning budgets: ") and "topk 1 configurations" in said
+    assert said.startswith("unequal tuning budgets: ") and "topk 1 configuration and" in said
     for group in ("topk", "bias_balanced"):  # alone, there is nothing to be unfair to
         alone = tuple(c for c in results.configurations if c.group == group)
         assert report(Results(results.design, alone, ()), None)["unequal_budgets"] is None
