@@ -113,7 +113,7 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
         for note in arm["notes"]:
             out.print(f"note: {arm['label']}: {note}", markup=False)
     for each in content["data"]:
-        out.print(each, markup=False)
+        out.print(each, markup=False, soft_wrap=True)
     runs = content["runs"]
     if points := [arm["point"] for arm in content["arms"] if "point" in arm]:
         epochs = max(point["epochs"] for point in points)
