@@ -15,7 +15,7 @@ from analysis.headline import asides, contrasts, grown, headline, savings
 from analysis.power import reach_of
 from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
-from core.quantities import significant
+from core.quantities import counted, significant
 
 if TYPE_CHECKING:
     from analysis.ladder import Ladder
@@ -150,7 +150,10 @@ def _factorial(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     control = study.design["control"]
     if study.missing:
-        return None, f"{study.missing} runs of the design are missing; a winner is named when all are recorded"
+        return (
+            None,
+            f"{counted(study.missing, 'run')} of the design still missing; a winner is named when all are recorded",
+        )
     if table.rows[0].n == 0:
         return None, "the control has no finished run"
     if len(table.rows) == 1:

@@ -74,7 +74,7 @@ def run(
     after = _statuses(plan, out) if before["missing"] else before  # thousands of records take a second to read
     summary = _summarise(before, after, after["missing"] if interrupted else waiting, interrupted)
     if interrupted:
-        text = f"stopped: {summary.total - summary.missing - summary.elsewhere} of {summary.total} runs are recorded; "
+        text = f"stopped: {summary.total - summary.missing - summary.elsewhere} of {counted(summary.total, 'run')} recorded; "
         on_event(Event("message", f"{text}`{plan.design['command']}` trains the rest"))
     return summary
 

@@ -191,9 +191,9 @@ def test_a_search_in_another_process_is_followed_and_cancelled(tmp_path) -> None
         [row] = running()
         assert row["where"] == socket.gethostname() and row["steps"] == row["until"] > row["step"] > 0
         shown = ablate("status", "toy.py", cwd=tmp_path).stdout
-        assert "toy: 1 configurations: 1 running; 7 still to draw" in shown and "confirmation: once the search" in shown
+        assert "toy: 1 configuration: 1 running; 7 still to draw" in shown and "confirmation: once the search" in shown
         done = ablate("cancel", "toy.py", cwd=tmp_path)
-        assert "1 sweeps on this machine asked to stop" in done.stdout and "`ablate run toy.py` trains" in done.stdout
+        assert "1 sweep on this machine asked to stop" in done.stdout and "`ablate run toy.py` trains" in done.stdout
         assert process.wait() == 130 and "stopping the workers" in (tmp_path / "log").read_text()
     finally:
         process.kill()
