@@ -10,13 +10,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ablations.cli.options import bench_options, export_options, layout_options, sample_options, slurm_options
+from ablations.cli.options import (
+    bench_options,
+    export_options,
+    layout_options,
+    positive,
+    sample_options,
+    share,
+    slurm_options,
+    whole,
+    workers,
+)
 from core.errors import UserError
 from core.paths import expanded
 from core.printable import one_line
+from core.processes import BRIEF_SPINNING
 
 PATHS = ("name", "config", "target", "cluster", "tokenizer")  # of files or folders, or of something else
-MOST_DIGITS = 15  # of a number on the command line
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 
@@ -51,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, 1 for a failure at work, or 2 for a user's mistake."""
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
+    os.environ.update(BRIEF_SPINNING | os.environ)  # before torch is imported
     try:
         arguments = parse(argv)
         return arguments.handler(arguments)
@@ -130,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--block",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="with --until-decided: seeds between looks (default: a tenth, or 2)",
     )
@@ -145,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     retry = _command(commands, "retry", "queue failed and lost runs again", name=True, settings=True)
     retry.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
     retry.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
-    retry.add_argument("--seeds", type=_positive, metavar="N", help="as `run` was given")
+    retry.add_argument("--seeds", type=positive, metavar="N", help="as `run` was given")
     confirm = _command(commands, "confirm", "the winner beside its control on fresh seeds", name=True)
     confirm.add_argument("--retry-failed", action="store_true", help="run failed runs again")
     for command in (run, retry, confirm):
@@ -153,12 +164,12 @@ def _parser() -> argparse.ArgumentParser:
     for command in (plan, run, decode, confirm):
         command.add_argument(
             "--workers",
-            type=_workers,
+            type=workers,
             metavar="N|auto",
             help="processes (default: one per GPU or core; auto: as measured)",
         )
         said = "how many fresh seeds" if command is confirm else "seeds 0..N-1 instead of the declared ones"
-        command.add_argument("--seeds", type=_positive, metavar="N", help=said)
+        command.add_argument("--seeds", type=positive, metavar="N", help=said)
     report = _command(commands, "report", "the verdict table and report.html", name=True, json=True)
     report.add_argument(
         "--files", type=Path, metavar="FOLDER", help="tables as CSV, Markdown and LaTeX, figures as SVG, PNG and PDF"
@@ -174,9 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for command in (run, status, retry, verify, confirm, dashboard):
         command.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
-    dashboard.add_argument(
-        "--port", type=_positive, metavar="N", help="of the page, on 127.0.0.1 (default: a free one)"
-    )
+    dashboard.add_argument("--port", type=positive, metavar="N", help="of the page, on 127.0.0.1 (default: a free one)")
     _command(commands, "sync", "send what was trained offline to W&B, once", name=True, json=True)
     train = _command(commands, "train", "one run from a config file or preset", settings=True)
     train.add_argument(
@@ -186,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cluster", metavar="CLUSTER", help="with --dry-run: plan for it, such as 64xH100-80G")
     train.add_argument("--stage", metavar="NAME", help="of a config with stages: train up to this one")
     train.add_argument(
-        "--devices", type=_positive, default=1, metavar="N", help="processes (trainer.strategy=deepspeed)"
+        "--devices", type=positive, default=1, metavar="N", help="processes (trainer.strategy=deepspeed)"
     )
     probe = _command(commands, "probe", "does expert choice depend on the timestep", settings=True, json=True)
     probe.usage = "ablate probe routing|lengths RUN|NAME [options] [data.key=value ...]"
@@ -195,11 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     probe.add_argument("name", metavar="RUN|NAME", help="a run's or imported model's folder, or a recorded ablation")
     probe.add_argument("--size", metavar="SIZE", help="the ablation's edition (default: full)")
-    probe.add_argument("--sequences", type=_positive, default=128, metavar="N", help="held-out ones (default: 128)")
-    probe.add_argument("--timesteps", type=_positive, default=8, metavar="N", help="of each sequence (default: 8)")
+    probe.add_argument("--sequences", type=positive, default=128, metavar="N", help="held-out ones (default: 128)")
+    probe.add_argument("--timesteps", type=positive, default=8, metavar="N", help="of each sequence (default: 8)")
     probe.add_argument(
         "--lengths",
-        type=_positive,
+        type=positive,
         nargs="+",
         metavar="N",
         help="of sequences (default: doublings from 8, to twice its own)",
@@ -210,17 +219,19 @@ def _parser() -> argparse.ArgumentParser:
     bring.add_argument("kind", choices=("hf",), metavar="hf", help="Hugging Face safetensors with a config.json")
     bring.add_argument("path", type=Path, metavar="PATH", help="its folder")
     bring.add_argument("--to", type=Path, metavar="FOLDER", help="where to (default: DIR/imported/NAME)")
-    bring.add_argument("--mask-id", type=int, metavar="N", help="the mask's token (default: the file's mask_token_id)")
-    bring.add_argument("--eos-id", type=int, metavar="N", help="the end token (default: the file's eos_token_id)")
+    bring.add_argument(
+        "--mask-id", type=whole, metavar="N", help="the mask's token (default: the file's mask_token_id)"
+    )
+    bring.add_argument("--eos-id", type=whole, metavar="N", help="the end token (default: the file's eos_token_id)")
     bring.add_argument("--dtype", choices=("fp32", "bf16"), help="store the weights so (default: as they are)")
     data = _command(commands, "data", "fetch text; turn text into token shards")
     data.usage = "ablate data get NAME | ablate data tokenize CORPUS [options]"
     data.add_argument("verb", choices=("get", "tokenize"), metavar="get|tokenize", help="what to do")
     data.add_argument("name", metavar="NAME", help="get: shakespeare; tokenize: a text corpus, such as text:FOLDER")
-    data.add_argument("--vocab-size", type=_positive, default=8192, metavar="N", help="of the BPE (default: 8192)")
+    data.add_argument("--vocab-size", type=positive, default=8192, metavar="N", help="of the BPE (default: 8192)")
     data.add_argument("--to", type=Path, metavar="FOLDER", help="of the shards (default: DIR/tokens/CORPUS-N)")
     data.add_argument(
-        "--held-out-share", type=_share, metavar="X", help="of the data (default: by files' names, else about 0.1)"
+        "--held-out-share", type=share, metavar="X", help="of the data (default: by files' names, else about 0.1)"
     )
     describe = _command(commands, "describe", "parameters, FLOPs and shapes of a config", settings=True, json=True)
     describe.add_argument("config", metavar="CONFIG", help="a preset, such as llada_moe_7b_a1b, or a YAML config")
@@ -232,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("verb", choices=("serve",), metavar="serve", help="answer until it is ended")
     serve.add_argument("--storage", metavar="URL", help="the database (default: $ABLATE_STORAGE)")
     serve.add_argument("--host", default="127.0.0.1", metavar="HOST", help="to listen on (default: 127.0.0.1)")
-    serve.add_argument("--port", type=_positive, default=13000, metavar="N", help="to listen on (default: 13000)")
+    serve.add_argument("--port", type=positive, default=13000, metavar="N", help="to listen on (default: 13000)")
     _command(commands, "doctor", "what this machine has and what that means", json=True)
     return parser
 
@@ -267,27 +278,6 @@ def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:
         return getattr(module, f"run_{verb}")(arguments)
 
     return handler
-
-
-def _workers(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"'{text[:MOST_DIGITS]}' is not a share between 0 and 1, such as 0.1")
-    return share
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text[:MOST_DIGITS]) >= 1 or len(text) > MOST_DIGITS:
-        shown = text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]} ..."
-        raise argparse.ArgumentTypeError(f"'{shown}' is not a whole number from 1 on, of at most {MOST_DIGITS} digits")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from analysis.scaling import ScalingLaw
 from analysis.trend import Interval, fit_trend
 from core.errors import UserError
 from core.metrics import METRICS
+from core.quantities import counted
 
 HEALTH = ("load/max_vio", "val/z_loss")
 
@@ -166,7 +167,7 @@ def _remarks(study: Study, points: tuple[Point, ...]) -> list[str]:
     if study.failed:
         remarks.append(f"{study.failed} runs failed and are left out: a law of what survived may flatter")
     if study.missing:
-        remarks.append(f"{study.missing} runs are not recorded yet")
+        remarks.append(f"{counted(study.missing, 'run')} not recorded yet")
     if len(study.design["seeds"]) == 1:
         remarks.append("one seed a point: intervals come from the scatter of the points around the law")
     most = max(point.epochs for point in points)

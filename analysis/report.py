@@ -44,7 +44,7 @@ def render(study: Study, judgement: Judgement) -> str:
     data = ladder_charts.charts(ladder) if ladder else charts.charts(study, judgement)
     scripts = [path.read_text(encoding="utf-8") for path in SCRIPTS]
     came_from = runs.provenance(finished)
-    return _environment().get_template("page.html.jinja").render(
+    return environment().get_template("page.html.jinja").render(
         pages={name: TITLES[name] for name in _pages(judgement, drawn)},
         css=Markup("".join(path.read_text(encoding="utf-8") for path in STYLES)),
         scripts=[Markup(script) for script in scripts],
@@ -73,7 +73,8 @@ def render(study: Study, judgement: Judgement) -> str:
     )  # fmt: skip
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates of pages, with numbers as they are written there."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
         autoescape=True,

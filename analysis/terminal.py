@@ -3,14 +3,14 @@
 from typing import Any
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from analysis import decoding, ladder_words
 from analysis.tables import MetricTable
 from analysis.verdicts import Judgement
 from analysis.words import crossed, kind, number, pvalue, signed
-from core.labelled import Column, Labelled
+from core.labelled import labelled
+from core.quantities import counted
 from core.terminal import line
 
 VERDICT_STYLES = {"better": "green", "worse": "red", "equivalent": "blue"}
@@ -40,7 +40,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
 def _terminal_metric(table: MetricTable) -> list[Any]:
     unit = f", {table.unit}" if table.unit else ""
     role = "" if table.primary else " (secondary)"
-    out = _labelled("arm", ("mean", "effect", "95 % interval", "Holm p", "n"), folded="verdict")
+    out = labelled("arm", "mean", "effect", "95 % interval", "Holm p", "n", "verdict", folded=("verdict",))
     for row in table.rows:
         effect = row.effect
         cells = [signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}"] if effect else ["", ""]
@@ -55,9 +55,9 @@ def _terminal_ladder(judgement: Judgement) -> list[Any]:
     parts: list[Any] = []
     for sheet in ladder_words.sheets(judgement.ladder) if judgement.ladder else []:
         if sheet.name != "points":
-            out = _terminal_plain(sheet.head)
-            for row in sheet.shown:
-                out.add_row(*map(Text, row))
+            out = labelled(*sheet.head)
+            for label, *cells in sheet.shown:
+                out.add(label, *cells)
             parts += [line(sheet.title, style="dim"), out, Text()]
     if judgement.ladder:
         parts += [line(each) for each in ladder_words.distances(judgement.ladder)]
@@ -69,7 +69,7 @@ def _terminal_decoding(judgement: Judgement) -> list[Any]:
     if judgement.decoding is None:
         return []
     found = decoding.sheet(judgement.decoding)
-    out = _labelled("decoding", ("right", "effect", "Holm p", "TPF"), folded="verdict")
+    out = labelled("decoding", "right", "effect", "Holm p", "TPF", "verdict", folded=("verdict",))
     for way, row in zip(judgement.decoding.ways, found.shown, strict=True):
         right = f"{way.right.estimate:.1%}" if way.right else ""
         words = line(way.verdict, style=VERDICT_STYLES.get(way.verdict.split(" ")[0], ""))
@@ -85,7 +85,7 @@ def _terminal_contrasts(judgement: Judgement) -> list[Any]:
         return []
     unit = judgement.tables[0].unit
     title = f"planned contrasts in {judgement.tables[0].label}{f', {unit}' if unit else ''}"
-    out = _labelled("of", ("effect", "95 % interval", "Holm p", "n"), folded="verdict")
+    out = labelled("of", "effect", "95 % interval", "Holm p", "n", "verdict", folded=("verdict",))
     for row in rows:
         assert row.effect is not None
         interval = f"{signed(row.effect.low)} {signed(row.effect.high)}"
@@ -97,10 +97,10 @@ def _terminal_contrasts(judgement: Judgement) -> list[Any]:
 def _terminal_course(judgement: Judgement) -> list[Any]:
     if judgement.course is None or not judgement.course.looks:
         return []
-    out = _labelled("look", ("open",), folded="decided")
+    out = labelled("look", "open", "decided", folded=("decided",))
     for look in judgement.course.looks:
         left = sum(step.decision == "open" for step in look.steps)
-        out.add(f"{look.seeds} seeds", str(left), line("; ".join(look.decided)))
+        out.add(f"{counted(look.seeds, 'seed')}", str(left), line("; ".join(look.decided)))
     return [line("bought until decided", style="dim"), out, line(judgement.course.kept), Text()]
 
 
@@ -109,7 +109,7 @@ def _terminal_speeds(judgement: Judgement) -> list[Any]:
     if not rows:
         return []
     title = "tokens for the same value, as a share of the control's (below 1: learns faster)"
-    out = _labelled("arm", ("share", "95 % interval", "Holm p", "as good"))
+    out = labelled("arm", "share", "95 % interval", "Holm p", "as good")
     for row in rows:
         assert row.speed is not None
         share, interval = f"{row.speed.share:.2f}", f"{row.speed.low:.2f} {row.speed.high:.2f}"
@@ -127,21 +127,9 @@ def _terminal_factorial(judgement: Judgement) -> list[Any]:
         (f"main effects in {where}: averaged over the other factors", judgement.main_effects),
         (f"interactions in {where}: how much one changes the other's effect", judgement.interactions),
     ):
-        out = _labelled("of", ("effect", "95 % interval", "Holm p"))
+        out = labelled("of", "effect", "95 % interval", "Holm p")
         for contrast in family.contrasts if family else ():
             interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
             out.add(crossed(contrast), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
         parts += [line(title, style="dim"), out, Text()]
     return parts
-
-
-def _labelled(head: str, columns: tuple[str, ...], folded: str = "") -> Labelled:
-    last = (Column(folded, justify="left", folds=True),) if folded else ()
-    return Labelled(head, (*map(Column, columns), *last))
-
-
-def _terminal_plain(columns: tuple[str, ...]) -> Table:
-    out = Table(box=None, pad_edge=False)
-    for place, name in enumerate(columns):
-        out.add_column(name, justify="right" if place else "left", overflow="fold")
-    return out

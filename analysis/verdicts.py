@@ -16,6 +16,7 @@ from analysis.lineage import declared, looked_at, notes
 from analysis.power import reach_of
 from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
+from core.quantities import counted, significant
 
 if TYPE_CHECKING:
     from analysis.ladder import Ladder
@@ -158,7 +159,10 @@ def _factorial(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     control = study.design["control"]
     if study.missing:
-        return None, f"{study.missing} runs of the design are missing; a winner is named when all are recorded"
+        return (
+            None,
+            f"{counted(study.missing, 'run')} of the design still missing; a winner is named when all are recorded",
+        )
     if table.rows[0].n == 0:
         return None, "the control has no finished run"
     if len(table.rows) == 1:
@@ -170,7 +174,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
         return control, f"no arm is better than the control in {table.label}, so the control stands"
     best = min(better, key=lambda row: row.effect.estimate * (1 if table.goal == "min" else -1) if row.effect else 0)
     assert best.effect is not None
-    said = f"better than the control by {abs(best.effect.estimate):.3g} {table.unit}".strip()
+    said = f"better than the control by {significant(abs(best.effect.estimate), 3)} {table.unit}".strip()
     lost = failures(study, control, table.metric)
     said += f"; the control lost {lost} of its runs" if lost else ""
     return best.arm, f"{said} (Holm p = {best.p_holm:.2g}); {UNCONFIRMED}"

@@ -4,6 +4,7 @@ import math
 
 from analysis.factorial import Contrast
 from analysis.tables import Planned, Row
+from core.quantities import significant
 
 
 def crossed(contrast: Contrast) -> str:
@@ -14,12 +15,12 @@ def crossed(contrast: Contrast) -> str:
 
 def number(value: float | None) -> str:
     """Four significant digits; nothing for what is missing."""
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else significant(value, 4)
 
 
 def signed(value: float | None) -> str:
     """Two significant digits with a sign: effects and their bounds."""
-    return "" if value is None else f"{value:+.2g}".replace("-", "−")
+    return "" if value is None else significant(value, 2, "+").replace("-", "−")
 
 
 def correlation(value: float) -> str:

@@ -13,12 +13,11 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
-from core.processes import import_path
+from core.processes import BRIEF_SPINNING, import_path, module_command
 
 WARMING_S, FORKING_S = 120.0, 20.0  # for the imports, and for a process after them; who takes longer is given up
 REPORT_S = 2.0  # between a process's end and the template's word of it
@@ -107,12 +106,12 @@ class Template:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "core.template", str(theirs.fileno()), *self._modules],
+                module_command("core.template", str(theirs.fileno()), *self._modules),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # where it fails, processes start without it and say why in their logs
                 pass_fds=[theirs.fileno()],
-                env=os.environ | import_path() | BEFORE_IMPORT,
+                env=BRIEF_SPINNING | os.environ | import_path() | BEFORE_IMPORT,
                 start_new_session=True,
             )
 
@@ -203,7 +202,7 @@ def begin(
         with contextlib.suppress(TemplateGoneError):
             return template.fork(program, arguments, environment, log)
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", program, *arguments],
+        module_command(program, *arguments),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=log,

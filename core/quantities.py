@@ -4,6 +4,7 @@ import re
 
 from core.errors import UserError
 
+LARGEST_PLAIN = 1e6  # numbers from here on are powers of ten
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 
 
@@ -13,6 +14,23 @@ def short(value: float) -> str:
         if 0.9995 * unit <= value < 999.5e12:
             return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def significant(value: float, digits: int, sign: str = "") -> str:
+    """So many significant digits as people write them: 420 and 4.1e-5, not 4.2e+02 and 4.1e-05. sign: "+" shows that too."""
+    shown = f"{value:{sign}.{digits}g}"
+    if "e" not in shown:
+        return shown
+    rounded = float(shown)
+    if 1 <= abs(rounded) < LARGEST_PLAIN:
+        return f"{rounded:{sign}.0f}"
+    mantissa, exponent = shown.split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def counted(count: int, one: str) -> str:
+    """A number of things: 1 seed, 2 seeds."""
+    return f"{count} {one}{'' if count == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

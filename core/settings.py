@@ -4,6 +4,8 @@ Unknown keys, wrong types and impossible values are refused here, in one line ea
 """
 
 import difflib
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -15,19 +17,21 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core import plainyaml
 from core.config import RunConfig, known_keys
 from core.errors import UserError
 from core.jsonfiles import LARGEST
 
 MOST_VALUES = 100_000  # in a file
+NUMERAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 LONGEST = 400  # characters of a value or of OmegaConf's complaint, said whole
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """Command-line `key=value` settings as a flat dictionary, values read as YAML.
 
-    Raises UserError for an argument without `=`, and for `${...}` (a config is logged whole, so it may not pull in
-    anything from the environment).
+    Of a key that comes twice, the last counts. Raises UserError for an argument without `=`, and for `${...}` (a config is
+    logged whole, so it may not pull in anything from the environment).
     """
     settings: dict[str, Any] = {}
     for argument in arguments:
@@ -35,7 +39,9 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"'{argument}' is not a setting: write key=value, such as trainer.steps=100")
         try:
-            settings[key] = yaml.safe_load(text)
+            settings[key] = plainyaml.parse(text)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
         except (yaml.YAMLError, ValueError, RecursionError):  # a day that there isn't, a number of 5000 digits, nesting
             raise UserError(
                 f"{key}: can't read the value '{_short(text)}'; quote text that has special characters"
@@ -80,9 +86,13 @@ def _merge_by_key(layers: Sequence[Mapping[str, Any]]) -> Any:
     """The same key by key. Raises UserError for the first that doesn't fit."""
     merged = deepcopy(_defaults())
     for layer in layers:
+        seen = set()
         for key, value in flatten(layer):
             _check_known(key)
             _check_plain(key, value)
+            if key in seen:
+                raise UserError(f"{key} is given twice, nested and with dots: leave one of the two out")
+            seen.add(key)
             try:
                 # unsafe: in place. A copy of the whole config for every key would take most of a sweep's planning.
                 merged = OmegaConf.unsafe_merge(merged, nested({key: value}))
@@ -103,7 +113,9 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping, or a UserError that names the file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = plainyaml.parse(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:
         raise UserError(f"no such config file: {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -172,17 +184,33 @@ def _inside(section: str, known: Mapping[str, Any]) -> str:
 
 
 def _check_plain(key: str, value: Any) -> None:
+    kind = known_keys()[key]
     if isinstance(value, str) and "${" in value:
         raise UserError(f"{key}: '${{...}}' is not read here; write the value itself")
-    if known_keys()[key] is bool and not isinstance(value, bool):
-        raise UserError(f"{key}: '{value}' is not true or false")
+    if kind is bool and not isinstance(value, bool):
+        raise UserError(f"{key}: '{_short(value)}' is not true or false")
     # YAML 1.1 reads on/yes/off/no as booleans, and a boolean passes for an int.
-    if known_keys()[key] is not bool and isinstance(value, bool):
+    if kind is not bool and isinstance(value, bool):
         raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(key)}")
     if isinstance(value, int) and abs(value) >= LARGEST:
         raise UserError(f"{key}: a number of {len(str(abs(value)))} digits is too large")
-    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+    scalar = get_args(kind)[0] if NoneType in get_args(kind) else kind
+    if scalar in (int, float) and isinstance(value, str):
+        _check_digits(key, value)
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{key}: must be a finite number, not {value}")
+    if scalar is str and isinstance(value, int | float):
+        raise UserError(
+            f"{key}: {value} is a number; expected {_expected(key)} (on a command line in quotes twice, '\"...\"')"
+        )
+
+
+def _check_digits(key: str, value: str) -> None:
+    """Refuse text for a number that isn't its digits: float() takes inf and 1e400 too, and int() takes 010 and 1_0."""
+    if NUMERAL.fullmatch(value) is None:
+        raise UserError(f"{key}: '{_short(value)}' is text; expected {_expected(key)}")
+    if not math.isfinite(float(value)):
+        raise UserError(f"{key}: must be a finite number, not {_short(value)}")
 
 
 def _expected(key: str) -> str:

@@ -7,7 +7,6 @@ It has no thread and touches no device.
 
 import contextlib
 import gc
-import importlib
 import json
 import os
 import selectors
@@ -17,14 +16,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.forking import BORN, ENDED, LEFT, WORD, adopt
-from core.processes import STOPPED, add_current_folder
+from core.processes import STOPPED, import_here
 
 
 def main(control: socket.socket, modules: Sequence[str]) -> None:
     """Import, then fork on request until the parent is gone. Returns in forked processes, when their work is done."""
-    add_current_folder()
     for name in modules:
-        importlib.import_module(name)
+        import_here(name)
     if len(os.listdir("/proc/self/task")) > 1:
         sys.exit("a module has started a thread, which no fork survives")
     gc.collect()
@@ -104,7 +102,7 @@ def _work(stdin: int, stdout: int, stderr: int, status: int) -> None:
         sys.modules["numpy"].random.seed()  # else that of all processes begins alike
     left: Any = 1
     try:
-        left = importlib.import_module(order["program"]).main(order["arguments"])
+        left = import_here(order["program"]).main(order["arguments"])
         sys.exit(left)
     except SystemExit as leaving:
         left = leaving.code

@@ -14,6 +14,7 @@ from core.config import RunConfig, content_hash
 from core.errors import UserError
 from core.fingerprints import FILES, lacks_files, named_files
 from core.listing import look
+from core.quantities import counted
 from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 from core.settings import build
 from core.training.saved import BEST, WEIGHTS
@@ -229,7 +230,7 @@ def _differences(runs: list[Run], folder: Path) -> Iterator[Finding]:
         bool(r.record.provenance.get("git_dirty")) and not r.record.provenance.get("git_diff_sha256") for r in runs
     )
     if without:
-        yield Finding("code", f"{without} runs are of changed code, and what was changed isn't known")
+        yield Finding("code", f"{counted(without, 'run')} of changed code, and what was changed isn't known")
     for wanted in sorted({str(r.record.provenance.get("git_diff_sha256") or "") for r in runs} - {""}):
         path = folder / f"{wanted}.patch"
         if not path.is_file():

@@ -4,7 +4,7 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from core.config import known_keys
 from core.errors import UserError
@@ -19,16 +19,16 @@ def check(ablation: Ablation, overrides: Mapping[str, Any]) -> None:
 
     Raises UserError that names the field, and the nearest known names where one is unknown.
     """
-    if (
-        not ablation.ladder and not ablation.recipes and (ablation.factors or not ablation.decoders)
-    ):  # a ladder names its points otherwise
-        check_factors(ablation.factors, ablation.control)
     keys = [factor.key for factor in ablation.factors]
     for key in keys:
         if key == "seed":
             raise UserError("factors: 'seed' is no factor; list the seeds under `seeds`")
         if key not in known_keys():
             raise UserError(f"factors: unknown config key '{key}': {nearest(key, known_keys())}")
+    if (
+        not ablation.ladder and not ablation.recipes and (ablation.factors or not ablation.decoders)
+    ):  # a ladder names its points otherwise
+        check_factors(ablation.factors, ablation.control)
     for source, settings in (("settings", dict(flatten(ablation.settings))), ("override", overrides)):
         for key in settings:
             if key in keys:
@@ -69,6 +69,8 @@ def check_factors(factors: tuple[Factor, ...], control: Mapping[str, Level]) -> 
             raise UserError(f"factors: '{key}' is listed {times} times; list it once with all its levels")
     for factor in factors:
         _check_levels(factor)
+        for level in (*factor.levels, control.get(factor.key)):
+            check_level("factors", factor.key, level)
         if factor.key not in control:
             raise UserError(f"control: no level for the factor '{factor.key}'; use one of {_listing(factor)}")
         if control[factor.key] not in factor.levels:
@@ -108,6 +110,15 @@ def _check_levels(factor: Factor) -> None:
     for index, level in enumerate(factor.levels):
         if level in factor.levels[:index]:
             raise UserError(f"factors: '{factor.key}' lists the level {text(level)} twice; list every level once")
+
+
+def check_level(field: str, key: str, level: object) -> None:
+    """Refuse a level that is text where its config key takes numbers: '2' and 2 would be two arms, and trained as one."""
+    kind = known_keys().get(key)
+    if isinstance(level, str) and {int, float} & {kind, *get_args(kind)}:
+        raise UserError(
+            f"{field}: '{key}' takes numbers, not the text {level!r}: leave out its quotes (the number is the same config)"
+        )
 
 
 def _listing(factor: Factor) -> str:

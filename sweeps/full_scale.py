@@ -27,7 +27,7 @@ from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.interchange.layouts import auxiliary_loss, config_to_hf
 from core.model.size import count
-from core.processes import STOPPED
+from core.processes import SOURCE_ROOT, STOPPED
 from core.quantities import short
 from core.records import write_atomically
 from core.stages import Stage, llada_moe_stages, to_yaml
@@ -35,7 +35,7 @@ from core.training.devices import engine_config
 from core.training.dry_run import unfed
 from sweeps.export import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
 from sweeps.launch.site import Request, clock
-from sweeps.launch.slurm import SOURCE_ROOT, option_lines
+from sweeps.launch.slurm import option_lines
 from sweeps.transfer import BATCH, RATE, Carried, Rule, Scale, published_optimum
 
 SCRIPT, ENGINE, HF, STAGES = "train.sbatch", "deepspeed.json", "hf/config.json", "stages.yaml"
@@ -58,8 +58,8 @@ export MASTER_ADDR="${{MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELI
 export MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
 if [ $# -eq 0 ]; then set -- {config}; fi  # or: {stages} --stage NAME
 file="$here/$1"; shift
-{python} -m ablations train "$file" "$@" --devices {devices} --dry-run || exit 2
-srun --mpi=none --kill-on-bad-exit=1 {python} -m ablations train "$file" "$@" --out "$here/runs" </dev/null &
+{python} -P -m ablations train "$file" "$@" --devices {devices} --dry-run || exit 2
+srun --mpi=none --kill-on-bad-exit=1 {python} -P -m ablations train "$file" "$@" --out "$here/runs" </dev/null &
 step=$!
 status=0
 while kill -0 "$step" 2>/dev/null; do wait "$step"; status=$?; done

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from core.config import RunConfig, to_dict
 from core.errors import UserError
+from core.processes import BRIEF_SPINNING, import_path, module_command
 
 STEPS = 6
 MOST_PER_GPU = 16
@@ -38,14 +39,17 @@ class Packing:
 
 def time_side_by_side(config: RunConfig, shares: Sequence[Share]) -> list[float] | None:
     """Train a few steps in one process for each share, all at the same time."""
-    command = [sys.executable, "-m", "sweeps.packing", json.dumps(to_dict(config))]
+    command = module_command("sweeps.packing", json.dumps(to_dict(config)))
     processes = [
         subprocess.Popen(
             [*command, json.dumps(share.cores)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | ({} if share.gpu is None else {"CUDA_VISIBLE_DEVICES": share.gpu}),
+            env=BRIEF_SPINNING
+            | os.environ
+            | import_path()
+            | ({} if share.gpu is None else {"CUDA_VISIBLE_DEVICES": share.gpu}),
         )
         for share in shares
     ]

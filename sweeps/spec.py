@@ -5,7 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from core.errors import UserError
+from core.fieldtypes import check_fields
+from core.printable import one_line
 from core.recipes import Recipe
+from core.settings import flatten
 
 Level = str | int | float | bool | None
 CONFIRM = "confirm"  # the size that a confirmation is known by
@@ -23,6 +26,7 @@ class Factor:
     def __post_init__(self) -> None:
         if not isinstance(self.levels, tuple | list):
             raise UserError(f"factors: the levels of '{self.key}' must be a tuple, such as (1, 2), not {self.levels!r}")
+        check_fields(self, f"factors: {one_line(repr(self.key))}: ")
 
     @property
     def name(self) -> str:
@@ -37,6 +41,9 @@ class Target:
     tokens: float
     sparsity: float = 1.0
     granularity: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "ladder: targets: ")
 
 
 # LLaDA-MoE-7B-A1B (arXiv 2509.24389: 64 experts, top-8, 20T tokens before annealing), and ten times its parameters.
@@ -64,6 +71,7 @@ class Ladder:
     targets: Mapping[str, Target] = field(default_factory=lambda: dict(TARGETS))
 
     def __post_init__(self) -> None:
+        check_fields(self, "ladder: ", endless=("between",))
         if not self.families or not all(self.families.values()):
             raise UserError("ladder: families must name at least one kind of model, each with its sizes as settings")
         for name in ("flops", "tokens_per_parameter"):
@@ -93,6 +101,9 @@ class Decoders:
     decode_seeds: int = 1
     margin: float | None = None
 
+    def __post_init__(self) -> None:
+        check_fields(self, "decoders: ")
+
 
 @dataclass(frozen=True)
 class Size:
@@ -113,6 +124,7 @@ class Size:
         _check_seeds(self.seeds)
         if self.arms is not None:
             _check_arms(self.arms)
+        check_fields(self, skip=("seeds", "contrasts"))
 
 
 @dataclass(frozen=True)
@@ -185,6 +197,7 @@ class Ablation:
         if self.match not in (None, "active_flops"):
             raise UserError(f"match: unknown value {self.match!r}; use one of None, 'active_flops'")
         _check_arms(self.arms)
+        check_fields(self, skip=("seeds", "contrasts"))
         if self.ladder is not None and (
             self.factors or self.control or self.arms != "all" or self.contrasts or self.match or self.decoders
         ):
@@ -208,7 +221,7 @@ class Ablation:
             decoders=edition.decoders or self.decoders,
             base=edition.base or self.base,
             seeds=tuple(edition.seeds) if edition.seeds is not None else self.seeds,
-            settings={**self.settings, **edition.settings},
+            settings=dict(flatten(self.settings)) | dict(flatten(edition.settings)),
             sizes={},
         )
 

@@ -17,6 +17,7 @@ from core import designs
 from core.errors import UserError
 from core.jsonfiles import DamagedFileError
 from core.patience import Patience
+from core.records import FILE_NAME
 from sweeps import scheduler
 from sweeps.patient import PatientStorage
 from sweeps.planned import cells
@@ -27,12 +28,16 @@ from sweeps.study import job_name, submissions
 from sweeps.workplace import PREEMPTED, Workplace, place_of
 
 DEAD = "its worker is dead"
+GONE = "its record is gone: it is trained again by the next run"
 STATES = ("queued", "running", "finished", "failed", "lost", "stopped", "missing")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """One run. state: "lost": its worker is dead; "stopped": left by a sweep that was stopped; "missing": never queued.
+    """One run.
+
+    state: "lost": its worker is dead; "stopped": left by a sweep that was stopped; "missing": never queued, or its record was
+    deleted.
 
     where: host or Slurm task of its worker. seconds_left: None before anything was measured. folder: of a run in training,
     below the folder of runs.
@@ -159,7 +164,10 @@ def _run(
     arm: str, seed: int, trials: Sequence[FrozenTrial], out: Path, workplace: Workplace, mean_s: float | None
 ) -> RunStatus:
     by_state = {trial.state: trial for trial in trials}  # the newest of each
-    if TrialState.COMPLETE in by_state:
+    if done := by_state.get(TrialState.COMPLETE):
+        folder = done.user_attrs.get("folder")
+        if folder is not None and not os.path.lexists(out / folder / FILE_NAME):
+            return RunStatus(arm, seed, "missing", GONE)
         return RunStatus(arm, seed, "finished")
     if running := by_state.get(TrialState.RUNNING):
         where = worker_of(running)
@@ -174,6 +182,8 @@ def _run(
     if not trials:
         return RunStatus(arm, seed, "missing")
     last = trials[-1].user_attrs
+    if last.get("status") == "failed" and "folder" in last and not os.path.lexists(out / last["folder"] / FILE_NAME):
+        return RunStatus(arm, seed, "missing", GONE)
     return RunStatus(arm, seed, "failed" if last.get("status") == "failed" else "stopped", last.get("reason"))
 
 

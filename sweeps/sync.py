@@ -9,7 +9,6 @@ run's rows, and a second sending appends them again. So each segment has a file 
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.processes import module_command
 from core.records import write_atomically
 from sweeps.folders import LOCK_FILE, RunLock, is_held
 from sweeps.secrets import safe_url, without_secrets
@@ -196,7 +196,7 @@ def _sent(
 def _wandb_sync(files: Iterable[Path], handles: tuple[int, ...], lines: list[str], on_sent: Callable[[], None]) -> int:
     """Run `wandb sync`, which holds the lock too: should we be killed, it goes on. Returns its exit status."""
     environment = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-    command = [sys.executable, "-m", "wandb", "sync", "--include-synced", "--include-online"]
+    command = module_command("wandb", "sync", "--include-synced", "--include-online")
     with subprocess.Popen(
         [*command, *(str(file.absolute()) for file in files)],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",

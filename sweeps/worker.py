@@ -7,7 +7,6 @@ password, so it isn't in the job file), its CPU cores as a JSON list in ABLATE_C
 parent is gone, a pipe on stdout for events (JSON lines), and its log as stderr.
 """
 
-import importlib
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ from core.inputs import fingerprint
 from core.keys import check_key
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.printable import log_to_stderr
-from core.processes import STOPPED, add_current_folder, leave_with_parent, take_events_pipe
+from core.processes import STOPPED, import_here, leave_with_parent, take_events_pipe
 from core.provenance import save_diff
 from core.records import OutOfReachError, RunRecord, UnreadableRecordError, set_aside
 from core.training import pausing
@@ -216,7 +215,7 @@ def _is_of(record: RunRecord, config: RunConfig) -> bool:
 def trainer_of(name: str) -> Train:
     """The function that "module:function" names."""
     module, _, function = name.partition(":")
-    train: Train = getattr(importlib.import_module(module), function)
+    train: Train = getattr(import_here(module), function)
     return train
 
 
@@ -241,7 +240,6 @@ def serve(
     cores = json.loads(os.environ[CORES_VARIABLE])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    add_current_folder()
     train = trainer_of(job["trainer"])
     if "torch" in sys.modules:  # what the trainer needs was imported with it
         sys.modules["torch"].set_num_threads(len(cores))

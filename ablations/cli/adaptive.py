@@ -22,6 +22,7 @@ from analysis.headline import savings
 from core.errors import UserError
 from core.printable import say
 from core.provenance import describe
+from core.quantities import counted
 from core.terminal import line
 from sweeps.folders import write_design
 from sweeps.launch.pool import warm_workers
@@ -71,7 +72,8 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
     if failed:
         out.print(
-            line(f"{failed} runs failed", "red") + line(": the report names them; --retry-failed runs them again")
+            line(f"{counted(failed, 'run')} failed", "red")
+            + line(": the report names them; --retry-failed runs them again")
         )
     return 1 if failed else 0
 
@@ -80,7 +82,7 @@ def _tell_unlooked(folder: Path, design: Mapping[str, Any]) -> None:
     """Say so where runs were there before the first look: what somebody saw of them isn't allowed for."""
     study = Study.load(folder, design)
     if study is not None and study.cells and not of_design(logged(folder), design):
-        known = f"note: {len(study.cells)} runs were recorded before any look was noted"
+        known = f"note: {counted(len(study.cells), 'run')} were recorded before any look was noted"
         say(f"{known}; error rates hold if nobody saw their results", file=sys.stderr)
 
 
@@ -162,13 +164,14 @@ def _say(found: Course) -> None:
         look = found.looks[-1]
         left = sum(decision == "open" for decision in found.decisions.values())
         say(
-            f"look after {look.seeds} seeds: {'; '.join(look.decided) or 'nothing decided'}; {left} open",
+            f"look after {counted(look.seeds, 'seed')}: {'; '.join(look.decided) or 'nothing decided'}; {left} open",
             file=sys.stderr,
         )
     if found.wanted:
         arms = len({arm for arm, _ in found.wanted})
         say(
-            f"next block: {len(found.wanted)} runs of {arms} arms, to {max(found.seeds.values())} seeds",
+            f"next block: {counted(len(found.wanted), 'run')} of {counted(arms, 'arm')}, to "
+            f"{counted(max(found.seeds.values()), 'seed')}",
             file=sys.stderr,
         )
 

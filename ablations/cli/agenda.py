@@ -1,18 +1,37 @@
 """Finding declarations: a question is on the agenda by its file being in `ablations/`."""
 
 import argparse
+import contextlib
 import difflib
 import importlib.util
+import re
 import shlex
+import sys
+import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from core.errors import UserError
-from sweeps.search.spec import Search
-from sweeps.spec import Ablation, confirm_size, study_name
+from sweeps.checks import nearest
+from sweeps.search.spec import KINDS, Budget, Search
+from sweeps.spec import (
+    Ablation,
+    Decoders,
+    Factor,
+    Ladder,
+    Resources,
+    Size,
+    Target,
+    confirm_size,
+    study_name,
+)
 
 MOST_SEEDS = 10_000
+DECLARED = {
+    kind.__name__: kind
+    for kind in (Ablation, Budget, Decoders, Factor, Ladder, Resources, Search, Size, Target, *KINDS.values())
+}
 FOLDER = Path(__file__).resolve().parent.parent
 
 
@@ -45,6 +64,11 @@ def declared(name: str) -> tuple[str, Ablation | Search]:
             raise UserError(f"{name}: '{path.stem}' is on the agenda already; give the file another name")
         return path.stem, _load(path)
     agenda = discover()
+    if name not in agenda and Path(f"{name}.py").is_file():
+        raise UserError(f"'{name}' isn't on the agenda, but a file {name}.py is here: write {name}.py")
+    if name not in agenda and Path(name).exists():
+        kind = "folder" if Path(name).is_dir() else "file"
+        raise UserError(f"{name} is a {kind} here, and no declaration: give a name of the agenda, or a .py file")
     if name not in agenda and "/" in name:
         raise UserError(f"{name}: there is no such folder or declaration file (a name of the agenda has no '/')")
     if name not in agenda:
@@ -164,10 +188,14 @@ def _load(path: Path) -> Ablation | Search:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file may raise, said with its place
-        line = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{path.name} can't be read: {line}") from error
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is none of a command's answer
+            spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"{path.name}{_place(path, error)}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise, said with its place
+        words = str(error).splitlines()[0] if str(error) else ""
+        line = f"{type(error).__name__}: {words}{_nearest_field(words)}".removesuffix(": ")
+        raise UserError(f"{path.name} can't be read{_place(path, error)}: {line}") from error
     kinds: dict[str, type[Ablation] | type[Search]] = {"ablation": Ablation, "search": Search}
     found = [getattr(module, name) for name, kind in kinds.items() if isinstance(getattr(module, name, None), kind)]
     if len(found) != 1:
@@ -176,3 +204,18 @@ def _load(path: Path) -> Ablation | Search:
             "sweeps.search.spec)" + (", not both" if found else "")
         )
     return found[0]
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """The line of a declaration at which an error came up; a SyntaxError names it itself."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _nearest_field(words: str) -> str:
+    """A hint for a field that a declaration's class doesn't have."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", words)
+    kind = DECLARED.get(found[1]) if found else None
+    return f": {nearest(found[2], [entry.name for entry in fields(kind)])}" if found and kind else ""

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from ablations.cli.commands import console, show_json
 from analysis.compare import holm
 from core.data.tasks import first_held_out, room, task_of
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
+from core.labelled import labelled
 from core.training.checks import find_run
 
 if TYPE_CHECKING:
@@ -98,11 +98,9 @@ def _print(content: dict[str, Any], out: Console) -> None:
         "match with its 95 % interval (Wilson); p: McNemar against one token a call, Holm over the rows",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False)
-    for name in ("decoding", "exact match", "difference", "p adj.", "NFE", "TPF"):
-        table.add_column(name, justify="left" if name == "decoding" else "right")
+    table = labelled("decoding", "exact match", "difference", "p adj.", "NFE", "TPF")
     for row in content["rows"]:
-        table.add_row(
+        table.add(
             row["decoding"],
             f"{row['exact_match']:.1%} [{row['low']:.1%}, {row['high']:.1%}]",
             "" if row["adjusted"] is None else f"{row['difference']:+.1%}",

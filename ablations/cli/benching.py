@@ -10,13 +10,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ablations.cli.commands import console, show_json
 from ablations.cli.models import Opened, open_model
 from ablations.cli.options import check_lists
 from core.data.held_out import check_held_out
 from core.errors import UserError
+from core.labelled import labelled
 from core.model.size import count
 from core.probes.grid import Cell
 from core.training.checks import find_run
@@ -142,11 +142,9 @@ def _print(content: dict[str, Any], out: Console) -> None:
     for key, group in itertools.groupby(content["costs"], _cell_name):
         out.print()
         out.print(key)
-        table = Table(box=None, pad_edge=False)
-        for name in ("cache", "NFE", "TPF", "ms/token", "tokens/s", "over none", "peak MB"):
-            table.add_column(name, justify="left" if name == "cache" else "right")
+        table = labelled("cache", "NFE", "TPF", "ms/token", "tokens/s", "over none", "peak MB")
         for row in group:
-            table.add_row(
+            table.add(
                 row["contestant"],
                 f"{row['nfe']:.0f}",
                 f"{row['tokens_fixed_per_call']:.2f}",

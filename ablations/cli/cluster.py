@@ -11,6 +11,7 @@ from ablations.cli.options import SLURM_ONLY, check_flags
 from ablations.cli.planning import make_plan, power_of
 from core.errors import UserError
 from core.printable import say
+from core.quantities import counted
 from sweeps.folders import pending, run_folder
 from sweeps.launch import site, slurm
 from sweeps.ledger import Ledger
@@ -45,14 +46,16 @@ def submit(arguments: argparse.Namespace, plan: Plan | SearchPlan, *, retry_fail
     if done is None:
         say(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
         return 0
-    runs = f"{done.runs} runs" if done.runs else "a search"
+    runs = counted(done.runs, "run") if done.runs else "a search"
     for note in done.notes:
         say(f"note: {note}", file=sys.stderr)
     if done.job is None:
         say(done.text, end="")
-        say(f"not submitted, and nothing is written: {runs}, {done.tasks} array tasks", file=sys.stderr)
+        say(f"not submitted, and nothing is written: {runs}, {counted(done.tasks, 'array task')}", file=sys.stderr)
         return 0
-    say(f"job {done.job}: {runs} wait{'' if done.runs else 's'} for {done.tasks} array tasks ({done.script})")
+    say(
+        f"job {done.job}: {runs} wait{'' if done.runs > 1 else 's'} for {counted(done.tasks, 'array task')} ({done.script})"
+    )
     say(f"next: {agenda.command('status', arguments, plan.size)}")
     return 0
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from ablations.cli import agenda
 from ablations.cli.options import check_flags
 from core.errors import UserError
+from core.labelled import Column, Labelled
 from core.printable import say
+from core.quantities import counted
 from core.terminal import Terminal, line
 from sweeps.spec import Ablation
 
@@ -65,8 +66,8 @@ def run_list(arguments: argparse.Namespace) -> int:
                 out.print(head + line(f"search, {row['budget']}, {row['so_far']}"))
                 out.print(indented(row["question"]))
                 continue
-            what = f"{row['arms']} arms" if row["arms"] else f"ladder of {row['models']} models"
-            out.print(head + line(f"{what} x {row['seeds']} seed{'s' if row['seeds'] > 1 else ''}, ") + _so_far(row))
+            what = counted(row["arms"], "arm") if row["arms"] else f"ladder of {row['models']} models"
+            out.print(head + line(f"{what} x {counted(row['seeds'], 'seed')}, ") + _so_far(row))
             out.print(indented(row["question"]))
             if row["verdict"]:
                 out.print(indented(f"→ {row['verdict']}"))
@@ -116,7 +117,7 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
 def _so_far(row: dict[str, Any]) -> Text:
     if not row["complete"] and not row["failed"]:
         return line("not run", "dim")
-    complete = line(f"{row['complete']} runs complete")
+    complete = line(f"{counted(row['complete'], 'run')} complete")
     return complete + line(", ") + line(f"{row['failed']} failed", "red") if row["failed"] else complete
 
 
@@ -184,13 +185,21 @@ def run_run(arguments: argparse.Namespace) -> int:
 
         undecoded = decode_here(arguments, plan, out)
     out.print(
-        f"{plan.study_name}: {summary.done} runs trained, {summary.reused} recorded before, {failed} failed, "
+        f"{plan.study_name}: {counted(summary.done, 'run')} trained, {summary.reused} recorded before, {failed} failed, "
         f"{summary.missing} missing"
     )
+    if summary.elsewhere:
+        out.print(trained_elsewhere(arguments, summary.elsewhere, plan.size))
     out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
     if failed:
         out.print(line("some runs failed", "red") + line(": the report names them; --retry-failed runs them again"))
     return 1 if failed or summary.missing or undecoded else 0
+
+
+def trained_elsewhere(arguments: argparse.Namespace, count: int, size: str) -> str:
+    """That another process trains what is left, and how to follow it."""
+    follow = agenda.command("status", arguments, size)
+    return f"{counted(count, 'run')} in training by another process, which records them: {follow} follows it"
 
 
 def train_here(arguments: argparse.Namespace, plan: "Plan", *, retry_failed: bool) -> "Summary":
@@ -253,10 +262,10 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show_json(as_json(findings))
         return 0
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Labelled(None, (Column(folds=True, justify="left"), Column(folds=True, justify="left")))
     for finding in findings:
-        mark = line("✓", "green") if finding.ok else line("–", "yellow")
-        table.add_row(mark, line(finding.name, "bold"), line(finding.found), line(finding.means, "dim"))
+        mark = line("✓ ", "green") if finding.ok else line("– ", "yellow")
+        table.add(mark + line(finding.name, "bold"), line(finding.found), line(finding.means, "dim"))
     console().print(table)
     return 0
 

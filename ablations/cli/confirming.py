@@ -13,6 +13,7 @@ from analysis.verdicts import Judgement, judge
 from core.data.corpora import describe
 from core.errors import UserError
 from core.printable import say
+from core.quantities import counted, significant
 from sweeps.confirmation import confirmation_plan, fresh_seeds
 from sweeps.history import add_look
 from sweeps.spec import confirm_size, study_name
@@ -57,14 +58,13 @@ def verdict(found: Judgement, arm: str) -> str:
 
 def _verdict(found: Judgement, arm: str) -> str:
     if found.counts["missing"]:
-        return f"{arm} isn't confirmed yet: {found.counts['missing']} runs of the confirmation are missing"
+        return f"{arm} isn't confirmed yet: {counted(found.counts['missing'], 'run')} of the confirmation missing"
     row = next(row for row in found.tables[0].rows if row.arm == arm)
     if found.winner == arm and row.effect is not None:
         effect = row.effect
-        return (
-            f"{arm} is confirmed on {effect.n} fresh seeds: {effect.estimate:+.3g} [{effect.low:+.3g}, {effect.high:+.3g}] "
-            f"{found.tables[0].unit}".rstrip()
-        )
+        estimate, low, high = (significant(value, 3, "+") for value in (effect.estimate, effect.low, effect.high))
+        said = f"{arm} is confirmed on {counted(effect.n, 'fresh seed')}: {estimate} [{low}, {high}]"
+        return f"{said} {found.tables[0].unit}".rstrip()
     return f"{arm} is not confirmed: on fresh seeds it is: {row.verdict}"
 
 

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ablations.cli.commands import console
 from core.config import RunConfig, to_dict
+from core.labelled import labelled
 from core.model.shapes import shapes
 from core.model.size import count, flops_per_token
 from core.presets import resolve
@@ -47,11 +47,9 @@ def _print(content: dict[str, Any], out: Console) -> None:
         f"{sizes['total']:,} parameters, {sizes['active']:,} active (the embedding table's rows are looked up and not "
         f"counted as active); {flops['training']:.3g} training FLOPs per token at length {content['sequence_length']}"
     )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("weight", "shape"):
-        table.add_column(heading)
+    table = labelled("weight", "shape", left=("shape",))
     for pattern, shape, layers in _folded(content["shapes"]):
-        table.add_row(f"{pattern} {layers}".strip(), " x ".join(map(str, shape)))
+        table.add(f"{pattern} {layers}".strip(), " x ".join(map(str, shape)))
     out.print(table)
 
 

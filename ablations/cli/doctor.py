@@ -24,6 +24,7 @@ from urllib.parse import urlparse
 
 from core.forking import Process, begin, warm
 from core.processes import import_path, take_events_pipe
+from core.quantities import counted
 from core.ranks import MODULES
 
 SMALLEST: dict[str, Any] = {
@@ -106,7 +107,7 @@ def _end(process: Process) -> None:
 def _python() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {cores} cores"
-    return Finding("python", True, found, f"local sweeps run {cores} workers by default, one core each")
+    return Finding("python", True, found, f"local sweeps run {counted(cores, 'worker')} by default, one core each")
 
 
 def _torch() -> Finding:

@@ -10,7 +10,7 @@ from core.capacity.planning import plan
 from core.config import RunConfig
 from core.data.corpora import describe
 from core.errors import UserError
-from core.quantities import short
+from core.quantities import counted, short
 from core.stages import Stage
 from core.training.checks import check_stages
 from core.training.dry_run import DryRun, dry_run
@@ -72,7 +72,7 @@ def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:
         lines.append(f"note: more than {REPEATED} passes over the same text are worth less and less: use more of it")
     if trainer.strategy == "deepspeed":
         lines.append(
-            f"layout: {devices} devices, ZeRO-{spread.stage}, expert parallel {spread.expert_parallel}, "
+            f"layout: {counted(devices, 'device')}, ZeRO-{spread.stage}, expert parallel {spread.expert_parallel}, "
             f"{found.micro_batch} sequences x {trainer.accumulate} micro-batches a device, {trainer.precision}, "
             f"checkpointing {'on' if trainer.activation_checkpointing else 'off'}, offload {spread.offload}"
         )

@@ -84,9 +84,19 @@ def _arm(arguments: argparse.Namespace, study: Study, judgement: Judgement) -> s
     arm = arguments.arm or judgement.winner
     if arm is None:
         raise UserError(f"{arguments.name}: no arm can be exported yet: {judgement.winner_reason}")
-    if arm not in study.arms:
-        raise UserError(f"--arm '{arm}' is not an arm of {arguments.name}; the arms are {', '.join(study.arms)}")
-    return arm
+    if arguments.arm is None:
+        return arm
+    labels = {name: [study.labels[name]] for name in study.arms}
+    return named_arm(arm, labels, f"is not an arm of {arguments.name}; the arms are")
+
+
+def named_arm(given: str, arms: Mapping[str, Sequence[str]], otherwise: str) -> str:
+    """The arm that is called so, by its name or a label of it as tables print it. Raises UserError."""
+    wanted = given.strip().strip("“”").removesuffix(" (control)")
+    found = [name for name, labels in arms.items() if wanted in (name, *labels)]
+    if len(found) != 1:
+        raise UserError(f"--arm '{given}' {otherwise} {', '.join(arms)}")
+    return found[0]
 
 
 def _as_hf(arguments: argparse.Namespace, study: Study, arm: str, folder: Path) -> int:

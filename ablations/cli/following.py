@@ -18,7 +18,7 @@ from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
 from core.errors import UserError
 from core.printable import say
-from core.quantities import duration
+from core.quantities import counted, duration, short
 from core.terminal import line
 from sweeps import scheduler
 from sweeps.launch import presence
@@ -34,7 +34,7 @@ WATCH_S = 2.0
 MOST_ROWS = 20
 WORDS = {
     "queued": "queued", "running": "running", "finished": "finished", "failed": "failed", "lost": "lost",
-    "stopped": "left by a sweep that was stopped", "missing": "never queued", "paused": "paused", "pruned": "pruned",
+    "stopped": "left by a sweep that was stopped", "missing": "missing", "paused": "paused", "pruned": "pruned",
 }  # fmt: skip
 Row = RunStatus | ConfigurationStatus
 Found = Status | SearchStatus
@@ -59,7 +59,9 @@ def run_status(arguments: argparse.Namespace) -> int:
         if said := getattr(arguments, "drift", ""):
             console().print(f"note: {said}", markup=False, soft_wrap=True)
         if waiting := _wait_for_sync(arguments.out, study):
-            console().print(f"{waiting} runs wait to be sent to W&B: {agenda.command('sync', arguments)}", markup=False)
+            console().print(
+                f"{counted(waiting, 'run')} wait to be sent to W&B: {agenda.command('sync', arguments)}", markup=False
+            )
         return 0
     try:
         _watch(look, found, again)
@@ -130,7 +132,9 @@ def run_cancel(arguments: argparse.Namespace) -> int:
         presence.stop(place) for place in (folder, *([folder.with_name(f"{study}.{CONFIRM}")] if is_search else []))
     ]
     mine = {process for processes, _ in stopped for process in processes}
-    say(f"{study}: {ended} array tasks cancelled, {len(mine)} sweeps on this machine asked to stop")
+    say(
+        f"{study}: {counted(ended, 'array task')} cancelled, {counted(len(mine), 'sweep')} on this machine asked to stop"
+    )
     for host in sorted({host for _, hosts in stopped for host in hosts}):
         say(f"one runs on {host}: cancel it there", file=sys.stderr)
     if ended or mine:
@@ -145,7 +149,11 @@ def render(found: Found, again: str) -> RenderableType:
         head += f"; about {duration(found.seconds_left)} left"
     parts: list[RenderableType] = [line(head, style="bold")]
     if found.preempted or found.deaths:
-        parts.append(line(f"so far {found.preempted} times preempted and requeued, {found.deaths} workers lost"))
+        parts.append(
+            line(
+                f"so far {counted(found.preempted, 'time')} preempted and requeued, {counted(found.deaths, 'worker')} lost"
+            )
+        )
     parts += [line(each) for each in tasks_said(found)]
     running = found.of("running")
     table = bars()
@@ -161,6 +169,8 @@ def render(found: Found, again: str) -> RenderableType:
         parts.append(line(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
     if failures:
         parts.append(line(f"again: {again}"))
+    for reason, rows in by_reason([row for row in found.of("missing") if row.reason]):
+        parts.append(line(f"missing: {_labels(rows)}: {reason}", style="yellow"))
     if isinstance(found, SearchStatus) and found.confirmation is not None:
         parts.append(render(found.confirmation, again))
     elif isinstance(found, SearchStatus):
@@ -169,18 +179,18 @@ def render(found: Found, again: str) -> RenderableType:
 
 
 def _summary(found: Found) -> str:
-    return f"{found.study}: {_counted(found.counts, 'runs') if isinstance(found, Status) else _searched(found)}"
+    return f"{found.study}: {_counted(found.counts, 'run') if isinstance(found, Status) else _searched(found)}"
 
 
 def _counted(counts: Mapping[str, int], what: str) -> str:
     said = [f"{count} {WORDS[state]}" for state, count in counts.items() if count]
-    return f"{sum(counts.values())} {what}: {', '.join(said)}" if said else f"0 {what}"
+    return f"{counted(sum(counts.values()), what)}: {', '.join(said)}" if said else f"0 {what}s"
 
 
 def _searched(found: SearchStatus) -> str:
-    said = _counted(found.counts, "configurations")
+    said = _counted(found.counts, "configuration")
     if found.budget_tokens is not None:
-        return f"{said}; {found.tokens:.3g} of {found.budget_tokens:.3g} tokens"
+        return f"{said}; {short(found.tokens)} of {short(found.budget_tokens)} tokens"
     return f"{said}; {found.undrawn} still to draw" if found.undrawn else said
 
 
@@ -196,7 +206,10 @@ def tasks_said(found: Found) -> list[str]:
     if found.silence is not None:
         return [f"Slurm doesn't say how its tasks are: {found.silence}"]
     states = Counter((t.state.lower(), "" if t.reason == "None" else t.reason) for t in found.tasks or ())
-    return [f"Slurm: {n} tasks {state}{f' ({reason})' if reason else ''}" for (state, reason), n in states.items()]
+    return [
+        f"Slurm: {counted(n, 'task')} {state}{f' ({reason})' if reason else ''}"
+        for (state, reason), n in states.items()
+    ]
 
 
 def _progress(row: Row) -> tuple[Text, RenderableType, Text]:

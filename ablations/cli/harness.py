@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ablations.cli.commands import console, show_json
 from ablations.cli.models import Opened, open_model
 from ablations.cli.options import check_lists
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
+from core.labelled import labelled
 from core.records import write_atomically
 
 if TYPE_CHECKING:
@@ -207,11 +207,10 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _print(content: Mapping[str, Any], out: Console) -> None:
-    table = Table(box=None, pad_edge=False)
-    for name in ("task", "few-shot", "metric", "filter", "value", "± s.e.", "examples"):
-        table.add_column(name, justify="left" if name in ("task", "metric", "filter") else "right")
+    names = ("few-shot", "metric", "filter", "value", "± s.e.", "examples")
+    table = labelled("task", *names, left=("metric", "filter"))
     for row in content["rows"]:
-        table.add_row(
+        table.add(
             row["task"],
             *("" if row["few_shot"] is None else str(row["few_shot"]), row["metric"], row["filter"]),
             "missing" if row["value"] is None else f"{row['value']:.4g}",

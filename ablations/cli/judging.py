@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from ablations.cli.commands import console, show_json
 from ablations.cli.models import open_model
@@ -20,6 +19,7 @@ from core.data.mixtures import kinds
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.sampling import Sampled, Sampling, check_sampling
 from core.errors import UserError
+from core.labelled import labelled
 from core.probes.quality import NgramJudge, distinct, entropy, longest_copied_span
 from core.training.checks import find_run
 
@@ -126,12 +126,10 @@ def _print(content: dict[str, Any], out: Console) -> None:
         "longest span of training text in tokens",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False)
     asked = ["judge, bits/byte"] if "judge_bits_per_byte" in content["rows"][0] else []
-    for name in ("decoding", "n-gram judge", *asked, "distinct-4", "entropy", "copied", "TPF"):
-        table.add_column(name, justify="left" if name == "decoding" else "right")
+    table = labelled("decoding", "n-gram judge", *asked, "distinct-4", "entropy", "copied", "TPF")
     for row in content["rows"]:
-        table.add_row(
+        table.add(
             row["decoding"],
             f"{row['ngram_nats']:.3f}",
             *([f"{row['judge_bits_per_byte']:.3f}"] if asked else []),

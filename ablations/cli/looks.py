@@ -12,6 +12,7 @@ from analysis.frame import Study
 from core import jsonfiles, records
 from core.errors import UserError
 from core.jsonfiles import is_whole
+from core.quantities import counted
 from sweeps.audit import Finding
 
 
@@ -55,14 +56,17 @@ def contradictions(folder: Path) -> Iterator[Finding]:
     if study is None or "adaptive" not in study.design:
         if own:
             planned = study is not None and own[-1]["rule"]["fixed"] == len(study.design["seeds"])
-            text = f"the results were looked at {len(own)} times, and this design says nothing of it"
+            text = f"the results were looked at {counted(len(own), 'time')}, and this design says nothing of it"
             yield Finding(LOOKS, text, note=planned)
         return
     now = {look.seeds: decisions_of(look) for look in course(study).looks}
     newest = {look["seeds"]: look for look in own}
     for look in own:
         if look["seeds"] in now and look["decisions"] != now[look["seeds"]]:
-            text = f"the look after {look['seeds']} seeds of {look['at']} decided otherwise than the records say now"
+            text = (
+                f"the look after {counted(look['seeds'], 'seed')} of {look['at']} decided otherwise than the "
+                f"records say now"
+            )
             yield Finding(LOOKS, text, note=look is not newest[look["seeds"]])
 
 
@@ -74,7 +78,8 @@ def check_not_looked_at(folder: Path, design: Mapping[str, Any]) -> None:
     noted = of_design(logged(folder), design)
     if noted and noted[-1]["rule"]["fixed"] != len(design["seeds"]):
         raise UserError(
-            f"these runs were looked at after {noted[-1]['seeds']} seeds, which a fixed design's p-values don't allow for: "
+            f"these runs were looked at after {counted(noted[-1]['seeds'], 'seed')}, which a fixed design's "
+            f"p-values don't allow for: "
             "go on with --until-decided, or start a new sweep in another --out"
         )
 

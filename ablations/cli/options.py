@@ -1,11 +1,15 @@
 """Options that are many, by command."""
 
 import argparse
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from core.errors import UserError
+from core.settings import NUMERAL
 
+MOST_DIGITS = 15  # of a number on the command line
 SLURM_ONLY = (
     "partition",
     "account",
@@ -17,6 +21,45 @@ SLURM_ONLY = (
     "sbatch",
     "dry_run",
 )
+
+
+def number(text: str) -> float:
+    """A finite number on the command line, written in digits."""
+    if NUMERAL.fullmatch(text) is None or not math.isfinite(float(text)):
+        raise argparse.ArgumentTypeError(f"'{_shown(text)}' is not a finite number, such as 0.5 or 1e-3")
+    return float(text)
+
+
+def whole(text: str) -> int:
+    """A whole number on the command line; its range is the command's to check."""
+    if re.fullmatch(r"[-+]?(0|[1-9]\d*)", text, re.ASCII) is None or len(text) > MOST_DIGITS:
+        raise argparse.ArgumentTypeError(f"'{_shown(text)}' is not a whole number of at most {MOST_DIGITS} digits")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, on the command line."""
+    if re.fullmatch(r"[1-9]\d*", text, re.ASCII) is None or len(text) > MOST_DIGITS:
+        raise argparse.ArgumentTypeError(
+            f"'{_shown(text)}' is not a whole number from 1 on, of at most {MOST_DIGITS} digits"
+        )
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A share between 0 and 1, on the command line."""
+    if not 0 < (found := number(text)) < 1:
+        raise argparse.ArgumentTypeError(f"'{_shown(text)}' is not a share between 0 and 1, such as 0.1")
+    return found
+
+
+def workers(text: str) -> int | str:
+    """A number of processes, or "auto"."""
+    return text if text == "auto" else positive(text)
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= MOST_DIGITS else f"{text[:MOST_DIGITS]} ..."
 
 
 def export_options(command: argparse.ArgumentParser) -> None:
@@ -50,24 +93,24 @@ def sample_options(command: argparse.ArgumentParser) -> None:
         "--prompt", action="append", metavar="TEXT", help="may be repeated; ░ in it is a mask (default: none)"
     )
     command.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
-    command.add_argument("--length", type=int, metavar="N", help="tokens of the response (default: 128)")
+    command.add_argument("--length", type=whole, metavar="N", help="tokens of the response (default: 128)")
     command.add_argument(
-        "--block-length", type=int, metavar="N", help="decode block after block (default: all at once)"
+        "--block-length", type=whole, metavar="N", help="decode block after block (default: all at once)"
     )
-    command.add_argument("--steps", type=int, metavar="N", help="network calls (default: one for each token)")
+    command.add_argument("--steps", type=whole, metavar="N", help="network calls (default: one for each token)")
     command.add_argument("--remasking", metavar="RULE", help="low_confidence (default), random, entropy or margin")
     command.add_argument(
-        "--threshold", type=float, metavar="P", help="fix what is at least so sure, instead of --steps"
+        "--threshold", type=number, metavar="P", help="fix what is at least so sure, instead of --steps"
     )
     command.add_argument(
-        "--low-threshold", type=float, metavar="P", help="and the best of each run that is at least so sure"
+        "--low-threshold", type=number, metavar="P", help="and the best of each run that is at least so sure"
     )
-    command.add_argument("--temperature", type=float, metavar="T", help="of Gumbel noise (default: 0)")
-    command.add_argument("--cfg", type=float, metavar="W", help="scale of classifier-free guidance (default: 0)")
+    command.add_argument("--temperature", type=number, metavar="T", help="of Gumbel noise (default: 0)")
+    command.add_argument("--cfg", type=number, metavar="W", help="scale of classifier-free guidance (default: 0)")
     command.add_argument(
         "--cache", metavar="KIND", help="prefix or dual: keep keys and values outside the block (default: none)"
     )
-    command.add_argument("--seed", type=int, metavar="N", help="of the noise (default: 0)")
+    command.add_argument("--seed", type=whole, metavar="N", help="of the noise (default: 0)")
     command.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token, as JSON")
 
 
@@ -88,9 +131,9 @@ def layout_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--as-is", action="store_true", help="weigh the config's own layout, and no other")
     command.add_argument("--no-offload", action="store_true", help="keep all states on the devices")
     command.add_argument("--across-nodes", action="store_true", help="let experts be shared out over several nodes")
-    command.add_argument("--headroom", type=float, metavar="SHARE", help="of memory to leave free (default: 0.08)")
+    command.add_argument("--headroom", type=number, metavar="SHARE", help="of memory to leave free (default: 0.08)")
     command.add_argument(
-        "--imbalance", type=float, metavar="X", help="rows of the fullest device over the mean (default: 1.5)"
+        "--imbalance", type=number, metavar="X", help="rows of the fullest device over the mean (default: 1.5)"
     )
 
 
@@ -107,12 +150,12 @@ def slurm_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
     group.add_argument(
         "--gpus-per-run",
-        type=int,
+        type=whole,
         metavar="N",
         help="GPUs of each array task (default: one where the partition has GPUs)",
     )
-    group.add_argument("--cpus-per-run", type=int, metavar="N", help="CPUs of each array task (default: Slurm's)")
-    group.add_argument("--array-parallelism", type=int, metavar="N", help="most array tasks (default: 64)")
+    group.add_argument("--cpus-per-run", type=whole, metavar="N", help="CPUs of each array task (default: Slurm's)")
+    group.add_argument("--array-parallelism", type=whole, metavar="N", help="most array tasks (default: 64)")
     group.add_argument(
         "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
     )
@@ -135,17 +178,17 @@ def bench_options(command: argparse.ArgumentParser) -> None:
         ("batch", "1 4; lm-eval, humaneval: 16", "sequences at once"),
         ("tokens-per-call", "1 2; lm-eval, humaneval: 1", "that a call fixes: length over network calls"),
     ):
-        command.add_argument(f"--{name}", type=int, nargs="+", metavar="N", help=f"{text} (default: {shown})")
-    command.add_argument("--prompt-length", type=int, default=32, metavar="N", help="of held-out text (default: 32)")
+        command.add_argument(f"--{name}", type=whole, nargs="+", metavar="N", help=f"{text} (default: {shown})")
+    command.add_argument("--prompt-length", type=whole, default=32, metavar="N", help="of held-out text (default: 32)")
     command.add_argument(
-        "--threshold", type=float, metavar="P", help="of threshold unmasking (default: 0.9; lm-eval, humaneval: none)"
+        "--threshold", type=number, metavar="P", help="of threshold unmasking (default: 0.9; lm-eval, humaneval: none)"
     )
-    for name, kind, several in (("remasking", str, ["low_confidence"]), ("thresholds", float, [0.95, 0.9])):
+    for name, kind, several in (("remasking", str, ["low_confidence"]), ("thresholds", number, [0.95, 0.9])):
         command.add_argument(
             f"--{name}", type=kind, nargs="+", default=several, metavar="X", help="tasks, text: compared"
         )
     command.add_argument(
-        "--count", type=int, default=64, metavar="N", help="tasks, text, pairs: held-out prompts (default: 64)"
+        "--count", type=whole, default=64, metavar="N", help="tasks, text, pairs: held-out prompts (default: 64)"
     )
     command.add_argument(
         "--judge",
@@ -153,11 +196,11 @@ def bench_options(command: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="text: a causal model that reads the responses (run, import or HF folder)",
     )
-    command.add_argument("--draws", type=int, default=32, metavar="K", help="pairs: of masks (default: 32)")
+    command.add_argument("--draws", type=whole, default=32, metavar="K", help="pairs: of masks (default: 32)")
     command.add_argument(
-        "--temperature", type=float, metavar="T", help="text: of the noise (default: 1; lm-eval: as the task says)"
+        "--temperature", type=number, metavar="T", help="text: of the noise (default: 1; lm-eval: as the task says)"
     )
-    command.add_argument("--rounds", type=int, default=5, metavar="N", help="of which medians are taken (default: 5)")
+    command.add_argument("--rounds", type=whole, default=5, metavar="N", help="of which medians are taken (default: 5)")
     _judged_options(command)
 
 
@@ -165,17 +208,21 @@ def _judged_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("lm-eval and humaneval (extra `eval`)")
     group.add_argument("--tasks", metavar="NAME,...", help="lm-eval: its tasks, such as gsm8k,mmlu_pro")
     group.add_argument("--include-path", type=Path, metavar="DIR", help="lm-eval: more tasks, as YAML files")
-    group.add_argument("--few-shot", type=int, metavar="N", help="lm-eval: examples in a prompt (default: the task's)")
     group.add_argument(
-        "--samples", type=int, default=128, metavar="K", help="lm-eval: masks of an answer (default: 128)"
+        "--few-shot", type=whole, metavar="N", help="lm-eval: examples in a prompt (default: the task's)"
     )
-    group.add_argument("--context", type=int, metavar="N", help="tokens of prompt and response (default: the model's)")
-    group.add_argument("--limit", type=int, metavar="N", help="only the first examples of a task (default: all)")
+    group.add_argument(
+        "--samples", type=whole, default=128, metavar="K", help="lm-eval: masks of an answer (default: 128)"
+    )
+    group.add_argument(
+        "--context", type=whole, metavar="N", help="tokens of prompt and response (default: the model's)"
+    )
+    group.add_argument("--limit", type=whole, metavar="N", help="only the first examples of a task (default: all)")
     group.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="of masks and noise (default: 0)")
+    group.add_argument("--seed", type=whole, default=0, metavar="N", help="of masks and noise (default: 0)")
     group.add_argument("--to", type=Path, metavar="FILE", help="of the results (default: in MODEL's folder)")
     group.add_argument(
-        "--samples-per-problem", type=int, default=1, metavar="N", help="humaneval: responses to each (default: 1)"
+        "--samples-per-problem", type=whole, default=1, metavar="N", help="humaneval: responses to each (default: 1)"
     )
     group.add_argument(
         "--execute", action="store_true", help="humaneval: run what the model wrote, confined (default: only write it)"

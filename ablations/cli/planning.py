@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ablations.cli import agenda
 from core.capacity.room import check_room
 from core.config import RunConfig, config_hash
 from core.data.corpora import describe as describe_data
+from core.labelled import Labelled, labelled
 from core.printable import say
-from core.quantities import duration, short
+from core.quantities import counted, duration, short, significant
 from core.terminal import line
 from sweeps.folders import pending
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
@@ -48,7 +48,8 @@ def power_of(design: Any) -> dict[str, Any]:
     refused = None
     if not answer.ok:
         refused = (
-            f"seeds: {seeds} cannot reach significance for {comparisons} comparisons at alpha={design['alpha']:g}: "
+            f"seeds: {seeds} cannot reach significance for {counted(comparisons, 'comparison')} at "
+            f"alpha={design['alpha']:g}: "
             f"use at least {answer.seeds_needed} (--seeds {answer.seeds_needed})"
         )
     return {"detectable_effect_sd": effect, "comparisons": comparisons, "refused": refused}
@@ -120,33 +121,36 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
         spent = sum(point["flops"] for point in points) * len(content["seeds"])
         out.print(f"{spent:.3g} FLOPs in all; up to {short(epochs)} epochs of the corpus")
     out.print(
-        f"{len(content['arms'])} arms x {len(content['seeds'])} seeds = {runs['total']} runs, {runs['missing']} to do"
+        f"{counted(len(content['arms']), 'arm')} x {counted(len(content['seeds']), 'seed')} = "
+        f"{counted(runs['total'], 'run')}, {runs['missing']} to do"
     )
     if content.get("estimated_seconds") is not None:
         out.print(
-            f"time: about {duration(content['estimated_seconds'])} with {content['workers']} workers on this machine"
+            f"time: about {duration(content['estimated_seconds'])} with {counted(content['workers'], 'worker')} "
+            f"on this machine"
         )
     if content["detectable_effect_sd"] is not None:
         _print_effect(content, out)
 
 
-def _arms(content: dict[str, Any]) -> Table:
-    table = _table("arm", "parameters", "active", "FLOPs/token")
+def _arms(content: dict[str, Any]) -> Labelled:
+    table = labelled("arm", "parameters", "active", "FLOPs/token")
     for arm in content["arms"]:
         control = " (control)" if arm["name"] == content["control"] else ""
         parameters = arm["parameters"]
-        table.add_row(
-            line(f"{arm['label']}{control}"),
+        table.add(
+            f"{arm['label']}{control}",
             f"{parameters['total']:,}",
             f"{parameters['active']:,}",
-            f"{arm['flops_per_token']:.3g}",
+            short(arm["flops_per_token"]),
         )
     return table
 
 
-def _points(content: dict[str, Any]) -> Table:
+def _points(content: dict[str, Any]) -> Labelled:
     """A ladder's points: N is what a token meets, D the tokens, and what they were solved for."""
-    table = _table("family", "parameters", "N, active", "D, tokens", "D/N", "FLOPs", "design")
+    names = ("parameters", "N, active", "D, tokens", "D/N", "FLOPs", "design")
+    table = labelled("family", *names, folded=("design",))
     for arm in content["arms"]:
         point, parameters = arm["point"], arm["parameters"]
         solved = (
@@ -154,15 +158,7 @@ def _points(content: dict[str, Any]) -> Table:
         )
         cells = (short(parameters["total"]), short(parameters["active"]), short(point["tokens"]))
         ratio = f"{point['tokens'] / parameters['active']:.3g}"
-        table.add_row(line(point["family"]), *cells, ratio, f"{point['flops']:.3g}", solved)
-    return table
-
-
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column(first, header_style="dim")
-    for title in others:
-        table.add_column(title, justify="right", header_style="dim")
+        table.add(point["family"], *cells, ratio, f"{point['flops']:.3g}", solved)
     return table
 
 
@@ -171,7 +167,9 @@ def _print_effect(content: dict[str, Any], out: Console) -> None:
         f"detects {content['detectable_effect_sd']:.2f} sd of paired differences (Holm over {content['comparisons']})"
     )
     if content["detectable_effect"] is not None:
-        line += f" = {content['detectable_effect']:.2g} of {content['metric']}, by the noise recorded so far"
+        line += (
+            f" = {significant(content['detectable_effect'], 2)} of {content['metric']}, by the noise recorded so far"
+        )
     out.print(line)
 
 
@@ -184,7 +182,10 @@ def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
     config = plan.runs[0].config
     check_room(config, len(share_of_cores(0, 1)), "name a number of workers (--workers N)")
     packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
-    note = f"{packing.workers} workers with {packing.threads} threads: {packing.steps_per_second:.1f} steps/s together"
+    note = (
+        f"{counted(packing.workers, 'worker')} with {counted(packing.threads, 'thread')}: "
+        f"{packing.steps_per_second:.1f} steps/s together"
+    )
     say(note, file=sys.stderr)
     return packing.workers
 

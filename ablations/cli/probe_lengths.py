@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from ablations.cli.commands import console, load_study, show_json
@@ -18,6 +17,7 @@ from analysis.words import pvalue, signed
 from core.config import RunConfig
 from core.data.held_out import check_held_out
 from core.errors import UserError
+from core.labelled import labelled
 from core.probes.checks import at_length
 from core.terminal import line
 from core.training.checks import find_run
@@ -78,13 +78,11 @@ def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: C
         "over arms and lengths",
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False)
-    for title in ("arm", "length", "mean", "effect", "95 % interval", "Holm p", "n"):
-        table.add_column(title, justify="left" if title == "arm" else "right")
+    table = labelled("arm", "length", "mean", "effect", "95 % interval", "Holm p", "n")
     for row in rows:
         for place, length in enumerate(row.means):
             label = line(study.labels[row.arm] if place == 0 else "")
-            table.add_row(
+            table.add(
                 label, str(length), f"{row.means[length]:.4f}", *_told(row.effects[length], row.p_holm.get(length))
             )
     out.print(table)

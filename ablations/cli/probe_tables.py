@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from core.terminal import line
+from core.labelled import labelled
 
 ALPHA = 0.05
 
@@ -21,21 +20,11 @@ def print_run(content: dict[str, Any], path: Path, out: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False)
-    for name in (
-        "layer",
-        "design",
-        "I(E;T|M), nats",
-        "simultaneous 95 %",
-        "% of H(E|M)",
-        "JSD visible",
-        "JSD masked",
-        "p adj.",
-    ):
-        table.add_column(name, justify="left" if name == "design" else "right")
+    names = ("design", "I(E;T|M), nats", "simultaneous 95 %", "% of H(E|M)", "JSD visible", "JSD masked", "p adj.")
+    table = labelled("layer", *names, left=("design",))
     for crossed, plain in zip(content["crossed"], content["plain"], strict=True):
         for design, row in (("crossed", crossed), ("plain", plain)):
-            table.add_row(
+            table.add(
                 str(row["layer"]) if design == "crossed" else "",
                 design,
                 _with_error(row["nats"], row["error"]),
@@ -58,14 +47,11 @@ def print_run(content: dict[str, Any], path: Path, out: Console) -> None:
 
 def print_study(rows: Sequence[dict[str, Any]], out: Console) -> None:
     """A row for each arm: means over layers and seeds, and standard errors over seeds."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("arm")
-    for name in ("runs", "crossed", "% of H", "depend", "plain", "swapped", "told"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = labelled("arm", "runs", "crossed", "% of H", "depend", "plain", "swapped", "told")
     for row in rows:
         runs = row["runs"]
-        table.add_row(
-            line(row["label"]),
+        table.add(
+            row["label"],
             str(len(runs)),
             _over_runs(_layer_mean(runs, "crossed", "nats"), ".3f"),
             _over_runs(100 * _layer_mean(runs, "crossed", "share"), ".1f"),

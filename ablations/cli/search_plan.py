@@ -6,13 +6,13 @@ from typing import Any
 
 import optuna
 from rich.console import Console
-from rich.table import Table
 
 from ablations.cli.planning import check_calibration, resolve_workers
 from analysis.power import reaches_significance
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
-from core.quantities import duration
+from core.labelled import labelled
+from core.quantities import counted, duration, short
 from core.terminal import line
 from sweeps.launch.machine import default_workers
 from sweeps.search.plan import SearchPlan
@@ -31,7 +31,7 @@ def refusal(plan: SearchPlan) -> str | None:
     if answer.ok:
         return None
     return (
-        f"confirm: {plan.search.confirm} fresh seeds cannot reach significance for {comparisons} comparisons at "
+        f"confirm: {plan.search.confirm} fresh seeds cannot reach significance for {counted(comparisons, 'comparison')} at "
         f"alpha={plan.search.alpha:g}: use at least confirm={answer.seeds_needed}"
     )
 
@@ -102,22 +102,20 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
     """The plan for people."""
     out.print(line(content["ablation"], "bold") + line(f" {content['size']}, a search", "dim"))
     out.print(content["question"], markup=False)
-    table = Table(box=None, pad_edge=False)
-    for title in ("key", "range", "control"):
-        table.add_column(title, header_style="dim", overflow="fold")
+    table = labelled("key", "range", "control", folded=("range",), left=("control",))
     for key, said in content["space"].items():
-        table.add_row(line(key), line(said), line(content["control_settings"].get(key, "")))
+        table.add(key, line(said), line(content["control_settings"].get(key, "")))
     out.print(table)
     per = f" for each {content['compare']} ({', '.join(content['groups'])})" if content["compare"] else ""
-    budget = f"{content['trials']} configurations" if content["trials"] else f"{content['tokens']:.3g} tokens"
+    budget = counted(content["trials"], "configuration") if content["trials"] else f"{short(content['tokens'])} tokens"
     out.print(f"budget: {budget}{per}, seeds {', '.join(map(str, content['seeds']))} in each", markup=False)
     rungs = f", compared at steps {', '.join(map(str, content['rungs']))}" if len(content["rungs"]) > 1 else ""
     out.print(
         f"sampler {content['sampler']}, pruner {content['pruner']}{rungs}; objectives {', '.join(content['metrics'])}"
     )
     out.print(
-        f"tokens: about {content['expected_tokens']:.3g}, at most {content['most_tokens']:.3g}; then "
-        f"{content['confirm']['tokens']:.3g} to confirm {content['confirm']['arms']} arms on "
+        f"tokens: about {short(content['expected_tokens'])}, at most {short(content['most_tokens'])}; then "
+        f"{short(content['confirm']['tokens'])} to confirm {counted(content['confirm']['arms'], 'arm')} on "
         f"{len(content['confirm']['seeds'])} fresh seeds"
     )
     rest = f"; most often in the way: {content['infeasible']}" if content["infeasible"] else ""
@@ -126,5 +124,6 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
         out.print(each, markup=False, soft_wrap=True)
     if content.get("estimated_seconds") is not None:
         out.print(
-            f"time: about {duration(content['estimated_seconds'])} with {content['workers']} workers on this machine"
+            f"time: about {duration(content['estimated_seconds'])} with {counted(content['workers'], 'worker')} "
+            f"on this machine"
         )

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from analysis.compare import paired_effect
 from analysis.frame import Study
@@ -15,9 +14,11 @@ from analysis.terminal import terminal_table
 from analysis.verdicts import UNCONFIRMED, judge
 from analysis.words import pvalue, signed
 from core.errors import UserError
+from core.labelled import labelled
+from core.quantities import counted, short, significant
 from core.versions import mixture
 from sweeps.search.importance import importances
-from sweeps.search.plan import described
+from sweeps.search.plan import described, differing
 from sweeps.search.results import Configuration, Results
 from sweeps.search.spec import from_json
 from sweeps.spec import CONFIRM
@@ -41,22 +42,31 @@ def report(results: Results, study: Study | None) -> dict[str, Any]:
     """Everything that `ablate report` says of a search, JSON-ready."""
     design = results.design
     states = [found.status for found in results.configurations]
+    groups = results.groups()
+    confirmation = _confirmation(results, study) if study is not None else None
+    unequal = {
+        "unequal_budgets": _unequal_budgets(groups),
+        "unequal_tokens": _unequal_tokens(confirmation["arms"]) if confirmation else None,
+    }
     return {
         "search": design["ablation"],
         "question": design["question"],
         "metrics": design["metrics"],
+        "goals": design["goals"],
         "configurations": {state: states.count(state) for state in ("complete", "paused", "failed")},
         "tokens": sum(found.tokens for found in results.configurations),
+        "trials": [_trial(found) for found in results.configurations],
         "failures": [
             {"trial": f.trial, "group": f.group, "reason": f.reason}
             for f in results.configurations
             if f.status == "failed"
         ],
-        "groups": [_group(results, name, found) for name, found in results.groups().items()],
-        "confirmation": _confirmation(results, study) if study is not None else None,
+        "groups": [_group(results, name, found) for name, found in groups.items()],
+        "confirmation": confirmation,
         "notes": _notes(results),
         "unreadable": list(results.unreadable),
-        "unequal_budgets": _unequal_budgets(results.groups()),
+        **unequal,
+        "warnings": [said for said in unequal.values() if said],
     }
 
 
@@ -67,13 +77,33 @@ def _notes(results: Results) -> list[str]:
     return [f"{mixed}."] if mixed else []
 
 
+def _trial(found: Configuration) -> dict[str, Any]:
+    """A configuration as the figures show it; its value is the last that was measured."""
+    last = found.curve[max(found.curve)] if found.curve else None
+    value = found.values[0] if found.values else last
+    return {
+        "trial": found.trial, "group": found.group, "status": found.status, "settings": dict(found.settings), "value": value,
+    }  # fmt: skip
+
+
+def _unequal_tokens(arms: Sequence[Mapping[str, Any]]) -> str | None:
+    """That confirmed arms were trained on other numbers of tokens than the control: more may be better for that alone."""
+    spent = {row["arm"]: row["tokens"] for row in arms if row["tokens"] is not None}
+    if len(set(spent.values())) < 2:
+        return None
+    told = ", ".join(f"{arm} {short(tokens)}" for arm, tokens in spent.items())
+    return f"unequal training tokens a run: {told}: not a comparison at equal compute"
+
+
 def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | None:
     """What the compared groups spent on tuning, where that differs: the better tuned one may look better for that alone."""
     spent = {name: sum(each.tokens for each in found) for name, found in groups.items()}
     counts = {name: len(found) for name, found in groups.items()}
     if len(groups) < 2 or (len(set(counts.values())) == 1 and max(spent.values()) <= UNEQUAL * min(spent.values())):
         return None
-    told = ", ".join(f"{name} {counts[name]} configurations and {spent[name]:.3g} tokens" for name in groups)
+    told = ", ".join(
+        f"{name} {counted(counts[name], 'configuration')} and {short(spent[name])} tokens" for name in groups
+    )
     return f"unequal tuning budgets: {told}"
 
 
@@ -91,22 +121,24 @@ def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[
         [sign * value for value in values],
         rng=np.random.default_rng(0),
     )
+    labels = {c.trial: described(d) for c, d in zip(found, differing([c.settings for c in found]), strict=True)}
     counts = sorted({n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < len(values)} | ({len(values)} - {0}))
     return {
         "group": name,
-        "best": [_row(c, design) | {"note": BIASED} for c in ranked[:SHOWN]],
-        "pareto": [_row(c, design) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
+        "best": [_row(c, design, labels) | {"note": BIASED} for c in ranked[:SHOWN]],
+        "pareto": [_row(c, design, labels) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
         "judged_at_step": step,
         "expected_best": [{"n": n, "value": expected_best(values, n, higher_is_better=sign < 0)} for n in counts],
         "importance": [vars(row) for row in rows],
     }
 
 
-def _row(found: Configuration, design: Mapping[str, Any]) -> dict[str, Any]:
+def _row(found: Configuration, design: Mapping[str, Any], labels: Mapping[int, str]) -> dict[str, Any]:
     return {
         "is_control": found.arm == design["control"],
         "trial": found.trial,
         "settings": dict(found.settings),
+        "label": labels[found.trial] or described(found.settings),
         "values": list(found.values),
         "tokens": found.tokens,
     }
@@ -122,6 +154,7 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
     for arm in study.arms:
         found = control_then if arm == "control" else finalists[arm]
         row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "selected": None, "optimism": None}
+        row["tokens"] = _tokens_a_run(study, arm)
         row |= {"estimate": None, "low": None, "high": None, "n": 0, "note": ""}
         fresh = study.values(arm, metric)
         selected = list(found.seed_values) if found is not None else []
@@ -146,6 +179,14 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
     }
 
 
+def _tokens_a_run(study: Study, arm: str) -> int | None:
+    """Training tokens of an arm's runs; None before one is recorded."""
+    for record in study.records_of(arm):
+        trainer = record.config["trainer"]
+        return int(trainer["steps"] * trainer["batch_size"] * record.config["data"]["sequence_length"])
+    return None
+
+
 def _effects(
     found: Configuration | None, control: Configuration | None, fresh: np.ndarray, control_fresh: np.ndarray
 ) -> dict[str, Any]:
@@ -165,15 +206,22 @@ def _effects(
 
 
 def print_report(content: dict[str, Any], study: Study | None, out: Console) -> None:
-    """The report for people."""
+    """The report for people, and where its page is."""
+    _print_content(content, study, out)
+    if "report" in content:
+        out.print(f"report: {content['report']}", markup=False, soft_wrap=True)
+
+
+def _print_content(content: dict[str, Any], study: Study | None, out: Console) -> None:
     out.print(content["question"], markup=False, style="bold")
     counts = content["configurations"]
     out.print(
-        f"{counts['complete']} configurations trained to the end, {counts['paused']} paused before, {counts['failed']} "
-        f"failed; {content['tokens']:.3g} tokens"
+        f"{counted(counts['complete'], 'configuration')} trained to the end, {counts['paused']} paused "
+        f"before, {counts['failed']} "
+        f"failed; {short(content['tokens'])} tokens"
     )
-    if content["unequal_budgets"]:
-        out.print(content["unequal_budgets"], markup=False, style="yellow")
+    for warning in content["warnings"]:
+        out.print(warning, markup=False, style="yellow")
     for note in content["notes"]:
         out.print(f"note: {note}", markup=False, style="yellow")
     for failure in content["failures"][:SHOWN]:
@@ -190,15 +238,13 @@ def print_report(content: dict[str, Any], study: Study | None, out: Console) -> 
     found = content["confirmation"]
     out.print()
     out.print(f"confirmation on seeds {found['seeds'][0]} to {found['seeds'][-1]}, which chose nothing", style="bold")
-    table = Table(box=None, pad_edge=False)
-    for title in ("arm", "estimate", "95 % interval", "minus control", "95 % interval", "search said (biased)"):
-        table.add_column(title, header_style="dim", overflow="fold")
+    table = labelled("arm", "estimate", "95 % interval", "minus control", "95 % of that", "search said (biased)")
     for row in found["arms"]:
         effect = row.get("effect")
-        table.add_row(
+        table.add(
             row["arm"],
-            "" if row["estimate"] is None else f"{row['estimate']:.4g}",
-            "" if row["low"] is None else f"{row['low']:.4g} {row['high']:.4g}",
+            "" if row["estimate"] is None else significant(row["estimate"], 4),
+            "" if row["low"] is None else f"{significant(row['low'], 4)} {significant(row['high'], 4)}",
             signed(effect),
             "" if effect is None else f"{signed(row['effect_low'])} {signed(row['effect_high'])}",
             signed(row.get("selected_effect")),
@@ -220,12 +266,12 @@ def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) ->
     for row in group["best"]:
         out.print(f"  {_described(row, metrics)}", markup=False)
     if group["pareto"]:
-        out.print(f"  Pareto front: {len(group['pareto'])} configurations")
+        out.print(f"  Pareto front: {counted(len(group['pareto']), 'configuration')}")
         for row in group["pareto"]:
             out.print(f"    {_described(row, metrics)}", markup=False)
     step = group["judged_at_step"]
     if group["expected_best"]:
-        curve = ", ".join(f"{row['n']}: {row['value']:.4g}" for row in group["expected_best"])
+        curve = ", ".join(f"{row['n']}: {significant(row['value'], 4)}" for row in group["expected_best"])
         out.print(f"  expected best of n configurations at step {step}: {curve}", markup=False)
     if group["importance"]:
         out.print(f"  importance at step {step} (95 % of shuffled values stay below the null):")
@@ -235,6 +281,8 @@ def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) ->
 
 
 def _described(row: Mapping[str, Any], metrics: Sequence[str]) -> str:
-    values = ", ".join(f"{metric} {value:.4g}" for metric, value in zip(metrics, row["values"], strict=True))
+    values = ", ".join(
+        f"{metric} {significant(value, 4)}" for metric, value in zip(metrics, row["values"], strict=True)
+    )
     which = "the control: " if row["is_control"] else ""
-    return f"trial {row['trial']}: {values}  ({which}{described(row['settings'])})"
+    return f"trial {row['trial']}: {values}  ({which}{row['label']})"

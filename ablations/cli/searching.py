@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda
-from ablations.cli.commands import INTERRUPTED, console, show_json
+from ablations.cli.commands import INTERRUPTED, console, show_json, trained_elsewhere
+from ablations.cli.exporting import named_arm
 from ablations.cli.options import check_flags
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
 from core.printable import say
-from sweeps.search.plan import SearchPlan, plan
+from core.quantities import counted, short
+from sweeps.search.plan import SearchPlan, described, plan
 from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
 from sweeps.spec import CONFIRM, study_name
@@ -30,9 +32,13 @@ def agenda_rows(name: str, search: Search, out: Path) -> list[dict[str, Any]]:
         results = Results.load(out / study_name(name, size))
         trained = len(results.configurations) if results else 0
         confirmed = (out / study_name(study_name(name, size), CONFIRM)).is_dir()
-        so_far = f"{trained} configurations trained" + (", confirmed" if confirmed else "") if trained else "not run"
+        so_far = (
+            f"{counted(trained, 'configuration')} trained" + (", confirmed" if confirmed else "")
+            if trained
+            else "not run"
+        )
         budget = edition.budget
-        said = f"{budget.trials} configurations" if budget.trials else f"{budget.tokens:.3g} tokens"
+        said = counted(budget.trials, "configuration") if budget.trials else f"{short(budget.tokens or 0)} tokens"
         said += f" for each {edition.compare}" if edition.compare else ""
         rows.append({"name": name, "size": size, "question": edition.question, "budget": said, "so_far": so_far})
     return rows
@@ -108,16 +114,20 @@ def run_run(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     failed = summary.failed + summary.failed_before
     out.print(
-        f"confirmation: {summary.done + summary.reused} runs on fresh seeds, {failed} failed, {summary.missing} missing"
+        f"confirmation: {counted(summary.done + summary.reused, 'run')} on fresh seeds, {failed} failed, "
+        f"{summary.missing} missing"
     )
+    if summary.elsewhere:
+        out.print(trained_elsewhere(arguments, summary.elsewhere, planned.size))
     out.print(f"next: {agenda.command('report', arguments, planned.size)}", markup=False)
     return 1 if failed or summary.missing else 0
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    """What was found, how it was confirmed, and the confirmation's report.html."""
+    """What was found and how it was confirmed, as one page; the confirmation has its own report beside its records."""
     from ablations.cli.search_report import confirmed, print_report, report
     from analysis.report import write_report
+    from analysis.search_page import write_search_page
     from analysis.verdicts import judge
 
     results, folder = _load(arguments)
@@ -125,17 +135,17 @@ def run_report(arguments: argparse.Namespace) -> int:
     content = report(results, study)
     if said := getattr(arguments, "drift", ""):
         content["notes"].append(f"{said[0].upper()}{said[1:]}.")
-    if study is not None:
-        path = folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html"
-        judgement = judge(study)
-        write_report(study, judgement, path)
-        content["report"] = str(path)
+    page, judgement = folder / "report.html", judge(study) if study is not None else None
+    if study is not None and judgement is not None:
+        write_report(study, judgement, folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html")
         if arguments.files is not None:
             from analysis.files import write_files
 
             content["files"] = [str(file) for file in write_files(study, judgement, arguments.files)]
     elif arguments.files is not None:
         raise UserError(f"--files: {arguments.name} has no confirmed estimates yet, and those are what its tables show")
+    write_search_page(content, judgement, page)
+    content["report"] = str(page)
     if arguments.json:
         show_json(json.loads(json.dumps(content)))
         return 0
@@ -164,11 +174,10 @@ def run_export(arguments: argparse.Namespace) -> int:
         return _export_unconfirmed(arguments, results, folder, found)
     judgement = judge(study)
     arm = arguments.arm or judgement.winner
-    known = [entry["name"] for entry in study.design["arms"]]
     if arm is None:
         raise UserError(f"{arguments.name}: nothing can be exported: {judgement.winner_reason}")
-    if arm not in known:
-        raise UserError(f"--arm '{arm}' was not confirmed; what was: {', '.join(known)}")
+    labels = {entry["name"]: [entry["label"]] for entry in study.design["arms"]}
+    arm = named_arm(arm, labels, "was not confirmed; what was:")
     runs = [record for record in study.records_of(arm) if record.status == "complete"]
     reason = judgement.winner_reason.replace(UNCONFIRMED, "on fresh seeds")
     chosen = f"by the confirmation: {reason}" if arm == judgement.winner else "by hand (--arm)"
@@ -189,9 +198,8 @@ def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder:
     finalists = results.finalists()
     if not finalists:
         raise UserError(f"{arguments.name}: no configuration is trained to the end yet: {results.design['command']}")
-    name = arguments.arm or next(iter(finalists))
-    if name not in finalists:
-        raise UserError(f"--arm '{name}' is no finalist; the finalists are {', '.join(finalists)}")
+    known = {finalist: [described(found.settings)] for finalist, found in finalists.items()}
+    name = named_arm(arguments.arm or next(iter(finalists)), known, "is no finalist; the finalists are")
     design = confirmation(SearchPlan.of_design(results.design), results).design
     arm = name if any(entry["name"] == name for entry in design["arms"]) else "control"
     evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}

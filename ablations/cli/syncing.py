@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ablations.cli import agenda
 from ablations.cli.commands import console, show_json
+from core.quantities import counted
 from core.terminal import Terminal
 from sweeps.spec import CONFIRM, study_name
 from sweeps.sync import Offline, OfflineRun, Server, offline_runs, send, sending
@@ -81,7 +82,7 @@ def _show(content: Mapping[str, Any], out: Console) -> None:
         nothing = "nothing to send" if content["sent_before"] or content["training"] else "no run was mirrored offline"
         said = [nothing]
     else:
-        said = [f"{content['sent']} runs sent to W&B"]
+        said = [f"{counted(content['sent'], 'run')} sent to W&B"]
     said += [f"{content['sent_before']} sent before"] if content["sent_before"] else []
     said += [f"{content['training']} in training left alone"] if content["training"] else []
     said += [f"{len(failed)} not sent"] if failed else []

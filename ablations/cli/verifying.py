@@ -15,6 +15,7 @@ from ablations.cli.commands import LOOKS, console, show_json
 from ablations.cli.looks import contradictions
 from core import designs
 from core.errors import UserError
+from core.quantities import counted
 from sweeps.audit import Finding, Verification, settled
 from sweeps.patient import PatientStorage
 from sweeps.search import verify as searches
@@ -78,7 +79,7 @@ def _show(study: str, found: Verification, out: Console) -> None:
     wrong = sum(not finding.note for finding in found.findings)
     verdict = "all can be trusted" if found.trusted else f"{wrong} thing{'s' if wrong > 1 else ''} can't be trusted"
     paused = f", {found.paused} paused" if found.paused else ""
-    counts = f"{found.complete} runs complete{paused}, {found.failed} failed, {found.missing} missing"
+    counts = f"{counted(found.complete, 'run')} complete{paused}, {found.failed} failed, {found.missing} missing"
     out.print(f"{study}: {counts}: {verdict}", markup=False, soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from core.config import ModelConfig
 from core.errors import UserError, require
+from core.fieldtypes import check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor  # seconds to import, which whoever only checks settings can do without
@@ -20,6 +21,8 @@ REMASKING: tuple[Remasking, ...] = get_args(Remasking)
 WITH_THRESHOLD: tuple[Remasking, ...] = ("low_confidence", "margin")
 Caching = Literal["none", "prefix", "dual"]
 CACHING: tuple[Caching, ...] = get_args(Caching)
+
+MOST = 1e6  # of a temperature and of guidance: far beyond any use, and far from where logits become infinite
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, skip=("remasking", "cache"), endless=("temperature", "guidance"))
         require(self.length >= 0, f"length={self.length} must not be negative")
         for name in ("temperature", "guidance", "seed"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
+        for name in ("temperature", "guidance"):
+            require(getattr(self, name) <= MOST, f"{name}={getattr(self, name)} must be at most {MOST:g}")
         require(self.remasking in REMASKING, f"remasking={self.remasking} must be one of {', '.join(REMASKING)}")
         require(self.cache in CACHING, f"cache={self.cache} must be one of {', '.join(CACHING)}")
         self._check_blocks()

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from core import fencing, records
 from core.config import RunConfig
 from core.errors import UserError
 from core.inputs import learned_from
-from core.processes import import_path
+from core.processes import import_path, module_command
 from core.ranks import Ranks
 from core.training import seals
 from core.training.saved import (
@@ -132,7 +131,7 @@ def _convert(path: Path, said: dict[str, Any], config: RunConfig) -> Checkpoint:
     target = path.with_name(f"{path.name}-universal")
     discard(target)
     source, out = path / "checkpoint", target / "checkpoint"
-    command = [sys.executable, "-P", "-m", "core.training.universal", str(source), str(out)]
+    command = module_command("core.training.universal", str(source), str(out))
     environment = os.environ | import_path() | {"DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -27,7 +27,7 @@ class Summary:
     """How many of a plan's runs ended how.
 
     done, failed: recorded by this sweep. reused, failed_before: recorded earlier and left as they are.
-    missing: without a record still; another process may be training them.
+    missing: without a record still, and nobody trains them. elsewhere: without a record too, in training by another process.
     """
 
     done: int
@@ -35,8 +35,9 @@ class Summary:
     reused: int
     failed_before: int
     missing: int
+    elsewhere: int = 0
     interrupted: bool = False
 
     @property
     def total(self) -> int:
-        return self.done + self.failed + self.reused + self.failed_before + self.missing
+        return self.done + self.failed + self.reused + self.failed_before + self.missing + self.elsewhere

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.quantities import counted
 from core.records import FILE_NAME
 from sweeps.folders import recorded, run_folder, write_design
 from sweeps.launch.events import Event, Summary
@@ -51,7 +52,7 @@ def run(
     url = choose_url(storage_url, out, out / plan.study_name)
     storage = open_storage(url)
     # At once, as nothing can be refused any more: reading what is recorded and starting the workers take their time.
-    on_event(Event("message", f"{plan.study_name}: {len(plan.runs)} runs, in {shown}"))
+    on_event(Event("message", f"{plan.study_name}: {counted(len(plan.runs), 'run')}, in {shown}"))
     with ExitStack() as scope:
         if retry_failed or any(not (run_folder(plan, one, out) / FILE_NAME).exists() for one in plan.runs):
             scope.enter_context(warm_workers(trainer, plan.devices))  # it imports while this process looks around
@@ -62,18 +63,18 @@ def run(
         before = _statuses(plan, out)
         scope.enter_context(stop_signals())
         scope.enter_context(present_in(out / plan.study_name))
-        interrupted = False
+        interrupted, waiting = False, 0
         with Pool(plan, out, url, trainer) as pool:
             try:
-                _Sweep(ledger, pool, on_event).work(workers or default_workers(plan.devices), before)
+                waiting = _Sweep(ledger, pool, on_event).work(workers or default_workers(plan.devices), before)
             except KeyboardInterrupt:
                 interrupted = True
                 on_event(Event("message", "stopping the workers; what is recorded stays"))
                 pool.stop()
     after = _statuses(plan, out) if before["missing"] else before  # thousands of records take a second to read
-    summary = _summarise(before, after, interrupted)
+    summary = _summarise(before, after, after["missing"] if interrupted else waiting, interrupted)
     if interrupted:
-        text = f"stopped: {summary.total - summary.missing} of {summary.total} runs are recorded; "
+        text = f"stopped: {summary.total - summary.missing - summary.elsewhere} of {counted(summary.total, 'run')} recorded; "
         on_event(Event("message", f"{text}`{plan.design['command']}` trains the rest"))
     return summary
 
@@ -87,11 +88,12 @@ class _Sweep:
         self._training: dict[int, PlannedRun] = {}
         self._failed_starts = 0
 
-    def work(self, workers: int, before: collections.Counter[str]) -> None:
+    def work(self, workers: int, before: collections.Counter[str]) -> int:
+        """Have all runs trained that nobody else trains; how many still wait in the end."""
         self._reconcile(None)
         waiting = self._ledger.waiting()
         kept = before["complete"] + before["failed"]
-        text = f"{len(self._runs)} runs: {kept} recorded already, {waiting} to train"
+        text = f"{counted(len(self._runs), 'run')}: {kept} recorded already, {waiting} to train"
         if elsewhere := len(self._runs) - kept - waiting:
             text += f", {elsewhere} being trained by another process"
         self._tell(Event("planned", text, to_train=len(self._runs) - kept))
@@ -109,6 +111,7 @@ class _Sweep:
             left = self._ledger.waiting()
             idle_rounds = idle_rounds + 1 if left >= waiting else 0
             waiting = left
+        return waiting
 
     def _on_event(self, number: int, event: dict[str, Any]) -> None:
         run = self._runs[event["run_hash"]]
@@ -160,13 +163,17 @@ def _statuses(plan: Plan, out: Path) -> collections.Counter[str]:
     return collections.Counter("missing" if record is None else record.status for record in found)
 
 
-def _summarise(before: collections.Counter[str], after: collections.Counter[str], interrupted: bool) -> Summary:
+def _summarise(
+    before: collections.Counter[str], after: collections.Counter[str], waiting: int, interrupted: bool
+) -> Summary:
+    missing = min(waiting, after["missing"])
     return Summary(
         done=after["complete"] - before["complete"],
         failed=after["failed"] - before["failed"],
         reused=before["complete"],
         failed_before=before["failed"],
-        missing=after["missing"],
+        missing=missing,
+        elsewhere=after["missing"] - missing,
         interrupted=interrupted,
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from core import records
 from core.forking import Process, Template, begin, warm
-from core.processes import import_path
+from core.processes import BRIEF_SPINNING, import_path
 from core.ranks import MODULES
 from sweeps.launch.machine import gpus, share_of_cores, share_of_gpus
 from sweeps.planned import Plan
@@ -58,14 +58,18 @@ class Pool:
     def start(self, number: int, workers: int) -> None:
         """Start a worker on its share of the machine. Its output goes to logs/worker-<number + 1>.log."""
         cores = share_of_cores(number, workers)
-        environment = os.environ | {
-            STORAGE_VARIABLE: self._storage_url,
-            CORES_VARIABLE: json.dumps(cores),
-            "OMP_NUM_THREADS": str(len(cores)),
-            "MKL_NUM_THREADS": str(len(cores)),
-            **import_path(),
-            **share_of_gpus(number, self._devices),
-        }
+        environment = (
+            BRIEF_SPINNING
+            | os.environ
+            | {
+                STORAGE_VARIABLE: self._storage_url,
+                CORES_VARIABLE: json.dumps(cores),
+                "OMP_NUM_THREADS": str(len(cores)),
+                "MKL_NUM_THREADS": str(len(cores)),
+                **import_path(),
+                **share_of_gpus(number, self._devices),
+            }
+        )
         with self._log(number).open("ab") as log:
             process = begin(self._template, self._program, [str(self._job)], environment, log)
         self._processes[number] = process

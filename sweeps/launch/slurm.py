@@ -20,6 +20,7 @@ from pathlib import Path
 from core import records
 from core.config import RunConfig
 from core.errors import UserError
+from core.processes import SOURCE_ROOT
 from sweeps import scheduler
 from sweeps.folders import pending, write_design
 from sweeps.launch.site import CPUS, Request, clock, seconds
@@ -31,7 +32,6 @@ from sweeps.study import STORAGE_FILE, SUBMISSIONS, job_name, submissions
 from sweeps.worker import TRAINER
 
 SCRIPT, JOB = "job.sbatch", "job.json"
-SOURCE_ROOT = Path(__file__).resolve().parents[2]
 LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)
 MOST_FAILED_STARTS = 3
 NO_CPUS = "no CPUs are asked for, and Slurm gives a task one as a rule: --cpus-per-run N asks for N a run"
@@ -49,7 +49,7 @@ export ABLATE_CLAIMED="$(mktemp)"
 failures=0
 while :; do
   srun --ntasks=1 --mpi=none ${{SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}} \\
-    {python} -m {program} {folder} </dev/null &
+    {python} -P -m {program} {folder} </dev/null &
   worker=$!
   status=0
   while kill -0 "$worker" 2>/dev/null; do wait "$worker"; status=$?; done

@@ -20,7 +20,7 @@ from core.errors import UserError
 from core.keys import check_key
 from core.patience import OutOfPatienceError, Patience, no_space
 from core.printable import log_to_stderr, say
-from core.processes import STOPPED
+from core.processes import BRIEF_SPINNING, STOPPED
 from core.provenance import SLURM, save_diff
 from sweeps import scheduler
 from sweeps.folders import keep_design
@@ -141,6 +141,7 @@ def main(
     begin: Callable[[dict[str, Any], PatientStorage, Workplace, StopSignal], Callable[[], None]] = begin_sweep,
 ) -> int:
     """Work through what waits; 2 for a job that can't be read or a storage that can't be used."""
+    os.environ.update(BRIEF_SPINNING | os.environ)  # before torch is imported
     log_to_stderr()
     place = Place.of_environment(environment)
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))

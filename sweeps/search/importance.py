@@ -75,6 +75,7 @@ def _evaluate(
     known: Mapping[str, BaseDistribution],
     names: Sequence[str],
 ) -> list[float]:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it tells of each of these studies
     study = optuna.create_study()
     for point, value in zip(drawn, values, strict=True):
         used = {name: known[name] for name in point}

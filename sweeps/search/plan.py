@@ -11,6 +11,7 @@ from core.config import RunConfig, config_hash
 from core.errors import UserError
 from core.inputs import fingerprint
 from core.metrics import METRICS
+from core.quantities import significant
 from core.settings import parse_overrides, text
 from core.training.checks import check as check_run
 from sweeps.checks import nearest
@@ -169,7 +170,14 @@ def identity_of(search: Search, control: str, data: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:6]
 
 
+def differing(settings: Sequence[Mapping[str, Level]]) -> list[dict[str, Level]]:
+    """Of each configuration the keys alone in which not all are equal."""
+    keys = dict.fromkeys(key for one in settings for key in one)
+    kept = [key for key in keys if len({repr(one.get(key, ...)) for one in settings}) > 1]
+    return [{key: one[key] for key in kept if key in one} for one in settings]
+
+
 def described(settings: Mapping[str, Level]) -> str:
     """A configuration as people read it: the last part of each key, and its value to four digits."""
-    shown = ((key, f"{v:.4g}" if isinstance(v, float) else text(v)) for key, v in settings.items())
+    shown = ((key, significant(v, 4) if isinstance(v, float) else text(v)) for key, v in settings.items())
     return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in shown)

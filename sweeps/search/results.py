@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.jsonfiles import DamagedFileError, is_whole
 from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 from sweeps.plan import Plan, describe_arm, planned_runs
-from sweeps.search.plan import SearchPlan, described
+from sweeps.search.plan import SearchPlan, described, differing
 from sweeps.spec import CONFIRM, Arm, Level
 
 FACTOR = "configuration"  # its only factor
@@ -207,17 +207,14 @@ def confirmation(plan: SearchPlan, results: Results) -> Plan:
     The control is the first arm; where a finalist is the control, it stands for both.
     """
     resolver = plan.resolver
-    arms = [
-        (
-            Arm("control", f"control: {described(resolver.control_settings)}", resolver.control_settings),
-            resolver.control,
-        )
-    ]
-    for name, found in results.finalists().items():
-        config = resolver.resolve(found.settings).config
+    chosen = {name: found for name, found in results.finalists().items() if found.arm != plan.design["control"]}
+    settings = [resolver.control_settings, *(found.settings for found in chosen.values())]
+    configs = [resolver.control, *(resolver.resolve(found.settings).config for found in chosen.values())]
+    arms = []
+    for name, own, config, differs in zip(("control", *chosen), settings, configs, differing(settings), strict=True):
         assert config is not None  # it was trained
-        if found.arm != plan.design["control"]:
-            arms.append((Arm(name, f"{name}: {described(found.settings)}", found.settings), config))
+        label = f"{name}: {described(differs)}" if differs else name
+        arms.append((Arm(name, label, own), config))
     search, design = plan.search, plan.design
     secondary = [*design["metrics"][1:], *search.secondary]
     content = {
@@ -241,8 +238,8 @@ def confirmation(plan: SearchPlan, results: Results) -> Plan:
         "search": design["identity"],
     }
     data = design["data_fingerprint"]
-    chosen = ((replace(arm, settings={FACTOR: arm.name}), config, data, None) for arm, config in arms)
-    runs = planned_runs(chosen, plan.fresh_seeds)
+    told = ((replace(arm, settings={FACTOR: arm.name}), config, data, None) for arm, config in arms)
+    runs = planned_runs(told, plan.fresh_seeds)
     return Plan(name=plan.study_name, size=CONFIRM, design=content, runs=runs)
 
 

@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from core.errors import UserError
+from core.fieldtypes import check_fields
+from core.settings import flatten
 from sweeps.spec import Level, Resources
 
 When = Mapping[str, tuple[Level, ...]]  # the parameter exists where every key has one of these values
@@ -73,6 +75,7 @@ class Budget:
     tokens: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, "budget: ")
         given = [value for value in (self.trials, self.tokens) if value is not None]
         if len(given) != 1 or not given[0] > 0:
             raise UserError("budget: name a positive number of trials or of tokens, such as Budget(trials=64)")
@@ -120,6 +123,17 @@ class Search:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
 
+    def __post_init__(self) -> None:
+        if isinstance(self.seeds, int | str) or not isinstance(self.seeds, Sequence):
+            raise UserError(f"seeds: a list of whole numbers is needed, such as range(2), not {self.seeds!r}")
+        space = self.space if isinstance(self.space, Mapping) else {}
+        for key, parameter in space.items():
+            if not isinstance(parameter, Parameter):
+                raise UserError(f"space: '{key}' must be one of {', '.join(KINDS)}, not {parameter!r}")
+            bounds = [name for name in ("low", "high") if isinstance(getattr(parameter, name, None), int | float)]
+            check_fields(parameter, f"space: '{key}': ", skip=bounds)  # what bounds may be depends on the key
+        check_fields(self, skip=("seeds",))
+
     @property
     def metrics(self) -> tuple[str, ...]:
         return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
@@ -136,7 +150,7 @@ class Search:
         unknown = [name for name in changes if name not in {entry.name for entry in fields(self)} - {"sizes"}]
         if unknown:
             raise UserError(f"sizes: '{size}' changes '{unknown[0]}', which is no field of a search")
-        changes["settings"] = {**self.settings, **changes.get("settings", {})}
+        changes["settings"] = dict(flatten(self.settings)) | dict(flatten(changes.get("settings", {})))
         return replace(self, **changes, sizes={})
 
 

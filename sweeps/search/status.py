@@ -11,18 +11,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core import designs
 from core.errors import UserError
+from core.records import FILE_NAME
 from sweeps.patient import PatientStorage
 from sweeps.progress import read_progress
 from sweeps.scheduler import Task
 from sweeps.search.rungs import expected_steps
 from sweeps.search.samplers import latest
 from sweeps.spec import CONFIRM, Level, study_name
-from sweeps.status import DEAD, Status, lives, open_known, read_design, tasks_of, unknown, worker_of
+from sweeps.status import DEAD, GONE, Status, lives, open_known, read_design, tasks_of, unknown, worker_of
 from sweeps.status import status as status_of_runs
 from sweeps.storage import choose_url
 from sweeps.workplace import PREEMPTED, Workplace
 
-STATES = ("running", "queued", "paused", "finished", "pruned", "failed", "lost")
+STATES = ("running", "queued", "paused", "finished", "pruned", "failed", "lost", "missing")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class SearchStatus:
     @property
     def counts(self) -> dict[str, int]:
         found = Counter(configuration.state for configuration in self.configurations)
-        return {state: found[state] for state in STATES}
+        return {state: found[state] for state in STATES if state != "missing" or found[state]}
 
     @property
     def is_under_way(self) -> bool:
@@ -145,7 +146,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     groups = groups_of(storage, study, design)
     reader = _Reader(design, out / study, list(groups.values()))
     found = tuple(reader.read(label, trial) for label, group in groups.items() for trial in latest(group.trials))
-    ended = all(configuration.state in ("finished", "pruned", "failed") for configuration in found)
+    ended = all(configuration.state in ("finished", "pruned", "failed", "missing") for configuration in found)
     over = ended and all(group.is_closed(design) for group in groups.values())
     confirming = study_name(study, CONFIRM)
     begun = over and (out / confirming / designs.FILE_NAME).exists()
@@ -195,6 +196,8 @@ class _Reader:
             value=trial.values[0] if trial.values else value,
             reason=own.get("reason"),
         )
+        if found.state == "missing":
+            return replace(found, reason=GONE)
         if found.state not in ("running", "lost"):
             return found
         step, steps = self._progress(own["arm"], found.until), found.until * len(self._seeds)
@@ -208,7 +211,14 @@ class _Reader:
             return "running" if lives(trial, self._workplace) else "lost"
         if trial.state == TrialState.WAITING:
             return "paused" if paused else "queued"
+        if trial.state == TrialState.COMPLETE and not self._recorded(trial.user_attrs["arm"]):
+            return "missing"
         return {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
+
+    def _recorded(self, arm: str) -> bool:
+        """Whether every seed of a configuration has its record."""
+        places = self._folder / f"c-{arm[:10]}"
+        return all(any(places.glob(f"seed-{seed}-*/{FILE_NAME}")) for seed in self._seeds)
 
     def _progress(self, arm: str, until: int) -> int:
         """Steps that all seeds of a configuration have come to."""

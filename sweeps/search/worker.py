@@ -20,6 +20,7 @@ from core import fencing, records, spill
 from core.fencing import FencedOffError
 from core.patience import OutOfPatienceError
 from core.processes import STOPPED
+from core.quantities import counted, significant
 from core.records import RunRecord, set_aside
 from core.training.pausing import TrainingPausedError
 from core.training.saved import saved_step
@@ -107,8 +108,10 @@ class SearchWorker:
             values.append(found)
             if self._ledger.plan.search.chosen_pruner == "wilcoxon" and tuner.report_seed(job, place, found[0]):
                 self._ledger.note_records(tuner, job)
-                tuner.prune(job, self._tokens, f"worse than the best over {place + 1} seeds (Wilcoxon)")
-                self._emit(event="paused", text=f"stopped {what}: worse than the best over {place + 1} seeds")
+                tuner.prune(job, self._tokens, f"worse than the best over {counted(place + 1, 'seed')} (Wilcoxon)")
+                self._emit(
+                    event="paused", text=f"stopped {what}: worse than the best over {counted(place + 1, 'seed')}"
+                )
                 return
         means = [sum(column) / len(column) for column in zip(*values, strict=True)]
         self._ledger.note_records(tuner, job)
@@ -117,7 +120,7 @@ class SearchWorker:
         else:
             tuner.complete(job, means, self._tokens)
         named = zip(self._ledger.plan.design["metrics"], means, strict=True)
-        said = ", ".join(f"{name} {mean:.4g}" for name, mean in named)
+        said = ", ".join(f"{name} {significant(mean, 4)}" for name, mean in named)
         ended = "paused" if job.until else "finished"
         self._emit(event=ended, text=f"{ended} {what}: {said}")
 

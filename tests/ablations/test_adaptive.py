@@ -80,7 +80,7 @@ def test_a_trail_that_the_records_contradict_is_found(place) -> None:
 def test_failed_runs_cost_pairs_and_are_tried_again_on_request(place, monkeypatch) -> None:
     monkeypatch.setenv("FAILS", "1")
     done = decided(place)
-    assert done.returncode == 1 and "1 runs failed" in done.stdout
+    assert done.returncode == 1 and "1 run failed" in done.stdout
     monkeypatch.delenv("FAILS")
     done = decided(place, "--retry-failed")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -49,7 +49,7 @@ def test_a_plan_counts_every_point_and_refuses_what_no_law_can_be_fitted_to(fold
     assert main(["plan", "flat.py", "--no-calibration"]) == 2
     shown = capsys.readouterr()
     assert shown.err.startswith("ablate: ladder: scaling law: parameters differ by a factor of 3")
-    assert shown.err.count("\n") == 1 and "8 arms x 1 seeds = 8 runs" in shown.out
+    assert shown.err.count("\n") == 1 and "8 arms x 1 seed = 8 runs" in shown.out
     assert "0.3 tokens each" in shown.out and "FLOPs in all; up to" in shown.out
     assert main(["plan", "flat.py", "--no-calibration", "--exploratory"]) == 0
 

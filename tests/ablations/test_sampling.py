@@ -1,6 +1,7 @@
 """`ablate sample`, as its user would call it, on models that were trained or written for it."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,13 @@ import torch
 
 from ablations.__main__ import main
 from ablations.cli.models import open_model
+from core.diffusion.sampling import Sampling
+from core.errors import UserError
 from core.interchange.huggingface import save
 from core.settings import build
 from core.training.run import train
 from core.training.weights import open_run
+from tests.ablations.shell import ablate, mistake
 from tests.core.training.test_run import QUICK
 
 TEXT = QUICK | {
@@ -164,3 +168,26 @@ def test_tokens_of_a_source_are_numbers(tmp_path) -> None:
     assert not opened.denoiser.training and torch.equal(
         opened.denoiser.embed.weight.cpu(), open_run(tmp_path)[1].embed.weight
     )
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e400", "0x10", "1_0", "one"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        ("sample", "--temperature"),
+        ("sample", "--cfg"),
+        ("sample", "--threshold"),
+        ("sample", "--length"),
+        ("bench tasks", "--thresholds"),
+        ("bench text", "--temperature"),
+    ],
+)
+def test_no_option_takes_a_number_that_is_none(command: str, option: str, value: str) -> None:
+    mistake(ablate(*command.split(), "nowhere", f"{option}={value}"), option, f"'{value}' is not a ", "number")
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", math.inf), ("guidance", math.inf), ("temperature", math.nan),
+                                             ("guidance", 1e300)])  # fmt: skip
+def test_sampling_takes_no_number_that_makes_logits_infinite(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"^{name}=(inf|nan|1e\\+300) must"):
+        Sampling(**{name: value})

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 import shutil
 import signal
 import socket
@@ -10,15 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from ablations.cli.search_report import confirmed, print_report, report
+from ablations.cli.search_report import _unequal_tokens, confirmed, print_report, report
 from analysis.frame import Study
+from analysis.search_page import write_search_page
 from core.settings import build
 from core.training.run import train
-from sweeps.search.plan import plan
+from sweeps.search.importance import importances
+from sweeps.search.plan import differing, plan
 from sweeps.search.results import Results
+from sweeps.search.spec import Log, Search
 from sweeps.search.task import begin
 from sweeps.storage import default_url, open_storage
 from sweeps.worker import StopSignal
@@ -62,6 +67,7 @@ def searched(tmp_path_factory) -> Path:
     (folder / "toy.py").write_text(DECLARATION)
     done = ablate("run", "toy.py", "--workers", "2", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert all(re.match(r"\d\d:\d\d:\d\d \w", line) for line in done.stderr.splitlines()), done.stderr
     assert "12 runs on fresh seeds" in done.stdout and "next: ablate report toy.py" in done.stdout, done.stdout
     assert "toy: {complete} complete, {paused} pruned".format(**outcome(folder)) in done.stdout, done.stdout
     return folder
@@ -185,9 +191,9 @@ def test_a_search_in_another_process_is_followed_and_cancelled(tmp_path) -> None
         [row] = running()
         assert row["where"] == socket.gethostname() and row["steps"] == row["until"] > row["step"] > 0
         shown = ablate("status", "toy.py", cwd=tmp_path).stdout
-        assert "toy: 1 configurations: 1 running; 7 still to draw" in shown and "confirmation: once the search" in shown
+        assert "toy: 1 configuration: 1 running; 7 still to draw" in shown and "confirmation: once the search" in shown
         done = ablate("cancel", "toy.py", cwd=tmp_path)
-        assert "1 sweeps on this machine asked to stop" in done.stdout and "`ablate run toy.py` trains" in done.stdout
+        assert "1 sweep on this machine asked to stop" in done.stdout and "`ablate run toy.py` trains" in done.stdout
         assert process.wait() == 130 and "stopping the workers" in (tmp_path / "log").read_text()
     finally:
         process.kill()
@@ -218,7 +224,7 @@ def test_a_dry_run_for_slurm_prints_the_script_or_that_nothing_waits(searched, t
     assert not (searched / "runs" / "toy" / "slurm").exists()
     (tmp_path / "toy.py").write_text(DECLARATION)
     done = ablate("run", "toy.py", "--launcher", "slurm", "--dry-run", "--array-parallelism", "3", cwd=tmp_path)
-    assert done.returncode == 0 and "-m sweeps.search.task" in done.stdout and "--array=0-2" in done.stdout
+    assert done.returncode == 0 and "-P -m sweeps.search.task" in done.stdout and "--array=0-2" in done.stdout
     assert "not submitted, and nothing is written: a search, 3 array tasks" in done.stderr
     mistake(ablate("run", "toy.py", "--dry-run", cwd=tmp_path), "--dry-run is an option of --launcher slurm")
     assert not (tmp_path / "runs").exists()
@@ -259,7 +265,7 @@ def test_the_report_tells_unequal_tuning_budgets(searched) -> None:
     results = Results.load(searched / "runs" / "toy")
     kept = [c for c in results.configurations if c.group != "topk" or c.trial == results.best("topk").trial]
     said = report(Results(results.design, tuple(kept), ()), None)["unequal_budgets"]
-    assert said.startswith("unequal tuning budgets: ") and "topk 1 configurations" in said
+    assert said.startswith("unequal tuning budgets: ") and "topk 1 configuration and" in said
     for group in ("topk", "bias_balanced"):  # alone, there is nothing to be unfair to
         alone = tuple(c for c in results.configurations if c.group == group)
         assert report(Results(results.design, alone, ()), None)["unequal_budgets"] is None
@@ -304,3 +310,74 @@ def test_list_shows_searches() -> None:
 def test_a_mistake_is_one_line(old, new, expected, tmp_path) -> None:
     (tmp_path / "toy.py").write_text(DECLARATION.replace(old, new))
     mistake(ablate("run", "toy.py", cwd=tmp_path), *expected)
+
+
+def test_the_report_of_a_search_is_one_page_that_says_what_it_compares(searched) -> None:
+    done = ablate("report", "toy.py", cwd=searched)
+    assert done.stderr == "" and "report: runs/toy/report.html" in done.stdout.splitlines()
+    page = (searched / "runs" / "toy" / "report.html").read_text()
+    assert all(f'<section id="{name}">' in page for name in ("confirmation", "history", "parallel", "best"))
+    assert page.count("<svg") == 3 and "<script" not in page  # too few configurations for importances
+    content = json.loads(ablate("report", "toy.py", "--json", cwd=searched).stdout)
+    assert content["warnings"] == [] and len(content["trials"]) == 8
+    labels = [row["label"] for row in content["confirmation"]["arms"]]
+    assert all("kind" in label for label in labels)  # arms differ in it
+    assert all("kind" not in row["label"] for group in content["groups"] for row in group["best"])  # a group doesn't
+    label = content["confirmation"]["arms"][1]["label"]
+    exported = ablate("export", "toy.py", "--arm", label, "--to", str(searched / "labelled"), cwd=searched)
+    assert exported.returncode == 0, exported.stderr
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ({"control": 1000, "winner": 2000}, "unequal training tokens a run: control 1k, winner 2k"),
+        ({"control": 1000, "winner": 1000, "winner-2": None}, None),
+        ({"control": 1000}, None),
+    ],
+)
+def test_arms_of_unlike_token_counts_are_flagged(tokens, said) -> None:
+    found = _unequal_tokens([{"arm": arm, "tokens": count} for arm, count in tokens.items()])
+    assert found is None if said is None else found.startswith(said)
+
+
+def test_a_label_says_what_differs() -> None:
+    one, other = {"a.rate": 0.1, "a.kind": "topk"}, {"a.rate": 0.1, "a.kind": "bias", "a.update": 0.5}
+    assert differing([one, other]) == [{"a.kind": "topk"}, {"a.kind": "bias", "a.update": 0.5}]
+    assert differing([one, one]) == [{}, {}]
+
+
+def test_importances_print_nothing(capfd) -> None:
+    search = Search("?", {"optimizer.learning_rate": Log(1e-4, 1e-1)})
+    rates = [1e-4 * 1.5**n for n in range(12)]
+    points = [{"optimizer.learning_rate": rate} for rate in rates]
+    (row,) = importances(search, points, rates, rng=np.random.default_rng(0), shuffles=5)
+    assert 0 <= row.pvalue <= 1 and capfd.readouterr() == ("", "")
+
+
+def test_the_page_of_a_search_has_every_figure(tmp_path) -> None:
+    trials = [
+        {
+            "trial": n,
+            "group": "",
+            "status": "complete",
+            "settings": {"a.rate": 10.0**-n, "a.kind": "topk"},
+            "value": 5.0 - n,
+        }
+        for n in range(4)
+    ]
+    trials.append({"trial": 4, "group": "", "status": "failed", "settings": {"a.rate": 0.0}, "value": None})
+    best = {"trial": 3, "values": [2.0], "label": "<b>rate</b> 0.001", "is_control": False}
+    rows = [{"parameter": "a.rate", "importance": 0.4, "null": 0.1, "pvalue": 0.01}]
+    content = {
+        "search": "toy", "question": "Which?", "metrics": ["val/nelbo"], "goals": ["min"], "trials": trials, "tokens": 1e6,
+        "configurations": {"complete": 4, "paused": 0, "failed": 1}, "failures": [{"trial": 4, "reason": "NaN"}],
+        "groups": [{"group": "", "best": [best], "importance": rows}], "confirmation": None, "warnings": ["unequal <1>"],
+    }  # fmt: skip
+    write_search_page(content, None, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 3 and "Not confirmed yet" in page and "unequal &lt;1&gt;" in page
+    assert "&lt;b&gt;rate" in page and "trial 4 failed: NaN" in page
+    before = page
+    write_search_page(content, None, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text() == before  # equal records give equal bytes

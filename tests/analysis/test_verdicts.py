@@ -145,7 +145,7 @@ def test_arms_trained_on_different_data_are_not_compared(records_of) -> None:
 
 def test_no_winner_while_runs_are_missing(records_of) -> None:
     judgement = judge(Study.of(records_of(make_design(), {"arm1": -1})[:-1]))
-    assert judgement.winner is None and "1 runs of the design are missing" in judgement.winner_reason
+    assert judgement.winner is None and "1 run of the design still missing" in judgement.winner_reason
 
 
 def test_a_metric_that_is_not_finite_counts_as_a_failed_run(records_of) -> None:

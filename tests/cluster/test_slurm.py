@@ -233,7 +233,7 @@ def test_the_command_line_submits_follows_cancels_and_retries(cluster, tmp_path,
         assert code == 2 and text.startswith("ablate: Slurm refuses the job: ") and said in text
         assert len(text.strip().splitlines()) == 1
     code, text = ablate(*run, "--gpus-per-run", "1", "--sbatch", "comment=50% of 'it' #1 \\ $HOME")
-    assert code == 0 and "6 runs wait for 1 array tasks" in text and "next: ablate status toy.py" in text
+    assert code == 0 and "6 runs wait for 1 array task" in text and "next: ablate status toy.py" in text
     job = text.split()[1].rstrip(":")
     shown = cluster.run("squeue", "-h", "-r", "-j", job, "-O", "tres-per-node:|,Comment:|")
     assert shown == "gres:gpu:1|50% of 'it' #1 \\ $HOME|"
@@ -244,9 +244,9 @@ def test_the_command_line_submits_follows_cancels_and_retries(cluster, tmp_path,
     cluster.wait_until(lambda: any(row["step"] for row in content()["runs"]))
     assert content()["counts"] | {"queued": 5, "running": 1} == content()["counts"]
     code, text = ablate("status", "toy.py")
-    assert "6 runs: 5 queued, 1 running" in text and "Slurm: 1 tasks running" in text and f"{job}_0 on" in text
+    assert "6 runs: 5 queued, 1 running" in text and "Slurm: 1 task running" in text and f"{job}_0 on" in text
     code, text = ablate("cancel", "toy.py")
-    assert code == 0 and "1 array tasks cancelled" in text
+    assert code == 0 and "1 array task cancelled" in text
     cluster.wait_until(lambda: ended(job))
     after = content()
     assert after["counts"] | {"queued": 6, "running": 0} == after["counts"] and after["preempted"] == 1

@@ -4,8 +4,9 @@ from omegaconf import OmegaConf
 
 from core.config import to_dict, to_yaml
 from core.errors import UserError
+from core.plainyaml import parse
 from core.presets import PRESETS
-from core.settings import _merge_by_key, _merge_whole, build, load, parse_overrides
+from core.settings import _merge_by_key, _merge_whole, build, load, parse_overrides, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -41,14 +42,10 @@ def test_settings_merged_at_once_are_those_merged_key_by_key(name: str) -> None:
     assert OmegaConf.to_object(_merge_whole(layers)) == OmegaConf.to_object(_merge_by_key(layers))
 
 
-@pytest.mark.parametrize("first", ["x", 3])
-def test_a_key_that_is_set_twice_is_checked_twice_and_the_later_wins(first: str | int) -> None:
-    settings = {"model": {"top_k": first}, "model.top_k": 2}
-    if first == 3:
-        assert build(settings).model.top_k == 2
-        return
-    with pytest.raises(UserError, match=r"model\.top_k: .*expected a whole number"):
-        build(settings)
+@pytest.mark.parametrize(("first", "said"), [("x", ".*expected a whole number"), (3, " is given twice")])
+def test_a_key_that_is_set_nested_and_with_dots_is_refused(first: str | int, said: str) -> None:
+    with pytest.raises(UserError, match=rf"model\.top_k:?{said}"):
+        build({"model": {"top_k": first}, "model.top_k": 2})
 
 
 def test_yaml_round_trip_gives_an_equal_config(tmp_path) -> None:
@@ -111,7 +108,8 @@ def test_lists_read_back_as_they_were_written() -> None:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("[" * 100_000, "nested too deeply"), ("seed: 2001-99-99", "not YAML"), (f"seed: {'9' * 5000}", "not YAML"),
+        ("[" * 100_000, "nested too deeply"), ("seed: 2001-99-99", "is text; expected a whole number"),
+        (f"seed: {'9' * 5000}", "not YAML"),
         (f"trainer: {{steps: {'9' * 400}}}", "a number of 400 digits"), ("a: &a\n  b: *a\n", "unfold"),
         ("model: {router: {k_schedule: true}}", "expected one of constant, linear"),
         ("model: {num_layers: 99999999999}", "at most 10000"),
@@ -122,3 +120,69 @@ def test_hostile_files_cost_one_short_line(tmp_path, text, said) -> None:
     with pytest.raises(UserError, match=said) as raised:
         load(tmp_path / "config.yaml")
     assert len(str(raised.value)) < 500
+
+
+NUMBERS_OF_YAML = [
+    ("7", 7), ("-3", -3), ("1_000", 1000), ("0x10", 16), ("1e3", 1000.0), ("1e-3", 0.001), ("1.5E+2", 150.0), (".5", 0.5),
+    ("010", "010"), ("-007", "-007"), ("1:30", "1:30"), ("1:30:00.5", "1:30:00.5"), ("2024-01-01", "2024-01-01"),
+    ("2024-02-31", "2024-02-31"), ("0o10", "0o10"), ("1e400", float("inf")), ("null", None), ("true", True), ("'7'", "7"),
+    ("inf", "inf"), ("[1, 010]", [1, "010"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), NUMBERS_OF_YAML)
+def test_yaml_numbers_are_the_ones_that_their_digits_say(text: str, expected: object) -> None:
+    read = parse(text)
+    assert read == expected and type(read) is type(expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["inf", "-inf", ".inf", "nan", ".nan", "1e400", "-1e999", "Infinity", "1:30", "2024-01-01", "'inf'"],
+)
+@pytest.mark.parametrize("key", ["optimizer.learning_rate", "trainer.steps", "model.mask_id"])
+def test_no_number_is_infinite_or_read_as_another(key: str, value: str) -> None:
+    with pytest.raises(UserError, match=rf"^{key}: .*(finite|text|whole number)"):
+        build(parse_overrides([f"{key}={value}"]))
+
+
+def test_leading_zeros_are_refused_and_text_stays_text() -> None:
+    for text in ("010", "0017", "1_0x", "٣"):
+        with pytest.raises(UserError, match=r"trainer\.steps: .*expected a whole number"):
+            build(parse_overrides([f"trainer.steps={text}"]))
+    assert build(parse_overrides(["data.corpus=text:010"])).data.corpus == "text:010"
+    assert build({"trainer.initial_weights": "2024-01-01"}).trainer.initial_weights == "2024-01-01"
+    with pytest.raises(UserError, match=r"trainer\.initial_weights: 1000\.0 is a number; expected text"):
+        build(parse_overrides(["trainer.initial_weights=1e3"]))
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        (
+            "trainer:\n  steps: 7\nmodel: {top_k: 2}\ntrainer:\n  batch_size: 4\n",
+            "'trainer' is given twice, in lines 1 and 4",
+        ),
+        ("trainer:\n  steps: 7\n  steps: 300\n", "'steps' is given twice, in lines 2 and 3"),
+        ("model: {top_k: 1, top_k: 2}\n", "'top_k' is given twice, in line 1"),
+        ("trainer.steps: 7\ntrainer: {steps: 300}\n", r"trainer\.steps is given twice, nested and with dots"),
+        ("stages:\n- {name: a, name: b}\n", "'name' is given twice, in line 2"),
+    ],
+)
+def test_a_key_that_a_file_gives_twice_is_refused_with_its_lines(tmp_path, content: str, lines: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=lines):
+        load(tmp_path / "config.yaml")
+
+
+def test_a_key_beside_what_an_alias_brings_is_given_once(tmp_path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "base: &b {steps: 3, log_every: 5}\ntrainer: {<<: *b, steps: 7}\nagain: {<<: [*b, *b]}\n"
+    )
+    assert read_yaml(tmp_path / "c.yaml")["trainer"] == {"steps": 7, "log_every": 5}
+
+
+def test_the_last_setting_of_a_command_line_counts_and_none_is_twice_within_one() -> None:
+    assert parse_overrides(["trainer.steps=7", "seed=1", "trainer.steps=300"]) == {"trainer.steps": 300, "seed": 1}
+    with pytest.raises(UserError, match=r"^trainer: 'steps' is given twice, in line 1"):
+        parse_overrides(["trainer={steps: 7, steps: 300}"])

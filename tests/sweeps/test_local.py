@@ -163,7 +163,7 @@ def test_a_stopped_sweep_says_what_is_kept_and_continues_later(parent, out, star
     assert not any(is_alive(pid) for pid in workers)
     summary = json.loads(output.splitlines()[-1])
     assert summary["interrupted"] and summary["missing"] > 0
-    assert "runs are recorded; `ablate run balance` trains the rest" in said
+    assert "runs recorded; `ablate run balance` trains the rest" in said
     assert "Traceback" not in said
     assert "RUNNING" not in {trial.state.name for trial in trials_of(out)}
     assert len(pending(parent.plan, out)) == summary["missing"]

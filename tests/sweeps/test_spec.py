@@ -1,8 +1,12 @@
+import numpy as np
 import pytest
 
 from core.errors import UserError
-from sweeps.spec import Ablation, Factor, Size, study_name
+from sweeps.checks import check
+from sweeps.search.spec import Budget, Log, Search
+from sweeps.spec import Ablation, Decoders, Factor, Ladder, Size, study_name
 
+RATE = "optimizer.learning_rate"
 FACTOR = Factor("model.top_k", (1, 2))
 
 
@@ -37,3 +41,46 @@ def test_a_size_replaces_what_it_names_and_keeps_the_rest() -> None:
     assert (study_name("x", "full"), study_name("x", "quick")) == ("x", "x.quick")
     with pytest.raises(KeyError):
         full.sized("huge")
+
+
+def test_a_size_adds_to_a_section_of_the_settings() -> None:
+    sizes = {"small": Size(settings={"trainer": {"steps": 7}})}
+    ablation = Ablation("?", settings={"trainer": {"steps": 9, "batch_size": 3}, "seed": 1}, sizes=sizes)
+    assert ablation.sized("small").settings == {"trainer.steps": 7, "trainer.batch_size": 3, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        ("factors: a tuple of one needs its comma", lambda: Ablation("?", FACTOR, {"model.top_k": 1})),
+        ("margin: .*not the text '0.01'", lambda: Ablation("?", (FACTOR,), {"model.top_k": 1}, margin="0.01")),
+        ("secondary: a tuple of one", lambda: Ablation("?", (FACTOR,), {"model.top_k": 1}, secondary="load/max_vio")),
+        ("sizes: ", lambda: Ablation("?", (FACTOR,), {"model.top_k": 1}, sizes={"quick": {"seeds": (0,)}})),
+        ("factors: 'model.top_k': levels: ", lambda: Factor("model.top_k", (np.int64(1), np.int64(2)))),
+        ("decoders: margin: ", lambda: Decoders((), {}, margin="1")),
+        ("ladder: flops: a tuple of one", lambda: Ladder({"a": ({},)}, flops=1e15)),
+        ("budget: trials: ", lambda: Budget(trials="64")),
+        ("space: 'optimizer.learning_rate': low: .*the text '1e-4'", lambda: Search("?", {RATE: Log("1e-4", 1)})),
+        ("space: 'optimizer.learning_rate' must be one of", lambda: Search("?", {RATE: (1e-4, 1)})),
+        ("confirm: must be a whole number", lambda: Search("?", {RATE: Log(1e-4, 1)}, confirm="8")),
+        ("seeds: a list", lambda: Search("?", {RATE: Log(1e-4, 1)}, seeds=2)),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_with_its_field(field, make) -> None:
+    with pytest.raises(UserError, match=f"^{field}"):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [
+        (Factor("model.top_k", ("1", "2")), "'model.top_k' takes numbers, not the text '1'"),
+        (Factor("optimizer.learning_rate", (0.1, "0.2")), "takes numbers, not the text '0.2'"),
+        (Factor("model.topk", (1, 2)), "unknown config key 'model.topk': did you mean model.top_k"),
+    ],
+)
+def test_levels_and_keys_that_cannot_be_are_refused(factor, said) -> None:
+    with pytest.raises(UserError, match=f"^factors: .*{said}"):
+        check(Ablation("?", (factor,), {"model.top_k": 1}), {})
+    with pytest.raises(UserError, match=f"^factors: .*{said}"):
+        check(Ablation("?", (factor,), {factor.key: factor.levels[0]}), {})

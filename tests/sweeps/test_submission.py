@@ -195,7 +195,7 @@ def test_a_partition_with_gpus_gives_each_run_one(make_plan, tmp_path, slurm_her
 
 def test_a_wrapper_starts_python_in_every_script(make_plan, tmp_path):
     done = write(make_plan(), tmp_path, Request(wrapper="apptainer exec --nv box.sif", setup=["module load apptainer"]))
-    assert f"    apptainer exec --nv box.sif {sys.executable} -m sweeps.launch.task" in done.text
+    assert f"    apptainer exec --nv box.sif {sys.executable} -P -m sweeps.launch.task" in done.text
 
 
 @pytest.mark.parametrize(

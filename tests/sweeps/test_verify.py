@@ -128,7 +128,7 @@ TAMPERINGS = {
     "runs compared: of different torch": lambda s: s.change(
         0, provenance=s.record(0)["provenance"] | {"packages": {"torch": "2.0.0"}}
     ),
-    "1 runs are of changed code, and what was changed isn't known": lambda s: s.change(
+    "1 run of changed code, and what was changed isn't known": lambda s: s.change(
         0, provenance=s.record(0)["provenance"] | {"git_dirty": True}
     ),
     "diffs/abc.patch is missing": lambda s: s.change(

@@ -154,7 +154,7 @@ def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(queue, t
     planned, request = plan("toy", declare(control=POOR)), Request(array_parallelism=4)
     dry = slurm.submit(planned, tmp_path, request, dry_run=True, trainer=LANDSCAPE)
     assert (dry.tasks, dry.runs, dry.job) == (4, 0, None) and not (tmp_path / "toy" / "design.json").exists()
-    assert "-m sweeps.search.task " in dry.text and "#SBATCH --array=0-3\n" in dry.text and not dry.script.exists()
+    assert "-P -m sweeps.search.task " in dry.text and "#SBATCH --array=0-3\n" in dry.text and not dry.script.exists()
     sent = slurm.submit(planned, tmp_path, request, trainer=LANDSCAPE)
     assert (sent.tasks, sent.job, sent.script.read_text()) == (4, "7", sent.text)
     assert task.main(sent.script.parent, {}, tasks.begin) == 0  # as `sbatch` of that script would, outside Slurm
