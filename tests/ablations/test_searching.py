@@ -319,7 +319,8 @@ def test_the_report_of_a_search_is_one_page_that_says_what_it_compares(searched)
     assert all(f'<section id="{name}">' in page for name in ("confirmation", "history", "parallel", "best"))
     assert page.count("<svg") == 3 and "<script" not in page  # too few configurations for importances
     content = json.loads(ablate("report", "toy.py", "--json", cwd=searched).stdout)
-    assert content["warnings"] == [] and len(content["trials"]) == 8
+    # How far each configuration of two workers came depends on which was measured first; the confirmed runs' tokens don't.
+    assert not any("training tokens" in said for said in content["warnings"]) and len(content["trials"]) == 8
     labels = [row["label"] for row in content["confirmation"]["arms"]]
     assert all("kind" in label for label in labels)  # arms differ in it
     assert all("kind" not in row["label"] for group in content["groups"] for row in group["best"])  # a group doesn't
@@ -372,7 +373,7 @@ def test_the_page_of_a_search_has_every_figure(tmp_path) -> None:
     content = {
         "search": "toy", "question": "Which?", "metrics": ["val/nelbo"], "goals": ["min"], "trials": trials, "tokens": 1e6,
         "configurations": {"complete": 4, "paused": 0, "failed": 1}, "failures": [{"trial": 4, "reason": "NaN"}],
-        "groups": [{"group": "", "best": [best], "importance": rows}], "confirmation": None, "warnings": ["unequal <1>"],
+        "groups": [{"group": "", "best": [best], "importance": rows}], "confirmation": None, "notes": [], "warnings": ["unequal <1>"],
     }  # fmt: skip
     write_search_page(content, None, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
