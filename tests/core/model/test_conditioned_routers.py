@@ -306,7 +306,7 @@ def test_schedules_share_the_published_means_and_ends() -> None:
 
 
 @pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "cpu, filled up", "accelerator"])
-@pytest.mark.parametrize("kind", ["adaptive_k", "expert_choice", "ec_dlm", "soft"])
+@pytest.mark.parametrize("kind", ["adaptive_k", "expert_choice", "ec_dlm", "soft", "topk with filling"])
 def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
     monkeypatch: pytest.MonkeyPatch, kind: str, path: str, x_ND: torch.Tensor
 ) -> None:
@@ -316,11 +316,14 @@ def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
         monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
     if path == "accelerator":
         monkeypatch.setattr(mixing, "in_parts", lambda device: False)
-    layer = MoE(config(kind))
+    layer, given = MoE(config(kind.removesuffix(" with filling"))), conditions()
+    if kind.endswith("filling"):
+        given = given._replace(real_N=torch.arange(B * L) % L < 9)
     for parameter in layer.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)) * 0.5)
     x_ND.requires_grad_()
-    fast, routing, counts_E = layer(x_ND, conditions())
+    fast, routing, counts_E = layer(x_ND, given)
+    assert given.real_N is None or not fast[~given.real_N].any()
     slow = reference_moe(layer.experts, x_ND, routing.gates_NK, routing.experts_NK)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
     assert counts_E.tolist() == [(routing.experts_NK == expert).sum() for expert in range(E)]
