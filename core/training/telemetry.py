@@ -20,9 +20,9 @@ DIGITS = 5  # of shares in a record: a record of 64 experts would be megabytes o
 def observe(routings: Sequence[LayerRouting], masking: Masking) -> dict[str, Tensor]:
     """What one batch's routing is counted for: on the device, of this rank's tokens alone where not said otherwise.
 
-    top1_SN: the highest probability of each token but filling, which counts for nothing below either. load_STME: assignments by timestep, masked status and expert.
-    pairs_SEE: tokens that reach both experts (the diagonal: that reach the one). choices_SNK: int16, -1 for none.
-    violation_S: MaxVio of this batch over all ranks.
+    Filling counts for nothing. top1_SN: the highest probability of each token. load_STME: assignments by timestep, masked
+    status and expert. pairs_SEE: tokens that reach both experts (the diagonal: that reach the one). choices_SNK: int16, -1
+    for none. violation_S: MaxVio of this batch over all ranks.
     """
     masked_BL, real_N = masking.masked_BL, routings[0].routing.real_N
     bin_B = (masking.timestep_B * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS) - 1

@@ -191,7 +191,7 @@ def test_filling_is_nobodys_token(conversations: Path, kind: str) -> None:
     weights = {"objective__load_balancing_weight": 0.3, "objective__z_loss_weight": 0.2}
     module = MaskedDiffusion(packed(conversations, model__router__kind=kind, **weights))
     batch = TrainBatches(module.config, load(module.config.data)).batch(3)
-    assert 0 < int((~batch.packed.real_BL).sum())
+    assert int((~batch.packed.real_BL).sum()) > 0
     expected, layers = without_filling(module, batch)
     wanted = gradients(module, expected)
     found = module.training_step(batch, 0)["loss"]
