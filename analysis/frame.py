@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from core import decoded, designs, records
+from core import decoded, designs, likelihood, records
 from core.decoded import Decoded
 from core.errors import UserError
 from core.jsonfiles import DamagedFileError
@@ -162,6 +162,21 @@ class Study:
         pair = self.cells.get((one, seed)), self.cells.get((two, seed))
         fingerprints = {record.data_fingerprint for record in pair if record is not None and record.status != "failed"}
         return len(fingerprints) > 1
+
+    def likelihoods(self, metric: str, one: str, two: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
+        known = {arm["name"]: arm["likelihood"] for arm in self.design["arms"] if "likelihood" in arm}
+        return (known[one], known[two]) if metric in likelihood.METRICS and {one, two} <= set(known) else None
+
+    def incomparable(self, metric: str, one: str, two: str, seeds: int | None = None) -> str | None:
+        """Why two arms' numbers say nothing of each other, or None where they do. seeds: how many of the first; None: all."""
+        kinds = self.likelihoods(metric, one, two)
+        if kinds is not None and (reason := likelihood.incomparable(*kinds)):
+            return reason
+        if any(self.data_differs(one, two, seed) for seed in self.design["seeds"][:seeds]):
+            whom = "the control" if self.design["control"] in (one, two) else "each other"
+            return f"trained on other data than {whom}, so not compared"
+        return None
 
     def series(self, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
         """A logged column of an arm's finished runs against tokens, by seed: (T,) tokens and (T,) values.

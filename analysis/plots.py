@@ -274,7 +274,7 @@ def bands(study: Study, table: str, column: str, *, minus_control: bool = False)
             by_seed = {
                 s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and len(base[s][1]) == len(y)
             }
-            if arm == study.design["control"]:
+            if arm == study.design["control"] or study.incomparable(column, arm, study.design["control"]):
                 continue
         lengths = {len(y) for _, y in by_seed.values()}
         if len(lengths) != 1 or 0 in lengths:

@@ -8,6 +8,8 @@ from numpy.typing import ArrayLike
 
 from analysis.compare import VERDICT_FLOOR, holm, paired_effect
 from analysis.frame import Study
+from analysis.tables import ACROSS
+from core import likelihood
 from core.errors import UserError
 from core.metrics import METRICS
 
@@ -64,8 +66,9 @@ def speeds(study: Study) -> tuple[SpeedRow, ...]:
 
 def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
     name, control = study.labels[arm], study.design["control"]
-    if any(study.data_differs(arm, control, seed) for seed in study.design["seeds"]):
-        return SpeedRow(arm, name, None, None, "trained on other data than the control, so not compared")
+    metric = study.design["metric"]
+    if reason := study.incomparable(metric, arm, control):
+        return SpeedRow(arm, name, None, None, reason)
     seeds = [
         seed
         for seed in study.design["seeds"]
@@ -82,6 +85,9 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
         speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=goal == "max")
     except UserError as error:
         return SpeedRow(arm, name, None, None, str(error))
+    kinds = study.likelihoods(metric, arm, control)
+    if kinds is not None and likelihood.across(*kinds, float((arm_ST - control_ST)[:, -1].mean())):
+        return SpeedRow(arm, name, None, None, f"not said{ACROSS}: the lower number of the exact one proves nothing")
     notes = [f"{speed.early} of {speed.n} crossings lie before the first validation"] if speed.early else []
     if len(seeds) < len(study.design["seeds"]):
         notes.append(f"compared on {len(seeds)} of {len(study.design['seeds'])} seeds, validated alike in both arms")

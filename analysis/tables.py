@@ -104,7 +104,7 @@ def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned
     """The planned contrasts in the primary metric, Holm-adjusted among themselves. looks: as for `metric_table`."""
     metric, drafts = study.design["metric"], []
     for one, two in study.design.get("contrasts", ()):
-        effect, p_same, notes = _compared(study, metric, (one, two), study.design["margin"], "each other", looks)
+        effect, p_same, notes = _compared(study, metric, (one, two), study.design["margin"], looks)
         label = f"{study.labels[one]} − {study.labels[two]}"
         drafts.append(Planned((one, two), label, effect, None, p_same, "no verdict", notes))
     return tuple(
@@ -130,7 +130,7 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Loo
     row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
     if arm == control:
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
-    effect, p_same, more = _compared(study, metric, (arm, control), margin, "the control", looks)
+    effect, p_same, more = _compared(study, metric, (arm, control), margin, looks)
     return Row(
         **row,
         effect=effect,
@@ -142,14 +142,11 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Loo
 
 
 def _compared(
-    study: Study, metric: str, pair: tuple[str, str], margin: float | None, whom: str, looks: Looks | None
+    study: Study, metric: str, pair: tuple[str, str], margin: float | None, looks: Looks | None
 ) -> tuple[PairedEffect | None, float | None, tuple[str, ...]]:
     """An arm minus another: the effect, the p-value of equivalence, neither of them adjusted, and what is to be known."""
-    kinds = _likelihoods(study, metric, pair)
-    if kinds is not None and (reason := likelihood.incomparable(*kinds)):
+    if reason := study.incomparable(metric, *pair):
         return None, None, (reason,)
-    if any(study.data_differs(*pair, seed) for seed in study.design["seeds"]):
-        return None, None, (f"trained on other data than {whom}, so not compared",)
     seen = None if looks is None else looks[pair]
     ended = 0 if seen is None else max(seen, default=0)
     # An adaptive design's comparison ends with its last look, though one of its arms may have gone on.
@@ -174,17 +171,9 @@ def _compared(
     return effect, p_same, tuple(notes)
 
 
-def _likelihoods(
-    study: Study, metric: str, pair: tuple[str, str]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
-    known = {arm["name"]: arm["likelihood"] for arm in study.design["arms"] if "likelihood" in arm}
-    return (known[pair[0]], known[pair[1]]) if metric in likelihood.METRICS and set(pair) <= set(known) else None
-
-
 def across_kinds(study: Study, metric: str, pair: tuple[str, str], effect: PairedEffect | None, words: str) -> str:
     """A verdict's words; of a difference that is real but proves nothing, what it is."""
-    kinds = _likelihoods(study, metric, pair)
+    kinds = study.likelihoods(metric, *pair)
     if kinds is None or effect is None or not words.startswith(("better", "worse")):
         return words
     lower = "lower" if effect.estimate < 0 else "higher"

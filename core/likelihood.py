@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from core.config import RunConfig
-from core.data.mixtures import PAIRS, kinds
+from core.data.names import PAIRS, kinds
 
 Kind = Literal["exact", "bound", "tuned"]
 METRICS = ("val/nelbo", "val/bits_per_byte", "val/excess_nelbo")  # those that are likelihoods
