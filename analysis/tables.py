@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from analysis.adaptive import Rule, pairs_at
+from analysis.adaptive import Rule, arrivals, came_late, pairs_at
 from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.frame import Study
 from analysis.sequential import anytime
@@ -152,6 +152,14 @@ def _compared(
     # An adaptive design's comparison ends with its last look, though one of its arms may have gone on.
     own, base = (study.values(arm, metric)[: None if seen is None else ended] for arm in pair)
     both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
+    whole_S = np.isfinite(study.values(pair[0], metric) - study.values(pair[1], metric))
+    late = {} if seen is None else came_late(study, pair, whole_S)
+    unseen = [place for place, looked in late.items() if place < ended <= looked and both[place]]
+    both[unseen] = False
+    if unseen:
+        notes.append(
+            f"{len(unseen)} pairs were trained again after its last look, and count for nothing: alpha is spent"
+        )
     if seen and any(len(study.bought(arm)) > ended for arm in pair):
         notes.append(
             f"compared on the first {ended} seeds alone; means are over all that an arm has, so don't subtract them"
@@ -163,7 +171,7 @@ def _compared(
         if both.sum() < VERDICT_FLOOR:
             notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
         elif seen is not None:
-            effect, p_same = _looked_at(study, effect, (own - base), seen, margin)
+            effect, p_same = _looked_at(study, effect, (own - base), seen, margin, late)
         elif margin is not None:
             p_same = equivalence(base[both], own[both], margin=margin)
     except UserError as error:
@@ -188,14 +196,22 @@ def _listed(study: Study, metric: str) -> str:
 
 
 def _looked_at(
-    study: Study, effect: PairedEffect, difference_S: np.ndarray, looks: Sequence[int], margin: float | None
+    study: Study,
+    effect: PairedEffect,
+    difference_S: np.ndarray,
+    looks: Sequence[int],
+    margin: float | None,
+    late: Mapping[int, int],
 ) -> tuple[PairedEffect, float | None]:
     """The same effect with an interval and p-values that hold whenever one looked."""
     both_S = np.isfinite(difference_S)
     rule = Rule.of_design(study.design)
     assert rule is not None  # looks are of adaptive designs
     found = anytime(
-        difference_S[both_S], looks=pairs_at(both_S, looks, rule), margin=margin, alpha=study.design["alpha"]
+        difference_S[arrivals(both_S, looks, late)[0]],
+        looks=pairs_at(both_S, looks, rule, late),
+        margin=margin,
+        alpha=study.design["alpha"],
     )
     return replace(effect, low=found.low, high=found.high, pvalue=found.pvalue), found.p_equivalence
 

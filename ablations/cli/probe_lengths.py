@@ -46,7 +46,9 @@ def run_lengths(arguments: argparse.Namespace) -> int:
     if not any(values.values()):
         raise UserError(f"no run of {arguments.name} is complete yet: run it first")
     control = study.design["control"]
-    apart = {arm: why for arm in study.arms if arm != control and (why := study.incomparable("val/nelbo", arm, control))}
+    apart = {
+        arm: why for arm in study.arms if arm != control and (why := study.incomparable("val/nelbo", arm, control))
+    }
     rows = by_length(values, control, apart)
     if arguments.json:
         show_json([{"label": study.labels[row.arm]} | asdict(row) | {"note": apart.get(row.arm, "")} for row in rows])

@@ -84,9 +84,19 @@ def test_failed_runs_cost_pairs_and_are_tried_again_on_request(place, monkeypatc
     monkeypatch.delenv("FAILS")
     done = decided(place, "--retry-failed")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)["counts"]["failed"] == 0
+    content = json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)
+    assert content["counts"]["failed"] == 0
     path = place / "runs" / "weights" / "looks.jsonl"
     looks = [json.loads(line) for line in path.read_text().splitlines()]
+    [again] = [entry for entry in looks if "retried" in entry]
+    assert len(again["retried"]) == 1 and again["seeds"] == max(look["seeds"] for look in looks)
+    noted = {look["seeds"]: look["decisions"] for look in looks if "retried" not in look}
+    seen = {
+        look["seeds"]: {step["label"]: step["decision"] for step in look["steps"]}
+        for look in content["course"]["looks"]
+    }
+    assert seen == noted and len(looks) == len(noted) + 1  # each look was taken once, and stays as it was
+    assert ablate("verify", "weights.py", cwd=place).returncode == 0
     before = looks[0] | {
         "decisions": dict.fromkeys(looks[0]["decisions"], "lost")
     }  # as if nothing had finished at first
