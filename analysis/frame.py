@@ -179,7 +179,8 @@ class Study:
         return None
 
     def series(self, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """A logged column of an arm's finished runs against tokens, by seed: (T,) tokens and (T,) values.
+        """A logged column of an arm's finished runs against tokens, first stages' included, by seed: (T,) tokens and (T,)
+        values.
 
         table: "curve" or "validation".
         """
@@ -192,7 +193,8 @@ class Study:
                     record.status == "complete"
                     and len(columns.get(column) or ()) == len(columns.get("tokens") or ()) > 0
                 ):
-                    found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
+                    tokens_T = np.array(columns["tokens"], float) + record.before.get("tokens", 0.0)
+                    found[record.seed] = (tokens_T, np.array(columns[column], float))
         return self._series[arm, table, column]
 
     @cached_property

@@ -146,13 +146,15 @@ class WandbTracker:
     def _send(self, record: RunRecord) -> None:
         summary: dict[str, Any] = {"status": record.status, "reason": record.reason, "parameters": record.parameters}
         summary["alarms"] = [alarm["kind"] for alarm in record.alarms]
+        if record.before:
+            summary["before"] = record.before
         if record.notes:
             summary["notes"] = record.notes
         summary["provenance"] = record.provenance  # packages among it
         if record.expert_load.get("load"):
             panels = _load_panels(record.expert_load) | _timestep_panel(record.routing)
             self._run.log(panels, step=int(record.expert_load["step"][-1]))
-        self._run.summary.update({**record.metrics, **summary, "flops": record.flops})
+        self._run.summary.update({**record.metrics, **summary, "flops": record.flops, "tokens": record.tokens})
 
     def _attempt(self, what: str, action: Callable[[], None], limit_s: float | None = None) -> None:
         try:

@@ -115,7 +115,12 @@ def note_retry(folder: Path, design: Mapping[str, Any], cells: Sequence[tuple[st
 def note(folder: Path, design: Mapping[str, Any], rule: Mapping[str, Any], said: Mapping[str, Any]) -> None:
     """Add an entry to the trail, with its time and commit."""
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    entry: dict[str, Any] = {"at": at, "git_commit": describe("cpu").get("git_commit"), "design": digest(design), "rule": dict(rule)}
+    entry: dict[str, Any] = {
+        "at": at,
+        "git_commit": describe("cpu").get("git_commit"),
+        "design": digest(design),
+        "rule": dict(rule),
+    }
     with (folder / LOOKS).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry | dict(said)) + "\n")
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.frame import Study
 from core import records
 from core.config import config_hash
 from core.errors import UserError
@@ -86,6 +87,13 @@ def test_a_worker_trains_the_first_stage_once_and_starts_from_it(tmp_path) -> No
     stage = records.read(next(folder.glob("stages/*/record.json")))
     assert stage.status == "complete" and stage.config["objective"]["kind"] == "autoregressive"
     assert record.curve["train/nelbo"][0] < 5.4 < stage.curve["train/nelbo"][0]
+    assert record.before == {"flops": stage.flops, "tokens": stage.tokens, "wall_time_s": stage.wall_time_s}
+    assert stage.flops == training_flops(run.first) > 0 and stage.before == {}
+    assert record.flops == made.design["arms"][1]["flops"] == training_flops(run.first) + training_flops(run.config)
+    own = run.config.tokens_per_step * run.config.trainer.steps
+    assert record.validation["tokens"][-1] == own and record.tokens == own + stage.validation["tokens"][-1]
+    tokens_T, _ = Study.load(tmp_path / "toy", made.design).series("staged", "validation", "val/nelbo")[0]
+    assert tokens_T[-1] == record.tokens and tokens_T[0] > stage.tokens
     findings: list = []
     assert len(list(read_runs(tmp_path / "toy", findings))) == 2 and findings == []
 
