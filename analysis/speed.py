@@ -95,7 +95,7 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
 
 
 def _alike(study: Study, arm: str, seed: int, control_T: np.ndarray, arm_T: np.ndarray) -> bool:
-    """Whether two runs were validated at the same tokens; a first stage, whose tokens count too, may have made them others."""
+    """Whether two runs were validated at the same tokens, or have first stages, whose tokens count too."""
     staged = any(study.cells[each, seed].before for each in (arm, study.design["control"]))
     return staged or np.array_equal(control_T, arm_T)
 
@@ -114,10 +114,10 @@ def learning_speed(
     tokens_T: (T,) increasing counts of tokens at which both were validated; control_ST, arm_ST: (S, T) values, paired by
     seed. arm_tokens_T: the arm's tokens, where they aren't the control's. Where the arm ends as good as the control or
     better, its share is (tokens at which it first is as good as the control's end) / (all tokens of the control); where it
-    ends worse, it is all its tokens over those at which the control first is as good as the arm's end; where both end the same, it is the one's first crossing over the other's: so the share is defined
-    for every seed, and exchanging the arms inverts it. Between validations the
-    value is taken to be linear in log tokens. Raises UserError for shapes that don't fit, values that aren't finite,
-    fewer than 2 seeds or 2 validations, and shares that are the same in all seeds.
+    ends worse, it is all its tokens over those at which the control first is as good as the arm's end; where both end the
+    same, it is the one's first crossing over the other's: so the share is defined for every seed, and exchanging the arms
+    inverts it. Between validations the value is taken to be linear in log tokens. Raises UserError for shapes that don't
+    fit, values that aren't finite, fewer than 2 seeds or 2 validations, and shares that are the same in all seeds.
     """
     tokens, control, arm = (np.asarray(each, dtype=float) for each in (tokens_T, control_ST, arm_ST))
     own_tokens = tokens if arm_tokens_T is None else np.asarray(arm_tokens_T, dtype=float)

@@ -83,9 +83,11 @@ class RunRecord:
 
     @property
     def tokens(self) -> float:
-        """What its weights were trained on, stages before it included: by its last row, else as its config asks for."""
-        logged = self.validation.get("tokens") or self.curve.get("tokens")
-        own = math.prod((self.config[part][name] for part, name in _TOKENS)) if not logged else logged[-1]
+        """What its weights were trained on, stages before it included: by its last row; of a finished run without one, as its
+        config asks for."""
+        own = (self.validation.get("tokens") or self.curve.get("tokens") or [0.0])[-1]
+        if not own and self.status == "complete":
+            own = math.prod(self.config.get(part, {}).get(name, 0) for part, name in _TOKENS)
         return own + self.before.get("tokens", 0.0)
 
     @property
