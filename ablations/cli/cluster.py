@@ -70,7 +70,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
     _check_places(plan, arguments.out)
     former = read_design(plan.study_name, arguments.out)
     if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing
-        former = _noted(former, plan, arguments) if _failed_too(arguments) else former
+        former = _noted(former, plan, arguments) if _failed_too(arguments) and not arguments.dry_run else former
         plan = plan.buy([(arm["name"], seed) for arm, seed in cells(former)], former)
     if arguments.dry_run:
         return submit(arguments, plan, retry_failed=_failed_too(arguments))

@@ -121,3 +121,16 @@ def test_mistakes(place) -> None:
     mistake(ablate("run", "search_balance", "--until-decided", cwd=place), "--until-decided is for ablations")
     ladder = ("run", "scaling", "--size", "quick", "--until-decided")
     mistake(ablate(*ladder, cwd=place), "scaling is a ladder, to which a law is fitted")
+
+
+def test_a_retry_of_a_sweep_that_was_looked_at_is_noted_before_it_is_queued(place, monkeypatch) -> None:
+    monkeypatch.setenv("FAILS", "1")
+    assert decided(place).returncode == 1
+    monkeypatch.delenv("FAILS")
+    done = ablate("retry", "weights.py", cwd=place)
+    assert done.returncode == 0 and "1 failed and 0 lost" in done.stdout
+    trail = [json.loads(line) for line in (place / "runs" / "weights" / "looks.jsonl").read_text().splitlines()]
+    design = json.loads((place / "runs" / "weights" / "design.json").read_text())
+    assert trail[-1]["retried"] == design["adaptive"]["retried"][0][1] and len(trail[-1]["retried"]) == 1
+    assert decided(place).returncode == 0
+    assert ablate("verify", "weights.py", cwd=place).returncode == 0
