@@ -23,6 +23,9 @@ FUTILE = 0.05
 Decision = Literal["open", "different", "equivalent", "futile", "lost", "undecided"]
 
 
+Retry = tuple[int, Sequence[tuple[str, int]]]  # after a look at so many seeds these cells were trained again
+
+
 @dataclass(frozen=True)
 class Rule:
     """How an adaptive design buys seeds.
@@ -59,9 +62,13 @@ class Rule:
         last = {self.fixed: 1 - self.share if early else 1.0}
         return {n: self.share / len(early) for n in early} | last
 
-    def designed(self, design: Mapping[str, Any], bought: Mapping[str, int]) -> dict[str, Any]:
-        """A design with this rule in it; bought: how many of its seeds, the first ones, each arm has bought."""
-        return {**design, "adaptive": {**asdict(self), "bought": dict(bought)}}
+    def designed(
+        self, design: Mapping[str, Any], bought: Mapping[str, int], retried: Sequence[Retry] = ()
+    ) -> dict[str, Any]:
+        """A design with this rule in it; bought: how many of its seeds, the first ones, each arm has bought; retried: after
+        how many seeds one had looked when failed runs were trained again, and which."""
+        again = {"retried": [[seeds, [list(cell) for cell in cells]] for seeds, cells in retried]} if retried else {}
+        return {**design, "adaptive": {**asdict(self), "bought": dict(bought)} | again}
 
 
 @dataclass(frozen=True)
@@ -184,15 +191,50 @@ def course(study: Study) -> Course:
     return Course(rule, tuple(looks), wanted, seeds, looked, decisions)
 
 
-def pairs_at(both_S: np.ndarray, looks: Sequence[int], rule: Rule) -> list[tuple[int, float]]:
+def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[int, int]:
+    """Places of seeds whose pair failed at first: after how many seeds one had looked when it was trained again.
+
+    What was tested is tested once: such a pair counts from the next planned look on, so that no look is taken twice. A
+    comparison that had too few pairs to be tested when its runs were tried again loses nothing by having them all along.
+    both_S: (S,) whether both runs finished by now.
+    """
+    late: dict[int, int] = {}
+    places = {seed: place for place, seed in enumerate(study.design["seeds"])}
+    rounds = study.design["adaptive"].get("retried", ())
+    for number, (looked, cells) in enumerate(rounds):
+        # Pairs of later rounds weren't there yet either.
+        missing = {places[seed] for _, each in rounds[number:] for arm, seed in each if arm in pair and seed in places}
+        if sum(bool(both_S[place]) and place not in missing for place in range(looked)) >= VERDICT_FLOOR:
+            late |= {places[seed]: looked for arm, seed in cells if arm in pair and seed in places}
+    return late
+
+
+def arrivals(
+    both_S: np.ndarray, looks: Sequence[int], late: Mapping[int, int] | None = None
+) -> tuple[list[int], list[int]]:
+    """The places of the pairs of finished runs in the order in which looks after so many seeds saw them; how many each saw.
+
+    both_S: (S,) whether both runs finished; late: as `came_late` has it.
+    """
+    order: list[int] = []
+    counts = []
+    for seeds in looks:
+        seen = [place for place in range(seeds) if both_S[place] and (late or {}).get(place, 0) < seeds]
+        order += [place for place in seen if place not in order]
+        counts.append(len(order))
+    return order, counts
+
+
+def pairs_at(
+    both_S: np.ndarray, looks: Sequence[int], rule: Rule, late: Mapping[int, int] | None = None
+) -> list[tuple[int, float]]:
     """Looks after so many seeds as looks after so many pairs of finished runs, with their shares of alpha.
 
-    both_S: (S,) whether both runs finished. A look at fewer than 2 pairs is none; of looks at the same pairs the one
-    with the largest share counts, which rejects whatever the others do.
+    both_S, late: as for `arrivals`. A look at fewer than 2 pairs is none; of looks at the same pairs the one with the
+    largest share counts, which rejects whatever the others do.
     """
     found: dict[int, float] = {}
-    for seeds in looks:
-        count = int(both_S[:seeds].sum())
+    for seeds, count in zip(looks, arrivals(both_S, looks, late)[1], strict=True):
         if count >= 2:
             found[count] = max(found.get(count, 0.0), rule.looks[seeds])
     return list(found.items())
@@ -209,16 +251,17 @@ def _judged(
     study: Study, values: Mapping[str, np.ndarray], pair: tuple[str, str], looks: Sequence[int], rule: Rule
 ) -> Judged:
     n, margin, alpha = looks[-1], study.design["margin"], study.design["alpha"]
-    if any(study.data_differs(*pair, seed) for seed in study.design["seeds"][:n]):
+    if study.incomparable(study.design["metric"], *pair, seeds=n):
         return Judged(0)
-    difference_S = (values[pair[0]] - values[pair[1]])[:n]
+    difference_S = values[pair[0]] - values[pair[1]]
     both_S = np.isfinite(difference_S)
-    pairs = int(both_S.sum())
+    late = came_late(study, pair, both_S)
+    differences = difference_S[arrivals(both_S, looks, late)[0]]
+    pairs, shares = len(differences), pairs_at(both_S, looks, rule, late)
     if pairs < VERDICT_FLOOR:
         return Judged(pairs)
-    differences = difference_S[both_S]
     try:
-        found = anytime(differences, looks=pairs_at(both_S, looks, rule), margin=margin, alpha=alpha)
+        found = anytime(differences, looks=shares, margin=margin, alpha=alpha)
     except UserError:  # identical differences: nothing can be tested, which the tables say
         return Judged(pairs, float(differences.mean()))
     return Judged(pairs, found.estimate, found.pvalue, found.p_equivalence, tuple(differences))

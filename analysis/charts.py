@@ -105,8 +105,8 @@ def _curve(study: Study, table: str, column: str, label: str, minus: bool) -> Ch
         own = study.series(arm, table, column) if len(study.cells) <= MOST_RUNS else {}
         seeds = [
             {"seed": seed, "y": rounded((y - base[seed][1] if minus else y)[kept])}
-            for seed, (_, y) in own.items()
-            if len(y) == len(band.x_T) and (not minus or (seed in base and len(base[seed][1]) == len(y)))
+            for seed, (x, y) in own.items()
+            if len(y) == len(band.x_T) and (not minus or (seed in base and np.array_equal(base[seed][0], x)))
         ]
         spread = {"low": rounded(band.low_T[kept]), "high": rounded(band.high_T[kept])}
         series.append(line(study.labels[arm], place, band.x_T[kept], band.mean_T[kept], **spread, seeds=seeds))

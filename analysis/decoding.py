@@ -241,11 +241,27 @@ def _headline(found: Decoding) -> str:
         told = [f"{effect:+.1%}" for effect in dict.fromkeys((min(effects), max(effects)))]
         size = f" ({' to '.join(told)})" if words in ("better", "worse") else ""
         parts.append(f"{who} {words}{size}".replace("-", "−"))
-    good = [way for way in found.ways if way.right and not way.verdict.startswith(("worse", "no verdict"))]
-    cheapest = min(good, key=lambda way: way.calls or math.inf)
-    said = f" Fewest calls without a detected loss: “{cheapest.label}”, {cheapest.tokens_per_call:.2g} tokens a call."
     to_go = f" ({found.missing} to go)" if found.missing > 0 else ""
-    return f"Decoding of {found.task}, exact match beside the control's: {'; '.join(parts)}{to_go}.{said}"
+    return f"Decoding of {found.task}, exact match beside the control's: {'; '.join(parts)}{to_go}.{_cheapest(found)}"
+
+
+def _cheapest(found: Decoding) -> str:
+    """The way of fewest calls that is shown to lose nothing that matters; nothing where none is. What isn't detected isn't
+    shown: few models detect little. Of the control's arm alone: other arms' ways are compared with their own first one."""
+    control = next(way for way in found.ways if way.verdict == "control")
+    shown = [
+        way
+        for way in found.ways
+        if way.arm == control.arm
+        and way.verdict.startswith(("equivalent", "better"))
+        and way.calls is not None
+        and (control.calls is None or way.calls < control.calls)
+    ]
+    if not shown:
+        return ""
+    best = min(shown, key=lambda way: way.calls or math.inf)
+    words = f"{best.verdict} of {found.margin:.1%}" if best.verdict.startswith("equivalent") else best.verdict
+    return f" Fewest calls of those equivalent or better: “{best.label}” ({words}), {best.tokens_per_call:.2g} tokens a call."
 
 
 def sheet(found: Decoding) -> Sheet:

@@ -16,8 +16,8 @@ from scipy import special
 
 from analysis.compare import VERDICT_FLOOR, PairedEffect, holm, paired_effect
 from analysis.frame import Study
+from core import likelihood
 from core.errors import UserError
-from core.fingerprints import data_of
 from core.settings import text
 
 Table = Mapping[str, Sequence[Any]]
@@ -118,10 +118,8 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
     cells = math.prod(len(factor["levels"]) for factor in design["factors"])
     if len(factors) < 2 or len(design["arms"]) != cells or len(set(factors.values())) < len(factors):
         return None, None, ""
-    for seed in design["seeds"]:
-        records = [study.cells.get((arm["name"], seed)) for arm in design["arms"]]
-        if len({data_of(r.data_fingerprint) for r in records if r is not None and r.status == "complete"}) > 1:
-            return None, None, "arms were trained on different data, so their values can't be averaged"
+    if reason := _unlike(study):
+        return None, None, reason
     values = {arm["name"]: study.values(arm["name"], design["metric"]) for arm in design["arms"]}
     whole = np.isfinite(np.stack(list(values.values()))).all(0)
     if whole.sum() < VERDICT_FLOOR:
@@ -138,6 +136,20 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
         return main_effects(table, reference=reference), interactions(table, reference=reference), note
     except UserError as error:  # contrasts without variance
         return None, None, str(error)
+
+
+def _unlike(study: Study) -> str | None:
+    """Why arms' values can't be averaged, or None where they can."""
+    metric, labels = study.design["metric"], study.labels
+    for one, two in itertools.combinations(study.arms, 2):
+        if any(study.data_differs(one, two, seed) for seed in study.design["seeds"]):
+            return "arms were trained on different data, so their values can't be averaged"
+        if (kinds := study.likelihoods(metric, one, two)) is None:
+            continue
+        mixed = "one is a bound and one an exact likelihood" if kinds[0]["kind"] != kinds[1]["kind"] else None
+        if reason := likelihood.incomparable(*kinds) or mixed:
+            return f"values of “{labels[one]}” and “{labels[two]}” can't be averaged: {reason}"
+    return None
 
 
 def _cells(table: Table, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Any]]]:

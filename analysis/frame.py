@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from core import decoded, designs, history, records
+from core import decoded, designs, history, likelihood, records
 from core.decoded import Decoded
 from core.errors import UserError
 from core.fingerprints import data_of, lacks_files, named_files
@@ -178,8 +178,24 @@ class Study:
         }
         return len(fingerprints) > 1
 
+    def likelihoods(self, metric: str, one: str, two: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
+        known = {arm["name"]: arm["likelihood"] for arm in self.design["arms"] if "likelihood" in arm}
+        return (known[one], known[two]) if metric in likelihood.METRICS and {one, two} <= set(known) else None
+
+    def incomparable(self, metric: str, one: str, two: str, seeds: int | None = None) -> str | None:
+        """Why two arms' numbers say nothing of each other, or None where they do. seeds: how many of the first; None: all."""
+        kinds = self.likelihoods(metric, one, two)
+        if kinds is not None and (reason := likelihood.incomparable(*kinds)):
+            return reason
+        if any(self.data_differs(one, two, seed) for seed in self.design["seeds"][:seeds]):
+            whom = "the control" if self.design["control"] in (one, two) else "each other"
+            return f"trained on other data than {whom}, so not compared"
+        return None
+
     def series(self, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-        """A logged column of an arm's finished runs against tokens, by seed: (T,) tokens and (T,) values.
+        """A logged column of an arm's finished runs against tokens, first stages' included, by seed: (T,) tokens and (T,)
+        values.
 
         table: "curve" or "validation".
         """
@@ -192,7 +208,8 @@ class Study:
                     record.status == "complete"
                     and len(columns.get(column) or ()) == len(columns.get("tokens") or ()) > 0
                 ):
-                    found[record.seed] = (np.array(columns["tokens"], float), np.array(columns[column], float))
+                    tokens_T = np.array(columns["tokens"], float) + record.before.get("tokens", 0.0)
+                    found[record.seed] = (tokens_T, np.array(columns[column], float))
         return self._series[arm, table, column]
 
     @cached_property

@@ -1,6 +1,6 @@
 """Arms against their control at several sequence lengths: at each, and how the difference changes from one to the next."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +24,15 @@ class ByLength:
     p_slope: float | None
 
 
-def by_length(values: Mapping[str, Mapping[int, Mapping[int, float]]], control: str) -> tuple[ByLength, ...]:
-    """Compare arms by length. values: a metric by arm, seed and length, each seed's at the same lengths."""
+def by_length(
+    values: Mapping[str, Mapping[int, Mapping[int, float]]], control: str, apart: Collection[str] = ()
+) -> tuple[ByLength, ...]:
+    """Compare arms by length. values: a metric by arm, seed and length, each seed's at the same lengths. apart: arms whose
+    numbers say nothing of the control's."""
     lengths = sorted({length for seeds in values.values() for at in seeds.values() for length in at})
-    drafts = {arm: _draft(values, arm, control, lengths) for arm in values}
+    drafts = {
+        arm: (dict.fromkeys(lengths), None) if arm in apart else _draft(values, arm, control, lengths) for arm in values
+    }
     tested = [(arm, length) for arm, (effects, _) in drafts.items() for length in lengths if effects[length]]
     adjusted = holm([effect.pvalue for arm, length in tested if (effect := drafts[arm][0][length])])
     p_holm = {cell: float(p) for cell, p in zip(tested, adjusted, strict=True)}

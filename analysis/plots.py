@@ -272,9 +272,9 @@ def bands(study: Study, table: str, column: str, *, minus_control: bool = False)
         if minus_control:
             base = series[study.design["control"]]
             by_seed = {
-                s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and len(base[s][1]) == len(y)
+                s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and np.array_equal(base[s][0], x)
             }
-            if arm == study.design["control"]:
+            if arm == study.design["control"] or study.incomparable(column, arm, study.design["control"]):
                 continue
         lengths = {len(y) for _, y in by_seed.values()}
         if len(lengths) != 1 or 0 in lengths:

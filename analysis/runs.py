@@ -80,7 +80,7 @@ def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
     """What the answer holds for: parameters, tokens, corpus and compute; None where nothing has finished."""
     if not finished:
         return None
-    tokens = [_tokens(record) for record in finished]
+    tokens = [round(record.tokens) for record in finished]
     total = [arm["parameters"]["total"] for arm in study.design["arms"]]
     active = [arm["parameters"]["active"] for arm in study.design["arms"]]
     return {
@@ -89,15 +89,8 @@ def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
         "tokens": _range(tokens),
         "corpus": finished[0].config["data"]["corpus"],
         "flops": f"{sum(record.flops for record in finished):.2g}",
-        "hours": f"{sum(record.wall_time_s for record in finished) / 3600:.2g}",
+        "hours": f"{sum(record.spent['wall_time_s'] for record in finished) / 3600:.2g}",
     }
-
-
-def _tokens(record: RunRecord) -> int:
-    """What a run has trained on, by its last row; where it logged none, what its config asks for at full lengths."""
-    logged = record.validation.get("tokens") or record.curve.get("tokens")
-    trainer, length = record.config["trainer"], record.config["data"]["sequence_length"]
-    return round(logged[-1]) if logged else trainer["steps"] * trainer["batch_size"] * length
 
 
 def _range(values: list[int]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from analysis.adaptive import Rule, pairs_at
+from analysis.adaptive import Rule, arrivals, came_late, pairs_at
 from analysis.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.frame import Study
 from analysis.sequential import anytime
@@ -104,7 +104,7 @@ def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned
     """The planned contrasts in the primary metric, Holm-adjusted among themselves. looks: as for `metric_table`."""
     metric, drafts = study.design["metric"], []
     for one, two in study.design.get("contrasts", ()):
-        effect, p_same, notes = _compared(study, metric, (one, two), study.design["margin"], "each other", looks)
+        effect, p_same, notes = _compared(study, metric, (one, two), study.design["margin"], looks)
         label = f"{study.labels[one]} − {study.labels[two]}"
         drafts.append(Planned((one, two), label, effect, None, p_same, "no verdict", notes))
     return tuple(
@@ -130,7 +130,7 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Loo
     row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
     if arm == control:
         return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
-    effect, p_same, more = _compared(study, metric, (arm, control), margin, "the control", looks)
+    effect, p_same, more = _compared(study, metric, (arm, control), margin, looks)
     return Row(
         **row,
         effect=effect,
@@ -142,19 +142,24 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Loo
 
 
 def _compared(
-    study: Study, metric: str, pair: tuple[str, str], margin: float | None, whom: str, looks: Looks | None
+    study: Study, metric: str, pair: tuple[str, str], margin: float | None, looks: Looks | None
 ) -> tuple[PairedEffect | None, float | None, tuple[str, ...]]:
     """An arm minus another: the effect, the p-value of equivalence, neither of them adjusted, and what is to be known."""
-    kinds = _likelihoods(study, metric, pair)
-    if kinds is not None and (reason := likelihood.incomparable(*kinds)):
+    if reason := study.incomparable(metric, *pair):
         return None, None, (reason,)
-    if any(study.data_differs(*pair, seed) for seed in study.design["seeds"]):
-        return None, None, (f"trained on other data than {whom}, so not compared",)
     seen = None if looks is None else looks[pair]
     ended = 0 if seen is None else max(seen, default=0)
     # An adaptive design's comparison ends with its last look, though one of its arms may have gone on.
     own, base = (study.values(arm, metric)[: None if seen is None else ended] for arm in pair)
     both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
+    whole_S = np.isfinite(study.values(pair[0], metric) - study.values(pair[1], metric))
+    late = {} if seen is None else came_late(study, pair, whole_S)
+    unseen = [place for place, looked in late.items() if place < ended <= looked and both[place]]
+    both[unseen] = False
+    if unseen:
+        notes.append(
+            f"{len(unseen)} pairs were trained again after its last look, and count for nothing: alpha is spent"
+        )
     if seen and any(len(study.bought(arm)) > ended for arm in pair):
         notes.append(
             f"compared on the first {ended} seeds alone; means are over all that an arm has, so don't subtract them"
@@ -166,7 +171,7 @@ def _compared(
         if both.sum() < VERDICT_FLOOR:
             notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
         elif seen is not None:
-            effect, p_same = _looked_at(study, effect, (own - base), seen, margin)
+            effect, p_same = _looked_at(study, effect, (own - base), seen, margin, late)
         elif margin is not None:
             p_same = equivalence(base[both], own[both], margin=margin)
     except UserError as error:
@@ -174,17 +179,9 @@ def _compared(
     return effect, p_same, tuple(notes)
 
 
-def _likelihoods(
-    study: Study, metric: str, pair: tuple[str, str]
-) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
-    known = {arm["name"]: arm["likelihood"] for arm in study.design["arms"] if "likelihood" in arm}
-    return (known[pair[0]], known[pair[1]]) if metric in likelihood.METRICS and set(pair) <= set(known) else None
-
-
 def across_kinds(study: Study, metric: str, pair: tuple[str, str], effect: PairedEffect | None, words: str) -> str:
     """A verdict's words; of a difference that is real but proves nothing, what it is."""
-    kinds = _likelihoods(study, metric, pair)
+    kinds = study.likelihoods(metric, *pair)
     if kinds is None or effect is None or not words.startswith(("better", "worse")):
         return words
     lower = "lower" if effect.estimate < 0 else "higher"
@@ -199,14 +196,22 @@ def _listed(study: Study, metric: str) -> str:
 
 
 def _looked_at(
-    study: Study, effect: PairedEffect, difference_S: np.ndarray, looks: Sequence[int], margin: float | None
+    study: Study,
+    effect: PairedEffect,
+    difference_S: np.ndarray,
+    looks: Sequence[int],
+    margin: float | None,
+    late: Mapping[int, int],
 ) -> tuple[PairedEffect, float | None]:
     """The same effect with an interval and p-values that hold whenever one looked."""
     both_S = np.isfinite(difference_S)
     rule = Rule.of_design(study.design)
     assert rule is not None  # looks are of adaptive designs
     found = anytime(
-        difference_S[both_S], looks=pairs_at(both_S, looks, rule), margin=margin, alpha=study.design["alpha"]
+        difference_S[arrivals(both_S, looks, late)[0]],
+        looks=pairs_at(both_S, looks, rule, late),
+        margin=margin,
+        alpha=study.design["alpha"],
     )
     return replace(effect, low=found.low, high=found.high, pvalue=found.pvalue), found.p_equivalence
 

@@ -14,7 +14,15 @@ from typing import Any, Literal
 import yaml
 
 from core.errors import require
-from core.model.config import BY_RATIO, SEES_OTHERS, TOLD_TIMESTEP, ModelConfig, RouterConfig, RouterKind
+from core.model.config import (
+    BY_RATIO,
+    EXPERTS_CHOOSE,
+    SEES_OTHERS,
+    TOLD_TIMESTEP,
+    ModelConfig,
+    RouterConfig,
+    RouterKind,
+)
 
 __all__ = ["ModelConfig", "RouterConfig", "RouterKind"]  # of the network, which core.model.config describes
 
@@ -276,9 +284,9 @@ def _check_objective(config: RunConfig) -> None:
     model, kind = config.model, config.objective.kind
     if kind == "autoregressive":
         require(model.causal, "objective.kind=autoregressive needs model.causal=true: else it sees what it predicts")
-        unfit = (*TOLD_TIMESTEP, *BY_RATIO)
+        unfit = (*TOLD_TIMESTEP, *BY_RATIO, *SEES_OTHERS)
         require(
-            not model.num_experts or model.router.kind not in (*unfit, "random"),
+            not model.num_experts or model.router.kind not in unfit,
             f"model.router.kind={model.router.kind} depends on how much of a sequence is masked or on tokens to come, and "
             "objective.kind=autoregressive masks nothing: use topk",
         )
@@ -339,7 +347,7 @@ def _check_packing(config: RunConfig) -> None:
         f"data.packing=true packs prompts and responses, and objective.kind={kind} learns whole sequences: set it to false",
     )
     require(
-        not config.data.packing or not model.num_experts or model.router.kind not in SEES_OTHERS,
+        not config.data.packing or not model.num_experts or model.router.kind not in EXPERTS_CHOOSE,
         f"data.packing=true with model.router.kind={model.router.kind} would let conversations compete for experts: use topk",
     )
     require(

@@ -38,6 +38,17 @@ class Decoded:
         same = ("decoder", "settings", "task", "examples", "weights")
         return all(getattr(self, name) == getattr(wanted, name) for name in same)
 
+    def trouble(self, length: int, decode_seeds: int) -> str | None:
+        """What of its numbers can't be, or None. length, decode_seeds: as the design has them."""
+        if self.reason is not None:
+            return None
+        if len(self.right) not in (1, decode_seeds) or any(len(line) != self.examples for line in self.right):
+            marks = ", ".join(str(len(line)) for line in self.right) or "none"
+            return f"its marks ({marks}) aren't {self.examples} for each of 1 or {decode_seeds} decode seeds"
+        if self.length != length:
+            return f"its responses have {self.length} tokens, and the design's {length}"
+        return None if self.calls > 0 else f"{self.calls:g} network calls can't give a response"
+
     def answers(self, wanted: "Decoded") -> bool:
         """The same, and no failure."""
         return self.reason is None and self.is_of(wanted)
@@ -60,16 +71,29 @@ def write(decoded: Decoded, run: Path) -> Path:
 
 
 def read_all(run: Path) -> dict[str, Decoded]:
-    """Everything readable that lies in a run's folder, by the decoder's name."""
-    found = {}
+    """Everything readable that lies in a run's folder, by the decoder's name; the rest is decoded again."""
+    return look(run)[0]
+
+
+def look(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
+    """The same, and what can't be read: by the file's name, why."""
+    found, broken = {}, {}
     for path in sorted((run / FOLDER).glob("*.json")):
         try:
             content = jsonfiles.read(path)
-        except (FileNotFoundError, DamagedFileError):
-            continue  # it is decoded again
-        if isinstance(content, dict) and set(content) == {entry.name for entry in fields(Decoded)} and _fits(content):
-            found[content["decoder"]] = Decoded(**content)
-    return found
+        except FileNotFoundError:
+            continue
+        except DamagedFileError as error:
+            broken[path.name] = str(error)
+            continue
+        names = {entry.name for entry in fields(Decoded)}
+        if not isinstance(content, dict) or set(content) != names or not _fits(content):
+            broken[path.name] = "not a model's answers"
+        elif content["decoder"] != path.stem:
+            broken[path.name] = f"the answers of {content['decoder']}"
+        else:
+            found[path.stem] = Decoded(**content)
+    return found, broken
 
 
 def _fits(content: Mapping[str, Any]) -> bool:

@@ -103,7 +103,22 @@ def _adaptive(value: Any) -> bool:
         isinstance(value, dict)
         and isinstance(value.get("bought"), dict)
         and all(map(is_whole, value["bought"].values()))
+        and _list_of(_retry)(value.get("retried", []))
     )
+
+
+def _retry(retry: Any) -> bool:
+    """After how many seeds one had looked, and the cells that were trained again: [seeds, [[arm, seed], ...]]."""
+    return isinstance(retry, list | tuple) and len(retry) == 2 and is_whole(retry[0]) and are_cells(retry[1])
+
+
+def are_cells(value: Any) -> bool:
+    """Whether a value is a list of [arm, seed]."""
+    return _list_of(_cell)(value)
+
+
+def _cell(cell: Any) -> bool:
+    return isinstance(cell, list | tuple) and len(cell) == 2 and _text(cell[0]) and is_whole(cell[1])
 
 
 _SHARED: dict[str, Callable[[Any], bool]] = {

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from core.config import RunConfig
+from core.data.names import PAIRS, kinds
 
 Kind = Literal["exact", "bound", "tuned"]
 METRICS = ("val/nelbo", "val/bits_per_byte", "val/excess_nelbo")  # those that are likelihoods
@@ -13,7 +14,7 @@ CALLED: dict[Kind, str] = {
     "bound": "bounds, at or above their model's negative log-likelihood",
     "tuned": "of models tuned to preferences, which say how far those moved and not how well they predict",
 }
-WITH_RESPONSES = ("instructions", "preferences", "task")  # corpora whose prompts are given, whatever is learned
+WITH_RESPONSES = (*PAIRS, "preferences")  # kinds of corpora whose prompts are given, whatever is learned
 ACROSS = (
     "a bound against an exact likelihood: a lower number of the exact one doesn't prove that its model predicts better, for "
     "the bound may lie above its own model's likelihood; a lower bound does prove it"
@@ -37,11 +38,10 @@ class Likelihood:
 
 def likelihood(config: RunConfig) -> Likelihood:
     """What the validation NELBO of a config's run is."""
-    kind = config.objective.kind
-    kinds: dict[str, Kind] = {"autoregressive": "exact", "vrpo": "tuned"}
-    corpus = config.data.corpus.partition(":")[0]
-    of: Literal["sequences", "responses"] = "responses" if corpus in WITH_RESPONSES else "sequences"
-    return Likelihood(kinds.get(kind, "bound"), of, config.data.tokenizer)
+    unlike: dict[str, Kind] = {"autoregressive": "exact", "vrpo": "tuned"}
+    marked = kinds(config.data.corpus) & set(WITH_RESPONSES)  # of all parts of a mixture, or of none
+    of: Literal["sequences", "responses"] = "responses" if marked else "sequences"
+    return Likelihood(unlike.get(config.objective.kind, "bound"), of, config.data.tokenizer)
 
 
 def incomparable(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:

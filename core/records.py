@@ -23,6 +23,7 @@ from core.jsonfiles import DamagedFileError
 SCHEMA = 1
 FILE_NAME = "record.json"
 ATTEMPTS = "attempts"
+_TOKENS = (("trainer", "steps"), ("trainer", "batch_size"), ("data", "sequence_length"))
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system that has none
 
 
@@ -48,7 +49,9 @@ class RunRecord:
     best: of the weights kept by trainer.keep_best: {"metric", "value", "step", "weights_sha256"}; empty without any.
     alarms: the first of each kind that rang: [{"step", "kind", "detail"}] (core.training.health).
     notes: sentences about what befell its checkpoints on the way (core.training.setaside).
-    parameters: {"total", "active"} counts; flops: training FLOPs of the whole run, forward and backward.
+    parameters: {"total", "active"} counts; flops: training FLOPs of the whole run, forward and backward, those of the stages
+        before it included. before: {"flops", "tokens", "wall_time_s"} that the stages whose weights it started from took in
+        all; empty without any. Rows of the curve and validation count its own tokens alone; `tokens` has all.
     study: what the sweep wants remembered about the run's place in it; nothing in core reads it.
     """
 
@@ -69,6 +72,7 @@ class RunRecord:
     wall_time_s: float = 0.0
     tokens_per_second: float = 0.0
     flops: float = 0.0
+    before: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     data_fingerprint: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +80,21 @@ class RunRecord:
     finished_at: str = ""
     study: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
+
+    @property
+    def tokens(self) -> float:
+        """What its weights were trained on, stages before it included: by its last row; of a finished run without one, as its
+        config asks for."""
+        own = (self.validation.get("tokens") or self.curve.get("tokens") or [0.0])[-1]
+        if not own and self.status == "complete":
+            own = math.prod(self.config.get(part, {}).get(name, 0) for part, name in _TOKENS)
+        return own + self.before.get("tokens", 0.0)
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """As `before` of a run that starts from its weights."""
+        wall_time_s = self.wall_time_s + self.before.get("wall_time_s", 0.0)
+        return {"flops": self.flops, "tokens": self.tokens, "wall_time_s": wall_time_s}
 
     def to_json(self) -> str:
         """The record as one line of JSON; NaN and infinities become null (JSON has no word for them)."""

@@ -132,6 +132,7 @@ _FIELDS: dict[str, Callable[[Any], str | None]] = {
     "status": _status, "run_hash": _text, "arm_hash": _text, "seed": _whole, "config": _config, "reason": _text_or_null,
     "metrics": _numbers, "curve": _columns, "validation": _columns, "expert_load": _load, "routing": _routing,
     "best": _best, "alarms": _alarms, "notes": _notes, "wall_time_s": _number, "tokens_per_second": _number, "flops": _number,
+    "before": _numbers,
     "parameters": _numbers, "data_fingerprint": _text, "provenance": _provenance, "started_at": _text,
     "finished_at": _text, "study": _study, "schema": _whole,
 }  # fmt: skip

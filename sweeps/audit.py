@@ -4,20 +4,20 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from core import records
+from core import decoded, records
 from core.config import RunConfig, content_hash
 from core.errors import UserError
-from core.fingerprints import FILES, lacks_files, named_files
+from core.fingerprints import FILES, STAGE, lacks_files, named_files
 from core.listing import look
 from core.quantities import counted
 from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 from core.settings import build
-from core.training.saved import BEST, WEIGHTS
+from core.training.saved import BEST, STAGES, WEIGHTS
 from sweeps.folders import data_digest
 
 FORMER = "of another design than the one last run here: no report counts it"
@@ -166,6 +166,60 @@ def _weights(run: Run) -> Iterator[str]:
             continue
         if found != content:
             yield f"{name} isn't the file that was trained"
+
+
+def first_stage(run: Run, place: str) -> Iterator[Finding]:
+    """What is wrong with the record of the first stage that a run starts from."""
+    name = run.record.config.get("trainer", {}).get("initial_weights")
+    if not isinstance(name, str) or not name.startswith(STAGE) or run.record.status == "failed":
+        return
+    path = run.path.parent / STAGES / name.removeprefix(STAGE) / records.FILE_NAME
+    place = f"{place}/{path.parent.relative_to(run.path.parent).as_posix()}"
+    try:
+        content = records.content(path)
+        stage = Run(path, content, RunRecord.from_json(content.decode()))
+    except FileNotFoundError:
+        yield Finding(place, "the record of its first stage is gone")
+        return
+    except (OutOfReachError, UnreadableRecordError, UnicodeDecodeError) as error:
+        yield Finding(place, f"the record of its first stage can't be read: {str(error).removeprefix(f'{path}: ')}")
+        return
+    yield from (Finding(place, text) for text in each(stage))
+    if (stage.record.arm_hash, stage.record.seed) != (path.parent.name, run.record.seed):
+        yield Finding(place, "it isn't the first stage that its run starts from")
+    if stage.record.status != "complete":
+        yield Finding(place, f"it is {stage.record.status}, and its run went on from it")
+    if not run.record.before:
+        yield Finding(place, "its run's FLOPs and tokens leave it out, by an earlier version", note=True)
+    elif run.record.before != stage.record.spent:
+        yield Finding(place, f"its run counts {run.record.before} for it, and it took {stage.record.spent}")
+
+
+def answers(run: Run, place: str, asked: Mapping[str, Any]) -> Iterator[Finding]:
+    """What is wrong with what a finished run's model answered. asked: the design's decoders."""
+    found, broken = decoded.look(run.path.parent)
+    place = f"{place}/{decoded.FOLDER}"
+    yield from (
+        Finding(place, f"{name} can't be read ({why}): ablate decode has it anew") for name, why in broken.items()
+    )
+    weights, lacking = run.record.provenance.get("weights_sha256") or "", 0
+    wanted = decoded.wanted(asked, weights, causal=bool(run.record.config["model"].get("causal")))
+    for way in wanted:
+        one = found.pop(way.decoder, None)
+        if one is None:
+            lacking += f"{way.decoder}.json" not in broken
+        elif not one.is_of(way):
+            yield Finding(
+                place, f"{way.decoder}: of other weights, prompts or settings: no report counts it", note=True
+            )
+        elif one.reason is not None:
+            yield Finding(place, f"{way.decoder} failed: {one.reason}", note=True)
+        elif said := one.trouble(asked["length"], asked["decode_seeds"]):
+            yield Finding(place, f"{way.decoder}: {said}")
+    if lacking:
+        yield Finding(place, f"{lacking} of {len(wanted)} ways aren't decoded yet: ablate decode", note=True)
+    if found:
+        yield Finding(place, f"of no way that this design has: {', '.join(found)}", note=True)
 
 
 class Corpora:

@@ -1,12 +1,17 @@
-"""A run's progress file, as whoever watches reads it."""
+"""How far a run is, by its progress file, and how far a study's finished runs are decoded, as whoever watches reads it."""
 
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import jsonfiles
+from core import decoded, jsonfiles, records
 from core.jsonfiles import DamagedFileError, are_numbers
+from core.listing import look
 from core.quantities import duration
+from core.records import OutOfReachError, UnreadableRecordError
 
 PROGRESS_FILE = "progress.json"
 LINE_S = 30.0  # between lines in a log that say how far a run is
@@ -59,3 +64,34 @@ def _is_curve(curve: Any) -> bool:
     if not isinstance(steps, list) or not isinstance(values, list):
         return False
     return len(steps) == len(values) and are_numbers(steps) and are_numbers(values)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Ways of decoding of a study's finished runs: how many are wanted and answered, and which failed, by reason."""
+
+    wanted: int
+    answered: int
+    failed: Mapping[str, int]
+
+
+def standing(design: Mapping[str, Any], folder: Path) -> Standing | None:
+    """How far a study's runs are decoded, by its folder; None for a design without decoders."""
+    if "decoders" not in design:
+        return None
+    total, answered, failed = 0, 0, Counter[str]()
+    cells = {(arm["hash"], seed) for arm in design["arms"] for seed in design["seeds"]}
+    for path in look(folder).records:
+        try:
+            record = records.read(path)
+        except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
+            continue  # whoever reads the records says so
+        if record.status != "complete" or (record.arm_hash, record.seed) not in cells:
+            continue
+        have, weights = decoded.read_all(path.parent), record.provenance.get("weights_sha256") or ""
+        for way in decoded.wanted(design["decoders"], weights, causal=bool(record.config["model"].get("causal"))):
+            total += 1
+            if (one := have.get(way.decoder)) is not None and one.is_of(way):
+                answered += one.reason is None
+                failed.update([one.reason] if one.reason is not None else [])
+    return Standing(total, answered, dict(failed))

@@ -21,7 +21,7 @@ from core.records import FILE_NAME
 from sweeps import scheduler
 from sweeps.patient import PatientStorage
 from sweeps.planned import cells
-from sweeps.progress import read_progress
+from sweeps.progress import Standing, read_progress, standing
 from sweeps.scheduler import SlurmError, Task
 from sweeps.storage import choose_url, open_storage
 from sweeps.study import job_name, submissions
@@ -62,7 +62,8 @@ class RunStatus:
 class Status:
     """All runs of a study's last design. preempted, deaths: how often a run was put back, and lost its worker, so far.
 
-    tasks: array tasks that wait or run; None where Slurm doesn't say, with the reason in `silence`.
+    tasks: array tasks that wait or run; None where Slurm doesn't say, with the reason in `silence`. decoded: how far finished
+    runs are decoded; None where the design has no decoders.
     """
 
     study: str
@@ -72,6 +73,7 @@ class Status:
     tasks: tuple[Task, ...] | None
     silence: str | None
     seconds_left: float | None
+    decoded: Standing | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -123,6 +125,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
         tasks=tasks,
         silence=silence,
         seconds_left=_seconds_left(runs, mean_s),
+        decoded=standing(design, out / study),
     )
 
 

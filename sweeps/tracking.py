@@ -5,7 +5,7 @@ import logging
 import netrc
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from core.config import to_dict
+from core.decoded import Decoded
 from core.records import RunRecord
 from sweeps.planned import Plan, PlannedRun
 from sweeps.secrets import without_secrets
@@ -70,6 +71,22 @@ class WandbTracker:
         if self._run is not None:
             code = int(record.status == "failed")
             self._attempt("finish", lambda: self._run.finish(exit_code=code), FINISH_TIMEOUT_S + 5)
+        self._run = None
+
+    def answer(self, found: Sequence[Decoded]) -> None:
+        """Send what the trained model answered in each way of decoding, and close the W&B run."""
+        if self._run is None:
+            return
+        said: dict[str, Any] = {}
+        for one in found:
+            told: dict[str, Any] = {"reason": one.reason}
+            if one.reason is None:
+                marks = "".join(one.right)
+                told = {"exact_match": marks.count("1") / len(marks), "calls": one.calls, "seconds": one.seconds}
+            said |= {f"decoded/{one.decoder}/{name}": value for name, value in told.items()}
+        self._attempt("send the answers", lambda: self._run.summary.update(said), FINISH_TIMEOUT_S)
+        if self._run is not None:
+            self._attempt("finish", lambda: self._run.finish(exit_code=0), FINISH_TIMEOUT_S + 5)
         self._run = None
 
     def leave(self) -> None:
@@ -146,13 +163,15 @@ class WandbTracker:
     def _send(self, record: RunRecord) -> None:
         summary: dict[str, Any] = {"status": record.status, "reason": record.reason, "parameters": record.parameters}
         summary["alarms"] = [alarm["kind"] for alarm in record.alarms]
+        if record.before:
+            summary["before"] = record.before
         if record.notes:
             summary["notes"] = record.notes
         summary["provenance"] = record.provenance  # packages among it
         if record.expert_load.get("load"):
             panels = _load_panels(record.expert_load) | _timestep_panel(record.routing)
             self._run.log(panels, step=int(record.expert_load["step"][-1]))
-        self._run.summary.update({**record.metrics, **summary, "flops": record.flops})
+        self._run.summary.update({**record.metrics, **summary, "flops": record.flops, "tokens": record.tokens})
 
     def _attempt(self, what: str, action: Callable[[], None], limit_s: float | None = None) -> None:
         try:
@@ -168,6 +187,13 @@ def run_id(run: PlannedRun, folder_id: str, attempt: int) -> str:
     """A W&B run id: the same for the same attempt at the same run, unlike any other's."""
     content = "\0".join((run.run_hash, run.fingerprint, folder_id, str(attempt)))
     return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def tell_answers(plan: Plan, run: PlannedRun, folder: Path, found: Sequence[Decoded]) -> None:
+    """Send a finished run's answers to the W&B run that mirrors it, where there is one: online, or for `ablate sync`."""
+    mirrors = sorted(folder.glob("wandb/*run-*-*"), key=lambda path: path.name.partition("run-")[2])
+    if mirrors and found:
+        WandbTracker(plan, run, folder, mirrors[-1].name.rpartition("-")[2]).answer(found)
 
 
 def _data(run: PlannedRun) -> dict[str, Any]:

@@ -9,7 +9,18 @@ from core import designs, records
 from core.inputs import fingerprint
 from core.jsonfiles import DamagedFileError
 from core.provenance import DIFFS
-from sweeps.audit import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
+from sweeps.audit import (
+    FORMER,
+    Corpora,
+    Finding,
+    Run,
+    Verification,
+    answers,
+    each,
+    first_stage,
+    read_runs,
+    together,
+)
 from sweeps.planned import cells
 
 Told = Mapping[
@@ -38,6 +49,9 @@ def verify(
             findings.append(Finding(place, FORMER, note=True))
             continue
         findings += known.differences(place, run)
+        findings += first_stage(run, place)
+        if design is not None and "decoders" in design and run.record.status == "complete":
+            findings += answers(run, place, design["decoders"])
         if told is not None:
             findings += _ledger(place, run, told.get(run.key, []))
     findings += _lost(folder, runs, told)

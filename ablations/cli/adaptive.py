@@ -1,8 +1,6 @@
 """`ablate run --until-decided`: seeds are bought block by block; what is decided buys no more."""
 
 import argparse
-import datetime
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -12,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda, cluster
-from ablations.cli.commands import INTERRUPTED, LOOKS, console, train_here
+from ablations.cli.commands import INTERRUPTED, console, train_here
 from ablations.cli.declarations import say_before
 from ablations.cli.following import tasks_said
-from ablations.cli.looks import decisions_of, digest, logged, of_design
+from ablations.cli.looks import decisions_of, logged, note, note_retry, of_design, retried
 from analysis.adaptive import Course, Rule, course
 from analysis.frame import Study
 from analysis.headline import savings
 from core.errors import UserError
 from core.printable import say
-from core.provenance import describe
 from core.quantities import counted
 from core.terminal import line
 from sweeps.folders import write_design
@@ -57,14 +54,14 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
                     f"({_status(arguments, plan)} tells); this command goes on where they end"
                 )
             ended = _train(
-                arguments, plan.buy(found.wanted, rule.designed(plan.design, found.seeds)), retry_failed=False
+                arguments, plan.buy(found.wanted, _designed(plan, rule, folder, found.seeds)), retry_failed=False
             )
             if ended is not None:
                 return ended
             before = found.wanted
             found = _course(plan, rule, folder)
     if kept:
-        write_design(folder, rule.designed(plan.design, found.seeds))
+        write_design(folder, _designed(plan, rule, folder, found.seeds))
     _say(found)
     failed = _study(plan, rule, folder, found).failed
     out = console()
@@ -104,19 +101,18 @@ def _course(plan: Plan, rule: Rule, folder: Path, *, kept: bool = True) -> Cours
     found = course(_study(plan, rule, folder))
     noted = {look["seeds"]: look["decisions"] for look in of_design(logged(folder), plan.design)}
     new = [look for look in found.looks if noted.get(look.seeds) != decisions_of(look)]
-    if new and kept:
-        commit = describe("cpu").get("git_commit")
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        with (folder / LOOKS).open("a", encoding="utf-8") as file:
-            for look in new:
-                entry = {"at": at, "git_commit": commit, "design": digest(plan.design), "rule": asdict(rule)}
-                entry |= {"seeds": look.seeds, "decisions": decisions_of(look)}
-                file.write(json.dumps(entry | {"steps": [asdict(step) for step in look.steps]}) + "\n")
+    for look in new if kept else ():
+        said = {"seeds": look.seeds, "decisions": decisions_of(look), "steps": [asdict(step) for step in look.steps]}
+        note(folder, plan.design, asdict(rule), said)
     return found
 
 
+def _designed(plan: Plan, rule: Rule, folder: Path, seeds: Mapping[str, int]) -> dict[str, Any]:
+    return rule.designed(plan.design, seeds, retried(logged(folder), plan.design))
+
+
 def _study(plan: Plan, rule: Rule, folder: Path, found: Course | None = None) -> Study:
-    study = Study.load(folder, rule.designed(plan.design, found.seeds if found else {}))
+    study = Study.load(folder, _designed(plan, rule, folder, found.seeds if found else {}))
     assert study is not None  # it has a design
     return study
 
@@ -126,7 +122,9 @@ def _retry(arguments: argparse.Namespace, plan: Plan, rule: Rule, folder: Path) 
     failed = [cell for cell, record in cells.items() if record.status == "failed"]
     if failed:
         bought = _course(plan, rule, folder, kept=not arguments.dry_run).seeds
-        ended = _train(arguments, plan.buy(failed, rule.designed(plan.design, bought)), retry_failed=True)
+        if not arguments.dry_run:
+            note_retry(folder, plan.design, failed)
+        ended = _train(arguments, plan.buy(failed, _designed(plan, rule, folder, bought)), retry_failed=True)
         if ended is not None:
             raise SystemExit(ended)
     return _course(plan, rule, folder, kept=not arguments.dry_run)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import agenda
+from ablations.cli.looks import note_retry
 from ablations.cli.options import SLURM_ONLY, check_flags
 from ablations.cli.planning import make_plan, power_of
+from analysis.adaptive import Rule
+from analysis.frame import Study
 from core.errors import UserError
 from core.printable import say
 from core.quantities import counted
-from sweeps.folders import pending, run_folder
+from sweeps.folders import pending, run_folder, write_design
 from sweeps.launch import site, slurm
 from sweeps.ledger import Ledger
 from sweeps.obstacles import check_places
@@ -70,6 +73,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
     _check_places(plan, arguments.out)
     former = read_design(plan.study_name, arguments.out)
     if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing
+        former = _noted(former, plan, arguments) if _failed_too(arguments) and not arguments.dry_run else former
         plan = plan.buy([(arm["name"], seed) for arm, seed in cells(former)], former)
     if arguments.dry_run:
         return submit(arguments, plan, retry_failed=_failed_too(arguments))
@@ -82,6 +86,17 @@ def run_retry(arguments: argparse.Namespace) -> int:
     if ledger.waiting():
         _say_next(plan.study_name, plan.design["command"], arguments.out, bool(power_of(plan.design)["refused"]))
     return 0
+
+
+def _noted(former: Mapping[str, Any], plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The design of a sweep that is bought until decided, in which it is noted which runs are trained again after a look."""
+    folder, rule = arguments.out / plan.study_name, Rule.of_design(former)
+    study = Study.load(folder, former)
+    assert rule is not None and study is not None  # it has a design
+    failed = [cell for cell, record in study.cells.items() if record.status == "failed"]
+    design = rule.designed(former, former["adaptive"]["bought"], note_retry(folder, former, failed))
+    write_design(folder, design)
+    return design
 
 
 def _check_places(plan: Plan | SearchPlan, out: Path) -> None:

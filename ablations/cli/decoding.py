@@ -16,6 +16,7 @@ from core.training.devices import uses_cuda
 from sweeps.answers import Asked, answer, missing
 from sweeps.launch.machine import default_workers
 from sweeps.planned import Plan
+from sweeps.tracking import tell_answers
 
 
 def run_decode(arguments: argparse.Namespace) -> int:
@@ -45,6 +46,7 @@ def decode_here(arguments: argparse.Namespace, plan: Plan, out: Console) -> int:
                 found, asked = _result(future, running[future]), running[future]
                 failures += sum(one.reason is not None for one in found)
                 done += len(found)
+                tell_answers(plan, asked.run, asked.folder, found)
                 out.print(f"decoded {asked.run.label}: {done} of {total}", markup=False)
                 for one in found:
                     if one.reason is not None:

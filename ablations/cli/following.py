@@ -23,6 +23,7 @@ from core.terminal import line
 from sweeps import scheduler
 from sweeps.launch import presence
 from sweeps.launch.progress import bar, bars
+from sweeps.progress import Standing
 from sweeps.search import status as searches
 from sweeps.search.status import ConfigurationStatus, SearchStatus
 from sweeps.spec import CONFIRM, study_name
@@ -164,6 +165,8 @@ def render(found: Found, again: str) -> RenderableType:
         parts.append(line(f"and {len(running) - MOST_ROWS} more (--json lists all)"))
     if isinstance(found, SearchStatus):
         parts += [line(each) for each in _pauses(found)]
+    if isinstance(found, Status) and found.decoded is not None:
+        parts += _decoded(found.decoded)
     failures = found.of("failed", "lost")
     for reason, rows in by_reason(failures):
         parts.append(line(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
@@ -176,6 +179,13 @@ def render(found: Found, again: str) -> RenderableType:
     elif isinstance(found, SearchStatus):
         parts.append(line("the confirmation hasn't begun" if found.over else "confirmation: once the search is over"))
     return Group(*parts)
+
+
+def _decoded(found: Standing) -> list[Text]:
+    left = found.wanted - found.answered
+    more = f"; ablate decode has the other {left}" if left else ""
+    parts = [line(f"decoded: {found.answered} of {found.wanted} ways of the finished runs{more}")]
+    return parts + [line(f"{count} failed: {reason}", style="red") for reason, count in found.failed.items()]
 
 
 def _summary(found: Found) -> str:

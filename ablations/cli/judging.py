@@ -15,7 +15,7 @@ from core.config import RunConfig
 from core.data.corpora import load as load_corpus
 from core.data.documents import TEXTS
 from core.data.held_out import check_held_out
-from core.data.mixtures import kinds
+from core.data.names import kinds
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.sampling import Sampled, Sampling, check_sampling
 from core.errors import UserError

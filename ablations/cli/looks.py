@@ -1,19 +1,23 @@
 """The looks at a sweep that was bought until decided, as they were noted at the time, and held against its records."""
 
+import datetime
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ablations.cli.commands import LOOKS
-from analysis.adaptive import Look, course
+from analysis.adaptive import Look, Retry, course
 from analysis.frame import Study
-from core import jsonfiles, records
+from core import designs, jsonfiles, records
 from core.errors import UserError
 from core.jsonfiles import is_whole
+from core.provenance import code
 from core.quantities import counted
 from sweeps.audit import Finding
+
+AGAIN = "retried"  # in an entry of the trail that is no look: the runs that were trained again after it
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -42,6 +46,7 @@ def _is_look(look: Any) -> bool:
         and isinstance(look["decisions"], dict)
         and isinstance(look["rule"], dict)
         and "fixed" in look["rule"]
+        and designs.are_cells(look.get(AGAIN, []))
     )
 
 
@@ -86,7 +91,43 @@ def check_not_looked_at(folder: Path, design: Mapping[str, Any]) -> None:
 
 def of_design(noted: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The looks at these very runs."""
-    return [look for look in noted if look["design"] == digest(design)]
+    return [look for look in noted if look["design"] == digest(design) and AGAIN not in look]
+
+
+def retried(noted: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[Retry]:
+    """Of these very runs those that were trained again after a look, by how many seeds that was after."""
+    return [
+        (entry["seeds"], [(arm, seed) for arm, seed in entry[AGAIN]])
+        for entry in noted
+        if AGAIN in entry and entry["design"] == digest(design)
+    ]
+
+
+def note_retry(folder: Path, design: Mapping[str, Any], cells: Sequence[tuple[str, int]]) -> list[Retry]:
+    """Note, before they are trained, that these runs of a design are tried again, if they have been looked at; return all
+    such retries. What an earlier look saw stays as it was."""
+    noted = logged(folder)
+    looks = of_design(noted, design)
+    known = {tuple(cell) for _, each in retried(noted, design) for cell in each}
+    if looks and (new := [cell for cell in cells if cell not in known]):
+        last = max(looks, key=lambda look: look["seeds"])
+        note(
+            folder, design, last["rule"], {"seeds": last["seeds"], "decisions": {}, AGAIN: [list(cell) for cell in new]}
+        )
+    return retried(logged(folder), design)
+
+
+def note(folder: Path, design: Mapping[str, Any], rule: Mapping[str, Any], said: Mapping[str, Any]) -> None:
+    """Add an entry to the trail, with its time and commit."""
+    at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    entry: dict[str, Any] = {
+        "at": at,
+        "git_commit": code().get("git_commit"),
+        "design": digest(design),
+        "rule": dict(rule),
+    }
+    with (folder / LOOKS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry | dict(said)) + "\n")
 
 
 def digest(design: Mapping[str, Any]) -> str:

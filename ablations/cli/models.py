@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from core.config import ModelConfig, RunConfig
 from core.data.documents import TEXTS
-from core.data.mixtures import PAIRS, kinds
+from core.data.names import PAIRS, kinds
 from core.data.tokenizers import Tokenizer, load_tokenizer
 from core.errors import UserError
 from core.interchange.folders import find as find_hf

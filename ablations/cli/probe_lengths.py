@@ -18,6 +18,7 @@ from core.config import RunConfig
 from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.labelled import labelled
+from core.likelihood import listed
 from core.probes.checks import at_length
 from core.terminal import line
 from core.training.checks import find_run
@@ -44,11 +45,18 @@ def run_lengths(arguments: argparse.Namespace) -> int:
             values[arm][seed] = measure(place, arguments.lengths, arguments.sequences)
     if not any(values.values()):
         raise UserError(f"no run of {arguments.name} is complete yet: run it first")
-    rows = by_length(values, study.design["control"])
+    control = study.design["control"]
+    apart = {
+        arm: why for arm in study.arms if arm != control and (why := study.incomparable("val/nelbo", arm, control))
+    }
+    rows = by_length(values, control, apart)
     if arguments.json:
-        show_json([{"label": study.labels[row.arm]} | asdict(row) for row in rows])
+        show_json([{"label": study.labels[row.arm]} | asdict(row) | {"note": apart.get(row.arm, "")} for row in rows])
     else:
         print_lengths(rows, study, arguments.sequences, out)
+        kinds = {arm["label"]: arm["likelihood"] for arm in study.design["arms"] if "likelihood" in arm}
+        for said in (*(f"{study.labels[arm]}: {why}" for arm, why in apart.items()), listed(kinds)):
+            out.print(line(said)) if said else None
     return 0
 
 

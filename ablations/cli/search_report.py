@@ -164,7 +164,9 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
             row["selected"] = said.selected if selected else None
         except UserError as error:
             row["note"] = str(error)
-        if arm != "control":
+        if reason := study.incomparable(metric, arm, "control"):
+            row["note"] = reason
+        elif arm != "control":
             row |= _effects(found, control_then, fresh, control_fresh)
         arms.append(row)
     return {

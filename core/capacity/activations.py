@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from core.config import ModelConfig, RunConfig
-from core.model.config import EC_DLM_K, SEES_OTHERS
+from core.model.config import EC_DLM_K, EXPERTS_CHOOSE
 
 INDEX = 8  # bytes of an int64
 FP32 = 4
@@ -53,7 +53,7 @@ class MicroBatch:
     @property
     def entries(self) -> int:
         """Entries of the routing, of which some routers leave some empty."""
-        return self.tokens * self.model.experts if self.model.router.kind in SEES_OTHERS else self.slots
+        return self.tokens * self.model.experts if self.model.router.kind in EXPERTS_CHOOSE else self.slots
 
     @property
     def rows(self) -> float:

@@ -13,7 +13,8 @@ from core.data.chat import Turn, turns
 from core.data.documents import TEXTS, encoded, read_jsonl, text_of
 from core.data.files import locate_file
 from core.data.hierarchy import TreeSource
-from core.data.mixtures import Part, blend, kinds, parse, shares
+from core.data.mixtures import Part, blend, shares
+from core.data.names import kinds, parse
 from core.data.packing import lay_out
 from core.data.shards import Shards, read_shards
 from core.data.specials import check_read, special_tokens

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.config import RunConfig
-from core.data.conversations import Packed, conversations, locate
+from core.data.conversations import Packed, conversations, locate, real_tokens
 from core.data.corpora import Corpus, load, parts_of
 from core.data.held_out import check_held_out, held_out_starts
 from core.data.mixtures import Draws, Part
@@ -54,9 +54,16 @@ class Batch(NamedTuple):
         index_M = masking.masked_BL.flatten().nonzero()[:, 0]
         return cls(tokens_BL, masking, index_M, told_B, domain_B, block_length=block_length)
 
-    def with_conversations(self, segments_BL: Tensor, response_BL: Tensor, denominator: float) -> "Batch":
+    def with_conversations(
+        self, segments_BL: Tensor, response_BL: Tensor, denominator: float, tokens: float | None = None
+    ) -> "Batch":
         """The same of packed sequences."""
-        return self._replace(packed=locate(segments_BL, response_BL, self.index_M, denominator))
+        return self._replace(packed=locate(segments_BL, response_BL, self.index_M, denominator, tokens))
+
+    @property
+    def real_tokens(self) -> Tensor | None:
+        """What sums over the tokens of packed sequences are divided by; None where every token is somebody's."""
+        return None if self.packed is None else self.packed.tokens
 
     def mean(self, nelbo_B: Tensor) -> Tensor:
         """The mean over sequences, or over conversations: this micro-batch's part of the step's loss."""
@@ -130,8 +137,9 @@ class TrainBatches:
             own, block_length = Masking(*(part[rows] for part in masking)), block_length_at(self.config, step)
             batch = Batch.of(tokens_BL, own, told_B[rows], block_length=block_length)
             if segments_BL is not None and maskable_BL is not None:
-                share = int(conversations(segments_BL).sum()) * len(tokens_BL) / size
-                batch = batch.with_conversations(segments_BL[rows], maskable_BL[rows], share)
+                share = len(tokens_BL) / size
+                divisors = int(conversations(segments_BL).sum()) * share, real_tokens(segments_BL) * share
+                batch = batch.with_conversations(segments_BL[rows], maskable_BL[rows], *divisors)
             batches.append(batch)
         return batches
 

@@ -18,8 +18,6 @@ from core.model.cache import Store, Window, new_stores
 from core.model.config import SEES_OTHERS
 from core.model.transformer import Denoiser
 
-WHOLE_SEQUENCE = (*SEES_OTHERS, "random")  # kinds of router whose choice for a token depends on its whole sequence
-
 
 def from_function(denoise: Callable[[Tensor], Tensor]) -> Predict:
     """The predictor of a function from tokens (G, L), masks in place, to logits (G, L, V).
@@ -180,7 +178,7 @@ def _from_on(first_B1: Tensor, canvas: Canvas) -> Tensor:
 
 def needs_whole_sequence(model: ModelConfig) -> bool:
     """Whether routing a part of a sequence would differ from routing all of it."""
-    return model.num_experts > 0 and model.router.kind in WHOLE_SEQUENCE
+    return model.num_experts > 0 and model.router.kind in SEES_OTHERS
 
 
 def check_cache(model: ModelConfig, cache: Caching) -> None:

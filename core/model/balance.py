@@ -1,10 +1,22 @@
 """Load balance: the auxiliary losses of one layer's routing, and statistics of expert load (pure functions)."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+class Counted(NamedTuple):
+    """Which tokens of a batch with filling count, and what their sum is divided by for a mean.
+
+    real_N: bool; None: all of this rank's. tokens: of several ranks or micro-batches the mean of how many there are, so
+    that the mean of all their means is that of all tokens.
+    """
+
+    real_N: Tensor | None
+    tokens: Tensor
 
 
 def expert_counts(experts_NK: Tensor, num_experts: int, *, ragged: bool = False) -> Tensor:
@@ -34,20 +46,32 @@ def over_ranks(counts_E: Tensor) -> Tensor:
     return counts_E
 
 
-def load_balancing_loss(probs_NE: Tensor, counts_E: Tensor) -> Tensor:
+def load_balancing_loss(probs_NE: Tensor, counts_E: Tensor, of: Counted | None = None) -> Tensor:
     """E sum_i f_i P_i of one layer (Switch, arXiv 2101.03961, Eq. 4; LLaDA-MoE Eq. 4).
 
     probs_NE: (N, E) router probabilities; counts_E: (E,) assignments. f_i is expert i's share of the assignments (sums
     to 1 over experts, whatever k), P_i its mean probability: balance gives 1, collapse onto the same K experts E / K.
-    The gradient flows through P only. Returns a scalar.
+    The gradient flows through P only. of: which tokens count, None for all. Returns a scalar.
     """
     share_E = counts_E.to(probs_NE.dtype) / counts_E.sum()
-    return probs_NE.shape[-1] * (share_E * probs_NE.mean(0)).sum()
+    return probs_NE.shape[-1] * (share_E * _mean(probs_NE, of)).sum()
 
 
-def router_z_loss(logits_NE: Tensor) -> Tensor:
-    """Mean squared log-sum-exp of one layer's router logits (ST-MoE, arXiv 2202.08906, Eq. 5). Returns a scalar."""
-    return logits_NE.logsumexp(-1).square().mean()
+def router_z_loss(logits_NE: Tensor, of: Counted | None = None) -> Tensor:
+    """Mean squared log-sum-exp of one layer's router logits (ST-MoE, arXiv 2202.08906, Eq. 5). Returns a scalar.
+
+    of: which tokens count, None for all.
+    """
+    return _mean(logits_NE.logsumexp(-1).square(), of)
+
+
+def _mean(values_N: Tensor, of: Counted | None) -> Tensor:
+    """The mean over tokens, of (N, ...)."""
+    if of is None:
+        return values_N.mean(0)
+    if of.real_N is not None:
+        values_N = values_N.where(of.real_N.view(-1, *[1] * (values_N.ndim - 1)), 0.0)
+    return values_N.sum(0) / of.tokens
 
 
 def max_violation(counts_LE: Tensor) -> Tensor:

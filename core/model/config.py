@@ -23,7 +23,8 @@ RouterKind = Literal[
 TOLD_TIMESTEP = ("additive", "film", "bin_bias", "timestep_only", "unmodulated")  # kinds whose logits depend on it
 Schedule = Literal["constant", "linear", "linear_reverse", "cosine", "cosine_reverse", "gaussian", "gaussian_reverse"]
 BY_RATIO = ("adaptive_k", "expert_choice", "ec_dlm")  # kinds whose compute may follow the mask ratio
-SEES_OTHERS = ("expert_choice", "ec_dlm")  # kinds that choose a token's experts by the other tokens of its sequence
+EXPERTS_CHOOSE = ("expert_choice", "ec_dlm")  # kinds whose experts take tokens, which compete for room
+SEES_OTHERS = (*EXPERTS_CHOOSE, "random")  # kinds that choose a token's experts by the other tokens of its sequence
 EC_DLM_K = (8, 20, 32)  # least, mean and most experts a token, as EC-DLM trains (arXiv 2604.01622)
 
 MOST_LAYERS = 10_000  # each is an object, also of models that are only counted
@@ -199,7 +200,7 @@ def _check_blocks(model: ModelConfig) -> None:
         "see the block; leave one out",
     )
     require(
-        not model.num_experts or model.router.kind not in (*TOLD_TIMESTEP, *BY_RATIO, "random"),
+        not model.num_experts or model.router.kind not in (*TOLD_TIMESTEP, *BY_RATIO, *SEES_OTHERS),
         f"model.router.kind={model.router.kind} routes tokens by all of their sequence or by its noise, and with "
         f"model.block_length={model.block_length} a token may know of its block and those before it only: use topk",
     )

@@ -25,10 +25,16 @@ class Confined(NamedTuple):
 
 def confine(segments_BL: Tensor, *, causal: bool) -> Confined:
     """Let the tokens of a segment see one another. segments_BL: (B, L) int, equal for neighbours of one segment."""
-    place_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
-    begins_BL = torch.nn.functional.pad(segments_BL.diff(dim=1) != 0, (1, 0), value=True)
-    start_BL = torch.where(begins_BL, place_L, 0).cummax(1).values
+    place_L, place_BL = torch.arange(segments_BL.shape[1], device=segments_BL.device), places(segments_BL)
+    start_BL = place_L - place_BL
     mask_BLL = start_BL[:, :, None] == start_BL[:, None, :]
     if causal:
         mask_BLL = mask_BLL & (place_L[:, None] >= place_L)
-    return Confined(mask_BLL[:, None], place_L - start_BL)
+    return Confined(mask_BLL[:, None], place_BL)
+
+
+def places(segments_BL: Tensor) -> Tensor:
+    """Each token's place in its segment, from 0 on. Returns (B, L) int64."""
+    place_L = torch.arange(segments_BL.shape[1], device=segments_BL.device)
+    begins_BL = torch.nn.functional.pad(segments_BL.diff(dim=1) != 0, (1, 0), value=True)
+    return place_L - torch.where(begins_BL, place_L, 0).cummax(1).values

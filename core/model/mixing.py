@@ -279,10 +279,15 @@ class _Total:
         if self.assignments.ragged:
             used_S = torch.arange(len(rows_mD), device=rows_mD.device) < self.assignments.counts_E.sum()
             rows_mD = rows_mD.where(used_S.unsqueeze(1), 0)  # what grouped_mm leaves behind the last expert is anything
+        slot_NK = self.assignments.slot_NK
+        if self.assignments.ragged and len(rows_mD) < slot_NK.numel():
             wide_ND = torch.zeros_like(self.sum_ND, dtype=torch.promote_types(self.dtype, torch.float32))
             self.sum_ND = wide_ND.index_add_(0, self.assignments.token_S, rows_mD.to(wide_ND.dtype))
             return
-        slot_NK = self.assignments.slot_NK
+        if (
+            self.assignments.ragged
+        ):  # as many slots as entries: wherever one is no assignment the last slot holds nothing
+            slot_NK = slot_NK.clamp(max=len(rows_mD) - 1)
         self.sum_ND = rows_mD.index_select(0, slot_NK.flatten()).view(*slot_NK.shape, -1).sum(1)
 
     def result(self) -> Tensor:

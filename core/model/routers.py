@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config import ModelConfig, RouterKind
+from core.model.confined import places
 from core.model.expert_choice import ECDLMRouter, ExpertChoiceRouter
 from core.model.routing import Conditions, Router, TopKRouter, hashed, share_of_mean
 
@@ -165,13 +166,18 @@ class HashRouter(Router):
 
 class RandomRouter(HashRouter):
     """A control: k experts by chance, gates 1 / k. The chance is a hash of the whole sequence, the place and the layer:
-    the same input meets the same experts, and there is no pattern to learn."""
+    the same input meets the same experts, and there is no pattern to learn. Of packed sequences it is each text's own."""
 
     def keys(self, given: Conditions) -> Tensor:
-        tokens_BL = given.tokens_BL
-        place_L = torch.arange(tokens_BL.shape[1], device=tokens_BL.device)
-        sequence_B = hashed(tokens_BL + (place_L << 32)).sum(1)
-        return hashed(sequence_B[:, None] + hashed(place_L + (self.layer << 32))).flatten()
+        tokens_BL, segments_BL = given.tokens_BL, given.segments_BL
+        if segments_BL is None:
+            place_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device).expand_as(tokens_BL)
+            sequence_BL = hashed(tokens_BL + (place_BL << 32)).sum(1, keepdim=True)
+        else:
+            place_BL = places(segments_BL)
+            own_BL = hashed(tokens_BL + (place_BL << 32))
+            sequence_BL = torch.zeros_like(own_BL).scatter_add_(1, segments_BL, own_BL).gather(1, segments_BL)
+        return hashed(sequence_BL + hashed(place_BL + (self.layer << 32))).flatten()
 
 
 def _of_time(*shape: int, zero: bool = False) -> nn.Parameter:

@@ -27,19 +27,23 @@ class Routing(NamedTuple):
     slots: int | None = (
         None  # None: all N K entries are experts; else some are -1, no expert, and at most so many aren't
     )
+    real_N: Tensor | None = None  # bool, False for filling, which reaches no expert; None: there is none
 
 
 class Conditions(NamedTuple):
     """What a router may know of its tokens beside their hidden states.
 
     timestep_B: fp32, the timestep that the router is told (model.router.sees says which). ratio_B: fp32, the realised mask
-    ratio. tokens_BL: int64, masks in place. residual_ND: the residual stream before the layer's norm.
+    ratio. tokens_BL: int64, masks in place. residual_ND: the residual stream before the layer's norm. segments_BL: int,
+    which of its sequence's texts each token is of; None: a sequence is one. real_N: as in Routing.
     """
 
     timestep_B: Tensor
     ratio_B: Tensor
     tokens_BL: Tensor
     residual_ND: Tensor | None = None
+    segments_BL: Tensor | None = None
+    real_N: Tensor | None = None
 
     def per_token(self, rows_BX: Tensor) -> Tensor:
         """A row of each sequence, repeated for its tokens. Returns (N, X)."""
@@ -124,7 +128,11 @@ class Router(nn.Module):
                 gates_NK = gates_NK / gates_NK.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
             if self.settings.gate_scale != 1:
                 gates_NK = gates_NK * self.settings.gate_scale
-        return Routing(logits_NE, probs_NE, gates_NK, experts_NK, slots)
+        real_N = None if given is None else given.real_N
+        if real_N is not None:
+            gates_NK, experts_NK = gates_NK.where(real_N[:, None], 0.0), experts_NK.where(real_N[:, None], -1)
+            slots = experts_NK.numel() if slots is None else slots
+        return Routing(logits_NE, probs_NE, gates_NK, experts_NK, slots, real_N)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         """Each expert's logit, (N, E). given: None where nothing is known but x."""

@@ -169,6 +169,7 @@ class Denoiser(nn.Module):
         segments_BL: Tensor | None = None,
         clean_BL: Tensor | None = None,
         block_length: int | None = None,
+        real_BL: Tensor | None = None,
     ) -> Hidden:
         """Run all layers. tokens_BL: (B, L) int64, masks in place; timestep_B, ratio_B as in `conditions`.
 
@@ -176,6 +177,7 @@ class Denoiser(nn.Module):
         (B, L) int; where given, tokens see those of their own segment alone, and positions count from its start; not with
         blocks. block_length: of a network with blocks, instead of its own. clean_BL: the same tokens without masks, which
         those of later blocks then see instead: routings are of the noisy tokens and the clean ones, sequence by sequence.
+        real_BL: bool, False for filling, which no expert meets; None: there is none.
         """
         length, sight = tokens_BL.shape[1], None
         block_length = block_length or self.config.block_length
@@ -184,6 +186,7 @@ class Denoiser(nn.Module):
             sight = see(length, block_length, tokens_BL.device)
             tokens_BL = tokens_BL if clean_BL is None else torch.cat([tokens_BL, clean_BL], 1)
         given = self.conditions(tokens_BL, timestep_B, ratio_B)
+        given = given._replace(segments_BL=segments_BL, real_N=None if real_BL is None else real_BL.flatten())
         x_BLD = self.embed(tokens_BL)
         confined = None if segments_BL is None else confine(segments_BL, causal=self.config.causal)
         seen = sight or confined

@@ -215,12 +215,17 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
         for index in range(1, RATIO_BINS + 1):
             if (bin_N == index).any():
                 row[ratio_metric(index)] = float(nelbo_N[bin_N == index].mean())
-    size_B = torch.tensor([float(len(output["nelbo_B"])) for output in outputs], dtype=torch.float64)
+    # Auxiliary losses are means over tokens: those of packed sequences are not all alike many.
+    size_B = torch.tensor([_tokens(output) for output in outputs], dtype=torch.float64)
     for name in ("load_balancing", "z_loss"):
         if name in outputs[0]:
             values_B = torch.stack([output[name] for output in outputs]).double().cpu()
             row[f"val/{name}"] = float((size_B / size_B.sum() * values_B).sum())
     return row
+
+
+def _tokens(output: dict[str, Tensor]) -> float:
+    return float(output["top1_SN"].shape[1] if "top1_SN" in output else len(output["nelbo_B"]))
 
 
 def by_part(outputs: Sequence[dict[str, Tensor]], parts: Sequence[str]) -> dict[str, float]:

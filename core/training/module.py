@@ -20,7 +20,7 @@ from core.diffusion.objectives import (
     weighted_per_token,
 )
 from core.lightning_import import lightning
-from core.model.balance import expert_counts, load_balancing_loss, over_ranks, router_z_loss
+from core.model.balance import Counted, expert_counts, load_balancing_loss, over_ranks, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.ranks import Ranks
 from core.training.adamw import AdamW
@@ -76,7 +76,7 @@ class MaskedDiffusion(lightning.LightningModule):
             learned = preference_loss(self._margins(predicted, batch))
         else:
             learned = nelbo if objective.weighting == "bound" else self._by_context(predicted, batch)
-        load_balancing, z_loss = auxiliary_losses(self._routings, self.device)
+        load_balancing, z_loss = auxiliary_losses(self._routings, self.device, batch.real_tokens)
         weights = (objective.load_balancing_weight, objective.z_loss_weight)
         loss = total_loss(learned, load_balancing, z_loss, weights=weights)
         reported = {"nelbo": nelbo, "load_balancing": load_balancing, "z_loss": z_loss, "sums_L": sums_L}
@@ -122,7 +122,7 @@ class MaskedDiffusion(lightning.LightningModule):
         own_length, length = self.config.model.block_length, batch.tokens_BL.shape[1]
         if own_length is not None and own_length < length:
             routings = [noisy_only(layer, length) for layer in routings]
-        load_balancing, z_loss = auxiliary_losses(routings, self.device)
+        load_balancing, z_loss = auxiliary_losses(routings, self.device, batch.real_tokens)
         outputs = {"nelbo_B": nelbo_B, "ratio_B": batch.masking.timestep_B}
         if batch.domain_B is not None:
             outputs["domain_B"] = batch.domain_B
@@ -209,6 +209,7 @@ def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
         segments_BL=None if packed is None else packed.segments_BL,
         clean_BL=clean_BL,
         block_length=batch.block_length,
+        real_BL=None if packed is None else packed.real_BL,
     )
     length = tokens_BL.shape[1]
     from_M = denoiser.source(index_M, length)
@@ -239,14 +240,18 @@ def _spread(denoiser: Denoiser, config: RunConfig, ranks: Ranks) -> None:
         spread_experts(denoiser, ranks)
 
 
-def auxiliary_losses(routings: Sequence[LayerRouting], device: torch.device) -> tuple[Tensor, Tensor]:
+def auxiliary_losses(
+    routings: Sequence[LayerRouting], device: torch.device, tokens: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Load-balancing loss and router z-loss, each computed per layer and averaged over layers.
 
     Per layer, because loads pooled over layers can cancel; averaged, so that a weight means the same at any depth
-    (OLMoE, arXiv 2409.02060). Both are 0 for a dense model.
+    (OLMoE, arXiv 2409.02060). Both are 0 for a dense model. tokens: of packed sequences, what sums over
+    their tokens but filling are divided by.
     """
     if not routings:
         return torch.zeros((), device=device), torch.zeros((), device=device)
-    load_balancing = [load_balancing_loss(layer.routing.probs_NE, layer.counts_E) for layer in routings]
-    z_loss = [router_z_loss(layer.routing.logits_NE) for layer in routings]
+    of = None if tokens is None else Counted(routings[0].routing.real_N, tokens)
+    load_balancing = [load_balancing_loss(layer.routing.probs_NE, layer.counts_E, of) for layer in routings]
+    z_loss = [router_z_loss(layer.routing.logits_NE, of) for layer in routings]
     return torch.stack(load_balancing).mean(), torch.stack(z_loss).mean()

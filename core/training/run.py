@@ -42,7 +42,7 @@ from core.training.saved import FOLDER, SINGLE, Checkpoint, remove
 from core.training.saving import save_weights
 from core.training.setaside import notes
 from core.training.strategy import from_all_ranks, strategy_of
-from core.training.weights import load_weights, starting_weights
+from core.training.weights import first_stage, load_weights, starting_weights
 from core.versions import source_sha256
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ def train(
     study: Mapping[str, Any] | None = None,
     devices: int = 1,
     until: int | None = None,
+    before: RunRecord | None = None,
 ) -> RunRecord:
     """Train one run and leave its record in `folder`: record.json, and beside it config.yaml and the final weights.
 
@@ -69,11 +70,13 @@ def train(
     is set aside; once another process has taken the run over (core.fencing), nothing more is written and FencedOffError is
     raised.
 
+    before: of the stage whose weights the run starts from, where that isn't a first stage in its own folder, which is found:
+    the record's FLOPs and tokens are of both.
     until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
     "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
     """
     with pausing.heeded():
-        return _train(config, folder, loggers, study, devices, until)
+        return _train(config, folder, loggers, study, devices, until, before)
 
 
 def _train(
@@ -83,6 +86,7 @@ def _train(
     study: Mapping[str, Any] | None,
     devices: int,
     until: int | None,
+    before: RunRecord | None,
 ) -> RunRecord:
     ranks = (
         Ranks.of_environment(config.deepspeed.expert_parallel) if config.trainer.strategy == "deepspeed" else Ranks()
@@ -93,6 +97,7 @@ def _train(
     check(config, ranks.size if among else devices)
     check_key()
     starting_weights(config, folder)
+    before = first_stage(config, folder) or before
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
         if records.is_finished(folder):  # of an earlier training, which this one's is not to be put over
@@ -113,6 +118,9 @@ def _train(
                 record, status="failed", reason=str(failure), metrics={}, wall_time_s=lasted, finished_at=_now()
             )
     record = replace(record, study=dict(study or {}), provenance=record.provenance | slurm_job())
+    if before is not None:
+        flops = record.flops + before.flops if record.status == "complete" else record.flops
+        record = replace(record, before=before.spent, flops=flops)
     if ranks.rank == 0:
         record = replace(record, notes=notes(folder / FOLDER))
         spill.keep(record, folder)

@@ -106,7 +106,8 @@ def train_stages(
         record = turn.record
         if record is None:
             study = {"stage": stage.name, "number": number, "started_from": turn.started_from}
-            record = train(turn.config, turn.folder, loggers=loggers, study=study, devices=devices)
+            former = done[-1][1] if done else None
+            record = train(turn.config, turn.folder, loggers=loggers, study=study, devices=devices, before=former)
             watcher.ended(turn, record)
         done.append((turn, record))
         if record.status != "complete":

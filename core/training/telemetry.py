@@ -20,11 +20,11 @@ DIGITS = 5  # of shares in a record: a record of 64 experts would be megabytes o
 def observe(routings: Sequence[LayerRouting], masking: Masking) -> dict[str, Tensor]:
     """What one batch's routing is counted for: on the device, of this rank's tokens alone where not said otherwise.
 
-    top1_SN: the highest probability of each token. load_STME: assignments by timestep, masked status and expert.
-    pairs_SEE: tokens that reach both experts (the diagonal: that reach the one). choices_SNK: int16, -1 for none.
-    violation_S: MaxVio of this batch over all ranks.
+    Filling counts for nothing. top1_SN: the highest probability of each token. load_STME: assignments by timestep, masked
+    status and expert. pairs_SEE: tokens that reach both experts (the diagonal: that reach the one). choices_SNK: int16, -1
+    for none. violation_S: MaxVio of this batch over all ranks.
     """
-    masked_BL = masking.masked_BL
+    masked_BL, real_N = masking.masked_BL, routings[0].routing.real_N
     bin_B = (masking.timestep_B * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS) - 1
     group_N = (2 * bin_B[:, None] + masked_BL.long()).flatten()
     load, pairs = [], []
@@ -36,8 +36,9 @@ def observe(routings: Sequence[LayerRouting], masking: Masking) -> dict[str, Ten
         chosen_NE = torch.zeros(len(chosen_NK), experts + 1, device=chosen_NK.device).scatter_(1, chosen_NK, 1.0)
         with torch.autocast(chosen_NE.device.type, enabled=False):  # bf16 counts to 256
             pairs.append(chosen_NE[:, :experts].T @ chosen_NE[:, :experts])
+    top1_SN = torch.stack([layer.routing.probs_NE.amax(-1) for layer in routings])
     return {
-        "top1_SN": torch.stack([layer.routing.probs_NE.amax(-1) for layer in routings]),
+        "top1_SN": top1_SN if real_N is None else top1_SN[:, real_N],
         "load_STME": torch.stack(load),
         "pairs_SEE": torch.stack(pairs),
         "choices_SNK": torch.stack([layer.routing.experts_NK.to(torch.int16) for layer in routings]),

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from core import records
 from core.config import RunConfig
 from core.errors import UserError
 from core.fingerprints import STAGE
 from core.model.transformer import Denoiser, whole_name
 from core.paths import expanded
+from core.records import FILE_NAME, RunRecord
 from core.training.checks import find_run
 from core.training.saved import STAGES, WEIGHTS
 
@@ -46,6 +48,12 @@ def starting_weights(config: RunConfig, folder: Path) -> str | None:
             "run` trains it; elsewhere name a model.safetensors"
         )
     return str(path)
+
+
+def first_stage(config: RunConfig, folder: Path) -> RunRecord | None:
+    """The record of a run's first stage in its folder; None where it has none. Raises as `core.records.read` does."""
+    name = config.trainer.initial_weights
+    return records.read(stage_folder(folder, name) / FILE_NAME) if name is not None and name.startswith(STAGE) else None
 
 
 def load_weights(denoiser: Denoiser, path: str) -> None:

@@ -84,9 +84,19 @@ def test_failed_runs_cost_pairs_and_are_tried_again_on_request(place, monkeypatc
     monkeypatch.delenv("FAILS")
     done = decided(place, "--retry-failed")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)["counts"]["failed"] == 0
+    content = json.loads(ablate("report", "weights.py", "--json", cwd=place).stdout)
+    assert content["counts"]["failed"] == 0
     path = place / "runs" / "weights" / "looks.jsonl"
     looks = [json.loads(line) for line in path.read_text().splitlines()]
+    [again] = [entry for entry in looks if "retried" in entry]
+    assert len(again["retried"]) == 1 and again["seeds"] == max(look["seeds"] for look in looks)
+    noted = {look["seeds"]: look["decisions"] for look in looks if "retried" not in look}
+    seen = {
+        look["seeds"]: {step["label"]: step["decision"] for step in look["steps"]}
+        for look in content["course"]["looks"]
+    }
+    assert seen == noted and len(looks) == len(noted) + 1  # each look was taken once, and stays as it was
+    assert ablate("verify", "weights.py", cwd=place).returncode == 0
     before = looks[0] | {
         "decisions": dict.fromkeys(looks[0]["decisions"], "lost")
     }  # as if nothing had finished at first
@@ -111,3 +121,16 @@ def test_mistakes(place) -> None:
     mistake(ablate("run", "search_balance", "--until-decided", cwd=place), "--until-decided is for ablations")
     ladder = ("run", "scaling", "--size", "quick", "--until-decided")
     mistake(ablate(*ladder, cwd=place), "scaling is a ladder, to which a law is fitted")
+
+
+def test_a_retry_of_a_sweep_that_was_looked_at_is_noted_before_it_is_queued(place, monkeypatch) -> None:
+    monkeypatch.setenv("FAILS", "1")
+    assert decided(place).returncode == 1
+    monkeypatch.delenv("FAILS")
+    done = ablate("retry", "weights.py", cwd=place)
+    assert done.returncode == 0 and "1 failed and 0 lost" in done.stdout
+    trail = [json.loads(line) for line in (place / "runs" / "weights" / "looks.jsonl").read_text().splitlines()]
+    design = json.loads((place / "runs" / "weights" / "design.json").read_text())
+    assert trail[-1]["retried"] == design["adaptive"]["retried"][0][1] and len(trail[-1]["retried"]) == 1
+    assert decided(place).returncode == 0
+    assert ablate("verify", "weights.py", cwd=place).returncode == 0

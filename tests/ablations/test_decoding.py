@@ -1,6 +1,7 @@
 """Trained models are decoded in the declared ways: once each, again where something changed, and refused before training."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,37 @@ def test_only_what_is_missing_is_decoded(decoded_runs: Path) -> None:
     assert {path: json.loads(path.read_text())["right"] for path in files} == {
         path: json.loads(content)["right"] for path, content in before.items()
     }
+
+
+def test_status_and_verify_know_what_was_answered(decoded_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(decoded_runs, tmp_path, dirs_exist_ok=True)
+
+    def findings() -> list[dict]:
+        found = json.loads(ablate("verify", "toy.py", "--json", cwd=tmp_path).stdout)["findings"]
+        return [one for one in found if one["place"].endswith(f"/{FOLDER}")]
+
+    assert findings() == []
+    said = json.loads(ablate("status", "toy.py", "--json", cwd=tmp_path).stdout)["decoded"]
+    assert said == {"wanted": 15, "answered": 15, "failed": {}}
+    assert "decoded: 15 of 15 ways" in ablate("status", "toy.py", cwd=tmp_path).stdout
+    one, two, three, four, five, *_ = sorted((tmp_path / "runs" / "toy").rglob(f"{FOLDER}/*.json"))
+    content = {path: json.loads(path.read_text()) for path in (two, three, four, five)}
+    one.write_text("{")
+    two.write_text(json.dumps(content[two] | {"right": ["1"]}))
+    three.write_text(json.dumps(content[three] | {"weights": "others"}))
+    four.write_text(json.dumps(content[four] | {"reason": "OSError: no room", "right": []}))
+    five.unlink()
+    told = {one["text"]: one["note"] for one in findings()}
+    assert len(told) == 5
+    assert [note for text, note in told.items() if text.startswith(f"{one.name} can't be read")] == [False]
+    assert [note for text, note in told.items() if text.startswith(f"{two.stem}: its marks (1) aren't 8 for each")] == [
+        False
+    ]
+    assert [note for text, note in told.items() if "of other weights" in text] == [True]
+    assert told[f"{four.stem} failed: OSError: no room"] is True
+    assert [note for text, note in told.items() if "aren't decoded yet" in text] == [True]
+    shown = ablate("status", "toy.py", cwd=tmp_path).stdout
+    assert "decoded: 11 of 15 ways" in shown and "1 failed: OSError: no room" in shown
 
 
 def test_a_model_without_weights_fails_alone_and_says_so(decoded_runs: Path, tmp_path: Path) -> None:

@@ -373,7 +373,8 @@ def test_the_page_of_a_search_has_every_figure(tmp_path) -> None:
     content = {
         "search": "toy", "question": "Which?", "metrics": ["val/nelbo"], "goals": ["min"], "trials": trials, "tokens": 1e6,
         "configurations": {"complete": 4, "paused": 0, "failed": 1}, "failures": [{"trial": 4, "reason": "NaN"}],
-        "groups": [{"group": "", "best": [best], "importance": rows}], "confirmation": None, "notes": [], "warnings": ["unequal <1>"],
+        "groups": [{"group": "", "best": [best], "importance": rows}], "confirmation": None, "notes": [],
+        "warnings": ["unequal <1>"],
     }  # fmt: skip
     write_search_page(content, None, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()

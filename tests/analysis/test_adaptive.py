@@ -10,10 +10,11 @@ import pytest
 from analysis.adaptive import Course, Rule, course, pairs_at
 from analysis.frame import Study
 from analysis.report import render
+from analysis.running import running
 from analysis.verdicts import judge
 from core.errors import UserError
 from core.records import RunRecord
-from tests.analysis.conftest import make_design, make_record
+from tests.analysis.conftest import METRIC, make_design, make_record
 
 EFFECTS = {"control": 0.0, "arm1": 0.2, "arm2": 0.0, "arm3": 0.08}
 
@@ -131,6 +132,57 @@ def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
     both = np.array([True] * 4 + [False] * 4)
     assert pairs_at(both, [4, 6, 8], Rule.of(8)) == [(4, 0.9)]
     assert pairs_at(~both, [4, 6, 8], Rule.of(8)) == [(2, 0.05), (4, 0.9)]
+
+
+def with_retries(records: list[RunRecord], design: dict, rule: Rule, retried: list) -> Course:
+    return course(Study.of(records, rule.designed(design, dict.fromkeys(EFFECTS, rule.fixed), retried)))
+
+
+def test_runs_that_are_tried_again_change_no_look_that_was_taken_and_count_in_the_next() -> None:
+    rule, design = replace(Rule.of(8), futile=0.0), make_design(arms=2, seeds=8, margin=None)
+    whole = [make_record(design, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
+    lost = [failed(r) if (r.study["arm"], r.seed) in (("arm1", 1), ("control", 7)) else r for r in whole]
+    before = course(Study.of(lost, rule.designed(design, {})))
+    assert [step.n for look in before.looks for step in look.steps] == [3, 5, 6]
+    after_6 = with_retries(whole, design, rule, [(6, [("arm1", 1)]), (8, [("control", 7)])])
+    assert after_6.looks[:2] == before.looks[:2]  # what was seen after 4 and 6 seeds stays
+    [last] = after_6.looks[-1].steps
+    assert last.n == 7  # seed 1 is in, and seed 7, which came after the last look, isn't
+    study = Study.of(whole, rule.designed(design, after_6.seeds, [(6, [("arm1", 1)]), (8, [("control", 7)])]))
+    row = judge(study).tables[0].rows[1]
+    assert row.effect.n == 7 and row.p_holm == pytest.approx(last.p_holm) and "alpha is spent" in " ".join(row.notes)
+    assert running(study).against_control[0].n == 7
+    free = with_retries(whole, design, rule, [])
+    assert [step.n for look in free.looks for step in look.steps] == [4, 6, 8]
+
+
+def test_a_comparison_that_was_never_tested_loses_nothing_by_a_retry() -> None:
+    rule, design = Rule.of(8), make_design(arms=2, seeds=8)
+    whole = [make_record(design, arm, seed, 0.3 * (arm == "arm1")) for seed in range(4) for arm in ("control", "arm1")]
+    lost = [failed(record) if record.study["arm"] == "arm1" else record for record in whole]
+    assert set(course(Study.of(lost, rule.designed(design, {}))).decisions.values()) == {"lost"}
+    found = with_retries(whole, design, rule, [(4, [("arm1", seed) for seed in range(4)])])
+    assert set(found.decisions.values()) == {"different"}
+
+
+def test_whoever_retries_until_something_is_found_finds_something_no_more_often_than_alpha() -> None:
+    """A run is lost at random in each of the first seeds' pairs; whoever sees nothing tries them again, one by one."""
+    rule, rng, found, charged = Rule.of(8), np.random.default_rng(0), 0, 0
+    design = make_design(arms=2, seeds=8, margin=None)
+    template = [make_record(design, arm, seed) for seed in range(8) for arm in ("control", "arm1")]
+    for _ in range(300):
+        values = rng.normal(0, 1, len(template))
+        whole = [replace(r, metrics={METRIC: float(v)}) for r, v in zip(template, values, strict=True)]
+        order, rejected, free = [1, 2, 3, 4], False, False
+        for retried in range(5):
+            still = {("arm1", seed) for seed in order[retried:]}
+            records = [failed(r) if (r.study["arm"], r.seed) in still else r for r in whole]
+            rounds = [(8, [("arm1", seed)]) for seed in order[:retried]]
+            seen = with_retries(records, design, rule, rounds)
+            rejected |= "different" in seen.decisions.values()
+            free |= "different" in with_retries(records, design, rule, []).decisions.values()
+        found, charged = found + rejected, charged + free
+    assert found <= 26 < charged  # of 300 at 5 %: more by chance in 1 of 500; five looks for the price of one find more
 
 
 def test_the_chance_of_a_verdict_allows_for_comparisons_that_were_dropped() -> None:

@@ -1,6 +1,6 @@
 """Ways of decoding compared: by known answers, and by simulated models and prompts whose truth is known."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -117,7 +117,25 @@ def test_verdicts_are_of_models_and_prompts_and_name_the_cheapest_way_without_a_
     assert ways["same"].tokens_per_call == 2 and ways["one"].tokens_per_call == 1 and ways["same"].ms == 20.0
     assert ways["half"].effect and -0.25 < ways["half"].effect.estimate < -0.1
     assert ways["<b>"].verdict == "no verdict" and "6 models failed: ValueError" in ways["<b>"].notes[0]
-    assert found.missing == 6 and "“way same”, 2 tokens a call" in found.headline
+    assert (
+        found.missing == 6 and "“way same” (equivalent within the margin of 10.0%), 2 tokens a call." in found.headline
+    )
+
+
+def test_no_way_is_named_for_a_loss_that_was_not_detected(study: Study) -> None:
+    """Two of three answers lost by one model in three: no difference is detected, and nothing is said to lose nothing."""
+    rng, unsure = np.random.default_rng(3), {}
+    for (arm, seed), ways in study.decoded.items():
+        [right] = ways["one"].right
+        lost = [mark == "1" and not (seed % 3 == 0 and rng.random() < 0.6) for mark in right]
+        unsure[arm, seed] = ways | {"half": replace(ways["half"], right=["".join("01"[one] for one in lost)], calls=2)}
+    found = decoding(replace(study, decoded=unsure))
+    half = next(way for way in found.ways if way.name == "half")
+    assert half.verdict == "no detectable difference at this resolution" and half.effect.estimate < -0.1
+    assert "“way half”" not in found.headline and "“way same” (equivalent" in found.headline
+    design = {**study.design, "decoders": study.design["decoders"] | {"margin": None}}
+    without = decoding(replace(study, design=design, decoded=unsure))
+    assert "Fewest" not in without.headline and "“way" not in without.headline
 
 
 def test_the_report_and_the_files_show_it_escaped(study: Study) -> None:

@@ -45,3 +45,8 @@ def test_nothing_is_claimed_without_a_difference_or_with_too_few_seeds() -> None
     assert few.slope is None and not few.p_holm and few.means[8] > 0
     same = by_length({arm: values({})["control"] for arm in ("control", "copy")}, "control")[1]
     assert same.effects[8] is None and not same.p_holm
+
+
+def test_an_arm_of_another_kind_of_number_is_not_compared() -> None:
+    row = by_length(values({8: -0.3}), "control", ["arm"])[1]
+    assert not row.p_holm and row.slope is None and set(row.effects.values()) == {None} and row.means[8] > 0

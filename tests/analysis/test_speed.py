@@ -44,6 +44,18 @@ def test_ties_at_the_end_favour_nobody() -> None:
     assert np.mean(hits) < 0.1
 
 
+def test_an_arm_with_tokens_of_its_own_is_measured_in_them() -> None:
+    """A first stage of 100 tokens: what it reaches after 100 of its own is reached after 200."""
+    control, arm = curves(6), curves(6, speed=4.0, noise=1e-3)
+    plain, staged = (learning_speed(TOKENS, control, arm, arm_tokens_T=TOKENS + first) for first in (0, 100))
+    assert plain == learning_speed(TOKENS, control, arm) and plain.share == pytest.approx(200 / 800, rel=0.01)
+    assert staged.share == pytest.approx(300 / 800, rel=0.01)
+    back = learning_speed(TOKENS + 100, arm, control, arm_tokens_T=TOKENS)
+    assert back.share == pytest.approx(1 / staged.share)
+    with pytest.raises(UserError, match="don't fit"):
+        learning_speed(TOKENS, control, arm, arm_tokens_T=TOKENS[:3])
+
+
 def test_a_higher_metric_is_turned_around() -> None:
     control, arm = curves(5, noise=0.1), curves(5, speed=1.5, noise=0.1, key=3)
     assert learning_speed(TOKENS, -control, -arm, higher_is_better=True) == learning_speed(TOKENS, control, arm)

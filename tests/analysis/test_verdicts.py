@@ -6,7 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from analysis.adaptive import Rule, course
+from analysis.files import sheets
 from analysis.frame import Study
+from analysis.plots import bands
+from analysis.running import running
 from analysis.verdicts import judge
 from core import records
 from tests.analysis.conftest import METRIC, make_design, make_record
@@ -282,6 +286,46 @@ def test_a_bound_against_an_exact_likelihood_gets_its_own_words(records_of) -> N
     swapped = rows(judge(Study.of(records_of(design, effects, noise=0.005), other)))
     assert swapped["control"].verdict == "higher, a bound against an exact likelihood"
     assert swapped["arm2"].verdict == "worse"  # both exact
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"kind": "tuned"}, "tuned to preferences"), ({"of": "responses"}, "of sequences"),
+     ({"tokenizer": "t.json"}, "tokens of"), ({"kind": "exact"}, "a bound and")],
+)  # fmt: skip
+def test_arms_whose_numbers_are_not_comparable_get_no_p_value_anywhere(records_of, change: dict, said: str) -> None:
+    """Not in tables, speeds, factorial effects, looks, figures or files; a lower exact number proves nothing either."""
+    design = make_design(arms=4) | {"contrasts": [["arm1", "arm2"]], "secondary": ["load/max_vio"]}
+    design["factors"] = [
+        {"key": "objective.kind", "label": "objective", "levels": ["a", "b"]},
+        {"key": "model.top_k", "label": "top-k", "levels": [1, 2]},
+    ]
+    plain = {"kind": "bound", "of": "sequences", "tokenizer": "bytes"}
+    corners = [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
+    for arm, (objective, k) in zip(design["arms"], corners, strict=True):
+        arm["settings"] = {"objective.kind": objective, "model.top_k": k}
+        arm["likelihood"] = plain | (change if objective == "b" else {})
+    study = Study.of(records_of(design, {"arm1": -0.3, "arm2": -0.2, "arm3": -0.4}))
+    judgement = judge(study)
+    speeds = {row.arm: row for row in judgement.speeds}
+    assert speeds["arm2"].p_holm is not None  # of the control's kind
+    for arm in ("arm1", "arm3"):
+        assert speeds[arm].speed is None and speeds[arm].p_holm is None and speeds[arm].note
+    assert judgement.main_effects is None and judgement.interactions is None and said in judgement.factorial_note
+    by_name = {sheet.name: sheet for sheet in sheets(judgement)}
+    assert "main-effects" not in by_name and "interactions" not in by_name
+    assert [row["arm"] for row in by_name["learning-speed"].exact] == ["arm2"]
+    if change == {"kind": "exact"}:
+        return  # a bound against an exact likelihood keeps its p-value in the table, with its words
+    judged = {row.arm: row for row in judgement.tables[0].rows}
+    assert all(judged[arm].effect is None and judged[arm].p_holm is None for arm in ("arm1", "arm3"))
+    assert judgement.contrasts[0].p_holm is None and all(row.p_holm is None for row in running(study).contrasts)
+    differences = bands(study, "validation", design["metric"], minus_control=True)
+    assert set(differences) == {"arm2 label"}
+    assert set(bands(study, "validation", "load/max_vio", minus_control=True)) >= {"arm1 label"}  # no likelihood
+    bought = Study.of(records_of(design), Rule(first=3, fixed=6).designed(design, dict.fromkeys(study.arms, 6)))
+    decided = {step.arms[0]: step for look in course(bought).looks for step in look.steps}
+    assert decided["arm2"].n and decided["arm1"].decision == "lost" and decided["arm1"].p_holm is None
 
 
 def test_seeds_that_were_added_after_the_first_are_told(records_of) -> None:

@@ -2,6 +2,7 @@ import itertools
 
 import pytest
 
+from core.data.corpora import load
 from core.likelihood import across, incomparable, likelihood, listed
 from core.settings import build
 
@@ -18,6 +19,9 @@ AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
         ({"model.router.kind": "expert_choice"}, "bound", "sequences"),
         ({"objective.kind": "sft", "data.corpus": "task:copy"}, "bound", "responses"),
         (AUTOREGRESSIVE | {"data.corpus": "instructions:x.jsonl"}, "exact", "responses"),
+        ({"objective.kind": "sft", "data.corpus": "0.7*task:copy + 0.3*task:reverse"}, "bound", "responses"),
+        ({"objective.kind": "sft", "data.corpus": "2*instructions:a.jsonl + 1*task:copy"}, "bound", "responses"),
+        ({"data.corpus": "0.7*stdlib + 0.3*text:x"}, "bound", "sequences"),
         (
             {"objective.kind": "vrpo", "trainer.initial_weights": "x", "data.corpus": "preferences:x.jsonl"},
             "tuned",
@@ -27,6 +31,13 @@ AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
 )
 def test_each_kind_of_training_has_its_kind_of_number(settings: dict, kind: str, of: str) -> None:
     assert likelihood(build(settings)).to_dict() == {"kind": kind, "of": of, "tokenizer": "bytes"}
+
+
+@pytest.mark.parametrize("corpus", ["stdlib", "task:copy", "1*task:copy + 2*task:reverse", "markov:2"])
+def test_responses_are_said_of_what_the_loaded_corpus_marks(corpus: str) -> None:
+    config = build({"data.corpus": corpus, "data.sequence_length": 64})
+    marks = load(config.data).train_maskable_T is not None
+    assert (likelihood(config).of == "responses") == marks
 
 
 def test_what_is_compared_with_what() -> None:

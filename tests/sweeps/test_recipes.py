@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.frame import Study
 from core import records
 from core.config import config_hash
 from core.errors import UserError
@@ -12,7 +13,7 @@ from core.model.size import training_flops
 from core.recipes import Recipe, recipes
 from core.settings import build, load
 from core.training.run import train
-from sweeps.audit import read_runs
+from sweeps.audit import first_stage, read_runs
 from sweeps.cost import calibrate
 from sweeps.export import export
 from sweeps.folders import recorded, run_folder
@@ -86,6 +87,29 @@ def test_a_worker_trains_the_first_stage_once_and_starts_from_it(tmp_path) -> No
     stage = records.read(next(folder.glob("stages/*/record.json")))
     assert stage.status == "complete" and stage.config["objective"]["kind"] == "autoregressive"
     assert record.curve["train/nelbo"][0] < 5.4 < stage.curve["train/nelbo"][0]
+    assert record.before == {"flops": stage.flops, "tokens": stage.tokens, "wall_time_s": stage.wall_time_s}
+    assert stage.flops == training_flops(run.first) > 0 and stage.before == {}
+    assert record.flops == made.design["arms"][1]["flops"] == training_flops(run.first) + training_flops(run.config)
+    own = run.config.tokens_per_step * run.config.trainer.steps
+    assert record.validation["tokens"][-1] == own and record.tokens == own + stage.validation["tokens"][-1]
+    tokens_T, _ = Study.load(tmp_path / "toy", made.design).series("staged", "validation", "val/nelbo")[0]
+    assert tokens_T[-1] == record.tokens and tokens_T[0] > stage.tokens
+    [whole] = [one for one in read_runs(tmp_path / "toy", []) if one.record.before]
+    assert list(first_stage(whole, "here")) == []
+    path = next(folder.glob("stages/*/record.json"))
+    for change, said in (
+        ({"flops": 1.0}, "its run counts"), ({"seed": 7}, "isn't the first stage"), ({"status": "failed"}, "it is failed"),
+        ({"config": stage.config | {"seed": 3}}, "doesn't hash to its run hash"),
+    ):  # fmt: skip
+        path.write_text(json.dumps(json.loads(stage.to_json()) | change))
+        assert said in "; ".join(finding.text for finding in first_stage(whole, "here"))
+    path.write_text(stage.to_json())
+    former = replace(whole, record=replace(record, before={}))
+    assert [(one.note, "by an earlier version" in one.text) for one in first_stage(former, "here")] == [(True, True)]
+    (path.parent / "model.safetensors").write_bytes(b"")
+    assert ["isn't the file that was trained" in one.text for one in first_stage(whole, "here")] == [True]
+    path.unlink()
+    assert [one.text for one in first_stage(whole, "here")] == ["the record of its first stage is gone"]
     findings: list = []
     assert len(list(read_runs(tmp_path / "toy", findings))) == 2 and findings == []
 

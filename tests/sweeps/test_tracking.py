@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from core.decoded import Decoded
 from core.records import RunRecord
 from core.training.run import train
-from sweeps.tracking import WandbTracker, run_id
+from sweeps.tracking import WandbTracker, run_id, tell_answers
 
 wandb = pytest.importorskip("wandb")
 
@@ -122,6 +123,29 @@ def test_a_real_run_is_mirrored_whole(offline, track):
     assert told.summary["val/nelbo"] == pytest.approx(record.metrics["val/nelbo"])
     assert told.summary["status"] == "complete"
     assert told.exit_code == 0
+
+
+def test_what_a_model_answered_joins_the_run_that_mirrors_it(offline, track):
+    answers = [
+        Decoded("one", {}, "dyck", 4, "w", ["1101", "1001"], calls=16.0, length=16, seconds=2.0),
+        Decoded("two", {}, "dyck", 4, "w", reason="OSError: no room"),
+    ]
+    tell_answers(track.plan, track.run, track.folder, answers)
+    assert not track.folder.exists()  # it isn't mirrored
+    tracker = track()
+    record = finished(track.run, before={"flops": 2.0, "tokens": 30.0}, flops=5.0, validation={"tokens": [64.0]})
+    tracker.finish(record)
+    told = only_run(track.folder)
+    assert told.summary["flops"] == 5.0 and told.summary["tokens"] == 94.0  # the first stage's among them
+    time.sleep(1.1)  # folders are named by the second
+    tell_answers(track.plan, track.run, track.folder, answers)
+    wandb.teardown()
+    segments = sorted(track.folder.glob("wandb/offline-run-*/*.wandb"))
+    assert len(segments) == 2 and len({path.name for path in segments}) == 1
+    told = read_back(segments[1])
+    assert told.run.run_id == tracker.status["id"] and told.exit_code == 0
+    assert told.summary["decoded/one/exact_match"] == 5 / 8 and told.summary["decoded/one/calls"] == 16
+    assert told.summary["decoded/two/reason"] == "OSError: no room"
 
 
 def test_expert_load_is_a_picture_and_a_table(offline, track):

@@ -11,8 +11,9 @@ import torch
 
 from core.config import DataConfig, RunConfig
 from core.data import corpora
-from core.data.mixtures import BLOCK, Draws, kinds, parse, shares
+from core.data.mixtures import BLOCK, Draws, shares
 from core.data.module import MaskedTextModule, TrainBatches
+from core.data.names import kinds, parse
 from core.data.shards import Shards, write_shards
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError

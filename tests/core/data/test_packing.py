@@ -13,9 +13,13 @@ from core.data.corpora import load
 from core.data.module import MaskedTextModule, TrainBatches, held_out
 from core.data.packing import fit
 from core.errors import UserError
+from core.model.balance import expert_counts, max_violation
+from core.model.config import EXPERTS_CHOOSE
 from core.model.confined import confine
+from core.model.routers import ROUTERS
 from core.model.transformer import Denoiser, initialise
 from core.settings import build
+from core.training.callbacks import summarise
 from core.training.module import MaskedDiffusion
 from core.training.run import train
 from tests.core.training.test_run import QUICK
@@ -143,3 +147,93 @@ def test_every_conversation_is_in_the_data_whole(conversations: Path) -> None:
 def test_what_does_not_pack_is_refused(conversations: Path, settings: dict, expected: str) -> None:
     with pytest.raises(UserError, match=expected):
         packed(conversations, **{key.replace(".", "__"): value for key, value in settings.items()})
+
+
+def without_filling(module: MaskedDiffusion, batch) -> tuple[torch.Tensor, list]:
+    """The slow reference: every row alone, its filling cut off. Returns the loss, and each layer's routing of all tokens."""
+    routings, nats = [], 0.0
+    for row, segments_L in enumerate(batch.packed.segments_BL):
+        own = slice(0, int((segments_L > 0).sum()))
+        tokens_BL, masked_BL = batch.tokens_BL[row : row + 1, own], batch.masking.masked_BL[row : row + 1, own]
+        hidden = module.denoiser.hidden(
+            tokens_BL.masked_fill(masked_BL, module.config.model.mask_id), batch.told_B[row : row + 1],
+            batch.masking.ratio_B[row : row + 1], segments_BL=batch.packed.segments_BL[row : row + 1, own],
+        )  # fmt: skip
+        routings.append([layer.routing for layer in hidden.routings])
+        logits = module.denoiser.logits(hidden.states_BLD[masked_BL])
+        cross_entropy = F.cross_entropy(logits, tokens_BL[masked_BL], reduction="none")
+        conversation = segments_L[own][masked_BL[0]]
+        before = int((batch.packed.row_C < row).sum())
+        lengths = batch.packed.length_C[before + conversation - 1]
+        nats = nats + (batch.masking.weight_B[row] * cross_entropy / lengths).sum()
+    layers = [
+        [torch.cat([getattr(row[layer], name) for row in routings]) for name in ("logits_NE", "probs_NE", "experts_NK")]
+        for layer in range(len(routings[0]))
+    ]
+    experts = module.config.model.experts
+    auxiliary = 0.0
+    for logits_NE, probs_NE, experts_NK in layers:
+        share_E = F.one_hot(experts_NK[experts_NK >= 0], experts).double().mean(0)
+        balance = experts * (share_E * probs_NE.mean(0)).sum()
+        auxiliary = auxiliary + (0.3 * balance + 0.2 * logits_NE.logsumexp(-1).square().mean()) / len(layers)
+    return nats / len(batch.packed.row_C) + auxiliary, layers
+
+
+def gradients(module: MaskedDiffusion, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    module.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ROUTERS if kind not in EXPERTS_CHOOSE])
+def test_filling_is_nobodys_token(conversations: Path, kind: str) -> None:
+    """The losses, gradients and statistics of a batch are those of the same batch without its filling."""
+    weights = {"objective__load_balancing_weight": 0.3, "objective__z_loss_weight": 0.2}
+    module = MaskedDiffusion(packed(conversations, model__router__kind=kind, **weights))
+    batch = TrainBatches(module.config, load(module.config.data)).batch(3)
+    assert int((~batch.packed.real_BL).sum()) > 0
+    expected, layers = without_filling(module, batch)
+    wanted = gradients(module, expected)
+    found = module.training_step(batch, 0)["loss"]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for name, grad in gradients(module, found).items():
+        torch.testing.assert_close(grad, wanted[name], atol=2e-6, rtol=1e-4, msg=name)
+    experts = module.config.model.experts
+    counts_SE = torch.stack([expert_counts(experts_NK, experts, ragged=True) for *_, experts_NK in layers])
+    assert torch.equal(torch.stack([layer.counts_E for layer in module._routings]), counts_SE)
+    with torch.no_grad():
+        seen = module.validation_step(batch, 0)
+    assert torch.equal(seen["counts_LE"], counts_SE) and torch.equal(seen["load_STME"].sum((1, 2)), counts_SE)
+    assert torch.equal(seen["violation_S"], max_violation(counts_SE))
+    torch.testing.assert_close(seen["top1_SN"], torch.stack([probs_NE.amax(-1) for _, probs_NE, _ in layers]))
+    if kind == "bias_balanced":
+        module.on_train_batch_end(None, batch, 0)
+        rate = module.config.model.router.bias_update_rate
+        for moe, counts_E in zip(module.denoiser.mixtures(), counts_SE.float(), strict=True):
+            torch.testing.assert_close(moe.router.bias_E, rate * (counts_E.mean() - counts_E).sign())
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_micro_batches_and_devices_divide_by_the_tokens_of_the_step(conversations: Path, accumulate: int) -> None:
+    """The rows of a step, split over devices and micro-batches, have the z-loss of them all as the mean of their own."""
+    weights = {"objective__z_loss_weight": 1.0, "trainer__batch_size": 8}
+    whole = packed(conversations, **weights)
+    module = MaskedDiffusion(whole)
+    z_loss = module.training_step(TrainBatches(whole, load(whole.data)).batch(2), 0)["z_loss"].item()
+    split, parts = packed(conversations, trainer__accumulate=accumulate, **weights), []
+    for rank in (0, 1):
+        parts += TrainBatches(split, load(split.data), rank=rank, world_size=2).micro_batches(2)
+    assert len({int((part.packed.segments_BL > 0).sum()) for part in parts}) > 1
+    found = [module.training_step(part, i)["z_loss"].item() for i, part in enumerate(parts)]
+    assert np.mean(found) == pytest.approx(z_loss, rel=1e-6)
+
+
+def test_validation_weighs_auxiliary_losses_by_tokens(conversations: Path) -> None:
+    config = packed(conversations, data__validation_sequences=2, trainer__batch_size=1)
+    module = MaskedDiffusion(config)
+    batches = list(MaskedTextModule(config).val_dataloader())
+    together = list(MaskedTextModule(packed(conversations, trainer__batch_size=2)).val_dataloader())
+    with torch.no_grad():
+        apart, whole = ([module.validation_step(batch, 0) for batch in part] for part in (batches, together))
+    assert len(apart) == 2 and len(whole) == 1
+    assert summarise(apart)["val/z_loss"] == pytest.approx(float(whole[0]["z_loss"]), rel=1e-6)

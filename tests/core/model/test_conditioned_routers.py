@@ -9,7 +9,7 @@ import core.model.mixing as mixing
 from core.config import TOLD_TIMESTEP, ModelConfig, RouterConfig
 from core.errors import UserError
 from core.model.balance import expert_counts
-from core.model.config import SEES_OTHERS
+from core.model.config import BY_RATIO, EXPERTS_CHOOSE, SEES_OTHERS
 from core.model.experts import reference_moe
 from core.model.moe import MoE
 from core.model.routers import ROUTERS
@@ -121,11 +121,41 @@ def test_tokens_routed_by_the_rest_of_their_sequence_are_of_the_kinds_that_say_s
     kind: str, x_ND: torch.Tensor
 ) -> None:
     rule, given = made(kind), conditions()
-    changed = x_ND.clone()
-    changed[L // 2 : L] *= -3
-    one, other = (rule(tokens_ND, given).experts_NK[: L // 2] for tokens_ND in (x_ND, changed))
+    states_ND, residual_ND, tokens_BL = x_ND.clone(), given.residual_ND.clone(), given.tokens_BL.clone()
+    for values_ND in (states_ND, residual_ND):
+        values_ND[L // 2 : L] *= -3
+    tokens_BL[0, L // 2 : L] += 1
+    changed = given._replace(tokens_BL=tokens_BL, residual_ND=residual_ND)
+    one, other = (rule(*seen).experts_NK[: L // 2] for seen in ((x_ND, given), (states_ND, changed)))
     follows = not torch.equal(one, other)
     assert rule.sees_others == follows == (kind in SEES_OTHERS)
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_what_else_is_said_of_a_kind_is_what_it_does(kind: str, x_ND: torch.Tensor) -> None:
+    schedule = {"k_schedule": "linear"} if kind in BY_RATIO else {}
+    rule, given = made(kind, **schedule), conditions()
+    for parameter in rule.parameters():  # where they start at zero too
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+    plain = rule(x_ND, given)
+    told = rule(x_ND, given._replace(timestep_B=given.timestep_B.flip(0)))
+    assert (not torch.equal(plain.logits_NE, told.logits_NE)) == (kind in TOLD_TIMESTEP)
+    paced = rule(x_ND, given._replace(ratio_B=given.ratio_B.flip(0)))
+    assert (not torch.equal(plain.experts_NK, paced.experts_NK)) == (kind in BY_RATIO)
+    taken_BE = torch.stack([expert_counts(one, E, ragged=True) for one in plain.experts_NK.chunk(B)])
+    alike = bool((taken_BE == taken_BE[:, :1]).all())  # each expert takes as many tokens of a sequence as the others
+    assert alike == (kind in (*EXPERTS_CHOOSE, "soft"))
+
+
+def test_chance_is_a_packed_texts_own() -> None:
+    rule, generator = made("random"), torch.Generator().manual_seed(0)
+    segments_BL = torch.tensor([[1] * 5 + [2] * 4 + [0] * 3, [1] * 8 + [2] * 4])
+    tokens_BL = torch.randint(0, 50, segments_BL.shape, generator=generator)
+    told_B = torch.rand(2, generator=generator)
+    packed = rule(torch.zeros(24, D), Conditions(told_B, told_B, tokens_BL, segments_BL=segments_BL)).experts_NK
+    for row, start, end in ((0, 0, 5), (0, 5, 9), (1, 0, 8), (1, 8, 12)):
+        alone = Conditions(told_B[:1], told_B[:1], tokens_BL[row : row + 1, start:end])
+        assert torch.equal(rule(torch.zeros(end - start, D), alone).experts_NK, packed.view(2, 12, K)[row, start:end])
 
 
 def test_expert_choice_sees_its_own_sequence_alone(x_ND: torch.Tensor) -> None:
@@ -276,7 +306,7 @@ def test_schedules_share_the_published_means_and_ends() -> None:
 
 
 @pytest.mark.parametrize("path", ["cpu, one part", "cpu, many parts", "cpu, filled up", "accelerator"])
-@pytest.mark.parametrize("kind", ["adaptive_k", "expert_choice", "ec_dlm", "soft"])
+@pytest.mark.parametrize("kind", ["adaptive_k", "expert_choice", "ec_dlm", "soft", "topk with filling"])
 def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
     monkeypatch: pytest.MonkeyPatch, kind: str, path: str, x_ND: torch.Tensor
 ) -> None:
@@ -286,11 +316,14 @@ def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
         monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
     if path == "accelerator":
         monkeypatch.setattr(mixing, "in_parts", lambda device: False)
-    layer = MoE(config(kind))
+    layer, given = MoE(config(kind.removesuffix(" with filling"))), conditions()
+    if kind.endswith("filling"):
+        given = given._replace(real_N=torch.arange(B * L) % L < 9)
     for parameter in layer.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)) * 0.5)
     x_ND.requires_grad_()
-    fast, routing, counts_E = layer(x_ND, conditions())
+    fast, routing, counts_E = layer(x_ND, given)
+    assert given.real_N is None or not fast[~given.real_N].any()
     slow = reference_moe(layer.experts, x_ND, routing.gates_NK, routing.experts_NK)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
     assert counts_E.tolist() == [(routing.experts_NK == expert).sum() for expert in range(E)]

@@ -32,6 +32,7 @@ KINDS = {
     "timestep": {"model.router.kind": "timestep_only"},
     "soft": {"model.router.kind": "soft"},
     "hash": {"model.router.kind": "hash"},
+    "packed": {"objective.kind": "sft", "data.packing": True},  # of unlike lengths, so that ranks have unlike filling
 }
 # Kinds and ZeRO stages, in two launches.
 CASES = {
@@ -48,6 +49,8 @@ pytestmark = pytest.mark.slow
 def settings(kind: str, weights: Path, stage: int | None = None, parallel: int = 1) -> dict:
     """The config's settings of a router kind; spread at a ZeRO stage, or on one device."""
     chosen = STEPS | KINDS[kind] | {"trainer.initial_weights": str(weights / f"{kind}.safetensors")}
+    if kind == "packed":
+        chosen["data.corpus"] = f"instructions:{weights / 'pairs.jsonl'}"
     if stage is None:
         return chosen
     return chosen | {
@@ -68,6 +71,8 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for moe in model.mixtures():
                 moe.router.bias_E.copy_(torch.tensor([5.0, 5.0, 0.0, 0.0]))
         save_file(model.state_dict(), folder / f"{kind}.safetensors")
+    pairs = [{"prompt": "ab" * (1 + i % 2), "response": "xyz" * (1 + i % 7)} for i in range(1200)]
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     runs = folder / "runs"
     runs.mkdir()
     for kind in KINDS:

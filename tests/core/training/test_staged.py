@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from core import records
 from core.errors import UserError
+from core.model.size import training_flops
 from core.settings import load
 from core.stages import llada_moe_stages, make_stages
 from core.training import pausing
@@ -96,6 +97,8 @@ def test_five_stages_that_are_cut_off_end_as_those_that_are_not(five: dict, tmp_
                 and wanted["step"] == former.validation["step"][column.index(min(column))]
             )
         assert source == {"stage": before.stage.name, **wanted}
+        assert record.before == former.spent and record.flops == former.flops + training_flops(turn.config)
+        assert record.tokens == former.tokens + record.validation["tokens"][-1]
         assert load(turn.folder / "config.yaml") == turn.config
         initial = turn.config.trainer.initial_weights
         assert initial == str((before.folder / (WEIGHTS if before.stage.select == "last" else BEST)).resolve())
