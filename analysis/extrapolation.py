@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.fitting import UNDETERMINED
 from analysis.forms import Runs
 from analysis.isoflop import interval
 from analysis.scaling import ScalingLaw
@@ -12,6 +13,7 @@ from analysis.trend import Interval
 
 NO_FLOOR = 0.01  # of the lowest loss: an E below it is none
 SMALLEST = 1.5  # times the smallest N or D: up to there models are the same rung, if of another family
+FAR = 1e-2  # spread of log predictions over equally good fits at a target, from which on they say different things
 CLEAR = 2.0  # times the scatter, by which a term has to change the loss over the runs
 
 
@@ -38,6 +40,21 @@ def distinct(laws: Mapping[str, ScalingLaw]) -> dict[tuple[str, ...], ScalingLaw
     for family, law in laws.items():
         found.setdefault(id(law), ([], law))[0].append(family)
     return {tuple(families): law for families, law in found.values()}
+
+
+def undetermined(
+    laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]
+) -> str:
+    """Where fits that are equally good disagree, so that rounding chose between them; empty where they agree."""
+    for families, law in distinct(laws).items():
+        own = runs.where(np.isin(runs.family, families))
+        if law.spread(own.parameters, own.tokens, **{name: getattr(own, name) for name in law.modifiers}) > UNDETERMINED:
+            return f"over {UNDETERMINED:.1%} on these runs"
+        for target, scale in targets.items():
+            for modifiers in _asked(law, families, runs, scale).values():
+                if law.spread(scale["parameters"], scale["tokens"], **modifiers) > FAR:
+                    return f"over {FAR:.0%} at {target}"
+    return ""
 
 
 def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
@@ -82,18 +99,24 @@ def extrapolations(
     laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]
 ) -> tuple[Extrapolation, ...]:
     """Each law at each target: with the families' own sparsity, and where the law knows of it, with the target's."""
-    rows = []
-    for families, law in distinct(laws).items():
-        kinds: dict[str, dict[str, float]] = {" and ".join(families): {}}
-        if law.modifiers:
-            own = {family: runs.of(family) for family in families}
-            kinds = {name: {key: float(getattr(p, key)[0]) for key in law.modifiers} for name, p in own.items()}
-        for target, scale in targets.items():
-            there = {key: float(scale[key]) for key in law.modifiers}
-            asked = kinds | ({} if there in kinds.values() else {_kind(there): there})
-            for family, modifiers in asked.items():
-                rows.append(_extrapolated(law, family, target, scale["parameters"], scale["tokens"], modifiers))
-    return tuple(rows)
+    return tuple(
+        _extrapolated(law, family, target, scale["parameters"], scale["tokens"], modifiers)
+        for families, law in distinct(laws).items()
+        for target, scale in targets.items()
+        for family, modifiers in _asked(law, families, runs, scale).items()
+    )
+
+
+def _asked(
+    law: ScalingLaw, families: tuple[str, ...], runs: Runs, scale: Mapping[str, float]
+) -> dict[str, dict[str, float]]:
+    """What a law is asked at a target: modifiers by the name of the kind of model."""
+    kinds: dict[str, dict[str, float]] = {" and ".join(families): {}}
+    if law.modifiers:
+        own = {family: runs.of(family) for family in families}
+        kinds = {name: {key: float(getattr(p, key)[0]) for key in law.modifiers} for name, p in own.items()}
+    there = {key: float(scale[key]) for key in law.modifiers}
+    return kinds | ({} if there in kinds.values() else {_kind(there): there})
 
 
 def _kind(modifiers: Mapping[str, float]) -> str:

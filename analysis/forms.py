@@ -48,9 +48,14 @@ class Runs:
 
 @dataclass(frozen=True)
 class Form:
-    """A form and how far off it is on every family's largest model: root mean square of log residuals, None = not judged."""
+    """A form and how far off it is on every family's largest model: root mean square of log residuals.
+
+    error: None where it wasn't judged, and where the other runs don't determine the form: then equally good fits differ by
+    `spread` in their log predictions of those models.
+    """
 
     name: str
     modifiers: tuple[str, ...]
     coefficients: int
     error: float | None
+    spread: float = 0.0

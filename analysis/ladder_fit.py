@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.extrapolation import distinct, extrapolations, weaknesses
+from analysis.extrapolation import distinct, extrapolations, undetermined, weaknesses
 from analysis.families import choose, compare, fit
 from analysis.forms import Form, Runs
 from analysis.frame import Study
@@ -40,9 +40,10 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         forms = compare(runs)
     except UserError as error:
         notes.append(f"no form was judged on the largest models, since without them too little is left ({error})")
-    form = choose(forms) if forms else PLAIN
+    form = PLAIN
     try:
-        laws = fit(runs, form, bootstrap=bootstrap)
+        form = choose(forms) if forms else PLAIN
+        laws = _determined(fit(runs, form, bootstrap=bootstrap), runs, design["ladder"]["targets"])
     except UserError as error:
         notes.append(f"no law: {error}")
     weak = weaknesses(laws, runs)
@@ -62,6 +63,16 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         laws=laws,
     )
     return replace(found, optima=_optima(found)) if laws else found
+
+
+def _determined(
+    laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]
+) -> Mapping[str, ScalingLaw]:
+    """The same laws. Raises UserError where rounding chose them: what they say would differ on another processor."""
+    where = undetermined(laws, runs, targets)
+    if where:
+        raise UserError(f"the runs don't determine it: fits that are equally good differ by {where}")
+    return laws
 
 
 def _point(study: Study, arm: Mapping[str, Any]) -> Point:
