@@ -14,17 +14,19 @@ import numpy as np
 
 HUBER = 1e-3
 
-PULL = 1e-12  # towards 0: moves no determined coefficient's sixth digit, and makes undetermined ones the same everywhere
+PULL = 1e-10  # towards 0: moves no determined coefficient's fourth digit, and makes undetermined ones the same everywhere
 
 LONGEST = 5.0  # step in any coefficient
 
 FINEST, STIFFEST = 1e-11, 1e6  # a step and a damping at which a start is done
 
+POLISH, ROUNDING = 6, 1e-13  # last steps, and by which share the objective may seem to rise in them
+
 
 @dataclass(frozen=True)
 class Task:
-    """What is minimised. terms: (3, R, P), log terms = terms @ coefficients; loss: (R,) log losses; weights: (S, R) of the
-    runs; hold, centre: (S, P, P) and (S, P), a quadratic that holds coefficients near a place."""
+    """What is minimised. terms: (3, R, P), log terms = terms @ coefficients; loss, weights: (S, R), log losses and weights of
+    the runs; hold, centre: (S, P, P) and (S, P), a quadratic that holds coefficients near a place."""
 
     terms: np.ndarray
     loss: np.ndarray
@@ -33,7 +35,7 @@ class Task:
     centre: np.ndarray
 
     def only(self, live: np.ndarray) -> "Task":
-        return Task(self.terms, self.loss, self.weights[live], self.hold[live], self.centre[live])
+        return Task(self.terms, self.loss[live], self.weights[live], self.hold[live], self.centre[live])
 
     def objective(self, theta_SP: np.ndarray) -> np.ndarray:
         """The sum of Huber losses at each start. Returns (S,)."""
@@ -72,20 +74,23 @@ class Task:
 
 def task(
     terms_3RP: np.ndarray,
-    loss_R: np.ndarray,
+    loss: np.ndarray,
     starts: int,
     *,
     weights_SR: np.ndarray | None = None,
     hold_SPP: np.ndarray | None = None,
     centre_SP: np.ndarray | None = None,
 ) -> Task:
-    """The objective for S starts. loss: logs; weights: of the runs, 1 if left out; hold: about centre, beside the pull."""
+    """The objective for S starts.
+
+    loss: (R,) or (S, R) logs; weights: of the runs, 1 if left out; hold: a quadratic about centre, beside the pull.
+    """
     size = terms_3RP.shape[2]
     pull = np.broadcast_to(PULL * np.eye(size), (starts, size, size))
     return Task(
         terms=terms_3RP,
-        loss=loss_R,
-        weights=np.ones((starts, len(loss_R))) if weights_SR is None else weights_SR,
+        loss=np.broadcast_to(loss, (starts, terms_3RP.shape[1])),
+        weights=np.ones((starts, terms_3RP.shape[1])) if weights_SR is None else weights_SR,
         hold=pull if hold_SPP is None else pull + hold_SPP,
         centre=np.zeros((starts, size)) if centre_SP is None else centre_SP,
     )
@@ -98,7 +103,9 @@ def minimise(wanted: Task, starts_SP: np.ndarray, *, steps: int = 400) -> tuple[
     for _ in range(steps):
         here, at = wanted.only(live), theta[live]
         best_step, best = np.zeros_like(at), np.full(len(at), np.inf)
-        for step in _directions(here, at, damping[live]):
+        gradient, reweighted, hessian = here.slopes(at)
+        for step in (_newton(gradient, hessian, damping[live] * _stiffest(reweighted)),
+                     _reweighted(gradient, reweighted, damping[live])):  # fmt: skip
             reached = here.value(at + step)
             lower = reached < best
             best_step, best = np.where(lower[:, None], step, best_step), np.where(lower, reached, best)
@@ -110,15 +117,39 @@ def minimise(wanted: Task, starts_SP: np.ndarray, *, steps: int = 400) -> tuple[
         live = live[~done]
         if not len(live):
             break
-    return theta, value
+    theta = _polished(wanted, theta)
+    return theta, wanted.value(theta)
 
 
-def _directions(here: Task, at: np.ndarray, damping: np.ndarray) -> list[np.ndarray]:
-    gradient, reweighted, hessian = here.slopes(at)
-    scale = np.diagonal(reweighted, axis1=1, axis2=2)
-    stiff = reweighted + (damping[:, None] * scale)[:, :, None] * np.eye(at.shape[1])
+def _polished(wanted: Task, theta: np.ndarray) -> np.ndarray:
+    """Newton's steps by the gradient alone: along a flat valley the objective's own rounding hides its last decrease."""
+    gradient, _, hessian = wanted.slopes(theta)
+    highest = wanted.value(theta) * (1 + ROUNDING)
+    for _ in range(POLISH):
+        moved = theta + _newton(gradient, hessian, np.zeros(len(theta)))
+        slopes = wanted.slopes(moved)
+        better = (np.abs(slopes[0]).max(1) < np.abs(gradient).max(1)) & (wanted.value(moved) <= highest)
+        theta = np.where(better[:, None], moved, theta)
+        gradient = np.where(better[:, None], slopes[0], gradient)
+        hessian = np.where(better[:, None, None], slopes[2], hessian)
+    return theta
+
+
+def _newton(gradient: np.ndarray, hessian: np.ndarray, more: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(hessian)
-    values = np.maximum(np.abs(values), PULL / 10) + (damping * scale.max(1))[:, None]
-    newton = np.einsum("spq,sq->sp", vectors, np.einsum("sqp,sq->sp", vectors, gradient) / values)
-    steps = [-newton, -np.linalg.solve(stiff, gradient[..., None])[..., 0]]
-    return [step / np.maximum(1.0, np.abs(step).max(1) / LONGEST)[:, None] for step in steps]
+    values = np.maximum(np.abs(values), PULL / 10) + more[:, None]
+    return _short(-np.einsum("spq,sq->sp", vectors, np.einsum("sqp,sq->sp", vectors, gradient) / values))
+
+
+def _reweighted(gradient: np.ndarray, matrix: np.ndarray, damping: np.ndarray) -> np.ndarray:
+    scale = np.diagonal(matrix, axis1=1, axis2=2)
+    stiff = matrix + (damping[:, None] * scale)[:, :, None] * np.eye(matrix.shape[1])
+    return _short(-np.linalg.solve(stiff, gradient[..., None])[..., 0])
+
+
+def _stiffest(matrix: np.ndarray) -> np.ndarray:
+    return np.asarray(np.diagonal(matrix, axis1=1, axis2=2).max(1))
+
+
+def _short(step: np.ndarray) -> np.ndarray:
+    return step / np.maximum(1.0, np.abs(step).max(1) / LONGEST)[:, None]

@@ -8,7 +8,7 @@ import numpy as np
 from analysis.fitting import UNDETERMINED
 from analysis.forms import Runs
 from analysis.isoflop import interval
-from analysis.scaling import ScalingLaw
+from analysis.scaling import MODIFIERS, ScalingLaw
 from analysis.trend import Interval
 
 NO_FLOOR = 0.01  # of the lowest loss: an E below it is none
@@ -42,18 +42,34 @@ def distinct(laws: Mapping[str, ScalingLaw]) -> dict[tuple[str, ...], ScalingLaw
     return {tuple(families): law for families, law in found.values()}
 
 
-def undetermined(
-    laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]
-) -> str:
+def places(runs: Runs, scale: Mapping[str, float]) -> Runs:
+    """A target as each family's model: with the family's own sparsity and granularity, and with the target's."""
+    firsts = [runs.of(family).where(np.array([0])) for family in runs.families]
+    own = {name: np.concatenate([getattr(first, name) for first in firsts] * 2) for name in vars(runs)}
+    count = len(firsts)
+    for name in ("parameters", "tokens"):
+        own[name] = np.full(2 * count, scale[name])
+    for name in MODIFIERS:
+        own[name] = np.concatenate([own[name][:count], np.full(count, scale[name])])
+    return Runs(**own)
+
+
+def asked(runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> Runs:
+    """Where a law has to be determined: at the largest models and at the targets."""
+    parts = [runs.where(runs.largest), *(places(runs, scale) for scale in targets.values())]
+    return Runs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(runs)})
+
+
+def undetermined(laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> str:
     """Where fits that are equally good disagree, so that rounding chose between them; empty where they agree."""
+    limits = [("on these runs", runs, UNDETERMINED)]
+    limits += [(f"at {target}", places(runs, scale), FAR) for target, scale in targets.items()]
     for families, law in distinct(laws).items():
-        own = runs.where(np.isin(runs.family, families))
-        if law.spread(own.parameters, own.tokens, **{name: getattr(own, name) for name in law.modifiers}) > UNDETERMINED:
-            return f"over {UNDETERMINED:.1%} on these runs"
-        for target, scale in targets.items():
-            for modifiers in _asked(law, families, runs, scale).values():
-                if law.spread(scale["parameters"], scale["tokens"], **modifiers) > FAR:
-                    return f"over {FAR:.0%} at {target}"
+        for name, there, limit in limits:
+            own = there.where(np.isin(there.family, families))
+            told = {key: getattr(own, key) for key in law.modifiers}
+            if law.spread(own.parameters, own.tokens, **told) > limit:
+                return f"over {limit:.1%} {name}"
     return ""
 
 
@@ -99,24 +115,18 @@ def extrapolations(
     laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]
 ) -> tuple[Extrapolation, ...]:
     """Each law at each target: with the families' own sparsity, and where the law knows of it, with the target's."""
-    return tuple(
-        _extrapolated(law, family, target, scale["parameters"], scale["tokens"], modifiers)
-        for families, law in distinct(laws).items()
-        for target, scale in targets.items()
-        for family, modifiers in _asked(law, families, runs, scale).items()
-    )
-
-
-def _asked(
-    law: ScalingLaw, families: tuple[str, ...], runs: Runs, scale: Mapping[str, float]
-) -> dict[str, dict[str, float]]:
-    """What a law is asked at a target: modifiers by the name of the kind of model."""
-    kinds: dict[str, dict[str, float]] = {" and ".join(families): {}}
-    if law.modifiers:
-        own = {family: runs.of(family) for family in families}
-        kinds = {name: {key: float(getattr(p, key)[0]) for key in law.modifiers} for name, p in own.items()}
-    there = {key: float(scale[key]) for key in law.modifiers}
-    return kinds | ({} if there in kinds.values() else {_kind(there): there})
+    rows = []
+    for families, law in distinct(laws).items():
+        kinds: dict[str, dict[str, float]] = {" and ".join(families): {}}
+        if law.modifiers:
+            own = {family: runs.of(family) for family in families}
+            kinds = {name: {key: float(getattr(p, key)[0]) for key in law.modifiers} for name, p in own.items()}
+        for target, scale in targets.items():
+            there = {key: float(scale[key]) for key in law.modifiers}
+            wanted = kinds | ({} if there in kinds.values() else {_kind(there): there})
+            for family, modifiers in wanted.items():
+                rows.append(_extrapolated(law, family, target, scale["parameters"], scale["tokens"], modifiers))
+    return tuple(rows)
 
 
 def _kind(modifiers: Mapping[str, float]) -> str:

@@ -38,7 +38,7 @@ def compare(runs: Runs) -> tuple[Form, ...]:
     if families > 1:
         for name, coefficients in ((ONE_E, 4 * families + 1), (OWN, 5 * families)):
             try:
-                laws = fit(runs.where(~held), Form(name, (), coefficients, None))
+                laws = fit(runs.where(~held), Form(name, (), coefficients, None), asked=runs.where(held))
             except UserError:
                 continue
             if set(laws) != set(runs.families):  # a family of one model has nothing left to be fitted to
@@ -64,31 +64,38 @@ def choose(forms: Sequence[Form]) -> Form:
     return next(form for form in forms if form.error is not None and form.error <= enough)
 
 
-def fit(runs: Runs, form: Form, *, bootstrap: int = 0, seed: int = 0) -> Mapping[str, ScalingLaw]:
+def fit(
+    runs: Runs, form: Form, *, asked: Runs | None = None, bootstrap: int = 0, seed: int = 0
+) -> Mapping[str, ScalingLaw]:
     """The form's law of each family: the same one for all, or one each.
 
-    bootstrap: refits on resampled points. Raises UserError as `fit_law` does.
+    asked: places at which the laws' spread has to be exact. bootstrap: refits on resampled points. Raises UserError as
+    `fit_law` does.
     """
     rng = np.random.default_rng(seed)
     more: dict[str, Any] = {"bootstrap": bootstrap, "rng": rng}
     if form.name == OWN:
-        parts = {name: runs.of(name) for name in runs.families}
-        return {name: fit_law(**part.columns(), together=part.point, **more) for name, part in parts.items()}
+        laws = {}
+        for name in runs.families:
+            own, there = runs.of(name), asked.of(name).columns() if asked else None
+            laws[name] = fit_law(**own.columns(), together=own.point, asked=there, **more)
+        return laws
     if form.name == ONE_E:
-        return _fit_one_e(runs, bootstrap, rng)
-    law = fit_law(**runs.columns(*form.modifiers), together=runs.point, **more)
+        return _fit_one_e(runs, asked, bootstrap, rng)
+    there = asked.columns(*form.modifiers) if asked else None
+    law = fit_law(**runs.columns(*form.modifiers), together=runs.point, asked=there, **more)
     return dict.fromkeys(runs.families, law)
 
 
-def _fit_one_e(runs: Runs, bootstrap: int, rng: np.random.Generator) -> Mapping[str, ScalingLaw]:
+def _fit_one_e(runs: Runs, asked: Runs | None, bootstrap: int, rng: np.random.Generator) -> Mapping[str, ScalingLaw]:
     """A law each but for E. Coefficients: log E, then (log A, log B, alpha, beta) of each family."""
     names = runs.families
     columns = {name: checked(runs.of(name).columns()) for name in names}
     alone = [fit_law(**runs.of(name).columns()) for name in names]
     own = np.concatenate([[np.log(law.A), np.log(law.B), law.alpha, law.beta] for law in alone])
     first = [np.log(law.E) for law in alone] + [np.log(share * runs.loss.min()) for share in E_STARTS]
-    terms, loss = _joint(runs), np.log(runs.loss)
-    theta, alike = best_of(terms, loss, np.array([[e, *own] for e in first]))
+    terms, loss = _joint(runs, names), np.log(runs.loss)
+    theta, alike = best_of(terms, loss, np.array([[e, *own] for e in first]), _joint(asked, names) if asked else None)
     drawn = [resampled(len(runs.loss), runs.point, rng) for _ in range(bootstrap)]
     samples = refitted(terms, loss, theta, [places for places in drawn if set(runs.family[places]) == set(names)])
     laws = {}
@@ -103,7 +110,7 @@ def _of_family(theta: np.ndarray, place: int) -> np.ndarray:
     return np.array([a, b, theta[0], alpha, beta])
 
 
-def _joint(runs: Runs) -> np.ndarray:
+def _joint(runs: Runs, names: Sequence[str]) -> np.ndarray:
     """What gives the log terms when multiplied by the joint coefficients: (3, R, 1 + 4 families)."""
     own = terms_of({name: np.log(column) for name, column in runs.columns().items()}, ())
     joint = np.zeros((*own.shape[:2], 1 + 4 * len(runs.families)))

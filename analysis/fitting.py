@@ -4,16 +4,18 @@ The objective is the *sum* of Huber losses of log residuals (Hoffmann et al., ar
 arXiv 2404.10102, show that a mean with default tolerances stops early at wrong values), minimised from many starts.
 
 With its small threshold it is nearly a sum of absolute values, and such a sum can have many minima that are equal to the last
-digit and far apart: rounding would then choose. So a fit also keeps what else fits as well: the other starts' minima, and
-what is met on the way along every eigenvector of the Hessian. If those predict different losses, the fit isn't determined.
+digit and far apart: rounding would then choose. So a fit also keeps what else fits as well: the other starts' minima, what is
+met on the way along every eigenvector of the Hessian, and what is found when a prediction that matters is pushed aside. If
+those predict different losses, the fit isn't determined.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 from analysis.descent import minimise, task
 from analysis.scaling import ScalingLaw, checked, error_on, law_of, terms_of
@@ -22,11 +24,13 @@ STARTS = 24  # of the grid's best
 
 AS_GOOD = 1e-6  # by this share of the objective, and by log residuals of this size, two fits are equally good
 
+UNDETERMINED = 1e-3  # spread of log predictions over equally good fits, from which on they say different things
+
+ASIDE = UNDETERMINED * np.array([0.3, 0.6, 1.2, 12.0, 120.0])  # by how much a log prediction is pushed, to see if it gives
+
 WALK = np.geomspace(1e-3, 8.0, 10)  # how far along an eigenvector is looked for fits that are as good
 
 HOLD = 1e-2  # how firmly a fit is held there while the rest adapts
-
-UNDETERMINED = 1e-3  # spread of log predictions over equally good fits, from which on they say different things
 
 GRID = ((0.0, 5.0, 10.0, 15.0, 20.0), (0.0, 5.0, 10.0, 15.0, 20.0), (-1.0, 0.0, 1.0), (0.2, 0.5, 1.0), (0.2, 0.5, 1.0))
 
@@ -39,15 +43,16 @@ def fit_law(
     bootstrap: int = 0,
     rng: np.random.Generator | None = None,
     together: ArrayLike | None = None,
+    asked: Mapping[str, ArrayLike] | None = None,
     **modifiers: ArrayLike,
 ) -> ScalingLaw:
     """Fit the law to R runs.
 
     parameters, tokens, loss: (R,) active parameters, training tokens, final loss in nats. modifiers: (R,) each, of
     MODIFIERS, for MoE forms in which the plain law is nested. bootstrap: refits on resampled runs, for intervals.
-    together: (R,) labels; runs that share one, such as the seeds of a point, are resampled together. Raises UserError for
-    fewer than 8 runs, values that aren't positive and finite, and a range of N or D below a factor of 4: a
-    slope over less says nothing about other scales.
+    together: (R,) labels; runs that share one, such as the seeds of a point, are resampled together. asked: columns (Q,) of
+    places at which the law's `spread` has to be exact. Raises UserError for fewer than 8 runs, values that aren't positive
+    and finite, and a range of N or D below a factor of 4: a slope over less says nothing about other scales.
     """
     columns = checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
     names = list(modifiers)
@@ -55,23 +60,43 @@ def fit_law(
     starts = np.array([[*start, *(0.0 for _ in names)] for start in itertools.product(*GRID)])
     terms = terms_of(logs, names)
     values = task(terms, logs["loss"], len(starts)).value(starts)
-    theta, alike = best_of(terms, logs["loss"], starts[np.argsort(values, kind="stable")[:STARTS]])
+    best = starts[np.argsort(values, kind="stable")[:STARTS]]
+    there = {name: np.log(asked[name]) for name in ("parameters", "tokens", *names)} if asked is not None else None
+    theta, alike = best_of(terms, logs["loss"], best, None if there is None else terms_of(there, names))
     rng = rng or np.random.default_rng(0)
     drawn = [resampled(len(logs["loss"]), together, rng) for _ in range(bootstrap)]
     return law_of(theta, columns, names, refitted(terms, logs["loss"], theta, drawn), alike)
 
 
-def best_of(terms: np.ndarray, loss: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def best_of(
+    terms: np.ndarray, loss: np.ndarray, starts: np.ndarray, asked: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The best fit from many starts, and what else fits as well.
 
-    terms: (3, R, P); loss: (R,) logs; starts: (S, P). Returns (P,) coefficients, and any number of the like.
+    terms: (3, R, P); loss: (R,) logs; starts: (S, P); asked: (3, Q, P), places where other predictions are looked for.
+    Returns (P,) coefficients, and any number of the like.
     """
     found, values = minimise(task(terms, loss, len(starts)), starts)
     best = found[values.argmin()]
-    tried = np.concatenate([found, _walked(terms, loss, best)])
+    tried = [found, _walked(terms, loss, best)]
+    tried += [_pushed(terms, loss, best, np.unique(asked, axis=1))] if asked is not None else []
     plain = task(terms, loss, 1)
     enough = plain.objective(best[None])[0] * (1 + AS_GOOD) + len(loss) * AS_GOOD**2 / 2
-    return best, tried[plain.objective(tried) <= enough]
+    return best, np.concatenate([some[plain.objective(some) <= enough] for some in tried])
+
+
+def _pushed(terms: np.ndarray, loss: np.ndarray, theta: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Fits to one run more each, at an asked place, with another loss than the fit's. Returns (S, P)."""
+    places = asked.shape[1]
+    there = special.logsumexp(asked @ theta, axis=0)
+    moves = [(place, way) for place in range(places) for way in (*ASIDE, *-ASIDE)]
+    losses, weights = np.tile(np.concatenate([loss, there]), (len(moves), 1)), np.ones((len(moves), len(loss) + places))
+    weights[:, len(loss) :] = 0.0
+    for row, (place, way) in enumerate(moves):
+        losses[row, len(loss) + place] += way
+        weights[row, len(loss) + place] = 1.0
+    wanted = task(np.concatenate([terms, asked], axis=1), losses, len(moves), weights_SR=weights)
+    return minimise(wanted, np.tile(theta, (len(moves), 1)), steps=200)[0]
 
 
 def _walked(terms: np.ndarray, loss: np.ndarray, theta: np.ndarray) -> np.ndarray:
@@ -134,8 +159,9 @@ def compare_forms(
     for size in range(len(modifiers) + 1):
         for names in itertools.combinations(modifiers, size):
             kept = {name: columns[name][~held] for name in ("parameters", "tokens", "loss", *names)}
-            law = fit_law(**kept)
-            error, spread = judged({name: column[held] for name, column in columns.items()}, law)
+            unseen = {name: column[held] for name, column in columns.items()}
+            law = fit_law(**kept, asked=unseen)
+            error, spread = judged(unseen, law)
             found.append(Form(names, error, law, spread))
     return tuple(sorted(found, key=lambda form: np.inf if form.error is None else form.error))
 

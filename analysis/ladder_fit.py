@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.extrapolation import distinct, extrapolations, undetermined, weaknesses
+from analysis.extrapolation import asked, distinct, extrapolations, undetermined, weaknesses
 from analysis.families import choose, compare, fit
 from analysis.forms import Form, Runs
 from analysis.frame import Study
@@ -43,7 +43,7 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
     form = PLAIN
     try:
         form = choose(forms) if forms else PLAIN
-        laws = _determined(fit(runs, form, bootstrap=bootstrap), runs, design["ladder"]["targets"])
+        laws = _determined(runs, form, design["ladder"]["targets"], bootstrap)
     except UserError as error:
         notes.append(f"no law: {error}")
     weak = weaknesses(laws, runs)
@@ -66,9 +66,10 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
 
 
 def _determined(
-    laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]
+    runs: Runs, form: Form, targets: Mapping[str, Mapping[str, float]], bootstrap: int
 ) -> Mapping[str, ScalingLaw]:
-    """The same laws. Raises UserError where rounding chose them: what they say would differ on another processor."""
+    """The form's laws. Raises UserError where rounding chose them: what they say would differ on another processor."""
+    laws = fit(runs, form, asked=asked(runs, targets), bootstrap=bootstrap)
     where = undetermined(laws, runs, targets)
     if where:
         raise UserError(f"the runs don't determine it: fits that are equally good differ by {where}")
