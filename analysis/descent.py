@@ -4,8 +4,8 @@ The objective is the sum of Huber losses of log residuals. The log of each of a 
 coefficients, so any form is a matrix: shapes are S starts, three terms, R runs, P coefficients.
 
 Each step tries two directions and takes the lower: Newton's, which converges to the last digits, and that of reweighted least
-squares, which gets there from afar, where most residuals are beyond the threshold and the curvature is nearly nil. The damping
-is Levenberg and Marquardt's.
+squares, which gets there from afar, where most residuals are beyond the threshold and the curvature is nearly nil. The
+damping is Levenberg and Marquardt's.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ import numpy as np
 
 HUBER = 1e-3
 
-PULL = 1e-10  # towards 0: moves no determined coefficient's fourth digit, and makes undetermined ones the same everywhere
+PULL = (
+    1e-10  # towards 0: moves no determined coefficient's fourth digit, and makes undetermined ones the same everywhere
+)
 
 LONGEST = 5.0  # step in any coefficient
 

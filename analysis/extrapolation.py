@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fitting import UNDETERMINED
+from analysis.fitting import NO_ERROR, UNDETERMINED
 from analysis.forms import Runs
 from analysis.isoflop import interval
 from analysis.scaling import MODIFIERS, ScalingLaw
@@ -99,7 +99,7 @@ def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
                 continue
             term = (whole - without[name])[scale > SMALLEST * scale.min()]
             change = float(np.ptp(term) / np.median(own.loss)) if len(term) else 0.0
-            if change < CLEAR * law.residual:
+            if change < CLEAR * max(law.residual, NO_ERROR):
                 said.append(
                     f"the term{whose} in {letter} changes the loss by {change:.1%} above the smallest {letter}, and "
                     f"the scatter is {law.residual:.1%}: its coefficients say nothing"

@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting import best_of, compare_forms, fit_law, judged, refitted, resampled
+from analysis.fitting import NO_ERROR, best_of, compare_forms, first_guesses, fit_law, judged, refitted, resampled
 from analysis.forms import Form, Runs
 from analysis.scaling import ScalingLaw, checked, law_of, terms_of
 from core.errors import UserError
 
 ONE_E, OWN = "a law each, one E", "a law each"
 CLOSE = 1.05  # errors this near to the least can't be told from it by a few runs
-NO_ERROR = 1e-4  # a smaller error is none: between two of them rounding would choose
 E_STARTS = (0.3, 0.6, 0.9)  # shares of the lowest loss
 OWN_PLACES = (0, 1, 3, 4)  # of a, b, alpha, beta in a law's coefficients
 
@@ -35,13 +34,11 @@ def compare(runs: Runs) -> tuple[Form, ...]:
     for form in sorted(nested, key=lambda form: len(form.modifiers)):
         name = f"one law with {' and '.join(form.modifiers)}" if form.modifiers else "one law"
         found.append(Form(name, form.modifiers, 5 + len(form.modifiers), form.error, form.spread))
-    if families > 1:
+    if families > 1 and set(runs.where(~held).families) == set(runs.families):  # of one model nothing would be left
         for name, coefficients in ((ONE_E, 4 * families + 1), (OWN, 5 * families)):
             try:
                 laws = fit(runs.where(~held), Form(name, (), coefficients, None), asked=runs.where(held))
             except UserError:
-                continue
-            if set(laws) != set(runs.families):  # a family of one model has nothing left to be fitted to
                 continue
             parts = [(*judged(runs.where(held).of(f).columns(), law), (held & (runs.family == f)).sum())
                      for f, law in laws.items()]  # fmt: skip
@@ -95,7 +92,8 @@ def _fit_one_e(runs: Runs, asked: Runs | None, bootstrap: int, rng: np.random.Ge
     own = np.concatenate([[np.log(law.A), np.log(law.B), law.alpha, law.beta] for law in alone])
     first = [np.log(law.E) for law in alone] + [np.log(share * runs.loss.min()) for share in E_STARTS]
     terms, loss = _joint(runs, names), np.log(runs.loss)
-    theta, alike = best_of(terms, loss, np.array([[e, *own] for e in first]), _joint(asked, names) if asked else None)
+    starts = np.concatenate([[[e, *own] for e in first], _guesses(terms, loss, runs)])
+    theta, alike = best_of(terms, loss, starts, _joint(asked, names) if asked else None)
     drawn = [resampled(len(runs.loss), runs.point, rng) for _ in range(bootstrap)]
     samples = refitted(terms, loss, theta, [places for places in drawn if set(runs.family[places]) == set(names)])
     laws = {}
@@ -103,6 +101,16 @@ def _fit_one_e(runs: Runs, asked: Runs | None, bootstrap: int, rng: np.random.Ge
         more = ([_of_family(one, place) for one in several] for several in (samples, alike))
         laws[name] = law_of(_of_family(theta, place), columns[name], [], *more)
     return laws
+
+
+def _guesses(terms: np.ndarray, loss: np.ndarray, runs: Runs) -> np.ndarray:
+    """Joint starts of each family's own, the best with the best. Returns (STARTS, 1 + 4 families)."""
+    parts = []
+    for place, name in enumerate(runs.families):
+        own = runs.family == name
+        columns = [1 + 4 * place, 2 + 4 * place, 0, 3 + 4 * place, 4 + 4 * place]
+        parts.append(first_guesses(terms[:, own][:, :, columns], loss[own]))
+    return np.column_stack([parts[0][:, 2], *(part[:, OWN_PLACES] for part in parts)])
 
 
 def _of_family(theta: np.ndarray, place: int) -> np.ndarray:

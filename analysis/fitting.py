@@ -10,7 +10,7 @@ those predict different losses, the fit isn't determined.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,11 @@ AS_GOOD = 1e-6  # by this share of the objective, and by log residuals of this s
 
 UNDETERMINED = 1e-3  # spread of log predictions over equally good fits, from which on they say different things
 
-ASIDE = UNDETERMINED * np.array([0.3, 0.6, 1.2, 12.0, 120.0])  # by how much a log prediction is pushed, to see if it gives
+NO_ERROR = 1e-4  # of a log: less than that a page doesn't show, and between two such errors rounding would choose
+
+ASIDE = UNDETERMINED * np.array(
+    [0.3, 0.6, 1.2, 12.0, 120.0]
+)  # by how much a log prediction is pushed, to see if it gives
 
 WALK = np.geomspace(1e-3, 8.0, 10)  # how far along an eigenvector is looked for fits that are as good
 
@@ -57,15 +61,20 @@ def fit_law(
     columns = checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
     names = list(modifiers)
     logs = {name: np.log(column) for name, column in columns.items()}
-    starts = np.array([[*start, *(0.0 for _ in names)] for start in itertools.product(*GRID)])
     terms = terms_of(logs, names)
-    values = task(terms, logs["loss"], len(starts)).value(starts)
-    best = starts[np.argsort(values, kind="stable")[:STARTS]]
     there = {name: np.log(asked[name]) for name in ("parameters", "tokens", *names)} if asked is not None else None
-    theta, alike = best_of(terms, logs["loss"], best, None if there is None else terms_of(there, names))
+    starts = first_guesses(terms, logs["loss"])
+    theta, alike = best_of(terms, logs["loss"], starts, None if there is None else terms_of(there, names))
     rng = rng or np.random.default_rng(0)
     drawn = [resampled(len(logs["loss"]), together, rng) for _ in range(bootstrap)]
     return law_of(theta, columns, names, refitted(terms, logs["loss"], theta, drawn), alike)
+
+
+def first_guesses(terms: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """The grid's best starts for one law: (STARTS, P), its objective rising."""
+    more = terms.shape[2] - len(GRID)
+    starts = np.array([[*start, *(0.0 for _ in range(more))] for start in itertools.product(*GRID)])
+    return starts[np.argsort(task(terms, loss, len(starts)).value(starts), kind="stable")[:STARTS]]
 
 
 def best_of(

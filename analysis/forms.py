@@ -29,7 +29,7 @@ class Runs:
     def largest(self) -> np.ndarray:
         """Which runs are of their family's largest model. (R,) bool."""
         top = {name: self.parameters[self.family == name].max() for name in self.families}
-        return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)])
+        return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)], dtype=bool)
 
     @property
     def modifiers(self) -> tuple[str, ...]:

@@ -42,7 +42,12 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         notes.append(f"no form was judged on the largest models, since without them too little is left ({error})")
     form = PLAIN
     try:
-        form = choose(forms) if forms else PLAIN
+        if len(forms) == 1 and forms[0].error is None:
+            notes.append(
+                "the only form couldn't be judged on the largest models: the runs without them don't determine it"
+            )
+        elif forms:
+            form = choose(forms)
         laws = _determined(runs, form, design["ladder"]["targets"], bootstrap)
     except UserError as error:
         notes.append(f"no law: {error}")
@@ -69,10 +74,10 @@ def _determined(
     runs: Runs, form: Form, targets: Mapping[str, Mapping[str, float]], bootstrap: int
 ) -> Mapping[str, ScalingLaw]:
     """The form's laws. Raises UserError where rounding chose them: what they say would differ on another processor."""
-    laws = fit(runs, form, asked=asked(runs, targets), bootstrap=bootstrap)
+    laws = fit(runs, form, asked=asked(runs, targets) if runs.families else None, bootstrap=bootstrap)
     where = undetermined(laws, runs, targets)
     if where:
-        raise UserError(f"the runs don't determine it: fits that are equally good differ by {where}")
+        raise UserError(f"the runs don't determine “{form.name}”: fits that are equally good differ by {where}")
     return laws
 
 

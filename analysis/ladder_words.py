@@ -10,6 +10,8 @@ from analysis.trend import Interval
 from core.metrics import METRICS
 from core.quantities import short
 
+NOTHING = 1e-5  # coefficients, exponents and losses below it are rounding
+
 LETTERS = {"parameters": "N", "tokens": "D"}
 
 
@@ -193,7 +195,8 @@ def _even(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _interval(entry: Interval, bound: float | None = None) -> str:
-    told = [f"{value:.3g}".replace("-", "−") for value in (entry.value, entry.low, entry.high)]
+    told = ["0" if abs(value) < NOTHING else f"{value:.3g}".replace("-", "−")
+            for value in (entry.value, entry.low, entry.high)]  # fmt: skip
     over = " (impossible)" if bound is not None and entry.value > bound else ""
     return f"{told[0]} [{told[1]}, {told[2]}]{over}"
 
