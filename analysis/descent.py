@@ -22,6 +22,8 @@ LONGEST = 5.0  # step in any coefficient
 
 FINEST, STIFFEST = 1e-11, 1e6  # a step and a damping at which a start is done
 
+LEAST, PATIENCE = 1e-12, 25  # a decrease that is none, and for how many steps: then a valley is flat
+
 POLISH, ROUNDING = 6, 1e-13  # last steps, and by which share the objective may seem to rise in them
 
 
@@ -102,6 +104,7 @@ def minimise(wanted: Task, starts_SP: np.ndarray, *, steps: int = 400) -> tuple[
     """Descend from each start. Returns the coefficients (S, P) and the objective there (S,)."""
     theta, value = np.array(starts_SP, dtype=float), wanted.value(starts_SP)
     damping, live = np.full(len(theta), 1e-3), np.arange(len(theta))
+    stalled = np.zeros(len(theta), dtype=int)
     for _ in range(steps):
         here, at = wanted.only(live), theta[live]
         best_step, best = np.zeros_like(at), np.full(len(at), np.inf)
@@ -112,10 +115,11 @@ def minimise(wanted: Task, starts_SP: np.ndarray, *, steps: int = 400) -> tuple[
             lower = reached < best
             best_step, best = np.where(lower[:, None], step, best_step), np.where(lower, reached, best)
         better = best < value[live]
+        stalled[live] = np.where(best < value[live] * (1 - LEAST), 0, stalled[live] + 1)
         theta[live] = np.where(better[:, None], at + best_step, at)
         value[live] = np.where(better, best, value[live])
         damping[live] = np.where(better, np.maximum(damping[live] / 10, 1e-15), damping[live] * 8)
-        done = (better & (np.abs(best_step).max(1) < FINEST)) | (damping[live] > STIFFEST)
+        done = (better & (np.abs(best_step).max(1) < FINEST)) | (damping[live] > STIFFEST) | (stalled[live] > PATIENCE)
         live = live[~done]
         if not len(live):
             break

@@ -63,7 +63,7 @@ def speeds(study: Study) -> tuple[SpeedRow, ...]:
 
 
 def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
-    name, control = study.labels[arm], study.design["control"]
+    name, control, alpha = study.labels[arm], study.design["control"], study.design["alpha"]
     if any(study.data_differs(arm, control, seed) for seed in study.design["seeds"]):
         return SpeedRow(arm, name, None, None, "trained on other data than the control, so not compared")
     seeds = [
@@ -79,7 +79,7 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
         return SpeedRow(arm, name, None, None, "seeds were validated at different tokens")
     control_ST, arm_ST = (np.stack([side[seed][1] for seed in seeds]) for side in (base, own))
     try:
-        speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=goal == "max")
+        speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=goal == "max", alpha=alpha)
     except UserError as error:
         return SpeedRow(arm, name, None, None, str(error))
     notes = [f"{speed.early} of {speed.n} crossings lie before the first validation"] if speed.early else []
