@@ -5,6 +5,7 @@ from importlib import metadata
 
 from analysis.frame import Study
 from analysis.verdicts import Judgement
+from analysis.words import coverage
 from core.metrics import METRICS
 
 PACKAGE = "moe-diffusion-ablations"
@@ -30,7 +31,7 @@ def methods(study: Study, judgement: Judgement) -> str:
         f"We compared {arms} with the control “{study.labels[design['control']]}” in {METRICS[design['metric']].label}"
     )
     told += f" over {many} seeds under common random numbers (data order, masks, timesteps, initial weights), by "
-    told += f"{level(judgement)} % {kept}"
+    told += f"{coverage(design['alpha']).replace('interval', kept)}"
     told += f", adjusting p-values by Holm's method at a family-wise level of {design['alpha']:g}"
     if design["margin"]:
         told += f"; equivalence was tested by two one-sided tests with a margin of {design['margin']:g} {table.unit}".rstrip()
@@ -38,11 +39,6 @@ def methods(study: Study, judgement: Judgement) -> str:
     return told + (
         f"; {lost} run{'s' if lost > 1 else ''} failed and {'are' if lost > 1 else 'is'} left out." if lost else "."
     )
-
-
-def level(judgement: Judgement) -> str:
-    """The coverage of a report's intervals in per cent: that of alpha where they allow for looks, else 95."""
-    return f"{100 * (1 - judgement.design['alpha']):g}" if judgement.course else "95"
 
 
 def sources(judgement: Judgement) -> list[str]:

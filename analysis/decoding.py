@@ -16,6 +16,8 @@ from scipy import special
 from analysis.compare import VERDICT_FLOOR, holm, verdict
 from analysis.frame import Study
 from analysis.sheets import Sheet
+from analysis.words import coverage, percent, pvalue
+from core.quantities import ranked
 
 PERMUTATIONS = 4999
 
@@ -134,6 +136,7 @@ class Decoding:
     ways: tuple[Way, ...]
     cochran: Mapping[str, float]
     missing: int
+    alpha: float
 
     @property
     def headline(self) -> str:
@@ -158,12 +161,12 @@ def decoding(study: Study) -> Decoding:
     wanted = sum(1 if arm in design.get("causal", ()) else len(design["ways"]) for arm in study.arms)
     return Decoding(
         design["task"], design["examples"], design["length"], design["margin"], tuple(_judged(study, design, ways)), omnibus,
-        wanted * (finished + study.missing) // len(study.arms) - there,
+        wanted * (finished + study.missing) // len(study.arms) - there, study.design["alpha"],
     )  # fmt: skip
 
 
 def _way(study: Study, arm: str, way: Mapping[str, Any], design: Mapping[str, Any]) -> Way:
-    control = design["control"]
+    control, alpha = design["control"], study.design["alpha"]
     found = [one for seed in study.design["seeds"] if (one := study.decoded.get((arm, seed), {}).get(way["name"]))]
     answered = [one for one in found if one.reason is None]
     notes = [f"{len(found) - len(answered)} models failed: {one.reason}" for one in found if one.reason is not None][:1]
@@ -176,7 +179,12 @@ def _way(study: Study, arm: str, way: Mapping[str, Any], design: Mapping[str, An
     assert own is not None
     calls = float(np.mean([one.calls for one in answered]))
     ms = float(np.median([1e3 * one.seconds / (one.examples * len(one.right)) for one in answered]))
-    row |= {"right": shift(own[..., 0]), "calls": calls, "tokens_per_call": design["length"] / calls, "ms": ms}
+    row |= {
+        "right": shift(own[..., 0], alpha=alpha),
+        "calls": calls,
+        "tokens_per_call": design["length"] / calls,
+        "ms": ms,
+    }
     if way["name"] == control and arm == study.arms[0]:
         return Way(**row | {"verdict": "control"}, notes=tuple(notes))
     # An arm's own ways are compared with its control way, and that with the control arm's.
@@ -186,7 +194,7 @@ def _way(study: Study, arm: str, way: Mapping[str, Any], design: Mapping[str, An
         models = 0 if both is None else len(both)
         return Way(**row, notes=(*notes, f"{models} models are too few for a verdict ({VERDICT_FLOOR} needed)"))
     difference = both[..., 0] - both[..., 1]
-    row |= {"effect": shift(difference), "p_mcnemar": mcnemar(difference)}
+    row |= {"effect": shift(difference, alpha=alpha), "p_mcnemar": mcnemar(difference)}
     return Way(**row, notes=tuple(notes))
 
 
@@ -238,7 +246,7 @@ def _headline(found: Decoding) -> str:
     for words, ways in groups.items():
         who = f"all {len(judged)}" if len(ways) == len(judged) else f"{len(ways)} of {len(judged)}"
         effects = [way.effect.estimate for way in ways if way.effect]
-        told = [f"{effect:+.1%}" for effect in dict.fromkeys((min(effects), max(effects)))]
+        told = [percent(effect) for effect in dict.fromkeys((min(effects), max(effects)))]
         size = f" ({' to '.join(told)})" if words in ("better", "worse") else ""
         parts.append(f"{who} {words}{size}".replace("-", "−"))
     to_go = f" ({found.missing} to go)" if found.missing > 0 else ""
@@ -259,7 +267,7 @@ def _cheapest(found: Decoding) -> str:
     ]
     if not shown:
         return ""
-    best = min(shown, key=lambda way: way.calls or math.inf)
+    best = shown[ranked([way.calls or math.inf for way in shown])[0]]
     words = f"{best.verdict} of {found.margin:.1%}" if best.verdict.startswith("equivalent") else best.verdict
     return f" Fewest calls of those equivalent or better: “{best.label}” ({words}), {best.tokens_per_call:.2g} tokens a call."
 
@@ -269,11 +277,12 @@ def sheet(found: Decoding) -> Sheet:
     shown, exact = [], []
     for way in found.ways:
         right = f"{way.right.estimate:.1%} [{way.right.low:.1%}, {way.right.high:.1%}]" if way.right else ""
-        effect = f"{way.effect.estimate:+.1%} [{way.effect.low:+.1%}, {way.effect.high:+.1%}]" if way.effect else ""
+        bounds = f"[{percent(way.effect.low)}, {percent(way.effect.high)}]" if way.effect else ""
+        effect = f"{percent(way.effect.estimate)} {bounds}" if way.effect else ""
         costs = (_told(way.calls, ".1f"), _told(way.tokens_per_call, ".2f"), _told(way.ms, ".1f"))
         words = "; ".join((way.verdict, *way.notes))
-        ps = (_small(way.p_holm), _small(way.p_mcnemar))
-        shown.append((_label(found, way), right, effect.replace("-", "−"), *ps, *costs, str(way.n), words))
+        ps = (pvalue(way.p_holm, found.alpha), pvalue(way.p_mcnemar, found.alpha))
+        shown.append((_label(found, way), right, effect, *ps, *costs, str(way.n), words))
         numbers = {"arm": way.arm, "way": way.name, "n": way.n, "verdict": way.verdict}
         for name in ("right", "effect"):
             part: Shift | None = getattr(way, name)
@@ -294,26 +303,24 @@ def _told(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
 
 
-def _small(p: float | None) -> str:
-    return "<.0001" if p is not None and p < 1e-4 else _told(p, ".2g")
-
-
 def _title(found: Decoding) -> str:
     return f"Decoding of {found.task}: {found.examples} held-out prompts, {found.length} tokens each"
 
 
 def _caption(found: Decoding) -> str:
     omnibus = ", ".join(
-        f"p = {p:.2g}" if len(found.cochran) == 1 else f"{arm} p = {p:.2g}" for arm, p in found.cochran.items()
+        f"{'' if len(found.cochran) == 1 else f'{arm} '}p = {pvalue(p, found.alpha)}"
+        for arm, p in found.cochran.items()
     )
     said = [f"Cochran's Q over all ways, prompts as clusters: {omnibus}."] if omnibus else []
     if len({way.arm for way in found.ways}) > 1:
         said.append("An arm's ways are compared with its first, and that with the control arm's, within seeds.")
     said += [
+        f"Brackets: {coverage(found.alpha)}s.",
         "Effects are of the same models and prompts, each a cluster, so that intervals and Holm p are of other models and "
         "other prompts of the kind; McNemar p (prompts as clusters, Holm-adjusted) is of these very models. NFE: network "
         "calls of a response; TPF: tokens that a call fixes; ms: of a response, as decoded beside other work: ablate bench "
-        "sampling times side by side."
+        "sampling times side by side.",
     ]
     if found.margin:
         said.append(f"Differences below {found.margin:.1%} are declared not to matter.")

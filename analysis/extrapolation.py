@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.fitting import NO_ERROR, UNDETERMINED
 from analysis.forms import Runs
 from analysis.isoflop import interval
-from analysis.scaling import ScalingLaw
+from analysis.scaling import MODIFIERS, ScalingLaw
 from analysis.trend import Interval
 
 NO_FLOOR = 0.01  # of the lowest loss: an E below it is none
 SMALLEST = 1.5  # times the smallest N or D: up to there models are the same rung, if of another family
+FAR = 1e-2  # spread of log predictions over equally good fits at a target, from which on they say different things
 CLEAR = 2.0  # times the scatter, by which a term has to change the loss over the runs
 
 
@@ -40,6 +42,37 @@ def distinct(laws: Mapping[str, ScalingLaw]) -> dict[tuple[str, ...], ScalingLaw
     return {tuple(families): law for families, law in found.values()}
 
 
+def places(runs: Runs, scale: Mapping[str, float]) -> Runs:
+    """A target as each family's model: with the family's own sparsity and granularity, and with the target's."""
+    firsts = [runs.of(family).where(np.array([0])) for family in runs.families]
+    own = {name: np.concatenate([getattr(first, name) for first in firsts] * 2) for name in vars(runs)}
+    count = len(firsts)
+    for name in ("parameters", "tokens"):
+        own[name] = np.full(2 * count, scale[name])
+    for name in MODIFIERS:
+        own[name] = np.concatenate([own[name][:count], np.full(count, scale[name])])
+    return Runs(**own)
+
+
+def asked(runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> Runs:
+    """Where a law has to be determined: at the largest models and at the targets."""
+    parts = [runs.where(runs.largest), *(places(runs, scale) for scale in targets.values())]
+    return Runs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(runs)})
+
+
+def undetermined(laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> str:
+    """Where fits that are equally good disagree, so that rounding chose between them; empty where they agree."""
+    limits = [("on these runs", runs, UNDETERMINED)]
+    limits += [(f"at {target}", places(runs, scale), FAR) for target, scale in targets.items()]
+    for families, law in distinct(laws).items():
+        for name, there, limit in limits:
+            own = there.where(np.isin(there.family, families))
+            told = {key: getattr(own, key) for key in law.modifiers}
+            if law.spread(own.parameters, own.tokens, **told) > limit:
+                return f"over {limit:.1%} {name}"
+    return ""
+
+
 def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
     """Why the runs don't determine their law, in lines; empty where they do.
 
@@ -66,7 +99,7 @@ def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
                 continue
             term = (whole - without[name])[scale > SMALLEST * scale.min()]
             change = float(np.ptp(term) / np.median(own.loss)) if len(term) else 0.0
-            if change < CLEAR * law.residual:
+            if change < CLEAR * max(law.residual, NO_ERROR):
                 said.append(
                     f"the term{whose} in {letter} changes the loss by {change:.1%} above the smallest {letter}, and "
                     f"the scatter is {law.residual:.1%}: its coefficients say nothing"
@@ -90,8 +123,8 @@ def extrapolations(
             kinds = {name: {key: float(getattr(p, key)[0]) for key in law.modifiers} for name, p in own.items()}
         for target, scale in targets.items():
             there = {key: float(scale[key]) for key in law.modifiers}
-            asked = kinds | ({} if there in kinds.values() else {_kind(there): there})
-            for family, modifiers in asked.items():
+            wanted = kinds | ({} if there in kinds.values() else {_kind(there): there})
+            for family, modifiers in wanted.items():
                 rows.append(_extrapolated(law, family, target, scale["parameters"], scale["tokens"], modifiers))
     return tuple(rows)
 

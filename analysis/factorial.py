@@ -1,18 +1,17 @@
 """Factorial designs in blocks: what each factor does on average, and whether one's effect depends on another's level.
 
 The unit is the block (a seed): every contrast is computed within each block and then tested over blocks by a paired t
-test, so that no homogeneity of variances over cells is assumed. The F tests beside them are those of the
-repeated-measures analysis of variance, which pool over a factor's levels and do assume it.
+test, so that no homogeneity of variances over cells is assumed. There are no F tests beside them: those pool over a factor's
+levels, need their differences to vary alike (sphericity), and ask nothing that the contrasts don't.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import special
 
 from analysis.compare import VERDICT_FLOOR, PairedEffect, holm, paired_effect
 from analysis.frame import Study
@@ -38,32 +37,26 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class FTest:
-    """The repeated-measures F test of a factor, or of an interaction of several."""
-
-    factors: tuple[str, ...]
-    statistic: float
-    numerator_df: float
-    denominator_df: float
-    pvalue: float
-
-
-@dataclass(frozen=True)
 class Factorial:
-    """A family of contrasts and the F tests that go with it."""
+    """A family of contrasts."""
 
     contrasts: tuple[Contrast, ...]
-    tests: tuple[FTest, ...]
 
 
 def main_effects(
-    table: Table, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
+    table: Table,
+    *,
+    value: str = "value",
+    block: str = "seed",
+    reference: Mapping[str, Any] | None = None,
+    alpha: float = 0.05,
 ) -> Factorial:
     """For each factor and level: mean difference from the reference level, averaged over all other factors' levels.
 
     table: columns by name, as a data frame has them: `value`, `block`, and one for each factor (at least one); a row for each
     block and cell of a complete factorial. reference: the level that each factor is compared with (default: its first in
-    the table). Assumes that a contrast's values over blocks are independent and near normal. Raises UserError for a table
+    the table). alpha: intervals have coverage 1 - alpha.
+    Assumes that a contrast's values over blocks are independent and near normal. Raises UserError for a table
     that isn't complete (the cell is named), values that aren't finite, and fewer than 2 blocks.
     """
     cells, levels = _cells(table, value, block)
@@ -76,17 +69,21 @@ def main_effects(
         for place, level in enumerate(own):
             if place != base:
                 found.append(((name,), (level,), (chosen[name],), mean_SL[:, base], mean_SL[:, place]))
-    return Factorial(_contrasts(found), _tests(cells, list(levels), orders=(1,)))
+    return Factorial(_contrasts(found, alpha))
 
 
 def interactions(
-    table: Table, *, value: str = "value", block: str = "seed", reference: Mapping[str, Any] | None = None
+    table: Table,
+    *,
+    value: str = "value",
+    block: str = "seed",
+    reference: Mapping[str, Any] | None = None,
+    alpha: float = 0.05,
 ) -> Factorial:
     """For each pair of factors and levels: the change of one's effect that goes with a change of the other's level.
 
-    The contrast is (y11 - y01) - (y10 - y00), averaged over the levels of all other factors: 0 where effects add up. The
-    F tests are of the interactions of all orders. table, reference, errors: as in `main_effects`, with at least two
-    factors.
+    The contrast is (y11 - y01) - (y10 - y00), averaged over the levels of all other factors: 0 where effects add up. table,
+    reference, alpha, errors: as in `main_effects`, with at least two factors.
     """
     cells, levels = _cells(table, value, block)
     if len(levels) < 2:
@@ -103,8 +100,7 @@ def interactions(
                 names, at = (one, two), (levels[one][a], levels[two][b])
                 without, along = mean_SAB[:, a, b0] - mean_SAB[:, a0, b0], mean_SAB[:, a, b] - mean_SAB[:, a0, b]
                 found.append((names, at, (chosen[one], chosen[two]), without, along))
-    orders = range(2, len(levels) + 1)
-    return Factorial(_contrasts(found), _tests(cells, list(levels), orders))
+    return Factorial(_contrasts(found, alpha))
 
 
 def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
@@ -133,7 +129,8 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
     reference = {label: text(control["settings"][key]) for key, label in factors.items()}
     note = f"over the {len(seeds)} of {len(whole)} seeds in which every arm finished" if not whole.all() else ""
     try:
-        return main_effects(table, reference=reference), interactions(table, reference=reference), note
+        more: dict[str, Any] = {"reference": reference, "alpha": design["alpha"]}
+        return main_effects(table, **more), interactions(table, **more), note
     except UserError as error:  # contrasts without variance
         return None, None, str(error)
 
@@ -193,28 +190,10 @@ def _reference(levels: Mapping[str, list[Any]], reference: Mapping[str, Any] | N
     return {name: given.get(name, own[0]) for name, own in levels.items()}
 
 
-def _contrasts(found: list[tuple[Any, ...]]) -> tuple[Contrast, ...]:
-    effects = [paired_effect(without_S, along_S) for *_, without_S, along_S in found]
+def _contrasts(found: list[tuple[Any, ...]], alpha: float) -> tuple[Contrast, ...]:
+    effects = [paired_effect(without_S, along_S, alpha=alpha) for *_, without_S, along_S in found]
     adjusted = holm([effect.pvalue for effect in effects])
     return tuple(
         Contrast(names, at, base, effect, float(p))
         for (names, at, base, *_), effect, p in zip(found, effects, adjusted, strict=True)
     )
-
-
-def _tests(cells: np.ndarray, factors: Sequence[str], orders: Iterable[int]) -> tuple[FTest, ...]:
-    return tuple(_test(cells, factors, names) for order in orders for names in itertools.combinations(factors, order))
-
-
-def _test(cells: np.ndarray, factors: Sequence[str], names: tuple[str, ...]) -> FTest:
-    """The effect's mean square over that of its interaction with blocks, both averaged over the other factors."""
-    others = tuple(axis for axis, name in enumerate(factors, start=1) if name not in names)
-    effect = cells.mean(axis=others)  # blocks by the levels of these factors
-    for axis in range(1, effect.ndim):
-        effect = effect - effect.mean(axis=axis, keepdims=True)
-    blocks, numerator = len(cells), math.prod(own - 1 for own in effect.shape[1:])
-    denominator = numerator * (blocks - 1)
-    mean = effect.mean(0)
-    found = blocks * (mean**2).sum() / numerator / (((effect - mean) ** 2).sum() / denominator)
-    pvalue = special.fdtrc(numerator, denominator, found)
-    return FTest(names, float(found), float(numerator), float(denominator), float(pvalue))

@@ -13,14 +13,13 @@ from analysis.report import pictures
 from analysis.sheets import Sheet
 from analysis.tables import MetricTable, Planned, Row
 from analysis.verdicts import Judgement
-from analysis.words import crossed, number, pvalue, signed
+from analysis.words import coverage, crossed, number, pvalue, ratio, signed
 from core.records import write_atomically
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "<": "$<$", ">": "$>$", "|": "$|$",
 }  # fmt: skip
-SHOWN = ("effect", "95 % interval", "Holm p", "n")
 EXACT = ("n", "estimate", "low", "high", "pvalue", "effect_size", "correlation")
 FORMATS = ("svg", "png", "pdf")
 
@@ -49,33 +48,44 @@ def sheets(judgement: Judgement) -> list[Sheet]:
     or a ladder's."""
     if judgement.ladder:
         return ladder_words.sheets(judgement.ladder)
-    found = [_verdicts(table) for table in judgement.tables]
+    alpha, margin = judgement.design["alpha"], judgement.tables[0].margin
+    told = ("effect", coverage(alpha), "Holm p", "n")
+    found = [_verdicts(table, alpha) for table in judgement.tables]
     found += [decoding.sheet(judgement.decoding)] if judgement.decoding else []
     where = judgement.tables[0].title
     if judgement.contrasts:
-        rows = [(row.label, *_effect(row.effect, row.p_holm), row.verdict) for row in judgement.contrasts]
+        rows = [
+            (row.label, *_effect(row.effect, row.p_holm, alpha, margin), row.verdict) for row in judgement.contrasts
+        ]
         exact = [{"of": row.label, **_exact(row.effect), **_judged(row)} for row in judgement.contrasts]
-        found.append(Sheet("contrasts", (where, *SHOWN, "verdict"), tuple(rows), tuple(exact)))
+        found.append(Sheet("contrasts", (where, *told, "verdict"), tuple(rows), tuple(exact)))
     for name, family in (("main-effects", judgement.main_effects), ("interactions", judgement.interactions)):
         if family is not None:
-            rows = [(crossed(each), *_effect(each.effect, each.p_holm)) for each in family.contrasts]
+            rows = [(crossed(each), *_effect(each.effect, each.p_holm, alpha)) for each in family.contrasts]
             exact = [{"of": crossed(each), **_exact(each.effect), "p_holm": each.p_holm} for each in family.contrasts]
-            found.append(Sheet(name, (where, *SHOWN), tuple(rows), tuple(exact)))
+            found.append(Sheet(name, (where, *told), tuple(rows), tuple(exact)))
     if judgement.course is not None:
         steps = [(look.seeds, step) for look in judgement.course.looks for step in look.steps]
         rows = [
-            (f"{n} seeds: {step.label}", signed(step.estimate), pvalue(step.p_holm), step.decision) for n, step in steps
+            (f"{n} seeds: {step.label}", signed(step.estimate, margin), pvalue(step.p_holm, alpha), step.decision)
+            for n, step in steps
         ]
         exact = [{"seeds": n, **vars(step), "arms": " − ".join(step.arms)} for n, step in steps]
         found.append(Sheet("looks", (where, "effect", "Holm p", "decision"), tuple(rows), tuple(exact)))
     speeds = [(row, row.speed) for row in judgement.speeds if row.speed is not None]
     if speeds:
         rows = [
-            (row.label, f"{speed.share:.2f}", f"[{speed.low:.2f}, {speed.high:.2f}]", pvalue(row.p_holm), str(speed.n))
+            (
+                row.label,
+                ratio(speed.share),
+                f"[{ratio(speed.low)}, {ratio(speed.high)}]",
+                pvalue(row.p_holm, alpha),
+                str(speed.n),
+            )
             for row, speed in speeds
         ]
         exact = [{"arm": row.arm, "label": row.label, **vars(speed), "p_holm": row.p_holm} for row, speed in speeds]
-        head = ("tokens for the same value", "share of the control's", *SHOWN[1:])
+        head = ("tokens for the same value", "share of the control's", *told[1:])
         found.append(Sheet("learning-speed", head, tuple(rows), tuple(exact)))
     return found
 
@@ -105,23 +115,26 @@ def as_latex(sheet: Sheet) -> str:
     return "\n".join([*top, head, r"\midrule", *body, *bottom]) + "\n"
 
 
-def _verdicts(table: MetricTable) -> Sheet:
+def _verdicts(table: MetricTable, alpha: float) -> Sheet:
     shown, exact = [], []
     for row in table.rows:
-        cells = _effect(row.effect, row.p_holm) if row.effect else ("", "", "", str(row.n))
+        cells = _effect(row.effect, row.p_holm, alpha, table.margin) if row.effect else ("", "", "", str(row.n))
         shown.append((row.label, number(row.mean), *cells, row.verdict))
         facts = {"arm": row.arm, "label": row.label, "mean": row.mean, "sd": row.sd}
         exact.append(facts | _exact(row.effect) | {"n": row.effect.n if row.effect else row.n} | _judged(row))
     name = table.metric.replace("/", "-").replace("@", "-at-")
-    return Sheet(name, (table.title, "mean", *SHOWN, "verdict"), tuple(shown), tuple(exact))
+    return Sheet(
+        name, (table.title, "mean", "effect", coverage(alpha), "Holm p", "n", "verdict"), tuple(shown), tuple(exact)
+    )
 
 
-def _effect(effect: PairedEffect | None, p_holm: float | None) -> tuple[str, ...]:
+def _effect(
+    effect: PairedEffect | None, p_holm: float | None, alpha: float, margin: float | None = None
+) -> tuple[str, ...]:
     if effect is None:
         return ("", "", "", "")
-    return (
-        signed(effect.estimate), f"[{signed(effect.low)}, {signed(effect.high)}]", pvalue(p_holm), str(effect.n)
-    )  # fmt: skip
+    interval = f"[{signed(effect.low)}, {signed(effect.high)}]"
+    return (signed(effect.estimate, margin), interval, pvalue(p_holm, alpha), str(effect.n))
 
 
 def _exact(effect: PairedEffect | None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Runs:
     def largest(self) -> np.ndarray:
         """Which runs are of their family's largest model. (R,) bool."""
         top = {name: self.parameters[self.family == name].max() for name in self.families}
-        return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)])
+        return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)], dtype=bool)
 
     @property
     def modifiers(self) -> tuple[str, ...]:
@@ -48,9 +48,14 @@ class Runs:
 
 @dataclass(frozen=True)
 class Form:
-    """A form and how far off it is on every family's largest model: root mean square of log residuals, None = not judged."""
+    """A form and how far off it is on every family's largest model: root mean square of log residuals.
+
+    error: None where it wasn't judged, and where the other runs don't determine the form: then equally good fits differ by
+    `spread` in their log predictions of those models.
+    """
 
     name: str
     modifiers: tuple[str, ...]
     coefficients: int
     error: float | None
+    spread: float = 0.0

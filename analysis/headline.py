@@ -3,7 +3,7 @@
 from analysis.adaptive import Course
 from analysis.frame import Study
 from analysis.tables import ACROSS, AMONG, MetricTable, Planned, Row
-from core.quantities import significant
+from analysis.words import size
 
 
 def headline(study: Study, table: MetricTable) -> str:
@@ -50,8 +50,8 @@ def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> s
         return f"{who} {'is' if len(rows) == 1 else 'are'} {words} of {table.margin:g} {table.unit}{among}"
     biggest = max((row.effect for row in rows if row.effect), key=lambda effect: abs(effect.estimate))
     unit = f" {table.unit}" if table.unit else ""
-    size = f"by {'' if len(rows) == 1 else 'up to '}{significant(abs(biggest.estimate), 2)}{unit}"
-    return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {size}{among}"
+    by = f"by {'' if len(rows) == 1 else 'up to '}{size(biggest.estimate, table.margin)}{unit}"
+    return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {by}{among}"
 
 
 def contrasts(planned: tuple[Planned, ...]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.extrapolation import distinct, extrapolations, weaknesses
+from analysis.extrapolation import asked, distinct, extrapolations, undetermined, weaknesses
 from analysis.families import choose, compare, fit
 from analysis.forms import Form, Runs
 from analysis.frame import Study
@@ -40,9 +40,15 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         forms = compare(runs)
     except UserError as error:
         notes.append(f"no form was judged on the largest models, since without them too little is left ({error})")
-    form = choose(forms) if forms else PLAIN
+    form = PLAIN
     try:
-        laws = fit(runs, form, bootstrap=bootstrap)
+        if len(forms) == 1 and forms[0].error is None:
+            notes.append(
+                "the only form couldn't be judged on the largest models: the runs without them don't determine it"
+            )
+        elif forms:
+            form = choose(forms)
+        laws = _determined(runs, form, design["ladder"]["targets"], bootstrap)
     except UserError as error:
         notes.append(f"no law: {error}")
     weak = weaknesses(laws, runs)
@@ -62,6 +68,17 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
         laws=laws,
     )
     return replace(found, optima=_optima(found)) if laws else found
+
+
+def _determined(
+    runs: Runs, form: Form, targets: Mapping[str, Mapping[str, float]], bootstrap: int
+) -> Mapping[str, ScalingLaw]:
+    """The form's laws. Raises UserError where rounding chose them: what they say would differ on another processor."""
+    laws = fit(runs, form, asked=asked(runs, targets) if runs.families else None, bootstrap=bootstrap)
+    where = undetermined(laws, runs, targets)
+    if where:
+        raise UserError(f"the runs don't determine “{form.name}”: fits that are equally good differ by {where}")
+    return laws
 
 
 def _point(study: Study, arm: Mapping[str, Any]) -> Point:

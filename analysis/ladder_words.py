@@ -3,11 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from analysis.forms import Form
 from analysis.ladder import Ladder
 from analysis.sheets import Sheet
 from analysis.trend import Interval
 from core.metrics import METRICS
 from core.quantities import short
+
+NOTHING = 1e-5  # coefficients, exponents and losses below it are rounding
 
 LETTERS = {"parameters": "N", "tokens": "D"}
 
@@ -78,19 +81,28 @@ def _law(ladder: Ladder) -> Sheet:
 
 def _forms(ladder: Ladder) -> Sheet:
     shown = [
-        (form.name, str(form.coefficients), "" if form.error is None else f"{form.error:.2%}",
-         "kept" if form == ladder.form else "")
-        for form in ladder.forms
-    ]  # fmt: skip
-    exact = [
-        {"form": form.name, "coefficients": form.coefficients, "error": form.error, "kept": form == ladder.form}
+        (form.name, str(form.coefficients), _error(form), "kept" if form == ladder.form else "")
         for form in ladder.forms
     ]
+    exact = [
+        {"form": form.name, "coefficients": form.coefficients, "error": form.error, "spread": form.spread,
+         "kept": form == ladder.form}
+        for form in ladder.forms
+    ]  # fmt: skip
     caption = (
         "Fitted without the largest model of every family, and judged on those models' runs (root mean square of log "
         "residuals); the simplest form within 5 % of the least error is kept."
     )
+    if any(form.error is None for form in ladder.forms):
+        caption += (
+            " A form is not determined where fits of it that are equally good differ on those models: it has no one error "
+            "and can't be kept."
+        )
     return Sheet("forms", ("form", "coefficients", "held-out error", ""), tuple(shown), tuple(exact), "Forms", caption)
+
+
+def _error(form: Form) -> str:
+    return "not determined" if form.error is None else f"{form.error:.2%}"
 
 
 def _optima(ladder: Ladder) -> Sheet:
@@ -183,7 +195,8 @@ def _even(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _interval(entry: Interval, bound: float | None = None) -> str:
-    told = [f"{value:.3g}".replace("-", "−") for value in (entry.value, entry.low, entry.high)]
+    told = ["0" if abs(value) < NOTHING else f"{value:.3g}".replace("-", "−")
+            for value in (entry.value, entry.low, entry.high)]  # fmt: skip
     over = " (impossible)" if bound is not None and entry.value > bound else ""
     return f"{told[0]} [{told[1]}, {told[2]}]{over}"
 

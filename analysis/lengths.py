@@ -25,13 +25,21 @@ class ByLength:
 
 
 def by_length(
-    values: Mapping[str, Mapping[int, Mapping[int, float]]], control: str, apart: Collection[str] = ()
+    values: Mapping[str, Mapping[int, Mapping[int, float]]],
+    control: str,
+    apart: Collection[str] = (),
+    *,
+    alpha: float = 0.05,
 ) -> tuple[ByLength, ...]:
-    """Compare arms by length. values: a metric by arm, seed and length, each seed's at the same lengths. apart: arms whose
-    numbers say nothing of the control's."""
+    """Compare arms by length, with intervals of coverage 1 - alpha.
+
+    values: a metric by arm, seed and length, each seed's at the same lengths. apart: arms whose numbers say nothing of the
+    control's.
+    """
     lengths = sorted({length for seeds in values.values() for at in seeds.values() for length in at})
     drafts = {
-        arm: (dict.fromkeys(lengths), None) if arm in apart else _draft(values, arm, control, lengths) for arm in values
+        arm: (dict.fromkeys(lengths), None) if arm in apart else _draft(values, arm, control, lengths, alpha)
+        for arm in values
     }
     tested = [(arm, length) for arm, (effects, _) in drafts.items() for length in lengths if effects[length]]
     adjusted = holm([effect.pvalue for arm, length in tested if (effect := drafts[arm][0][length])])
@@ -53,22 +61,26 @@ def by_length(
 
 
 def _draft(
-    values: Mapping[str, Mapping[int, Mapping[int, float]]], arm: str, control: str, lengths: Sequence[int]
+    values: Mapping[str, Mapping[int, Mapping[int, float]]],
+    arm: str,
+    control: str,
+    lengths: Sequence[int],
+    alpha: float,
 ) -> tuple[dict[int, PairedEffect | None], PairedEffect | None]:
     seeds = sorted(set(values[arm]) & set(values[control]))
     if arm == control or len(seeds) < VERDICT_FLOOR:
         return dict.fromkeys(lengths), None
     own, base = (np.array([[values[each][s][n] for n in lengths] for s in seeds]) for each in (arm, control))
-    effects = {length: _effect(base[:, place], own[:, place]) for place, length in enumerate(lengths)}
+    effects = {length: _effect(base[:, place], own[:, place], alpha) for place, length in enumerate(lengths)}
     if len(lengths) < 2:
         return effects, None
     doublings = np.log2(lengths) - np.log2(lengths).mean()
     weight_N = doublings / (doublings**2).sum()  # of the least-squares line through a seed's lengths
-    return effects, _effect(base @ weight_N, own @ weight_N)
+    return effects, _effect(base @ weight_N, own @ weight_N, alpha)
 
 
-def _effect(control_S: np.ndarray, arm_S: np.ndarray) -> PairedEffect | None:
+def _effect(control_S: np.ndarray, arm_S: np.ndarray, alpha: float) -> PairedEffect | None:
     try:
-        return paired_effect(control_S, arm_S)
+        return paired_effect(control_S, arm_S, alpha=alpha)
     except UserError:  # identical in all seeds: there is nothing to be tested
         return None

@@ -23,6 +23,7 @@ from analysis.colours import ARM_COLOURS
 from analysis.decoding import Decoding
 from analysis.frame import Study
 from analysis.tables import MetricTable
+from analysis.words import coverage
 
 INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
 PAPER_GRID = "#d9dde3"
@@ -99,7 +100,7 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
 
 
 @styled
-def effects(tables: Sequence[MetricTable]) -> Picture:
+def effects(tables: Sequence[MetricTable], alpha: float) -> Picture:
     """Arm minus control with its interval, one panel per metric; the margin is a band around zero."""
     rows = [row for row in tables[0].rows if row.verdict != "control"]
     figure = figure_of(9.2, 1.3 + 0.34 * len(rows))
@@ -123,7 +124,7 @@ def effects(tables: Sequence[MetricTable]) -> Picture:
     axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     names = ", ".join(table.label for table in tables)
-    return Picture(figure, "effects", f"Effect of each arm against the control with 95 % intervals: {names}")
+    return Picture(figure, "effects", f"Effect of each arm against the control with {coverage(alpha)}s: {names}")
 
 
 @styled

@@ -63,7 +63,7 @@ def render(study: Study, judgement: Judgement) -> str:
         seeds={name: picture.seed for name, picture in drawn.items()},
         scale=runs.scale(study, finished),
         provenance=came_from,
-        level=citing.level(judgement),
+        interval=words.coverage(study.design["alpha"]),
         version=citing.version(),
         methods=citing.methods(study, judgement),
         sources=citing.sources(judgement),
@@ -82,7 +82,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (words.number, words.signed, words.pvalue, words.crossed, words.correlation):
+    for each in (words.number, words.signed, words.pvalue, words.crossed, words.correlation, words.ratio):
         environment.filters[each.__name__] = each
     return environment
 
@@ -123,7 +123,7 @@ def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
     metric, arms = judgement.tables[0], list(study.labels.values())
     figures: dict[str, plots.Picture] = {}
     if any(row.effect for row in metric.rows):
-        figures["effects"] = plots.effects(judgement.tables)
+        figures["effects"] = plots.effects(judgement.tables, study.design["alpha"])
     if judgement.decoding and any(way.right for way in judgement.decoding.ways):
         figures["frontier"] = plots.frontier(judgement.decoding)
     curves = plots.bands(study, "validation", metric.metric)

@@ -3,7 +3,7 @@
 Shapes: R runs. A, B and E are fitted as exponentials, so that all terms are positive.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class ScalingLaw:
     residual: float = 0.0  # root mean square of log residuals
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     samples: tuple[tuple[float, ...], ...] = ()  # bootstrap refits, as _theta has them
+    alike: tuple[tuple[float, ...], ...] = ()  # coefficients that fit the same runs as well, as far as rounding goes
 
     def predict(self, parameters: ArrayLike, tokens: ArrayLike, **modifiers: ArrayLike) -> np.ndarray:
         """Loss at N parameters and D tokens; modifiers that were fitted must be given. Broadcasts."""
@@ -54,6 +55,16 @@ class ScalingLaw:
         found = [float(_predict(np.array(theta), parameters, tokens, columns)) for theta in self.samples]
         low, high = np.percentile(found, [50 * (1 - coverage), 50 * (1 + coverage)])
         return float(low), float(high)
+
+    def spread(self, parameters: ArrayLike, tokens: ArrayLike, **modifiers: ArrayLike) -> float:
+        """How much the log prediction differs between fits that are as good as this one: the most over the given places.
+
+        About 0 where the runs determine the law. It isn't the uncertainty that comes of the runs' scatter: that is `band`.
+        """
+        columns = self._columns(modifiers)
+        all_terms = [_log_terms(np.array(one), parameters, tokens, columns) for one in (_theta(self), *self.alike)]
+        found = [np.logaddexp(np.logaddexp(first, second), third) for first, second, third in all_terms]
+        return float(np.ptp(found, axis=0).max())
 
     def beyond(self, parameters: float, tokens: float, **modifiers: float) -> dict[str, float]:
         """By which factor N, D and modifiers lie outside of what was fitted: 1 within, 700 for 7B from runs up to 10M."""
@@ -91,11 +102,16 @@ class ScalingLaw:
 
 
 def law_of(
-    theta: np.ndarray, columns: Mapping[str, np.ndarray], names: list[str], samples: Sequence[np.ndarray]
+    theta: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    names: list[str],
+    samples: Iterable[np.ndarray] = (),
+    alike: Iterable[np.ndarray] = (),
 ) -> ScalingLaw:
-    """The law of fitted coefficients. columns: what it was fitted to; samples: bootstrap refits of the coefficients."""
+    """The law of fitted coefficients. columns: what it was fitted to; samples: bootstrap refits of the coefficients; alike:
+    coefficients that fit as well."""
     logs = {name: np.log(column) for name, column in columns.items()}
-    residual = _log_prediction(theta, logs, names) - logs["loss"]
+    residual = special.logsumexp(terms_of(logs, names) @ theta, axis=0) - logs["loss"]
     kept = [tuple(map(float, sample)) for sample in samples]
     return ScalingLaw(
         **_law(theta, names),
@@ -105,6 +121,7 @@ def law_of(
             name: (float(columns[name].min()), float(columns[name].max())) for name in ("parameters", "tokens", *names)
         },
         samples=tuple(kept),
+        alike=tuple(tuple(map(float, one)) for one in alike),
     )
 
 
@@ -143,19 +160,17 @@ def checked(columns: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def log_terms(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
-    """Logs of the three terms: (3, R). theta = a, b, e, alpha, beta, modifiers' exponents."""
-    terms = np.empty((3, len(logs["tokens"])))
-    terms[0] = theta[0] - theta[3] * logs["parameters"]
-    for exponent, name in zip(theta[5:], names, strict=True):
-        terms[0] -= exponent * logs[name]
-    terms[1] = theta[1] - theta[4] * logs["tokens"]
-    terms[2] = theta[2]
+def terms_of(logs: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """What gives the logs of the three terms when multiplied by theta = a, b, e, alpha, beta, modifiers' exponents.
+
+    logs: (R,) each, of parameters, tokens and the named modifiers. Returns (3, R, 5 + modifiers).
+    """
+    terms = np.zeros((3, len(logs["tokens"]), 5 + len(names)))
+    terms[0, :, 0] = terms[1, :, 1] = terms[2, :, 2] = 1.0
+    terms[0, :, 3], terms[1, :, 4] = -logs["parameters"], -logs["tokens"]
+    for place, name in enumerate(names):
+        terms[0, :, 5 + place] = -logs[name]
     return terms
-
-
-def _log_prediction(theta: np.ndarray, logs: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
-    return np.asarray(special.logsumexp(log_terms(theta, logs, names), axis=0))
 
 
 def _law(theta: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -171,12 +186,18 @@ def _theta(law: ScalingLaw) -> np.ndarray:
         return np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta, *law.modifiers.values()])
 
 
-def _predict(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]) -> np.ndarray:
+def _log_terms(
+    theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, float]:
     first = theta[0] - theta[3] * np.log(np.asarray(parameters, dtype=float))
     for exponent, column in zip(theta[5:], columns, strict=True):
         first = first - exponent * np.log(column)
-    second = theta[1] - theta[4] * np.log(np.asarray(tokens, dtype=float))
-    return np.asarray(np.exp(theta[2]) + np.exp(first) + np.exp(second))
+    return first, theta[1] - theta[4] * np.log(np.asarray(tokens, dtype=float)), theta[2]
+
+
+def _predict(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]) -> np.ndarray:
+    first, second, third = _log_terms(theta, parameters, tokens, columns)
+    return np.asarray(np.exp(third) + np.exp(first) + np.exp(second))
 
 
 def _intervals(samples: list[tuple[float, ...]], names: list[str]) -> dict[str, tuple[float, float]]:

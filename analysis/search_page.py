@@ -10,6 +10,7 @@ from analysis import plots, search_plots
 from analysis.frame import uncollected
 from analysis.report import STYLES, environment
 from analysis.verdicts import Judgement
+from analysis.words import coverage
 from core.metrics import METRICS
 from core.records import write_atomically
 
@@ -33,7 +34,7 @@ def write_search_page(content: Mapping[str, Any], judgement: Judgement | None, p
         drawn["importance"] = search_plots.importance(mattered)
     effects = None
     if judgement is not None and any(row.effect for row in judgement.tables[0].rows):
-        effects = plots.effects(judgement.tables)
+        effects = plots.effects(judgement.tables, judgement.design["alpha"])
     page = environment().get_template("search.html.jinja").render(
         css=Markup("".join(each.read_text(encoding="utf-8") for each in STYLES)),
         content=content,
@@ -41,6 +42,7 @@ def write_search_page(content: Mapping[str, Any], judgement: Judgement | None, p
         figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
         effects=Markup(effects.svg()) if effects is not None else "",
         titles=TITLES,
+        interval=coverage(judgement.design["alpha"]) if judgement is not None else "",
         metric=metric,
     )  # fmt: skip
     write_atomically(path, page)

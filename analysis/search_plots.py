@@ -79,7 +79,7 @@ def parallel(trials: Sequence[Trial], metric: str, *, higher_is_better: bool) ->
 
 @styled
 def importance(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
-    """The importance of every parameter, and a mark below which 95 % of shuffled values stay."""
+    """The importance of every parameter, and a mark below which 95 % of shuffled values stay, where that is known."""
     rows = [
         (f"{row['parameter']}{f' ({group})' if group else ''}", row) for group, found in groups.items() for row in found
     ]
@@ -87,11 +87,13 @@ def importance(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> Picture:
     axis = figure.subplots()
     places = np.arange(len(rows))[::-1]
     axis.barh(places, [row["importance"] for _, row in rows], height=0.6, color=ARM_COLOURS[0])
-    axis.plot([row["null"] for _, row in rows], places, "|", color=INK, markersize=14, label="95 % of shuffled values")
+    nulls = [(row["null"], place) for (_, row), place in zip(rows, places, strict=True) if row["null"] is not None]
+    if nulls:  # a guided search has none
+        axis.plot(*zip(*nulls, strict=True), "|", color=INK, markersize=14, label="95 % of shuffled values")
+        figure.legend(loc="outside upper right", frameon=False)
     axis.set_yticks(places, [name for name, _ in rows])
     axis.set_xlabel("importance for being among the best fifth")
-    figure.legend(loc="outside upper right", frameon=False)
-    return Picture(figure, "importance", "importance of every parameter beside what chance gives")
+    return Picture(figure, "importance", f"importance of every parameter{' beside what chance gives' if nulls else ''}")
 
 
 def _groups(trials: Sequence[Trial]) -> list[str]:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from core.errors import UserError
+from core.quantities import ranked
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,8 @@ def confirm(
 ) -> Confirmation:
     """Choose the arm with the best mean on the selection's seeds, and estimate it on the fresh ones.
 
+    Of means that are equal but for rounding the first wins.
+
     selection_AS: (A, S); holdout_AS: (A, H), the same arms on seeds that had no part in the choice. Raises UserError for
     shapes that don't fit, fewer than 2 fresh seeds, and values that aren't finite.
     """
@@ -71,7 +74,7 @@ def confirm(
     if not np.isfinite(selection).all():
         raise UserError("confirm: the selection has values that aren't finite; leave failed arms out, and say so")
     means = selection.mean(axis=1)
-    winner = int(means.argmax() if higher_is_better else means.argmin())
+    winner = ranked((-means if higher_is_better else means).tolist())[0]
     fresh = holdout[winner]
     if not np.isfinite(fresh).all():
         raise UserError("confirm: the winner has fresh seeds without a finite value")

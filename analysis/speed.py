@@ -65,7 +65,7 @@ def speeds(study: Study) -> tuple[SpeedRow, ...]:
 
 
 def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
-    name, control = study.labels[arm], study.design["control"]
+    name, control, alpha = study.labels[arm], study.design["control"], study.design["alpha"]
     metric = study.design["metric"]
     if reason := study.incomparable(metric, arm, control):
         return SpeedRow(arm, name, None, None, reason)
@@ -82,7 +82,8 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
         return SpeedRow(arm, name, None, None, "seeds were validated at different tokens")
     control_ST, arm_ST = (np.stack([side[seed][1] for seed in seeds]) for side in (base, own))
     try:
-        speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=goal == "max", arm_tokens_T=own_T)
+        higher = goal == "max"
+        speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=higher, arm_tokens_T=own_T, alpha=alpha)
     except UserError as error:
         return SpeedRow(arm, name, None, None, str(error))
     kinds = study.likelihoods(metric, arm, control)

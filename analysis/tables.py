@@ -167,7 +167,7 @@ def _compared(
     if both.sum() != len(own):
         notes.append(f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished")
     try:
-        effect = paired_effect(base[both], own[both])
+        effect = paired_effect(base[both], own[both], alpha=study.design["alpha"])
         if both.sum() < VERDICT_FLOOR:
             notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
         elif seen is not None:

@@ -8,7 +8,7 @@ from rich.text import Text
 from analysis import decoding, ladder_words
 from analysis.tables import MetricTable
 from analysis.verdicts import Judgement
-from analysis.words import crossed, kind, number, pvalue, signed
+from analysis.words import coverage, crossed, kind, number, pvalue, ratio, signed
 from core.labelled import labelled
 from core.quantities import counted
 from core.terminal import line
@@ -21,7 +21,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     title = [line(judgement.question, style="bold")] if titled else []
     parts: list[Any] = [*title, line(judgement.headline), Text()]
     for table in judgement.tables:
-        parts += _terminal_metric(table)
+        parts += _terminal_metric(table, judgement.design["alpha"])
         parts += [line(table.likelihoods, style="dim")] if table.likelihoods else []
         parts += [Text()]
     parts += _terminal_ladder(judgement)
@@ -37,16 +37,17 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     return Group(*parts)
 
 
-def _terminal_metric(table: MetricTable) -> list[Any]:
+def _terminal_metric(table: MetricTable, alpha: float) -> list[Any]:
     unit = f", {table.unit}" if table.unit else ""
     role = "" if table.primary else " (secondary)"
-    out = labelled("arm", "mean", "effect", "95 % interval", "Holm p", "n", "verdict", folded=("verdict",))
+    out = labelled("arm", "mean", "effect", coverage(alpha), "Holm p", "n", "verdict", folded=("verdict",))
     for row in table.rows:
         effect = row.effect
-        cells = [signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}"] if effect else ["", ""]
+        interval = f"{signed(effect.low)} {signed(effect.high)}" if effect else ""
+        cells = [signed(effect.estimate, table.margin) if effect else "", interval]
         n = effect.n if effect else row.n
         verdict = line(row.verdict, style=VERDICT_STYLES.get(kind(row), ""))
-        out.add(row.label, number(row.mean), *cells, pvalue(row.p_holm), str(n), verdict)
+        out.add(row.label, number(row.mean), *cells, pvalue(row.p_holm, alpha), str(n), verdict)
     return [line(f"{table.label}{unit}{role}", style="dim"), out]
 
 
@@ -83,13 +84,14 @@ def _terminal_contrasts(judgement: Judgement) -> list[Any]:
     rows = [row for row in judgement.contrasts if row.effect is not None]
     if not rows:
         return []
-    unit = judgement.tables[0].unit
+    unit, alpha = judgement.tables[0].unit, judgement.design["alpha"]
     title = f"planned contrasts in {judgement.tables[0].label}{f', {unit}' if unit else ''}"
-    out = labelled("of", "effect", "95 % interval", "Holm p", "n", "verdict", folded=("verdict",))
+    out = labelled("of", "effect", coverage(alpha), "Holm p", "n", "verdict", folded=("verdict",))
     for row in rows:
         assert row.effect is not None
         interval = f"{signed(row.effect.low)} {signed(row.effect.high)}"
-        cells = (signed(row.effect.estimate), interval, pvalue(row.p_holm), str(row.effect.n))
+        effect = signed(row.effect.estimate, judgement.tables[0].margin)
+        cells = (effect, interval, pvalue(row.p_holm, alpha), str(row.effect.n))
         out.add(row.label, *cells, line(row.verdict))
     return [line(title, style="dim"), out, Text()]
 
@@ -109,11 +111,12 @@ def _terminal_speeds(judgement: Judgement) -> list[Any]:
     if not rows:
         return []
     title = "tokens for the same value, as a share of the control's (below 1: learns faster)"
-    out = labelled("arm", "share", "95 % interval", "Holm p", "as good")
+    alpha = judgement.design["alpha"]
+    out = labelled("arm", "share", coverage(alpha), "Holm p", "as good")
     for row in rows:
         assert row.speed is not None
-        share, interval = f"{row.speed.share:.2f}", f"{row.speed.low:.2f} {row.speed.high:.2f}"
-        out.add(row.label, share, interval, pvalue(row.p_holm), f"{row.speed.reached} of {row.speed.n}")
+        share, interval = ratio(row.speed.share), f"{ratio(row.speed.low)} {ratio(row.speed.high)}"
+        out.add(row.label, share, interval, pvalue(row.p_holm, alpha), f"{row.speed.reached} of {row.speed.n}")
     return [line(title, style="dim"), out, Text()]
 
 
@@ -121,15 +124,15 @@ def _terminal_factorial(judgement: Judgement) -> list[Any]:
     if judgement.interactions is None:
         note = judgement.factorial_note
         return [line(f"no main effects and interactions: {note}"), Text()] if note else []
-    table, parts = judgement.tables[0], []
+    table, alpha, parts = judgement.tables[0], judgement.design["alpha"], []
     where = f"{table.label}{f', {table.unit}' if table.unit else ''}"
     for title, family in (
         (f"main effects in {where}: averaged over the other factors", judgement.main_effects),
         (f"interactions in {where}: how much one changes the other's effect", judgement.interactions),
     ):
-        out = labelled("of", "effect", "95 % interval", "Holm p")
+        out = labelled("of", "effect", coverage(alpha), "Holm p")
         for contrast in family.contrasts if family else ():
             interval = f"{signed(contrast.effect.low)} {signed(contrast.effect.high)}"
-            out.add(crossed(contrast), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm))
+            out.add(crossed(contrast), signed(contrast.effect.estimate), interval, pvalue(contrast.p_holm, alpha))
         parts += [line(title, style="dim"), out, Text()]
     return parts

@@ -16,7 +16,8 @@ from analysis.lineage import declared, looked_at, notes
 from analysis.power import reach_of
 from analysis.speed import SpeedRow, speeds
 from analysis.tables import MetricTable, Planned, failures, metric_table, planned_contrasts
-from core.quantities import counted, significant
+from analysis.words import pvalue
+from core.quantities import counted, ranked, significant
 
 if TYPE_CHECKING:
     from analysis.ladder import Ladder
@@ -172,12 +173,13 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     better = [row for row in table.rows if row.verdict == "better"]  # without failures, by its words
     if not better:
         return control, f"no arm is better than the control in {table.label}, so the control stands"
-    best = min(better, key=lambda row: row.effect.estimate * (1 if table.goal == "min" else -1) if row.effect else 0)
+    sign = 1 if table.goal == "min" else -1
+    best = better[ranked([sign * row.effect.estimate if row.effect else 0 for row in better])[0]]
     assert best.effect is not None
     said = f"better than the control by {significant(abs(best.effect.estimate), 3)} {table.unit}".strip()
     lost = failures(study, control, table.metric)
     said += f"; the control lost {lost} of its runs" if lost else ""
-    return best.arm, f"{said} (Holm p = {best.p_holm:.2g}); {UNCONFIRMED}"
+    return best.arm, f"{said} (Holm p = {pvalue(best.p_holm, study.design['alpha'])}); {UNCONFIRMED}"
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,18 @@
 """Numbers and verdicts in words, as every page, terminal and file has them."""
 
 import math
+from typing import TYPE_CHECKING
 
-from analysis.factorial import Contrast
-from analysis.tables import Planned, Row
+import numpy as np
+
 from core.quantities import significant
 
+if TYPE_CHECKING:
+    from analysis.factorial import Contrast
+    from analysis.tables import Planned, Row
 
-def crossed(contrast: Contrast) -> str:
+
+def crossed(contrast: "Contrast") -> str:
     """A contrast's factors in words: each from its reference to its level."""
     steps = zip(contrast.factors, contrast.reference, contrast.levels, strict=True)
     return " x ".join(f"{name} {base} → {level}" for name, base, level in steps)
@@ -18,21 +23,65 @@ def number(value: float | None) -> str:
     return "" if value is None else significant(value, 4)
 
 
-def signed(value: float | None) -> str:
-    """Two significant digits with a sign: effects and their bounds."""
-    return "" if value is None else significant(value, 2, "+").replace("-", "−")
+def signed(value: float | None, margin: float | None = None) -> str:
+    """Two significant digits with a sign: effects and their bounds; more where two would put it on or beyond a margin."""
+    if value is None:
+        return ""
+    digits = 2 if margin is None else digits_beside(abs(value), margin)
+    return "0" if value == 0 else significant(value, digits, "+").replace("-", "−")
+
+
+def size(value: float, margin: float | None = None) -> str:
+    """An effect's size in words: as `signed`, without the sign."""
+    return signed(abs(value), margin).removeprefix("+")
 
 
 def correlation(value: float) -> str:
     """Two digits; nothing where a side doesn't vary."""
-    return "" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+    return "" if math.isnan(value) else fixed(value, 2)
 
 
-def pvalue(value: float | None) -> str:
-    """Two digits, and nothing below 0.0001."""
-    return "" if value is None else "<.0001" if value < 1e-4 else f"{value:.2g}"
+def fixed(value: float, decimals: int, sign: bool = False) -> str:
+    """So many decimals; 0 has no sign."""
+    told = f"{value:{'+' if sign else ''}.{decimals}f}"
+    return (told.lstrip("+-") if float(told) == 0 else told).replace("-", "−")
 
 
-def kind(row: Row | Planned) -> str:
+def ratio(value: float) -> str:
+    """Two decimals, or as many as it takes not to be 1 where the value isn't."""
+    return f"{value:.{decimals_beside(value, 2, 1.0)}f}"
+
+
+def percent(value: float, sign: bool = True) -> str:
+    """A share in per cent with one decimal, or as many as it takes not to be 0 where the value isn't."""
+    return f"{fixed(100 * value, decimals_beside(100 * value, 1, 0.0), sign)}%"
+
+
+def pvalue(value: float | None, alpha: float) -> str:
+    """Two digits, nothing below 0.0001, and as many more as it takes to be on its own side of alpha: 0.0497, not 0.05."""
+    if value is None:
+        return ""
+    if value < 1e-4 <= alpha:
+        return "<.0001"
+    return f"{value:.{digits_beside(value, alpha)}g}"
+
+
+def digits_beside(value: float, limit: float) -> int:
+    """Two significant digits, or as many as it takes to be below a limit where the value is, and else not."""
+    return next((n for n in range(2, 17) if (float(f"{value:.{n}g}") < limit) == (value < limit)), 17)
+
+
+def decimals_beside(value: float, least: int, limit: float) -> int:
+    """So many decimals, or as many as it takes to be below, at or above a limit where the value is."""
+    sides = np.sign(value - limit)
+    return next((n for n in range(least, 13) if np.sign(float(f"{value:.{n}f}") - limit) == sides), least)
+
+
+def coverage(alpha: float) -> str:
+    """What an interval's column is headed by."""
+    return f"{100 * (1 - alpha):g} % interval"
+
+
+def kind(row: "Row | Planned") -> str:
     """A verdict's first word: what it is coloured by."""
     return row.verdict.split(" ")[0].rstrip(",")

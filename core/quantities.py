@@ -1,11 +1,33 @@
-"""Large numbers and lengths of time as people say them."""
+"""Large numbers and lengths of time as people say them; and measured numbers in order, ties left as they came."""
 
+import itertools
+import math
 import re
+from collections.abc import Sequence
 
 from core.errors import UserError
 
 LARGEST_PLAIN = 1e6  # numbers from here on are powers of ten
+
+TIE = 1e-9  # of a measured value: two that differ by less differ by rounding, which another processor does otherwise
+
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+
+
+def ranked(values: Sequence[float]) -> list[int]:
+    """Places of values from the smallest on; of values that are equal but for rounding, the first come first."""
+    order = sorted(range(len(values)), key=lambda place: values[place])
+    groups = [order[:1]]
+    for before, place in itertools.pairwise(order):
+        if below(values[before], values[place]):
+            groups.append([])
+        groups[-1].append(place)
+    return [place for group in groups for place in sorted(group)]
+
+
+def below(value: float, other: float) -> bool:
+    """Whether a value is smaller than another by more than rounding."""
+    return value < other and not math.isclose(value, other, rel_tol=TIE)
 
 
 def short(value: float) -> str:

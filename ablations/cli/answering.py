@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ablations.cli.commands import console, show_json
 from analysis.compare import holm
+from analysis.words import coverage, percent, pvalue
 from core.data.tasks import first_held_out, room, task_of
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
@@ -18,6 +19,8 @@ from core.training.checks import find_run
 
 if TYPE_CHECKING:
     from core.probes.tasks import TaskResult
+
+ALPHA = 0.05
 
 BASE = "one token a call"  # what the others are compared with, prompt by prompt
 
@@ -68,7 +71,7 @@ def _rows(results: "dict[str, TaskResult]") -> list[dict[str, Any]]:
     rows = []
     for label, result in results.items():
         right = int(result.right_N.sum())
-        interval = binomtest(right, len(result.right_N)).proportion_ci(method="wilson")
+        interval = binomtest(right, len(result.right_N)).proportion_ci(1 - ALPHA, method="wilson")
         rows.append(
             {
                 "decoding": label,
@@ -95,7 +98,7 @@ def _mcnemar(right_N: np.ndarray, base_N: np.ndarray) -> float:
 def _print(content: dict[str, Any], out: Console) -> None:
     out.print(
         f"{content['task']}: {content['examples']} held-out prompts, {content['length']} tokens decoded after each; exact "
-        "match with its 95 % interval (Wilson); p: McNemar against one token a call, Holm over the rows",
+        f"match with its {coverage(ALPHA)} (Wilson); p: McNemar against one token a call, Holm over the rows",
         soft_wrap=True,
     )
     table = labelled("decoding", "exact match", "difference", "p adj.", "NFE", "TPF")
@@ -103,8 +106,8 @@ def _print(content: dict[str, Any], out: Console) -> None:
         table.add(
             row["decoding"],
             f"{row['exact_match']:.1%} [{row['low']:.1%}, {row['high']:.1%}]",
-            "" if row["adjusted"] is None else f"{row['difference']:+.1%}",
-            "" if row["adjusted"] is None else f"{row['adjusted']:.3f}",
+            "" if row["adjusted"] is None else percent(row["difference"]),
+            "" if row["adjusted"] is None else pvalue(row["adjusted"], ALPHA),
             f"{row['nfe']:.1f}",
             f"{row['tokens_per_call']:.2f}",
         )
@@ -125,7 +128,7 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     _, denoiser = open_run(arguments.model)
     result = minimal_pairs(config, denoiser, arguments.count, draws=arguments.draws)
     wins = float(result.preferred * arguments.count)
-    interval = binomtest(round(wins), arguments.count).proportion_ci(method="wilson")
+    interval = binomtest(round(wins), arguments.count).proportion_ci(1 - ALPHA, method="wilson")
     content = {
         "task": task_of(config),
         "pairs": arguments.count,
@@ -142,7 +145,7 @@ def run_pairs(arguments: argparse.Namespace) -> int:
         return 0
     console().print(
         f"{content['task']}: the right response is likelier than one wrong by a symbol in {content['preferred']:.1%} "
-        f"[{content['low']:.1%}, {content['high']:.1%}] of {content['pairs']} held-out pairs (95 % interval, Wilson), by "
+        f"[{content['low']:.1%}, {content['high']:.1%}] of {content['pairs']} held-out pairs ({coverage(ALPHA)}, Wilson), by "
         f"{content['margin']:.3g} nats on average; {content['uncertain']} pairs are undecided by {content['draws']} draws of "
         "masks",
         soft_wrap=True,

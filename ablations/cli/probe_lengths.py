@@ -13,7 +13,7 @@ from ablations.cli.commands import console, load_study, show_json
 from analysis.compare import PairedEffect
 from analysis.frame import Study
 from analysis.lengths import ByLength, by_length
-from analysis.words import pvalue, signed
+from analysis.words import coverage, pvalue, signed
 from core.config import RunConfig
 from core.data.held_out import check_held_out
 from core.errors import UserError
@@ -45,11 +45,11 @@ def run_lengths(arguments: argparse.Namespace) -> int:
             values[arm][seed] = measure(place, arguments.lengths, arguments.sequences)
     if not any(values.values()):
         raise UserError(f"no run of {arguments.name} is complete yet: run it first")
-    control = study.design["control"]
+    control, alpha = study.design["control"], study.design["alpha"]
     apart = {
         arm: why for arm in study.arms if arm != control and (why := study.incomparable("val/nelbo", arm, control))
     }
-    rows = by_length(values, control, apart)
+    rows = by_length(values, control, apart, alpha=alpha)
     if arguments.json:
         show_json([{"label": study.labels[row.arm]} | asdict(row) | {"note": apart.get(row.arm, "")} for row in rows])
     else:
@@ -86,25 +86,31 @@ def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: C
         "over arms and lengths",
         soft_wrap=True,
     )
-    table = labelled("arm", "length", "mean", "effect", "95 % interval", "Holm p", "n")
+    alpha = study.design["alpha"]
+    table = labelled("arm", "length", "mean", "effect", coverage(alpha), "Holm p", "n")
     for row in rows:
         for place, length in enumerate(row.means):
             label = line(study.labels[row.arm] if place == 0 else "")
-            table.add(
-                label, str(length), f"{row.means[length]:.4f}", *_told(row.effects[length], row.p_holm.get(length))
-            )
+            cells = _told(row.effects[length], row.p_holm.get(length), alpha)
+            table.add(label, str(length), f"{row.means[length]:.4f}", *cells)
     out.print(table)
     for row in rows:
         if row.slope is not None and row.p_slope is not None:
             out.print(
                 f"{study.labels[row.arm]}: the difference changes by {signed(row.slope.estimate)} "
-                f"[{signed(row.slope.low)}, {signed(row.slope.high)}] as the length doubles, Holm p = {pvalue(row.p_slope)}",
+                f"[{signed(row.slope.low)}, {signed(row.slope.high)}] as the length doubles, "
+                f"Holm p = {pvalue(row.p_slope, alpha)}",
                 markup=False,
                 soft_wrap=True,
             )
 
 
-def _told(effect: PairedEffect | None, p_holm: float | None) -> tuple[str, ...]:
+def _told(effect: PairedEffect | None, p_holm: float | None, alpha: float) -> tuple[str, ...]:
     if effect is None:
         return ("", "", "", "")
-    return (signed(effect.estimate), f"{signed(effect.low)} {signed(effect.high)}", pvalue(p_holm), str(effect.n))
+    return (
+        signed(effect.estimate),
+        f"{signed(effect.low)} {signed(effect.high)}",
+        pvalue(p_holm, alpha),
+        str(effect.n),
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from analysis.words import coverage, pvalue
 from core.labelled import labelled
 
 ALPHA = 0.05
@@ -20,7 +21,15 @@ def print_run(content: dict[str, Any], path: Path, out: Console) -> None:
         markup=False,
         soft_wrap=True,
     )
-    names = ("design", "I(E;T|M), nats", "simultaneous 95 %", "% of H(E|M)", "JSD visible", "JSD masked", "p adj.")
+    names = (
+        "design",
+        "I(E;T|M), nats",
+        f"simultaneous {coverage(ALPHA)}".removesuffix(" interval"),
+        "% of H(E|M)",
+        "JSD visible",
+        "JSD masked",
+        "p adj.",
+    )
     table = labelled("layer", *names, left=("design",))
     for crossed, plain in zip(content["crossed"], content["plain"], strict=True):
         for design, row in (("crossed", crossed), ("plain", plain)):
@@ -32,7 +41,7 @@ def print_run(content: dict[str, Any], path: Path, out: Console) -> None:
                 _percent(row["share"]),
                 _number(row["divergence_visible"]),
                 _number(row["divergence_masked"]),
-                _pvalue(row["adjusted"]),
+                pvalue(row["adjusted"], ALPHA),
             )
     out.print(table)
     out.print(
@@ -113,7 +122,3 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
-
-
-def _pvalue(value: float) -> str:
-    return f"{value:.3f}"

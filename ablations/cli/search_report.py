@@ -12,10 +12,10 @@ from analysis.frame import Study
 from analysis.selection import confirm, expected_best
 from analysis.terminal import terminal_table
 from analysis.verdicts import UNCONFIRMED, judge
-from analysis.words import pvalue, signed
+from analysis.words import coverage, pvalue, signed
 from core.errors import UserError
 from core.labelled import labelled
-from core.quantities import counted, short, significant
+from core.quantities import counted, ranked, short, significant
 from core.versions import mixture
 from sweeps.search.importance import importances
 from sweeps.search.plan import described, differing
@@ -110,27 +110,46 @@ def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | Non
 def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[str, Any]:
     design = results.design
     sign = 1 if design["goals"][0] == "min" else -1
-    ranked = sorted((c for c in found if c.status == "complete"), key=lambda c: sign * c.values[0])
+    complete = sorted((c for c in found if c.status == "complete"), key=lambda c: c.trial)
+    best = [complete[place] for place in ranked([sign * c.values[0] for c in complete])[:SHOWN]]
     # Every configuration that didn't fail has a value here: no choice was made before.
     step = design["rungs"][0]
     judged = [c for c in found if step in c.curve]
     values = [c.curve[step] for c in judged]
+    search = from_json(design["declared"])
     rows = importances(
-        from_json(design["declared"]),
+        search,
         [c.settings for c in judged],
         [sign * value for value in values],
         rng=np.random.default_rng(0),
     )
     labels = {c.trial: described(d) for c, d in zip(found, differing([c.settings for c in found]), strict=True)}
-    counts = sorted({n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < len(values)} | ({len(values)} - {0}))
+    drawn = [c.curve[step] for c in judged if c.arm != design["control"]]  # the control was given, not drawn
     return {
         "group": name,
-        "best": [_row(c, design, labels) | {"note": BIASED} for c in ranked[:SHOWN]],
+        "best": [_row(c, design, labels) | {"note": BIASED} for c in best],
         "pareto": [_row(c, design, labels) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
         "judged_at_step": step,
-        "expected_best": [{"n": n, "value": expected_best(values, n, higher_is_better=sign < 0)} for n in counts],
+        "expected_best": [] if search.guided else _expected(drawn, sign),
+        "best_so_far": _so_far([c.curve[step] for c in sorted(judged, key=lambda c: c.trial)], sign),
+        "guided_by": search.sampler if search.guided else None,
         "importance": [vars(row) for row in rows],
     }
+
+
+def _counts(many: int) -> list[int]:
+    return sorted({2**power for power in range(9) if 2**power < many} | ({many} - {0}))
+
+
+def _expected(values: Sequence[float], sign: int) -> list[dict[str, float]]:
+    """The expected best of n configurations, which only independent draws have."""
+    return [{"n": n, "value": expected_best(values, n, higher_is_better=sign < 0)} for n in _counts(len(values))]
+
+
+def _so_far(values: Sequence[float], sign: int) -> list[dict[str, float]]:
+    """The best of the first n configurations, as it happened. values: in the order of trials."""
+    best = sign * np.minimum.accumulate(sign * np.array(values, dtype=float))
+    return [{"n": n, "value": float(best[n - 1])} for n in _counts(len(values))]
 
 
 def _row(found: Configuration, design: Mapping[str, Any], labels: Mapping[int, str]) -> dict[str, Any]:
@@ -146,7 +165,7 @@ def _row(found: Configuration, design: Mapping[str, Any], labels: Mapping[int, s
 
 def _confirmation(results: Results, study: Study) -> dict[str, Any]:
     judgement = judge(study)
-    metric, goal = study.design["metric"], results.design["goals"][0]
+    metric, goal, alpha = study.design["metric"], results.design["goals"][0], study.design["alpha"]
     finalists = results.finalists()
     control_fresh = study.values("control", metric)
     control_then = next((c for c in results.configurations if c.arm == results.design["control"]), None)
@@ -159,7 +178,9 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
         fresh = study.values(arm, metric)
         selected = list(found.seed_values) if found is not None else []
         try:
-            said = confirm(np.atleast_2d(selected or fresh), np.atleast_2d(fresh), higher_is_better=goal == "max")
+            said = confirm(
+                np.atleast_2d(selected or fresh), np.atleast_2d(fresh), higher_is_better=goal == "max", alpha=alpha
+            )
             row |= {key: getattr(said, key) for key in ("estimate", "low", "high", "n")}
             row["selected"] = said.selected if selected else None
         except UserError as error:
@@ -167,7 +188,7 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
         if reason := study.incomparable(metric, arm, "control"):
             row["note"] = reason
         elif arm != "control":
-            row |= _effects(found, control_then, fresh, control_fresh)
+            row |= _effects(found, control_then, fresh, control_fresh, alpha)
         arms.append(row)
     return {
         "is_control": [name for name, found in finalists.items() if found.arm == results.design["control"]],
@@ -190,13 +211,17 @@ def _tokens_a_run(study: Study, arm: str) -> int | None:
 
 
 def _effects(
-    found: Configuration | None, control: Configuration | None, fresh: np.ndarray, control_fresh: np.ndarray
+    found: Configuration | None,
+    control: Configuration | None,
+    fresh: np.ndarray,
+    control_fresh: np.ndarray,
+    alpha: float,
 ) -> dict[str, Any]:
     """The arm's difference from the control on fresh seeds, and on the search's own where both were trained to the end."""
     row: dict[str, Any] = {"effect": None, "effect_low": None, "effect_high": None, "selected_effect": None}
     both = np.isfinite(fresh) & np.isfinite(control_fresh)
     try:
-        effect = paired_effect(control_fresh[both], fresh[both])
+        effect = paired_effect(control_fresh[both], fresh[both], alpha=alpha)
         row |= {"effect": effect.estimate, "effect_low": effect.low, "effect_high": effect.high}
     except UserError as error:
         row["note"] = str(error)
@@ -240,7 +265,9 @@ def _print_content(content: dict[str, Any], study: Study | None, out: Console) -
     found = content["confirmation"]
     out.print()
     out.print(f"confirmation on seeds {found['seeds'][0]} to {found['seeds'][-1]}, which chose nothing", style="bold")
-    table = labelled("arm", "estimate", "95 % interval", "minus control", "95 % of that", "search said (biased)")
+    interval = coverage(study.design["alpha"])
+    of_that = interval.replace("interval", "of that")
+    table = labelled("arm", "estimate", interval, "minus control", of_that, "search said (biased)")
     for row in found["arms"]:
         effect = row.get("effect")
         table.add(
@@ -272,13 +299,23 @@ def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) ->
         for row in group["pareto"]:
             out.print(f"    {_described(row, metrics)}", markup=False)
     step = group["judged_at_step"]
-    if group["expected_best"]:
-        curve = ", ".join(f"{row['n']}: {significant(row['value'], 4)}" for row in group["expected_best"])
-        out.print(f"  expected best of n configurations at step {step}: {curve}", markup=False)
+    for title, key in (("expected best of", "expected_best"), ("best of the first", "best_so_far")):
+        if group[key] and (key == "expected_best" or group["guided_by"]):
+            curve = ", ".join(f"{row['n']}: {significant(row['value'], 4)}" for row in group[key])
+            out.print(f"  {title} n configurations at step {step}: {curve}", markup=False)
+    if group["guided_by"] and group["best_so_far"]:
+        out.print(
+            f"  no expected best: {group['guided_by']} proposes by what it has seen, so trials aren't random draws"
+        )
     if group["importance"]:
-        out.print(f"  importance at step {step} (95 % of shuffled values stay below the null):")
+        null = "95 % of shuffled values stay below the null"
+        if group["guided_by"]:
+            null = f"no p-values: {group['guided_by']} crowds its trials where values were good, so shuffled ones are no null"
+        out.print(f"  importance at step {step} ({null}):")
         for row in group["importance"]:
-            said = f"{row['parameter']}: {row['importance']:.3f}, null {row['null']:.3f}, p = {pvalue(row['pvalue'])}"
+            said = f"{row['parameter']}: {row['importance']:.3f}"
+            if row["pvalue"] is not None:
+                said += f", null {row['null']:.3f}, p = {pvalue(row['pvalue'], 0.05)}"
             out.print(f"    {said}", markup=False)
 
 

@@ -138,7 +138,7 @@ function familyTable(family, verdict) {
       const bounds = row.low === null ? "no bound yet" : `${signed(row.low)} … ${signed(row.high)}`;
       return make("tr", {}, make("td", {}, row.label), make("td", {}, row.estimate === null ? "" : signed(row.estimate)), make("td", {}, bounds),
         make("td", {}, interval(row, scale, verdict.margin, `${row.label}: ${row.estimate === null ? "no pair yet" : signed(row.estimate)}, ${bounds}`)),
-        make("td", {}, pvalue(row.p_holm)), make("td", {}, `${row.n} of ${row.planned}`),
+        make("td", {}, pvalue(row.p_holm, verdict.alpha)), make("td", {}, `${row.n} of ${row.planned}`),
         make("td", { class: "text" }, make("span", { class: kind(row.verdict) }, row.verdict), ...row.notes.map((note) => make("span", { class: "note" }, note))));
     }))));
 }
@@ -233,7 +233,12 @@ function said(element, words) {
 const sum = (counts) => d3.sum(Object.values(counts));
 const counted = (counts) => Object.entries(counts).filter(([, n]) => n).map(([state, n]) => `${n} ${WORDS[state] ?? state}`).join(", ");
 const signed = d3.format("+.3~g");
-const pvalue = (p) => (p === null ? "" : p < 0.0001 ? "< 0.0001" : d3.format(".2~g")(p));
+// Two digits, and as many more as it takes to be on its own side of alpha: 0.0497, not 0.05.
+function pvalue(p, alpha) {
+  if (p === null || p < 0.0001) return p === null ? "" : "< 0.0001";
+  const digits = d3.range(2, 17).find((n) => (Number(p.toPrecision(n)) < alpha) === (p < alpha));
+  return d3.format(`.${digits ?? 17}~g`)(p);
+}
 const withUnit = ({ label, unit }) => (unit ? `${label}, ${unit}` : label);
 const kind = (words) => (words === "no verdict yet" ? "waiting" : words.split(/[ ,]/)[0]);
 

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from core import fencing
 from core.config import RunConfig
 from core.lightning_import import lightning
+from core.quantities import below
 from core.ranks import Ranks
 from core.training.callbacks import Recorder
 from core.training.saved import BEST, FOLDER
@@ -90,7 +91,7 @@ class BestKeeper(lightning.Callback):
             return
         self._seen = int(validation["step"][-1])
         value = validation[metric][-1]
-        better = math.isfinite(value) and (self.best is None or value < self.best.value)
+        better = math.isfinite(value) and (self.best is None or below(value, self.best.value))
         if not from_all_ranks(better)[0]:  # rank 0 knows what lies in the folder; all save together
             return
         # One entry: the library writes several in an order of chance, and equal weights would have unequal hashes.

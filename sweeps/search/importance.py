@@ -1,8 +1,10 @@
-"""Which parameters matter for being among the best, and how much importance chance alone gives them.
+"""Which parameters matter for being among the best, and, of unguided searches, how much importance chance alone gives them.
 
 PED-ANOVA (arXiv 2304.10255; conditional spaces: 2601.20800), as Optuna computes it. It lives here, not in analysis, because
-it needs Optuna's distributions and estimators. An importance has no unit and is never zero: it means something only beside
-the importances of the same points with their values shuffled.
+it needs Optuna's distributions and estimators. An importance has no unit and is never zero: it is tested beside the
+importances of the same points with their values shuffled. That is a null distribution only where points were drawn without a
+look at values: a guided sampler crowds its points where values were good, by chance too, so shuffled values aren't what it
+would have seen had nothing mattered.
 """
 
 import warnings
@@ -20,18 +22,19 @@ from sweeps.search.spec import Search
 from sweeps.spec import Level
 
 FEWEST_POINTS = 10
+ROUNDING = 1e-9  # importances that differ by less are equal: a shuffle that changes no group gives the same one
 TARGET_QUANTILE = 0.2  # being among the best fifth: a tenth of a small search is two or three points
 
 
 @dataclass(frozen=True)
 class Importance:
     """One parameter. null: the 95 % quantile of its importances under shuffled values; pvalue: of importances this large
-    under them, (1 + count) / (1 + shuffles)."""
+    under them, (1 + count) / (1 + shuffles); both None after a guided search."""
 
     parameter: str
     importance: float
-    null: float
-    pvalue: float
+    null: float | None
+    pvalue: float | None
 
 
 def importances(
@@ -44,8 +47,7 @@ def importances(
 ) -> list[Importance]:
     """The importance of every parameter, the most important first; none for fewer than 10 points.
 
-    points: settings of configurations; losses: (N,) their values at equal tokens, smaller = better. Sampled points crowd
-    where values are good; shuffling keeps the points, so the null has the same crowds.
+    points: settings of configurations; losses: (N,) their values at equal tokens, smaller = better.
     """
     if len(points) < FEWEST_POINTS:
         return []
@@ -56,13 +58,16 @@ def importances(
     varied = [name for name in known if len({repr(point.get(name)) for point in drawn}) > 1]
     values = np.asarray(losses, dtype=float)
     found = _evaluate(drawn, values, known, varied)
+    if search.guided:
+        rows = [Importance(name, float(found[i]), None, None) for i, name in enumerate(varied)]
+        return sorted(rows, key=lambda row: -row.importance)
     null = np.array([_evaluate(drawn, rng.permutation(values), known, varied) for _ in range(shuffles)])
     rows = [
         Importance(
             name,
             float(found[i]),
             float(np.quantile(null[:, i], 0.95)),
-            float((1 + (null[:, i] >= found[i]).sum()) / (1 + shuffles)),
+            float((1 + (null[:, i] >= found[i] * (1 - ROUNDING)).sum()) / (1 + shuffles)),
         )
         for i, name in enumerate(varied)
     ]

@@ -12,6 +12,7 @@ import numpy as np
 from core import designs, jsonfiles, listing, records
 from core.errors import UserError
 from core.jsonfiles import DamagedFileError, is_whole
+from core.quantities import below, ranked
 from core.records import OutOfReachError, RunRecord, UnreadableRecordError
 from sweeps.plan import Plan, describe_arm, planned_runs
 from sweeps.search.plan import SearchPlan, described, differing
@@ -86,19 +87,15 @@ class Results:
     def best(self, group: str, objective: int = 0) -> Configuration | None:
         """The best complete configuration of a group in one objective: the best of many looks better than it is."""
         sign = 1 if self.design["goals"][objective] == "min" else -1
-        among = [c for c in self.complete if c.group == group]
-        return min(among, key=lambda c: (sign * c.values[objective], c.trial)) if among else None
+        among = sorted((c for c in self.complete if c.group == group), key=lambda c: c.trial)
+        return among[ranked([sign * c.values[objective] for c in among])[0]] if among else None
 
     def pareto(self, group: str) -> list[Configuration]:
         """The complete configurations that no other is at least as good as in every objective and better in one."""
         signs = np.array([1 if goal == "min" else -1 for goal in self.design["goals"]])
         among = [c for c in self.complete if c.group == group]
         losses = [signs * np.array(c.values) for c in among]
-        return [
-            c
-            for c, own in zip(among, losses, strict=True)
-            if not any((other <= own).all() and (other < own).any() for other in losses)
-        ]
+        return [c for c, own in zip(among, losses, strict=True) if not any(_dominates(other, own) for other in losses)]
 
     def finalists(self) -> dict[str, Configuration]:
         """What the confirmation trains beside the control: of each group, the best in every objective, by arm name."""
@@ -112,6 +109,11 @@ class Results:
                 several += [metric.rsplit("/", 1)[-1]] if len(self.design["metrics"]) > 1 else []
                 chosen["-".join(["winner", *several])] = best
         return chosen
+
+
+def _dominates(one: np.ndarray, other: np.ndarray) -> bool:
+    pairs = list(zip(one.tolist(), other.tolist(), strict=True))
+    return any(below(a, b) for a, b in pairs) and not any(below(b, a) for a, b in pairs)
 
 
 def entry_file(identity: str) -> str:

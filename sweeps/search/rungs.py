@@ -7,6 +7,8 @@ from its checkpoint once it is among the best 1 / ETA of those that reached the 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from core.quantities import ranked
+
 ETA = 3
 MOST_RUNGS = 4
 
@@ -63,8 +65,8 @@ def promotable(reached: Mapping[int, Mapping[int, float]], waiting: Mapping[int,
     for rung in sorted(reached, reverse=True):
         values = reached[rung]
         places = max(len(values) // ETA, 1 if last and values else 0)
-        best = sorted(values, key=lambda number: (values[number], number))[:places]
-        for number in best:
+        numbers = sorted(values)
+        for number in (numbers[place] for place in ranked([values[number] for number in numbers])[:places]):
             if waiting.get(number) == rung:
                 return number
     return None

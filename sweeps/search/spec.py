@@ -81,6 +81,9 @@ class Budget:
             raise UserError("budget: name a positive number of trials or of tokens, such as Budget(trials=64)")
 
 
+UNGUIDED = ("random", "qmc")  # samplers that don't look at values
+
+
 @dataclass(frozen=True)
 class Search:
     """A question that a search answers, and how.
@@ -137,6 +140,11 @@ class Search:
     @property
     def metrics(self) -> tuple[str, ...]:
         return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
+
+    @property
+    def guided(self) -> bool:
+        """Whether the sampler proposes by what it has seen: then its configurations aren't independent draws."""
+        return self.sampler not in UNGUIDED
 
     @property
     def chosen_pruner(self) -> str:

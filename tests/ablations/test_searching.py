@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from ablations.cli.search_report import _unequal_tokens, confirmed, print_report, report
 from analysis.frame import Study
@@ -100,8 +102,9 @@ def test_the_report_shows_both_kinds_of_estimates_for_what_they_are(searched) ->
     assert sum(len(group["best"]) for group in groups.values()) == outcome(searched)["complete"]
     for group in groups.values():
         assert "biased" in group["best"][0]["note"] and group["best"]
-        curve = [row["value"] for row in group["expected_best"]]
-        assert [row["n"] for row in group["expected_best"]] == [1, 2, 4] and curve == sorted(curve, reverse=True)
+        assert group["guided_by"] == "tpe" and group["expected_best"] == []  # its trials aren't random draws
+        curve = [row["value"] for row in group["best_so_far"]]
+        assert [row["n"] for row in group["best_so_far"]] == [1, 2, 4] and curve == sorted(curve, reverse=True)
     found = content["confirmation"]
     assert found["seeds"] == [1000, 1001, 1002, 1003] and found["missing"] == 0
     records = [json.loads(path.read_text()) for path in (searched / "runs" / "toy.confirm").rglob("record.json")]
@@ -112,6 +115,9 @@ def test_the_report_shows_both_kinds_of_estimates_for_what_they_are(searched) ->
     assert row["selected"] == groups["topk"]["best"][0]["values"][0]
     shown = ablate("report", "toy.py", cwd=searched)
     assert "therefore biased" in shown.stdout and "confirmation on seeds 1000 to 1003" in shown.stdout
+    assert (
+        "no expected best: tpe proposes by what it has seen" in shown.stdout and "best of the first n" in shown.stdout
+    )
     assert (searched / content["report"]).is_file()
 
 
@@ -261,6 +267,51 @@ def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> No
         assert said.count(once) == 1
 
 
+def searched_as(results: Results, sampler: str, **changes) -> Results:
+    """The same configurations as another sampler's."""
+    declared = results.design["declared"] | {"sampler": sampler}
+    return Results({**results.design, "declared": declared, **changes}, results.configurations, ())
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc"])
+def test_only_draws_that_look_at_nothing_have_an_expected_best(searched, sampler) -> None:
+    results = searched_as(Results.load(searched / "runs" / "toy"), sampler)
+    step = results.design["rungs"][0]
+    for group, configurations in results.groups().items():
+        content = next(each for each in report(results, None)["groups"] if each["group"] == group)
+        drawn = [c.curve[step] for c in configurations if c.arm != results.design["control"]]
+        assert content["guided_by"] is None
+        assert content["expected_best"][0] == {
+            "n": 1,
+            "value": pytest.approx(np.mean(drawn)),
+        }  # the control was no draw
+        assert content["expected_best"][-1] == {"n": len(drawn), "value": pytest.approx(min(drawn))}
+    out = io.StringIO()
+    print_report(report(results, None), None, Console(file=out, width=200))
+    assert "expected best of n configurations" in out.getvalue() and "no expected best" not in out.getvalue()
+
+
+def test_a_guided_searchs_history_is_shown_as_it_happened(searched) -> None:
+    results = Results.load(searched / "runs" / "toy")
+    step, (group, configurations) = results.design["rungs"][0], next(iter(results.groups().items()))
+    content = next(each for each in report(results, None)["groups"] if each["group"] == group)
+    values = [c.curve[step] for c in sorted(configurations, key=lambda c: c.trial)]
+    assert [row["value"] for row in content["best_so_far"]] == [
+        min(values[: row["n"]]) for row in content["best_so_far"]
+    ]
+
+
+def test_intervals_of_a_confirmation_have_the_declared_level(searched) -> None:
+    results, study = Results.load(searched / "runs" / "toy"), Study.load(searched / "runs" / "toy.confirm")
+    lax = replace(study, design={**study.design, "alpha": 0.2})
+    rows = [report(results, each)["confirmation"]["arms"][0] for each in (study, lax)]
+    widths = [row["high"] - row["low"] for row in rows]
+    assert widths[1] == pytest.approx(widths[0] * stats.t.ppf(0.9, 3) / stats.t.ppf(0.975, 3))
+    out = io.StringIO()
+    print_report(report(results, lax), lax, Console(file=out, width=200))
+    assert "80 % interval" in out.getvalue() and "95 % interval" not in out.getvalue()
+
+
 def test_the_report_tells_unequal_tuning_budgets(searched) -> None:
     results = Results.load(searched / "runs" / "toy")
     kept = [c for c in results.configurations if c.group != "topk" or c.trial == results.best("topk").trial]
@@ -349,14 +400,15 @@ def test_a_label_says_what_differs() -> None:
 
 
 def test_importances_print_nothing(capfd) -> None:
-    search = Search("?", {"optimizer.learning_rate": Log(1e-4, 1e-1)})
+    search = Search("?", {"optimizer.learning_rate": Log(1e-4, 1e-1)}, sampler="random")
     rates = [1e-4 * 1.5**n for n in range(12)]
     points = [{"optimizer.learning_rate": rate} for rate in rates]
     (row,) = importances(search, points, rates, rng=np.random.default_rng(0), shuffles=5)
     assert 0 <= row.pvalue <= 1 and capfd.readouterr() == ("", "")
 
 
-def test_the_page_of_a_search_has_every_figure(tmp_path) -> None:
+@pytest.mark.parametrize("guided", [False, True])
+def test_the_page_of_a_search_has_every_figure(tmp_path, guided: bool) -> None:
     trials = [
         {
             "trial": n,
@@ -369,7 +421,8 @@ def test_the_page_of_a_search_has_every_figure(tmp_path) -> None:
     ]
     trials.append({"trial": 4, "group": "", "status": "failed", "settings": {"a.rate": 0.0}, "value": None})
     best = {"trial": 3, "values": [2.0], "label": "<b>rate</b> 0.001", "is_control": False}
-    rows = [{"parameter": "a.rate", "importance": 0.4, "null": 0.1, "pvalue": 0.01}]
+    tested = {"null": None, "pvalue": None} if guided else {"null": 0.1, "pvalue": 0.01}
+    rows = [{"parameter": "a.rate", "importance": 0.4, **tested}]
     content = {
         "search": "toy", "question": "Which?", "metrics": ["val/nelbo"], "goals": ["min"], "trials": trials, "tokens": 1e6,
         "configurations": {"complete": 4, "paused": 0, "failed": 1}, "failures": [{"trial": 4, "reason": "NaN"}],
@@ -379,6 +432,7 @@ def test_the_page_of_a_search_has_every_figure(tmp_path) -> None:
     write_search_page(content, None, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 3 and "Not confirmed yet" in page and "unequal &lt;1&gt;" in page
+    assert ("of shuffled values" in page) is not guided
     assert "&lt;b&gt;rate" in page and "trial 4 failed: NaN" in page
     before = page
     write_search_page(content, None, tmp_path / "report.html")

@@ -9,9 +9,11 @@ and coordinates of figures to a tenth of a point, so that another processor's la
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from analysis.files import as_markdown, sheets
@@ -73,6 +75,27 @@ def test_the_records_give_the_recorded_page() -> None:
 def test_the_records_give_the_recorded_tables() -> None:
     found = {f"{sheet.name}.md": as_markdown(sheet) for sheet in sheets(judge(recorded()))}
     assert found == {path.name: path.read_text(encoding="utf-8") for path in PLACE.glob("tables/*.md")}
+
+
+@pytest.mark.parametrize(("seed", "size"), [(0, 1e-15), (1, 1e-13), (2, 1e-11)])
+def test_the_page_says_the_same_whatever_the_last_digits(seed: int, size: float) -> None:
+    rng = np.random.default_rng(seed)
+
+    def off(value: Any) -> Any:
+        if isinstance(value, list):
+            return [off(entry) for entry in value]
+        return value * (1 + size * rng.uniform(-1, 1)) if isinstance(value, float) else value
+
+    lines = (PLACE / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    read = [RunRecord.from_json(line) for line in lines]
+    study = Study.of([
+        replace(record, metrics={name: off(value) for name, value in record.metrics.items()},
+                validation={name: [*map(off, column)] if name not in ("step", "tokens") else column
+                            for name, column in record.validation.items()})
+        for record in read
+    ])  # fmt: skip
+    assert study is not None
+    assert split(render(study, judge(study)))[0] == split((PLACE / "report.html").read_text(encoding="utf-8"))[0]
 
 
 def write(folder: Path | None) -> None:

@@ -1,18 +1,23 @@
 import base64
 import hashlib
+import io
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 from rich.console import Console
+from scipy import stats
 
+from analysis.files import as_markdown, sheets
 from analysis.frame import Study
 from analysis.report import render, write_report
 from analysis.terminal import terminal_table
 from analysis.verdicts import judge
-from analysis.words import number, pvalue, signed
+from analysis.words import correlation, fixed, number, percent, pvalue, ratio, signed, size
 from tests.analysis.conftest import make_design
 from tests.analysis.pages import charts_of, without_scripts
 
@@ -126,7 +131,55 @@ def test_experts_by_timestep_are_drawn_for_the_first_seed_that_all_arms_finished
 def test_numbers_for_people() -> None:
     assert (number(2.61533), number(None)) == ("2.615", "")
     assert (signed(-0.00731), signed(0.5)) == ("−0.0073", "+0.5")
-    assert (pvalue(0.000012), pvalue(0.0312)) == ("<.0001", "0.031")
+    assert (pvalue(0.000012, 0.05), pvalue(0.0312, 0.05)) == ("<.0001", "0.031")
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.01, 0.0125])
+def test_a_p_value_is_shown_on_its_own_side_of_alpha(alpha: float) -> None:
+    assert (
+        pvalue(0.0497, 0.05) == "0.0497" and pvalue(0.0503, 0.05) == "0.05" and pvalue(0.04999996, 0.05) == "0.04999996"
+    )
+    for value in (*np.linspace(0.9 * alpha, 1.1 * alpha, 401), alpha, np.nextafter(alpha, 0), 3e-5, 0.0, 1.0):
+        told = pvalue(value, alpha)
+        assert (float(told.removeprefix("<")) < alpha) == (value < alpha), (value, told)
+    assert pvalue(5e-5, 2e-5) == "5e-05"  # where alpha is smaller still, "<.0001" would say nothing
+
+
+def test_effects_are_shown_on_their_own_side_of_the_margin_and_of_nothing() -> None:
+    assert (signed(0.0996, 0.1), signed(-0.0996, 0.1), signed(0.0996)) == ("+0.0996", "−0.0996", "+0.1")
+    assert (signed(0.1004, 0.1), size(-0.0996, 0.1), signed(-0.0)) == ("+0.1", "0.0996", "0")
+    assert (fixed(-0.004, 2), correlation(-0.001), fixed(-0.014, 2), fixed(0.004, 2, sign=True)) == (
+        "0.00",
+        "0.00",
+        "−0.01",
+        "0.00",
+    )
+    assert (ratio(1.0), ratio(0.998), ratio(1.0004), ratio(0.84)) == ("1.00", "0.998", "1.0004", "0.84")
+    assert (percent(0.0004), percent(-0.0004), percent(0.0), percent(0.021)) == ("+0.04%", "−0.04%", "0.0%", "+2.1%")
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.05])
+def test_intervals_have_the_level_of_the_design_and_say_so(records_of, alpha: float) -> None:
+    factors = [{"key": k, "label": k, "levels": [0, 1]} for k in ("a", "b")]
+    design = make_design(arms=4, alpha=alpha, factors=factors, contrasts=[["arm1", "arm2"]])
+    for place, arm in enumerate(design["arms"]):
+        arm["settings"] = {"a": place // 2, "b": place % 2}
+    found = Study.of(records_of(design, {design["arms"][1]["name"]: -0.1}))
+    judgement = judge(found)
+    effect = judgement.tables[0].rows[1].effect
+    half = stats.t.ppf(1 - alpha / 2, effect.n - 1) * effect.sd / effect.n**0.5
+    assert effect.high - effect.estimate == pytest.approx(half)
+    others = [judgement.interactions.contrasts[0].effect, judgement.contrasts[0].effect]
+    assert all(e.high - e.estimate == pytest.approx(half / effect.sd * e.sd) for e in others)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(terminal_table(judgement))
+    texts = [
+        unescape(page(list(found.cells.values()))),
+        console.export_text(),
+        *(as_markdown(s) for s in sheets(judgement)),
+    ]
+    right, wrong = (f"{100 * (1 - level):g} % " for level in (alpha, 0.15 - alpha))
+    assert all(right in text for text in texts[:3]) and not any(wrong in text for text in texts)
 
 
 def test_its_policy_lets_its_own_scripts_run_and_no_other(records_of) -> None:

@@ -30,6 +30,7 @@ def test_the_published_refit_of_chinchilla(chinchilla) -> None:
     parameters, tokens = law.compute_optimal(5.76e23)
     assert tokens / parameters == pytest.approx(20, abs=6)  # "20 tokens per parameter", which their first fit missed
     assert law.beyond(70e9, 1.4e12)["parameters"] == pytest.approx(70e9 / chinchilla[0].max())
+    assert law.spread(70e9, 1.4e12) < 1e-3 and law.spread(*chinchilla[:2]) < 1e-4  # these runs determine it
 
 
 def test_the_bootstrap_covers_what_others_found(chinchilla) -> None:
@@ -57,6 +58,7 @@ def test_a_planted_law_is_recovered() -> None:
         pytest.approx(1.5, rel=0.01), pytest.approx(0.25, abs=0.005), pytest.approx(0.35, abs=0.005)
     )  # fmt: skip
     assert law.modifiers["sparsity"] == pytest.approx(0.1, abs=0.005)
+    assert law.spread(7e9, 1e12, sparsity=8.0) < 1e-4
     assert law.predict(7e9, 1e12, sparsity=8.0) == pytest.approx(
         1.5 + 50 * 7e9**-0.25 * 8**-0.1 + 800 * 1e12**-0.35, rel=0.01
     )
@@ -66,6 +68,16 @@ def test_forms_are_judged_at_the_scale_that_was_held_out() -> None:
     with_it, without = (compare_forms(**ladder(noise=0.002, sparsity=power)) for power in (0.2, 0.0))
     assert with_it[0].modifiers == ("sparsity",) and with_it[1].error > 3 * with_it[0].error
     assert abs(without[0].error - without[1].error) < 0.002
+
+
+def test_runs_of_two_sizes_do_not_determine_what_a_third_has() -> None:
+    runs = ladder(noise=0.002)
+    chosen = np.isin(runs["parameters"], (1e6, 1e7)) & (runs["sparsity"] == 1)
+    few = {name: runs[name][chosen].repeat(2) for name in ("parameters", "tokens", "loss")}
+    asked = {"parameters": np.array([3e7]), "tokens": np.array([1e8])}
+    assert fit_law(**few, asked=asked).spread(**asked) > 0.01
+    whole = {name: column[runs["sparsity"] == 1] for name, column in runs.items() if name in few}
+    assert fit_law(**whole, asked=asked).spread(**asked) < 1e-4
 
 
 def test_the_compute_optimum_is_one() -> None:

@@ -83,3 +83,10 @@ def test_the_winner_of_equal_arms_is_flattered_and_its_confirmation_is_not() -> 
 def test_confirm_refuses(selection, holdout, said) -> None:
     with pytest.raises(UserError, match=said):
         confirm(selection, holdout)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("off", [1 - 1e-13, 1.0, 1 + 1e-13])
+def test_of_means_that_are_equal_but_for_rounding_the_first_wins(off: float, higher: bool) -> None:
+    selection = np.array([[2.0, 3.0], [2.0 * off, 3.0 * off], [2.5, 2.5]])
+    assert confirm(selection, np.array([[1.0, 2.0]] * 3), higher_is_better=higher).winner == 0

@@ -1,6 +1,7 @@
 """From records to words: what is compared, what is left out and what is said of it."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,27 @@ def test_a_real_but_small_difference_says_so(records_of) -> None:
     judgement = judge(Study.of(records_of(make_design(), {"arm1": -0.01}, noise=0.0005)))
     row = rows(judgement)["arm1"]
     assert row.verdict == "better" and "smaller than the margin" in " ".join(row.notes)
+
+
+@pytest.mark.parametrize("off", [1 - 1e-13, 1.0, 1 + 1e-13])
+def test_of_arms_that_are_equal_but_for_rounding_the_first_wins(records_of, off: float) -> None:
+    design = make_design()
+    found = {(r.study["arm"], r.seed): r for r in records_of(design, {"arm1": -0.3}, noise=0.003)}
+    for seed in design["seeds"]:
+        value = found["arm1", seed].metrics[METRIC] * off
+        found["arm2", seed] = replace(found["arm2", seed], metrics=found["arm2", seed].metrics | {METRIC: value})
+    assert judge(Study.of(list(found.values()))).winner == "arm1"
+
+
+def test_a_p_value_just_below_alpha_is_not_printed_as_alpha(records_of) -> None:
+    design = make_design(arms=2, margin=None)
+    found = records_of(design, {"arm1": -0.02}, noise=0.01)
+    p = judge(Study.of(found)).tables[0].rows[1].p_holm
+    design["alpha"] = p * 1.002  # as if alpha had two digits, and p were just below it
+    judgement = judge(Study.of(found))
+    assert judgement.winner == "arm1"
+    told = float(re.search(r"Holm p = (\S+)\)", judgement.winner_reason)[1])
+    assert told < design["alpha"]
 
 
 def fail(record):

@@ -77,3 +77,9 @@ def test_a_rungs_value_is_the_one_measured_there_whatever_came_after():
     )
     assert metrics_at(record, 10) == {"step": 10.0, "val/nelbo": 3.0}
     assert metrics_at(record, 20) is None
+
+
+def test_of_values_that_are_equal_but_for_rounding_the_first_goes_on() -> None:
+    for off in (1 - 1e-13, 1.0, 1 + 1e-13):
+        values = {0: {0: 3.0, 1: 2.0, 2: 2.0 * off}}
+        assert promotable(values, {0: 0, 1: 0, 2: 0}, last=False) == 1
