@@ -236,4 +236,6 @@ def test_validation_weighs_auxiliary_losses_by_tokens(conversations: Path) -> No
     with torch.no_grad():
         apart, whole = ([module.validation_step(batch, 0) for batch in part] for part in (batches, together))
     assert len(apart) == 2 and len(whole) == 1
+    tokens, conversed = ([output[name].shape[-1] for output in apart] for name in ("top1_SN", "nelbo_B"))
+    assert tokens[0] * conversed[1] != tokens[1] * conversed[0]  # neither would do in the other's place
     assert summarise(apart)["val/z_loss"] == pytest.approx(float(whole[0]["z_loss"]), rel=1e-6)
