@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.config import ModelConfig, RunConfig
-from core.data.documents import TEXTS
+from core.data.documents import TEXTS, encoded
 from core.data.names import PAIRS, kinds
 from core.data.tokenizers import Tokenizer, load_tokenizer
 from core.errors import UserError
@@ -50,12 +50,12 @@ class Opened:
         if len(parts) > 1 and self.config.mask_id is None:
             raise UserError(f"the prompt has {HOLE}, and the model has no mask token (model.mask_id is none)")
         mask = [] if self.config.mask_id is None else [self.config.mask_id]
-        encoded = [self._encode_part(part) for part in parts]
-        return encoded[0] + [token for part in encoded[1:] for token in (*mask, *part)]
+        first, *others = [self._encode_part(part) for part in parts]
+        return first + [token for part in others for token in (*mask, *part)]
 
     def _encode_part(self, text: str) -> list[int]:
         if self.tokenizer is not None:
-            return self.tokenizer.encode("the prompt", text.encode()).tolist() if text else []
+            return self.tokenizer.encode("the prompt", encoded(text, "the prompt")).tolist() if text else []
         try:
             return [int(word) for word in text.split()]
         except ValueError:

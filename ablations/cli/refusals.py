@@ -7,6 +7,7 @@ from pathlib import Path
 from ablations.cli import agenda
 from ablations.cli.declarations import check_owner, drift, left_behind
 from core.config import known_keys
+from core.errors import UserError
 from core.printable import say
 from core.settings import build, parse_overrides
 from sweeps.checks import check, edition_of
@@ -17,10 +18,12 @@ RECORDED = ("report", "confirm", "export")  # judge what is recorded
 STARTED = ("status", "cancel", "sync")  # follow a sweep or a search that has been started
 SHOWN = ("report", "status", "verify")  # show themselves what of a declaration was changed
 OF_FOLDERS = ("export", "probe")  # take a run's folder as well
+WRITERS = ("train", "data", "import")  # into the folder of runs, without asking whether it is one
 
 
 def refuse_early(arguments: argparse.Namespace) -> None:
     """Raise the UserError that the command itself would raise, seconds earlier. The command checks everything again."""
+    _check_folders(arguments)
     name = getattr(arguments, "name", None)
     if name is None or arguments.command == "data" or (arguments.command in OF_FOLDERS and Path(name).is_dir()):
         return
@@ -64,3 +67,14 @@ def _hold_against(arguments: argparse.Namespace, stem: str) -> None:
     arguments.drift = drift(arguments, size)
     if arguments.drift and arguments.command not in SHOWN:
         say(f"note: {arguments.drift}", file=sys.stderr)
+
+
+def _check_folders(arguments: argparse.Namespace) -> None:
+    """Refuse a file in the place of a folder that is written into when the work is done."""
+    for option in ("to", "files", *(("out",) if arguments.command in WRITERS else ())):
+        folder = getattr(arguments, option, None)
+        if folder is None:
+            continue
+        there = next(place for place in (folder, *folder.parents) if place.is_symlink() or place.exists())
+        if not there.is_dir():
+            raise UserError(f"--{option} {folder}: {there} is no folder: name another, or move it away")

@@ -10,7 +10,7 @@ from core.errors import UserError
 
 # What a file begins with that holds no text; Windows' Unicode text is some, but not in UTF-8.
 NO_TEXT = {
-    b"\x1f\x8b": "is compressed (gzip): unpack it",
+    b"\x1f\x8b\x08": "is compressed (gzip): unpack it",
     b"\x28\xb5\x2f\xfd": "is compressed (zstd): unpack it",
     b"\xfd7zXZ\0": "is compressed (xz): unpack it",
     b"BZh": "is compressed (bzip2): unpack it",
@@ -19,6 +19,10 @@ NO_TEXT = {
     b"\xff\xfe": "is UTF-16 or UTF-32: save it as UTF-8",
     b"\xfe\xff": "is UTF-16: save it as UTF-8",
     b"\x93NUMPY": "is a NumPy array: token shards are read by data.corpus=tokens:PATH",
+    b"%PDF-": "is PDF: write its text into a .txt",
+    b"\x89PNG": "is an image (PNG): take it away",
+    b"\0\x05\x16\x07": "is what macOS keeps of another file (AppleDouble): take it away",
+    b"SQLite format 3\0": "is a database (SQLite): write its text into a .txt",
 }
 BOM = b"\xef\xbb\xbf"
 LONGEST_START = max(map(len, NO_TEXT))
@@ -120,7 +124,16 @@ def lines(path: Path) -> Iterator[bytes]:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
 
 
+def check_tokens(path: Path, start: bytes) -> None:
+    """Refuse a file without a header that begins as something else does; two bytes alone may be any token."""
+    _check(path, start, 3)
+
+
 def _check_text(path: Path, start: bytes) -> None:
+    _check(path, start, 2)
+
+
+def _check(path: Path, start: bytes, least: int) -> None:
     for known, said in NO_TEXT.items():
-        if start.startswith(known):
+        if len(known) >= least and start.startswith(known):
             raise UserError(f"{path} {said}")

@@ -152,14 +152,15 @@ def open_shard(path: Path, dtype: str | None = None) -> np.ndarray:
     """Map one shard, its layout found from its content. `dtype` is of headerless files (default uint16). Returns (T,)."""
     try:
         with path.open("rb") as file:
-            start = file.read(12)
+            start = file.read(files.LONGEST_START)
         if start.startswith(b"\x93NUMPY"):
             array = _numpy(path)
         elif _has_index(path):
             array = _megatron(path)
-        elif len(start) == 12 and int(np.frombuffer(start, dtype="<i4")[0]) in LLMC:
-            array = _llmc(path, np.frombuffer(start, dtype="<i4"))
+        elif len(start) >= 12 and int(np.frombuffer(start[:12], dtype="<i4")[0]) in LLMC:
+            array = _llmc(path, np.frombuffer(start[:12], dtype="<i4"))
         else:
+            files.check_tokens(path, start)
             array = _headerless(path, np.dtype(dtype or "uint16"), told=dtype is not None)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or error}") from None
@@ -281,6 +282,8 @@ def _meta(folder: Path) -> dict[str, Any]:
     if meta.get("dtype", "uint16") not in ("uint16", "uint32"):
         raise UserError(f"{path}: dtype must be uint16 or uint32, not {meta['dtype']}")
     meta = {key: value for key, value in meta.items() if value is not None}
+    if meta.get("vocab_size") == 0:
+        raise UserError(f"{path}: vocab_size must be at least 1, not 0")
     for name in numbers[1:]:
         if meta.get(name, 0) >= meta.get("vocab_size", jsonfiles.LARGEST):
             raise UserError(f"{path}: {name}={meta[name]} is beyond vocab_size={meta['vocab_size']}")

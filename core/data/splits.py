@@ -16,7 +16,7 @@ SHOWN = 4  # names of a list
 # Of words that disagree the first counts: nothing that may be a test is trained on.
 ROLES = {
     "test": {"test"},
-    "validation": {"val", "valid", "validation", "dev", "heldout"},
+    "validation": {"val", "valid", "validation", "dev", "heldout", "holdout"},
     "eval": {"eval"},
     "train": {"train"},
 }
@@ -48,10 +48,11 @@ class Roles(NamedTuple):
 
 
 def words(name: str) -> set[str]:
-    """The words of a path, in lower case: runs of letters, parted where a capital begins one. "held out" is one word."""
+    """The words of a path, in lower case: runs of letters, parted where a capital begins one. "held out" and "hold out" are
+    one word each."""
     parts = [part.lower() for run in _WORD.findall(name) for part in _HUMP.split(run)]
     pairs = itertools.pairwise(parts)
-    return {*parts, *("heldout" for pair in pairs if pair == ("held", "out"))}
+    return {*parts, *("".join(pair) for pair in pairs if pair in (("held", "out"), ("hold", "out")))}
 
 
 def role(name: str) -> str | None:

@@ -109,6 +109,11 @@ class FileTokenizer:
                 f"data.tokenizer={path} has no end token; one of {', '.join(ENDS)} is needed, or an eos_token in the "
                 "tokenizer_config.json beside it"
             )
+        if eos == mask:
+            raise UserError(
+                f"data.tokenizer={path}: {end}, the eos_token of the tokenizer_config.json beside it, is the mask, which "
+                "can't be learned: name another"
+            )
         _reset(self.tokenizer)
         self.digest = hashlib.sha256(content + f"eos {eos}".encode()).hexdigest()[:16]  # of what it is, not of its ids
         size = 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values(), default=0)  # ids may have gaps

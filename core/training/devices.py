@@ -18,7 +18,8 @@ RESERVED = (
     "data_types", "communication_data_type", "seq_parallel_communication_data_type", "fp32_allreduce", "elasticity",
     "data_efficiency", "curriculum_learning", "progressive_layer_drop", "compression_training", "quantize_training",
     "sparse_attention", "autotuning", "tensor_parallel", "sequence_parallel_size", "pipeline", "expert_parallel", "moe",
-    "compile", "gradient_predivide_factor", "prescale_gradients",
+    "compile", "gradient_predivide_factor", "prescale_gradients", "gradient_allreduce_op", "managed_gradient_accumulation",
+    "weight_quantization", "bfloat16", "zero_optimization.zenflow",
 )  # fmt: skip
 QUANTIZED = ("weights", "gradients", "nontrainable_weights")  # as they travel
 PRECISIONS = ("fp16", "bf16", "amp", "torch_autocast")
@@ -119,8 +120,10 @@ def _users(config: RunConfig, devices: int) -> dict[str, Any]:
         raise UserError(f"deepspeed.json={path} can't be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"deepspeed.json={path} must hold a JSON object, such as {{}}")
+    zero = content.get("zero_optimization")
+    given = {*content, *(f"zero_optimization.{name}" for name in (zero if isinstance(zero, dict) else ()))}
     for name in RESERVED:
-        if name in content:
+        if name in given:
             raise UserError(
                 f"deepspeed.json={path} sets {name}, which follows from the config or would train otherwise than the record "
                 "says: leave it out"
@@ -153,6 +156,7 @@ def _said(config: RunConfig, devices: int) -> dict[str, tuple[str, Any]]:
         "zero_optimization.offload_optimizer.device": ("deepspeed.offload", of_optimizer),
         "zero_optimization.offload_param.device": ("deepspeed.offload", of_parameters),
         "zero_optimization.cpu_offload": ("deepspeed.offload", of_optimizer == "cpu"),
+        "zero_optimization.cpu_offload_param": ("deepspeed.offload", of_parameters == "cpu"),
         **{f"zero_optimization.zero_quantized_{what}": ("trainer.precision", False) for what in QUANTIZED},
     }
 

@@ -22,7 +22,8 @@ OWN_KEYS = (
     "requeue", "signal", "test-only", "wait", "wrap",
 )  # fmt: skip
 FIELD_KEYS = ("partition", "account", "qos", "time")
-# Options of sbatch that ask for the same thing; gres does where it names GPUs.
+# Options of sbatch that ask for the same thing; gres does where it names GPUs, or shares of them.
+OF_GPUS = re.compile(r"\b(gpu|shard|mps)\b", re.IGNORECASE)
 GPUS = (
     "gpus",
     "gpus-per-node",
@@ -92,7 +93,8 @@ class Request:
     @property
     def of_gpus(self) -> list[str]:
         """The options under `sbatch` that ask for GPUs."""
-        return [key for key in _given(self.sbatch, GPUS) if key.startswith("gpus") or "gpu" in self.sbatch[key]]
+        given = _given(self.sbatch, GPUS)
+        return [key for key in given if key.startswith("gpus") or OF_GPUS.search(self.sbatch[key])]
 
     def over(self, options: Mapping[str, Any]) -> "Request":
         """The same with what the command line says over it; its `sbatch` options replace what asks for the same."""
@@ -212,6 +214,9 @@ def clock(time: str) -> str:
 def _check_option(key: str, value: str) -> None:
     if not KEY.fullmatch(key):
         raise UserError(f"sbatch: '{key}' is not an option's name: write it without dashes before it, such as mem")
+    known = (*FIELD_KEYS, *OWN_KEYS, *GPUS, *CPUS, *MEMORY)
+    if key not in known and (len(key) == 1 or any(name.startswith(key) for name in known)):
+        raise UserError(f"sbatch: '{key}' is short for another option: write its whole name, such as cpus-per-task")
     if key in FIELD_KEYS:
         raise UserError(f"sbatch: {key} has an option of its own: --{key}")
     if key in OWN_KEYS:

@@ -161,3 +161,21 @@ def test_what_a_dry_run_shows_is_what_would_be_submitted(tmp_path) -> None:
     mistake(
         ablate("run", "toy.py", "--gpus-per-run", "0", cwd=tmp_path), "--gpus-per-run is an option of --launcher slurm"
     )
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "data tokenize text:a.txt --to",
+        "export toy.py --to",
+        "import hf a --to",
+        "report toy.py --files",
+        "train tiny --out",
+        "data tokenize text:a.txt --out",
+    ],
+)
+@pytest.mark.parametrize("place", ["a.txt", "a.txt/inner"])
+def test_a_file_in_the_place_of_a_folder_is_refused_before_any_work(tmp_path, command, place) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    option = command.split()[-1]
+    mistake(ablate(*command.split(), place, cwd=tmp_path), f"{option} {place}: a.txt is no folder: name another")

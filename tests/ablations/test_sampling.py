@@ -148,6 +148,7 @@ def test_a_hugging_face_folder_is_decoded_as_the_run_it_came_from(run, tmp_path,
         (("--remasking", "best"), "must be one of low_confidence, random, entropy, margin"),
         (("--cache", "triple"), "cache=triple must be one of none, prefix, dual"),
         (("--tokenizer", "nowhere.json"), "nowhere.json can't be read"),
+        (("--prompt", "caf\udce9"), "the prompt isn't UTF-8 text: '\\udce9' is half a character"),
     ],
 )
 def test_what_cannot_be_decoded_is_one_line(run, capsys, arguments, expected: str) -> None:

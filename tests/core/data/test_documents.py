@@ -110,6 +110,9 @@ def test_the_end_token_is_the_one_that_the_tokenizer_names(tmp_path, tokenizer) 
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
     with pytest.raises(UserError, match=r"<end>, the eos_token of the tokenizer_config.json beside it, is none of its"):
         FileTokenizer(path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|mask|>"}))
+    with pytest.raises(UserError, match=r"<\|mask\|>, the eos_token of .* beside it, is the mask"):
+        FileTokenizer(path)
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,10 @@ def test_rows_with_a_mark_or_other_line_ends_are_the_same_data(tmp_path: Path, n
         ("a.jsonl.gz", gzip.compress(ROWS.encode()), "a.jsonl.gz is compressed"),
         ("a.zst", b"\x28\xb5\x2f\xfd" + b"x" * 999, "a.zst is compressed"),
         ("a.npy", b"\x93NUMPY" + b"x" * 999, "a.npy is a NumPy array: .*tokens:PATH"),
+        ("a.pdf", b"%PDF-1.7" + b"x" * 999, "a.pdf is PDF: write its text into a .txt"),
+        ("a.txt", b"\x89PNG\r\n" + b"x" * 999, "a.txt is an image"),
+        ("a.txt", b"\0\x05\x16\x07" + b"\0" * 999, "a.txt is what macOS keeps of another file"),
+        ("a.db", b"SQLite format 3\0" + b"\0" * 999, "a.db is a database"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
@@ -195,6 +199,10 @@ def llmc(count: int) -> bytes:
         ("meta.json", b'{"bytes_per_token": NaN}', "meta.json: not JSON"),
         ("meta.json", b'{"bytes_per_token": 0}', "bytes_per_token must be a number above 0"),
         ("meta.json", b'{"vocab_size": 600, "mask_id": 700}', "mask_id=700 is beyond vocab_size=600"),
+        ("meta.json", b'{"vocab_size": 0}', "vocab_size must be at least 1, not 0"),
+        ("b.bin", gzip.compress(b"a" * 10_000) + b"x" * 100, "b.bin is compressed"),
+        ("b.bin", b"PK\x03\x04" + b"x" * 100, "b.bin is an archive"),
+        ("b.bin", b"\0\x05\x16\x07" + b"\0" * 100, "b.bin is what macOS keeps"),
         ("meta.json", b'{"vocab_size": 600, "mask_id": 499}', r"a.bin has the mask, id 499 by .*\(token 499\)"),
     ],
 )  # fmt: skip

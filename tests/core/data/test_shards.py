@@ -62,6 +62,12 @@ def test_layouts_are_told_by_their_content(tmp_path, layout: str) -> None:
     assert digest.startswith("tokens:") and load_shards(str(path))[3] == digest
 
 
+def test_headerless_tokens_may_begin_with_any_two_bytes(tmp_path) -> None:
+    for first in (0xFEFF, 0xFFFE):  # the marks of UTF-16
+        (tmp_path / "a.bin").write_bytes(np.array([first, *range(99)], dtype="<u2").tobytes())
+        assert len(load_shards(str(tmp_path / "a.bin")).train) == 90
+
+
 def test_slices_are_read_across_the_seams() -> None:
     shards = Shards([np.arange(5), np.arange(5, 6), np.arange(6, 20)])
     for start, stop in [(0, 20), (3, 8), (5, 6), (4, 7), (18, 25), (20, 22)]:

@@ -35,7 +35,7 @@ def sizes(corpus: Corpus) -> tuple[int, int]:
 
 NAMED = {
     "validation": "val.bin val0.bin fineweb_val_000000.bin valData.txt val/part-0.txt my-dev.txt VALIDATION.txt held-out.txt "
-    "HeldOut/a.txt heldout.txt valid_1.npy train/val.txt val_eval.txt",
+    "HeldOut/a.txt heldout.txt hold-out.txt holdout/0.txt valid_1.npy train/val.txt val_eval.txt",
     "train": "train-00000-of-00010.parquet TrainSet.txt train.bin eTrain.txt",
     "test": "test.txt XMLTest.txt test_2.txt train_test_split.txt val/test.txt",
     "eval": "eval.txt train_eval.txt",
