@@ -51,6 +51,15 @@ def parse(content: bytes | str, *, finite: bool = True) -> Any:
     return found
 
 
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object_pairs_hook of a user's JSON: raises ValueError for a key that is given twice, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f'it has "{next(name for name in names if names.count(name) > 1)}" twice: keep one of them')
+    return found
+
+
 def _small(digits: str) -> int:
     if len(digits.lstrip("-")) > len(str(LARGEST)):
         raise DamagedFileError(f"a number of {len(digits.lstrip('-'))} digits")

@@ -14,6 +14,7 @@ from core.data import files
 from core.data.fetch import shakespeare_folder
 from core.data.splits import Origin, boundary, hold_back, role, roles
 from core.errors import UserError
+from core.jsonfiles import once
 
 PLAIN = {".txt", ".md", ".py", ".rst", ".tex"}
 ROWS = {".jsonl", ".ndjson"}
@@ -140,7 +141,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line.decode(), object_pairs_hook=_once)
+            row = json.loads(line.decode(), object_pairs_hook=once)
         except UnicodeDecodeError as error:
             raise UserError(f"{path}:{number} isn't UTF-8 (byte {error.start} of the line)") from None
         except RecursionError:
@@ -150,14 +151,6 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(row, dict):
             raise UserError(f'{path}:{number} must be an object, such as {{"text": "..."}}')
         yield number, row
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f'it has "{next(name for name in names if names.count(name) > 1)}" twice: keep one of them')
-    return found
 
 
 def text_of(row: Mapping[str, Any], key: str, path: Path, number: int, hint: str = "") -> str:

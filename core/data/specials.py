@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
+from core.jsonfiles import once
 
 CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
 UNNAMED: Mapping[str, str] = {"bos_token": "", "eos_token": ""}  # what templates are given where no file names any
@@ -67,7 +68,7 @@ def check_read(where: str, pieces: Iterable[tuple[str, bool]], unread: Mapping[s
 
 def _read(tokenizer: str, path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from core.config import RunConfig
 from core.errors import UserError
+from core.jsonfiles import once
 from core.paths import expanded
 
 # Follow from the config's own fields, or change what is trained, or in which precision, beside what the record says.
@@ -115,7 +116,7 @@ def _users(config: RunConfig, devices: int) -> dict[str, Any]:
     path = config.deepspeed.json
     assert path is not None
     try:
-        content = json.loads(Path(expanded(path)).read_text(encoding="utf-8"))
+        content = json.loads(Path(expanded(path)).read_text(encoding="utf-8"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"deepspeed.json={path} can't be read as JSON: {error}") from None
     if not isinstance(content, dict):

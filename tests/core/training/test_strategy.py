@@ -71,6 +71,7 @@ def test_the_users_json_is_merged_over_the_fields(tmp_path) -> None:
     [
         ("{", "can't be read as JSON"),
         ("[]", "must hold a JSON object"),
+        ('{"wall_clock_breakdown": true, "wall_clock_breakdown": false}', 'it has "wall_clock_breakdown" twice'),
         (
             '{"train_batch_size": 4}',
             "sets train_batch_size to 4, and by trainer.batch_size it is 8: set trainer.batch_size",
