@@ -129,7 +129,10 @@ class MaskedLM(LM):
         return Continued(before, self._encode(kept + context[len(kept) :] + continuation)[len(before) :])
 
     def _encode(self, text: str) -> list[int]:
-        return self.responder.tokenizer.encode("a request", text.encode()).tolist() if text else []
+        if not text:
+            return []
+        # A task's text: names of special tokens in it are text, as everywhere that text isn't from a chat template.
+        return self.responder.tokenizer.encode("a request", text.encode(), special=False).tolist()
 
 
 def settings_of(model: MaskedLM) -> dict[str, Any]:
