@@ -20,6 +20,7 @@ from scipy import stats
 from ablations.cli.search_report import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
 from analysis.frame import Study
 from analysis.search_page import write_search_page
+from analysis.verdicts import judge
 from core.settings import build
 from core.training.run import train
 from sweeps.search.importance import importances
@@ -401,6 +402,20 @@ def test_tokens_of_stages_before_a_run_are_its_own(searched) -> None:
     found = replace(study, cells=mixed)
     assert _tokens_a_run(found, winner) == _tokens_a_run(study, winner) + 64
     assert _tokens_a_run(found, control) == _tokens_a_run(study, control)
+
+
+def test_an_effect_below_the_margin_is_not_shown_as_the_margin(searched, tmp_path) -> None:
+    folder = searched / "runs" / "toy"
+    results = Results.load(folder)
+    study = confirmed(results, folder)
+    study = replace(study, design={**study.design, "margin": 0.01})
+    content = report(results, study)
+    content["confirmation"]["arms"][1]["effect"] = 0.00996
+    out = Console(file=io.StringIO(), width=200)
+    print_report(content, study, out)
+    write_search_page(content, judge(study), tmp_path / "page.html")
+    for shown in (out.file.getvalue(), (tmp_path / "page.html").read_text()):
+        assert "+0.00996" in shown
 
 
 def test_a_label_says_what_differs() -> None:
