@@ -246,7 +246,7 @@ def _headline(found: Decoding) -> str:
     for words, ways in groups.items():
         who = f"all {len(judged)}" if len(ways) == len(judged) else f"{len(ways)} of {len(judged)}"
         effects = [way.effect.estimate for way in ways if way.effect]
-        told = [percent(effect) for effect in dict.fromkeys((min(effects), max(effects)))]
+        told = [percent(effect, margin=found.margin) for effect in dict.fromkeys((min(effects), max(effects)))]
         size = f" ({' to '.join(told)})" if words in ("better", "worse") else ""
         parts.append(f"{who} {words}{size}".replace("-", "−"))
     to_go = f" ({found.missing} to go)" if found.missing > 0 else ""
@@ -256,7 +256,9 @@ def _headline(found: Decoding) -> str:
 def _cheapest(found: Decoding) -> str:
     """The way of fewest calls that is shown to lose nothing that matters; nothing where none is. What isn't detected isn't
     shown: few models detect little. Of the control's arm alone: other arms' ways are compared with their own first one."""
-    control = next(way for way in found.ways if way.verdict == "control")
+    control = next((way for way in found.ways if way.verdict == "control"), None)
+    if control is None:  # none of its models was decoded, and other arms' were
+        return ""
     shown = [
         way
         for way in found.ways
@@ -268,7 +270,9 @@ def _cheapest(found: Decoding) -> str:
     if not shown:
         return ""
     best = shown[ranked([way.calls or math.inf for way in shown])[0]]
-    words = f"{best.verdict} of {found.margin:.1%}" if best.verdict.startswith("equivalent") else best.verdict
+    words = (
+        f"{best.verdict} of {100 * (found.margin or 0):g}%" if best.verdict.startswith("equivalent") else best.verdict
+    )
     return f" Fewest calls of those equivalent or better: “{best.label}” ({words}), {best.tokens_per_call:.2g} tokens a call."
 
 
@@ -276,9 +280,14 @@ def sheet(found: Decoding) -> Sheet:
     """The table of a page, a terminal and a file."""
     shown, exact = [], []
     for way in found.ways:
-        right = f"{way.right.estimate:.1%} [{way.right.low:.1%}, {way.right.high:.1%}]" if way.right else ""
+        rights = (
+            [percent(each, sign=False) for each in (way.right.estimate, way.right.low, way.right.high)]
+            if way.right
+            else []
+        )
+        right = f"{rights[0]} [{rights[1]}, {rights[2]}]" if rights else ""
         bounds = f"[{percent(way.effect.low)}, {percent(way.effect.high)}]" if way.effect else ""
-        effect = f"{percent(way.effect.estimate)} {bounds}" if way.effect else ""
+        effect = f"{percent(way.effect.estimate, margin=found.margin)} {bounds}" if way.effect else ""
         costs = (_told(way.calls, ".1f"), _told(way.tokens_per_call, ".2f"), _told(way.ms, ".1f"))
         words = "; ".join((way.verdict, *way.notes))
         ps = (pvalue(way.p_holm, found.alpha), pvalue(way.p_mcnemar, found.alpha))
@@ -323,5 +332,5 @@ def _caption(found: Decoding) -> str:
         "sampling times side by side.",
     ]
     if found.margin:
-        said.append(f"Differences below {found.margin:.1%} are declared not to matter.")
+        said.append(f"Differences below {100 * found.margin:g}% are declared not to matter.")
     return " ".join(said)

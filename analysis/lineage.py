@@ -6,6 +6,7 @@ from typing import Any
 
 from analysis.frame import Study
 from core.history import DESIGN, LOOK
+from core.quantities import counted
 from core.revisions import changes, spans
 from core.versions import mixture
 
@@ -57,7 +58,7 @@ def declared(study: Study) -> str:
     for was, now in itertools.pairwise(designs):
         said = "; ".join(changes(was["design"], now["design"]))
         when = f"on {_day(now)}, " if now["at"] else ""
-        parts.append(f"{when}after {now['recorded']} runs were recorded: {said or 'how seeds are bought'}")
+        parts.append(f"{when}after {counted(now['recorded'], 'run')}: {said or 'how seeds are bought'}")
     commit = f" at commit {first['git_commit'][:12]}" if first.get("git_commit") else ""
     since = f"; changed since: {' | '.join(parts)}" if parts else ""
     return f"Declared on {_day(first) or 'a day that nothing tells'}{commit}{since}."
@@ -85,7 +86,7 @@ def _regoaled(events: list[Event]) -> str:
     designs = [event for event in events if event["event"] == DESIGN]
     decides = ("metric", "margin", "alpha")
     changed = [
-        f"{name} from {was['design'].get(name)} to {now['design'].get(name)} after {now['recorded']} runs"
+        f"{name} from {was['design'].get(name)} to {now['design'].get(name)} after {counted(now['recorded'], 'run')}"
         for was, now in itertools.pairwise(designs)
         if now["recorded"] and was["design"].get("kind") != "search"
         for name in decides

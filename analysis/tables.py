@@ -13,6 +13,7 @@ from analysis.sequential import anytime
 from core import likelihood
 from core.errors import UserError
 from core.metrics import METRICS
+from core.quantities import counted
 
 AMONG = ", among runs that finished"
 ACROSS = ", a bound against an exact likelihood"  # of a difference that proves nothing
@@ -158,7 +159,7 @@ def _compared(
     both[unseen] = False
     if unseen:
         notes.append(
-            f"{len(unseen)} pairs were trained again after its last look, and count for nothing: alpha is spent"
+            f"{counted(len(unseen), 'pair')} trained again after its last look, which count for nothing: alpha is spent"
         )
     if seen and any(len(study.bought(arm)) > ended for arm in pair):
         notes.append(

@@ -52,9 +52,12 @@ def ratio(value: float) -> str:
     return f"{value:.{decimals_beside(value, 2, 1.0)}f}"
 
 
-def percent(value: float, sign: bool = True) -> str:
-    """A share in per cent with one decimal, or as many as it takes not to be 0 where the value isn't."""
-    return f"{fixed(100 * value, decimals_beside(100 * value, 1, 0.0), sign)}%"
+def percent(value: float, sign: bool = True, margin: float | None = None) -> str:
+    """A share in per cent with one decimal, or as many as it takes not to be 0 where the value isn't, and on its side of a
+    margin."""
+    share = 100 * value
+    beside = 1 if margin is None else decimals_beside(abs(share), 1, 100 * margin)
+    return f"{fixed(share, max(beside, decimals_beside(share, 1, 0.0)), sign)}%"
 
 
 def pvalue(value: float | None, alpha: float) -> str:

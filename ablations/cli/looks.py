@@ -105,15 +105,16 @@ def retried(noted: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[
 
 def note_retry(folder: Path, design: Mapping[str, Any], cells: Sequence[tuple[str, int]]) -> list[Retry]:
     """Note, before they are trained, that these runs of a design are tried again, if they have been looked at; return all
-    such retries. What an earlier look saw stays as it was."""
+    such retries.
+
+    What an earlier look saw stays as it was: also of a run that failed again, and was looked at once more without its pair.
+    """
     noted = logged(folder)
-    looks = of_design(noted, design)
-    known = {tuple(cell) for _, each in retried(noted, design) for cell in each}
-    if looks and (new := [cell for cell in cells if cell not in known]):
+    if looks := of_design(noted, design):
         last = max(looks, key=lambda look: look["seeds"])
-        note(
-            folder, design, last["rule"], {"seeds": last["seeds"], "decisions": {}, AGAIN: [list(cell) for cell in new]}
-        )
+        known = {cell for seeds, each in retried(noted, design) if seeds == last["seeds"] for cell in each}
+        if new := [list(cell) for cell in cells if cell not in known]:
+            note(folder, design, last["rule"], {"seeds": last["seeds"], "decisions": {}, AGAIN: new})
     return retried(logged(folder), design)
 
 

@@ -203,10 +203,11 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
 
 
 def _tokens_a_run(study: Study, arm: str) -> int | None:
-    """Training tokens of an arm's runs; None before one is recorded."""
+    """Training tokens of an arm's runs, those of stages before them included; None before one is recorded."""
     for record in study.records_of(arm):
         trainer = record.config["trainer"]
-        return int(trainer["steps"] * trainer["batch_size"] * record.config["data"]["sequence_length"])
+        own = int(trainer["steps"] * trainer["batch_size"] * record.config["data"]["sequence_length"])
+        return own + round(record.before.get("tokens", 0))
     return None
 
 
@@ -274,7 +275,7 @@ def _print_content(content: dict[str, Any], study: Study | None, out: Console) -
             row["arm"],
             "" if row["estimate"] is None else significant(row["estimate"], 4),
             "" if row["low"] is None else f"{significant(row['low'], 4)} {significant(row['high'], 4)}",
-            signed(effect),
+            signed(effect, study.design["margin"]),
             "" if effect is None else f"{signed(row['effect_low'])} {signed(row['effect_high'])}",
             signed(row.get("selected_effect")),
         )

@@ -194,7 +194,7 @@ def test_a_primary_metric_or_margin_changed_after_training_is_told(toy: Path) ->
     )
     report = found("report", "toy.py")
     assert "margin from 0.5 to 0.01 after 12 runs" in report["notes"][0]
-    assert "after 12 runs were recorded: margin 0.5 → 0.01; alpha 0.05 → 0.1" in report["declared"]
+    assert "after 12 runs: margin 0.5 → 0.01; alpha 0.05 → 0.1" in report["declared"]
     declare(toy)  # and back again: what was tried stays
     printed("run", "toy.py")
     assert "margin from 0.01 to 0.5 after 12 runs" in found("report", "toy.py")["notes"][0]

@@ -17,9 +17,10 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ablations.cli.search_report import _unequal_tokens, confirmed, print_report, report
+from ablations.cli.search_report import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
 from analysis.frame import Study
 from analysis.search_page import write_search_page
+from analysis.verdicts import judge
 from core.settings import build
 from core.training.run import train
 from sweeps.search.importance import importances
@@ -391,6 +392,30 @@ def test_the_report_of_a_search_is_one_page_that_says_what_it_compares(searched)
 def test_arms_of_unlike_token_counts_are_flagged(tokens, said) -> None:
     found = _unequal_tokens([{"arm": arm, "tokens": count} for arm, count in tokens.items()])
     assert found is None if said is None else found.startswith(said)
+
+
+def test_tokens_of_stages_before_a_run_are_its_own(searched) -> None:
+    study = confirmed(Results.load(searched / "runs" / "toy"), searched / "runs" / "toy")
+    [control, winner, *_] = study.arms
+    started = {cell: replace(record, before={"tokens": 64.0}) for cell, record in study.cells.items()}
+    mixed = {cell: started[cell] if cell[0] == winner else record for cell, record in study.cells.items()}
+    found = replace(study, cells=mixed)
+    assert _tokens_a_run(found, winner) == _tokens_a_run(study, winner) + 64
+    assert _tokens_a_run(found, control) == _tokens_a_run(study, control)
+
+
+def test_an_effect_below_the_margin_is_not_shown_as_the_margin(searched, tmp_path) -> None:
+    folder = searched / "runs" / "toy"
+    results = Results.load(folder)
+    study = confirmed(results, folder)
+    study = replace(study, design={**study.design, "margin": 0.01})
+    content = report(results, study)
+    content["confirmation"]["arms"][1]["effect"] = 0.00996
+    out = Console(file=io.StringIO(), width=200)
+    print_report(content, study, out)
+    write_search_page(content, judge(study), tmp_path / "page.html")
+    for shown in (out.file.getvalue(), (tmp_path / "page.html").read_text()):
+        assert "+0.00996" in shown
 
 
 def test_a_label_says_what_differs() -> None:

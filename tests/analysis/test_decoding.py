@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.decoding import cochran, decoding, mcnemar, sheet, shift
+from analysis.decoding import Way, cochran, decoding, mcnemar, sheet, shift
 from analysis.files import sheets
 from analysis.frame import Study
 from analysis.report import render
 from analysis.verdicts import judge
+from analysis.words import percent
 from core.decoded import Decoded
 from tests.analysis.conftest import make_design
 from tests.analysis.pages import without_scripts
@@ -117,9 +118,7 @@ def test_verdicts_are_of_models_and_prompts_and_name_the_cheapest_way_without_a_
     assert ways["same"].tokens_per_call == 2 and ways["one"].tokens_per_call == 1 and ways["same"].ms == 20.0
     assert ways["half"].effect and -0.25 < ways["half"].effect.estimate < -0.1
     assert ways["<b>"].verdict == "no verdict" and "6 models failed: ValueError" in ways["<b>"].notes[0]
-    assert (
-        found.missing == 6 and "“way same” (equivalent within the margin of 10.0%), 2 tokens a call." in found.headline
-    )
+    assert found.missing == 6 and "“way same” (equivalent within the margin of 10%), 2 tokens a call." in found.headline
 
 
 def test_no_way_is_named_for_a_loss_that_was_not_detected(study: Study) -> None:
@@ -157,3 +156,24 @@ def test_answers_of_other_settings_or_weights_are_left_out(study: Study) -> None
     for change in ({"weights": "other"}, {"settings": {"length": 8}}, {"examples": 50}):
         assert not one.answers(Decoded(**asdict(one) | change))
     assert not Decoded(**asdict(one) | {"reason": "lost"}).answers(one)
+
+
+def test_other_arms_are_judged_where_none_of_the_controls_models_was_decoded(study: Study) -> None:
+    way = Way(
+        "other", "same", "way same", shift(np.ones((3, 4))), shift(np.zeros((3, 4))), 1.0, 1.0, 0.0, 8.0, 2.0, 1.0, 3,
+        "equivalent within the margin",
+    )  # fmt: skip
+    lost = replace(way, arm="control", right=None, effect=None, p_holm=None, calls=None, n=0, verdict="no verdict")
+    found = replace(decoding(study), ways=(lost, way))
+    assert "all 1 equivalent within the margin" in found.headline and "Fewest" not in found.headline
+
+
+def test_a_margin_and_an_effect_beside_it_are_not_rounded_across_each_other(study: Study) -> None:
+    found = decoding(study)
+    found = replace(found, margin=0.0125, ways=tuple(
+        replace(way, effect=replace(way.effect, estimate=0.01246)) if way.name == "same" else way for way in found.ways
+    ))  # fmt: skip
+    assert "(equivalent within the margin of 1.25%)" in found.headline
+    assert "Differences below 1.25% are declared not to matter" in sheet(found).caption
+    assert sheet(found).shown[2][2].startswith("+1.2% ")
+    assert percent(0.00996, margin=0.01) == "+0.996%" and percent(-0.0104, margin=0.01) == "−1.04%"
