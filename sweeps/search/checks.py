@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from core.config import known_keys
 from core.errors import UserError
+from core.jsonfiles import is_whole
 from core.metrics import METRICS
 from core.settings import flatten, text
 from sweeps.checks import nearest
@@ -158,9 +159,11 @@ def _check_choices(search: Search) -> None:
 
 
 def _check_seeds(search: Search) -> None:
-    seeds = list(search.seeds) if not isinstance(search.seeds, int | str) else []
-    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise UserError(f"seeds: a list of whole numbers from 0 on is needed, such as range(2), not {search.seeds!r}")
+    seeds = list(search.seeds)
+    if not seeds or not all(is_whole(seed) and seed >= 0 for seed in seeds):
+        raise UserError(
+            f"seeds: a list of whole numbers from 0 on, below 2**63, is needed, such as range(2), not {search.seeds!r}"
+        )
     if len(set(seeds)) < len(seeds):
         raise UserError("seeds: one is listed twice; the same seed gives the same run, not another sample")
     if search.confirm < 2:
