@@ -41,11 +41,16 @@ def check(ablation: Ablation, overrides: Mapping[str, Any]) -> None:
         raise UserError(f"factors: '{SOLVED}' can't be varied under match='{ablation.match}', which solves it")
     _check_metrics(ablation)
     _check_seeds(ablation)
-    for field in ("alpha", "power"):
-        if not 0 < getattr(ablation, field) < 1:
-            raise UserError(f"{field} must lie in (0, 1), not {getattr(ablation, field)}")
-    if ablation.margin is not None and not ablation.margin > 0:
-        raise UserError(f"margin must be positive, not {ablation.margin}; None means that equivalence isn't claimed")
+    check_decides(ablation.alpha, ablation.power, ablation.margin)
+
+
+def check_decides(alpha: float, power: float, margin: float | None) -> None:
+    """Refuse numbers that no verdict can be made by."""
+    for field, value in (("alpha", alpha), ("power", power)):
+        if not 0 < value < 1:
+            raise UserError(f"{field} must lie in (0, 1), not {value}")
+    if margin is not None and not margin > 0:
+        raise UserError(f"margin must be positive, not {margin}; None means that equivalence isn't claimed")
 
 
 def edition_of(name: str, ablation: Ablation, size: str) -> Ablation:

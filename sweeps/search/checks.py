@@ -9,14 +9,14 @@ from core.errors import UserError
 from core.jsonfiles import is_whole
 from core.metrics import METRICS
 from core.settings import flatten, text
-from sweeps.checks import nearest
+from sweeps.checks import check_decides, nearest
 from sweeps.matching import SOLVED
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
 from sweeps.search.space import ordered
 from sweeps.search.spec import KINDS, Choice, Int, Log, Parameter, Search, Uniform
-from sweeps.spec import CONFIRMATION_SEED
+from sweeps.spec import CONFIRMATION_SEED, MOST_SEEDS
 
 TOKEN_KEYS = ("trainer.steps", "trainer.batch_size", "data.sequence_length")
 
@@ -29,6 +29,7 @@ def check(search: Search, overrides: Mapping[str, Any]) -> None:
     _check_space(search, overrides)
     _check_choices(search)
     _check_seeds(search)
+    check_decides(search.alpha, search.power, search.margin)
     for key, parameter in search.space.items():
         _check_range(key, parameter)
         _check_type(key, parameter)
@@ -168,6 +169,10 @@ def _check_seeds(search: Search) -> None:
         raise UserError("seeds: one is listed twice; the same seed gives the same run, not another sample")
     if search.confirm < 2:
         raise UserError(f"confirm: at least 2 fresh seeds are needed for an interval, not {search.confirm}")
+    if search.confirm > MOST_SEEDS:
+        raise UserError(f"confirm: {search.confirm} seeds are more than a sweep can have: at most {MOST_SEEDS}")
+    if not 0 <= search.seed < 2**32:
+        raise UserError(f"seed: {search.seed} is not a whole number from 0 on, below 2**32, which samplers take")
     fresh = range(CONFIRMATION_SEED, CONFIRMATION_SEED + search.confirm)
     if taken := [seed for seed in seeds if seed in fresh]:
         raise UserError(

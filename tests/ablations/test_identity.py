@@ -117,6 +117,11 @@ def test_a_declaration_that_was_edited_is_told_by_every_command_that_reads_its_r
     ("change", "said", "does"),
     [
         (("Does the loss", "Will the loss"), "the question: `ablate run toy.py", "` takes this over."),
+        (
+            ("0.01)),)", '0.01), label="LB"),)'),
+            "label of objective.load_balancing_weight load_balancing_weight → LB",
+            "over.",
+        ),
         (("range(6)", "range(5)"), "seeds 0–5 → 0–4: `ablate run toy.py", "` takes this over."),
         (('weight": 0.01}', 'weight": 0.0}'), "=0: `ablate run toy.py", "` takes this over."),
         (("range(6)", "range(1, 7)"), "seeds 0–5 → 1–6: `ablate run toy.py", "` trains what is new."),
