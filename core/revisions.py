@@ -31,6 +31,10 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any], configs: tuple[Confi
     if "seeds" in both and was["seeds"] != now["seeds"]:
         said.append(f"seeds {spans(was['seeds'])} → {spans(now['seeds'])}")
     said += _arms(was["arms"], now["arms"], configs) if "arms" in both else []
+    before, after = ({one["key"]: one["label"] for one in design.get("factors", ())} for design in (was, now))
+    said += [
+        f"label of {key} {before[key]} → {label}" for key, label in after.items() if before.get(key, label) != label
+    ]
     said += [words for name, words in WHOLE.items() if name in both and was[name] != now[name]]
     if "data_fingerprint" in both and set(was["data_fingerprint"].split()) != set(now["data_fingerprint"].split()):
         said.append("the data, or a file that the settings name")

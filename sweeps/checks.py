@@ -8,7 +8,9 @@ from typing import Any, get_args
 
 from core.config import known_keys
 from core.errors import UserError
+from core.jsonfiles import is_whole
 from core.metrics import METRICS
+from core.quantities import counted
 from core.settings import flatten, text
 from sweeps.matching import SOLVED
 from sweeps.spec import Ablation, Factor, Level
@@ -39,11 +41,16 @@ def check(ablation: Ablation, overrides: Mapping[str, Any]) -> None:
         raise UserError(f"factors: '{SOLVED}' can't be varied under match='{ablation.match}', which solves it")
     _check_metrics(ablation)
     _check_seeds(ablation)
-    for field in ("alpha", "power"):
-        if not 0 < getattr(ablation, field) < 1:
-            raise UserError(f"{field} must lie in (0, 1), not {getattr(ablation, field)}")
-    if ablation.margin is not None and not ablation.margin > 0:
-        raise UserError(f"margin must be positive, not {ablation.margin}; None means that equivalence isn't claimed")
+    check_decides(ablation.alpha, ablation.power, ablation.margin)
+
+
+def check_decides(alpha: float, power: float, margin: float | None) -> None:
+    """Refuse numbers that no verdict can be made by."""
+    for field, value in (("alpha", alpha), ("power", power)):
+        if not 0 < value < 1:
+            raise UserError(f"{field} must lie in (0, 1), not {value}")
+    if margin is not None and not margin > 0:
+        raise UserError(f"margin must be positive, not {margin}; None means that equivalence isn't claimed")
 
 
 def edition_of(name: str, ablation: Ablation, size: str) -> Ablation:
@@ -106,7 +113,9 @@ def check_arms(ablation: Ablation) -> None:
 
 def _check_levels(factor: Factor) -> None:
     if len(factor.levels) < 2:
-        raise UserError(f"factors: '{factor.key}' has {len(factor.levels)} levels; a factor needs at least two")
+        raise UserError(
+            f"factors: '{factor.key}' has {counted(len(factor.levels), 'level')}; a factor needs at least two"
+        )
     for index, level in enumerate(factor.levels):
         if level in factor.levels[:index]:
             raise UserError(f"factors: '{factor.key}' lists the level {text(level)} twice; list every level once")
@@ -139,8 +148,8 @@ def _check_seeds(ablation: Ablation) -> None:
     if not seeds:
         raise UserError("seeds: there are none; list at least one, such as range(5)")
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-            raise UserError(f"seeds: {seed!r} is not a whole number from 0 on")
+        if not is_whole(seed) or seed < 0:
+            raise UserError(f"seeds: {seed!r} is not a whole number from 0 on, below 2**63")
         if seeds.count(seed) > 1:
             raise UserError(f"seeds: {seed} is listed twice; the same seed gives the same run, not another sample")
 

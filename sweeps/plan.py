@@ -103,6 +103,7 @@ def outline(
         "seeds": list(edition.seeds),
         "arms": [{"name": arm.name, "hash": content_hash(known[arm.name], with_seed=False)} for arm in arms],
         "contrasts": contrasted(edition, arms),
+        "factors": [{"key": factor.key, "label": factor.name} for factor in edition.factors],
     }
     if edition.decoders:
         design["decoders"] = decoders.describe(edition.decoders, dict(zip(known, configs, strict=True)))

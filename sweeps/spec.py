@@ -1,6 +1,7 @@
 """The vocabulary of a declaration: a question, the factors that it varies, and what answers it."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from core.settings import flatten
 
 Level = str | int | float | bool | None
 CONFIRM = "confirm"  # the size that a confirmation is known by
+SIZE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+MOST_SEEDS = 10_000
 CONFIRMATION_SEED = 1000  # the first of the seeds that are kept for confirmations
 
 
@@ -121,7 +124,8 @@ class Size:
     settings: Mapping[str, Any] = field(default_factory=dict)  # config settings over the ablation's own
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds)
+        if self.seeds is not None:
+            check_seeds(self.seeds)
         if self.arms is not None:
             _check_arms(self.arms)
         check_fields(self, skip=("seeds", "contrasts"))
@@ -184,7 +188,7 @@ class Ablation:
     recipes: Mapping[str, Recipe] | None = None
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds)
+        check_seeds(self.seeds)
         if self.recipes is not None and (
             self.factors or self.control or self.arms != "all" or self.contrasts or self.match or self.ladder
         ):
@@ -198,6 +202,7 @@ class Ablation:
             raise UserError(f"match: unknown value {self.match!r}; use one of None, 'active_flops'")
         _check_arms(self.arms)
         check_fields(self, skip=("seeds", "contrasts"))
+        check_sizes(self.sizes)
         if self.ladder is not None and (
             self.factors or self.control or self.arms != "all" or self.contrasts or self.match or self.decoders
         ):
@@ -245,9 +250,21 @@ def _check_arms(arms: object) -> None:
         )
 
 
-def _check_seeds(seeds: object) -> None:
-    if isinstance(seeds, int | str) or not (seeds is None or isinstance(seeds, Sequence)):
+def check_seeds(seeds: object) -> None:
+    """Refuse seeds that are no list, or so many that a plan of them would fill the memory."""
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
         raise UserError(f"seeds: a list of whole numbers is needed, such as range(5), not {seeds!r}")
+    if seeds[MOST_SEEDS:]:
+        raise UserError(f"seeds: they are more than a sweep can have: at most {MOST_SEEDS}")
+
+
+def check_sizes(names: Iterable[str]) -> None:
+    """Refuse the name of an edition that can't name a folder, or that names another one already."""
+    for name in names:
+        if SIZE.fullmatch(name) is None:
+            raise UserError(f"sizes: {name!r}: a name needs letters, digits, '-', '_' and '.', as it names a folder")
+        if name == "full" or name.split(".")[-1] == CONFIRM:
+            raise UserError(f"sizes: {name!r} is the name of the declaration itself or of a confirmation: take another")
 
 
 def study_name(name: str, size: str) -> str:

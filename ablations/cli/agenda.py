@@ -16,6 +16,8 @@ from core.errors import UserError
 from sweeps.checks import nearest
 from sweeps.search.spec import KINDS, Budget, Search
 from sweeps.spec import (
+    CONFIRM,
+    MOST_SEEDS,
     Ablation,
     Decoders,
     Factor,
@@ -27,7 +29,6 @@ from sweeps.spec import (
     study_name,
 )
 
-MOST_SEEDS = 10_000
 DECLARED = {
     kind.__name__: kind
     for kind in (Ablation, Budget, Decoders, Factor, Ladder, Resources, Search, Size, Target, *KINDS.values())
@@ -179,7 +180,8 @@ def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> Use
     """The mistake of asking for records before there are any."""
     from ablations.cli.declarations import left_behind  # finds declarations by this module
 
-    hint = left_behind(arguments, study_name(name, size)) or f"run it with {command('run', arguments, size)}"
+    verb, of = ("confirm", size.removesuffix(f".{CONFIRM}")) if size.endswith(f".{CONFIRM}") else ("run", size)
+    hint = left_behind(arguments, study_name(name, size)) or f"run it with {command(verb, arguments, of)}"
     return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {hint}")
 
 

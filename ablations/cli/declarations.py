@@ -22,8 +22,6 @@ from sweeps.plan import Plan, outline
 from sweeps.search.spec import Search
 from sweeps.spec import CONFIRM, Ablation, study_name
 
-DECIDES = ("metric", "secondary", "margin", "alpha", "power")  # what needs no run to be taken over
-
 
 def check_owner(arguments: argparse.Namespace, study: str) -> None:
     """Refuse a folder of runs that another declaration of the same name made."""
@@ -33,9 +31,15 @@ def check_owner(arguments: argparse.Namespace, study: str) -> None:
     mine = agenda.declared_in(arguments.name)
     if theirs == mine or _is_same(theirs, mine, design, arguments.name):
         return
+    holds = f"{arguments.out / study} holds the runs of {theirs}"
+    if theirs not in agenda.discover() and not Path(theirs).exists():  # moved and edited, or another one: who can tell
+        raise UserError(
+            f"{holds}, which is gone, and of another question ({design['question']!r}): where {mine} is that declaration, "
+            f"run it with that question first, then change it; else give it an --out of its own"
+        )
     raise UserError(
-        f"{arguments.out / study} holds the runs of {theirs}, another declaration of the same name than {mine}: rename one "
-        "of the files, or give each an --out of its own"
+        f"{holds}, another declaration of the same name than {mine}: rename one of the files, or give each an --out of its "
+        "own"
     )
 
 
@@ -47,14 +51,14 @@ def drift(arguments: argparse.Namespace, size: str) -> str:
     if design is None or design.get("kind") == "search" or not isinstance(declaration, Ablation):
         return _searched(design, declaration, arguments, size)
     try:
-        said = _changes(name, declaration, size, design, folder)
+        said, trains = _changes(name, declaration, size, design, folder)
     except UserError as error:
         return f"the declaration no longer gives the design of these runs: {error}"
     if not said:
         return ""
     command = _command(arguments, size, design)
-    trains = "takes this over" if all(each.split(" ")[0] in DECIDES for each in said) else "trains what is new"
-    return f"the declaration was changed since these runs were planned: {'; '.join(said)}: `{command}` {trains}"
+    does = "trains what is new" if trains else "takes this over"
+    return f"the declaration was changed since these runs were planned: {'; '.join(said)}: `{command}` {does}"
 
 
 def say_before(folder: Path, plan: Plan) -> None:
@@ -121,7 +125,10 @@ def _is_same(theirs: str, mine: str, design: Mapping[str, Any], name: str) -> bo
         return bool(design["question"] == agenda.declared(name)[1].question)
 
 
-def _changes(name: str, ablation: Ablation, size: str, design: Mapping[str, Any], folder: Path) -> list[str]:
+def _changes(
+    name: str, ablation: Ablation, size: str, design: Mapping[str, Any], folder: Path
+) -> tuple[list[str], bool]:
+    """What differs, in words, and whether there are runs to train for it."""
     words = shlex.split(design.get("command", ""))
     given = int(words[words.index("--seeds") + 1]) if "--seeds" in words and "confirms" not in design else None
     base = size.removesuffix(f".{CONFIRM}") if "confirms" in design else size
@@ -132,7 +139,12 @@ def _changes(name: str, ablation: Ablation, size: str, design: Mapping[str, Any]
         now = {key: value for key, value in now.items() if key not in ("contrasts", "decoders")}
     after = {arm["name"]: arm["hash"] for arm in now["arms"]}
     differing = [arm for arm in design["arms"] if after.get(arm["name"], arm["hash"]) != arm["hash"]]
-    return changes(design, now, ({arm["name"]: _config(folder, arm) for arm in differing[:1]}, configs))
+    said = changes(design, now, ({arm["name"]: _config(folder, arm) for arm in differing[:1]}, configs))
+    return said, not _runs(now) <= _runs(design)
+
+
+def _runs(design: Mapping[str, Any]) -> set[tuple[str, int]]:
+    return {(arm["hash"], seed) for arm in design["arms"] for seed in design["seeds"]}
 
 
 def _config(folder: Path, arm: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -33,9 +33,11 @@ def run_verify(arguments: argparse.Namespace) -> int:
     name, declaration = agenda.declared(arguments.name)
     sizes = agenda.recorded_sizes(arguments.out, name, declaration)
     size = arguments.size or ("full" if "full" in sizes else next(iter(sizes), "full"))
+    if not sizes:
+        raise agenda.nothing_recorded(arguments, name, size)
     if size not in sizes:
-        known = f": recorded are {', '.join(sizes)}" if sizes else ""
-        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}{known}")
+        known = ", ".join(sizes)
+        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: recorded are {known}")
     study = study_name(name, size)
     storage = _storage(arguments, study)
     if isinstance(declaration, Search):

@@ -6,16 +6,17 @@ from typing import Any, Literal, get_args, get_origin
 
 from core.config import known_keys
 from core.errors import UserError
+from core.jsonfiles import is_whole
 from core.metrics import METRICS
 from core.settings import flatten, text
-from sweeps.checks import nearest
+from sweeps.checks import check_decides, nearest
 from sweeps.matching import SOLVED
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
 from sweeps.search.space import ordered
 from sweeps.search.spec import KINDS, Choice, Int, Log, Parameter, Search, Uniform
-from sweeps.spec import CONFIRMATION_SEED
+from sweeps.spec import CONFIRMATION_SEED, MOST_SEEDS
 
 TOKEN_KEYS = ("trainer.steps", "trainer.batch_size", "data.sequence_length")
 
@@ -28,6 +29,7 @@ def check(search: Search, overrides: Mapping[str, Any]) -> None:
     _check_space(search, overrides)
     _check_choices(search)
     _check_seeds(search)
+    check_decides(search.alpha, search.power, search.margin)
     for key, parameter in search.space.items():
         _check_range(key, parameter)
         _check_type(key, parameter)
@@ -158,13 +160,19 @@ def _check_choices(search: Search) -> None:
 
 
 def _check_seeds(search: Search) -> None:
-    seeds = list(search.seeds) if not isinstance(search.seeds, int | str) else []
-    if not seeds or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise UserError(f"seeds: a list of whole numbers from 0 on is needed, such as range(2), not {search.seeds!r}")
+    seeds = list(search.seeds)
+    if not seeds or not all(is_whole(seed) and seed >= 0 for seed in seeds):
+        raise UserError(
+            f"seeds: a list of whole numbers from 0 on, below 2**63, is needed, such as range(2), not {search.seeds!r}"
+        )
     if len(set(seeds)) < len(seeds):
         raise UserError("seeds: one is listed twice; the same seed gives the same run, not another sample")
     if search.confirm < 2:
         raise UserError(f"confirm: at least 2 fresh seeds are needed for an interval, not {search.confirm}")
+    if search.confirm > MOST_SEEDS:
+        raise UserError(f"confirm: {search.confirm} seeds are more than a sweep can have: at most {MOST_SEEDS}")
+    if not 0 <= search.seed < 2**32:
+        raise UserError(f"seed: {search.seed} is not a whole number from 0 on, below 2**32, which samplers take")
     fresh = range(CONFIRMATION_SEED, CONFIRMATION_SEED + search.confirm)
     if taken := [seed for seed in seeds if seed in fresh]:
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 from core.errors import UserError
 from core.fieldtypes import check_fields
 from core.settings import flatten
-from sweeps.spec import Level, Resources
+from sweeps.spec import Level, Resources, check_seeds, check_sizes
 
 When = Mapping[str, tuple[Level, ...]]  # the parameter exists where every key has one of these values
 
@@ -127,8 +127,7 @@ class Search:
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
-        if isinstance(self.seeds, int | str) or not isinstance(self.seeds, Sequence):
-            raise UserError(f"seeds: a list of whole numbers is needed, such as range(2), not {self.seeds!r}")
+        check_seeds(self.seeds)
         space = self.space if isinstance(self.space, Mapping) else {}
         for key, parameter in space.items():
             if not isinstance(parameter, Parameter):
@@ -136,6 +135,7 @@ class Search:
             bounds = [name for name in ("low", "high") if isinstance(getattr(parameter, name, None), int | float)]
             check_fields(parameter, f"space: '{key}': ", skip=bounds)  # what bounds may be depends on the key
         check_fields(self, skip=("seeds",))
+        check_sizes(self.sizes)
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -113,6 +113,35 @@ def test_a_declaration_that_was_edited_is_told_by_every_command_that_reads_its_r
     assert said.split(" (")[0] in Path("runs/toy/export/CARD.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("change", "said", "does"),
+    [
+        (("Does the loss", "Will the loss"), "the question: `ablate run toy.py", "` takes this over."),
+        (
+            ("0.01)),)", '0.01), label="LB"),)'),
+            "label of objective.load_balancing_weight load_balancing_weight → LB",
+            "over.",
+        ),
+        (("range(6)", "range(5)"), "seeds 0–5 → 0–4: `ablate run toy.py", "` takes this over."),
+        (('weight": 0.01}', 'weight": 0.0}'), "=0: `ablate run toy.py", "` takes this over."),
+        (("range(6)", "range(1, 7)"), "seeds 0–5 → 1–6: `ablate run toy.py", "` trains what is new."),
+    ],
+)
+def test_an_edit_that_needs_no_run_is_not_said_to_train(toy: Path, change, said: str, does: str) -> None:
+    record(toy.parent, "toy.py")
+    declare(toy, change)
+    note = found("report", "toy.py")["notes"][-1]
+    assert said in note and note.endswith(does)
+
+
+def test_a_file_that_was_moved_and_edited_is_told_what_to_do(toy: Path) -> None:
+    record(toy.parent, "toy.py")
+    moved = declare(toy.parent / "sub" / "toy.py", ("Does the loss", "Will the loss"))
+    toy.unlink()
+    said = ("toy.py, which is gone, and of another question ('Does the loss matter?')", str(moved), "--out")
+    mistake(ablate("report", "sub/toy.py", cwd=toy.parent), *said)
+
+
 def test_what_the_command_line_said_is_no_edit(toy: Path) -> None:
     record(toy.parent, "toy.py", "--seeds", "8", "trainer.steps=40")
     assert found("report", "toy.py")["notes"] == []
@@ -318,3 +347,12 @@ def test_a_folder_of_an_older_version_tells_of_designs_by_its_records(toy: Path)
     report = found("report", "toy.py")
     assert "Declared on 2026-01-01 00:00 at commit aaaaaaaaaaaa; changed since: on 2026-01-07" in report["declared"]
     assert "margin from 0.5 to 0.4 after 12 runs" in report["notes"][0]
+
+
+def test_a_renamed_file_and_a_confirmation_that_was_not_run_are_told_by_verify_and_report(toy: Path) -> None:
+    record(toy.parent, "toy.py")
+    mistake(ablate("report", "toy.py", "--size", "full.confirm", cwd=toy.parent), "run it with ablate confirm toy.py")
+    toy.rename(toy.parent / "new.py")
+    mistake(
+        ablate("verify", "new.py", cwd=toy.parent), "runs of this question lie in runs/toy", "`mv runs/toy runs/new`"
+    )

@@ -10,6 +10,14 @@ RATE = "optimizer.learning_rate"
 FACTOR = Factor("model.top_k", (1, 2))
 
 
+def ablation(**fields) -> Ablation:
+    return Ablation("?", (FACTOR,), {"model.top_k": 1}, **fields)
+
+
+def search(**fields) -> Search:
+    return Search("?", {RATE: Log(1e-4, 1e-2)}, **fields)
+
+
 @pytest.mark.parametrize(
     ("field", "make"),
     [
@@ -84,3 +92,27 @@ def test_levels_and_keys_that_cannot_be_are_refused(factor, said) -> None:
         check(Ablation("?", (factor,), {"model.top_k": 1}), {})
     with pytest.raises(UserError, match=f"^factors: .*{said}"):
         check(Ablation("?", (factor,), {factor.key: factor.levels[0]}), {})
+
+
+@pytest.mark.parametrize("kind", [ablation, search])
+@pytest.mark.parametrize("seeds", [None, "01", range(10**12), range(2**70), [0] * 10_001])
+def test_seeds_are_a_list_of_what_a_plan_can_hold(kind, seeds) -> None:
+    with pytest.raises(UserError, match="^seeds: "):
+        kind(seeds=seeds)
+
+
+def test_a_seed_that_no_run_could_be_given_is_refused_before_training() -> None:
+    with pytest.raises(UserError, match=rf"^seeds: {2**63} is not a whole number from 0 on, below"):
+        check(ablation(seeds=(1, 2**63)), {})
+    check(ablation(seeds=(1, 2**63 - 1)), {})
+
+
+@pytest.mark.parametrize("kind, edition", [(ablation, Size()), (search, {})])
+def test_a_size_has_a_name_of_its_own_that_can_name_a_folder(kind, edition) -> None:
+    for name in ("full", "confirm", "quick.confirm"):
+        with pytest.raises(UserError, match=f"^sizes: '{name}' is the name of"):
+            kind(sizes={name: edition})
+    for name in ("", "a b", "../x", ".x"):
+        with pytest.raises(UserError, match="^sizes: .* names a folder"):
+            kind(sizes={name: edition})
+    assert set(kind(sizes={"quick_next": edition, "v1.5-b": edition}).sizes) == {"quick_next", "v1.5-b"}

@@ -15,6 +15,12 @@ LESS = {"trainer.steps": 36, "trainer.validate_every": 4}
     ("changes", "said"),
     [
         ({"space": {}}, "space: it is empty"),
+        ({"alpha": 2}, r"alpha must lie in \(0, 1\), not 2"),
+        ({"power": 0}, r"power must lie in \(0, 1\), not 0"),
+        ({"margin": 0}, "margin must be positive, not 0"),
+        ({"confirm": 10**12}, "confirm: 1000000000000 seeds are more than a sweep can have"),
+        ({"seed": -1}, "seed: -1 is not a whole number from 0 on"),
+        ({"seed": 2**32}, "seed: 4294967296 is not"),
         (
             {"space": {"optimizer.learning_rat": Log(1e-4, 1e-1)}},
             "unknown config key.*did you mean optimizer.learning_rate",
