@@ -18,6 +18,7 @@ from analysis.adaptive import Course, Rule, course
 from analysis.frame import Study
 from analysis.headline import savings
 from core.errors import UserError
+from core.history import LOOK
 from core.printable import say
 from core.quantities import counted
 from core.terminal import line
@@ -79,8 +80,13 @@ def _tell_unlooked(folder: Path, design: Mapping[str, Any]) -> None:
     """Say so where runs were there before the first look: what somebody saw of them isn't allowed for."""
     study = Study.load(folder, design)
     if study is not None and study.cells and not of_design(logged(folder), design):
-        known = f"note: {counted(len(study.cells), 'run')} were recorded before any look was noted"
-        say(f"{known}; error rates hold if nobody saw their results", file=sys.stderr)
+        known = f"note: {counted(len(study.cells), 'run')} {'was' if len(study.cells) == 1 else 'were'} recorded"
+        shown = [event for event in study.history if event["event"] == LOOK and event["recorded"]]
+        if shown:
+            seen = f"and shown (ablate {shown[-1]['by']}, {shown[-1]['at'][:10]}) before seeds are bought until decided"
+            say(f"{known} {seen}: the report says which p-values hold for all that", file=sys.stderr)
+        else:
+            say(f"{known} before any look was noted; error rates hold if nobody saw their results", file=sys.stderr)
 
 
 def _check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:

@@ -118,6 +118,10 @@ def test_all_the_planned_seeds_are_a_fixed_design_and_records_before_the_first_l
     done = ablate("verify", "weights.py", cwd=place)
     assert done.returncode == 0 and "note: looks.jsonl: the results were looked at" in done.stdout
     (place / "runs" / "weights" / "looks.jsonl").unlink()
+    said = decided(place).stderr
+    assert "note: 36 runs were recorded and shown (ablate report, " in said and "which p-values hold" in said
+    (place / "runs" / "weights" / "looks.jsonl").unlink()
+    (place / "runs" / "weights" / "history.jsonl").unlink()  # as a version that kept none left it
     assert "note: 36 runs were recorded before any look was noted" in decided(place).stderr
 
 
