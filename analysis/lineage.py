@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from analysis.frame import Study
+from core.designs import trouble
 from core.history import DESIGN, LOOK
 from core.quantities import counted
 from core.revisions import changes, spans
@@ -43,6 +44,8 @@ def _of_records(study: Study, before: str) -> Iterator[Event]:
         design = {name: value for name, value in (record.study.get("design") or {}).items() if name not in APART}
         if not design or design == last or (before and not record.started_at < before):
             continue
+        if trouble(design) is not None:
+            continue  # a record that somebody damaged
         if not last or changes(last, design):
             commit = record.provenance.get("git_commit")
             yield {"event": DESIGN, "at": record.started_at, "git_commit": commit, "recorded": count, "design": design}

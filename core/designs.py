@@ -21,9 +21,14 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def first_stage_data(design: Mapping[str, Any], arm: str | None) -> str | None:
-    """The fingerprint that an arm's first stage was planned on; None without one, and for versions that didn't say."""
-    entries: list[dict[str, Any]] = design.get("arms") or []
-    return next((entry.get("first_data_fingerprint") for entry in entries if entry.get("name") == arm), None)
+    """The fingerprint that an arm's first stage was planned on; None without one, and for versions that didn't say.
+
+    design: unchecked, as a record holds it.
+    """
+    entries = design.get("arms")
+    own = (entry for entry in (entries if isinstance(entries, list | tuple) else ()) if isinstance(entry, dict))
+    found = next((entry.get("first_data_fingerprint") for entry in own if entry.get("name") == arm), None)
+    return found if isinstance(found, str) else None
 
 
 def trouble(design: Any) -> str | None:
