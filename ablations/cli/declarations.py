@@ -13,7 +13,7 @@ from core import designs, records
 from core.errors import UserError
 from core.jsonfiles import DamagedFileError
 from core.listing import look
-from core.printable import say
+from core.printable import one_line, say
 from core.provenance import code
 from core.records import OutOfReachError, UnreadableRecordError
 from core.revisions import changes
@@ -78,7 +78,7 @@ def say_before(folder: Path, plan: Plan) -> None:
     if mixed := mixture(finished, study.missing, code()):
         said.append(f"{mixed}. `{plan.design['command']} --out ANOTHER` trains all by one; else the verdict says so")
     for each in said:
-        say(f"note: {each}", file=sys.stderr)
+        say(f"note: {one_line(each)}", file=sys.stderr)
 
 
 def left_behind(arguments: argparse.Namespace, study: str) -> str:

@@ -8,7 +8,7 @@ from ablations.cli import agenda
 from ablations.cli.declarations import check_owner, drift, left_behind
 from core.config import known_keys
 from core.errors import UserError
-from core.printable import say
+from core.printable import one_line, say
 from core.settings import build, parse_overrides
 from sweeps.checks import check, edition_of
 from sweeps.spec import Ablation, study_name
@@ -64,7 +64,7 @@ def _hold_against(arguments: argparse.Namespace, stem: str) -> None:
         return
     if arguments.command in ("run", "plan", "retry", "cancel"):
         return  # go by what the declaration says now, or by none
-    arguments.drift = drift(arguments, size)
+    arguments.drift = one_line(drift(arguments, size))  # with labels and questions of whoever wrote them
     if arguments.drift and arguments.command not in SHOWN:
         say(f"note: {arguments.drift}", file=sys.stderr)
 

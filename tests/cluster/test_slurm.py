@@ -6,6 +6,7 @@ After each: one record per run, one complete trial per run, and the values of an
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,11 +231,12 @@ def test_the_command_line_submits_follows_cancels_and_retries(cluster, tmp_path,
         (["--account", "it's #1", "--sbatch", "nosuch=1"], "unrecognized option '--nosuch=1'"),
     ]:
         code, text = ablate(*run, *options)
-        assert code == 2 and text.startswith("ablate: Slurm refuses the job: ") and said in text
-        assert len(text.strip().splitlines()) == 1
+        about_data, refusal = text.strip().splitlines()
+        assert code == 2 and refusal.startswith("ablate: Slurm refuses the job: ") and said in refusal
+        assert about_data.startswith("data.corpus=markov: ")
     code, text = ablate(*run, "--gpus-per-run", "1", "--sbatch", "comment=50% of 'it' #1 \\ $HOME")
     assert code == 0 and "6 runs wait for 1 array task" in text and "next: ablate status toy.py" in text
-    job = text.split()[1].rstrip(":")
+    job = re.search(r"^job (\d+): ", text, re.M)[1]
     shown = cluster.run("squeue", "-h", "-r", "-j", job, "-O", "tres-per-node:|,Comment:|")
     assert shown == "gres:gpu:1|50% of 'it' #1 \\ $HOME|"
 
