@@ -75,6 +75,8 @@ def _check_folders(arguments: argparse.Namespace) -> None:
         folder = getattr(arguments, option, None)
         if folder is None:
             continue
+        if option == "to" and arguments.command == "bench":  # a file of results, which may be there from before
+            folder = folder.parent
         there = next(place for place in (folder, *folder.parents) if place.is_symlink() or place.exists())
         if not there.is_dir():
             raise UserError(f"--{option} {folder}: {there} is no folder: name another, or move it away")
