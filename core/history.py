@@ -3,7 +3,6 @@
 Lines are added (sweeps.history) and never changed. Studies of versions that kept none have no such file.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,9 @@ def read(study: Path) -> list[dict[str, Any]]:
     """The events of a study's folder, oldest first; none where there is no such file. Raises HistoryError."""
     path = study / FILE_NAME
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if os.path.lexists(path) else []
-        events = [jsonfiles.parse(line) for line in lines]
-    except OSError as error:
-        raise HistoryError(f"{path.name} can't be read: {error.strerror}") from None
-    except ValueError as error:
-        raise HistoryError(f"{path.name} is damaged: {error}") from None
-    if not all(map(_is_event, events)):
-        raise HistoryError(f"{path.name} is damaged: it holds something that is no event")
-    return events
+        return jsonfiles.read_lines(path, _is_event, "event")
+    except jsonfiles.DamagedFileError as error:
+        raise HistoryError(f"{path.name} {error}") from None
 
 
 def _is_event(event: Any) -> bool:

@@ -2,8 +2,9 @@
 
 import json
 import math
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,23 @@ def parse(content: bytes | str, *, finite: bool = True) -> Any:
     if _HUGE.search(text) is not None:  # rarely: then it is read again, to see whether it is a number or within a text
         json.loads(text, parse_int=_small)
     return found
+
+
+def read_lines(path: Path, fits: Callable[[Any], bool], noun: str) -> list[dict[str, Any]]:
+    """The entries of a file of JSON lines, oldest first; none where there is no such file.
+
+    fits: whether a line is such an entry; noun: what an entry is called. Raises DamagedFileError with what is wrong.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if os.path.lexists(path) else []
+        entries = [parse(line) for line in lines]
+    except OSError as error:
+        raise DamagedFileError(f"can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise DamagedFileError(f"is damaged: {error}") from None
+    if not all(map(fits, entries)):
+        raise DamagedFileError(f"is damaged: it holds something that is no {noun}")
+    return entries
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def declared(name: str) -> tuple[str, Ablation | Search]:
 
 
 def declared_in(name: str) -> str:
-    """Where a name's declaration is: the name itself of what is on the agenda, else its file."""
+    """The place of a declaration: its name if it is on the agenda, else the absolute path of its file."""
     return str(Path(name).resolve()) if name.endswith(".py") and Path(name).stem not in discover() else Path(name).stem
 
 

@@ -52,7 +52,7 @@ def run_confirm(arguments: argparse.Namespace) -> int:
 
 
 def verdict(found: Judgement, arm: str) -> str:
-    """Whether fresh seeds confirm an arm, with what is to be known of how that came about."""
+    """The verdict on fresh seeds in a sentence, with the study's notes on earlier looks and attempts."""
     return ". ".join([_verdict(found, arm), *(note.rstrip(".") for note in found.notes)])
 
 

@@ -44,7 +44,7 @@ def check_owner(arguments: argparse.Namespace, study: str) -> None:
 
 
 def drift(arguments: argparse.Namespace, size: str) -> str:
-    """What of the declaration was changed since its runs were planned, and what to type; empty where nothing was."""
+    """The differences between a declaration and its recorded design, and the command to type; empty if there are none."""
     name, declaration = agenda.declared(arguments.name)
     folder = arguments.out / study_name(name, size)
     design = _design(folder)
@@ -82,7 +82,7 @@ def say_before(folder: Path, plan: Plan) -> None:
 
 
 def left_behind(arguments: argparse.Namespace, study: str) -> str:
-    """Where runs lie that the declaration had under another name, and how to take them over; empty where none do."""
+    """A hint on runs recorded under the declaration's former name: their folder and the commands to adopt them; or empty."""
     name, declaration = agenda.declared(arguments.name)
     for path in sorted(arguments.out.glob(f"*/{designs.FILE_NAME}")):
         design = _design(path.parent)
@@ -118,7 +118,7 @@ def _declared_in(design: Mapping[str, Any]) -> str | None:
 
 
 def _is_same(theirs: str, mine: str, design: Mapping[str, Any], name: str) -> bool:
-    """Whether two places have one declaration: a copy while both are there, and the same question where it was moved."""
+    """Whether two files are one declaration: equal files where both exist, an equal question where the former is gone."""
     try:
         return Path(theirs).read_bytes() == Path(mine).read_bytes()
     except OSError:

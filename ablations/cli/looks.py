@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from analysis.frame import Study
 from core import designs, jsonfiles, records
 from core.errors import UserError
 from core.jsonfiles import is_whole
-from core.provenance import code
+from core.provenance import commit
 from core.quantities import counted
 from sweeps.audit import Finding
 
@@ -27,15 +26,9 @@ def logged(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / LOOKS
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if os.path.lexists(path) else []
-        looks = [jsonfiles.parse(line) for line in lines]
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    if not all(map(_is_look, looks)):
-        raise UserError(f"{path} is damaged: it holds something that is no look")
-    return looks
+        return jsonfiles.read_lines(path, _is_look, "look")
+    except jsonfiles.DamagedFileError as error:
+        raise UserError(f"{path} {error}") from None
 
 
 def _is_look(look: Any) -> bool:
@@ -123,7 +116,7 @@ def note(folder: Path, design: Mapping[str, Any], rule: Mapping[str, Any], said:
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     entry: dict[str, Any] = {
         "at": at,
-        "git_commit": code().get("git_commit"),
+        "git_commit": commit(),
         "design": digest(design),
         "rule": dict(rule),
     }
