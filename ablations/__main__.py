@@ -22,9 +22,9 @@ from ablations.cli.options import (
     workers,
 )
 from core.errors import UserError
-from core.paths import expanded
-from core.printable import one_line
-from core.processes import BRIEF_SPINNING
+from core.runtime.child_process import BRIEF_SPINNING
+from core.runtime.paths import expanded
+from core.runtime.printable import one_line
 
 PATHS = ("name", "config", "target", "cluster", "tokenizer")  # of files or folders, or of something else
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
@@ -32,10 +32,10 @@ USER_MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 
 # Where a command's function is; the rest are in commands.
 ROOMS = {
-    "train": "training", "describe": "describing", "import": "interchange", "data": "data", "storage": "storage",
-    "verify": "verifying", "probe": "probing", "status": "following", "cancel": "following", "retry": "cluster",
-    "sample": "sampling", "bench": "benching", "decode": "decoding", "confirm": "confirming", "export": "exporting",
-    "dashboard": "dashboard", "sync": "syncing", "layout": "layouts",
+    "train": "train", "describe": "describe", "import": "import_hf", "data": "data", "storage": "storage",
+    "verify": "verify", "probe": "probe", "status": "status", "cancel": "status", "retry": "retry",
+    "sample": "sample", "bench": "bench", "decode": "decode", "confirm": "confirm", "export": "export",
+    "dashboard": "dashboard", "sync": "sync", "layout": "layout",
 }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _commit() -> str:
-    from core.provenance import commit  # pathlib and hashlib are all that it needs
+    from core.records.provenance import commit  # pathlib and hashlib are all that it needs
 
     found = commit()
     return f" (commit {found[:12]})" if found else ""
@@ -274,7 +274,7 @@ def _lazy(verb: str) -> Callable[[argparse.Namespace], int]:
 
     def handler(arguments: argparse.Namespace) -> int:
         importlib.import_module("ablations.cli.refusals").refuse_early(arguments)
-        module = importlib.import_module(f"ablations.cli.{ROOMS.get(verb, 'commands')}")
+        module = importlib.import_module(f"ablations.cli.{ROOMS.get(verb, 'run')}")
         return getattr(module, f"run_{verb}")(arguments)
 
     return handler

@@ -1,6 +1,6 @@
 """Which weights of the auxiliary losses, and which rate, suit a router best, when each router is tuned as much?"""
 
-from sweeps.search.spec import Budget, Choice, Int, Log, Search
+from sweeps.spec import Budget, Choice, Int, Log, Search
 
 ROUTER = "model.router.kind"
 LOAD_BALANCING = "objective.load_balancing_weight"

@@ -10,11 +10,11 @@ rule's rate differs detectably from the untransferred 0.016 (6 seeds, in nats: c
 
 from typing import Any
 
-from core.config import RunConfig, to_dict
-from core.presets import preset
-from core.settings import build
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import RunConfig, to_dict
+from sweeps.export.transfer import BATCH, RATE, RULES, Scale
 from sweeps.spec import Ablation, Factor, Size
-from sweeps.transfer import BATCH, RATE, RULES, Scale
 
 STEPS = "trainer.steps"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 
-from core.forking import warm
-from core.processes import import_path
-from core.ranks import MODULES
+from core.runtime.child_process import import_path
+from core.runtime.forking import warm
+from core.runtime.ranks import MODULES
 
 LIMIT_S = 300  # on a busy machine a process takes a minute to begin
 
@@ -18,7 +18,7 @@ LIMIT_S = 300  # on a busy machine a process takes a minute to begin
 @contextlib.contextmanager
 def one_template() -> Iterator[None]:
     """Inside, every worker, rank and command is forked from one template, which starts with the first of them."""
-    with warm(("ablations.__main__", "sweeps.worker", "sweeps.search.worker", *MODULES), at_once=False):
+    with warm(("ablations.__main__", "sweeps.runs.worker", "sweeps.search.training", *MODULES), at_once=False):
         yield
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ablations.cli.commands import console, load_study, show_json
+from ablations.cli.run import console, load_study, show_json
 from core.errors import UserError
 
 
@@ -21,9 +21,9 @@ def run_dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _save(arguments: argparse.Namespace) -> int:
-    from analysis.files import as_markdown, sheets
-    from analysis.verdicts import judge
-    from sweeps.dashboards import Content, place_of, save
+    from analysis.report.files import as_markdown, sheets
+    from analysis.verdicts.judge import judge
+    from sweeps.tracking.wandb_workspace import Content, place_of, save
 
     place_of(arguments.wandb)
     study, folder = load_study(arguments)

@@ -8,19 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import agenda
-from core import designs, records
+from ablations.cli import studies as agenda
 from core.errors import UserError
-from core.jsonfiles import DamagedFileError
-from core.listing import look
-from core.printable import one_line, say
-from core.provenance import code
-from core.records import OutOfReachError, UnreadableRecordError
-from core.revisions import changes
-from core.versions import mixture
-from sweeps.plan import Plan, outline
+from core.records import design as designs
+from core.records import record as records
+from core.records.design_changes import changes
+from core.records.provenance import code
+from core.records.record import OutOfReachError, UnreadableRecordError
+from core.records.run_folders import look
+from core.records.versions import mixture
+from core.runtime.json_files import DamagedFileError
+from core.runtime.printable import one_line, say
 from sweeps.search.spec import Search
-from sweeps.spec import CONFIRM, Ablation, study_name
+from sweeps.studies.ablation import CONFIRM, Ablation, study_name
+from sweeps.studies.resolve import Plan, outline
 
 
 def check_owner(arguments: argparse.Namespace, study: str) -> None:
@@ -63,7 +64,7 @@ def drift(arguments: argparse.Namespace, size: str) -> str:
 
 def say_before(folder: Path, plan: Plan) -> None:
     """Say what a plan's runs won't show: that the design was another, records that are set aside, other code that trained."""
-    from analysis.frame import Study  # numpy, which mistakes are refused without
+    from analysis.study import Study  # numpy, which mistakes are refused without
 
     study = Study.load(folder, plan.design) if folder.is_dir() else None
     if study is None:

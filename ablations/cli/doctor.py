@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
-from core.forking import Process, begin, warm
-from core.processes import import_path, take_events_pipe
-from core.quantities import counted
-from core.ranks import MODULES
+from core.runtime.child_process import import_path, take_events_pipe
+from core.runtime.forking import Process, begin, warm
+from core.runtime.ranks import MODULES
+from core.runtime.units import counted
 
 SMALLEST: dict[str, Any] = {
     "data.corpus": "markov", "data.sequence_length": 16, "data.validation_sequences": 4, "model.hidden_size": 16,
@@ -130,9 +130,9 @@ def _cuda() -> Finding:
 
 def _deepspeed() -> Finding:
     """Train two steps in two processes, each with half of the experts: what else works is a matter of degree."""
-    from core.config import to_yaml
-    from core.settings import build
-    from core.training.launch import RankFailedError, launch
+    from core.config.loading import build
+    from core.config.run import to_yaml
+    from core.training.rank_launcher import RankFailedError, launch
 
     version = importlib.metadata.version("deepspeed")
     config = build(SMALLEST)

@@ -3,15 +3,15 @@
 import argparse
 from collections.abc import Sequence
 
-from ablations.cli.commands import console
+from ablations.cli.run import console
 from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.planning import plan
-from core.config import RunConfig
+from core.config.run import RunConfig
+from core.config.stages import Stage
 from core.data.corpora import describe
 from core.errors import UserError
-from core.quantities import counted, short
-from core.stages import Stage
+from core.runtime.units import counted, short
 from core.training.checks import check_stages
 from core.training.dry_run import DryRun, dry_run
 

@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.cli.commands import LOOKS
-from analysis.adaptive import Look, Retry, course
-from analysis.frame import Study
-from core import designs, jsonfiles, records
+from ablations.cli.run import LOOKS
+from analysis.study import Study
+from analysis.verdicts.until_decided import Look, Retry, course
 from core.errors import UserError
-from core.jsonfiles import is_whole
-from core.provenance import commit
-from core.quantities import counted
-from sweeps.audit import Finding
+from core.records import design as designs
+from core.records import record as records
+from core.records.provenance import commit
+from core.runtime import json_files as jsonfiles
+from core.runtime.json_files import is_whole
+from core.runtime.units import counted
+from sweeps.runs.record_checks import Finding
 
 AGAIN = "retried"  # in an entry of the trail that is no look: the runs that were trained again after it
 

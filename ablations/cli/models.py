@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.config import ModelConfig, RunConfig
+from core.config.run import ModelConfig, RunConfig
 from core.data.documents import TEXTS, encoded
 from core.data.names import PAIRS, kinds
 from core.data.tokenizers import Tokenizer, load_tokenizer

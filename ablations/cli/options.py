@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from core.config.loading import NUMERAL
 from core.errors import UserError
-from core.settings import NUMERAL
 
 MOST_DIGITS = 15  # of a number on the command line
 SLURM_ONLY = (

@@ -9,20 +9,20 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ablations.cli.commands import console, load_study, show_json
-from analysis.compare import PairedEffect
-from analysis.frame import Study
-from analysis.lengths import ByLength, by_length
-from analysis.words import coverage, pvalue, signed
-from core.config import RunConfig
+from ablations.cli.run import console, load_study, show_json
+from analysis.formatting import coverage, pvalue, signed
+from analysis.statistics.compare import PairedEffect
+from analysis.study import Study
+from analysis.verdicts.lengths import ByLength, by_length
+from core.config.run import RunConfig
 from core.data.held_out import check_held_out
 from core.errors import UserError
-from core.labelled import labelled
-from core.likelihood import listed
 from core.probes.checks import at_length
-from core.terminal import line
+from core.records.likelihood_kind import listed
+from core.runtime.terminal import line
+from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
-from core.training.devices import uses_cuda
+from core.training.deepspeed_config import uses_cuda
 
 
 def run_lengths(arguments: argparse.Namespace) -> int:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from analysis.words import coverage, pvalue
-from core.labelled import labelled
+from analysis.formatting import coverage, pvalue
+from core.runtime.terminal_table import labelled
 
 ALPHA = 0.05
 

@@ -4,14 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from ablations.cli import agenda
+from ablations.cli import studies as agenda
 from ablations.cli.declarations import check_owner, drift, left_behind
-from core.config import known_keys
+from core.config.loading import build, parse_overrides
+from core.config.run import known_keys
 from core.errors import UserError
-from core.printable import one_line, say
-from core.settings import build, parse_overrides
-from sweeps.checks import check, edition_of
-from sweeps.spec import Ablation, study_name
+from core.runtime.printable import one_line, say
+from sweeps.studies.ablation import Ablation, study_name
+from sweeps.studies.checks import check, edition_of
 
 PLANNED = ("plan", "run", "retry", "decode")  # make a plan, with settings
 RECORDED = ("report", "confirm", "export")  # judge what is recorded

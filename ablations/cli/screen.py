@@ -9,8 +9,8 @@ from rich.text import Text
 
 from ablations.cli.models import HOLE, Opened
 from core.diffusion.autoregressive import decode_autoregressive
-from core.diffusion.decoding import collect, decode, lay_out
 from core.diffusion.predictors import NetworkPredictor
+from core.diffusion.sampler import collect, decode, lay_out
 from core.diffusion.sampling import Fixed, Sampled, Sampling
 
 

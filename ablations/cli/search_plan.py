@@ -7,13 +7,13 @@ from typing import Any
 import optuna
 from rich.console import Console
 
-from ablations.cli.planning import check_calibration, resolve_workers
-from analysis.power import reaches_significance
+from ablations.cli.plan import check_calibration, resolve_workers
+from analysis.statistics.power import reaches_significance
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
-from core.labelled import labelled
-from core.quantities import counted, duration, short
-from core.terminal import line
+from core.runtime.terminal import line
+from core.runtime.terminal_table import labelled
+from core.runtime.units import counted, duration, short
 from sweeps.launch.machine import default_workers
 from sweeps.search.plan import SearchPlan
 from sweeps.search.rungs import expected_steps
@@ -85,7 +85,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
     }
     if not arguments.no_calibration and not content["refused"]:
         check_calibration([plan.resolver.control])
-        from sweeps.cost import calibrate  # torch and what trains with it
+        from sweeps.runs.cost import calibrate  # torch and what trains with it
 
         runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,19 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import agenda
-from ablations.cli.commands import INTERRUPTED, console, show_json, trained_elsewhere
-from ablations.cli.exporting import named_arm
+from ablations.cli import studies as agenda
+from ablations.cli.export import named_arm
 from ablations.cli.options import check_flags
+from ablations.cli.run import INTERRUPTED, console, show_json, trained_elsewhere
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
-from core.printable import say
-from core.quantities import counted, short
+from core.runtime.printable import say
+from core.runtime.units import counted, short
 from sweeps.search.plan import SearchPlan, described, plan
 from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
-from sweeps.spec import CONFIRM, study_name
-from sweeps.storage import choose_url
+from sweeps.storage.storage import choose_url
+from sweeps.studies.ablation import CONFIRM, study_name
 
 
 def agenda_rows(name: str, search: Search, out: Path) -> list[dict[str, Any]]:
@@ -72,13 +72,13 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Search, then confirm the winners and the control on fresh seeds."""
-    from ablations.cli import cluster
-    from ablations.cli.planning import resolve_workers
+    from ablations.cli import retry as cluster
+    from ablations.cli.plan import resolve_workers
     from ablations.cli.search_plan import refusal
     from sweeps.launch.events import Event
     from sweeps.launch.local import run
     from sweeps.launch.progress import present
-    from sweeps.progress import CLOCK
+    from sweeps.runs.progress import CLOCK
     from sweeps.search.local import search
 
     check_flags(arguments)
@@ -125,10 +125,10 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 def run_report(arguments: argparse.Namespace) -> int:
     """What was found and how it was confirmed, as one page; the confirmation has its own report beside its records."""
-    from ablations.cli.search_report import confirmed, print_report, report
-    from analysis.report import write_report
-    from analysis.search_page import write_search_page
-    from analysis.verdicts import judge
+    from ablations.cli.report_search import confirmed, print_report, report
+    from analysis.report.html import write_report
+    from analysis.report.search import write_search_page
+    from analysis.verdicts.judge import judge
 
     results, folder = _load(arguments)
     study = confirmed(results, folder)
@@ -139,7 +139,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     if study is not None and judgement is not None:
         write_report(study, judgement, folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html")
         if arguments.files is not None:
-            from analysis.files import write_files
+            from analysis.report.files import write_files
 
             content["files"] = [str(file) for file in write_files(study, judgement, arguments.files)]
     elif arguments.files is not None:
@@ -155,9 +155,9 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     """The confirmed winner as a config with its evidence."""
-    from ablations.cli.search_report import confirmed, report
-    from analysis.verdicts import UNCONFIRMED, judge
-    from sweeps.export import export
+    from ablations.cli.report_search import confirmed, report
+    from analysis.verdicts.judge import UNCONFIRMED, judge
+    from sweeps.export.arm import export
 
     if arguments.format == "hf":
         raise UserError("--format hf: give the folder of one run; a search exports a config")
@@ -193,7 +193,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 
 
 def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder: Path, found: dict[str, Any]) -> int:
-    from sweeps.export import export
+    from sweeps.export.arm import export
 
     finalists = results.finalists()
     if not finalists:
@@ -222,7 +222,7 @@ def _at_full_scale(
     *,
     by_hand: bool,
 ) -> int:
-    from ablations.cli.exporting import at_full_scale
+    from ablations.cli.export import at_full_scale
 
     matched = agenda.declared(arguments.name)[1].match is not None
     target = arguments.to or folder / "export" / Path(arguments.target).stem

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ablations.cli.training import ConsoleLogger, tracker_of
+from ablations.cli.train import ConsoleLogger, tracker_of
+from core.config.loading import parse_overrides
+from core.config.stages import Stage, load_stages
 from core.data.corpora import describe
 from core.errors import UserError
-from core.printable import say
-from core.provenance import save_diff
-from core.ranks import Ranks
-from core.records import RunRecord
-from core.settings import parse_overrides
-from core.stages import Stage, load_stages
-from core.training import pausing
+from core.records.provenance import save_diff
+from core.records.record import RunRecord
+from core.runtime.printable import say
+from core.runtime.ranks import Ranks
+from core.training import preemption as pausing
+from core.training.checkpoint_files import saved_step
 from core.training.loggers import RowLogger
-from core.training.saved import saved_step
 from core.training.staged import Turn, handed_on, train_stages
-from sweeps.tracking import WandbTracker
+from sweeps.tracking.wandb_run import WandbTracker
 
 
 class Console:

@@ -4,13 +4,13 @@ import argparse
 import os
 
 from core.errors import UserError
-from core.printable import say
+from core.runtime.printable import say
 
 
 def run_storage(arguments: argparse.Namespace) -> int:
     """Serve a database to workers that shouldn't, or can't, connect to it themselves."""
-    from sweeps.proxy import serve
-    from sweeps.storage import STORAGE_VARIABLE
+    from sweeps.storage.grpc_proxy import serve
+    from sweeps.storage.storage import STORAGE_VARIABLE
 
     url = arguments.storage or os.environ.get(STORAGE_VARIABLE)
     if not url:

@@ -7,17 +7,17 @@ import signal
 import sys
 import types
 
-from ablations.cli import agenda
-from ablations.cli.commands import INTERRUPTED
-from core.printable import say
+from ablations.cli import studies as agenda
+from ablations.cli.run import INTERRUPTED
+from core.runtime.printable import say
 
 
 def run_page(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     study, is_search = agenda.study_of(arguments)
-    from ablations.live.beside import application, installed
-    from ablations.live.server import Page, Server
-    from ablations.live.watching import Watcher, give_way
+    from ablations.dashboard.optuna_dashboard import application, installed
+    from ablations.dashboard.poller import Watcher, give_way
+    from ablations.dashboard.server import Page, Server
 
     report = agenda.command("report", arguments)
     watcher = Watcher(study, arguments.out, arguments.storage, report)
@@ -27,7 +27,7 @@ def run_page(arguments: argparse.Namespace) -> int:
         if line := tunnel(server.server_port):
             say(line)
         if is_search and not installed():
-            from ablations.live.beside import MISSING
+            from ablations.dashboard.optuna_dashboard import MISSING
 
             say(MISSING)
         give_way()

@@ -7,8 +7,8 @@ what each layer of core.model saves; tests measure the same on real steps.
 from dataclasses import dataclass
 from functools import lru_cache
 
-from core.config import ModelConfig, RunConfig
-from core.model.config import EC_DLM_K, EXPERTS_CHOOSE
+from core.config.model import EC_DLM_K, EXPERTS_CHOOSE
+from core.config.run import ModelConfig, RunConfig
 
 INDEX = 8  # bytes of an int64
 FP32 = 4

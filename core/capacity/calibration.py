@@ -7,10 +7,10 @@ from typing import Any
 from core.capacity.clusters import Cluster, device_of_record
 from core.capacity.layouts import Layout
 from core.capacity.timing import step_time
-from core.config import RunConfig
+from core.config.loading import build
+from core.config.run import RunConfig
 from core.errors import UserError
-from core.records import RunRecord
-from core.settings import build
+from core.records.record import RunRecord
 
 FORWARD = 1 / 3  # of a training step, which a validation of as many sequences takes
 

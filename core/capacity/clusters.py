@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from core.config.loading import read_yaml
 from core.errors import UserError, require
-from core.settings import read_yaml
 
 GB = 1e9
 

@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, Literal, get_args
 
 from core.capacity.clusters import Cluster
-from core.config import DeepSpeedConfig, ModelConfig, RunConfig
+from core.config.run import DeepSpeedConfig, ModelConfig, RunConfig
 from core.errors import UserError, require
 
 Stage = Literal[0, 1, 2, 3]

@@ -8,8 +8,8 @@ from core.capacity.assumptions import DEFAULT, Assumptions
 from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.states import states_of
-from core.config import RunConfig
-from core.training.devices import engine_config
+from core.config.run import RunConfig
+from core.training.deepspeed_config import engine_config
 
 BUCKET = 500_000_000  # elements, of DeepSpeed's default
 

@@ -10,7 +10,7 @@ from core.capacity.clusters import GB, Cluster
 from core.capacity.layouts import Layout, apply, check, legal
 from core.capacity.memory import PARTS, Memory, memory
 from core.capacity.timing import StepTime, step_time
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.errors import UserError, require
 
 DAY = 86400
@@ -49,7 +49,7 @@ class Plan:
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs of a step (core.model.size.flops_per_token) over what the devices could do in its time (arXiv
+        """Model FLOPs of a step (core.model.flops.flops_per_token) over what the devices could do in its time (arXiv
         2204.02311, App. B)."""
         return self.time.flops / (self.time.total * self.cluster.devices * self.cluster.device.flops)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from core.capacity.clusters import DEVICES, GB, Cluster
 from core.capacity.layouts import Layout
 from core.capacity.memory import memory
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.errors import UserError
-from core.model.size import count
-from core.training.devices import free_on_gpu, uses_cuda
+from core.model.flops import count
+from core.training.deepspeed_config import free_on_gpu, uses_cuda
 
 SHARE = 0.5  # of free memory, for a measurement: others work on a login node too
 UNFUSED = 2  # times the activations, on a CPU (measured: 2.2)

@@ -10,8 +10,8 @@ from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.links import all_to_all_s, gather_s, reduce_s
 from core.capacity.states import ADAM, sizes, states_of
-from core.config import ModelConfig, RunConfig
-from core.model.size import flops_per_token
+from core.config.run import ModelConfig, RunConfig
+from core.model.flops import flops_per_token
 
 BACKWARD = 2  # times the forward pass, of matmuls
 ATTENTION_BACKWARD = 2.5  # flash attention computes its scores again

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from core.config import DataConfig
+from core.config.run import DataConfig
 from core.data.chat import Turn, turns
 from core.data.documents import TEXTS, encoded, read_jsonl, text_of
 from core.data.files import locate_file
@@ -23,7 +23,7 @@ from core.data.synthetic import DOMAINS, HiddenMarkovSource, MarkovSource, Sourc
 from core.data.tasks import examples, spoiled
 from core.data.tokenizers import Tokenizer, Vocabulary, load_tokenizer, unread_tokens
 from core.errors import UserError
-from core.streams import numpy_stream
+from core.runtime.random_streams import numpy_stream
 
 SYNTHETIC_TOKENS = 1_000_000
 GENERATED = 4_000  # pairs of responses to a task

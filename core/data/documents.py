@@ -14,7 +14,7 @@ from core.data import files
 from core.data.fetch import shakespeare_folder
 from core.data.splits import Origin, boundary, hold_back, role, roles
 from core.errors import UserError
-from core.jsonfiles import once
+from core.runtime.json_files import once
 
 PLAIN = {".txt", ".md", ".py", ".rst", ".tex"}
 ROWS = {".jsonl", ".ndjson"}

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.corpora import Corpus, load, parts_of
 from core.data.mixtures import shares
 from core.errors import UserError
-from core.streams import numpy_stream
+from core.runtime.random_streams import numpy_stream
 
 
 def check_held_out(config: RunConfig, count: int) -> None:

@@ -12,7 +12,7 @@ from core.data.shards import Shards
 from core.data.splits import Origin
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
-from core.streams import numpy_stream
+from core.runtime.random_streams import numpy_stream
 
 if TYPE_CHECKING:
     from core.data.corpora import Corpus

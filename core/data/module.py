@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.conversations import Packed, conversations, locate, real_tokens
 from core.data.corpora import Corpus, load, parts_of
 from core.data.held_out import check_held_out, held_out_starts
 from core.data.mixtures import Draws, Part
 from core.data.shards import Shards
 from core.data.synthetic import posterior_nelbo
-from core.diffusion.blocks import block_length_at
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.errors import UserError
-from core.lightning_import import lightning
-from core.streams import numpy_stream, torch_stream
+from core.model.block_schedule import block_length_at
+from core.runtime.lightning_import import lightning
+from core.runtime.random_streams import numpy_stream, torch_stream
 
 
 class Batch(NamedTuple):

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.corpora import Corpus
 from core.data.module import Batch, TrainBatches, rows_of, told
-from core.diffusion.blocks import block_length_at
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
-from core.streams import numpy_stream, torch_stream
+from core.model.block_schedule import block_length_at
+from core.runtime.random_streams import numpy_stream, torch_stream
 
 Draw = Callable[[Tensor], Masking]  # the masks of one response's rows, by where it may be masked: (n, L) bool
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from core import jsonfiles
 from core.data import files
 from core.data.splits import SHARE, Origin, hold_back, roles
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
+from core.runtime import json_files as jsonfiles
 
 META = "meta.json"
 LLMC = {20240520: (1, np.uint16), 20240801: (7, np.uint32)}  # magic: (version, dtype)

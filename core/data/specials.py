@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.jsonfiles import once
+from core.runtime.json_files import once
 
 CONFIG, MAP = "tokenizer_config.json", "special_tokens_map.json"
 UNNAMED: Mapping[str, str] = {"bos_token": "", "eos_token": ""}  # what templates are given where no file names any

@@ -9,9 +9,9 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.errors import UserError
-from core.streams import numpy_stream
+from core.runtime.random_streams import numpy_stream
 
 TRAIN, HELD_OUT = 20_000, 2_000  # examples, where there are so many
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

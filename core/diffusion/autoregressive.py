@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from core.diffusion.decoding import collect, lay_out
+from core.diffusion.sampler import collect, lay_out
 from core.diffusion.sampling import Fixed, Sampled, check_autoregressive
 from core.diffusion.unmasking import draw_tokens
 from core.model.cache import Window, new_stores
 from core.model.transformer import Denoiser
-from core.streams import torch_stream
+from core.runtime.random_streams import torch_stream
 
 
 def decode_autoregressive(

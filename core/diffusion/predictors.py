@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config import ModelConfig
+from core.config.model import SEES_OTHERS
+from core.config.run import ModelConfig
 from core.data.synthetic import Source
 from core.diffusion.sampling import Caching, Canvas, Predict
 from core.errors import UserError
 from core.model.cache import Store, Window, new_stores
-from core.model.config import SEES_OTHERS
 from core.model.transformer import Denoiser
 
 

@@ -1,4 +1,4 @@
-"""How responses are decoded, what a denoiser is asked on the way, and what comes of it; core.diffusion.decoding does it.
+"""How responses are decoded, what a denoiser is asked on the way, and what comes of it; core.diffusion.sampler does it.
 
 Shapes: B sequences of at most L tokens, W positions of the active block in each, M positions whose tokens are asked for, V
 vocabulary. A sequence is its prompt and the response; those of a batch may have different lengths.
@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
-from core.config import ModelConfig
+from core.config.field_types import check_fields
+from core.config.run import ModelConfig
 from core.errors import UserError, require
-from core.fieldtypes import check_fields
 
 if TYPE_CHECKING:
     from torch import Tensor  # seconds to import, which whoever only checks settings can do without

@@ -10,13 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.config import ModelConfig
+from core.config.run import ModelConfig
 from core.errors import UserError
 from core.interchange.folders import INDEX, SINGLE, Found, check_empty, find, opened, read_config
 from core.interchange.layouts import FILES, LAYOUTS, Ids, Piece, config_to_hf, layout_of, pieces
 from core.model.shapes import shapes
 from core.model.transformer import Denoiser
-from core.records import write_atomically
+from core.records.record import write_atomically
 
 SHARD_BYTES = 2 * 2**30
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -1,8 +1,8 @@
 """Expert parallelism: the mixture over DeepSpeed's expert-parallel groups, tokens exchanged by all-to-all.
 
-Shapes as in core.model.mixing; R rows received by this rank. What DeepSpeed's engine asks of such a layer isn't public:
-it recognises AutoEPMoELayer, and reduces, spreads and saves the experts by the tags on their parameters. Its version is
-pinned for that reason.
+Shapes as in core.model.grouped_experts; R rows received by this rank. What DeepSpeed's engine asks of such a layer isn't
+public: it recognises AutoEPMoELayer, and reduces, spreads and saves the experts by the tags on their parameters. Its
+version is pinned for that reason.
 """
 
 from typing import Any, ClassVar
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from core.model.balance import expert_counts, over_ranks
 from core.model.experts import Experts
-from core.model.mixing import gate_of_slots, sort_by_expert
+from core.model.grouped_experts import gate_of_slots, sort_by_expert
 from core.model.moe import MoE
 from core.model.routing import Conditions, Routing
 from core.model.transformer import Denoiser
-from core.ranks import Ranks
+from core.runtime.ranks import Ranks
 
 
 class LocalExperts(Experts):

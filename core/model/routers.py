@@ -1,7 +1,7 @@
 """Routing rules beyond token choice: one class each; shapes as in core.model.routing, which has token choice itself.
 
 `additive`, `film` and `bin_bias` start as token choice: what they add is zero at first, so that they differ from it by what
-they learn alone. What is true of a kind is said in core.model.config and core.model.shapes, which need no torch.
+they learn alone. What is true of a kind is said in core.config.model and core.model.shapes, which need no torch.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config import ModelConfig, RouterKind
+from core.config.run import ModelConfig, RouterKind
 from core.model.confined import places
 from core.model.expert_choice import ECDLMRouter, ExpertChoiceRouter
 from core.model.routing import Conditions, Router, TopKRouter, hashed, share_of_mean

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config import ModelConfig
-from core.model.config import SEES_OTHERS
+from core.config.model import SEES_OTHERS
+from core.config.run import ModelConfig
 from core.model.precision import without_autocast
 
 BELL = 0.22  # deviation of the gaussian schedule: its mean is 1/2 then

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from core.model.config import ModelConfig, RouterKind
+from core.config.model import ModelConfig, RouterKind
 
 EXPERTS = ".experts."  # in the name of a weight that is stacked over experts
 Shape = tuple[int, ...]

@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.config import ModelConfig
+from core.config.run import ModelConfig
+from core.model.attention_masks import Sight, beside_clean, block_causal
 from core.model.cache import View, Window
 from core.model.confined import Confined, confine
 from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.norm import RMSNorm
 from core.model.routing import Conditions, Routing
-from core.model.sight import Sight, beside_clean, block_causal
-from core.streams import torch_stream
+from core.runtime.random_streams import torch_stream
 
 
 class LayerRouting(NamedTuple):

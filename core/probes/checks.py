@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.errors import UserError
 
 

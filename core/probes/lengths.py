@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.module import MaskedTextModule
-from core.lightning_import import lightning
 from core.model.transformer import Denoiser
 from core.probes.checks import at_length
+from core.runtime.lightning_import import lightning
 from core.training.module import predict, seen_by
 
 

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.module import Batch, told
 from core.data.tasks import first_held_out, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.masking import mask_validation
 from core.errors import UserError
-from core.lightning_import import lightning
 from core.model.transformer import Denoiser
-from core.streams import numpy_stream, torch_stream
+from core.runtime.lightning_import import lightning
+from core.runtime.random_streams import numpy_stream, torch_stream
 from core.training.module import predict, seen_by
 
 

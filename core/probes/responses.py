@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from core.data.tokenizers import Tokenizer
 from core.diffusion.autoregressive import decode_autoregressive
-from core.diffusion.decoding import collect, decode
 from core.diffusion.predictors import NetworkPredictor
+from core.diffusion.sampler import collect, decode
 from core.diffusion.sampling import Fixed, Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError, require
 from core.model.transformer import Denoiser

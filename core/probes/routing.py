@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config import TOLD_TIMESTEP, RunConfig
+from core.config.run import TOLD_TIMESTEP, RunConfig
 from core.data.module import Batch, told
 from core.diffusion.masking import Masking
 from core.model.balance import counts_by_group
 from core.model.routing import Routing
 from core.model.transformer import Denoiser
 from core.probes.checks import check_probe
-from core.streams import torch_stream
-from core.training.devices import uses_cuda
+from core.runtime.random_streams import torch_stream
+from core.training.deepspeed_config import uses_cuda
 from core.training.module import predict
 
 TOKENS = 8192  # of a pass: its logits fit a GPU for any vocabulary, and small networks are kept busy

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.tasks import TASKS, first_held_out, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.autoregressive import sample_autoregressive
-from core.diffusion.decoding import sample
 from core.diffusion.predictors import NetworkPredictor
+from core.diffusion.sampler import sample
 from core.diffusion.sampling import Sampled, Sampling, check_sampling
 from core.model.transformer import Denoiser
 

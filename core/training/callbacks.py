@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config import RunConfig
-from core.lightning_import import lightning
-from core.metrics import RATIO_BINS, part_metric, ratio_metric
+from core.config.run import RunConfig
 from core.model.balance import dead_share, max_violation, utilisation_entropy
+from core.records.metrics import RATIO_BINS, part_metric, ratio_metric
+from core.runtime.lightning_import import lightning
 from core.training import health
+from core.training.communication import ALL_TO_ALL, REDUCTION
 from core.training.loggers import RowLogger
 from core.training.strategy import from_all_ranks, mean_over_ranks
 from core.training.telemetry import RoutingMemory
-from core.training.traffic import ALL_TO_ALL, REDUCTION
 
 TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")
 
@@ -56,7 +56,7 @@ class Recorder(lightning.Callback):
         self.tokens = 0
         self.routing = RoutingMemory()
         self.alarms: list[health.Alarm] = []
-        self.best: dict[str, Any] = {}  # as core.training.best has it
+        self.best: dict[str, Any] = {}  # as core.training.best_weights has it
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._micro: list[dict[str, Tensor]] = []
         self._sent: list[list[float]] = []  # bytes of each kind, by step
@@ -194,7 +194,7 @@ class Recorder(lightning.Callback):
 
 
 def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> dict[str, float]:
-    """Validation metrics from the outputs of all validation batches, by the names in core.metrics.
+    """Validation metrics from the outputs of all validation batches, by the names in core.records.metrics.
 
     `binned` adds the cross-entropy per masked token by mask ratio, in tenths: "val/cross_entropy@0.3" is of ratios in
     (0.2, 0.3]. A sequence's NELBO under an exact mask count is its mean masked cross-entropy, so the bins average to

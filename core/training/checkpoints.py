@@ -1,4 +1,4 @@
-"""Saving checkpoints of a run: whole or not at all, the last two kept. core.training.saved finds them again."""
+"""Saving checkpoints of a run: whole or not at all, the last two kept. core.training.checkpoint_files finds them again."""
 
 import logging
 import signal
@@ -9,18 +9,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from core import fencing, keys
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.errors import UserError
-from core.inputs import learned_from
-from core.lightning_import import lightning
-from core.patience import no_space
-from core.ranks import Ranks
-from core.training import pausing
-from core.training.pausing import TrainingPausedError
-from core.training.saved import FOLDER, SINGLE, discard, keep, layout
+from core.records import fencing
+from core.records.inputs import learned_from
+from core.runtime.lightning_import import lightning
+from core.runtime.ranks import Ranks
+from core.runtime.retry import no_space
+from core.training import preemption as pausing
+from core.training import signing_key as keys
+from core.training.checkpoint_files import FOLDER, SINGLE, discard, keep, layout
+from core.training.preemption import TrainingPausedError
 from core.training.seals import Digest
-from core.training.setaside import note
+from core.training.set_aside import note
 from core.training.strategy import from_all_ranks
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Checkpointer(lightning.Callback):
 
     What is older, but for one, is deleted once the new one is complete on every rank, sealed and named in latest.json. Where
     no key can be kept to sign it with, none is saved. Where the training is asked
-    to pause (core.training.pausing), it saves after the step under way and raises TrainingPausedError; after the step
+    to pause (core.training.preemption), it saves after the step under way and raises TrainingPausedError; after the step
     `pause_after` it saves too, and raises StepReachedError.
     """
 

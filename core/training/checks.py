@@ -6,19 +6,19 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from core.config import ModelConfig, RunConfig, get_field, known_keys, to_dict
+from core.config.loading import build, text
+from core.config.loading import load as load_config
+from core.config.run import ModelConfig, RunConfig, get_field, known_keys, to_dict
+from core.config.stages import LAST, UNNAMED, Stage
 from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
-from core.fingerprints import STAGE
-from core.metrics import part_metric
 from core.model.shapes import Shape, shapes
-from core.paths import expanded
-from core.settings import build, text
-from core.settings import load as load_config
-from core.stages import LAST, UNNAMED, Stage
-from core.training.devices import check_devices, has_cuda
-from core.training.saved import WEIGHTS
+from core.records.fingerprints import STAGE
+from core.records.metrics import part_metric
+from core.runtime.paths import expanded
+from core.training.checkpoint_files import WEIGHTS
+from core.training.deepspeed_config import check_devices, has_cuda
 
 
 def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
-from core.model.size import ModelSize, count, training_flops
-from core.quantities import short
+from core.model.flops import ModelSize, count, training_flops
+from core.runtime.units import short
 from core.training.checks import check
 from core.training.schedule import learning_rate_factor
 

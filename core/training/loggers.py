@@ -7,4 +7,4 @@ class RowLogger(Protocol):
     """Takes rows of metrics: of training every `trainer.log_every` steps, of every validation. Lightning's loggers do too."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """A row by the names in core.metrics, after `step` steps."""
+        """A row by the names in core.records.metrics, after `step` steps."""

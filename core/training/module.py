@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.module import Batch
 from core.diffusion.objectives import (
     context_weights,
@@ -19,10 +19,10 @@ from core.diffusion.objectives import (
     total_loss,
     weighted_per_token,
 )
-from core.lightning_import import lightning
 from core.model.balance import Counted, expert_counts, load_balancing_loss, over_ranks, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
-from core.ranks import Ranks
+from core.runtime.lightning_import import lightning
+from core.runtime.ranks import Ranks
 from core.training.adamw import AdamW
 from core.training.schedule import learning_rate_factor
 from core.training.strategy import clip_exactly

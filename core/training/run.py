@@ -14,36 +14,38 @@ from typing import Any
 
 import torch
 
-from core import records, spill
-from core.config import RunConfig, config_hash, to_dict, to_yaml
+from core.config.run import RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import describe as describe_data
 from core.data.corpora import load as load_corpus
 from core.data.module import MaskedTextModule
 from core.errors import UserError
-from core.inputs import fingerprint
-from core.keys import check_key
-from core.lightning_import import lightning
-from core.model.size import count, training_flops
-from core.patience import OutOfPatienceError, Patience, no_space
-from core.provenance import describe, slurm_job
-from core.ranks import LAUNCHED, Ranks
-from core.records import RunRecord
-from core.training import health, pausing
-from core.training.best import BestKeeper
+from core.model.flops import count, training_flops
+from core.records import pending_record as spill
+from core.records import record as records
+from core.records.inputs import fingerprint
+from core.records.provenance import describe, slurm_job
+from core.records.record import RunRecord
+from core.records.versions import source_sha256
+from core.runtime.lightning_import import lightning
+from core.runtime.ranks import LAUNCHED, Ranks
+from core.runtime.retry import OutOfPatienceError, Patience, no_space
+from core.training import health
+from core.training import preemption as pausing
+from core.training.best_weights import BestKeeper
 from core.training.callbacks import Recorder, TrainingDivergedError
+from core.training.checkpoint_files import FOLDER, SINGLE, Checkpoint, remove
 from core.training.checkpoints import Checkpointer, StepReachedError
 from core.training.checks import check
-from core.training.devices import uses_cuda
-from core.training.finding import find
-from core.training.launch import RankFailedError, launch
+from core.training.deepspeed_config import uses_cuda
 from core.training.loggers import RowLogger
 from core.training.module import MaskedDiffusion
-from core.training.saved import FOLDER, SINGLE, Checkpoint, remove
+from core.training.rank_launcher import RankFailedError, launch
+from core.training.resume_point import find
 from core.training.saving import save_weights
-from core.training.setaside import notes
+from core.training.set_aside import notes
+from core.training.signing_key import check_key
 from core.training.strategy import from_all_ranks, strategy_of
 from core.training.weights import first_stage, load_weights, starting_weights
-from core.versions import source_sha256
 
 log = logging.getLogger(__name__)
 source_sha256()  # of the files as they are imported: they may be edited while this process trains
@@ -63,11 +65,14 @@ def train(
 
     Under trainer.strategy=deepspeed it trains in `devices` processes of this host; or, where torchrun, srun or
     DeepSpeed's launcher started this process, as one rank of theirs, and rank 0 leaves the record. A run that was cut off
-    goes on from its last checkpoint that is whole and this user's (core.training.finding). A failure at work gives a record
+    goes on from its last checkpoint that is whole and this user's (core.training.resume_point). A failure at work gives
+    a record
     with status "failed" and a reason (and traceback.txt beside it). A mistake in the config raises UserError before
-    training; an interruption passes through and leaves no record. A request to pause (core.training.pausing) is heeded with
+    training; an interruption passes through and leaves no record. A request to pause (core.training.preemption) is
+    heeded with
     a checkpoint, whatever trainer.checkpoint_every says, and raises TrainingPausedError. A finished record that lies there
-    is set aside; once another process has taken the run over (core.fencing), nothing more is written and FencedOffError is
+    is set aside; once another process has taken the run over (core.records.fencing), nothing more is written and
+    FencedOffError is
     raised.
 
     before: of the stage whose weights the run starts from, where that isn't a first stage in its own folder, which is found:

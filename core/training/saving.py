@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core import fencing
-from core.config import RunConfig
-from core.patience import OutOfPatienceError, Patience, no_space
-from core.ranks import Ranks
+from core.config.run import RunConfig
+from core.records import fencing
+from core.runtime.ranks import Ranks
+from core.runtime.retry import OutOfPatienceError, Patience, no_space
+from core.training.checkpoint_files import WEIGHTS
 from core.training.module import MaskedDiffusion
-from core.training.saved import WEIGHTS
 from core.training.strategy import whole_weights
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import math
 
-from core.config import RunConfig, decay_steps
+from core.config.run import RunConfig, decay_steps
 
 
 def learning_rate_factor(config: RunConfig, step: int) -> float:

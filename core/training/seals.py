@@ -15,10 +15,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from core import records
-from core.disk import sync_folder
-from core.keys import KeyAwayError, key_file, name_of, own_key
-from core.patience import Patience
+from core.records import record as records
+from core.runtime.disk import sync_folder
+from core.runtime.retry import Patience
+from core.training.signing_key import KeyAwayError, key_file, name_of, own_key
 
 SEAL = "seal.json"
 PIECE = 1 << 24

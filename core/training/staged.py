@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from core import records, spill
-from core.config import RunConfig
+from core.config.run import RunConfig
+from core.config.stages import LAST, Stage
 from core.errors import UserError
-from core.inputs import fingerprint
-from core.ranks import Ranks
-from core.records import FILE_NAME, RunRecord, UnreadableRecordError
-from core.stages import LAST, Stage
+from core.records import pending_record as spill
+from core.records import record as records
+from core.records.inputs import fingerprint
+from core.records.record import FILE_NAME, RunRecord, UnreadableRecordError
+from core.runtime.ranks import Ranks
+from core.training.checkpoint_files import BEST, WEIGHTS
 from core.training.checks import check_stages
 from core.training.loggers import RowLogger
-from core.training.saved import BEST, WEIGHTS
 
 STAGE_FILE = "stage.json"
 

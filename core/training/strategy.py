@@ -11,14 +11,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from core.config import RunConfig
-from core.lightning_import import lightning
+from core.config.run import RunConfig
 from core.model.transformer import whole_name
-from core.ranks import Ranks
+from core.runtime.lightning_import import lightning
+from core.runtime.ranks import Ranks
 from core.training.adamw import AdamW
-from core.training.devices import engine_config, uses_cuda
+from core.training.communication import Traffic
+from core.training.deepspeed_config import engine_config, uses_cuda
 from core.training.seals import Digest, hashing
-from core.training.traffic import Traffic
 from core.training.unpickling import only_known_types
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from core.diffusion.masking import Masking
-from core.metrics import RATIO_BINS
 from core.model.balance import counts_by_group, max_violation
 from core.model.transformer import LayerRouting
+from core.records.metrics import RATIO_BINS
 
 DIGITS = 5  # of shares in a record: a record of 64 experts would be megabytes otherwise
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from core.processes import exported
+from core.runtime.child_process import exported
 
 FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch.load heeds it, whatever it is told
 # What DeepSpeed's checkpoints hold beside tensors and what torch allows by itself.

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from core import records
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.errors import UserError
-from core.fingerprints import STAGE
 from core.model.transformer import Denoiser, whole_name
-from core.paths import expanded
-from core.records import FILE_NAME, RunRecord
+from core.records import record as records
+from core.records.fingerprints import STAGE
+from core.records.record import FILE_NAME, RunRecord
+from core.runtime.paths import expanded
+from core.training.checkpoint_files import STAGES, WEIGHTS
 from core.training.checks import find_run
-from core.training.saved import STAGES, WEIGHTS
 
 
 def open_run(folder: Path, settings: Mapping[str, Any] | None = None) -> tuple[RunConfig, Denoiser]:
@@ -51,7 +51,7 @@ def starting_weights(config: RunConfig, folder: Path) -> str | None:
 
 
 def first_stage(config: RunConfig, folder: Path) -> RunRecord | None:
-    """The record of a run's first stage in its folder; None where it has none. Raises as `core.records.read` does."""
+    """The record of a run's first stage in its folder; None where it has none. Raises as `core.records.record.read` does."""
     name = config.trainer.initial_weights
     return records.read(stage_folder(folder, name) / FILE_NAME) if name is not None and name.startswith(STAGE) else None
 

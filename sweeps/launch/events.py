@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sweeps.planned import PlannedRun
+from sweeps.studies.plan import PlannedRun
 
 
 @dataclass(frozen=True)

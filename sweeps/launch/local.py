@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.quantities import counted
-from core.records import FILE_NAME
-from sweeps.folders import recorded, run_folder, write_design
+from core.records.record import FILE_NAME
+from core.runtime.units import counted
 from sweeps.launch.events import Event, Summary
 from sweeps.launch.machine import default_workers
 from sweeps.launch.pool import Pool, warm_workers
-from sweeps.launch.presence import present_in
-from sweeps.ledger import MOST_LOSSES, Ledger
-from sweeps.obstacles import check_places
-from sweeps.planned import Plan, PlannedRun
-from sweeps.storage import choose_url, open_storage
-from sweeps.worker import TRAINER
+from sweeps.launch.running_sweeps import present_in
+from sweeps.runs.folders import recorded, run_folder, write_design
+from sweeps.runs.ledger import MOST_LOSSES, Ledger
+from sweeps.runs.obstacles import check_places
+from sweeps.runs.worker import TRAINER
+from sweeps.storage.storage import choose_url, open_storage
+from sweeps.studies.plan import Plan, PlannedRun
 
 MOST_FAILED_STARTS = 2
 MOST_IDLE_ROUNDS = 3

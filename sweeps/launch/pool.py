@@ -13,15 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from core import records
-from core.forking import Process, Template, begin, warm
-from core.processes import BRIEF_SPINNING, import_path
-from core.ranks import MODULES
+from core.records import record as records
+from core.runtime.child_process import BRIEF_SPINNING, import_path
+from core.runtime.forking import Process, Template, begin, warm
+from core.runtime.ranks import MODULES
 from sweeps.launch.machine import gpus, share_of_cores, share_of_gpus
-from sweeps.planned import Plan
+from sweeps.runs.worker import CORES_VARIABLE
 from sweeps.search.plan import SearchPlan
-from sweeps.storage import STORAGE_VARIABLE
-from sweeps.worker import CORES_VARIABLE
+from sweeps.storage.storage import STORAGE_VARIABLE
+from sweeps.studies.plan import Plan
 
 GRACE_S = 10.0
 
@@ -33,7 +33,7 @@ class Pool:
     """
 
     def __init__(
-        self, plan: Plan | SearchPlan, out: Path, storage_url: str, trainer: str, program: str = "sweeps.worker"
+        self, plan: Plan | SearchPlan, out: Path, storage_url: str, trainer: str, program: str = "sweeps.runs.worker"
     ) -> None:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
@@ -130,6 +130,6 @@ def warm_workers(trainer: str, devices: int = 1) -> Iterator[Template | None]:
 
     devices: of each run; the ranks of several are forked too.
     """
-    modules = (trainer.partition(":")[0], "sweeps.search.worker", *(MODULES if devices > 1 else ()))
+    modules = (trainer.partition(":")[0], "sweeps.search.training", *(MODULES if devices > 1 else ()))
     with warm(modules) if not gpus() else contextlib.nullcontext() as template:
         yield template

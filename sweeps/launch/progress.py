@@ -14,13 +14,13 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from core.labelled import Column, Labelled
-from core.printable import one_line
-from core.quantities import duration
-from core.terminal import Terminal, line
+from core.runtime.printable import one_line
+from core.runtime.terminal import Terminal, line
+from core.runtime.terminal_table import Column, Labelled
+from core.runtime.units import duration
 from sweeps.launch.events import Event
-from sweeps.planned import Plan, PlannedRun
-from sweeps.progress import CLOCK, LINE_S, read_progress
+from sweeps.runs.progress import CLOCK, LINE_S, read_progress
+from sweeps.studies.plan import Plan, PlannedRun
 
 BAR = 24  # columns of a terminal
 MOST_NAMED = 4  # runs in one line

@@ -17,19 +17,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import records
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.errors import UserError
-from core.processes import SOURCE_ROOT
-from sweeps import scheduler
-from sweeps.folders import pending, write_design
+from core.records import record as records
+from core.runtime.child_process import SOURCE_ROOT
 from sweeps.launch.site import CPUS, Request, clock, seconds
-from sweeps.ledger import Ledger
-from sweeps.planned import Plan
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.folders import pending, write_design
+from sweeps.runs.ledger import Ledger
+from sweeps.runs.worker import TRAINER
 from sweeps.search.plan import SearchPlan
-from sweeps.storage import choose_url, open_storage
-from sweeps.study import STORAGE_FILE, SUBMISSIONS, job_name, submissions
-from sweeps.worker import TRAINER
+from sweeps.storage.storage import choose_url, open_storage
+from sweeps.storage.submissions import STORAGE_FILE, SUBMISSIONS, job_name, submissions
+from sweeps.studies.plan import Plan
 
 SCRIPT, JOB = "job.sbatch", "job.json"
 LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)

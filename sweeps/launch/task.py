@@ -17,24 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.keys import check_key
-from core.patience import OutOfPatienceError, Patience, no_space
-from core.printable import log_to_stderr, say
-from core.processes import BRIEF_SPINNING, STOPPED
-from core.provenance import SLURM, save_diff
-from sweeps import scheduler
-from sweeps.folders import keep_design
+from core.records.provenance import SLURM, save_diff
+from core.runtime.child_process import BRIEF_SPINNING, STOPPED
+from core.runtime.printable import log_to_stderr, say
+from core.runtime.retry import OutOfPatienceError, Patience, no_space
+from core.training.signing_key import check_key
 from sweeps.launch.machine import share_of_cores
-from sweeps.launch.shift import Shift
 from sweeps.launch.slurm import JOB, quantile
-from sweeps.ledger import Claim, Ledger
-from sweeps.patient import PatientStorage
-from sweeps.planned import Plan
-from sweeps.scheduler import Place, SlurmError
-from sweeps.storage import open_storage
-from sweeps.study import STORAGE_FILE
-from sweeps.worker import StopRequestedError, StopSignal, Train, Worker, trainer_of
-from sweeps.workplace import PREEMPTED, Workplace
+from sweeps.launch.time_limit import Shift
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.folders import keep_design
+from sweeps.runs.ledger import Claim, Ledger
+from sweeps.runs.liveness import PREEMPTED, Workplace
+from sweeps.runs.slurm import Place, SlurmError
+from sweeps.runs.worker import StopRequestedError, StopSignal, Train, Worker, trainer_of
+from sweeps.storage.retrying import PatientStorage
+from sweeps.storage.storage import open_storage
+from sweeps.storage.submissions import STORAGE_FILE
+from sweeps.studies.plan import Plan
 
 GRACE_S = 20.0  # after SIGTERM; Slurm's KillWait is 30 s by default
 LONG_RUN = 0.9  # quantile of measured durations that has to fit into what is left

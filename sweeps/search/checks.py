@@ -4,19 +4,19 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from core.config import known_keys
+from core.config.loading import flatten, text
+from core.config.run import known_keys
 from core.errors import UserError
-from core.jsonfiles import is_whole
-from core.metrics import METRICS
-from core.settings import flatten, text
-from sweeps.checks import check_decides, nearest
-from sweeps.matching import SOLVED
+from core.records.metrics import METRICS
+from core.runtime.json_files import is_whole
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
 from sweeps.search.space import ordered
 from sweeps.search.spec import KINDS, Choice, Int, Log, Parameter, Search, Uniform
-from sweeps.spec import CONFIRMATION_SEED, MOST_SEEDS
+from sweeps.studies.ablation import CONFIRMATION_SEED, MOST_SEEDS
+from sweeps.studies.checks import check_decides, nearest
+from sweeps.studies.matching import SOLVED
 
 TOKEN_KEYS = ("trainer.steps", "trainer.batch_size", "data.sequence_length")
 

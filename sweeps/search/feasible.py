@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from core.config import RunConfig, get_field, known_keys, to_dict
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import RunConfig, get_field, known_keys, to_dict
 from core.errors import UserError
-from core.model.size import count
-from core.presets import preset
-from core.settings import build
-from sweeps.matching import match_flops
+from core.model.flops import count
 from sweeps.search.space import applies, ordered
 from sweeps.search.spec import Search
-from sweeps.spec import Level
+from sweeps.studies.ablation import Level
+from sweeps.studies.matching import match_flops
 
 BYTES_PER_PARAMETER = 16  # fp32 weights, gradients, and AdamW's two moments
 

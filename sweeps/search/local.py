@@ -5,17 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from core.errors import UserError
-from sweeps.folders import write_design
 from sweeps.launch.events import Event
 from sweeps.launch.local import MOST_FAILED_STARTS, stop_signals
 from sweeps.launch.machine import default_workers
 from sweeps.launch.pool import Pool
-from sweeps.launch.presence import present_in
-from sweeps.obstacles import check_places
-from sweeps.search.ledger import SearchLedger
+from sweeps.launch.running_sweeps import present_in
+from sweeps.runs.folders import write_design
+from sweeps.runs.obstacles import check_places
+from sweeps.runs.worker import TRAINER
 from sweeps.search.plan import SearchPlan
-from sweeps.storage import choose_url, open_storage
-from sweeps.worker import TRAINER
+from sweeps.search.queue import SearchLedger
+from sweeps.storage.storage import choose_url, open_storage
 
 MOST_DEATHS = 20  # of workers, in one call
 
@@ -49,7 +49,7 @@ def search(
     with (
         stop_signals(),
         present_in(ledger.folder),
-        Pool(plan, out, url, trainer, program="sweeps.search.worker") as pool,
+        Pool(plan, out, url, trainer, program="sweeps.search.training") as pool,
     ):
         try:
             _watch(ledger, pool, workers or default_workers(plan.devices), on_event)

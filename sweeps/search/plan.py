@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from core.config import RunConfig, config_hash
+from core.config.loading import parse_overrides, text
+from core.config.run import RunConfig, config_hash
 from core.errors import UserError
-from core.inputs import fingerprint
-from core.metrics import METRICS
-from core.quantities import significant
-from core.settings import parse_overrides, text
+from core.records.inputs import fingerprint
+from core.records.metrics import METRICS
+from core.runtime.units import significant
 from core.training.checks import check as check_run
-from sweeps.checks import nearest
-from sweeps.planned import Plan, PlannedRun
 from sweeps.search.checks import check
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.spec import Choice, Search, from_json, range_text, to_json
-from sweeps.spec import CONFIRMATION_SEED, Level, study_name
+from sweeps.studies.ablation import CONFIRMATION_SEED, Level, study_name
+from sweeps.studies.checks import nearest
+from sweeps.studies.plan import Plan, PlannedRun
 
 
 @dataclass(frozen=True)

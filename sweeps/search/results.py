@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from core import designs, jsonfiles, listing, records
 from core.errors import UserError
-from core.jsonfiles import DamagedFileError, is_whole
-from core.quantities import below, ranked
-from core.records import OutOfReachError, RunRecord, UnreadableRecordError
-from sweeps.plan import Plan, describe_arm, planned_runs
+from core.records import design as designs
+from core.records import record as records
+from core.records import run_folders as listing
+from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.runtime import json_files as jsonfiles
+from core.runtime.json_files import DamagedFileError, is_whole
+from core.runtime.units import below, ranked
 from sweeps.search.plan import SearchPlan, described, differing
-from sweeps.spec import CONFIRM, Arm, Level
+from sweeps.studies.ablation import CONFIRM, Arm, Level
+from sweeps.studies.resolve import Plan, describe_arm, planned_runs
 
 FACTOR = "configuration"  # its only factor
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from core import records
-from core.records import RunRecord, UnreadableRecordError
-from core.training.saved import saved_step
-from sweeps.planned import PlannedRun
+from core.records import record as records
+from core.records.record import RunRecord, UnreadableRecordError
+from core.training.checkpoint_files import saved_step
+from sweeps.studies.plan import PlannedRun
 
 
 def paused_record(folder: Path, run: PlannedRun) -> RunRecord | None:

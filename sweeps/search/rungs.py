@@ -7,7 +7,7 @@ from its checkpoint once it is among the best 1 / ETA of those that reached the 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from core.quantities import ranked
+from core.runtime.units import ranked
 
 ETA = 3
 MOST_RUNGS = 4

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from core.errors import UserError
-from sweeps import scheduler
-from sweeps.folders import pending, write_design
 from sweeps.launch.site import Request
 from sweeps.launch.slurm import Array, Submission, gpus_of, write
-from sweeps.ledger import Ledger
-from sweeps.search.ledger import SearchLedger
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.folders import pending, write_design
+from sweeps.runs.ledger import Ledger
+from sweeps.runs.worker import TRAINER
 from sweeps.search.plan import SearchPlan
+from sweeps.search.queue import SearchLedger
 from sweeps.search.results import confirmation_here
-from sweeps.storage import choose_url, open_storage
-from sweeps.worker import TRAINER
+from sweeps.storage.storage import choose_url, open_storage
 
 PROGRAM = "sweeps.search.task"
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from core.config.field_types import check_fields
+from core.config.loading import flatten
 from core.errors import UserError
-from core.fieldtypes import check_fields
-from core.settings import flatten
-from sweeps.spec import Level, Resources, check_seeds, check_sizes
+from sweeps.studies.ablation import Level, Resources, check_seeds, check_sizes
 
 When = Mapping[str, tuple[Level, ...]]  # the parameter exists where every key has one of these values
 
@@ -93,7 +93,7 @@ class Search:
     base, settings: as an ablation's. match: "active_flops" gives every configuration the expert width at which it
         costs what the control costs. memory_gb: limit on an estimate of parameters, gradients and AdamW's moments in
         fp32 (16 bytes a parameter; activations aren't counted). What can't be built or breaks a limit isn't trained.
-    metric: what is searched for, a name in core.metrics; several names are several objectives, answered by the Pareto
+    metric: what is searched for, a name in core.records.metrics; several names are several objectives, answered by the Pareto
         front. secondary: what the confirmation reports beside them.
     sampler: "tpe", "cma_es", "nsga2", "qmc" or "random". pruner: "asha" or "hyperband" over training tokens, which go on
         with promising runs from their checkpoints; "wilcoxon" over seeds; "none". Left out: asha for one objective.

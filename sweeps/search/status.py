@@ -9,19 +9,19 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from core import designs
 from core.errors import UserError
-from core.records import FILE_NAME
-from sweeps.patient import PatientStorage
-from sweeps.progress import read_progress
-from sweeps.scheduler import Task
+from core.records import design as designs
+from core.records.record import FILE_NAME
+from sweeps.runs.liveness import PREEMPTED, Workplace
+from sweeps.runs.progress import read_progress
+from sweeps.runs.slurm import Task
+from sweeps.runs.status import DEAD, GONE, Status, lives, open_known, read_design, tasks_of, unknown, worker_of
+from sweeps.runs.status import status as status_of_runs
 from sweeps.search.rungs import expected_steps
 from sweeps.search.samplers import latest
-from sweeps.spec import CONFIRM, Level, study_name
-from sweeps.status import DEAD, GONE, Status, lives, open_known, read_design, tasks_of, unknown, worker_of
-from sweeps.status import status as status_of_runs
-from sweeps.storage import choose_url
-from sweeps.workplace import PREEMPTED, Workplace
+from sweeps.storage.retrying import PatientStorage
+from sweeps.storage.storage import choose_url
+from sweeps.studies.ablation import CONFIRM, Level, study_name
 
 STATES = ("running", "queued", "paused", "finished", "pruned", "failed", "lost", "missing")
 

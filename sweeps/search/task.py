@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from sweeps.folders import keep_design, write_design
 from sweeps.launch import task
-from sweeps.launch.shift import Shift
 from sweeps.launch.task import TaskWorker, note_claim, requeue
-from sweeps.ledger import Ledger
-from sweeps.patient import PatientStorage
-from sweeps.planned import Plan
-from sweeps.search.ledger import Claim, SearchLedger
+from sweeps.launch.time_limit import Shift
+from sweeps.runs.folders import keep_design, write_design
+from sweeps.runs.ledger import Ledger
+from sweeps.runs.liveness import Workplace
+from sweeps.runs.worker import StopRequestedError, StopSignal, Train, trainer_of
 from sweeps.search.plan import SearchPlan
+from sweeps.search.queue import Claim, SearchLedger
 from sweeps.search.results import Results, confirmation
-from sweeps.search.worker import SearchWorker
-from sweeps.worker import StopRequestedError, StopSignal, Train, trainer_of
-from sweeps.workplace import Workplace
+from sweeps.search.training import SearchWorker
+from sweeps.storage.retrying import PatientStorage
+from sweeps.studies.plan import Plan
 
 IDLE_S = 600.0  # once nothing new is drawn: who had nothing to train for so long gives its place back
 SIGHT_S = 120.0  # for the records of other hosts to be seen on this one

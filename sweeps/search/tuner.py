@@ -19,16 +19,16 @@ from optuna.pruners import NopPruner, WilcoxonPruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from core.config import RunConfig, config_hash
-from core.metrics import METRICS
-from sweeps.patient import OWNER, TOKEN
+from core.config.run import RunConfig, config_hash
+from core.records.metrics import METRICS
+from sweeps.runs.liveness import PREEMPTED, Workplace
 from sweeps.search.feasible import Resolved
 from sweeps.search.plan import Group, SearchPlan
 from sweeps.search.rungs import bracket_of, promotable
 from sweeps.search.samplers import RETRIES, SamplerView, latest, sampler_for
 from sweeps.search.space import draw, parameters
-from sweeps.spec import Level
-from sweeps.workplace import PREEMPTED, Workplace
+from sweeps.storage.retrying import OWNER, TOKEN
+from sweeps.studies.ablation import Level
 
 MOST_DRAWS = 100  # in a row that give nothing to train
 

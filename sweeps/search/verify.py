@@ -9,12 +9,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from core import designs, jsonfiles, records
-from core.config import config_hash
+from core.config.run import config_hash
 from core.errors import UserError
-from core.inputs import fingerprint
-from core.provenance import DIFFS
-from sweeps.audit import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
+from core.records import design as designs
+from core.records import record as records
+from core.records.inputs import fingerprint
+from core.records.provenance import DIFFS
+from core.runtime import json_files as jsonfiles
+from sweeps.runs.record_checks import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
 from sweeps.search.plan import SearchPlan, identity_of
 from sweeps.search.results import entry_file
 from sweeps.search.resume import metrics_at
@@ -36,7 +38,7 @@ class _Configuration:
 def verify(
     folder: Path, told: Told | None, *, fingerprint_of: Callable[[Any], str] = fingerprint, diffs: Path | None = None
 ) -> Verification:
-    """Look at every file of a search. Arguments as of sweeps.verify.verify."""
+    """Look at every file of a search. Arguments as of sweeps.runs.verify.verify."""
     findings: list[Finding] = []
     plan = _plan(folder, findings)
     runs = list(read_runs(folder, findings))

@@ -12,11 +12,11 @@ from unittest import mock
 
 import pytest
 
-from ablations.cli import agenda
-from ablations.live.watching import Watcher
+from ablations.cli import studies as agenda
+from ablations.dashboard.poller import Watcher
 from core.errors import UserError
 from tests.ablations.shell import ablate
-from tests.ablations.test_commands import DECLARATION
+from tests.ablations.test_run import DECLARATION
 
 ESCAPE, FLIPPED = "\x1b[2J", "\u202e"
 
@@ -241,7 +241,7 @@ def wrong(done) -> str | None:
 
 def undrawn() -> contextlib.AbstractContextManager[object]:
     """Inside, reports are empty pages. The patched name is looked up at each call: no module imported inside keeps it."""
-    return mock.patch("analysis.report.render", return_value="")
+    return mock.patch("analysis.report.html.render", return_value="")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.plan import plan
+from sweeps.studies.resolve import plan
 from tests.ablations.shell import ROOT, ablate, mistake
-from tests.ablations.test_exporting import DECLARATION, leave_records
+from tests.ablations.test_export import DECLARATION, leave_records
 from tests.sweeps.conftest import declare
 from tests.sweeps.wandb_site import serving
 

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from ablations.cli.agenda import declared
+from ablations.cli.studies import declared
 from core.errors import UserError
-from sweeps.plan import plan
 from sweeps.search.plan import plan as plan_search
-from sweeps.search.spec import Search
-from sweeps.spec import Ablation
+from sweeps.spec import Ablation, Search
+from sweeps.studies.resolve import plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

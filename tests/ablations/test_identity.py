@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from ablations.cli import agenda, searching
+from ablations.cli import searching
+from ablations.cli import studies as agenda
 from ablations.cli.declarations import drift
-from ablations.cli.planning import make_plan
-from core import history, records
-from sweeps.confirmation import confirmation_plan, fresh_seeds
-from sweeps.folders import run_folder, write_design
-from sweeps.planned import Plan
+from ablations.cli.plan import make_plan
+from core.records import record as records
+from core.records import study_history as history
+from sweeps.runs.folders import run_folder, write_design
+from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
+from sweeps.studies.plan import Plan
 from tests.ablations.shell import ablate, mistake
 from tests.sweeps import trainers
 from tests.sweeps.conftest import SMALL
@@ -251,7 +253,7 @@ def test_seeds_added_without_a_look_may_have_been_looked_at(toy: Path) -> None:
 def test_a_search_that_was_edited_is_told_too(toy: Path) -> None:
     path = toy.parent / "rates.py"
     text = """
-from sweeps.search.spec import Budget, Log, Search
+from sweeps.spec import Budget, Log, Search
 from tests.sweeps.conftest import SMALL
 
 search = Search(
@@ -291,7 +293,7 @@ def test_a_look_that_cannot_be_noted_is_said_and_shown_all_the_same(toy: Path, m
     def refused(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("sweeps.history._append", refused)
+    monkeypatch.setattr("sweeps.runs.history._append", refused)
     text = printed("report", "toy.py")
     assert "Does the loss matter?" in text and "can't be noted in runs/toy: Permission denied" in text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.processes import import_path
+from core.runtime.child_process import import_path
 from tests.ablations.shell import ENVIRONMENT
 from tests.benchmarks.commands import NAME, OF_STUDY, leave_study
 

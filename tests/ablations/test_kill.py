@@ -14,9 +14,9 @@ import optuna
 import psutil
 import pytest
 
-from core import records
+from core.records import record as records
 from tests.ablations.shell import ROOT, ablate
-from tests.ablations.test_commands import DECLARATION
+from tests.ablations.test_run import DECLARATION
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
 
@@ -38,7 +38,7 @@ def forked(parent: subprocess.Popen[bytes]) -> list[psutil.Process]:
     alive = []
     for process in psutil.Process(parent.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile, a zombie included
-            if "core.template" in " ".join(process.cmdline()):
+            if "core.runtime.fork_template" in " ".join(process.cmdline()):
                 alive.append(process)
     return alive
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from core import records
-from core.config import to_dict, to_yaml
-from core.settings import build
+from core.config.loading import build
+from core.config.run import to_dict, to_yaml
+from core.records import record as records
 from core.training.run import train
 from tests.core.training.test_run import QUICK
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from ablations.cli import agenda
-from ablations.cli.describing import _print as print_shapes
-from ablations.cli.planning import describe_plan, make_plan, print_plan
-from analysis.frame import Study
-from analysis.terminal import terminal_table
-from analysis.verdicts import judge
-from core.labelled import labelled
-from core.terminal import Terminal
-from sweeps.ledger import Ledger
-from sweeps.storage import choose_url, open_storage
+from ablations.cli import studies as agenda
+from ablations.cli.describe import _print as print_shapes
+from ablations.cli.plan import describe_plan, make_plan, print_plan
+from analysis.report.terminal import terminal_table
+from analysis.study import Study
+from analysis.verdicts.judge import judge
+from core.runtime.terminal import Terminal
+from core.runtime.terminal_table import labelled
+from sweeps.runs.ledger import Ledger
+from sweeps.storage.storage import choose_url, open_storage
 from tests.ablations.shell import ablate, mistake
 
 DECLARATION = '''

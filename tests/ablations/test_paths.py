@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from core.config import to_dict
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import to_dict
 from core.errors import UserError
-from core.keys import key_file
-from core.presets import preset
-from core.settings import build
-from core.spill import spill_path
+from core.records.pending_record import spill_path
 from core.training.checks import check
-from core.training.devices import engine_config
+from core.training.deepspeed_config import engine_config
+from core.training.signing_key import key_file
 from core.training.weights import starting_weights
-from sweeps.plan import plan
+from sweeps.studies.resolve import plan
 from tests.ablations.shell import ablate, mistake
-from tests.ablations.test_exporting import DECLARATION, leave_records
+from tests.ablations.test_export import DECLARATION, leave_records
 from tests.core.training.test_run import QUICK
 from tests.sweeps.conftest import declare
 
 SEARCH = """
-from sweeps.search.spec import Budget, Log, Search
+from sweeps.spec import Budget, Log, Search
 from tests.sweeps.conftest import SMALL
 
 search = Search(

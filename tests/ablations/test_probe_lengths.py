@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from core.settings import build
+from core.config.loading import build
 from core.training.run import train
 from tests.ablations.shell import ablate, mistake
-from tests.ablations.test_commands import DECLARATION
+from tests.ablations.test_run import DECLARATION
 from tests.core.training.test_run import QUICK
 
 

@@ -17,20 +17,20 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ablations.cli.search_report import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
-from analysis.frame import Study
-from analysis.search_page import write_search_page
-from analysis.verdicts import judge
-from core.settings import build
+from ablations.cli.report_search import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
+from analysis.report.search import write_search_page
+from analysis.study import Study
+from analysis.verdicts.judge import judge
+from core.config.loading import build
 from core.training.run import train
+from sweeps.runs.liveness import Workplace
+from sweeps.runs.worker import StopSignal
 from sweeps.search.importance import importances
 from sweeps.search.plan import differing, plan
 from sweeps.search.results import Results
-from sweeps.search.spec import Log, Search
 from sweeps.search.task import begin
-from sweeps.storage import default_url, open_storage
-from sweeps.worker import StopSignal
-from sweeps.workplace import Workplace
+from sweeps.spec import Log, Search
+from sweeps.storage.storage import default_url, open_storage
 from tests.ablations.shell import ROOT, ablate, mistake
 from tests.ablations.test_kill import wait_until
 from tests.forked import start
@@ -38,7 +38,7 @@ from tests.sweeps.search.conftest import declare
 
 DECLARATION = '''
 """A search small enough for a test."""
-from sweeps.search.spec import Budget, Choice, Int, Log, Search
+from sweeps.spec import Budget, Choice, Int, Log, Search
 
 search = Search(
     question="Which rate suits a toy?",
@@ -210,7 +210,7 @@ def test_a_search_in_another_process_is_followed_and_cancelled(tmp_path) -> None
 
 
 def test_following_a_sweep_needs_no_torch() -> None:
-    code = "import sys, ablations.cli.following; sys.exit('torch' in sys.modules)"
+    code = "import sys, ablations.cli.status; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.files import as_markdown, sheets
-from analysis.frame import Study
-from analysis.report import render
-from analysis.verdicts import judge
-from core import records
-from core.records import RunRecord
+from analysis.report.files import as_markdown, sheets
+from analysis.report.html import render
+from analysis.study import Study
+from analysis.verdicts.judge import judge
+from core.records import record as records
+from core.records.record import RunRecord
 from tests.analysis.pages import charts_of, without_scripts
 
 PLACE = Path(__file__).parent / "golden"

@@ -10,12 +10,12 @@ JUDGE = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from analysis.frame import Study
-from analysis.power import reach_of
-from analysis.running import running
-from analysis.terminal import terminal_table
-from analysis.verdicts import judge
-from core.records import RunRecord
+from analysis.study import Study
+from analysis.statistics.power import reach_of
+from analysis.verdicts.interim import running
+from analysis.report.terminal import terminal_table
+from analysis.verdicts.judge import judge
+from core.records.record import RunRecord
 
 lines = Path("tests/analysis/golden/records.jsonl").read_text(encoding="utf-8").splitlines()
 study = Study.of([RunRecord.from_json(line) for line in lines])

@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from analysis.adaptive import Rule, course
-from analysis.compare import holm
-from analysis.frame import Study
-from analysis.power import seeds_needed
-from analysis.tables import metric_table
-from core.records import RunRecord
+from analysis.statistics.compare import holm
+from analysis.statistics.power import seeds_needed
+from analysis.study import Study
+from analysis.verdicts.comparisons import metric_table
+from analysis.verdicts.until_decided import Rule, course
+from core.records.record import RunRecord
 from tests.benchmarks.record_blocks import DATA as BLOCKS
 from tests.benchmarks.record_curves import DATA as CURVES
 

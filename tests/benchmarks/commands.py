@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablations.cli import agenda
-from core import records
-from core.config import to_dict
-from core.records import RunRecord
-from sweeps.folders import run_folder, write_design
-from sweeps.plan import plan
+from ablations.cli import studies as agenda
+from core.config.run import to_dict
+from core.records import record as records
+from core.records.record import RunRecord
+from sweeps.runs.folders import run_folder, write_design
+from sweeps.studies.resolve import plan
 
 GOLDEN = Path(__file__).parents[1] / "analysis" / "golden" / "records.jsonl"
 NAME, SIZE, ARMS = "balance", "quick", 4

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ablations.live.server import Page, Server
-from ablations.live.watching import Watcher, give_way
-from core.records import FILE_NAME
+from ablations.dashboard.poller import Watcher, give_way
+from ablations.dashboard.server import Page, Server
+from core.records.record import FILE_NAME
 from tests.analysis.conftest import make_design, make_record
 
 ARMS, SEEDS, ROWS = 20, 100, 200

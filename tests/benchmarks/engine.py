@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.engine FOLDER
 
-trains as one rank (core.training.launch starts it) and leaves FOLDER/seconds.json: a step's median time on rank 0.
+trains as one rank (core.training.rank_launcher starts it) and leaves FOLDER/seconds.json: a step's median time on rank 0.
 """
 
 import json
@@ -15,11 +15,11 @@ from typing import Any
 
 import lightning
 
-from core.config import to_yaml
-from core.processes import leave_with_parent, take_events_pipe
-from core.ranks import Ranks
-from core.settings import build, load
-from core.training.launch import launch
+from core.config.loading import build, load
+from core.config.run import to_yaml
+from core.runtime.child_process import leave_with_parent, take_events_pipe
+from core.runtime.ranks import Ranks
+from core.training.rank_launcher import launch
 from core.training.run import attempt
 
 # name: (devices, settings); the engine's cost is read off one process, expert parallelism's off two.

@@ -11,11 +11,11 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from sweeps.folders import run_folder
-from sweeps.ledger import Ledger
-from sweeps.plan import Plan, plan
-from sweeps.storage import default_url, open_storage
-from sweeps.trials import describe_run, parameter_names
+from sweeps.runs.folders import run_folder
+from sweeps.runs.ledger import Ledger
+from sweeps.runs.trials import describe_run, parameter_names
+from sweeps.storage.storage import default_url, open_storage
+from sweeps.studies.resolve import Plan, plan
 from tests.benchmarks.sweep import SETTINGS
 from tests.sweeps import postgres
 from tests.sweeps.trainers import quick
@@ -37,7 +37,7 @@ def measure() -> dict[str, dict[str, float]]:
 
 
 def _plan() -> Plan:
-    from sweeps.spec import Ablation, Factor
+    from sweeps.studies.ablation import Ablation, Factor
 
     ablation = Ablation(
         question="Does the load-balancing loss lower the NELBO?",

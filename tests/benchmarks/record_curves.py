@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.config import RunConfig, to_dict
-from core.presets import preset
-from core.records import RunRecord
-from core.settings import build
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import RunConfig, to_dict
+from core.records.record import RunRecord
 from tests.benchmarks import recording
 
 DATA = Path(__file__).parent / "data" / "curves.json"

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from core.config import RunConfig
-from core.records import FILE_NAME, RunRecord, read
+from core.config.run import RunConfig
+from core.records.record import FILE_NAME, RunRecord, read
 
 
 def main(module: str, doc: str | None, configs: Sequence[RunConfig], data: Path, gather: Callable[..., Any]) -> None:

@@ -12,11 +12,11 @@ from core.capacity.assumptions import DEFAULT
 from core.capacity.clusters import Cluster, Device
 from core.capacity.layouts import Layout
 from core.capacity.timing import step_time
-from core.config import RunConfig
+from core.config.presets import preset
+from core.config.run import RunConfig
 from core.data.module import Batch
 from core.diffusion.masking import Masking
-from core.model.size import flops_per_token
-from core.presets import preset
+from core.model.flops import flops_per_token
 from core.training.module import MaskedDiffusion
 
 SEQUENCES = (1, 2, 4)

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from core.config import DataConfig, ModelConfig, RunConfig, TrainerConfig
+from core.config.run import DataConfig, ModelConfig, RunConfig, TrainerConfig
 from core.data.module import Batch
 from core.diffusion.masking import mask_tokens
-from core.streams import torch_stream
+from core.runtime.random_streams import torch_stream
 from core.training.module import MaskedDiffusion
 from tests.benchmarks import layer
 from tests.benchmarks.timing import interleaved

@@ -20,14 +20,15 @@ import lightning
 import optuna
 import torch
 
-from core import records, spill
-from core.config import RunConfig, to_dict
-from core.processes import SOURCE_ROOT
-from core.settings import build
+from core.config.loading import build
+from core.config.run import RunConfig, to_dict
+from core.records import pending_record as spill
+from core.records import record as records
+from core.runtime.child_process import SOURCE_ROOT
 from core.training.run import attempt, train
 from sweeps.launch.local import run
-from sweeps.plan import Plan, plan
-from sweeps.spec import Ablation, Factor
+from sweeps.studies.ablation import Ablation, Factor
+from sweeps.studies.resolve import Plan, plan
 
 WORKERS = 2
 SETTINGS = {

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.config import to_dict
-from core.presets import preset
-from core.settings import build
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import to_dict
 from core.training import callbacks, module
 from core.training.run import train
 

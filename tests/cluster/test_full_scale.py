@@ -5,14 +5,14 @@ import subprocess
 
 import pytest
 
-from core import records
 from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.planning import plan
-from core.settings import build
-from sweeps.full_scale import SCRIPT, FullScale, write
+from core.config.loading import build
+from core.records import record as records
+from sweeps.export.full_scale import SCRIPT, FullScale, write
+from sweeps.export.transfer import RULES
 from sweeps.launch.site import defaults
-from sweeps.transfer import RULES
 from tests.core.training.test_run import QUICK
 
 BASIS = {

@@ -7,17 +7,17 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from sweeps import scheduler
-from sweeps.folders import pending
 from sweeps.launch.site import Request
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.folders import pending
+from sweeps.runs.worker import StopSignal
 from sweeps.search import slurm
-from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import plan
+from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation_here
 from sweeps.search.status import status
-from sweeps.search.worker import SearchWorker
-from sweeps.storage import default_url, open_storage
-from sweeps.worker import StopSignal
+from sweeps.search.training import SearchWorker
+from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import Budget, declare
 from tests.sweeps.search.test_task import POOR

@@ -18,20 +18,20 @@ import pytest
 import torch
 
 from ablations.__main__ import main
-from ablations.cli import adaptive
-from core import records
-from core.config import config_hash, to_yaml
-from core.records import RunRecord
-from core.settings import build
+from ablations.cli import until_decided as adaptive
+from core.config.loading import build
+from core.config.run import config_hash, to_yaml
+from core.records import record as records
+from core.records.record import RunRecord
 from core.training.run import train
-from sweeps import scheduler
-from sweeps.folders import recorded, run_folder
 from sweeps.launch import slurm
 from sweeps.launch.site import Request
-from sweeps.storage import default_url, open_storage
-from sweeps.study import job_name
-from tests.ablations.test_adaptive import DECLARATION as WEIGHTS
-from tests.ablations.test_commands import DECLARATION
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.folders import recorded, run_folder
+from sweeps.storage.storage import default_url, open_storage
+from sweeps.storage.submissions import job_name
+from tests.ablations.test_run import DECLARATION
+from tests.ablations.test_until_decided import DECLARATION as WEIGHTS
 from tests.cluster.trainers import CUTS
 from tests.core.training.test_run import QUICK
 

@@ -6,11 +6,11 @@ import os
 import time
 from pathlib import Path
 
-from core import records
-from core.config import RunConfig, config_hash
-from core.training import pausing
-from core.training.pausing import TrainingPausedError
-from core.training.saved import FOLDER, LATEST, saved_step
+from core.config.run import RunConfig, config_hash
+from core.records import record as records
+from core.training import preemption as pausing
+from core.training.checkpoint_files import FOLDER, LATEST, saved_step
+from core.training.preemption import TrainingPausedError
 from tests.sweeps.search.trainers import landscape
 from tests.sweeps.trainers import quick
 

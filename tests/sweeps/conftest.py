@@ -3,8 +3,8 @@ import signal
 
 import pytest
 
-from sweeps.plan import Plan, plan
-from sweeps.spec import Ablation, Factor
+from sweeps.studies.ablation import Ablation, Factor
+from sweeps.studies.resolve import Plan, plan
 from tests.sweeps import postgres as postgresql
 
 SMALL = {

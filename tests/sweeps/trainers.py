@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-from core import fencing, records, spill
-from core.config import config_hash, to_dict
-from core.inputs import fingerprint
-from core.records import RunRecord
-from core.training.saved import WEIGHTS
+from core.config.run import config_hash, to_dict
+from core.records import fencing
+from core.records import pending_record as spill
+from core.records import record as records
+from core.records.inputs import fingerprint
+from core.records.record import RunRecord
+from core.training.checkpoint_files import WEIGHTS
 
 
 def overwrite(record, folder):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.capacity.layouts import Layout
 from core.capacity.states import states_of
-from core.config import RunConfig
+from core.config.run import RunConfig
 
 
 def stored(tensors: list[Tensor]) -> int:

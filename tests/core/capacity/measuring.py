@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-import core.model.mixing as mixing
+import core.model.grouped_experts as mixing
 import core.model.norm as norm
-from core.config import RunConfig
+from core.config.run import RunConfig
 from core.data.module import Batch
 from core.diffusion.masking import Masking
 from core.training.module import MaskedDiffusion

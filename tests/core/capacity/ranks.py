@@ -13,9 +13,9 @@ from typing import Any
 import lightning
 from torch.profiler import ProfilerActivity, profile
 
-from core.processes import leave_with_parent, take_events_pipe
-from core.ranks import Ranks
-from core.settings import build
+from core.config.loading import build
+from core.runtime.child_process import leave_with_parent, take_events_pipe
+from core.runtime.ranks import Ranks
 from core.training.run import attempt
 from tests.core.capacity.held import Held
 from tests.core.capacity.measuring import as_accelerator, most_allocated

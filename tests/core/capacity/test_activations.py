@@ -3,7 +3,7 @@
 import pytest
 
 from core.capacity.activations import activations
-from core.settings import build
+from core.config.loading import build
 from tests.core.capacity.measuring import peak, saved
 
 BASE = {

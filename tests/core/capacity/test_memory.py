@@ -10,11 +10,11 @@ from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.memory import memory
 from core.capacity.states import ADAM, Group, _kept, groups, sizes, states
-from core.config import ModelConfig, RunConfig
-from core.model.size import count
-from core.presets import PRESETS
-from core.settings import build
-from core.training.launch import launch
+from core.config.loading import build
+from core.config.presets import PRESETS
+from core.config.run import ModelConfig, RunConfig
+from core.model.flops import count
+from core.training.rank_launcher import launch
 from tests.core.capacity.held import counted
 
 LLADA = PRESETS["llada_moe_7b_a1b"].model

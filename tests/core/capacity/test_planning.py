@@ -12,12 +12,12 @@ from core.capacity.layouts import Layout, apply, settings
 from core.capacity.links import all_to_all_s, gather_s, reduce_s
 from core.capacity.planning import plan
 from core.capacity.timing import step_time
-from core.config import RunConfig, config_hash, to_dict
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import RunConfig, config_hash, to_dict
 from core.errors import UserError
-from core.model.size import count, flops_per_token
-from core.presets import preset
-from core.records import RunRecord
-from core.settings import build
+from core.model.flops import count, flops_per_token
+from core.records.record import RunRecord
 
 EXACT = replace(DEFAULT, link=1.0, all_to_all=1.0, latency=0.0)
 

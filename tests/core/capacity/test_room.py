@@ -10,11 +10,11 @@ import pytest
 
 from core.capacity import room
 from core.capacity.room import check_room, free_memory, step_memory
-from core.config import to_dict
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import to_dict
 from core.errors import UserError
-from core.presets import preset
-from core.processes import import_path
-from core.settings import build
+from core.runtime.child_process import import_path
 from core.training.module import MaskedDiffusion
 from tests.ablations.shell import ENVIRONMENT, ablate, mistake
 
@@ -85,7 +85,7 @@ def test_more_than_a_share_is_refused(monkeypatch) -> None:
 
 
 DECLARATION = """
-from sweeps.spec import Ablation, Factor
+from sweeps.studies.ablation import Ablation, Factor
 
 ablation = Ablation(
     question="Does it matter?", factors=(Factor("objective.load_balancing_weight", (0.0, 0.01)),),

@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from core.config import DataConfig
+from core.config.run import DataConfig
 from core.data.corpora import Corpus, load
 from core.data.files import find
 from core.errors import UserError

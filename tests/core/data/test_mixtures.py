@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import DataConfig, RunConfig
+from core.config.loading import build
+from core.config.run import DataConfig, RunConfig
 from core.data import corpora
 from core.data.mixtures import BLOCK, Draws, shares
 from core.data.module import MaskedTextModule, TrainBatches
@@ -17,7 +18,6 @@ from core.data.names import kinds, parse
 from core.data.shards import Shards, write_shards
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
-from core.settings import build
 from core.training.checks import check
 from core.training.run import train
 from tests.core.training.test_run import QUICK

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import to_dict
+from core.config.loading import build
+from core.config.run import to_dict
 from core.data.module import MaskedTextModule, TrainBatches
 from core.errors import UserError
-from core.settings import build
 
 BASE = build({"data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 20, "seed": 3})
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.config import RunConfig
+from core.config.loading import build
+from core.config.model import EXPERTS_CHOOSE
+from core.config.run import RunConfig
 from core.data.corpora import load
 from core.data.module import MaskedTextModule, TrainBatches, held_out
 from core.data.packing import fit
 from core.errors import UserError
 from core.model.balance import expert_counts, max_violation
-from core.model.config import EXPERTS_CHOOSE
 from core.model.confined import confine
 from core.model.routers import ROUTERS
 from core.model.transformer import Denoiser, initialise
-from core.settings import build
 from core.training.callbacks import summarise
 from core.training.module import MaskedDiffusion
 from core.training.run import train

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from core.config import DataConfig
+from core.config.run import DataConfig
 from core.data.corpora import Corpus, load
 from core.data.specials import special_tokens
 from core.errors import UserError

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.config import DataConfig, RunConfig, config_hash, content_hash, to_dict
+from core.config.run import DataConfig, RunConfig, config_hash, content_hash, to_dict
 from core.data.corpora import Corpus, describe, load
 from core.data.documents import TEXTS
 from core.data.shards import load_shards

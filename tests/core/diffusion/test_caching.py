@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.config import ModelConfig, RouterConfig
+from core.config.run import ModelConfig, RouterConfig
 from core.diffusion.autoregressive import decode_autoregressive, sample_autoregressive
-from core.diffusion.decoding import sample
 from core.diffusion.predictors import ComparedPredictor, NetworkPredictor
+from core.diffusion.sampler import sample
 from core.diffusion.sampling import Canvas, Sampling
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
-from tests.core.diffusion.test_decoding import MASK, PROMPTS, SMALL
+from tests.core.diffusion.test_sampler import MASK, PROMPTS, SMALL
 
 CAUSAL = replace(SMALL, causal=True, num_heads=4, num_kv_heads=2, qk_norm="projection")
 DENSE = replace(

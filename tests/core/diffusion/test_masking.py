@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.config import ObjectiveConfig
+from core.config.run import ObjectiveConfig
 from core.diffusion.masking import mask_tokens, mask_validation, sample_timesteps
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from core.diffusion.unmasking import choose_confident, choose_count, draw_tokens, score_positions, step_counts
-from core.streams import torch_stream
+from core.runtime.random_streams import torch_stream
 
 
 def generators(count: int) -> list[torch.Generator]:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core.config import ModelConfig, RouterConfig
+from core.config.presets import preset
+from core.config.run import ModelConfig, RouterConfig
 from core.errors import UserError
 from core.interchange.huggingface import load, save
 from core.interchange.layouts import LAYOUTS, auxiliary_loss, config_to_hf
 from core.model.balance import load_balancing_loss
 from core.model.transformer import Denoiser, initialise
-from core.presets import preset
 from tests.core.interchange.published_classes import LLADA_DEFAULTS, LLADA_MOE_DEFAULTS, LLaDA, LLaDAMoE
 from tests.core.interchange.test_huggingface import SMALL
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-import core.model.mixing as mixing
-from core.config import TOLD_TIMESTEP, ModelConfig, RouterConfig
+import core.model.grouped_experts as mixing
+from core.config.loading import build
+from core.config.model import BY_RATIO, EXPERTS_CHOOSE, SEES_OTHERS
+from core.config.run import TOLD_TIMESTEP, ModelConfig, RouterConfig
 from core.errors import UserError
 from core.model.balance import expert_counts
-from core.model.config import BY_RATIO, EXPERTS_CHOOSE, SEES_OTHERS
 from core.model.experts import reference_moe
 from core.model.moe import MoE
 from core.model.routers import ROUTERS
 from core.model.routing import Conditions, TopKRouter, hashed, share_of_mean, share_of_range, time_features
 from core.model.transformer import Denoiser, initialise
-from core.settings import build
 
 B, L, E, K, D = 3, 12, 6, 2, 8
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from core.config import ModelConfig, RouterConfig
+from core.config.run import ModelConfig, RouterConfig
 from core.model.balance import expert_counts, max_violation
 from core.model.routers import ROUTERS, BiasBalancedRouter, TopKRouter
 
@@ -52,7 +52,7 @@ def test_the_gate_carries_gradient_to_the_router() -> None:
 def test_every_kind_of_the_config_has_a_class() -> None:
     from typing import get_args
 
-    from core.config import RouterKind
+    from core.config.run import RouterKind
 
     assert set(ROUTERS) == set(get_args(RouterKind))
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from core.capacity.states import sizes
-from core.config import ModelConfig, RouterConfig, RouterKind
+from core.config.presets import PRESETS
+from core.config.run import ModelConfig, RouterConfig, RouterKind
+from core.model.flops import count
 from core.model.routers import ROUTERS
 from core.model.shapes import shapes, weights
-from core.model.size import count
 from core.model.transformer import Denoiser
-from core.presets import PRESETS
 
 BASE = ModelConfig(hidden_size=32, num_layers=3, num_heads=4, head_dim=12, num_experts=6, top_k=2, expert_width=24)
 DENSE = replace(BASE, num_experts=0, top_k=0, expert_width=0, dense_width=20)
@@ -87,8 +87,8 @@ def test_every_router_kind_has_its_row() -> None:
 def test_counting_thousands_of_models_imports_no_torch() -> None:
     program = (
         "import sys\n"
-        "from core.config import ModelConfig\n"
-        "from core.model.size import count\n"
+        "from core.config.run import ModelConfig\n"
+        "from core.model.flops import count\n"
         "found = {count(ModelConfig(hidden_size=4 * n)).total for n in range(8, 2008)}\n"
         "assert len(found) == 2000 and 'torch' not in sys.modules\n"
     )

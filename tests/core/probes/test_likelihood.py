@@ -6,13 +6,13 @@ import math
 import pytest
 import torch
 
-from core.diffusion.decoding import sample
+from core.config.loading import build
 from core.diffusion.predictors import NetworkPredictor
+from core.diffusion.sampler import sample
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.probes.likelihood import Continued, log_likelihoods
-from core.settings import build
 from tests.core.training.test_run import QUICK
 
 CAUSAL = {"model.causal": True, "objective.kind": "autoregressive"}

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from core.config.loading import build
 from core.data.tasks import TASKS, examples, spoiled
 from core.data.tokenizers import load_tokenizer
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.probes.pairs import minimal_pairs
-from core.settings import build
-from core.streams import numpy_stream
+from core.runtime.random_streams import numpy_stream
 from tests.core.data.test_tasks import NAMES
 from tests.core.training.test_run import QUICK
 

@@ -5,8 +5,8 @@ import torch
 
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.autoregressive import sample_autoregressive
-from core.diffusion.decoding import sample
 from core.diffusion.predictors import NetworkPredictor
+from core.diffusion.sampler import sample
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.probes.responses import Asked, Responder

@@ -7,8 +7,9 @@ import pytest
 import torch
 from scipy.special import entr
 
-from analysis.routing import crossed_profile, paired_change
-from core.config import TOLD_TIMESTEP, RunConfig
+from analysis.routing.profile import crossed_profile, paired_change
+from core.config.loading import build
+from core.config.run import TOLD_TIMESTEP, RunConfig
 from core.data.module import Batch, MaskedTextModule, held_out
 from core.diffusion.masking import Masking
 from core.errors import UserError
@@ -16,8 +17,7 @@ from core.model.experts import reference_moe
 from core.model.routers import ROUTERS
 from core.model.transformer import Denoiser, initialise
 from core.probes.routing import Choices, check_probe, probe_routing, rerouted
-from core.settings import build
-from core.streams import torch_stream
+from core.runtime.random_streams import torch_stream
 from core.training.module import predict
 from tests.core.training.test_run import QUICK
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from core.config.loading import build
 from core.data.tasks import examples
 from core.data.tokens import EOS_ID
 from core.diffusion.sampling import Sampling
@@ -10,7 +11,6 @@ from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.probes import tasks
 from core.probes.tasks import exact_match
-from core.settings import build
 from tests.core.training.test_run import QUICK
 
 TASK = QUICK | {"data.corpus": "task:copy"}

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.settings import load
+from core.config.loading import load
 from core.training.run import train
 
 

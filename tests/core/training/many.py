@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from core.config.loading import build
 from core.model.transformer import whole_name
-from core.processes import leave_with_parent, take_events_pipe
-from core.ranks import Ranks
-from core.settings import build
+from core.runtime.child_process import leave_with_parent, take_events_pipe
+from core.runtime.ranks import Ranks
 from core.training.run import attempt
 from core.training.strategy import is_spread
 from tests.core.capacity.held import Held

@@ -10,14 +10,14 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from core import records
-from core.config import RunConfig, to_yaml
+from core.config.loading import build
+from core.config.run import RunConfig, to_yaml
 from core.errors import UserError
-from core.ranks import Ranks
-from core.records import RunRecord
-from core.settings import build
+from core.records import record as records
+from core.records.record import RunRecord
+from core.runtime.ranks import Ranks
+from core.training.checkpoint_files import FOLDER, keep, layout, saved_step
 from core.training.run import train
-from core.training.saved import FOLDER, keep, layout, saved_step
 from tests.core.training.test_run import QUICK
 from tests.forked import Started, is_alive, logging_to
 from tests.forked import start as fork

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from core.config import to_dict
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import to_dict
 from core.data.corpora import load as load_corpus
 from core.data.shards import write_shards
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
 from core.model.transformer import Denoiser
-from core.presets import preset
-from core.settings import build
 from core.training.dry_run import dry_run, passes, schedule_of, shapes_of, unfed
 
 TINY = preset("tiny")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.config.loading import build
 from core.model.transformer import Denoiser, initialise
-from core.ranks import Ranks
-from core.records import RunRecord
-from core.settings import build
-from core.training.launch import RankFailedError, launch
+from core.records.record import RunRecord
+from core.runtime.ranks import Ranks
+from core.training.rank_launcher import RankFailedError, launch
 from tests.core.capacity.held import counted
 from tests.core.training.many import run_case
 from tests.core.training.test_run import QUICK

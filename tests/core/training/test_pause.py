@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core import records
+from core.config.loading import build
 from core.errors import UserError
-from core.settings import build
+from core.records import record as records
+from core.training.checkpoint_files import saved_step
 from core.training.run import train
-from core.training.saved import saved_step
 from tests.core.training.test_run import QUICK
 
 LONG = QUICK | {"trainer.steps": 36, "trainer.validate_every": 6, "trainer.log_every": 5}

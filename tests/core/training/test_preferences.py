@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.config import RunConfig
+from core.config.loading import build
+from core.config.run import RunConfig
 from core.data.corpora import load
 from core.data.module import Batch, MaskedTextModule
 from core.diffusion.masking import mask_tokens
 from core.diffusion.objectives import preference_margins
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
-from core.settings import build
 from core.training.checks import check
 from core.training.module import MaskedDiffusion, predict
 from core.training.run import train

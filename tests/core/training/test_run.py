@@ -5,14 +5,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core import records
-from core.config import RunConfig
+from core.config.loading import build, load
+from core.config.run import RunConfig
 from core.data.module import MaskedTextModule
 from core.diffusion.objectives import context_weights
 from core.errors import UserError
-from core.metrics import ratio_metric
 from core.model.transformer import Denoiser, Layer
-from core.settings import build, load
+from core.records import record as records
+from core.records.metrics import ratio_metric
 from core.training.callbacks import TRAIN_COLUMNS, diagnose, stratified_error
 from core.training.checks import check
 from core.training.module import MaskedDiffusion, auxiliary_losses

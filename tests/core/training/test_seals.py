@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from core import keys
 from core.errors import UserError
-from core.patience import OutOfPatienceError
+from core.runtime.retry import OutOfPatienceError
 from core.training import seals
+from core.training import signing_key as keys
 from core.training.seals import PIECE, SEAL, SealError, damage, digest, hashing, read_seal, seal
 
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from core import records
+from core.config.loading import load
+from core.config.stages import llada_moe_stages, make_stages
 from core.errors import UserError
-from core.model.size import training_flops
-from core.settings import load
-from core.stages import llada_moe_stages, make_stages
-from core.training import pausing
-from core.training.pausing import TrainingPausedError
-from core.training.saved import BEST, saved_step
+from core.model.flops import training_flops
+from core.records import record as records
+from core.training import preemption as pausing
+from core.training.checkpoint_files import BEST, saved_step
+from core.training.preemption import TrainingPausedError
 from core.training.staged import Silent, check_stages, root_of, train_stages
 from core.training.weights import WEIGHTS
-from tests.core.training.test_pausing import At
+from tests.core.training.test_preemption import At
 
 NAMES = ("pretrain-1", "pretrain-2", "anneal-1", "anneal-2", "sft")
 

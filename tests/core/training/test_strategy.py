@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
+from core.config.loading import build
 from core.errors import UserError
-from core.ranks import Ranks
-from core.settings import build
-from core.training.devices import check_devices, engine_config
+from core.runtime.ranks import Ranks
+from core.training.deepspeed_config import check_devices, engine_config
 from core.training.strategy import clip_exactly
 from tests.core.training.test_run import QUICK
 

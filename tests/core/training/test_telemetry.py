@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from core.config.loading import build
 from core.diffusion.masking import Masking
 from core.model.balance import expert_counts
 from core.model.routing import Routing
 from core.model.transformer import LayerRouting
-from core.settings import build
 from core.training.run import train
 from core.training.telemetry import RoutingMemory, observe, saturated
 from tests.core.training.test_run import QUICK

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.processes import import_path
+from core.runtime.child_process import import_path
 from core.training.unpickling import FORCED, KNOWN, only_known_types
-from tests.core.training.test_finding import Evil
+from tests.core.training.test_resume_point import Evil
 
 
 def test_deepspeed_reads_what_it_wrote_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

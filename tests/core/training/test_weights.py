@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
+from core.config.loading import build, load
 from core.errors import UserError
-from core.settings import build, load
 from core.training.module import MaskedDiffusion
 from core.training.run import train
 from core.training.weights import open_run

@@ -2,13 +2,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from sweeps.search.ledger import SearchLedger
+from sweeps.runs.worker import StopSignal
 from sweeps.search.plan import plan
+from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results
 from sweeps.search.spec import Budget, Choice, Int, Log, Search
-from sweeps.search.worker import SearchWorker
-from sweeps.storage import default_url, open_storage
-from sweeps.worker import StopSignal
+from sweeps.search.training import SearchWorker
+from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.conftest import SMALL
 from tests.sweeps.search import trainers
 

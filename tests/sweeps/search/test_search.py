@@ -6,16 +6,16 @@ from collections import Counter, defaultdict
 import pytest
 from optuna.trial import TrialState
 
-from core import records
 from core.data.corpora import fingerprint
-from sweeps.folders import LOCK_FILE, recorded, run_folder
-from sweeps.search.ledger import SearchLedger
+from core.records import record as records
+from sweeps.runs.folders import LOCK_FILE, recorded, run_folder
+from sweeps.runs.worker import StopRequestedError, StopSignal
 from sweeps.search.local import search as search_here
 from sweeps.search.plan import SearchPlan, plan
+from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation
-from sweeps.search.worker import SearchWorker
-from sweeps.storage import default_url, open_storage
-from sweeps.worker import StopRequestedError, StopSignal
+from sweeps.search.training import SearchWorker
+from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, WEIGHT, Budget, Choice, Int, Log, declare
 from tests.sweeps.trainers import overwrite
@@ -251,8 +251,8 @@ def test_a_worker_that_lost_its_configuration_leaves_it_to_the_other(tmp_path, r
 
 def test_a_search_keeps_to_its_folder(run, tmp_path) -> None:
     from core.errors import UserError
-    from sweeps.search.ledger import SearchLedger
-    from sweeps.storage import open_storage
+    from sweeps.search.queue import SearchLedger
+    from sweeps.storage.storage import open_storage
 
     found = run()
     with pytest.raises(UserError, match="belongs to another folder"):

@@ -8,7 +8,7 @@ from sweeps.search.local import search
 from sweeps.search.plan import plan
 from sweeps.search.results import Results
 from sweeps.search.status import status
-from sweeps.storage import open_storage
+from sweeps.storage.storage import open_storage
 from tests.sweeps.postgres import served
 from tests.sweeps.search.conftest import Budget, declare
 

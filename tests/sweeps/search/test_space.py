@@ -3,10 +3,10 @@
 import optuna
 import pytest
 
-from core.config import config_hash, to_dict
+from core.config.loading import build
+from core.config.presets import preset
+from core.config.run import config_hash, to_dict
 from core.errors import UserError
-from core.presets import preset
-from core.settings import build
 from sweeps.search.feasible import memory_gb
 from sweeps.search.plan import plan
 from sweeps.search.space import distributions, draw, ordered, parameters
@@ -94,7 +94,7 @@ def test_configs_of_points_are_those_that_settings_make() -> None:
 
 
 def test_matching_gives_every_configuration_the_controls_flops() -> None:
-    from core.model.size import flops_per_token
+    from core.model.flops import flops_per_token
 
     settings = {"model.expert_width": 48}
     search = declare(space=SPACE, match="active_flops", settings=FREE | settings)

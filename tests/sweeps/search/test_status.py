@@ -8,19 +8,19 @@ import pytest
 from optuna.trial import TrialState
 
 from core.errors import UserError
-from core.records import write_atomically
-from sweeps.folders import run_folder, write_design
-from sweeps.ledger import Ledger
-from sweeps.scheduler import Place
-from sweeps.search.ledger import SearchLedger
+from core.records.record import write_atomically
+from sweeps.runs.folders import run_folder, write_design
+from sweeps.runs.ledger import Ledger
+from sweeps.runs.liveness import Workplace
+from sweeps.runs.slurm import Place
+from sweeps.runs.worker import StopRequestedError, StopSignal
 from sweeps.search.plan import plan
+from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation
 from sweeps.search.samplers import SamplerView
 from sweeps.search.status import status
-from sweeps.search.worker import SearchWorker
-from sweeps.storage import default_url, open_storage
-from sweeps.worker import StopRequestedError, StopSignal
-from sweeps.workplace import Workplace
+from sweeps.search.training import SearchWorker
+from sweeps.storage.storage import default_url, open_storage
 from tests.analysis.conftest import make_design
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, Budget, Choice, Log, declare

@@ -7,24 +7,25 @@ import signal
 import pytest
 
 from core.errors import UserError
-from core.training import pausing
-from core.training.pausing import TrainingPausedError
-from core.training.saved import FOLDER, LATEST, saved_step
-from sweeps import scheduler
-from sweeps.folders import pending
-from sweeps.launch import shift, task
+from core.training import preemption as pausing
+from core.training.checkpoint_files import FOLDER, LATEST, saved_step
+from core.training.preemption import TrainingPausedError
+from sweeps.launch import task
+from sweeps.launch import time_limit as shift
 from sweeps.launch.site import Request
-from sweeps.scheduler import Place, Task
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.folders import pending
+from sweeps.runs.liveness import Workplace
+from sweeps.runs.slurm import Place, Task
+from sweeps.runs.worker import StopSignal
 from sweeps.search import slurm
 from sweeps.search import task as tasks
-from sweeps.search.ledger import SearchLedger
 from sweeps.search.plan import plan
+from sweeps.search.queue import SearchLedger
 from sweeps.search.results import confirmation_here
 from sweeps.search.status import status
 from sweeps.search.task import SearchTask, confirmation_of
-from sweeps.storage import default_url, open_storage
-from sweeps.worker import StopSignal
-from sweeps.workplace import Workplace
+from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, Budget, Log, declare
 
@@ -149,8 +150,8 @@ def test_a_task_waits_for_records_that_it_cannot_see_yet(queue, tmp_path, monkey
 
 def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(queue, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(task, "_leave_slurm", lambda environment: None)
-    monkeypatch.setattr("sweeps.scheduler.is_installed", lambda: True)
-    monkeypatch.setattr("sweeps.scheduler.submit", lambda script: "7")
+    monkeypatch.setattr("sweeps.runs.slurm.is_installed", lambda: True)
+    monkeypatch.setattr("sweeps.runs.slurm.submit", lambda script: "7")
     planned, request = plan("toy", declare(control=POOR)), Request(array_parallelism=4)
     dry = slurm.submit(planned, tmp_path, request, dry_run=True, trainer=LANDSCAPE)
     assert (dry.tasks, dry.runs, dry.job) == (4, 0, None) and not (tmp_path / "toy" / "design.json").exists()

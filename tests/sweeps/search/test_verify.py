@@ -6,14 +6,14 @@ import shutil
 
 import pytest
 
-from core.provenance import save_diff
-from sweeps.search.ledger import SearchLedger
+from core.records.provenance import save_diff
+from sweeps.runs.worker import StopRequestedError, StopSignal
 from sweeps.search.plan import plan
+from sweeps.search.queue import SearchLedger
 from sweeps.search.status import groups_of
+from sweeps.search.training import SearchWorker
 from sweeps.search.verify import verify
-from sweeps.search.worker import SearchWorker
-from sweeps.storage import default_url, open_storage
-from sweeps.worker import StopRequestedError, StopSignal
+from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, Budget, Choice, Log, declare
 from tests.sweeps.search.test_status import mended

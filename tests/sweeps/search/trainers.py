@@ -7,11 +7,11 @@ import signal
 import time
 from pathlib import Path
 
-from core import records
-from core.config import config_hash, to_dict
+from core.config.run import config_hash, to_dict
 from core.data.corpora import fingerprint
-from core.records import RunRecord
-from core.training.saved import FOLDER, LATEST, saved_step
+from core.records import record as records
+from core.records.record import RunRecord
+from core.training.checkpoint_files import FOLDER, LATEST, saved_step
 
 
 def loss_of(config, step: int) -> float:

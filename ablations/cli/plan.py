@@ -1,0 +1,194 @@
+"""What a design costs and what it can see, before anything is trained."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from ablations.cli import studies as agenda
+from core.capacity.room import check_room
+from core.config.run import RunConfig, config_hash
+from core.data.corpora import describe as describe_data
+from core.runtime.printable import say
+from core.runtime.terminal import line
+from core.runtime.terminal_table import Labelled, labelled
+from core.runtime.units import counted, duration, short, significant
+from sweeps.launch.machine import default_workers, gpus, share_of_cores
+from sweeps.runs.folders import pending
+from sweeps.runs.packing import best_workers
+from sweeps.studies.resolve import Plan, plan
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """The plan that the arguments name: NAME, --size, --seeds and key=value settings."""
+    name, ablation = agenda.resolve(arguments.name)
+    ablation = agenda.with_seeds(ablation, arguments.seeds)
+    planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
+    told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
+    return replace(planned, design={**planned.design, **told})
+
+
+def power_of(design: Any) -> dict[str, Any]:
+    """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't: of a
+    ladder, why no law could be fitted to it."""
+    if "ladder" in design:
+        from analysis.scaling.ladder import unfittable  # scipy, which plans without a ladder can do without
+
+        reason = unfittable(design)
+        return {"detectable_effect_sd": None, "comparisons": 0, "refused": f"ladder: {reason}" if reason else None}
+    from analysis.statistics.power import reach_of  # scipy, which mistakes are refused without
+
+    seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
+    answer = reach_of(design)
+    effect = answer.detectable_effect
+    refused = None
+    if not answer.ok:
+        refused = (
+            f"seeds: {seeds} cannot reach significance for {counted(comparisons, 'comparison')} at "
+            f"alpha={design['alpha']:g}: "
+            f"use at least {answer.seeds_needed} (--seeds {answer.seeds_needed})"
+        )
+    return {"detectable_effect_sd": effect, "comparisons": comparisons, "refused": refused}
+
+
+def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Everything that `ablate plan` shows."""
+    planned = make_plan(arguments)
+    design = planned.design
+    folder = arguments.out / planned.study_name
+    todo = pending(planned, arguments.out)
+    content: dict[str, Any] = {
+        "ablation": planned.name,
+        "size": planned.size,
+        "question": design["question"],
+        "control": design["control"],
+        "metric": design["metric"],
+        "margin": design["margin"],
+        "arms": design["arms"],
+        "seeds": design["seeds"],
+        "runs": {"total": len(planned.runs), "missing": len(todo)},
+        "data_fingerprint": design["data_fingerprint"],
+        "data": describe_data(run.config.data for run in planned.runs),
+        **power_of(design),
+    }
+    content["noise_sd"] = noise = _known_noise(folder, design)
+    effect = content["detectable_effect_sd"]
+    content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
+    if not arguments.no_calibration and not content["refused"]:
+        check_calibration(config for run in planned.runs for config in (run.config, run.first) if config)
+        from sweeps.runs.cost import calibrate  # torch and what trains with it
+
+        workers = resolve_workers(arguments.workers, planned) or default_workers(planned.devices)
+        cost = calibrate(planned, threads=max(1, _cores() // workers))
+        content["seconds_per_run"] = dict(cost.seconds_per_run)
+        content["estimated_seconds"] = cost.total_s(todo, workers)
+        content["workers"] = workers
+    return content
+
+
+def check_calibration(configs: Iterable[RunConfig]) -> None:
+    """Refuse, before anything is allocated, to time steps that take much of the memory. Raises UserError."""
+    for config in {config_hash(config, with_seed=False): config for config in configs}.values():
+        check_room(config, 1, "--no-calibration plans without")
+
+
+def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
+    """Standard deviation of paired differences seen in the records of this very design so far: the largest over arms."""
+    from analysis.study import Study
+    from analysis.verdicts.judge import judge
+
+    study = Study.load(folder, design) if folder.is_dir() else None
+    return judge(study, brief=True).noise_sd if study is not None else None
+
+
+def print_plan(content: dict[str, Any], out: Console) -> None:
+    """The plan for people."""
+    out.print(line(content["ablation"], "bold") + line(f" {content['size']}", "dim"))
+    out.print(content["question"], markup=False)
+    out.print(_points(content) if "point" in content["arms"][0] else _arms(content))
+    for arm in content["arms"]:
+        for note in arm["notes"]:
+            out.print(f"note: {arm['label']}: {note}", markup=False)
+    for each in content["data"]:
+        out.print(each, markup=False, soft_wrap=True)
+    runs = content["runs"]
+    if points := [arm["point"] for arm in content["arms"] if "point" in arm]:
+        epochs = max(point["epochs"] for point in points)
+        spent = sum(point["flops"] for point in points) * len(content["seeds"])
+        out.print(f"{spent:.3g} FLOPs in all; up to {short(epochs)} epochs of the corpus")
+    out.print(
+        f"{counted(len(content['arms']), 'arm')} x {counted(len(content['seeds']), 'seed')} = "
+        f"{counted(runs['total'], 'run')}, {runs['missing']} to do"
+    )
+    if content.get("estimated_seconds") is not None:
+        out.print(
+            f"time: about {duration(content['estimated_seconds'])} with {counted(content['workers'], 'worker')} "
+            f"on this machine"
+        )
+    if content["detectable_effect_sd"] is not None:
+        _print_effect(content, out)
+
+
+def _arms(content: dict[str, Any]) -> Labelled:
+    table = labelled("arm", "parameters", "active", "FLOPs/token")
+    for arm in content["arms"]:
+        control = " (control)" if arm["name"] == content["control"] else ""
+        parameters = arm["parameters"]
+        table.add(
+            f"{arm['label']}{control}",
+            f"{parameters['total']:,}",
+            f"{parameters['active']:,}",
+            short(arm["flops_per_token"]),
+        )
+    return table
+
+
+def _points(content: dict[str, Any]) -> Labelled:
+    """A ladder's points: N is what a token meets, D the tokens, and what they were solved for."""
+    names = ("parameters", "N, active", "D, tokens", "D/N", "FLOPs", "design")
+    table = labelled("family", *names, folded=("design",))
+    for arm in content["arms"]:
+        point, parameters = arm["point"], arm["parameters"]
+        solved = (
+            f"IsoFLOP {point['budget']:.3g}" if point["budget"] else f"{point['tokens_per_parameter']:g} tokens each"
+        )
+        cells = (short(parameters["total"]), short(parameters["active"]), short(point["tokens"]))
+        ratio = f"{point['tokens'] / parameters['active']:.3g}"
+        table.add(point["family"], *cells, ratio, f"{point['flops']:.3g}", solved)
+    return table
+
+
+def _print_effect(content: dict[str, Any], out: Console) -> None:
+    line = (
+        f"detects {content['detectable_effect_sd']:.2f} sd of paired differences (Holm over {content['comparisons']})"
+    )
+    if content["detectable_effect"] is not None:
+        line += (
+            f" = {significant(content['detectable_effect'], 2)} of {content['metric']}, by the noise recorded so far"
+        )
+    out.print(line)
+
+
+def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
+    """A number as it is; "auto" measured on the control's config, on the GPUs where there are any, else on the cores."""
+    if wanted != "auto":
+        return wanted  # type: ignore[return-value]
+    if plan.devices > 1:
+        return default_workers(plan.devices)
+    config = plan.runs[0].config
+    check_room(config, len(share_of_cores(0, 1)), "name a number of workers (--workers N)")
+    packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
+    note = (
+        f"{counted(packing.workers, 'worker')} with {counted(packing.threads, 'thread')}: "
+        f"{packing.steps_per_second:.1f} steps/s together"
+    )
+    say(note, file=sys.stderr)
+    return packing.workers
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

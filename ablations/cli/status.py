@@ -1,0 +1,244 @@
+"""`ablate status` and `ablate cancel`: a sweep that runs elsewhere, or in another terminal. Nothing here imports torch."""
+
+import argparse
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from ablations.cli import studies as agenda
+from ablations.cli.run import console, show_json
+from core.errors import UserError
+from core.runtime.printable import say
+from core.runtime.terminal import line
+from core.runtime.units import counted, duration, short
+from sweeps.launch import running_sweeps as presence
+from sweeps.launch.progress import bar, bars
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.progress import Standing
+from sweeps.runs.status import RunStatus, Status, status
+from sweeps.search import status as searches
+from sweeps.search.status import ConfigurationStatus, SearchStatus
+from sweeps.storage.submissions import job_name, submissions
+from sweeps.studies.ablation import CONFIRM, study_name
+from sweeps.tracking.wandb_sync import offline_runs
+
+WATCH_S = 2.0
+MOST_ROWS = 20
+WORDS = {
+    "queued": "queued", "running": "running", "finished": "finished", "failed": "failed", "lost": "lost",
+    "stopped": "left by a sweep that was stopped", "missing": "missing", "paused": "paused", "pruned": "pruned",
+}  # fmt: skip
+Row = RunStatus | ConfigurationStatus
+Found = Status | SearchStatus
+
+
+def run_status(arguments: argparse.Namespace) -> int:
+    """Where a sweep stands, once or until it is over."""
+    study, is_search = agenda.study_of(arguments)
+
+    def look() -> Found:
+        read = searches.status if is_search else status
+        return read(study, arguments.out, arguments.storage)
+
+    found = look()
+    if arguments.json:
+        more = {"wait_for_sync": _wait_for_sync(arguments.out, study), "changed": getattr(arguments, "drift", "")}
+        show_json(found.to_dict() | more)
+        return 0
+    again = agenda.command("retry", arguments)
+    if not arguments.watch:
+        console().print(render(found, again))
+        if said := getattr(arguments, "drift", ""):
+            console().print(f"note: {said}", markup=False, soft_wrap=True)
+        if waiting := _wait_for_sync(arguments.out, study):
+            console().print(
+                f"{counted(waiting, 'run')} wait to be sent to W&B: {agenda.command('sync', arguments)}", markup=False
+            )
+        return 0
+    try:
+        _watch(look, found, again)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("no longer watched; the sweep goes on as it was") from None
+    return 0
+
+
+def _watch(look: Callable[[], Found], found: Found, again: str) -> None:
+    """Show a sweep until it is over: on a terminal in its place, elsewhere a line whenever its counts change."""
+    out = console()
+    if not out.is_terminal or out.is_dumb_terminal:
+        said = _summary(found)
+        while found.is_under_way:
+            out.print(said, markup=False, soft_wrap=True)
+            while found.is_under_way and _summary(found) == said:
+                time.sleep(WATCH_S)
+                found = look()
+            said = _summary(found)
+        out.print(render(found, again))
+        return
+    with _begun(Live(render(found, again), console=out, auto_refresh=False)) as live:
+        while found.is_under_way:
+            time.sleep(WATCH_S)
+            found = look()
+            live.update(render(found, again), refresh=True)
+
+
+@contextmanager
+def _begun(live: Live) -> Iterator[Live]:
+    """A display begun as a whole: one interrupted in its own start would keep the cursor and what is printed later."""
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        live.start(refresh=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        if interrupts:
+            raise KeyboardInterrupt
+        yield live
+    finally:
+        live.stop()
+
+
+def _wait_for_sync(out: Path, study: str) -> int:
+    """How many runs, a search's confirmation's among them, were mirrored offline and aren't sent yet."""
+    folders = (out / study, out / study_name(study, CONFIRM))
+    return sum(len(offline_runs(folder).waiting) for folder in folders if folder.is_dir())
+
+
+def run_cancel(arguments: argparse.Namespace) -> int:
+    """Stop a sweep: its Slurm jobs, and its processes on this machine. What is recorded stays."""
+    study, is_search = agenda.started_folder(arguments)
+    folder = arguments.out / study
+    ended = 0
+    if submissions(folder):
+        name = job_name(study, arguments.out)
+        try:
+            tasks = scheduler.tasks(name=name)
+            if tasks:
+                scheduler.cancel(name)
+        except scheduler.SlurmError as error:
+            raise UserError(f"Slurm doesn't cancel {name}: {error}") from None
+        ended = len(tasks)
+    # A search and its confirmation are one process after another, and may be two at once.
+    stopped = [
+        presence.stop(place) for place in (folder, *([folder.with_name(f"{study}.{CONFIRM}")] if is_search else []))
+    ]
+    mine = {process for processes, _ in stopped for process in processes}
+    say(
+        f"{study}: {counted(ended, 'array task')} cancelled, {counted(len(mine), 'sweep')} on this machine asked to stop"
+    )
+    for host in sorted({host for _, hosts in stopped for host in hosts}):
+        say(f"one runs on {host}: cancel it there", file=sys.stderr)
+    if ended or mine:
+        say(f"what is recorded stays; `{agenda.command('run', arguments)}` trains the rest")
+    return 0
+
+
+def render(found: Found, again: str) -> RenderableType:
+    """The status for people."""
+    head = _summary(found)
+    if found.seconds_left is not None:
+        head += f"; about {duration(found.seconds_left)} left"
+    parts: list[RenderableType] = [line(head, style="bold")]
+    if found.preempted or found.deaths:
+        parts.append(
+            line(
+                f"so far {counted(found.preempted, 'time')} preempted and requeued, {counted(found.deaths, 'worker')} lost"
+            )
+        )
+    parts += [line(each) for each in tasks_said(found)]
+    running = found.of("running")
+    table = bars()
+    for row in running[:MOST_ROWS]:
+        table.add(*_progress(row))
+    parts.append(table)
+    if len(running) > MOST_ROWS:
+        parts.append(line(f"and {len(running) - MOST_ROWS} more (--json lists all)"))
+    if isinstance(found, SearchStatus):
+        parts += [line(each) for each in _pauses(found)]
+    if isinstance(found, Status) and found.decoded is not None:
+        parts += _decoded(found.decoded)
+    failures = found.of("failed", "lost")
+    for reason, rows in by_reason(failures):
+        parts.append(line(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
+    if failures:
+        parts.append(line(f"again: {again}"))
+    for reason, rows in by_reason([row for row in found.of("missing") if row.reason]):
+        parts.append(line(f"missing: {_labels(rows)}: {reason}", style="yellow"))
+    if isinstance(found, SearchStatus) and found.confirmation is not None:
+        parts.append(render(found.confirmation, again))
+    elif isinstance(found, SearchStatus):
+        parts.append(line("the confirmation hasn't begun" if found.over else "confirmation: once the search is over"))
+    return Group(*parts)
+
+
+def _decoded(found: Standing) -> list[Text]:
+    left = found.wanted - found.answered
+    more = f"; ablate decode has the other {left}" if left else ""
+    parts = [line(f"decoded: {found.answered} of {found.wanted} ways of the finished runs{more}")]
+    return parts + [line(f"{count} failed: {reason}", style="red") for reason, count in found.failed.items()]
+
+
+def _summary(found: Found) -> str:
+    return f"{found.study}: {_counted(found.counts, 'run') if isinstance(found, Status) else _searched(found)}"
+
+
+def _counted(counts: Mapping[str, int], what: str) -> str:
+    said = [f"{count} {WORDS[state]}" for state, count in counts.items() if count]
+    return f"{counted(sum(counts.values()), what)}: {', '.join(said)}" if said else f"0 {what}s"
+
+
+def _searched(found: SearchStatus) -> str:
+    said = _counted(found.counts, "configuration")
+    if found.budget_tokens is not None:
+        return f"{said}; {short(found.tokens)} of {short(found.budget_tokens)} tokens"
+    return f"{said}; {found.undrawn} still to draw" if found.undrawn else said
+
+
+def _pauses(found: SearchStatus) -> list[str]:
+    by_step: dict[int, list[Any]] = {}
+    for row in found.of("paused"):
+        by_step.setdefault(row.until, []).append(row)
+    return [f"paused after step {step}: {_labels(rows)}" for step, rows in sorted(by_step.items())]
+
+
+def tasks_said(found: Found) -> list[str]:
+    """How a study's array tasks are, or that Slurm doesn't say, in lines."""
+    if found.silence is not None:
+        return [f"Slurm doesn't say how its tasks are: {found.silence}"]
+    states = Counter((t.state.lower(), "" if t.reason == "None" else t.reason) for t in found.tasks or ())
+    return [
+        f"Slurm: {counted(n, 'task')} {state}{f' ({reason})' if reason else ''}"
+        for (state, reason), n in states.items()
+    ]
+
+
+def _progress(row: Row) -> tuple[Text, RenderableType, Text]:
+    left = "" if row.seconds_left is None else f"about {duration(row.seconds_left)} left"
+    label, where = line(row.label), line(row.where or "", style="dim")
+    if not row.step or row.steps is None:
+        return label, line("starting"), where
+    said = (line(f"{row.step}/{row.steps}"), line(left), where)
+    return label, bar(row.step, row.steps), line("  ").join(part for part in said if part)
+
+
+def by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows of the same state and reason together, each with the reason."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.state, row.reason or "no reason given"), []).append(row)
+    return [(reason, group) for (_, reason), group in groups.items()]
+
+
+def _labels(rows: Sequence[Row]) -> str:
+    shown = ", ".join(row.label for row in rows[:5])
+    return shown + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

@@ -1,0 +1,223 @@
+"""Finding declarations: a question is on the agenda by its file being in `ablations/`."""
+
+import argparse
+import contextlib
+import difflib
+import importlib.util
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from core.errors import UserError
+from sweeps.search.spec import KINDS, Budget, Search
+from sweeps.studies.ablation import (
+    CONFIRM,
+    MOST_SEEDS,
+    Ablation,
+    Decoders,
+    Factor,
+    Ladder,
+    Resources,
+    Size,
+    Target,
+    confirm_size,
+    study_name,
+)
+from sweeps.studies.checks import nearest
+
+DECLARED = {
+    kind.__name__: kind
+    for kind in (Ablation, Budget, Decoders, Factor, Ladder, Resources, Search, Size, Target, *KINDS.values())
+}
+FOLDER = Path(__file__).resolve().parent.parent
+
+
+def discover() -> dict[str, Path]:
+    """Names and files of every declaration in the agenda, in order of name; files are looked at, not run."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if not path.stem.startswith(("_", "."))}
+
+
+def resolve(name: str) -> tuple[str, Ablation]:
+    """An ablation by its name on the agenda, or by the path of a .py file anywhere. Raises UserError as `declared` does,
+    and for a search."""
+    stem, found = declared(name)
+    if isinstance(found, Search):
+        raise UserError(f"{name} is a search; this is for ablations")
+    return stem, found
+
+
+def declared(name: str) -> tuple[str, Ablation | Search]:
+    """A declaration by its name on the agenda, or by the path of a .py file anywhere.
+
+    Raises UserError when there is none, or when the file declares neither `ablation = Ablation(...)` nor `search =
+    Search(...)`.
+    """
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"no such declaration file: {name}")
+        twin = discover().get(path.stem)
+        if twin is not None and not twin.samefile(path):
+            raise UserError(f"{name}: '{path.stem}' is on the agenda already; give the file another name")
+        return path.stem, _load(path)
+    agenda = discover()
+    if name not in agenda and Path(f"{name}.py").is_file():
+        raise UserError(f"'{name}' isn't on the agenda, but a file {name}.py is here: write {name}.py")
+    if name not in agenda and Path(name).exists():
+        kind = "folder" if Path(name).is_dir() else "file"
+        raise UserError(f"{name} is a {kind} here, and no declaration: give a name of the agenda, or a .py file")
+    if name not in agenda and "/" in name:
+        raise UserError(f"{name}: there is no such folder or declaration file (a name of the agenda has no '/')")
+    if name not in agenda:
+        near = difflib.get_close_matches(name, agenda, n=3) or list(agenda)
+        raise UserError(f"unknown ablation '{name}': did you mean {' or '.join(near)}?")
+    return name, _load(agenda[name])
+
+
+def declared_in(name: str) -> str:
+    """The place of a declaration: its name if it is on the agenda, else the absolute path of its file."""
+    return str(Path(name).resolve()) if name.endswith(".py") and Path(name).stem not in discover() else Path(name).stem
+
+
+def is_search(name: str) -> bool:
+    """Whether the name is of a search; a folder of a run is neither."""
+    if not name.endswith(".py") and name not in discover():
+        return False
+    return isinstance(declared(name)[1], Search)
+
+
+def command(verb: str, arguments: argparse.Namespace, size: str | None = None, more: Sequence[str] = ()) -> str:
+    """The command that does something else with the same declaration, in the same size and folder."""
+    size = size or arguments.size or "full"
+    words = ["ablate", verb, arguments.name, *([] if size == "full" else ["--size", size]), *more]
+    return shlex.join([*words, *([] if arguments.out == Path("runs") else ["--out", str(arguments.out)])])
+
+
+def run_command(arguments: argparse.Namespace, size: str) -> str:
+    """`ablate run` as it was typed: a declaration given by its path isn't known by its name alone."""
+    more = [*arguments.settings, *(["--seeds", str(arguments.seeds)] if arguments.seeds else [])]
+    more += ["--exploratory"] if getattr(arguments, "exploratory", False) else []
+    if getattr(arguments, "until_decided", False):
+        more += ["--until-decided", *(["--block", str(arguments.block)] if arguments.block else [])]
+    return command("run", arguments, size, more)
+
+
+def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
+    """The same question on seeds 0 .. seeds - 1, in every size; as it is when `seeds` is None."""
+    if seeds is None:
+        return ablation
+    if seeds < 1:
+        raise UserError(f"--seeds must be at least 1, not {seeds}")
+    if seeds > MOST_SEEDS:
+        raise UserError(f"--seeds {seeds} are more than a sweep can have: at most {MOST_SEEDS}")
+    sizes = {name: replace(size, seeds=None) for name, size in ablation.sizes.items()}
+    return replace(ablation, seeds=tuple(range(seeds)), sizes=sizes)
+
+
+def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping[str, Path]:
+    """The sizes of a declaration that have a folder of runs below `out`, their confirmations after them."""
+    sizes = ("full", *ablation.sizes)
+    folders = {size: out / study_name(name, size) for size in (*sizes, *map(confirm_size, sizes))}
+    return {size: folder for size, folder in folders.items() if folder.is_dir()}
+
+
+def meant_size(name: str, ablation: Ablation | Search, out: Path, wanted: str | None) -> str:
+    """The size that was named, else the full one where it was run, else the only one that was.
+
+    Raises UserError for an unknown size, and where several were run.
+    """
+    sizes = ("full", *ablation.sizes)
+    recorded = [size for size in recorded_sizes(out, name, ablation) if size in sizes]
+    size = wanted or ("full" if "full" in recorded else next(iter(recorded), "full"))
+    if size not in (*sizes, *map(confirm_size, sizes)):
+        raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(sizes)}")
+    if wanted is None and len(recorded) > 1 and "full" not in recorded:
+        raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
+    return size
+
+
+def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run."""
+    name, declaration = declared(arguments.name)
+    return study_name(name, meant_size(name, declaration, arguments.out, arguments.size)), isinstance(
+        declaration, Search
+    )
+
+
+def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
+    """As `study_of`. Raises UserError where nothing of it has been run."""
+    study, is_search = study_of(arguments)
+    check_started(study, arguments)
+    return study, is_search
+
+
+def check_started(study: str, arguments: argparse.Namespace) -> None:
+    """Refuse a study that has no folder of runs."""
+    from ablations.cli.declarations import left_behind  # finds declarations by this module
+
+    if not (arguments.out / study).is_dir():
+        hint = left_behind(arguments, study)
+        raise UserError(
+            f"nothing of {study} has been run in {arguments.out.absolute()}" + (f": {hint}" if hint else "")
+        )
+
+
+def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
+    """The size that is meant of an ablation, and its folder of runs. Raises UserError where there is none."""
+    name, ablation = resolve(arguments.name)
+    recorded = recorded_sizes(arguments.out, name, ablation)
+    size = meant_size(name, ablation, arguments.out, arguments.size)
+    if size not in recorded:
+        raise nothing_recorded(arguments, name, size)
+    return size, recorded[size]
+
+
+def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> UserError:
+    """The mistake of asking for records before there are any."""
+    from ablations.cli.declarations import left_behind  # finds declarations by this module
+
+    verb, of = ("confirm", size.removesuffix(f".{CONFIRM}")) if size.endswith(f".{CONFIRM}") else ("run", size)
+    hint = left_behind(arguments, study_name(name, size)) or f"run it with {command(verb, arguments, of)}"
+    return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {hint}")
+
+
+def _load(path: Path) -> Ablation | Search:
+    spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # what it prints is none of a command's answer
+            spec.loader.exec_module(module)
+    except UserError as error:
+        raise UserError(f"{path.name}{_place(path, error)}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file may raise, said with its place
+        words = str(error).splitlines()[0] if str(error) else ""
+        line = f"{type(error).__name__}: {words}{_nearest_field(words)}".removesuffix(": ")
+        raise UserError(f"{path.name} can't be read{_place(path, error)}: {line}") from error
+    kinds: dict[str, type[Ablation] | type[Search]] = {"ablation": Ablation, "search": Search}
+    found = [getattr(module, name) for name, kind in kinds.items() if isinstance(getattr(module, name, None), kind)]
+    if len(found) != 1:
+        raise UserError(
+            f"{path.name} must declare `ablation = Ablation(...)` (from sweeps.spec), or `search = Search(...)`"
+            + (", not both" if found else "")
+        )
+    return found[0]
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """The line of a declaration at which an error came up; a SyntaxError names it itself."""
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path.absolute()
+    ]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _nearest_field(words: str) -> str:
+    """A hint for a field that a declaration's class doesn't have."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", words)
+    kind = DECLARED.get(found[1]) if found else None
+    return f": {nearest(found[2], [entry.name for entry in fields(kind)])}" if found and kind else ""

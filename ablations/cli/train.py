@@ -1,0 +1,133 @@
+"""`ablate train`: one run from a config file or a preset; or several, where the file has stages."""
+
+import argparse
+import itertools
+import shlex
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from core.config.loading import parse_overrides
+from core.config.presets import resolve
+from core.config.run import RunConfig, config_hash
+from core.config.stages import is_staged
+from core.data.corpora import describe
+from core.errors import UserError
+from core.records.inputs import fingerprint
+from core.records.provenance import save_diff
+from core.records.record import FILE_NAME, UnreadableRecordError, read, set_aside
+from core.runtime.printable import say
+from core.runtime.ranks import Ranks
+from core.training import preemption as pausing
+from core.training.checkpoint_files import saved_step
+from core.training.checks import check
+from core.training.loggers import RowLogger
+from sweeps.export.arm import CONFIG
+from sweeps.runs.progress import CLOCK, Pace
+from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.tracking.wandb_run import WandbTracker, run_id
+
+
+class ConsoleLogger:
+    """One plain line per logged row: the time, the step, its metrics, and the time left."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._pace = Pace(steps)
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        names = ("train/nelbo", "val/nelbo", "val/bits_per_byte", "load/max_vio")
+        shown = "  ".join(f"{name} {metrics[name]:.4f}" for name in names if name in metrics)
+        left = self._pace.left(step) if step is not None else ""
+        say(f"{time.strftime(CLOCK)} step {step}/{self.steps}  {shown}{left}")
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train one run and say where its record lies; as one rank of several where torchrun, srun or deepspeed started it."""
+    if is_staged(Path(arguments.config)):
+        from ablations.cli.staging import run_stages
+
+        return run_stages(arguments)
+    if arguments.stage is not None:
+        raise UserError(f"--stage {arguments.stage}: {arguments.config} has no stages")
+    config = resolve(exported(arguments.config), parse_overrides(arguments.settings))
+    if arguments.dry_run:
+        from ablations.cli.dry_run import run_dry
+
+        return run_dry(config, arguments)
+    if arguments.cluster:
+        raise UserError("--cluster is an option of --dry-run: add that, or leave it out")
+    spread = config.trainer.strategy == "deepspeed"
+    ranks = Ranks.of_environment(config.deepspeed.expert_parallel) if spread else Ranks()
+    if ranks.size > 1 and arguments.devices not in (1, ranks.size):
+        raise UserError(f"--devices {arguments.devices}, but {ranks.size} processes were started: leave --devices out")
+    check(config, max(ranks.size, arguments.devices))
+    folder = _folder(arguments.out / "train" / config_hash(config), first=ranks.rank == 0)
+    from core.training.run import train  # torch and Lightning, which mistakes are refused without
+
+    if ranks.rank > 0:
+        with pausing.on_signals():
+            return int(train(config, folder).status != "complete")
+    say("\n".join(describe([config.data])))
+    save_diff(arguments.out)
+    tracker = tracker_of(config, folder)
+    loggers: list[RowLogger] = [ConsoleLogger(config.trainer.steps), tracker]
+    with pausing.on_signals():
+        record = train(config, folder, loggers=loggers, devices=arguments.devices)
+    tracker.finish(record)
+    say(f"record: {folder / 'record.json'}")
+    for note in record.notes:
+        say(f"note: {note}")
+    if record.status == "failed":
+        say(f"ablate: the run failed: {record.reason}", file=sys.stderr)
+        return 1
+    say(f"train it further or elsewhere: ablate train {shlex.quote(str(folder / 'config.yaml'))}")
+    return 0
+
+
+def exported(name: str) -> str:
+    """The config of an exported folder; any other name as it is."""
+    path = Path(name) / CONFIG
+    return str(path) if path.is_file() else name
+
+
+def _folder(folder: Path, *, first: bool) -> Path:
+    """The folder, or one beside it: a record that is there is never written over.
+
+    A failed run with a checkpoint is gone on with, its record set aside by the first rank.
+    """
+    candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in itertools.count(1))
+    for candidate in candidates:
+        latest = saved_step(candidate)
+        if not (candidate / FILE_NAME).exists():
+            break
+        if latest is not None and _has_failed(candidate):
+            if first:
+                set_aside(candidate)
+            break
+    if first and latest is not None:
+        say(f"going on from the checkpoint of step {latest}")
+    return candidate
+
+
+def _has_failed(folder: Path) -> bool:
+    """Whether the run in a folder failed, or left a record that can't be read."""
+    try:
+        return read(folder / FILE_NAME).status == "failed"
+    except UnreadableRecordError:
+        return True
+
+
+def tracker_of(config: RunConfig, folder: Path) -> WandbTracker:
+    """W&B shows a single run as a sweep of one."""
+    run = PlannedRun(
+        arm="single",
+        settings={},
+        config=config,
+        run_hash=config_hash(config),
+        arm_hash=config_hash(config, with_seed=False),
+        fingerprint=fingerprint(config),
+    )
+    plan = Plan(name="train", size="full", design={"control": ""}, runs=(run,))
+    return WandbTracker(plan, run, folder, run_id(run, uuid.uuid4().hex, 0))

@@ -1,0 +1,121 @@
+"""`ablate verify`: what of an ablation's or a search's records can't be trusted."""
+
+import argparse
+import os
+import shlex
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ablations.cli import studies as agenda
+from ablations.cli.looks import contradictions
+from ablations.cli.run import LOOKS, console, show_json
+from core.errors import UserError
+from core.records import design as designs
+from core.runtime.units import counted
+from sweeps.runs.record_checks import Finding, Verification, settled
+from sweeps.runs.status import read_design
+from sweeps.runs.trials import key_of
+from sweeps.runs.verify import verify
+from sweeps.search import verify as searches
+from sweeps.search.spec import Search
+from sweeps.search.status import groups_of
+from sweeps.storage.retrying import PatientStorage
+from sweeps.storage.storage import JOURNAL, choose_url, open_storage
+from sweeps.studies.ablation import CONFIRM, study_name
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Re-hash everything; one line per finding. Returns 0 when all can be trusted, else 1."""
+    name, declaration = agenda.declared(arguments.name)
+    sizes = agenda.recorded_sizes(arguments.out, name, declaration)
+    size = arguments.size or ("full" if "full" in sizes else next(iter(sizes), "full"))
+    if not sizes:
+        raise agenda.nothing_recorded(arguments, name, size)
+    if size not in sizes:
+        known = ", ".join(sizes)
+        raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: recorded are {known}")
+    study = study_name(name, size)
+    storage = _storage(arguments, study)
+    if isinstance(declaration, Search):
+        found = {study: settled(lambda: searches.verify(sizes[size], _groups(storage, study, arguments.out)))}
+        confirming = study_name(study, CONFIRM)
+        if (arguments.out / confirming).is_dir():
+            found[confirming] = settled(lambda: verify(arguments.out / confirming, _runs(storage, confirming)))
+    else:
+        found = {study: settled(lambda: _with_looks(verify(sizes[size], _runs(storage, study)), sizes[size]))}
+    if said := getattr(arguments, "drift", ""):
+        found[study] = replace(
+            found[study], findings=(*found[study].findings, Finding(designs.FILE_NAME, said, note=True))
+        )
+    if arguments.json:
+        first, *others = (_content(*each) for each in found.items())
+        show_json(first | {"confirmation": others[0]} if others else first)
+    else:
+        for each in found.items():
+            _show(*each, console())
+    return int(not all(each.trusted for each in found.values()))
+
+
+def _with_looks(found: Verification, folder: Path) -> Verification:
+    """With what the looks of a sweep that was bought until decided say against its records."""
+    try:
+        more = tuple(contradictions(folder))
+    except UserError as error:
+        more = (Finding(LOOKS, str(error)),)
+    return replace(found, findings=found.findings + more)
+
+
+def _content(study: str, found: Verification) -> dict[str, Any]:
+    content = {"study": study, "trusted": found.trusted, "complete": found.complete, "paused": found.paused}
+    content |= {"failed": found.failed, "missing": found.missing}
+    return content | {"findings": [vars(finding) for finding in found.findings]}
+
+
+def _show(study: str, found: Verification, out: Console) -> None:
+    for finding in found.findings:
+        out.print(f"{'note: ' if finding.note else ''}{finding}", markup=False, soft_wrap=True)
+    wrong = sum(not finding.note for finding in found.findings)
+    verdict = "all can be trusted" if found.trusted else f"{wrong} thing{'s' if wrong > 1 else ''} can't be trusted"
+    paused = f", {found.paused} paused" if found.paused else ""
+    counts = f"{counted(found.complete, 'run')} complete{paused}, {found.failed} failed, {found.missing} missing"
+    out.print(f"{study}: {counts}: {verdict}", markup=False, soft_wrap=True)
+
+
+def _storage(arguments: argparse.Namespace, study: str) -> PatientStorage | None:
+    """The ledger; None where there is none. Nothing is written."""
+    url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / study)
+    scheme, _, path = url.partition(":")
+    if scheme == JOURNAL and not os.path.isfile(os.path.expanduser(path)):
+        if arguments.storage:
+            raise UserError(f"--storage: there is no file {shlex.quote(path)}")
+        return None
+    return open_storage(url)
+
+
+def _runs(storage: PatientStorage | None, study: str) -> dict[tuple[str, str], list[Any]] | None:
+    """An ablation's trials by run; None where the ledger has none."""
+    if storage is None:
+        return None
+    try:
+        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:
+        return None
+    told = defaultdict(list)
+    for trial in trials:
+        if any(key_of(trial)):
+            told[key_of(trial)].append(trial)
+    return told
+
+
+def _groups(storage: PatientStorage | None, study: str, out: Path) -> dict[str, list[Any]] | None:
+    """A search's trials by group; None where the ledger has none, or nothing says which search it was."""
+    if storage is None:
+        return None
+    try:
+        return {label: group.trials for label, group in groups_of(storage, study, read_design(study, out)).items()}
+    except (UserError, ValueError, KeyError):
+        return None

@@ -1,0 +1,197 @@
+"""The thread that keeps a page's board up to date: ledger, records and judgement, none of it in a request's way."""
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ablations.dashboard import sections
+from ablations.dashboard.curves import Curves
+from ablations.dashboard.optuna_dashboard import MISSING, installed
+from ablations.dashboard.record_cache import Reading, RecordReader
+from ablations.dashboard.state import Board
+from analysis.figures.palette import ARM_COLOURS
+from analysis.study import Study
+from core.errors import UserError
+from core.runtime.retry import OutOfPatienceError, Patience
+from sweeps.runs.history import add_look
+from sweeps.runs.progress import read_progress
+from sweeps.runs.status import RunStatus, Status, open_known, read_design, status
+from sweeps.search import status as searches
+from sweeps.search.status import SearchStatus
+from sweeps.storage.retrying import PatientStorage
+from sweeps.storage.storage import choose_url
+from sweeps.studies.ablation import CONFIRM, study_name
+
+PAUSE_S, REST = 2.0, 4.0  # between looks, and of a look's own time: a fifth of a core at most
+PATIENCE_S = 5.0
+
+
+def give_way() -> None:
+    """Have this process answer promptly while a thread of it reads and judges: threads change after 1 ms instead of 5, and
+    what was imported isn't looked through for garbage any more, which takes 0.1 s at a time."""
+    sys.setswitchinterval(1e-3)
+    gc.collect()
+    gc.freeze()
+
+
+class Watcher:
+    """Looks at a study again and again, and puts what it sees on a board.
+
+    What can't be read is said on the board ("trouble"), and tried again at the next look.
+    """
+
+    def __init__(self, study: str, out: Path, url: str | None, report: str) -> None:
+        """report: the command that writes the report. Raises UserError where nothing of the study has been run."""
+        self.study, self.out, self.board = study, out, Board()
+        self._url, self._report = url, report
+        self._storage: PatientStorage | None = None
+        self._reader: RecordReader | None = None
+        self._reading: Reading | None = None
+        self._known: Study | None = None
+        self._curves, self._unjudged, self._due = Curves(), list[str](), False
+        self._before: dict[str, Mapping[str, Any]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watcher")
+        self.design = read_design(study, out)
+        self._head()
+
+    def start(self) -> None:
+        """Look from now on, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    @property
+    def storage(self) -> PatientStorage | None:
+        """The ledger's storage, once it could be opened."""
+        return self._storage
+
+    def look(self) -> None:
+        """Bring the board up to date."""
+        trouble: list[str] = []
+        try:
+            self.design = read_design(self.study, self.out)
+        except ValueError as error:  # not written atomically, by hand
+            trouble.append(f"the design can't be read: {error}")
+        self._head()
+        found = self._ledger(trouble)
+        rows = self._training(found)
+        self._due = self._read(found) or self._due
+        shown = self._shown(found)
+        if shown is not None:
+            self._draw(shown, rows)
+            if self._due:
+                self._judge(shown, found)
+                self._due = False  # only now: what failed is tried again at the next look
+            trouble += self._unjudged
+        self._tell(found, rows, shown)
+        self.board.put("trouble", trouble)
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                self.look()
+            except Exception as error:  # whatever it is belongs on the page, which goes on
+                first = (str(error).splitlines() or ["no message"])[0]
+                self.board.put(
+                    "trouble", [f"this page couldn't be brought up to date: {type(error).__name__}: {first}"]
+                )
+            self._stop.wait(max(PAUSE_S, REST * (time.monotonic() - began)))
+
+    def _head(self) -> None:
+        self.board.put("head", sections.head(self.design, self._report))
+
+    @property
+    def _is_search(self) -> bool:
+        return self.design.get("kind") == "search"
+
+    def _ledger(self, trouble: list[str]) -> Status | SearchStatus | None:
+        try:
+            if self._storage is None:
+                url = choose_url(self._url, self.out, self.out / self.study)
+                self._storage = open_known(self.study, url, Patience(limit_s=PATIENCE_S))
+            read = searches.status if self._is_search else status
+            return read(self.study, self.out, self._url, storage=self._storage)
+        except (ValueError, OutOfPatienceError) as error:
+            trouble.append(f"the ledger can't be read, so what waits or trains isn't shown: {error}")
+            return None
+
+    def _training(self, found: Status | SearchStatus | None) -> list[dict[str, Any]]:
+        """Each run in training with its progress; of a search, each configuration."""
+        rows: list[dict[str, Any]] = []
+        if isinstance(found, Status):
+            rows = [self._row(run, run.folder) for run in found.of("running")]
+        elif isinstance(found, SearchStatus):
+            rows = [{"status": one, "progress": {}, "rate": None} for one in found.of("running")]
+            if found.confirmation is not None:
+                rows += [self._row(run, run.folder) for run in found.confirmation.of("running")]
+        self._before = {row["status"].folder: row["progress"] for row in rows if row["progress"]}
+        return rows
+
+    def _row(self, run: Any, folder: str | None) -> dict[str, Any]:
+        progress = (read_progress(self.out / folder) or {}) if folder else {}
+        return {"status": run, "progress": progress, "rate": sections.rate(self._before.get(folder or ""), progress)}
+
+    def _read(self, found: Status | SearchStatus | None) -> bool:
+        """Read what changed of the records, saying how far it is; whether anything did."""
+        place, design = self._place(found)
+        if design is None:
+            return False
+        metric = design["metric"]
+        if self._reader is None or self._reader.folder != place or self._reader.metric != metric:
+            self._reader = RecordReader(place, metric)
+        changed = False
+        for reading in self._reader.read():
+            self._reading, changed = reading, changed or reading.changed
+            if reading.done < reading.total:
+                self.board.put("progress", sections.progress(found, self._reader.study(design), reading))
+        if changed or self._known is None or self._known.design != design:
+            self._known, changed = self._reader.study(design), True
+        return changed
+
+    def _place(self, found: Status | SearchStatus | None) -> tuple[Path, dict[str, Any] | None]:
+        """Where records lie that are compared, and their design: a search's are those of its confirmation."""
+        if not self._is_search:
+            return self.out / self.study, self.design
+        name = study_name(self.study, CONFIRM)
+        begun = isinstance(found, SearchStatus) and found.confirmation is not None
+        return self.out / name, read_design(name, self.out) if begun else None
+
+    def _shown(self, found: Status | SearchStatus | None) -> Study | None:
+        return self._known if not self._is_search or self._place(found)[1] is not None else None
+
+    def _draw(self, study: Study, rows: list[dict[str, Any]]) -> None:
+        """A section for each arm, so that a run that changes one of them doesn't send all."""
+        training: dict[str, list[Mapping[str, Any]]] = {arm: [] for arm in study.arms}
+        for row in rows:
+            if isinstance(row["status"], RunStatus):
+                training[row["status"].arm].append(row["progress"])
+        for place, arm in enumerate(study.arms):
+            about = {"name": arm, "label": study.labels[arm], "colour": ARM_COLOURS[place % len(ARM_COLOURS)]}
+            self.board.put(f"curve {place}", about | self._curves.of(study, arm, training[arm]))
+        self.board.put("curves", {"arms": len(study.arms)})
+
+    def _judge(self, study: Study, found: Status | SearchStatus | None) -> None:
+        self._unjudged = []
+        try:
+            self.board.put("verdict", sections.verdict(study))
+            add_look(self._place(found)[0], "dashboard", len(study.design["seeds"]), study.complete)
+        except UserError as error:
+            self.board.put("verdict", {"headline": "", "families": []})
+            self._unjudged = [f"no verdict: {error}"]
+
+    def _tell(self, found: Status | SearchStatus | None, rows: list[dict[str, Any]], study: Study | None) -> None:
+        self.board.put("progress", sections.progress(found, study, self._reading))
+        self.board.put("failures", sections.failures(found, study))
+        self.board.put("workers", sections.workers(rows, study.labels if study else {}))
+        if isinstance(found, SearchStatus):
+            self.board.put("search", sections.search(found, self.design) | {"beside": installed() or MISSING})

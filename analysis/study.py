@@ -1,0 +1,261 @@
+"""Records -> one table: for every arm and seed of a design, the run that was recorded, or that none was.
+
+A record's `study` holds {"ablation", "size", "arm", "design"}; a design holds "ablation", "size", "question",
+"metric", "secondary", "margin", "alpha", "power", "control", "seeds", "factors", "arms" (each "name", "label",
+"settings", "hash", "parameters", "flops_per_token"), "contrasts" (pairs of arm names; absent
+from older ones), "overrides", "data_fingerprint" and "command"; of a sweep that is bought until it is decided, also
+"adaptive" (an analysis.verdicts.until_decided.Rule, and "bought": how many of the seeds, the first ones, each arm has
+bought so far). A ladder's design also holds "ladder" (its targets), and each of its arms a "point" (family, tokens,
+FLOPs, sparsity ...): see analysis.scaling.ladder.
+"""
+
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError
+from core.records import decoded
+from core.records import design as designs
+from core.records import likelihood_kind as likelihood
+from core.records import record as records
+from core.records import study_history as history
+from core.records.decoded import Decoded
+from core.records.fingerprints import data_of, lacks_files, named_files
+from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.records.run_folders import look as listing_of
+from core.records.study_history import HistoryError
+from core.runtime.json_files import DamagedFileError
+
+
+@dataclass(frozen=True)
+class Study:
+    """One design and the records that fit it.
+
+    cells: record by (arm name, seed). set_aside: records that fit no cell, by reason. unreadable: files that can't be
+    trusted, each with what is wrong. decoded: of each cell's model, what it answered, by the way in which it was decoded.
+    history: what was noted of its designs and looks (core.records.study_history); history_trouble: why that can't be read.
+    """
+
+    design: Mapping[str, Any]
+    cells: Mapping[tuple[str, int], RunRecord]
+    set_aside: Mapping[str, int]
+    unreadable: tuple[str, ...]
+    decoded: Mapping[tuple[str, int], Mapping[str, Decoded]] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+    history_trouble: str = ""
+
+    @classmethod
+    def load(cls, folder: Path, design: Mapping[str, Any] | None = None) -> "Study | None":
+        """The study in a folder: a design, by default the one last run there (design.json, else the newest record's), and
+        the records that fit it.
+
+        None when nothing was recorded.
+        """
+        found, unreadable, homes = [], [], dict[str, Path]()
+        listing = listing_of(folder)
+        unreadable += [f"{path.relative_to(folder)}: {reason}" for path, reason in listing.broken]
+        with uncollected():
+            for path in listing.records:
+                try:
+                    found.append(records.read(path))
+                    homes[found[-1].run_hash + found[-1].data_fingerprint] = path.parent
+                except FileNotFoundError:  # set aside since it was listed
+                    continue
+                except (UnreadableRecordError, OutOfReachError) as error:
+                    unreadable.append(f"{path.relative_to(folder)}: {str(error).removeprefix(f'{path}: ')}")
+        try:
+            design = design or designs.read(folder / designs.FILE_NAME)
+        except FileNotFoundError:
+            design = None
+        except DamagedFileError as error:
+            raise UserError(
+                f"{folder / designs.FILE_NAME} is damaged ({error}): delete it, and the newest record's own design is used"
+            ) from None
+        study = cls.of(found, design, unreadable)
+        study = study and study.with_history(folder)
+        return study.with_answers(homes) if study is not None and "decoders" in study.design else study
+
+    @classmethod
+    def of(
+        cls, found: Iterable[RunRecord], design: Mapping[str, Any] | None = None, unreadable: Iterable[str] = ()
+    ) -> "Study | None":
+        """Fit records into a design; without one, into the newest record's own."""
+        found = sorted(found, key=lambda record: (record.finished_at, record.run_hash))
+        own = (record.study["design"] for record in reversed(found) if record.study.get("design"))
+        design = design or next((one for one in own if designs.trouble(one) is None), None)
+        if design is None:
+            return None
+        places = {arm["hash"]: arm["name"] for arm in design["arms"]}
+        cells: dict[tuple[str, int], RunRecord] = {}
+        set_aside: dict[str, int] = {}
+        for record in found:
+            reason = _misfit(record, design, places)
+            key = (places.get(record.arm_hash, ""), record.seed)
+            if reason is None and key in cells:
+                reason = "a second record of the same run"
+                if record.status == "complete":  # newest last: a complete one replaces what was there
+                    cells[key] = record
+            elif reason is None:
+                cells[key] = record
+            if reason is not None:
+                set_aside[reason] = set_aside.get(reason, 0) + 1
+        return cls(design, cells, set_aside, tuple(unreadable))
+
+    def with_history(self, folder: Path) -> "Study":
+        """With what was noted in a folder of its designs and looks."""
+        try:
+            return replace(self, history=tuple(history.read(folder)))
+        except HistoryError as error:
+            return replace(self, history_trouble=f"What was declared and looked at before isn't known: {error}")
+
+    def with_answers(self, homes: Mapping[str, Path]) -> "Study":
+        """With what each cell's model answered, as the design wants it. homes: folders by run hash and data fingerprint."""
+        found = {}
+        for cell, record in self.cells.items():
+            each = decoded.read_all(homes[record.run_hash + record.data_fingerprint])
+            wanted = decoded.wanted(self.design["decoders"], record.provenance.get("weights_sha256") or "")
+            found[cell] = {
+                way.decoder: each[way.decoder] for way in wanted if way.decoder in each and each[way.decoder].is_of(way)
+            }
+        return replace(self, decoded=found)
+
+    @property
+    def arms(self) -> list[str]:
+        """Arm names, the control first."""
+        return [arm["name"] for arm in self.design["arms"]]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What people call each arm."""
+        return {arm["name"]: arm["label"] for arm in self.design["arms"]}
+
+    @property
+    def complete(self) -> int:
+        return sum(record.status == "complete" for record in self.cells.values())
+
+    @property
+    def failed(self) -> int:
+        return sum(record.status == "failed" for record in self.cells.values())
+
+    @property
+    def missing(self) -> int:
+        return sum((arm, seed) not in self.cells for arm in self.arms for seed in self.bought(arm))
+
+    def bought(self, arm: str) -> list[int]:
+        """The seeds under which an arm is to be trained: all of the design's, or as many of the first as it has bought."""
+        seeds: list[int] = self.design["seeds"]
+        return seeds[: self.design["adaptive"]["bought"].get(arm, 0)] if "adaptive" in self.design else seeds
+
+    def within(self, seeds: Mapping[str, int]) -> "Study":
+        """Without the records that an adaptive sweep hasn't bought: they may be there from a fixed one. seeds: by arm."""
+        bought = {(arm, seed) for arm, count in seeds.items() for seed in self.design["seeds"][:count]}
+        kept = {cell: record for cell, record in self.cells.items() if cell in bought}
+        aside = (
+            {"beyond what this sweep has bought": len(self.cells) - len(kept)} if len(kept) < len(self.cells) else {}
+        )
+        return replace(self, cells=kept, set_aside={**self.set_aside, **aside})
+
+    def records_of(self, arm: str) -> list[RunRecord]:
+        """An arm's records in the order of seeds, failed ones included."""
+        return [self.cells[arm, seed] for seed in self.design["seeds"] if (arm, seed) in self.cells]
+
+    def values(self, arm: str, metric: str) -> np.ndarray:
+        """A metric of an arm by seed, NaN where the run is missing, failed or didn't report it. Returns (S,)."""
+        column = []
+        for seed in self.design["seeds"]:
+            record = self.cells.get((arm, seed))
+            value = record.metrics.get(metric) if record is not None and record.status == "complete" else None
+            column.append(np.nan if value is None else float(value))
+        return np.array(column)
+
+    def data_differs(self, one: str, two: str, seed: int) -> bool:
+        """Whether two arms' finished runs of a seed saw different data, so that their values can't be compared."""
+        pair = self.cells.get((one, seed)), self.cells.get((two, seed))
+        fingerprints = {
+            data_of(record.data_fingerprint) for record in pair if record is not None and record.status != "failed"
+        }
+        return len(fingerprints) > 1
+
+    def likelihoods(self, metric: str, one: str, two: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+        """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
+        known = {arm["name"]: arm["likelihood"] for arm in self.design["arms"] if "likelihood" in arm}
+        return (known[one], known[two]) if metric in likelihood.METRICS and {one, two} <= set(known) else None
+
+    def incomparable(self, metric: str, one: str, two: str, seeds: int | None = None) -> str | None:
+        """Why two arms' numbers say nothing of each other, or None where they do. seeds: how many of the first; None: all."""
+        kinds = self.likelihoods(metric, one, two)
+        if kinds is not None and (reason := likelihood.incomparable(*kinds)):
+            return reason
+        if any(self.data_differs(one, two, seed) for seed in self.design["seeds"][:seeds]):
+            whom = "the control" if self.design["control"] in (one, two) else "each other"
+            return f"trained on other data than {whom}, so not compared"
+        return None
+
+    def series(self, arm: str, table: str, column: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+        """A logged column of an arm's finished runs against tokens, first stages' included, by seed: (T,) tokens and (T,)
+        values.
+
+        table: "curve" or "validation".
+        """
+        if (arm, table, column) not in self._series:
+            found = self._series[arm, table, column] = {}
+            for record in self.records_of(arm):
+                columns: Mapping[str, Any] = getattr(record, table)
+                # Columns of other lengths, or without the tokens, are no curve; `ablate verify` says so of the record.
+                if (
+                    record.status == "complete"
+                    and len(columns.get(column) or ()) == len(columns.get("tokens") or ()) > 0
+                ):
+                    tokens_T = np.array(columns["tokens"], float) + record.before.get("tokens", 0.0)
+                    found[record.seed] = (tokens_T, np.array(columns[column], float))
+        return self._series[arm, table, column]
+
+    @cached_property
+    def _series(self) -> dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]]:
+        """Read once: a report's figures on paper and on the page, and learning speed, ask for the same."""
+        return {}
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Put garbage collection off: searching millions of numbers for circles takes as long as reading them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def thinned(length: int, most: int) -> np.ndarray:
+    """Places in a row of at most so many of its values, spread evenly, the first and the last among them. Returns (T,)."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+
+
+def _misfit(record: RunRecord, design: Mapping[str, Any], places: Mapping[str, str]) -> str | None:
+    if record.arm_hash not in places or record.seed not in design["seeds"]:
+        return "of another design (config or seed changed since)"
+    # A run that failed before its data was read has no fingerprint; it failed all the same.
+    if record.status != "complete":
+        return None
+    firsts = [
+        designs.first_stage_data(one, places[record.arm_hash]) for one in (record.study.get("design") or {}, design)
+    ]
+    if None not in firsts and firsts[0] != firsts[1]:
+        return "its first stage was trained on other data, so not compared"
+    own = next(arm for arm in design["arms"] if arm["hash"] == record.arm_hash).get("data_fingerprint")
+    wanted = design["data_fingerprint"].split(" ") if own is None else [own]
+    if record.data_fingerprint in wanted:
+        return None
+    if any(lacks_files(record.data_fingerprint, each) for each in wanted):
+        return f"recorded by a version that didn't note what {named_files(record.config)} held, so not compared"
+    if any(data_of(record.data_fingerprint) == data_of(each) for each in wanted):
+        return f"trained from another file than lies there now ({named_files(record.config)}), so not compared"
+    return "trained on other data (the fingerprint differs), so not compared"

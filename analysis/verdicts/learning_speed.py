@@ -1,0 +1,167 @@
+"""How fast an arm learns: the tokens to be as good as the control is at its end, as a share of the control's."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.statistics.compare import VERDICT_FLOOR, holm, paired_effect
+from analysis.study import Study
+from analysis.verdicts.comparisons import ACROSS
+from core.errors import UserError
+from core.records import likelihood_kind as likelihood
+from core.records.metrics import METRICS
+
+_Series = dict[int, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class LearningSpeed:
+    """Tokens that an arm needs, over those that the control needs, for the same value: below 1 the arm learns faster.
+
+    share: geometric mean over n seeds; low, high: its t interval on the logarithm. pvalue: of share = 1. reached: in how
+    many seeds the arm came to be as good as the control in the end. early: in how many the crossing lies before the first
+    validation, and is taken to be there.
+    """
+
+    share: float
+    low: float
+    high: float
+    pvalue: float
+    n: int
+    reached: int
+    early: int
+
+
+@dataclass(frozen=True)
+class SpeedRow:
+    """An arm's learning speed; `speed` is None where there is none to be had, and `note` says why."""
+
+    arm: str
+    label: str
+    speed: LearningSpeed | None
+    p_holm: float | None
+    note: str
+
+
+def speeds(study: Study) -> tuple[SpeedRow, ...]:
+    """The learning speed of every arm in the study's metric, over the seeds that both it and the control finished.
+
+    Holm adjusts over the arms. Empty where runs were validated less than twice.
+    """
+    metric, control = study.design["metric"], study.design["control"]
+    base = study.series(control, "validation", metric)
+    if not any(len(tokens) > 1 for tokens, _ in base.values()):
+        return ()
+    drafts = [
+        _row(study, arm, base, study.series(arm, "validation", metric), METRICS[metric].goal)
+        for arm in study.arms
+        if arm != control
+    ]
+    tested = [row for row in drafts if row.speed is not None and row.speed.n >= VERDICT_FLOOR]
+    adjusted = dict(zip([r.arm for r in tested], holm([r.speed.pvalue for r in tested if r.speed]), strict=True))
+    return tuple(replace(row, p_holm=float(adjusted[row.arm]) if row.arm in adjusted else None) for row in drafts)
+
+
+def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
+    name, control, alpha = study.labels[arm], study.design["control"], study.design["alpha"]
+    metric = study.design["metric"]
+    if reason := study.incomparable(metric, arm, control):
+        return SpeedRow(arm, name, None, None, reason)
+    seeds = [
+        seed
+        for seed in study.design["seeds"]
+        if seed in base and seed in own and _alike(study, arm, seed, base[seed][0], own[seed][0])
+        and np.isfinite(base[seed][1]).all() and np.isfinite(own[seed][1]).all()
+    ]  # fmt: skip
+    if not seeds:
+        return SpeedRow(arm, name, None, None, "no seed in which both were validated at the same tokens")
+    tokens_T, own_T = base[seeds[0]][0], own[seeds[0]][0]
+    if not all(np.array_equal(base[seed][0], tokens_T) and np.array_equal(own[seed][0], own_T) for seed in seeds):
+        return SpeedRow(arm, name, None, None, "seeds were validated at different tokens")
+    control_ST, arm_ST = (np.stack([side[seed][1] for seed in seeds]) for side in (base, own))
+    try:
+        higher = goal == "max"
+        speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=higher, arm_tokens_T=own_T, alpha=alpha)
+    except UserError as error:
+        return SpeedRow(arm, name, None, None, str(error))
+    kinds = study.likelihoods(metric, arm, control)
+    if kinds is not None and likelihood.across(*kinds, float((arm_ST - control_ST)[:, -1].mean())):
+        return SpeedRow(arm, name, None, None, f"not said{ACROSS}: the lower number of the exact one proves nothing")
+    notes = [f"{speed.early} of {speed.n} crossings lie before the first validation"] if speed.early else []
+    if len(seeds) < len(study.design["seeds"]):
+        notes.append(f"compared on {len(seeds)} of {len(study.design['seeds'])} seeds, validated alike in both arms")
+    return SpeedRow(arm, name, speed, None, "; ".join(notes))
+
+
+def _alike(study: Study, arm: str, seed: int, control_T: np.ndarray, arm_T: np.ndarray) -> bool:
+    """Whether two runs were validated at the same tokens, or have first stages, whose tokens count too."""
+    staged = any(study.cells[each, seed].before for each in (arm, study.design["control"]))
+    return staged or np.array_equal(control_T, arm_T)
+
+
+def learning_speed(
+    tokens_T: ArrayLike,
+    control_ST: ArrayLike,
+    arm_ST: ArrayLike,
+    *,
+    higher_is_better: bool = False,
+    alpha: float = 0.05,
+    arm_tokens_T: ArrayLike | None = None,
+) -> LearningSpeed:
+    """Tokens to the worse of both arms' final values: the better arm's crossing over the whole run, seed by seed.
+
+    tokens_T: (T,) increasing counts of tokens at which both were validated; control_ST, arm_ST: (S, T) values, paired by
+    seed. arm_tokens_T: the arm's tokens, where they aren't the control's. Where the arm ends as good as the control or
+    better, its share is (tokens at which it first is as good as the control's end) / (all tokens of the control); where it
+    ends worse, it is all its tokens over those at which the control first is as good as the arm's end; where both end the
+    same, it is the one's first crossing over the other's: so the share is defined for every seed, and exchanging the arms
+    inverts it. Between validations the value is taken to be linear in log tokens. Raises UserError for shapes that don't
+    fit, values that aren't finite, fewer than 2 seeds or 2 validations, and shares that are the same in all seeds.
+    """
+    tokens, control, arm = (np.asarray(each, dtype=float) for each in (tokens_T, control_ST, arm_ST))
+    own_tokens = tokens if arm_tokens_T is None else np.asarray(arm_tokens_T, dtype=float)
+    for counts, values in ((tokens, control), (own_tokens, arm)):
+        if counts.ndim != 1 or values.ndim != 2 or values.shape != (len(control), len(counts)):
+            raise UserError(f"learning speed: shapes {counts.shape} and {values.shape} don't fit")
+        if len(counts) < 2 or not (counts[0] > 0 and (np.diff(counts) > 0).all()):
+            raise UserError(
+                "learning speed: at least 2 validations are needed, at increasing numbers of tokens above 0"
+            )
+    if not (np.isfinite(control).all() and np.isfinite(arm).all()):
+        raise UserError("learning speed: all values must be finite; leave failed runs out, and say so")
+    if higher_is_better:
+        control, arm = -control, -arm
+    logs, early = np.empty(len(arm)), 0
+    ahead = arm[:, -1] <= control[:, -1]
+    x_T, own_x_T = np.log(tokens), np.log(own_tokens)
+    for seed, (base_T, own_T) in enumerate(zip(control, arm, strict=True)):
+        target = max(base_T[-1], own_T[-1])
+        # The one that ends worse is as good as its own end at the end, unless both end there.
+        tie = base_T[-1] == own_T[-1]
+        own = _first_below(own_x_T, own_T, target) if tie or ahead[seed] else own_x_T[-1]
+        base = _first_below(x_T, base_T, target) if tie or not ahead[seed] else x_T[-1]
+        logs[seed] = own - base
+        early += bool((own_T if ahead[seed] else base_T)[0] <= target)
+    if early == len(logs) and np.ptp(logs) == 0:  # all crossings lie before the first validation: bounds, not values
+        raise UserError("in all seeds one is as good as the other's end at the first validation: validate more often")
+    effect = paired_effect(np.zeros_like(logs), logs, alpha=alpha)
+    return LearningSpeed(
+        share=math.exp(effect.estimate),
+        low=math.exp(effect.low),
+        high=math.exp(effect.high),
+        pvalue=effect.pvalue,
+        n=effect.n,
+        reached=int(ahead.sum()),
+        early=early,
+    )
+
+
+def _first_below(x_T: np.ndarray, y_T: np.ndarray, target: float) -> float:
+    """Where a curve first reaches the target, which its last value does."""
+    place = int(np.argmax(y_T <= target))
+    if place == 0:
+        return float(x_T[0])
+    before, after = y_T[place - 1], y_T[place]
+    return float(x_T[place - 1] + (x_T[place] - x_T[place - 1]) * (before - target) / (before - after))

@@ -1,0 +1,314 @@
+"""Sweeps that are bought block by block until they are decided: what was decided when, and what to train next.
+
+Everything follows from the records and the design's rule, so that the course of a sweep can be computed again at any time: a
+look after every block of seeds, at which each comparison that is still open may be decided and its arm be dropped.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from analysis.statistics.compare import VERDICT_FLOOR, holm
+from analysis.statistics.sequential import SHARE, anytime, chance_of_verdict
+from analysis.study import Study
+from core.errors import UserError
+
+FIRST, BLOCK = 4, 2  # three degrees of freedom are the fewest at which only very large effects pass
+FUTILE = 0.05
+
+# open: buy more. futile: hardly any chance of a verdict. lost: no pair of its runs can be compared. undecided: no seed is
+# left to buy.
+Decision = Literal["open", "different", "equivalent", "futile", "lost", "undecided"]
+
+
+Retry = tuple[int, Sequence[tuple[str, int]]]  # after a look at so many seeds these cells were trained again
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an adaptive design buys seeds.
+
+    fixed: seeds of the design: where it ends, and what a fixed design would buy. first, block: seeds before the first look,
+    and between looks. share: of alpha, divided among the looks before the last. futile: an arm is dropped when its chance of
+    a verdict is below this.
+    """
+
+    fixed: int
+    first: int = FIRST
+    block: int = BLOCK
+    share: float = SHARE
+    futile: float = FUTILE
+
+    @classmethod
+    def of(cls, fixed: int, *, block: int | None = None) -> "Rule":
+        """The rule for a design of so many seeds. block: a tenth of them, or 2, when left out; UserError below 1."""
+        block = max(BLOCK, round(fixed / 10)) if block is None else block
+        if block < 1:
+            raise UserError(f"block: at least 1 seed between looks is needed, not {block}")
+        return cls(fixed, first=min(fixed, max(FIRST, block)), block=block)
+
+    @classmethod
+    def of_design(cls, design: Mapping[str, Any]) -> "Rule | None":
+        """A design's rule; None for a fixed design."""
+        found = design.get("adaptive")
+        return cls(**{name: found[name] for name in cls.__dataclass_fields__}) if found else None
+
+    @property
+    def looks(self) -> dict[int, float]:
+        """After how many seeds one looks, and each look's share of alpha."""
+        early = range(self.first, self.fixed, self.block)
+        last = {self.fixed: 1 - self.share if early else 1.0}
+        return {n: self.share / len(early) for n in early} | last
+
+    def designed(
+        self, design: Mapping[str, Any], bought: Mapping[str, int], retried: Sequence[Retry] = ()
+    ) -> dict[str, Any]:
+        """A design with this rule in it; bought: how many of its seeds, the first ones, each arm has bought; retried: after
+        how many seeds one had looked when failed runs were trained again, and which."""
+        again = {"retried": [[seeds, [list(cell) for cell in cells]] for seeds, cells in retried]} if retried else {}
+        return {**design, "adaptive": {**asdict(self), "bought": dict(bought)} | again}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One comparison at one look: the first arm minus the second over n pairs of finished runs.
+
+    p_holm, p_equivalence: any-time valid, adjusted within the family. chance: of a verdict at the end, as it looks now.
+    """
+
+    arms: tuple[str, str]
+    label: str
+    n: int
+    estimate: float | None
+    p_holm: float | None
+    p_equivalence: float | None
+    chance: float | None
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look after so many seeds: the comparisons that were open before it."""
+
+    seeds: int
+    steps: tuple[Step, ...]
+
+    @property
+    def decided(self) -> list[str]:
+        """What it decided, a comparison each, in words."""
+        return [f"{step.label}: {step.decision}" for step in self.steps if step.decision != "open"]
+
+
+@dataclass(frozen=True)
+class Course:
+    """An adaptive sweep from its first block to where its records end.
+
+    wanted: runs to train before the next look, block by block, as (arm, seed); empty when all is decided.
+    seeds: how many each arm has bought by then. looks_of: by comparison, the looks that it was part of, in seeds.
+    """
+
+    rule: Rule
+    looks: tuple[Look, ...]
+    wanted: tuple[tuple[str, int], ...]
+    seeds: Mapping[str, int]
+    looks_of: Mapping[tuple[str, str], tuple[int, ...]]
+    decisions: Mapping[tuple[str, str], Decision]
+
+    @property
+    def decided(self) -> bool:
+        """Whether nothing is left to buy."""
+        return not self.wanted
+
+    @property
+    def kept(self) -> str:
+        """What the numbers of such a sweep hold, in words."""
+        return (
+            "p-values and intervals hold however often one looked; "
+            f"{self.rule.share:.0%} of alpha is for looks before {self.rule.fixed} seeds"
+        )
+
+    @property
+    def runs(self) -> int:
+        """Runs bought so far, those included that are wanted."""
+        return sum(self.seeds.values())
+
+    @property
+    def fixed_runs(self) -> int:
+        """Runs of the fixed design that it stands for."""
+        return self.rule.fixed * len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a comparison's numbers say at a look, before they are adjusted; None where there are too few pairs."""
+
+    n: int
+    estimate: float | None = None
+    pvalue: float | None = None
+    p_equivalence: float | None = None
+    differences: tuple[float, ...] = ()
+
+
+def course(study: Study) -> Course:
+    """What was decided when, recomputed from the records, and what to train next.
+
+    study: of an adaptive design (`Rule.designed`). A comparison without a pair after its first block is lost; a
+    run that failed costs its pair. Raises UserError for a fixed design.
+    """
+    rule = Rule.of_design(study.design)
+    if rule is None:
+        raise UserError("this design isn't adaptive: run it with --until-decided")
+    control, metric = study.design["control"], study.design["metric"]
+    families = (
+        [(arm, control) for arm in study.arms if arm != control],
+        [(one, two) for one, two in study.design.get("contrasts", ())],
+    )
+    values = {arm: study.values(arm, metric) for arm in study.arms}
+    decisions: dict[tuple[str, str], Decision] = {pair: "open" for family in families for pair in family}
+    known: dict[tuple[str, str], Judged] = {}
+    looked: dict[tuple[str, str], tuple[int, ...]] = dict.fromkeys(decisions, ())
+    seeds: dict[str, int] = dict.fromkeys(study.arms, 0)
+    looks: list[Look] = []
+    wanted: tuple[tuple[str, int], ...] = ()
+    for n in rule.looks:
+        open_arms = {arm for pair, decision in decisions.items() if decision == "open" for arm in pair}
+        if not open_arms:
+            break
+        seeds |= {arm: n for arm in study.arms if arm in open_arms}
+        wanted = tuple(_wanted(study, seeds, n))
+        if wanted:
+            break
+        steps: list[Step] = []
+        for family in families:
+            pending = [pair for pair in family if decisions[pair] == "open"]
+            looked |= {pair: (*looked[pair], n) for pair in pending}
+            known |= {pair: _judged(study, values, pair, looked[pair], rule) for pair in pending}
+            steps += _decide(study, family, pending, known, rule, n)
+        decisions |= {step.arms: step.decision for step in steps}
+        looks.append(Look(n, tuple(steps)))
+    return Course(rule, tuple(looks), wanted, seeds, looked, decisions)
+
+
+def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[int, int]:
+    """Places of seeds whose pair failed at first: after how many seeds one had looked when it was trained again.
+
+    What was tested is tested once: such a pair counts from the next planned look on, so that no look is taken twice. A
+    comparison that had too few pairs to be tested when its runs were tried again loses nothing by having them all along.
+    both_S: (S,) whether both runs finished by now.
+    """
+    late: dict[int, int] = {}
+    places = {seed: place for place, seed in enumerate(study.design["seeds"])}
+    rounds = study.design["adaptive"].get("retried", ())
+    for number, (looked, cells) in enumerate(rounds):
+        # Pairs of later rounds weren't there yet either.
+        missing = {places[seed] for _, each in rounds[number:] for arm, seed in each if arm in pair and seed in places}
+        if sum(bool(both_S[place]) and place not in missing for place in range(looked)) >= VERDICT_FLOOR:
+            late |= {places[seed]: looked for arm, seed in cells if arm in pair and seed in places}
+    return late
+
+
+def arrivals(
+    both_S: np.ndarray, looks: Sequence[int], late: Mapping[int, int] | None = None
+) -> tuple[list[int], list[int]]:
+    """The places of the pairs of finished runs in the order in which looks after so many seeds saw them; how many each saw.
+
+    both_S: (S,) whether both runs finished; late: as `came_late` has it.
+    """
+    order: list[int] = []
+    counts = []
+    for seeds in looks:
+        seen = [place for place in range(seeds) if both_S[place] and (late or {}).get(place, 0) < seeds]
+        order += [place for place in seen if place not in order]
+        counts.append(len(order))
+    return order, counts
+
+
+def pairs_at(
+    both_S: np.ndarray, looks: Sequence[int], rule: Rule, late: Mapping[int, int] | None = None
+) -> list[tuple[int, float]]:
+    """Looks after so many seeds as looks after so many pairs of finished runs, with their shares of alpha.
+
+    both_S, late: as for `arrivals`. A look at fewer than 2 pairs is none; of looks at the same pairs the one with the
+    largest share counts, which rejects whatever the others do.
+    """
+    found: dict[int, float] = {}
+    for seeds, count in zip(looks, arrivals(both_S, looks, late)[1], strict=True):
+        if count >= 2:
+            found[count] = max(found.get(count, 0.0), rule.looks[seeds])
+    return list(found.items())
+
+
+def _wanted(study: Study, seeds: Mapping[str, int], n: int) -> Iterator[tuple[str, int]]:
+    for place, seed in enumerate(study.design["seeds"][:n]):
+        for arm in study.arms:
+            if place < seeds[arm] and (arm, seed) not in study.cells:
+                yield arm, seed
+
+
+def _judged(
+    study: Study, values: Mapping[str, np.ndarray], pair: tuple[str, str], looks: Sequence[int], rule: Rule
+) -> Judged:
+    n, margin, alpha = looks[-1], study.design["margin"], study.design["alpha"]
+    if study.incomparable(study.design["metric"], *pair, seeds=n):
+        return Judged(0)
+    difference_S = values[pair[0]] - values[pair[1]]
+    both_S = np.isfinite(difference_S)
+    late = came_late(study, pair, both_S)
+    differences = difference_S[arrivals(both_S, looks, late)[0]]
+    pairs, shares = len(differences), pairs_at(both_S, looks, rule, late)
+    if pairs < VERDICT_FLOOR:
+        return Judged(pairs)
+    try:
+        found = anytime(differences, looks=shares, margin=margin, alpha=alpha)
+    except UserError:  # identical differences: nothing can be tested, which the tables say
+        return Judged(pairs, float(differences.mean()))
+    return Judged(pairs, found.estimate, found.pvalue, found.p_equivalence, tuple(differences))
+
+
+def _decide(
+    study: Study,
+    family: Sequence[tuple[str, str]],
+    pending: Sequence[tuple[str, str]],
+    known: Mapping[tuple[str, str], Judged],
+    rule: Rule,
+    n: int,
+) -> list[Step]:
+    alpha = study.design["alpha"]
+    adjusted = _adjusted(family, {pair: judged.pvalue for pair, judged in known.items()})
+    same = _adjusted(family, {pair: judged.p_equivalence for pair, judged in known.items()})
+    # Those dropped without a difference count for Holm too.
+    left = sum(adjusted.get(pair, 1.0) >= alpha for pair in family)
+    steps = []
+    for pair in pending:
+        judged, chance = known[pair], None
+        if judged.differences and n < rule.fixed:
+            chance = chance_of_verdict(
+                judged.differences,
+                rule.fixed - n + judged.n,
+                pvalue=(1 - rule.share) * alpha / max(1, left),
+                margin=study.design["margin"],
+            )
+        if adjusted.get(pair, 1.0) < alpha:
+            decision: Decision = "different"
+        elif same.get(pair, 1.0) < alpha:
+            decision = "equivalent"
+        elif judged.n == 0:
+            decision = "lost"
+        elif n == rule.fixed:
+            decision = "undecided"
+        else:
+            decision = "futile" if chance is not None and chance < rule.futile else "open"
+        label = " − ".join(study.labels[arm] for arm in pair)
+        steps.append(Step(pair, label, judged.n, judged.estimate, adjusted.get(pair), same.get(pair), chance, decision))
+    return steps
+
+
+def _adjusted(
+    family: Sequence[tuple[str, str]], pvalues: Mapping[tuple[str, str], float | None]
+) -> dict[tuple[str, str], float]:
+    """Holm's adjustment over a family: those without a p-value yet count as 1, as they may get one."""
+    given = [pvalues.get(pair) for pair in family]
+    adjusted = holm([1.0 if p is None else p for p in given])
+    return {pair: float(p) for pair, p, own in zip(family, adjusted, given, strict=True) if own is not None}

@@ -1,0 +1,253 @@
+"""Reading settings: from files and `key=value` arguments into a checked config.
+
+Unknown keys, wrong types and impossible values are refused here, in one line each, before anything is computed.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from core.config import plain_yaml as plainyaml
+from core.config.run import RunConfig, known_keys
+from core.errors import UserError
+from core.runtime.json_files import LARGEST
+
+MOST_VALUES = 100_000  # in a file
+NUMERAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+LONGEST = 400  # characters of a value or of OmegaConf's complaint, said whole
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """Command-line `key=value` settings as a flat dictionary, values read as YAML.
+
+    Of a key that comes twice, the last counts. Raises UserError for an argument without `=`, and for `${...}` (a config is
+    logged whole, so it may not pull in anything from the environment).
+    """
+    settings: dict[str, Any] = {}
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not separator or not key:
+            raise UserError(f"'{argument}' is not a setting: write key=value, such as trainer.steps=100")
+        try:
+            settings[key] = plainyaml.parse(text)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        except (yaml.YAMLError, ValueError, RecursionError):  # a day that there isn't, a number of 5000 digits, nesting
+            raise UserError(
+                f"{key}: can't read the value '{_short(text)}'; quote text that has special characters"
+            ) from None
+    return settings
+
+
+def build(*layers: Mapping[str, Any]) -> RunConfig:
+    """Merge settings, later ones over earlier ones, into a checked config.
+
+    Each layer maps keys to values; keys may be dotted ("model.top_k") and values may be nested mappings.
+    Raises UserError for unknown keys (naming the nearest known ones), wrong types and impossible values.
+    """
+    try:
+        merged = _merge_whole(layers)
+    except (UserError, OmegaConfBaseException):
+        merged = _merge_by_key(layers)
+    return _instantiate(merged)
+
+
+@cache
+def _defaults() -> Any:
+    return OmegaConf.structured(RunConfig)
+
+
+def _merge_whole(layers: Sequence[Mapping[str, Any]]) -> Any:
+    """Merge a layer at a time: several times as fast as key by key. Raises for what doesn't fit, without naming the key."""
+    merged = deepcopy(_defaults())
+    for layer in layers:
+        pairs = list(flatten(layer))
+        for key, value in pairs:
+            _check_known(key)
+            _check_plain(key, value)
+        flat = dict(pairs)
+        if len(flat) < len(pairs):
+            raise UserError("a key is set twice")
+        merged = OmegaConf.unsafe_merge(merged, nested(flat))
+    return merged
+
+
+def _merge_by_key(layers: Sequence[Mapping[str, Any]]) -> Any:
+    """The same key by key. Raises UserError for the first that doesn't fit."""
+    merged = deepcopy(_defaults())
+    for layer in layers:
+        seen = set()
+        for key, value in flatten(layer):
+            _check_known(key)
+            _check_plain(key, value)
+            if key in seen:
+                raise UserError(f"{key} is given twice, nested and with dots: leave one of the two out")
+            seen.add(key)
+            try:
+                # unsafe: in place. A copy of the whole config for every key would take most of a sweep's planning.
+                merged = OmegaConf.unsafe_merge(merged, nested({key: value}))
+            except OmegaConfBaseException as error:
+                said = _first_line(error)
+                foreign = len(said) > LONGEST or "$" in said or "Config" in said  # OmegaConf's own words
+                said = f"'{_short(value)}' doesn't fit" if foreign else said
+                hint = "" if "expected" in said else f"; expected {_expected(key)}"
+                raise UserError(f"{key}: {said}{hint}") from None
+    return merged
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a config file (YAML; keys that it leaves out keep their defaults) and set `overrides` over it."""
+    return build(read_yaml(path), overrides or {})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, or a UserError that names the file."""
+    try:
+        content = plainyaml.parse(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except FileNotFoundError:
+        raise UserError(f"no such config file: {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"can't read {path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path} is not YAML: {_first_line(error)}") from None
+    if _is_endless(content):
+        raise UserError(f"{path}: its anchors (&) and aliases (*) unfold to more than {MOST_VALUES} values")
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping of config keys, such as 'model: {{top_k: 2}}'")
+    return content
+
+
+def _is_endless(content: Any) -> bool:
+    """Whether it holds more values than a config: aliases repeat what they name, and may name themselves."""
+    left, seen = [content], 0
+    while left and seen <= MOST_VALUES:
+        value, seen = left.pop(), seen + 1
+        if isinstance(value, dict | list):
+            left.extend(value.values() if isinstance(value, dict) else value)
+    return bool(left)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for the leaves of nested settings."""
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with dotted keys as nested dictionaries: the inverse of `flatten`."""
+    content: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = value
+    return content
+
+
+def _check_known(key: str) -> None:
+    known = known_keys()
+    if key in known:
+        return
+    if key == "stages":
+        raise UserError("stages are several configs, not one: `ablate train FILE` trains them")
+    if any(name.startswith(f"{key}.") for name in known):
+        raise UserError(f"{key} is a section, not a value: set one of its keys, such as {_inside(key, known)}")
+    last = key.rsplit(".", 1)[-1]
+    same_name = [name for name in known if name.rsplit(".", 1)[-1] == last]
+    near = same_name or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    near = near or difflib.get_close_matches(last, [n.rsplit(".", 1)[-1] for n in known], n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
+    raise UserError(f"unknown config key '{key}': {hint}")
+
+
+def _inside(section: str, known: Mapping[str, Any]) -> str:
+    return next(name for name in known if name.startswith(f"{section}."))
+
+
+def _check_plain(key: str, value: Any) -> None:
+    kind = known_keys()[key]
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{key}: '${{...}}' is not read here; write the value itself")
+    if kind is bool and not isinstance(value, bool):
+        raise UserError(f"{key}: '{_short(value)}' is not true or false")
+    # YAML 1.1 reads on/yes/off/no as booleans, and a boolean passes for an int.
+    if kind is not bool and isinstance(value, bool):
+        raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(key)}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise UserError(f"{key}: a number of {len(str(abs(value)))} digits is too large")
+    scalar = get_args(kind)[0] if NoneType in get_args(kind) else kind
+    if scalar in (int, float) and isinstance(value, str):
+        _check_digits(key, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key}: must be a finite number, not {value}")
+    if scalar is str and isinstance(value, int | float):
+        raise UserError(
+            f"{key}: {value} is a number; expected {_expected(key)} (on a command line in quotes twice, '\"...\"')"
+        )
+
+
+def _check_digits(key: str, value: str) -> None:
+    """Refuse text for a number that isn't its digits: float() takes inf and 1e400 too, and int() takes 010 and 1_0."""
+    if NUMERAL.fullmatch(value) is None:
+        raise UserError(f"{key}: '{_short(value)}' is text; expected {_expected(key)}")
+    if not math.isfinite(float(value)):
+        raise UserError(f"{key}: must be a finite number, not {_short(value)}")
+
+
+def _expected(key: str) -> str:
+    return _expected_of(known_keys()[key])
+
+
+def _expected_of(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
+    simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if get_origin(kind) is tuple:
+        return "a list of whole numbers, such as [0, 1]"
+    if NoneType in get_args(kind):
+        return f"{_expected_of(get_args(kind)[0])} or null"
+    return simple[kind]
+
+
+def _instantiate(merged: Any) -> RunConfig:
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from None
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= LONGEST else f"{said[:60]} ..."
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def text(level: str | int | float | bool | None) -> str:
+    """A value as people write it: true, none, 0.001, film."""
+    if level is None or isinstance(level, bool):
+        return str(level).lower()
+    return f"{level:g}" if isinstance(level, float) and float(f"{level:g}") == level else str(level)

@@ -1,0 +1,268 @@
+"""What a network is: typed, frozen, and refused where it is impossible. core.config.run has the rest of a run."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.errors import require
+
+RouterKind = Literal[
+    "topk",
+    "bias_balanced",
+    "additive",
+    "film",
+    "bin_bias",
+    "timestep_only",
+    "unmodulated",
+    "adaptive_k",
+    "expert_choice",
+    "ec_dlm",
+    "soft",
+    "hash",
+    "random",
+]
+TOLD_TIMESTEP = ("additive", "film", "bin_bias", "timestep_only", "unmodulated")  # kinds whose logits depend on it
+Schedule = Literal["constant", "linear", "linear_reverse", "cosine", "cosine_reverse", "gaussian", "gaussian_reverse"]
+BY_RATIO = ("adaptive_k", "expert_choice", "ec_dlm")  # kinds whose compute may follow the mask ratio
+EXPERTS_CHOOSE = ("expert_choice", "ec_dlm")  # kinds whose experts take tokens, which compete for room
+SEES_OTHERS = (*EXPERTS_CHOOSE, "random")  # kinds that choose a token's experts by the other tokens of its sequence
+EC_DLM_K = (8, 20, 32)  # least, mean and most experts a token, as EC-DLM trains (arXiv 2604.01622)
+
+MOST_LAYERS = 10_000  # each is an object, also of models that are only counted
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """How tokens choose experts: each kind is a class of core.model.routers.
+
+    sees: what kinds that are told a timestep get as one; "shuffled" and "constant" are controls of equal parameters.
+    """
+
+    kind: RouterKind = "topk"
+    sees: Literal["timestep", "mask_ratio", "shuffled", "constant"] = "timestep"
+    time_features: int = 64  # of the timestep's embedding
+    time_bins: int = 10  # bin_bias only
+    k_schedule: Schedule | None = None  # how compute follows the mask ratio; None: the kind's own
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    renormalise: bool = False  # LLaDA-MoE and OLMoE: softmax over all experts, then top-k, gates as they are
+    gate_scale: float = 1.0  # what all gates are multiplied by (DeepSeek-V3's routed_scaling_factor)
+    bias_update_rate: float = 1e-3  # bias_balanced only: how far a step moves an expert's bias
+
+    def __post_init__(self) -> None:
+        for name in ("gate_scale", "bias_update_rate"):
+            require(getattr(self, name) > 0, f"model.router.{name} must be positive, not {getattr(self, name)}")
+        require(self.time_bins >= 1, f"model.router.time_bins must be at least 1, not {self.time_bins}")
+        require(
+            self.time_features >= 2 and self.time_features % 2 == 0,
+            f"model.router.time_features={self.time_features} must be even and at least 2: sines and cosines",
+        )
+        require(
+            self.sees == "timestep" or self.kind in TOLD_TIMESTEP,
+            f"model.router.sees={self.sees} means nothing to model.router.kind={self.kind}, which is told no timestep: "
+            f"leave it out, or use one of {', '.join(TOLD_TIMESTEP)}",
+        )
+        require(
+            self.k_schedule is None or self.kind in BY_RATIO,
+            f"model.router.k_schedule={self.k_schedule} means nothing to model.router.kind={self.kind}: leave it out, or "
+            f"use one of {', '.join(BY_RATIO)}",
+        )
+        require(
+            not (self.kind == "adaptive_k" and self.k_schedule == "constant"),
+            "model.router.k_schedule=constant with model.router.kind=adaptive_k is model.router.kind=topk: use that",
+        )
+        require(
+            not (self.kind == "ec_dlm" and self.renormalise),
+            "model.router.renormalise=true would undo the gates' scale of model.router.kind=ec_dlm, which are a softmax over "
+            "the chosen experts: leave it out",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network: a pre-norm transformer whose feed-forward layers are sparse mixtures of SwiGLU experts, or dense.
+
+    num_experts = 0 makes every layer dense (then top_k and expert_width are 0 too); dense_layers lists single layers
+    that are dense in a sparse model. granularity splits every expert into that many narrower ones, of which as many
+    times more are chosen: parameters and FLOPs stay as they are (arXiv 2402.07871); num_experts, top_k and expert_width
+    count before the split, `experts`, `experts_per_token` and `width_of_expert` after it.
+    """
+
+    vocab_size: int = 259  # 256 bytes + mask, eos, pad
+    mask_id: int | None = 256  # None: no mask token (autoregressive models)
+    eos_id: int | None = 257
+    pad_id: int | None = 258
+    hidden_size: int = 128
+    num_layers: int = 4
+    num_heads: int = 4
+    num_kv_heads: int | None = None  # fewer than num_heads: grouped-query attention; None: as many
+    head_dim: int = 32
+    causal: bool = False
+    shifted: bool = False  # a token is predicted from the state before its own, as in a causal network (Dream)
+    block_length: int | None = None  # block diffusion: a token sees its block and those before it; None: all of them
+    qk_norm: Literal["head", "projection", "none"] = "head"  # RMSNorm per head, over the whole projection, or none
+    qkv_bias: bool = False
+    tied_embeddings: bool = False
+    num_experts: int = 8
+    top_k: int = 2
+    expert_width: int = 64
+    granularity: int = 1
+    shared_expert_width: int = 0  # an expert that every token meets, ungated; 0: none
+    dense_layers: tuple[int, ...] = ()
+    dense_width: int = 0  # of the dense layers' SwiGLU
+    router: RouterConfig = field(default_factory=RouterConfig)
+    rope_theta: float = 1e4
+    max_positions: int = 8192
+    norm_eps: float = 1e-5
+    init_std: float = 0.02
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "head_dim",
+            "granularity",
+            "max_positions",
+        ):
+            require(getattr(self, name) >= 1, f"model.{name} must be at least 1, not {getattr(self, name)}")
+        require(
+            self.num_layers <= MOST_LAYERS, f"model.num_layers must be at most {MOST_LAYERS}, not {self.num_layers}"
+        )
+        for name in ("rope_theta", "norm_eps", "init_std"):
+            require(getattr(self, name) > 0, f"model.{name} must be positive, not {getattr(self, name)}")
+        require(self.head_dim % 2 == 0, f"model.head_dim={self.head_dim} must be even: RoPE rotates pairs")
+        _check_special_tokens(self)
+        _check_blocks(self)
+        require(
+            not (self.causal and self.shifted),
+            "model.shifted=true is of a network that sees both sides; with model.causal=true the state before a token "
+            "predicts it anyway: leave it out",
+        )
+        require(
+            1 <= self.kv_heads <= self.num_heads and self.num_heads % self.kv_heads == 0,
+            f"model.num_kv_heads={self.num_kv_heads} must divide model.num_heads={self.num_heads}",
+        )
+        _check_experts(self) if self.num_experts else _check_dense(self)
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def experts(self) -> int:
+        """Experts of a sparse layer, after the split into finer ones."""
+        return self.num_experts * self.granularity
+
+    @property
+    def experts_per_token(self) -> int:
+        return self.top_k * self.granularity
+
+    @property
+    def experts_met(self) -> int:
+        """How many experts a token meets on average: all of them under the soft router."""
+        return self.experts if self.num_experts and self.router.kind == "soft" else self.experts_per_token
+
+    @property
+    def width_of_expert(self) -> int:
+        return self.expert_width // self.granularity
+
+    @property
+    def sparse_layers(self) -> tuple[int, ...]:
+        """Indices of the layers that are mixtures of experts."""
+        return tuple(i for i in range(self.num_layers) if self.num_experts and i not in self.dense_layers)
+
+
+def _check_special_tokens(model: ModelConfig) -> None:
+    for name in ("mask_id", "eos_id", "pad_id"):
+        token = getattr(model, name)
+        require(
+            token is None or 0 <= token < model.vocab_size,
+            f"model.{name}={token} must lie in 0..{model.vocab_size - 1}, below model.vocab_size={model.vocab_size}",
+        )
+    require(
+        model.mask_id is None or model.mask_id not in (model.eos_id, model.pad_id),
+        f"model.mask_id={model.mask_id} is also model.eos_id or model.pad_id: the mask needs a token of its own",
+    )
+
+
+def _check_blocks(model: ModelConfig) -> None:
+    if model.block_length is None:
+        return
+    require(model.block_length >= 1, f"model.block_length must be at least 1, not {model.block_length}")
+    require(
+        not model.causal,
+        f"model.block_length={model.block_length} with model.causal=true: inside a block tokens see both sides; leave one "
+        "out",
+    )
+    require(
+        not model.shifted,
+        f"model.block_length={model.block_length} with model.shifted=true: the state before a block's first token doesn't "
+        "see the block; leave one out",
+    )
+    require(
+        not model.num_experts or model.router.kind not in (*TOLD_TIMESTEP, *BY_RATIO, *SEES_OTHERS),
+        f"model.router.kind={model.router.kind} routes tokens by all of their sequence or by its noise, and with "
+        f"model.block_length={model.block_length} a token may know of its block and those before it only: use topk",
+    )
+
+
+def _check_experts(model: ModelConfig) -> None:
+    for name in ("num_experts", "top_k"):
+        require(getattr(model, name) >= 1, f"model.{name} must be at least 1, not {getattr(model, name)}")
+    require(
+        model.top_k <= model.num_experts,
+        f"model.top_k={model.top_k} exceeds model.num_experts={model.num_experts}: a token can't reach more experts "
+        f"than there are; use top_k <= {model.num_experts}",
+    )
+    require(
+        model.expert_width >= 4 * model.granularity and model.expert_width % (4 * model.granularity) == 0,
+        f"model.expert_width={model.expert_width} must be a multiple of {4 * model.granularity}"
+        + (f" at model.granularity={model.granularity}" if model.granularity > 1 else "")
+        + ": grouped matmul needs 16-byte rows",
+    )
+    require(
+        model.hidden_size % 4 == 0,
+        f"model.hidden_size={model.hidden_size} must be a multiple of 4: grouped matmul needs 16-byte rows",
+    )
+    require(
+        model.router.kind != "adaptive_k" or 2 * model.experts_per_token - 1 <= model.experts,
+        f"model.router.kind=adaptive_k gives up to 2 k - 1 = {2 * model.experts_per_token - 1} experts to a token, and "
+        f"there are {model.experts}: use a smaller model.top_k",
+    )
+    require(
+        model.shared_expert_width >= 0,
+        f"model.shared_expert_width must not be negative, not {model.shared_expert_width}; 0 means none",
+    )
+    require(
+        model.router.kind != "ec_dlm" or model.shared_expert_width % model.width_of_expert == 0,
+        f"model.shared_expert_width={model.shared_expert_width} must be a multiple of an expert's width, "
+        f"{model.width_of_expert}, with model.router.kind=ec_dlm, whose gates are scaled by the number of shared experts",
+    )
+    require(
+        sorted(set(model.dense_layers)) == sorted(model.dense_layers)
+        and all(0 <= i < model.num_layers for i in model.dense_layers),
+        f"model.dense_layers={list(model.dense_layers)} must list different layers of 0..{model.num_layers - 1}",
+    )
+    require(
+        len(model.dense_layers) < model.num_layers,
+        "model.dense_layers lists every layer: a dense model is model.num_experts=0 (with top_k=0, expert_width=0)",
+    )
+    require(
+        (model.dense_width >= 1) == bool(model.dense_layers),
+        f"model.dense_width={model.dense_width} must be positive when model.dense_layers lists a layer, and 0 when not",
+    )
+
+
+def _check_dense(model: ModelConfig) -> None:
+    for name, empty in (
+        ("top_k", 0),
+        ("expert_width", 0),
+        ("shared_expert_width", 0),
+        ("granularity", 1),
+        ("dense_layers", ()),
+    ):
+        require(
+            getattr(model, name) == empty,
+            f"model.{name}={getattr(model, name)} means nothing in a dense model (model.num_experts=0): set it to {empty}",
+        )
+    require(model.dense_width >= 1, "model.dense_width must be at least 1 in a dense model (model.num_experts=0)")

@@ -1,0 +1,110 @@
+"""What a trained model answered under one way of decoding: a JSON file beside its run's record, whole or not at all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from core.records.record import write_atomically
+from core.runtime import json_files as jsonfiles
+from core.runtime.json_files import DamagedFileError, are_numbers, is_whole
+
+FOLDER = "decoded"  # within the run's
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One model's answers to the same held-out prompts, or why there are none.
+
+    decoder: its name; settings: of core.diffusion.sampling.Sampling. weights: sha256 of the model's. right: for each decode
+    seed, a "1" or "0" for each prompt; calls: network calls of a response, mean; length: tokens of a response; seconds: of
+    all of it, as it was decoded, whatever else the machine did.
+    """
+
+    decoder: str
+    settings: dict[str, Any]
+    task: str
+    examples: int
+    weights: str
+    right: list[str] = field(default_factory=list)
+    calls: float = 0.0
+    length: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+
+    def is_of(self, wanted: "Decoded") -> bool:
+        """Whether this is what another names: of the same model, prompts and settings; a failure too."""
+        same = ("decoder", "settings", "task", "examples", "weights")
+        return all(getattr(self, name) == getattr(wanted, name) for name in same)
+
+    def trouble(self, length: int, decode_seeds: int) -> str | None:
+        """What of its numbers can't be, or None. length, decode_seeds: as the design has them."""
+        if self.reason is not None:
+            return None
+        if len(self.right) not in (1, decode_seeds) or any(len(line) != self.examples for line in self.right):
+            marks = ", ".join(str(len(line)) for line in self.right) or "none"
+            return f"its marks ({marks}) aren't {self.examples} for each of 1 or {decode_seeds} decode seeds"
+        if self.length != length:
+            return f"its responses have {self.length} tokens, and the design's {length}"
+        return None if self.calls > 0 else f"{self.calls:g} network calls can't give a response"
+
+    def answers(self, wanted: "Decoded") -> bool:
+        """The same, and no failure."""
+        return self.reason is None and self.is_of(wanted)
+
+
+def wanted(design: Mapping[str, Any], weights: str, *, causal: bool = False) -> list[Decoded]:
+    """What a design (its "decoders") asks of a model, without answers. weights: sha256 of the model's.
+
+    A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
+    """
+    ways = design["ways"][:1] if causal else design["ways"]
+    return [Decoded(way["name"], way["settings"], design["task"], design["examples"], weights) for way in ways]
+
+
+def write(decoded: Decoded, run: Path) -> Path:
+    """Write it into its run's folder, atomically."""
+    path = run / FOLDER / f"{decoded.decoder}.json"
+    write_atomically(path, json.dumps(asdict(decoded), allow_nan=False, separators=(",", ":")) + "\n")
+    return path
+
+
+def read_all(run: Path) -> dict[str, Decoded]:
+    """Everything readable that lies in a run's folder, by the decoder's name; the rest is decoded again."""
+    return look(run)[0]
+
+
+def look(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
+    """The same, and what can't be read: by the file's name, why."""
+    found, broken = {}, {}
+    for path in sorted((run / FOLDER).glob("*.json")):
+        try:
+            content = jsonfiles.read(path)
+        except FileNotFoundError:
+            continue
+        except DamagedFileError as error:
+            broken[path.name] = str(error)
+            continue
+        names = {entry.name for entry in fields(Decoded)}
+        if not isinstance(content, dict) or set(content) != names or not _fits(content):
+            broken[path.name] = "not a model's answers"
+        elif content["decoder"] != path.stem:
+            broken[path.name] = f"the answers of {content['decoder']}"
+        else:
+            found[path.stem] = Decoded(**content)
+    return found, broken
+
+
+def _fits(content: Mapping[str, Any]) -> bool:
+    right, texts = content["right"], ("decoder", "task", "weights")
+    return (
+        all(isinstance(content[name], str) for name in texts)
+        and isinstance(content["settings"], dict)
+        and isinstance(right, list)
+        and all(isinstance(one, str) and set(one) <= {"0", "1"} for one in right)
+        and are_numbers((content["calls"], content["seconds"]))
+        and is_whole(content["length"])
+        and is_whole(content["examples"])
+        and isinstance(content["reason"], str | None)
+    )

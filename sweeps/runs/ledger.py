@@ -1,0 +1,392 @@
+"""Which run is whose: one Optuna study per ablation, one trial per attempt at a run.
+
+Records are the truth and trials follow them: a record is written first, its trial told second, and whatever a crash
+leaves between the two is repaired by `Ledger.reconcile`. Two locks order everything else:
+
+- the run's lock (sweeps.runs.folders.RunLock) is held from before a trial is claimed until after it is told, so whoever
+  holds it and finds the trial RUNNING knows that its worker is dead, and takes the run: a worker that lives after all,
+  but has lost the lock, leaves nothing (core.records.fencing);
+- the plan's lock is held while trials are added, so that no run is queued twice.
+"""
+
+import contextlib
+import logging
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from core.records import record as records
+from core.records.fencing import FencedOffError
+from core.records.record import RunRecord, set_aside
+from core.runtime.retry import OutOfPatienceError, Patience, no_space
+from core.training.checkpoint_files import saved_step
+from sweeps.runs import losses
+from sweeps.runs.folders import RunLock, clean, leave, locked, recorded, rescue, run_folder
+from sweeps.runs.liveness import LOST, MOVED, PREEMPTED, Fate, Workplace
+from sweeps.runs.trials import (
+    Key,
+    Waiting,
+    as_ended,
+    describe_run,
+    failed_record,
+    keep_to_folder,
+    key_of,
+    parameter_names,
+    waiting_runs,
+)
+from sweeps.storage.retrying import PatientStorage
+from sweeps.studies.plan import Plan, PlannedRun
+
+MOST_LOSSES = 2
+PLAN_LOCK = ".plan.lock"
+RECORDED = "already recorded"
+TAKEN_OVER = "taken over by another process"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this process alone works on, until it is finished or abandoned.
+
+    attempt: how often it was begun from its first step before; going on from where it was left is the same attempt.
+    first: whether no trial of it came before.
+    """
+
+    run: PlannedRun
+    folder: Path
+    attempt: int
+    trial_id: int
+    lock: RunLock
+    first: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.run.run_hash, self.run.fingerprint
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A run whose worker died. gave_up: it died too often, and a failed record says so."""
+
+    run: PlannedRun
+    gave_up: bool
+
+
+class Ledger:
+    """The trials of one plan.
+
+    Raises UserError when the storage's study of that name belongs to another folder of runs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        out: Path,
+        storage: BaseStorage,
+        workplace: Workplace = Workplace(),  # noqa: B008  (this machine)
+    ) -> None:
+        self.plan, self.out, self._storage, self.workplace = plan, out, storage, workplace
+        self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
+        self._order = {key: place for place, key in enumerate(self._runs)}
+        self._seen: deque[Waiting] = deque()  # that waited when this process last looked, in the plan's order
+        self._patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
+        out.mkdir(parents=True, exist_ok=True)
+        with locked(self.out / PLAN_LOCK):
+            self._study = optuna.create_study(
+                study_name=plan.study_name,
+                storage=storage,
+                direction="minimize" if plan.goal == "min" else "maximize",
+                load_if_exists=True,
+            )
+            self.folder_id = keep_to_folder(self._study, out, plan.design["question"])
+
+    def reconcile(self, *, retry_failed: bool = False) -> list[Lost]:
+        """Bring trials in line with records, and queue every run that has neither a record nor a live worker.
+
+        retry_failed: set failed records aside and queue their runs again.
+        """
+        lost = []
+        self._seen.clear()
+        with locked(self.out / PLAN_LOCK):
+            trials = self._by_run()
+            names = parameter_names(self.plan, self._study.get_trials(deepcopy=False))
+            for key, run in self._runs.items():
+                lock = RunLock(run_folder(self.plan, run, self.out))
+                if not self._acquire(lock):
+                    continue  # its worker is alive, or another process is deciding about it
+                try:
+                    lost += self._settle(lock, run, trials[key], names, retry_failed)
+                finally:
+                    lock.release()
+        return lost
+
+    def waiting(self) -> int:
+        """How many runs of the plan wait for a worker."""
+        return len(self._waiting())
+
+    def claim(self) -> tuple[Claim | None, bool]:
+        """The next waiting run, in the plan's order, for this process alone.
+
+        Returns the claim, or None and whether runs still wait whose lock another process holds at the moment.
+        """
+        # What others took of those seen earlier is locked or recorded by now, which the storage needn't be asked for.
+        claim, _ = self._next(hasty=True)
+        if claim is not None:
+            return claim, False
+        self._seen = deque(sorted(self._waiting(), key=lambda trial: self._order[trial.key]))
+        return self._next(hasty=False)
+
+    def _next(self, *, hasty: bool) -> tuple[Claim | None, bool]:
+        busy = False
+        while self._seen:
+            trial = self._seen.popleft()
+            run = self._runs[trial.key]
+            folder = run_folder(self.plan, run, self.out)
+            if hasty and (folder / records.FILE_NAME).exists():
+                continue
+            lock = RunLock(folder)
+            if not self._acquire(lock):
+                busy = True
+                continue
+            try:
+                claim = self._claim(trial, run, folder, lock)
+            except BaseException:
+                lock.release()
+                raise
+            if claim is not None:
+                return claim, busy
+            lock.release()
+        return None, busy
+
+    def _waiting(self) -> list[Waiting]:
+        found = waiting_runs(self._storage, self._study._study_id)
+        return [trial for trial in found if trial.key in self._runs]
+
+    def _claim(self, trial: Waiting, run: PlannedRun, folder: Path, lock: RunLock) -> Claim | None:
+        if not self._take(trial):
+            return None
+        try:
+            record = rescue(folder, run, self._patience) or self._take_over(lock, run)
+            if record is None:
+                with lock.heeded():
+                    self._patience.call(lambda again: clean(folder), no_space)
+                return Claim(run, folder, self._attempt(trial, folder), trial.trial_id, lock, first=trial.before == 0)
+        except FencedOffError:
+            with contextlib.suppress(UpdateFinishedTrialError):
+                self._fail(trial.trial_id, TAKEN_OVER)
+            return None
+        except SystemExit:  # told to stop while it waited for room
+            self.put_back(
+                Claim(run, folder, 0, trial.trial_id, lock), PREEMPTED if self.workplace.place else "interrupted"
+            )
+            raise
+        self._tell(trial.trial_id, run, record)  # trained meanwhile by a sweep on another storage
+        return None
+
+    def _take_over(self, lock: RunLock, run: PlannedRun) -> RunRecord | None:
+        """Take a run; returns its record where a former worker, which had lost the lock, was just in time."""
+        self._patience.call(lambda again: lock.take(), no_space)
+        return recorded(lock.folder, run)
+
+    def _acquire(self, lock: RunLock) -> bool:
+        return self._patience.call(lambda again: lock.acquire(), no_space)
+
+    def finish(self, claim: Claim, record: RunRecord, attributes: Mapping[str, Any]) -> None:
+        """Tell the trial what its record says, and let go of the run. The record must have been written before."""
+        try:
+            for name, value in attributes.items():
+                self._storage.set_trial_user_attr(claim.trial_id, name, value)
+            self._tell(claim.trial_id, claim.run, record, first=claim.first)
+        except UpdateFinishedTrialError:
+            log.warning("%s: another process has told of it already", claim.run.label)
+        claim.lock.release()
+
+    def abandon(self, claim: Claim, reason: str, *, keep_lock: bool = False) -> None:
+        """Let go of a run that was stopped, or taken over: it is gone on with next time, unless it is recorded."""
+        record = recorded(claim.folder, claim.run)
+        reason = reason if claim.lock.holds() else TAKEN_OVER
+        try:
+            if record is not None:
+                self._tell(claim.trial_id, claim.run, record)
+            else:
+                self._fail(claim.trial_id, reason)
+        except UpdateFinishedTrialError:
+            log.info("%s: whoever took it over has told of this attempt", claim.run.label)
+        if not keep_lock:
+            claim.lock.release()
+
+    def put_back(self, claim: Claim, reason: str) -> None:
+        """Abandon a run so that any worker may go on with it at once."""
+        with locked(self.out / PLAN_LOCK):
+            try:
+                self.abandon(claim, reason, keep_lock=True)
+                if not claim.lock.holds():
+                    return
+                waits = any(trial.key == claim.key for trial in self._waiting())
+                if not waits and recorded(claim.folder, claim.run) is None:
+                    trials = self._study.get_trials(deepcopy=False)
+                    before = sum(key_of(trial) == claim.key for trial in trials)
+                    self._add(claim.run, parameter_names(self.plan, trials), TrialState.WAITING, before)
+            finally:
+                claim.lock.release()
+
+    def running(self) -> list[FrozenTrial]:
+        """The plan's trials that some worker has claimed and not told of."""
+        return [trial for trial in self._trials(TrialState.RUNNING) if key_of(trial) in self._runs]
+
+    def durations_s(self) -> list[float]:
+        """How long each complete run took, from claim to tell."""
+        complete = [trial for trial in self._trials(TrialState.COMPLETE) if key_of(trial) in self._runs]
+        return [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
+
+    def _attempt(self, trial: Waiting, folder: Path) -> int:
+        """How often the run was begun anew before: one that goes on where it was stopped is the same attempt still."""
+        if trial.before == 0:
+            return 0
+        earlier = [t for t in self._trials() if key_of(t) == trial.key and t._trial_id < trial.trial_id]
+        begun = [other.user_attrs for other in earlier if "host" in other.user_attrs]
+        if not begun:
+            return 0
+        goes_on = begun[-1].get("reason") == PREEMPTED or saved_step(folder) is not None
+        attempt = int(begun[-1].get("attempt", 0)) + (not goes_on)
+        if attempt:
+            self._storage.set_trial_user_attr(trial.trial_id, "attempt", attempt)
+        return attempt
+
+    def _take(self, trial: Waiting) -> bool:
+        # The storage compares and sets: of several processes that ask, one is told True.
+        try:
+            if not self._storage.set_trial_state_values(trial.trial_id, TrialState.RUNNING):
+                return False
+        except UpdateFinishedTrialError:
+            return False
+        for name, value in self.workplace.attributes().items():
+            self._storage.set_trial_user_attr(trial.trial_id, name, value)
+        return True
+
+    def _settle(
+        self,
+        lock: RunLock,
+        run: PlannedRun,
+        trials: Sequence[FrozenTrial],
+        names: Mapping[str, str],
+        retry_failed: bool,
+    ) -> list[Lost]:
+        """Decide about a run whose lock is held: nobody else works on it, or is to find out that it has lost it."""
+        folder = lock.folder
+        lost = []
+        try:
+            record = rescue(folder, run, Patience(limit_s=0))
+        except OutOfPatienceError:
+            return []  # trained, and its record waits elsewhere for room
+        trials = [trial if trial.state.is_finished() else self._storage.get_trial(trial._trial_id) for trial in trials]
+        for trial in trials:
+            if trial.state != TrialState.RUNNING:
+                continue
+            fate = self.workplace.fate(trial)
+            if fate is Fate.ALIVE:
+                return []
+            if record is None and (record := self._take_over(lock, run)) is None:
+                record = self._count_loss(run, folder, trial) if fate is Fate.DIED else None
+                lost.append(Lost(run, gave_up=record is not None))
+            if record is None:
+                self._fail(trial._trial_id, LOST if fate is Fate.DIED else MOVED)
+            else:
+                self._tell(trial._trial_id, run, record)
+        if retry_failed and record is not None and record.status == "failed" and not lost:
+            set_aside(folder)
+            losses.forget(folder)
+            record = None
+        told = {self._storage.get_trial(trial._trial_id).user_attrs.get("status") for trial in trials}
+        waits = [trial for trial in trials if trial.state == TrialState.WAITING]
+        for trial in waits[1:]:  # the answer to the first was lost on its way
+            self._fail(trial._trial_id, "queued twice")
+        if record is None and not waits:
+            self._add(run, names, TrialState.WAITING, len(trials))
+        elif record is not None:
+            for trial in waits[:1]:
+                self._fail(trial._trial_id, RECORDED)
+            if record.status not in told:  # the journal is younger than the record
+                self._adopt(run, names, record, trials)
+        return lost
+
+    def _count_loss(self, run: PlannedRun, folder: Path, trial: FrozenTrial) -> RunRecord | None:
+        times = self._patience.call(lambda again: losses.note(folder, trial, saved_step(folder)), no_space)
+        if times <= MOST_LOSSES:
+            return None
+        record = failed_record(self.plan, run, f"{LOST} {times} times (out of memory?)")
+        return leave(record, folder, run, self._patience)
+
+    def _told(self, run: PlannedRun, record: RunRecord) -> tuple[dict[str, str], float | None]:
+        """A record as a trial says it: attributes, and the value; None, with a reason among them, where the run failed."""
+        path, metric = run_folder(self.plan, run, self.out) / records.FILE_NAME, self.plan.design["metric"]
+        said = {
+            "status": record.status,
+            "record": path.relative_to(self.out).as_posix(),
+            "record_sha256": records.digest(path.read_bytes()),
+        }
+        value = record.metrics.get(metric)
+        if record.status == "failed":
+            return said | {"reason": record.reason or "no reason given"}, None
+        if value is None or not math.isfinite(value):
+            return said | {"reason": f"its record has no finite {metric}"}, None
+        return said, value
+
+    def _tell(self, trial_id: int, run: PlannedRun, record: RunRecord, *, first: bool = False) -> None:
+        said, value = self._told(run, record)
+        reason = said.pop("reason", None)
+        if value is not None and not first and self._is_told(trial_id, run):
+            reason = RECORDED
+        for name, text in said.items():
+            self._storage.set_trial_user_attr(trial_id, name, text)
+        if reason is not None:
+            self._fail(trial_id, reason)
+        else:
+            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [value])  # type: ignore[list-item]
+
+    def _is_told(self, trial_id: int, run: PlannedRun) -> bool:
+        key = (run.run_hash, run.fingerprint)
+        return any(key_of(t) == key and t._trial_id != trial_id for t in self._trials(TrialState.COMPLETE))
+
+    def _fail(self, trial_id: int, reason: str) -> None:
+        self._storage.set_trial_user_attr(trial_id, "reason", reason)
+        self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+    def _adopt(
+        self, run: PlannedRun, names: Mapping[str, str], record: RunRecord, trials: Sequence[FrozenTrial]
+    ) -> None:
+        """A trial for a record that has none, such as when the journal was deleted: it has ended as it is made.
+
+        trials: the run's others. One operation for each, as thousands may lie there.
+        """
+        said, value = self._told(run, record)
+        if value is not None and any(trial.state == TrialState.COMPLETE for trial in trials):
+            said, value = said | {"reason": RECORDED}, None
+        trial = as_ended(self._describe(run, names, TrialState.WAITING, len(trials)), record, said, value)
+        self._storage.create_new_trial(self._study._study_id, template_trial=trial)
+
+    def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> int:
+        trial = self._describe(run, names, state, attempt)
+        return self._storage.create_new_trial(self._study._study_id, template_trial=trial)
+
+    def _describe(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> FrozenTrial:
+        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
+        return describe_run(self.plan, run, folder, names, state, attempt)
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    def _by_run(self) -> dict[Key, list[FrozenTrial]]:
+        trials = defaultdict(list)
+        for trial in self._trials():
+            trials[key_of(trial)].append(trial)
+        return trials

@@ -1,0 +1,84 @@
+"""How far a run is, told to whoever watches it."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from core.records.record import write_atomically
+from core.runtime.retry import no_space
+from sweeps.runs.progress import LINE_S, PROGRESS_FILE, Pace, read_progress
+
+__all__ = ["ProgressLogger", "read_progress", "told"]
+
+INTERVAL_S = 1.0
+MOST_POINTS = 128
+
+log = logging.getLogger(__name__)
+
+
+class ProgressLogger:
+    """Keeps a run's progress.json: {"step", "steps", "loss", "started", "updated", "tokens_per_step", "curves"}, times in
+    seconds of the epoch.
+
+    curves: of each metric to keep, {"step": [T], "value": [T]}, thinned to at most MOST_POINTS; a run that goes on from a
+    checkpoint goes on with them. Written atomically, and at most once a second. Each half minute a line goes to the log.
+    """
+
+    def __init__(
+        self, folder: Path, steps: int, *, tokens_per_step: float | None = None, keep: Sequence[str] = ()
+    ) -> None:
+        self._path, self._steps, self._tokens = folder / PROGRESS_FILE, steps, tokens_per_step
+        self._started, self._written, self._logged = time.time(), 0.0, time.time()
+        self._pace = Pace(steps)
+        self._loss: float | None = None
+        before = (read_progress(folder) or {}).get("curves", {}) if keep else {}
+        self._curves: dict[str, dict[str, list[float]]] = {
+            name: before.get(name, {"step": [], "value": []}) for name in keep
+        }
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Note the newest training loss; "train/nelbo" goes before "train/loss", which has the auxiliary losses."""
+        loss = metrics.get("train/nelbo", metrics.get("train/loss", metrics.get("loss")))
+        self._loss = self._loss if loss is None else float(loss)
+        for name, curve in self._curves.items():
+            if name in metrics and step is not None and math.isfinite(metrics[name]):
+                _append(curve, step, float(metrics[name]))
+        now = time.time()
+        if step is not None:
+            left = self._pace.left(step)
+            if now - self._logged >= LINE_S:
+                self._logged = now
+                so_far = "" if self._loss is None else f", NELBO {self._loss:.3f}"
+                log.info("step %d of %d%s%s", step, self._steps, so_far, left)
+        if now - self._written >= INTERVAL_S:
+            self._written = now
+            row: dict[str, Any] = {"step": step, "steps": self._steps, "loss": self._loss}
+            row |= {"started": self._started, "updated": now}
+            row |= {"tokens_per_step": self._tokens, "curves": self._curves}
+            try:
+                write_atomically(self._path, json.dumps(row) + "\n")
+            except OSError as error:  # a run needs nobody who watches it
+                if (reason := no_space(error)) is None:
+                    raise
+                log.warning("progress isn't shown at the moment: %s", reason)
+
+
+def told(design: Mapping[str, Any]) -> tuple[str, ...]:
+    """The metrics whose curves whoever watches is to see while a run trains: a design's first one, and the training loss."""
+    return ("train/nelbo", design["metrics"][0] if "metrics" in design else design["metric"])
+
+
+def _append(curve: dict[str, list[float]], step: int, value: float) -> None:
+    """Add a point in place of whatever was noted for this step or later ones, before the run was stopped."""
+    steps, values = curve["step"], curve["value"]
+    while steps and steps[-1] >= step:
+        steps.pop()
+        values.pop()
+    if len(steps) >= MOST_POINTS:  # every second one, the newest of them included
+        steps[:], values[:] = steps[1::2], values[1::2]
+    steps.append(step)
+    values.append(value)

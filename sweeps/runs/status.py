@@ -1,0 +1,226 @@
+"""Where a study stands: each run's state from the ledger, its progress, and what Slurm says of its jobs. Reads only."""
+
+import contextlib
+import os
+import socket
+import statistics
+import time
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from core.errors import UserError
+from core.records import design as designs
+from core.records.record import FILE_NAME
+from core.runtime.json_files import DamagedFileError
+from core.runtime.retry import Patience
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.liveness import PREEMPTED, Workplace, place_of
+from sweeps.runs.progress import Standing, read_progress, standing
+from sweeps.runs.slurm import SlurmError, Task
+from sweeps.storage.retrying import PatientStorage
+from sweeps.storage.storage import choose_url, open_storage
+from sweeps.storage.submissions import job_name, submissions
+from sweeps.studies.plan import cells
+
+DEAD = "its worker is dead"
+GONE = "its record is gone: it is trained again by the next run"
+STATES = ("queued", "running", "finished", "failed", "lost", "stopped", "missing")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run.
+
+    state: "lost": its worker is dead; "stopped": left by a sweep that was stopped; "missing": never queued, or its record was
+    deleted.
+
+    where: host or Slurm task of its worker. seconds_left: None before anything was measured. folder: of a run in training,
+    below the folder of runs.
+    """
+
+    arm: str
+    seed: int
+    state: str
+    reason: str | None = None
+    where: str | None = None
+    step: int | None = None
+    steps: int | None = None
+    seconds_left: float | None = None
+    folder: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Status:
+    """All runs of a study's last design. preempted, deaths: how often a run was put back, and lost its worker, so far.
+
+    tasks: array tasks that wait or run; None where Slurm doesn't say, with the reason in `silence`. decoded: how far finished
+    runs are decoded; None where the design has no decoders.
+    """
+
+    study: str
+    runs: tuple[RunStatus, ...]
+    preempted: int
+    deaths: int
+    tasks: tuple[Task, ...] | None
+    silence: str | None
+    seconds_left: float | None
+    decoded: Standing | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        found = Counter(run.state for run in self.runs)
+        return {state: found[state] for state in STATES}
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a run is queued or in training."""
+        return bool(self.of("queued", "running"))
+
+    def of(self, *states: str) -> list[RunStatus]:
+        return [run for run in self.runs if run.state in states]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries, for JSON."""
+        return {"counts": self.counts} | asdict(self)
+
+
+def status(study: str, out: Path, url: str | None = None, *, storage: PatientStorage | None = None) -> Status:
+    """Read where a study stands. url: of its storage; None = its newest submission's, else the default one's. storage: the
+    same, opened before, for whoever looks again and again.
+
+    Raises UserError when nothing of it has been run there.
+    """
+    design = read_design(study, out)
+    storage = storage or open_known(study, choose_url(url, out, out / study))
+    try:
+        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:
+        raise unknown(study) from None
+    tasks, silence = tasks_of(study, out)
+    by_run = defaultdict(list)
+    for trial in trials:
+        if trial.user_attrs.get("data_fingerprint", "") in ("", *design["data_fingerprint"].split(" ")):
+            by_run[trial.user_attrs.get("arm_hash"), trial.user_attrs.get("seed")].append(trial)
+    took = [trial.duration for trial in trials if trial.state == TrialState.COMPLETE and trial.duration is not None]
+    mean_s = statistics.fmean(each.total_seconds() for each in took) if took else None
+    workplace = Workplace()
+    runs = tuple(
+        _run(arm["name"], seed, by_run[arm["hash"], seed], out, workplace, mean_s) for arm, seed in cells(design)
+    )
+    reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state == TrialState.FAIL]
+    return Status(
+        study=study,
+        runs=runs,
+        preempted=reasons.count(PREEMPTED),
+        deaths=sum(reason.startswith("lost: ") for reason in reasons),
+        tasks=tasks,
+        silence=silence,
+        seconds_left=_seconds_left(runs, mean_s),
+        decoded=standing(design, out / study),
+    )
+
+
+def read_design(study: str, out: Path) -> dict[str, Any]:
+    """The design last run. Raises UserError where none was, and for a file that is damaged."""
+    path = out / study / designs.FILE_NAME
+    try:
+        return designs.read(path)
+    except FileNotFoundError:
+        raise UserError(f"nothing of {study} has been run in {out.absolute()}") from None
+    except DamagedFileError as error:
+        raise UserError(f"{path} is damaged ({error}): `ablate run` writes it again") from None
+
+
+def open_known(study: str, url: str, patience: Patience | None = None) -> PatientStorage:
+    """Open a storage that is there already, to read it. Raises UserError where it isn't."""
+    for scheme in ("journal:", "sqlite:///"):  # opening those would make an empty one
+        if url.startswith(scheme) and not os.path.exists(os.path.expanduser(url.removeprefix(scheme))):
+            raise UserError(f"storage {url} isn't there: name the one that {study} was run with (--storage)")
+    return open_storage(url, patience)
+
+
+def unknown(study: str) -> UserError:
+    """What to say when a storage has no study of that name."""
+    return UserError(f"the storage knows nothing of {study}: name the one it was run with (--storage)")
+
+
+def tasks_of(study: str, out: Path) -> tuple[tuple[Task, ...] | None, str | None]:
+    """A study's array tasks; None where Slurm doesn't say, with the reason."""
+    if not submissions(out / study):
+        return (), None
+    try:
+        return tuple(scheduler.tasks(name=job_name(study, out))), None
+    except (SlurmError, UserError) as error:
+        return None, str(error)
+
+
+def _run(
+    arm: str, seed: int, trials: Sequence[FrozenTrial], out: Path, workplace: Workplace, mean_s: float | None
+) -> RunStatus:
+    by_state = {trial.state: trial for trial in trials}  # the newest of each
+    if done := by_state.get(TrialState.COMPLETE):
+        folder = done.user_attrs.get("folder")
+        if folder is not None and not os.path.lexists(out / folder / FILE_NAME):
+            return RunStatus(arm, seed, "missing", GONE)
+        return RunStatus(arm, seed, "finished")
+    if running := by_state.get(TrialState.RUNNING):
+        where = worker_of(running)
+        if not lives(running, workplace):
+            return RunStatus(arm, seed, "lost", DEAD, where)
+        folder = running.user_attrs["folder"]
+        progress = read_progress(out / folder) or {}
+        step, steps = progress.get("step"), progress.get("steps")
+        return RunStatus(arm, seed, "running", None, where, step, steps, _left(progress, mean_s), folder)
+    if TrialState.WAITING in by_state:
+        return RunStatus(arm, seed, "queued")
+    if not trials:
+        return RunStatus(arm, seed, "missing")
+    last = trials[-1].user_attrs
+    if last.get("status") == "failed" and "folder" in last and not os.path.lexists(out / last["folder"] / FILE_NAME):
+        return RunStatus(arm, seed, "missing", GONE)
+    return RunStatus(arm, seed, "failed" if last.get("status") == "failed" else "stopped", last.get("reason"))
+
+
+def worker_of(trial: FrozenTrial) -> str | None:
+    """Host or Slurm task of who claimed a trial."""
+    place, host = place_of(trial), trial.user_attrs.get("host")
+    return host if place is None else f"{place.name} on {host}"
+
+
+def lives(trial: FrozenTrial, workplace: Workplace) -> bool:
+    """Whether a trial's worker does, by Slurm's word and on this host by its process: a lock could be in its way."""
+    if workplace.is_gone(trial):
+        return False
+    if trial.user_attrs.get("host") != socket.gethostname():
+        return True
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(trial.user_attrs["pid"], 0)
+        except ProcessLookupError:
+            return False
+    return True
+
+
+def _left(progress: Mapping[str, Any], mean_s: float | None) -> float | None:
+    if not progress.get("step"):
+        return mean_s
+    share = progress["step"] / progress["steps"]
+    whole_s = mean_s or (progress["updated"] - progress["started"]) / share
+    return max(0.0, whole_s * (1 - share) - (time.time() - progress["updated"]))
+
+
+def _seconds_left(runs: Sequence[RunStatus], mean_s: float | None) -> float | None:
+    running = [run for run in runs if run.state == "running"]
+    if not running or mean_s is None:
+        return None
+    queued = sum(run.state == "queued" for run in runs)
+    return (sum(run.seconds_left or mean_s for run in running) + queued * mean_s) / len(running)

@@ -1,0 +1,110 @@
+"""Ways of decoding, from a declaration to what each trained model is asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from core.config.loading import text
+from core.config.run import RunConfig
+from core.data.tasks import examples, room, task_of
+from core.diffusion.sampling import Sampling
+from core.errors import UserError
+from sweeps.studies.ablation import Ablation, Decoders
+from sweeps.studies.arms import expand
+from sweeps.studies.checks import nearest
+
+FULL = "full"  # a block as long as the response
+OWN_KEY = "tokens_per_call"
+SET_ELSEWHERE = ("length", "seed")  # by the task, and by `decode_seeds`
+
+
+def describe(decoders: Decoders, configs: Mapping[str, RunConfig]) -> dict[str, Any]:
+    """What a design says of them, JSON-ready. configs: of the arms that are to be decoded, by
+    name, the control first; a causal one is decoded token after token alone.
+
+    Raises UserError for what can't be decoded so, and for arms that answer no task or not the same one.
+    """
+    tasks = {_task(config) for config in configs.values()}
+    if len(tasks) > 1:
+        raise UserError(f"decoders: the arms are trained on several tasks ({', '.join(sorted(tasks))}): use one")
+    task = tasks.pop()
+    held = len(examples(task).held_out)
+    if not 1 <= decoders.examples <= held:
+        raise UserError(
+            f"decoders: examples must lie between 1 and {held}, what task:{task} holds out, not {decoders.examples}"
+        )
+    if decoders.decode_seeds < 1:
+        raise UserError(f"decoders: decode_seeds must be at least 1, not {decoders.decode_seeds}")
+    if decoders.margin is not None and not decoders.margin > 0:
+        raise UserError(
+            f"decoders: margin must be positive, not {decoders.margin}; None means that equivalence isn't claimed"
+        )
+    _check_keys([*(factor.key for factor in decoders.factors), *decoders.settings])
+    try:
+        arms = expand(Ablation(question="", factors=decoders.factors, control=decoders.control, arms=decoders.arms))
+    except UserError as error:
+        raise UserError(f"decoders: {error}") from None
+    length, causal = room(task), [arm for arm, config in configs.items() if config.model.causal]
+    if next(iter(configs)) in causal:
+        raise UserError("decoders: the control is causal and is decoded in one way only: let it be a masked model")
+    names = {factor.key: factor.name for factor in decoders.factors}
+    ways: list[dict[str, Any]] = []
+    for arm in arms:
+        given = _sampling_settings(arm.name, {**decoders.settings, **arm.settings}, length)
+        said = (f"{names[key]} {text(level)}" for key, level in arm.settings.items() if level is not None)
+        ways.append({"name": arm.name, "label": ", ".join(said), "settings": given})
+    _check_own_blocks(configs, ways)
+    return {
+        "task": task, "examples": decoders.examples, "decode_seeds": decoders.decode_seeds, "length": length,
+        "margin": decoders.margin, "control": ways[0]["name"], "ways": ways, "causal": causal,
+    }  # fmt: skip
+
+
+def _check_own_blocks(configs: Mapping[str, RunConfig], ways: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse other blocks than a network's own."""
+    for arm, config in configs.items():
+        own = config.model.block_length
+        for way in ways if own else ():
+            if way["settings"].get("block_length") not in (None, own):
+                raise UserError(
+                    f"decoders: {way['name']}: the arm {arm} is decoded in its own blocks (model.block_length={own}): leave "
+                    "block_length out"
+                )
+
+
+def _task(config: RunConfig) -> str:
+    try:
+        name = task_of(config)
+    except UserError as error:
+        raise UserError(f"decoders: {error}") from None
+    if config.data.sequence_length < room(name):
+        raise UserError(
+            f"decoders: task:{name} needs {room(name)} tokens for a response alone, and "
+            f"data.sequence_length={config.data.sequence_length}"
+        )
+    return name
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    known = [entry.name for entry in fields(Sampling) if entry.name not in SET_ELSEWHERE] + [OWN_KEY]
+    for key in keys:
+        if key not in known:
+            raise UserError(f"decoders: unknown setting '{key}': {nearest(key, known)}")
+
+
+def _sampling_settings(name: str, settings: Mapping[str, Any], length: int) -> dict[str, Any]:
+    """A way's settings as fields of Sampling, those alone that were given."""
+    given = dict(settings) | {"length": length}
+    if given.get("block_length") == FULL:
+        given["block_length"] = length
+    if (count := given.pop(OWN_KEY, None)) is not None:
+        if given.get("threshold") is not None or given.get("steps") is not None:
+            raise UserError(f"decoders: {name}: {OWN_KEY} excludes threshold and steps: leave it out")
+        if not isinstance(count, int) or not 1 <= count <= length or length % count:
+            raise UserError(f"decoders: {name}: {OWN_KEY}={count} must divide the {length} tokens of a response")
+        given["steps"] = length // count
+    try:
+        Sampling(**given)
+    except UserError as error:
+        raise UserError(f"decoders: {name}: {error}") from None
+    return given

@@ -1,0 +1,106 @@
+"""What is to be trained, as a ledger, a worker and a scheduler's task need to know it: without what it takes to plan it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from core.config.loading import build
+from core.config.run import RunConfig, to_dict
+from core.records.metrics import METRICS
+from sweeps.studies.ablation import Level, study_name
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan: an arm under a seed. fingerprint: of the data that it is to be trained on. first: a first stage, of
+    the same seed, that is trained inside the run's folder before it; first_fingerprint: of its data."""
+
+    arm: str
+    settings: Mapping[str, Level]
+    config: RunConfig
+    run_hash: str
+    arm_hash: str
+    fingerprint: str
+    first: RunConfig | None = None
+    first_fingerprint: str = ""
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def label(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that an ablation of one size is to train.
+
+    design: the declaration resolved, JSON-ready; records carry it, and reports need nothing else.
+    runs: block by block (all arms of the first seed, then of the second), so that an interrupted sweep leaves whole
+        blocks to compare.
+    """
+
+    name: str
+    size: str
+    design: Mapping[str, Any]
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def study_name(self) -> str:
+        return study_name(self.name, self.size)
+
+    @property
+    def goal(self) -> str:
+        """Which direction of the metric is better: "min" or "max"."""
+        return METRICS[self.design["metric"]].goal
+
+    @property
+    def devices(self) -> int:
+        """Processes that train one run together."""
+        return int(self.design.get("devices", 1))
+
+    def buy(self, cells: Iterable[tuple[str, int]], design: Mapping[str, Any]) -> "Plan":
+        """The runs of the given cells alone, as (arm, seed), in the plan's order; the design says what is planned in all."""
+        chosen = set(cells)
+        return replace(self, design=design, runs=tuple(run for run in self.runs if (run.arm, run.seed) in chosen))
+
+    def place(self, run: PlannedRun) -> dict[str, Any]:
+        """What a run's record remembers of its place in the design (the record's `study`)."""
+        return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": dict(self.design)}
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain dictionaries, for `from_json` in another process."""
+        said: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {}  # once for each arm: seeds may be a thousand
+        for run in self.runs:
+            if run.arm_hash not in said:
+                said[run.arm_hash] = to_dict(run.config), to_dict(run.first) if run.first else None
+        rows = []
+        for run in self.runs:
+            config, first = said[run.arm_hash]
+            row = vars(run) | {"settings": dict(run.settings), "config": config | {"seed": run.seed}}
+            rows.append(row | {"first": first and first | {"seed": run.seed}})
+        return {"name": self.name, "size": self.size, "design": dict(self.design), "runs": rows}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Plan":
+        """The plan that `to_json` wrote."""
+        built: dict[str, dict[str, RunConfig]] = {}  # once for each arm
+        for row in content["runs"]:
+            if row["arm_hash"] not in built:
+                built[row["arm_hash"]] = {key: build(row[key]) for key in ("config", "first") if row.get(key)}
+        runs = tuple(
+            PlannedRun(
+                **row | {key: replace(one, seed=row["config"]["seed"]) for key, one in built[row["arm_hash"]].items()}
+            )
+            for row in content["runs"]
+        )
+        return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
+
+
+def cells(design: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int]]:
+    """Every arm, as the design lists it, under every seed that it is to be trained on, block by block."""
+    bought = design.get("adaptive", {}).get("bought")
+    for place, seed in enumerate(design["seeds"]):
+        yield from ((arm, seed) for arm in design["arms"] if bought is None or place < bought.get(arm["name"], 0))

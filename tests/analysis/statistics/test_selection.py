@@ -1,0 +1,92 @@
+"""The best of many against brute force, and the winner's curse against simulation."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from analysis.statistics.selection import confirm, expected_best
+from core.errors import UserError
+
+
+def test_expected_best_of_a_known_row() -> None:
+    assert expected_best([1, 2, 3], 1) == pytest.approx(2)
+    assert expected_best([1, 2, 3], 2) == pytest.approx((2 + 3 + 3) / 3)
+    assert expected_best([1, 2, 3], 3) == pytest.approx(3)
+    assert expected_best([3, 1, 2], 2, higher_is_better=False) == pytest.approx((1 + 1 + 2) / 3)
+
+
+@pytest.mark.parametrize("better", [max, min])
+def test_expected_best_is_the_mean_over_all_subsets(better) -> None:
+    scores = np.random.default_rng(0).normal(size=8)
+    for n in range(1, 9):
+        slow = np.mean([better(subset) for subset in itertools.combinations(scores, n)])
+        assert expected_best(scores, n, higher_is_better=better is max) == pytest.approx(slow)
+
+
+def test_expected_best_is_exact_for_many_trials_and_ties() -> None:
+    assert expected_best([5.0] * 1000, 400) == pytest.approx(5)
+    uniform = np.arange(1, 2001) / 2001  # the best of n uniform draws without replacement: n (N + 1) / (n + 1)
+    assert expected_best(uniform, 99) == pytest.approx(99 / 100)
+
+
+def test_expected_best_is_unbiased_where_drawing_with_replacement_is_not() -> None:
+    rng = np.random.default_rng(1)
+    samples = rng.uniform(size=(4000, 10))
+    ours = np.mean([expected_best(row, 5) for row in samples])
+    plugged_in = np.mean([(np.arange(1, 11) / 10) ** 5 @ np.r_[np.sort(row)[:-1] - np.sort(row)[1:], np.sort(row)[-1]]
+                          for row in samples])  # fmt: skip
+    assert ours == pytest.approx(5 / 6, abs=0.004)
+    assert abs(plugged_in - 5 / 6) > 0.02
+
+
+@pytest.mark.parametrize("n", [0, 4, -1])
+def test_expected_best_refuses_what_was_not_tried(n: int) -> None:
+    with pytest.raises(UserError, match="only 3 trials"):
+        expected_best([1, 2, 3], n)
+
+
+def test_expected_best_refuses_failed_trials() -> None:
+    with pytest.raises(UserError, match="leave failed trials out"):
+        expected_best([1, np.nan], 1)
+
+
+def test_confirm_takes_the_winner_of_one_and_the_values_of_the_other() -> None:
+    selection = [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]]
+    holdout = [[9.0, 9.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]
+    found = confirm(selection, holdout)
+    assert (found.winner, found.estimate, found.n) == (1, 2.0, 3)
+    assert found.interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))  # t(2), 97.5 %
+    assert (found.selected, found.optimism) == (3.5, 1.5)
+    lowest = confirm(selection, holdout, higher_is_better=False)
+    assert (lowest.winner, lowest.estimate, lowest.optimism) == (2, 5.0, 5.0)
+
+
+def test_the_winner_of_equal_arms_is_flattered_and_its_confirmation_is_not() -> None:
+    rng = np.random.default_rng(2)
+    found = [confirm(rng.normal(size=(9, 3)), rng.normal(size=(9, 8))) for _ in range(2000)]
+    assert np.mean([c.selected for c in found]) == pytest.approx(0.857, abs=0.02)  # E max of 9 normals / sqrt(3)
+    assert np.mean([c.estimate for c in found]) == pytest.approx(0, abs=0.025)
+    assert np.mean([c.low < 0 < c.high for c in found]) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("selection", "holdout", "said"),
+    [
+        ([[1, 2]], [[1, 2], [3, 4]], "the same arms"),
+        ([[1, 2]], [[1]], "at least 2 fresh seeds"),
+        ([[1, np.nan]], [[1, 2]], "leave failed arms out"),
+        ([[1, 2]], [[1, np.nan]], "the winner has fresh seeds without"),
+        ([1, 2], [[1, 2]], "the same arms"),
+    ],
+)
+def test_confirm_refuses(selection, holdout, said) -> None:
+    with pytest.raises(UserError, match=said):
+        confirm(selection, holdout)
+
+
+@pytest.mark.parametrize("higher", [True, False])
+@pytest.mark.parametrize("off", [1 - 1e-13, 1.0, 1 + 1e-13])
+def test_of_means_that_are_equal_but_for_rounding_the_first_wins(off: float, higher: bool) -> None:
+    selection = np.array([[2.0, 3.0], [2.0 * off, 3.0 * off], [2.5, 2.5]])
+    assert confirm(selection, np.array([[1.0, 2.0]] * 3), higher_is_better=higher).winner == 0

@@ -1,0 +1,89 @@
+"""A run that is asked to pause goes on from the very step at which it stopped, as if nothing had happened."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.loggers.logger import DummyLogger
+from safetensors.torch import load_file
+
+from core.config.loading import build
+from core.training import preemption as pausing
+from core.training.checkpoint_files import BEST, FOLDER, saved_step
+from core.training.preemption import TrainingPausedError
+from core.training.run import train
+from tests.core.training.test_run import QUICK
+
+LONG = QUICK | {
+    "trainer.steps": 60,
+    "trainer.validate_every": 20,
+    "trainer.log_every": 7,
+    "trainer.keep_best": "val/nelbo",
+}
+SPREAD = {"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2, "deepspeed.stage": 2}
+
+
+class At(DummyLogger):
+    """Does something when the row of a step is logged."""
+
+    def __init__(self, step: int, action) -> None:
+        super().__init__()
+        self.step, self.action = step, action
+
+    def log_metrics(self, metrics, step=None) -> None:
+        if step == self.step and "train/nelbo" in metrics:
+            self.action()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("changes", "devices"), [({}, 1), (SPREAD, 2)], ids=["single", "zero2"])
+def test_a_paused_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Path) -> None:
+    config = build(LONG, changes)
+    whole = train(config, tmp_path / "whole", devices=devices)
+    assert whole.status == "complete", whole.reason
+    cut = tmp_path / "cut"
+    with pytest.raises(TrainingPausedError):
+        train(config, cut, devices=devices, loggers=[At(14, pausing.request)])
+    step = saved_step(cut)
+    assert step is not None and 14 <= step < 60 and (devices > 1 or step == 14)
+    assert not (cut / "record.json").exists() and not pausing.requested()
+    again = train(config, cut, devices=devices)
+    assert again.status == "complete", again.reason
+    assert again.curve == whole.curve and again.validation == whole.validation
+    assert again.best == whole.best and whole.best["value"] == min(whole.validation["val/nelbo"])
+    assert (cut / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
+    first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", cut))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert not (cut / FOLDER).exists()
+
+
+def test_a_signal_handler_can_ask(tmp_path: Path) -> None:
+    """Lightning installs a handler of its own, which would end the fit without a checkpoint."""
+    former = signal.signal(signal.SIGTERM, lambda *_: pausing.request())
+    try:
+        with pytest.raises(TrainingPausedError):
+            train(build(LONG), tmp_path, loggers=[At(21, lambda: os.kill(os.getpid(), signal.SIGTERM))])
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert saved_step(tmp_path) == 21
+
+
+def test_a_pause_before_the_first_step_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pausing, "requested", lambda: True)
+    with pytest.raises(TrainingPausedError):
+        train(build(LONG), tmp_path)
+    assert saved_step(tmp_path) is None
+
+
+def test_a_pause_after_the_last_step_finds_a_finished_run(tmp_path: Path) -> None:
+    assert train(build(LONG), tmp_path, loggers=[At(60, pausing.request)]).status == "complete"
+
+
+def test_nobody_heeds_a_request_outside_a_training() -> None:
+    assert not pausing.request() and not pausing.requested()
+    with pausing.heeded():
+        threading.Thread(target=pausing.request).run()
+        assert pausing.requested()
+    assert not pausing.requested()

@@ -1,0 +1,120 @@
+"""When an array task begins another run, and when it has itself started again."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from sweeps.launch import task as tasks
+from sweeps.launch import time_limit as shift
+from sweeps.launch.slurm import quantile
+from sweeps.launch.task import TaskWorker, start_again
+from sweeps.runs import slurm as scheduler
+from sweeps.runs.ledger import Ledger
+from sweeps.runs.liveness import PREEMPTED, Workplace
+from sweeps.runs.slurm import Place, SlurmError, Task
+from sweeps.runs.worker import StopSignal
+from sweeps.storage.storage import default_url, open_storage
+from tests.sweeps.trainers import quick
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Slurm as it is told to be: this task's state, and what it was asked to do."""
+    told = {"state": "RUNNING", "restarts": 0, "left": 600.0, "asked": []}
+
+    def queue(**chosen):
+        return [Task("7", "0", told["state"], "None", told["restarts"], told["left"], "n1")]
+
+    def call(*command, **options):
+        told["asked"].append(command)
+        if told.get("away"):
+            raise SlurmError("socket timed out")
+        return ""
+
+    monkeypatch.setattr(scheduler, "tasks", queue)
+    monkeypatch.setattr(scheduler, "call", call)
+    monkeypatch.setattr(shift, "CHECK_S", -1.0)
+    monkeypatch.setattr(tasks, "RETRY_S", 0.0)
+    monkeypatch.setattr(signal, "setitimer", lambda *arguments: None)
+    return told
+
+
+@pytest.fixture
+def ledger(make_plan, tmp_path):
+    place = Workplace(Place("7", "0", 0))
+    return Ledger(make_plan(), tmp_path / "out", open_storage(default_url(tmp_path / "out")), place)
+
+
+def worker(ledger, train=quick, lead_s=0.0):
+    return TaskWorker(ledger, train, StopSignal((signal.SIGUSR1,)), lead_s)
+
+
+def test_the_first_worker_of_a_script_submitted_by_hand_queues_the_runs(ledger, slurm):
+    worker(ledger).work()
+    assert len(ledger.durations_s()) == 4 and ledger.waiting() == 0
+    start_again(ledger, 1.0)
+    assert slurm["asked"] == []
+
+
+def test_a_task_with_too_little_time_for_another_run_is_started_again(ledger, slurm, monkeypatch):
+    ledger.reconcile()
+    monkeypatch.setattr(ledger, "durations_s", lambda: [100.0] * 9 + [400.0])
+    slurm["left"] = 200.0
+    worker(ledger, lead_s=120.0).work()
+    assert ledger.waiting() == 3  # a new task begins a run whatever its time: it goes on in pieces if it must
+    start_again(ledger, 1.0)
+    assert slurm["asked"] == [("scontrol", "requeue", "7_0")]
+    slurm["left"] = None  # no limit
+    worker(ledger, lead_s=120.0).work()
+    assert ledger.waiting() == 0
+
+
+def test_a_task_that_slurm_has_started_elsewhere_leaves(ledger, slurm):
+    ledger.reconcile()
+    slurm["restarts"] = 1
+    worker(ledger).work()
+    assert ledger.waiting() == 4
+    start_again(ledger, 1.0)
+    assert slurm["asked"] == []  # one owner: it is started again already
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING"])
+def test_a_cancelled_task_is_not_brought_back(ledger, slurm, state):
+    ledger.reconcile()
+    slurm["state"] = state
+    start_again(ledger, 1.0)
+    assert slurm["asked"] == []
+
+
+def test_a_task_stays_while_slurm_does_not_answer(ledger, slurm):
+    ledger.reconcile()
+    slurm["away"] = True
+    start_again(ledger, 0.05)
+    assert len(slurm["asked"]) > 1
+
+
+def test_a_run_that_is_stopped_waits_for_anybody(ledger, slurm):
+    ledger.reconcile()
+
+    def train(config, folder, **rest):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise AssertionError("the signal was not heeded")
+
+    again = []
+    tasks.work(worker(ledger, train), ledger, 1.0, lambda *arguments: again.append(arguments))
+    assert again and ledger.waiting() == 4
+    assert [t.user_attrs["reason"] for t in ledger._study.get_trials() if t.state.name == "FAIL"] == [PREEMPTED]
+
+
+def test_libraries_dont_see_the_job(monkeypatch):
+    environment = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_CONF": "x", "SLURM_CPUS_ON_NODE": "1", "HOME": "/"}
+    threads = torch.get_num_threads()
+    tasks._leave_slurm(environment)
+    assert environment == {"SLURM_JOB_ID": "7", "SLURM_CONF": "x", "HOME": "/"} and torch.get_num_threads() == 1
+    torch.set_num_threads(threads)
+
+
+def test_long_runs_are_those_at_the_upper_end():
+    assert [quantile([5.0, 1.0, 3.0, 2.0, 4.0], share) for share in (0.0, 0.5, 0.9, 1.0)] == [1.0, 3.0, 5.0, 5.0]
