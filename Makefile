@@ -10,7 +10,7 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check format bench plans clean
+.PHONY: help install demo test test-all check format docs bench plans clean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,12 +45,20 @@ format: $(STAMP)  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-check: $(STAMP)  ## format, lint, types, import contracts, plans of all ablations
+check: $(STAMP)  ## format, lint, types, import contracts, plans of all ablations, the documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory plans
+	$(MAKE) --no-print-directory plans docs
+
+docs: $(VENV)/.docs  ## build the documentation as a site, in site/
+	$(BIN)/python -m tests.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+$(VENV)/.docs: $(STAMP)
+	@$(BIN)/pip install -q -c constraints.txt $(PIP_ARGS) -e '.[docs]'
+	@touch $@
 
 bench: $(STAMP)  ## time the model beside its peers (some minutes; on an idle machine)
 	@$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
@@ -60,4 +68,4 @@ plans: $(STAMP)  # every declared ablation, in every size that it declares
 	  echo "== plan $$name $$size"; $(BIN)/ablate plan $$name --size $$size --no-calibration || exit 1; done
 
 clean:  ## remove .venv and caches (not runs/)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

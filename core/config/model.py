@@ -1,4 +1,7 @@
-"""What a network is: typed, frozen, and refused where it is impossible. core.config.run has the rest of a run."""
+"""Configuration of the network. core.config.run has the rest of a run.
+
+The comment of a field is its description in docs/configuration.md.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -32,20 +35,19 @@ MOST_LAYERS = 10_000  # each is an object, also of models that are only counted
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """How tokens choose experts: each kind is a class of core.model.routers.
+    """Router of the sparse layers. Each kind is a class of core.model.routers."""
 
-    sees: what kinds that are told a timestep get as one; "shuffled" and "constant" are controls of equal parameters.
-    """
-
-    kind: RouterKind = "topk"
+    kind: RouterKind = "topk"  # routing rule, see the table in docs/models.md
+    # input of a timestep-conditioned router. shuffled (another sequence's timestep) and constant are controls with equal
+    # parameters
     sees: Literal["timestep", "mask_ratio", "shuffled", "constant"] = "timestep"
-    time_features: int = 64  # of the timestep's embedding
-    time_bins: int = 10  # bin_bias only
-    k_schedule: Schedule | None = None  # how compute follows the mask ratio; None: the kind's own
-    scores: Literal["softmax", "sigmoid"] = "softmax"
-    renormalise: bool = False  # LLaDA-MoE and OLMoE: softmax over all experts, then top-k, gates as they are
-    gate_scale: float = 1.0  # what all gates are multiplied by (DeepSeek-V3's routed_scaling_factor)
-    bias_update_rate: float = 1e-3  # bias_balanced only: how far a step moves an expert's bias
+    time_features: int = 64  # width of the timestep's sinusoidal embedding
+    time_bins: int = 10  # bin_bias: bins of the timestep
+    k_schedule: Schedule | None = None  # number of experts per token against the mask ratio; null: the kind's default
+    scores: Literal["softmax", "sigmoid"] = "softmax"  # function of the router logits
+    renormalise: bool = False  # divide the chosen experts' gates by their sum; LLaDA-MoE and OLMoE don't
+    gate_scale: float = 1.0  # factor of all gates (DeepSeek-V3's routed_scaling_factor)
+    bias_update_rate: float = 1e-3  # bias_balanced: change of an expert's bias per step
 
     def __post_init__(self) -> None:
         for name in ("gate_scale", "bias_update_rate"):
@@ -78,41 +80,41 @@ class RouterConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network: a pre-norm transformer whose feed-forward layers are sparse mixtures of SwiGLU experts, or dense.
+    """A pre-norm transformer whose feed-forward layers are sparse mixtures of SwiGLU experts, or dense.
 
-    num_experts = 0 makes every layer dense (then top_k and expert_width are 0 too); dense_layers lists single layers
-    that are dense in a sparse model. granularity splits every expert into that many narrower ones, of which as many
-    times more are chosen: parameters and FLOPs stay as they are (arXiv 2402.07871); num_experts, top_k and expert_width
-    count before the split, `experts`, `experts_per_token` and `width_of_expert` after it.
+    num_experts = 0 makes every layer dense (then top_k and expert_width are 0 too). num_experts, top_k and expert_width count
+    before the split by granularity; `experts`, `experts_per_token` and `width_of_expert` count after it.
     """
 
-    vocab_size: int = 259  # 256 bytes + mask, eos, pad
-    mask_id: int | None = 256  # None: no mask token (autoregressive models)
-    eos_id: int | None = 257
-    pad_id: int | None = 258
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    num_kv_heads: int | None = None  # fewer than num_heads: grouped-query attention; None: as many
-    head_dim: int = 32
-    causal: bool = False
-    shifted: bool = False  # a token is predicted from the state before its own, as in a causal network (Dream)
-    block_length: int | None = None  # block diffusion: a token sees its block and those before it; None: all of them
-    qk_norm: Literal["head", "projection", "none"] = "head"  # RMSNorm per head, over the whole projection, or none
-    qkv_bias: bool = False
-    tied_embeddings: bool = False
-    num_experts: int = 8
-    top_k: int = 2
-    expert_width: int = 64
+    vocab_size: int = 259  # token ids; 256 bytes, mask, end and padding by default
+    mask_id: int | None = 256  # id of the mask token; null: none (autoregressive models)
+    eos_id: int | None = 257  # id of the end token
+    pad_id: int | None = 258  # id of the padding token
+    hidden_size: int = 128  # width of the residual stream
+    num_layers: int = 4  # transformer layers
+    num_heads: int = 4  # attention heads
+    num_kv_heads: int | None = None  # key and value heads; fewer than num_heads: grouped-query attention; null: as many
+    head_dim: int = 32  # width of a head
+    causal: bool = False  # causal attention, for autoregressive models
+    shifted: bool = False  # predict a token from the hidden state before it, as a causal network does (Dream)
+    block_length: int | None = None  # block diffusion: tokens attend to their block and earlier ones; null: to all
+    qk_norm: Literal["head", "projection", "none"] = "head"  # RMSNorm of queries and keys: per head, whole, or none
+    qkv_bias: bool = False  # biases of the query, key and value projections
+    tied_embeddings: bool = False  # the output layer shares the embedding's weights
+    num_experts: int = 8  # experts per sparse layer; 0: a dense model
+    top_k: int = 2  # experts per token
+    expert_width: int = 64  # hidden width of an expert's SwiGLU
+    # split each expert into this many narrower ones and choose as many times more, at equal parameters and FLOPs
+    # (arXiv 2402.07871)
     granularity: int = 1
-    shared_expert_width: int = 0  # an expert that every token meets, ungated; 0: none
-    dense_layers: tuple[int, ...] = ()
-    dense_width: int = 0  # of the dense layers' SwiGLU
+    shared_expert_width: int = 0  # width of an ungated expert that every token passes; 0: none
+    dense_layers: tuple[int, ...] = ()  # indices of the dense layers of a sparse model
+    dense_width: int = 0  # hidden width of the dense layers' SwiGLU
     router: RouterConfig = field(default_factory=RouterConfig)
-    rope_theta: float = 1e4
-    max_positions: int = 8192
-    norm_eps: float = 1e-5
-    init_std: float = 0.02
+    rope_theta: float = 1e4  # base of the rotary position embedding
+    max_positions: int = 8192  # longest sequence
+    norm_eps: float = 1e-5  # epsilon of RMSNorm
+    init_std: float = 0.02  # standard deviation of the initial weights
 
     def __post_init__(self) -> None:
         for name in (

@@ -1,7 +1,7 @@
-"""What one run is: typed, frozen, whole.
+"""Configuration of one run: frozen dataclasses with checks.
 
-A config never changes once it is built; impossible shapes are refused as it is. core.config.loading builds one from files and
-`key=value` settings.
+Building one refuses impossible values. core.config.loading builds it from files and `key=value` settings. The comment of a
+field is its description in docs/configuration.md.
 """
 
 import hashlib
@@ -31,27 +31,26 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised, and the auxiliary losses beside it (LLaDA-MoE Eq. 4).
+    """Training objective and auxiliary losses (LLaDA-MoE, arXiv 2509.24389, Eq. 2, 4 and 5)."""
 
-    masked_diffusion is Eq. 2; sft is Eq. 5 (only responses are masked); autoregressive is the cross-entropy of the
-    next token; vrpo prefers chosen responses to rejected ones by their bounds (LLaDA 1.5, arXiv 2505.19223).
-    """
-
+    # masked_diffusion: Eq. 2. sft: Eq. 5, only responses are masked. autoregressive: next-token cross-entropy. vrpo:
+    # preference tuning on likelihood bounds (LLaDA 1.5, arXiv 2505.19223)
     kind: Literal["masked_diffusion", "sft", "autoregressive", "vrpo"] = "masked_diffusion"
-    epsilon: float = 1e-3  # masking probability is (1 - epsilon) t + epsilon
-    timesteps: Literal["stratified", "antithetic", "uniform"] = "stratified"
-    exact_mask_count: bool = False  # mask a fixed number of tokens for each timestep rather than each by chance
-    weighting: Literal["bound", "cart"] = "bound"  # of masked tokens in training: 1 / p, or Dream's by their context
-    cart_p: float = 0.1  # of CART's geometric kernel: about 1 / p tokens on either side count
-    block_schedule: Literal["constant", "wsd"] = (
-        "constant"  # wsd: block lengths rise from 1 to the whole sequence, stay, and
-    )
-    block_warmup: float = 0.1  # fall back to model.block_length (LLaDA2.0); shares of the steps that it takes to rise
-    block_decay: float = 0.1  # and to fall
-    beta: float = 0.2  # vrpo: how much a nat of the bound, beyond the reference's, is worth
-    draws: int = 8  # vrpo: timesteps of a response, each with one mask
-    load_balancing_weight: float = 0.01
-    z_loss_weight: float = 0.001
+    epsilon: float = 1e-3  # the masking probability is (1 - epsilon) t + epsilon
+    timesteps: Literal["stratified", "antithetic", "uniform"] = "stratified"  # how the timesteps of a batch are drawn
+    exact_mask_count: bool = False  # mask a fixed number of tokens per timestep instead of each token independently
+    # weight of a masked token in training. bound: 1 / masking probability. cart: by the visible context around it (Dream)
+    weighting: Literal["bound", "cart"] = "bound"
+    cart_p: float = 0.1  # parameter of CART's geometric kernel, which reaches about 1 / p tokens to either side
+    # length of diffusion blocks over training. constant: model.block_length. wsd: rises from 1 to the whole sequence, stays
+    # there, falls to model.block_length (LLaDA2.0)
+    block_schedule: Literal["constant", "wsd"] = "constant"
+    block_warmup: float = 0.1  # share of the steps over which the block length rises (block_schedule=wsd)
+    block_decay: float = 0.1  # share of the steps over which the block length falls (block_schedule=wsd)
+    beta: float = 0.2  # vrpo: factor of the difference between the bound and the reference's bound, per nat
+    draws: int = 8  # vrpo: timesteps per response, each with one mask
+    load_balancing_weight: float = 0.01  # weight of the load-balancing loss, which is 1 at balance
+    z_loss_weight: float = 0.001  # weight of the router z-loss
 
     def __post_init__(self) -> None:
         require(0 < self.epsilon < 1, f"objective.epsilon must lie in (0, 1), not {self.epsilon}")
@@ -76,23 +75,23 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learned: a corpus, cut into sequences, with files or sequences held out for validation.
+    """Corpus, tokenizer, sequence lengths and the held-out part.
 
-    On a share of the steps (`variable_length_share`) the whole batch is drawn at one length l ~ U[variable_length_min,
+    On a share of the steps (`variable_length_share`) the whole batch has one length l ~ U[variable_length_min,
     sequence_length], so that no padding is computed (LLaDA-MoE, arXiv 2509.24389, Sec. 3).
     """
 
-    # stdlib, text:PATH, shakespeare, hf:NAME, tokens:PATH, instructions:FILE, preferences:FILE, task:NAME, a source, or a
-    # weighted mixture such as "0.7*stdlib + 0.3*text:PATH"
+    # stdlib, shakespeare, text:PATH, hf:NAME, tokens:PATH, instructions:FILE, preferences:FILE, task:NAME, a synthetic
+    # source, or a weighted mixture such as "0.7*stdlib + 0.3*text:PATH"
     corpus: str = "stdlib"
     tokenizer: str = "bytes"  # bytes, or the path of a tokenizer.json
-    sequence_length: int = 128
-    validation_sequences: int = 128
-    held_out_share: float | None = None  # of the data, by size; null: what files' names say, else about a tenth
-    variable_length_share: float = 0.0
-    variable_length_min: int = 8
-    packing: bool = False  # several prompts and responses in one sequence, none of which sees another
-    chat_template: str = "roles"  # how instructions' messages are written: a built-in one, or the path of a jinja file
+    sequence_length: int = 128  # tokens per sequence
+    validation_sequences: int = 128  # held-out sequences per validation
+    held_out_share: float | None = None  # share of the data, by size, to hold out; null: by file names, else a tenth
+    variable_length_share: float = 0.0  # share of the steps whose batch has a random, shorter length
+    variable_length_min: int = 8  # shortest such length
+    packing: bool = False  # put several prompts and responses into one sequence; they don't attend to one another
+    chat_template: str = "roles"  # template of `messages` in instructions: a built-in one, or the path of a jinja file
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, f"data.sequence_length must be at least 2, not {self.sequence_length}")
@@ -117,22 +116,22 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a linear warm-up to the peak, and what the learning rate does from there.
+    """AdamW and the learning-rate schedule: a linear warm-up to the peak, then one of three shapes.
 
     cosine falls to `final_lr_fraction` of the peak over all remaining steps. wsd (warm-up, stable, decay: MiniCPM, arXiv
-    2404.06395, Sec. 4) stays at the peak, and over the last `decay_fraction` of the steps falls to it along a straight line,
-    as LLaDA's does (arXiv 2502.09992, Sec. 2.2 and 2.3). constant stays at the peak.
+    2404.06395, Sec. 4) stays at the peak, and falls to it linearly over the last `decay_fraction` of the steps, as in LLaDA
+    (arXiv 2502.09992, Sec. 2.2 and 2.3). constant stays at the peak.
     """
 
-    learning_rate: float = 2e-3
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    warmup_steps: int = 20
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    decay_fraction: float = 0.1  # wsd only
-    final_lr_fraction: float = 0.1
-    gradient_clip: float = 1.0
+    learning_rate: float = 2e-3  # peak learning rate
+    beta1: float = 0.9  # AdamW's decay rate of the first moment
+    beta2: float = 0.95  # AdamW's decay rate of the second moment
+    weight_decay: float = 0.1  # decoupled weight decay of matrices; vectors have none
+    warmup_steps: int = 20  # steps of the linear warm-up
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"  # shape after the warm-up
+    decay_fraction: float = 0.1  # share of the steps over which schedule=wsd decays
+    final_lr_fraction: float = 0.1  # last learning rate as a share of the peak
+    gradient_clip: float = 1.0  # largest gradient norm; 0: no clipping
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate must be positive, not {self.learning_rate}")
@@ -154,22 +153,22 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How long and on what."""
+    """Length of training, batches, device and checkpoints."""
 
-    steps: int = 300
-    batch_size: int = 16
-    validate_every: int = 100  # steps; 0 = only at the end
-    log_every: int = 10
-    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Precision = "fp32"
-    compile: bool = False  # torch.compile of every layer
-    initial_weights: str | None = None  # a model.safetensors of the same shape to start from, such as an imported one
-    strategy: Literal["single", "deepspeed"] = "single"  # one device without an engine, or any number under DeepSpeed
-    accumulate: int = 1  # micro-batches whose gradients make one step; batch_size is of the step, over all devices
-    activation_checkpointing: bool = False  # compute each layer again in the backward pass rather than keep it
-    checkpoint_every: int = 0  # steps; 0 = never: a run that is stopped starts again
-    keep_best: str | None = None  # a validation metric: the weights at its best value are kept beside the final ones
-    stop_on_alarm: bool = False  # end a run as failed at its first alarm (collapse, dead experts, spikes)
+    steps: int = 300  # optimizer steps
+    batch_size: int = 16  # sequences per step, over all devices and micro-batches
+    validate_every: int = 100  # steps between validations; 0: only after the last step
+    log_every: int = 10  # steps between rows of the training curve
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"  # device type; auto: CUDA where there is a GPU
+    precision: Precision = "fp32"  # bf16: mixed precision, with weights in fp32
+    compile: bool = False  # apply torch.compile to every layer
+    initial_weights: str | None = None  # a model.safetensors of the same shapes to start from; null: random weights
+    strategy: Literal["single", "deepspeed"] = "single"  # single: one device. deepspeed: any number, under DeepSpeed
+    accumulate: int = 1  # micro-batches per step
+    activation_checkpointing: bool = False  # recompute each layer in the backward pass instead of keeping activations
+    checkpoint_every: int = 0  # steps between checkpoints; 0: none, an interrupted run starts again
+    keep_best: str | None = None  # a validation metric at whose best value the weights are kept beside the final ones
+    stop_on_alarm: bool = False  # end the run as failed at its first alarm (collapse, dead experts, spikes)
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "log_every", "accumulate"):
@@ -185,16 +184,13 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class DeepSpeedConfig:
-    """How DeepSpeed spreads a run over devices (trainer.strategy=deepspeed).
+    """DeepSpeed's layout of a run over devices (trainer.strategy=deepspeed)."""
 
-    The stage is ZeRO's (arXiv 1910.02054): 1 spreads the optimizer's state, 2 the gradients too, 3 the parameters too.
-    With expert_parallel = N each group of N devices holds every expert once, and tokens travel to them.
-    """
-
+    # ZeRO stage (arXiv 1910.02054). 1: optimizer states are partitioned, 2: gradients too, 3: parameters too
     stage: Literal[0, 1, 2, 3] = 2
-    expert_parallel: int = 1
-    offload: Literal["none", "optimizer", "parameters"] = "none"  # what is kept in host memory
-    json: str | None = None  # a DeepSpeed configuration file, merged over what the fields say
+    expert_parallel: int = 1  # devices over which the experts are spread; each such group holds every expert once
+    offload: Literal["none", "optimizer", "parameters"] = "none"  # states kept in host memory
+    json: str | None = None  # a DeepSpeed configuration file, merged over these fields
 
     def __post_init__(self) -> None:
         require(self.stage in (0, 1, 2, 3), f"deepspeed.stage must be 0, 1, 2 or 3, not {self.stage}")
@@ -208,9 +204,9 @@ class DeepSpeedConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run, whole: two runs of equal configs on equal data are the same run."""
+    """Configuration of one run. Two runs of equal configurations on equal data are the same run."""
 
-    seed: int = 0
+    seed: int = 0  # seed of initial weights, data order, timesteps and masks
     model: ModelConfig = field(default_factory=ModelConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -12,6 +12,7 @@ from core.errors import UserError
 from sweeps.search.plan import plan as plan_search
 from sweeps.spec import Ablation, Search
 from sweeps.studies.resolve import plan
+from tests.reference import DOCS, pages
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,6 +72,13 @@ def test_every_declaration_can_be_planned(page: Path) -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_generated_pages_are_those_of_the_code(name: str) -> None:
+    page = pages()[name]
+    assert (DOCS / name).read_text(encoding="utf-8") == page, "run `python -m tests.reference`"
+    assert not re.search(r"\| *\|$", page, re.M), "a key or a metric has no meaning: comment its field"
 
 
 # Commands of which each kind is a program of its own.
