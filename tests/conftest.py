@@ -25,7 +25,7 @@ def template() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--limit", type=float, metavar="SECONDS", help="fail when a single test takes longer")
+    parser.addoption("--limit", type=float, metavar="SECONDS", help="fail when a single test takes longer; name those over half of it")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -43,21 +43,26 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _seconds[report.nodeid] += report.duration
 
 
-def _over_limit(config: pytest.Config) -> Iterator[str]:
-    limit = config.getoption("--limit")
-    if limit is not None:
-        for name, seconds in sorted(_seconds.items(), key=lambda entry: -entry[1]):
-            if seconds > limit:
-                yield f"{seconds:.0f} s, {limit:.0f} s is the limit: {name}"
+def _longer_than(seconds: float | None) -> list[str]:
+    """The tests that took longer, the longest first; none without a limit."""
+    found = sorted(_seconds.items(), key=lambda entry: -entry[1])
+    return [f"{took:.0f} s: {name}" for name, took in found if seconds is not None and took > seconds]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if session.exitstatus == pytest.ExitCode.OK and any(_over_limit(session.config)):
+    if session.exitstatus == pytest.ExitCode.OK and _longer_than(session.config.getoption("--limit")):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if found := list(_over_limit(config)):
-        terminalreporter.section("tests that took too long", red=True, bold=True)
-        for line in found:
-            terminalreporter.write_line(line, red=True)
+    limit = config.getoption("--limit")
+    if limit is None:
+        return
+    for title, colour, found in [
+        (f"tests that took more than {limit:g} s, which is the limit", {"red": True}, _longer_than(limit)),
+        (f"tests that took more than half of the limit of {limit:g} s", {"yellow": True}, _longer_than(limit / 2)),
+    ]:
+        if found:
+            terminalreporter.section(title, bold=True, **colour)
+            for line in found:
+                terminalreporter.write_line(line, **colour)

@@ -16,7 +16,7 @@ from tests.core.capacity.held import counted
 from tests.core.training.many import run_case
 from tests.core.training.test_run import QUICK
 
-STEPS = QUICK | {"trainer.steps": 10, "trainer.validate_every": 4, "trainer.log_every": 1}
+STEPS = QUICK | {"trainer.steps": 5, "trainer.validate_every": 0, "trainer.log_every": 1}
 KINDS = {
     "topk": {},
     "sigmoid": {"model.router.scores": "sigmoid", "model.router.renormalise": True, "model.shared_expert_width": 16},
@@ -34,11 +34,10 @@ KINDS = {
     "hash": {"model.router.kind": "hash"},
     "packed": {"objective.kind": "sft", "data.packing": True},  # of unlike lengths, so that ranks have unlike filling
 }
-# Kinds and ZeRO stages, in two launches.
-CASES = {
-    "stages": [*(("topk", stage) for stage in range(4)), ("idle", 2), ("idle", 3)],
-    "kinds": [(kind, 2) for kind in KINDS if kind not in ("topk", "idle")],
-}
+STAGES = [*(("topk", stage) for stage in range(4)), ("idle", 2), ("idle", 3)]  # kinds and ZeRO stages, in one launch
+SPREAD_KINDS = [kind for kind in KINDS if kind not in ("topk", "idle")]
+# Each kind with its experts spread and all else too; and besides with one of the two alone.
+KINDS_OF = {"dp2": SPREAD_KINDS[::2], "ep2": SPREAD_KINDS[1::2], "ep2-dp2": SPREAD_KINDS}
 LAYOUTS = {"dp2": (2, 1), "ep2": (2, 2), "ep2-dp2": (4, 2)}
 CURVES = ("train/nelbo", "train/load_balancing", "train/z_loss", "train/gradient_norm")
 CLOSE = 1e-5
@@ -92,7 +91,7 @@ def differences(one: Path, other: Path, kind: str, name: str) -> dict[str, float
     found = {}
     for curve in CURVES:
         left, right = (torch.tensor(record.curve[curve], dtype=torch.float64) for record in (before, after))
-        assert len(left) == len(right) == 10
+        assert len(left) == len(right) == STEPS["trainer.steps"]
         found[curve] = float(((left - right).abs() / left.abs()).max())
     found["val/nelbo"] = abs(after.metrics["val/nelbo"] / before.metrics["val/nelbo"] - 1)
     left, right = load_file(one / f"{kind}.safetensors"), load_file(other / f"{name}.safetensors")
@@ -124,14 +123,14 @@ def launched(layout: str, pairs: list[tuple[str, int]], single: Path, folder: Pa
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_routers_gradients_and_losses_are_those_of_one_process(layout: str, single: Path, tmp_path: Path) -> None:
-    launched(layout, CASES["kinds"], single, tmp_path)
+    launched(layout, [(kind, 2) for kind in KINDS_OF[layout]], single, tmp_path)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_gradients_and_losses_at_every_stage_are_those_of_one_process(
     layout: str, single: Path, tmp_path: Path
 ) -> None:
-    launched(layout, CASES["stages"], single, tmp_path)
+    launched(layout, STAGES, single, tmp_path)
     devices, parallel = LAYOUTS[layout]
     idle = RunRecord.from_json((tmp_path / "idle-2.json").read_text())
     assert idle.expert_load["load"][0][0][2:] == [0.0, 0.0]  # a rank had nothing to do
