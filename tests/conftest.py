@@ -25,7 +25,12 @@ def template() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--limit", type=float, metavar="SECONDS", help="fail when a single test takes longer; name those over half of it")
+    parser.addoption(
+        "--limit",
+        type=float,
+        metavar="SECONDS",
+        help="fail when a test takes longer, name those over half",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
