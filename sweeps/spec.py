@@ -1,22 +1,14 @@
 """The vocabulary of declarations: what `ablations/` and users' own files import."""
 
 from sweeps.search.spec import Budget, Choice, Int, Log, Search, Uniform
-from sweeps.studies.ablation import Ablation, Arm, Decoders, Factor, Ladder, Level, Resources, Size, Target
+from sweeps.studies.ablation import Ablation, Size
+from sweeps.studies.arms import Arm
+from sweeps.studies.decoders import Decoders
+from sweeps.studies.factors import Factor
+from sweeps.studies.ladder import Ladder, Target
+from sweeps.studies.study import Level, Resources
 
 __all__ = [
-    "Ablation",
-    "Arm",
-    "Budget",
-    "Choice",
-    "Decoders",
-    "Factor",
-    "Int",
-    "Ladder",
-    "Level",
-    "Log",
-    "Resources",
-    "Search",
-    "Size",
-    "Target",
-    "Uniform",
-]
+    "Ablation", "Arm", "Budget", "Choice", "Decoders", "Factor", "Int", "Ladder", "Level", "Log", "Resources", "Search",
+    "Size", "Target", "Uniform",
+]  # fmt: skip

@@ -16,8 +16,8 @@ from core.errors import UserError
 from core.runtime.printable import say
 from core.runtime.units import counted, significant
 from sweeps.runs.history import add_look
-from sweeps.studies.ablation import confirm_size, study_name
 from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
+from sweeps.studies.study import confirm_size, study_name
 
 
 def run_confirm(arguments: argparse.Namespace) -> int:

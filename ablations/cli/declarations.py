@@ -20,8 +20,10 @@ from core.records.versions import mixture
 from core.runtime.json_files import DamagedFileError
 from core.runtime.printable import one_line, say
 from sweeps.search.spec import Search
-from sweeps.studies.ablation import CONFIRM, Ablation, study_name
-from sweeps.studies.resolve import Plan, outline
+from sweeps.studies.ablation import Ablation
+from sweeps.studies.plan import Plan
+from sweeps.studies.resolve import outline
+from sweeps.studies.study import CONFIRM, first_seeds, study_name
 
 
 def check_owner(arguments: argparse.Namespace, study: str) -> None:
@@ -133,7 +135,7 @@ def _changes(
     words = shlex.split(design.get("command", ""))
     given = int(words[words.index("--seeds") + 1]) if "--seeds" in words and "confirms" not in design else None
     base = size.removesuffix(f".{CONFIRM}") if "confirms" in design else size
-    now, configs = outline(name, agenda.with_seeds(ablation, given), size=base, overrides=design.get("overrides", ()))
+    now, configs = outline(name, first_seeds(ablation, given), size=base, overrides=design.get("overrides", ()))
     if "confirms" in design:
         named = {arm["name"] for arm in design["arms"]}
         now |= {"arms": [arm for arm in now["arms"] if arm["name"] in named], "seeds": design["seeds"]}

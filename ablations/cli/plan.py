@@ -20,13 +20,15 @@ from core.runtime.units import counted, duration, short, significant
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
 from sweeps.runs.folders import pending
 from sweeps.runs.packing import best_workers
-from sweeps.studies.resolve import Plan, plan
+from sweeps.studies.plan import Plan
+from sweeps.studies.resolve import plan
+from sweeps.studies.study import first_seeds
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """The plan that the arguments name: NAME, --size, --seeds and key=value settings."""
     name, ablation = agenda.resolve(arguments.name)
-    ablation = agenda.with_seeds(ablation, arguments.seeds)
+    ablation = first_seeds(ablation, arguments.seeds)
     planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
     told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
     return replace(planned, design={**planned.design, **told})

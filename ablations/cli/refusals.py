@@ -10,8 +10,8 @@ from core.config.loading import build, parse_overrides
 from core.config.run import known_keys
 from core.errors import UserError
 from core.runtime.printable import one_line, say
-from sweeps.studies.ablation import Ablation, study_name
-from sweeps.studies.checks import check, edition_of
+from sweeps.studies.ablation import Ablation
+from sweeps.studies.study import edition_of, first_seeds, study_name
 
 PLANNED = ("plan", "run", "retry", "decode")  # make a plan, with settings
 RECORDED = ("report", "confirm", "export")  # judge what is recorded
@@ -34,11 +34,11 @@ def refuse_early(arguments: argparse.Namespace) -> None:
     if not isinstance(declaration, Ablation):
         return
     if arguments.command in PLANNED:
-        edition = edition_of(stem, agenda.with_seeds(declaration, arguments.seeds), arguments.size or "full")
+        edition = edition_of(stem, first_seeds(declaration, arguments.seeds), arguments.size or "full")
         settings = parse_overrides(arguments.settings)
         if unknown := {key: value for key, value in settings.items() if key not in known_keys()}:
             build(unknown)
-        check(edition, settings)
+        edition.check(settings)
         if arguments.command == "retry":
             agenda.check_started(study_name(stem, arguments.size or "full"), arguments)
     elif arguments.command in RECORDED:

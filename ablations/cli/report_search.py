@@ -21,7 +21,7 @@ from sweeps.search.importance import importances
 from sweeps.search.plan import described, differing
 from sweeps.search.results import Configuration, Results
 from sweeps.search.spec import from_json
-from sweeps.studies.ablation import CONFIRM
+from sweeps.studies.study import CONFIRM
 
 SHOWN = 5
 UNEQUAL = 1.5  # halving lets groups differ somewhat: which configuration goes on is decided as they come

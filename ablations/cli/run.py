@@ -80,7 +80,6 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
     from analysis.study import Study
     from analysis.verdicts.judge import judge
     from sweeps.runs.history import add_look
-    from sweeps.studies.arms import expand
 
     try:
         _, ablation = agenda.declared(name)
@@ -93,15 +92,8 @@ def _agenda_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, Any
         for size in ("full", *ablation.sizes):
             edition = ablation.sized(size)
             row: dict[str, Any] = {"name": name, "size": size, "question": edition.question}
-            if edition.ladder is not None:
-                row["models"] = sum(map(len, edition.ladder.families.values()))
-            row |= {
-                "arms": None if edition.ladder else len(edition.recipes or expand(edition)),
-                "seeds": len(edition.seeds),
-                "complete": 0,
-                "failed": 0,
-            }
-            row["verdict"] = None
+            row |= edition.source.summary()
+            row |= {"seeds": len(edition.seeds), "complete": 0, "failed": 0, "verdict": None}
             study = Study.load(recorded[size]) if size in recorded else None
             if study is not None:
                 judgement = judge(study, brief=True)

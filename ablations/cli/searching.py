@@ -21,7 +21,7 @@ from sweeps.search.plan import SearchPlan, described, plan
 from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
 from sweeps.storage.storage import choose_url
-from sweeps.studies.ablation import CONFIRM, study_name
+from sweeps.studies.study import CONFIRM, first_seeds, study_name
 
 
 def agenda_rows(name: str, search: Search, out: Path) -> list[dict[str, Any]]:
@@ -48,9 +48,7 @@ def make_plan(arguments: argparse.Namespace) -> SearchPlan:
     """The plan that the arguments name. `--seeds N` sets the seeds inside each configuration."""
     name, search = agenda.declared(arguments.name)
     assert isinstance(search, Search)
-    if arguments.seeds:
-        sizes = {size: {k: v for k, v in changes.items() if k != "seeds"} for size, changes in search.sizes.items()}
-        search = replace(search, seeds=tuple(range(arguments.seeds)), sizes=sizes)
+    search = first_seeds(search, arguments.seeds)
     planned = plan(name, search, size=arguments.size or "full", overrides=arguments.settings)
     told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
     return replace(planned, design={**planned.design, **told})

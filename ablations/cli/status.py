@@ -28,7 +28,7 @@ from sweeps.runs.status import RunStatus, Status, status
 from sweeps.search import status as searches
 from sweeps.search.status import ConfigurationStatus, SearchStatus
 from sweeps.storage.submissions import job_name, submissions
-from sweeps.studies.ablation import CONFIRM, study_name
+from sweeps.studies.study import CONFIRM, study_name
 from sweeps.tracking.wandb_sync import offline_runs
 
 WATCH_S = 2.0

@@ -9,25 +9,16 @@ import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from core.errors import UserError
 from sweeps.search.spec import KINDS, Budget, Search
-from sweeps.studies.ablation import (
-    CONFIRM,
-    MOST_SEEDS,
-    Ablation,
-    Decoders,
-    Factor,
-    Ladder,
-    Resources,
-    Size,
-    Target,
-    confirm_size,
-    study_name,
-)
-from sweeps.studies.checks import nearest
+from sweeps.studies.ablation import Ablation, Size
+from sweeps.studies.decoders import Decoders
+from sweeps.studies.factors import Factor
+from sweeps.studies.ladder import Ladder, Target
+from sweeps.studies.study import CONFIRM, STUDY_KINDS, Resources, confirm_size, nearest, study_name
 
 DECLARED = {
     kind.__name__: kind
@@ -104,18 +95,6 @@ def run_command(arguments: argparse.Namespace, size: str) -> str:
     if getattr(arguments, "until_decided", False):
         more += ["--until-decided", *(["--block", str(arguments.block)] if arguments.block else [])]
     return command("run", arguments, size, more)
-
-
-def with_seeds(ablation: Ablation, seeds: int | None) -> Ablation:
-    """The same question on seeds 0 .. seeds - 1, in every size; as it is when `seeds` is None."""
-    if seeds is None:
-        return ablation
-    if seeds < 1:
-        raise UserError(f"--seeds must be at least 1, not {seeds}")
-    if seeds > MOST_SEEDS:
-        raise UserError(f"--seeds {seeds} are more than a sweep can have: at most {MOST_SEEDS}")
-    sizes = {name: replace(size, seeds=None) for name, size in ablation.sizes.items()}
-    return replace(ablation, seeds=tuple(range(seeds)), sizes=sizes)
 
 
 def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping[str, Path]:
@@ -198,8 +177,11 @@ def _load(path: Path) -> Ablation | Search:
         words = str(error).splitlines()[0] if str(error) else ""
         line = f"{type(error).__name__}: {words}{_nearest_field(words)}".removesuffix(": ")
         raise UserError(f"{path.name} can't be read{_place(path, error)}: {line}") from error
-    kinds: dict[str, type[Ablation] | type[Search]] = {"ablation": Ablation, "search": Search}
-    found = [getattr(module, name) for name, kind in kinds.items() if isinstance(getattr(module, name, None), kind)]
+    found = [
+        getattr(module, kind.variable)
+        for kind in STUDY_KINDS.values()
+        if isinstance(getattr(module, kind.variable, None), kind.declaration)
+    ]
     if len(found) != 1:
         raise UserError(
             f"{path.name} must declare `ablation = Ablation(...)` (from sweeps.spec), or `search = Search(...)`"

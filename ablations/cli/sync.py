@@ -14,7 +14,7 @@ from ablations.cli import studies as agenda
 from ablations.cli.run import console, show_json
 from core.runtime.terminal import Terminal
 from core.runtime.units import counted
-from sweeps.studies.ablation import CONFIRM, study_name
+from sweeps.studies.study import CONFIRM, study_name
 from sweeps.tracking.wandb_sync import Offline, OfflineRun, Server, offline_runs, send, sending
 
 

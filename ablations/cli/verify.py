@@ -25,7 +25,7 @@ from sweeps.search.spec import Search
 from sweeps.search.status import groups_of
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import JOURNAL, choose_url, open_storage
-from sweeps.studies.ablation import CONFIRM, study_name
+from sweeps.studies.study import CONFIRM, study_name
 
 
 def run_verify(arguments: argparse.Namespace) -> int:

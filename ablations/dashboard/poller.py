@@ -24,7 +24,7 @@ from sweeps.search import status as searches
 from sweeps.search.status import SearchStatus
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url
-from sweeps.studies.ablation import CONFIRM, study_name
+from sweeps.studies.study import CONFIRM, study_name
 
 PAUSE_S, REST = 2.0, 4.0  # between looks, and of a look's own time: a fifth of a core at most
 PATIENCE_S = 5.0

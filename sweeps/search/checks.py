@@ -14,9 +14,8 @@ from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
 from sweeps.search.space import ordered
 from sweeps.search.spec import KINDS, Choice, Int, Log, Parameter, Search, Uniform
-from sweeps.studies.ablation import CONFIRMATION_SEED, MOST_SEEDS
-from sweeps.studies.checks import check_decides, nearest
 from sweeps.studies.matching import SOLVED
+from sweeps.studies.study import CONFIRMATION_SEED, MOST_SEEDS, check_decides, nearest
 
 TOKEN_KEYS = ("trainer.steps", "trainer.batch_size", "data.sequence_length")
 

@@ -11,8 +11,8 @@ from core.errors import UserError
 from core.model.flops import count
 from sweeps.search.space import applies, ordered
 from sweeps.search.spec import Search
-from sweeps.studies.ablation import Level
 from sweeps.studies.matching import match_flops
+from sweeps.studies.study import Level
 
 BYTES_PER_PARAMETER = 16  # fp32 weights, gradients, and AdamW's two moments
 

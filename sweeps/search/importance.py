@@ -19,7 +19,7 @@ from optuna.trial import create_trial
 
 from sweeps.search.space import distributions, parameters
 from sweeps.search.spec import Search
-from sweeps.studies.ablation import Level
+from sweeps.studies.study import Level
 
 FEWEST_POINTS = 10
 ROUNDING = 1e-9  # importances that differ by less are equal: a shuffle that changes no group gives the same one

@@ -9,7 +9,6 @@ from typing import Any
 
 from core.config.loading import parse_overrides, text
 from core.config.run import RunConfig, config_hash
-from core.errors import UserError
 from core.records.inputs import fingerprint
 from core.records.metrics import METRICS
 from core.runtime.units import significant
@@ -18,9 +17,8 @@ from sweeps.search.checks import check
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.spec import Choice, Search, from_json, range_text, to_json
-from sweeps.studies.ablation import CONFIRMATION_SEED, Level, study_name
-from sweeps.studies.checks import nearest
 from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.study import CONFIRMATION_SEED, Level, edition_of, study_name
 
 
 @dataclass(frozen=True)
@@ -115,10 +113,7 @@ class SearchPlan:
 def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[str] = ()) -> SearchPlan:
     """Resolve a declaration. Raises UserError for everything that would only fail, or mislead, once runs are trained."""
     settings = parse_overrides(overrides)
-    try:
-        edition = search.sized(size)
-    except KeyError:
-        raise UserError(f"unknown size '{size}' of '{name}': {nearest(size, ['full', *search.sizes])}") from None
+    edition = edition_of(name, search, size)
     check(edition, settings)
     resolver = Resolver(edition, settings)
     control = resolver.resolve(resolver.control_settings).config

@@ -18,8 +18,9 @@ from core.runtime import json_files as jsonfiles
 from core.runtime.json_files import DamagedFileError, is_whole
 from core.runtime.units import below, ranked
 from sweeps.search.plan import SearchPlan, described, differing
-from sweeps.studies.ablation import CONFIRM, Arm, Level
-from sweeps.studies.resolve import Plan, describe_arm, planned_runs
+from sweeps.studies.arms import Arm, ResolvedArm, describe_arm, planned_runs
+from sweeps.studies.plan import Plan
+from sweeps.studies.study import CONFIRM, Level
 
 FACTOR = "configuration"  # its only factor
 
@@ -243,7 +244,7 @@ def confirmation(plan: SearchPlan, results: Results) -> Plan:
         "search": design["identity"],
     }
     data = design["data_fingerprint"]
-    told = ((replace(arm, settings={FACTOR: arm.name}), config, data, None) for arm, config in arms)
+    told = ((ResolvedArm(replace(arm, settings={FACTOR: arm.name}), config), data, "") for arm, config in arms)
     runs = planned_runs(told, plan.fresh_seeds)
     return Plan(name=plan.study_name, size=CONFIRM, design=content, runs=runs)
 

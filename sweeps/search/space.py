@@ -8,7 +8,7 @@ from optuna.trial import Trial
 
 from core.errors import UserError
 from sweeps.search.spec import Choice, Int, Log, Parameter, Search
-from sweeps.studies.ablation import Level
+from sweeps.studies.study import Level
 
 ZERO = " = 0"  # after a key: the parameter that says whether it is 0 rather than in its range
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from core.config.field_types import check_fields
 from core.config.loading import flatten
 from core.errors import UserError
-from sweeps.studies.ablation import Level, Resources, check_seeds, check_sizes
+from sweeps.studies.study import Level, Resources, StudyKind, check_seeds, check_sizes, register
+
+if TYPE_CHECKING:
+    from sweeps.search.plan import SearchPlan
 
 When = Mapping[str, tuple[Level, ...]]  # the parameter exists where every key has one of these values
 
@@ -126,6 +129,8 @@ class Search:
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
 
+    kind: ClassVar[str] = "search"
+
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
         space = self.space if isinstance(self.space, Mapping) else {}
@@ -160,6 +165,23 @@ class Search:
             raise UserError(f"sizes: '{size}' changes '{unknown[0]}', which is no field of a search")
         changes["settings"] = dict(flatten(self.settings)) | dict(flatten(changes.get("settings", {})))
         return replace(self, **changes, sizes={})
+
+    def with_seeds(self, seeds: Sequence[int]) -> "Search":
+        sizes = {size: {k: v for k, v in changes.items() if k != "seeds"} for size, changes in self.sizes.items()}
+        return replace(self, seeds=tuple(seeds), sizes=sizes)
+
+    def check(self, overrides: Mapping[str, Any]) -> None:
+        from sweeps.search.checks import check  # Optuna, which mistakes in declarations are refused without
+
+        check(self, overrides)
+
+    def resolve(self, name: str, *, size: str = "full", overrides: Sequence[str] = ()) -> "SearchPlan":
+        from sweeps.search.plan import plan  # Optuna, as above
+
+        return plan(name, self, size=size, overrides=overrides)
+
+
+register(StudyKind("search", "search", Search, operations="sweeps.search.operations"))
 
 
 def range_text(parameter: Parameter) -> str:

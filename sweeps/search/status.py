@@ -21,7 +21,7 @@ from sweeps.search.rungs import expected_steps
 from sweeps.search.samplers import latest
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url
-from sweeps.studies.ablation import CONFIRM, Level, study_name
+from sweeps.studies.study import CONFIRM, Level, study_name
 
 STATES = ("running", "queued", "paused", "finished", "pruned", "failed", "lost", "missing")
 

@@ -28,7 +28,7 @@ from sweeps.search.rungs import bracket_of, promotable
 from sweeps.search.samplers import RETRIES, SamplerView, latest, sampler_for
 from sweeps.search.space import draw, parameters
 from sweeps.storage.retrying import OWNER, TOKEN
-from sweeps.studies.ablation import Level
+from sweeps.studies.study import Level
 
 MOST_DRAWS = 100  # in a row that give nothing to train
 

@@ -1,106 +1,160 @@
-"""The arms of a design: which settings they have and how they are called."""
+"""Arms of a design: what each trains, and how a design describes it.
 
-import hashlib
-import itertools
-import re
-from collections.abc import Iterator, Mapping
+A source of arms (factors, a ladder's points, recipes) resolves a declaration's settings into arms; it keeps `ArmSource`.
+"""
 
-from core.config.loading import text
-from core.config.model import TOLD_TIMESTEP
-from core.errors import UserError
-from sweeps.studies.ablation import Ablation, Arm, Factor, Level
-from sweeps.studies.checks import check_arms, check_factors
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
-LONGEST_NAME = 120  # a file name holds 255 bytes, and other names are built around this one
-
-
-def expand(ablation: Ablation) -> tuple[Arm, ...]:
-    """The arms of a declaration, the control first.
-
-    Without factors it is one arm, of models that are decoded in several ways. Raises UserError when the control, or an
-    arm that is listed, isn't one of the combinations of levels.
-    """
-    if ablation.decoders and not ablation.factors:
-        return (Arm(name="trained", label="trained", settings={}),)
-    check_factors(ablation.factors, ablation.control)
-    check_arms(ablation)
-    control = {factor.key: ablation.control[factor.key] for factor in ablation.factors}
-    others = (settings for settings in _combinations(ablation) if settings != control)
-    short = _short_keys(ablation.factors)
-    arms, taken = [], set[str]()
-    for settings in (control, *others):
-        name = _unique(",".join(f"{short[key]}={text(level)}" for key, level in settings.items()), taken)
-        said = (factor for factor in ablation.factors if _matters(factor.key, settings))
-        label = ", ".join(f"{factor.name} {text(settings[factor.key])}" for factor in said)
-        arms.append(Arm(name=name, label=label, settings=settings))
-    return tuple(arms)
+from core.config.loading import flatten
+from core.config.model import SEES_OTHERS
+from core.config.presets import preset
+from core.config.run import RunConfig, config_hash, content_hash, get_field, to_dict
+from core.model.flops import count, flops_per_token
+from core.records.likelihood_kind import ACROSS, incomparable, likelihood
+from sweeps.studies.plan import PlannedRun
+from sweeps.studies.study import check_settings
 
 
-def contrasted(ablation: Ablation, arms: tuple[Arm, ...]) -> list[list[str]]:
-    """The names of the two arms of every planned contrast.
+@dataclass(frozen=True)
+class Arm:
+    """One setting of all factors."""
 
-    Raises UserError for a contrast that isn't a pair of settings of two different arms of the design.
-    """
-    found = []
-    for pair in ablation.contrasts:
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(side, Mapping) for side in pair):
-            raise UserError(
-                f"contrasts: {pair!r} isn't a pair of settings, such as ({{'model.top_k': 4}}, {{'model.top_k': 1}})"
-            )
-        names = [_named({**ablation.control, **side}, arms) for side in pair]
-        if names[0] == names[1]:
-            raise UserError(f"contrasts: {names[0]} is compared with itself")
-        if arms[0].name in names:
-            raise UserError(f"contrasts: {names[0]} and {names[1]}: every arm is compared with the control already")
-        found.append(names)
-    return found
+    name: str  # unique in its design and fit for a file name
+    label: str  # for people
+    settings: Mapping[str, Any]  # factor levels, by config key
 
 
-def _named(settings: Mapping[str, Level], arms: tuple[Arm, ...]) -> str:
-    for arm in arms:
-        if dict(arm.settings) == dict(settings):
-            return arm.name
-    told = ", ".join(f"{key}={text(level)}" for key, level in settings.items())
-    raise UserError(f"contrasts: {told} is no arm of this design; its arms are {', '.join(arm.name for arm in arms)}")
+@dataclass(frozen=True)
+class ResolvedArm:
+    """An arm and the config that it trains; first: the config of a first stage."""
+
+    arm: Arm
+    config: RunConfig
+    first: RunConfig | None = None
+
+    def details(self) -> dict[str, Any]:
+        """What a design says of this arm beside what it says of any. Reads data."""
+        return {}
 
 
-def _matters(key: str, settings: Mapping[str, Level]) -> bool:
-    """Whether a level says anything of an arm: what a router that is told nothing would see doesn't."""
-    return key != "model.router.sees" or settings.get("model.router.kind", TOLD_TIMESTEP[0]) in TOLD_TIMESTEP
+@dataclass(frozen=True)
+class Shared:
+    """Settings below all arms: those of a preset, the declaration's over them, the command line's over both."""
+
+    base: str
+    settings: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+
+    @property
+    def layers(self) -> tuple[Mapping[str, Any], ...]:
+        return to_dict(preset(self.base)), self.settings, self.overrides
+
+    def refuse(self, taken: Mapping[str, str]) -> None:
+        """Refuse settings and overrides that something else sets. taken: by key, what sets it."""
+        check_settings(self.settings, self.overrides, taken)
 
 
-def _combinations(ablation: Ablation) -> Iterator[dict[str, Level]]:
-    if isinstance(ablation.arms, tuple):
-        control = {factor.key: ablation.control[factor.key] for factor in ablation.factors}
-        yield from ({**control, **arm} for arm in ablation.arms)
-        return
-    for levels in itertools.product(*(factor.levels for factor in ablation.factors)):
-        settings = {factor.key: level for factor, level in zip(ablation.factors, levels, strict=True)}
-        changed = sum(settings[key] != ablation.control[key] for key in settings)
-        if ablation.arms == "all" or changed <= 1:
-            yield settings
+class ArmSource(Protocol):
+    """Whatever the arms of an ablation come from. Its first arm is the control."""
+
+    def check(self, shared: Shared) -> None:
+        """Raise UserError for what can't be resolved, as far as this shows at once."""
+
+    def resolve(self, shared: Shared) -> Sequence[ResolvedArm]:
+        """The arms with their configs. Raises UserError for arms that can't be built."""
+
+    def summary(self) -> dict[str, Any]:
+        """How large the design is: its number of arms, or what else is counted."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a design says of the source itself."""
+
+    def factors(self, arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
+        """What differs between the arms, as a design lists it: keys, labels and levels."""
+
+    def contrasts(self, arms: Sequence[ResolvedArm]) -> list[list[str]]:
+        """The names of the two arms of every planned contrast."""
+
+    def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
+        """What makes an arm hard to compare with the control."""
 
 
-def _short_keys(factors: tuple[Factor, ...]) -> dict[str, str]:
-    """Each factor's key, cut to as many of its last parts as tell it from the others."""
-    keys = [factor.key for factor in factors]
-    short = {}
-    for key in keys:
-        parts = key.split(".")
-        endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        short[key] = next(
-            ending for ending in endings if sum(other == ending or other.endswith(f".{ending}") for other in keys) == 1
+def differences(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
+    """The settings of each config that aren't the same in all."""
+    flat = [dict(flatten(to_dict(config))) for config in configs]
+    keys = [key for key, value in flat[0].items() if any(other[key] != value for other in flat)]
+    return [{key: get_field(config, key) for key in keys} for config in configs]
+
+
+def varied(arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
+    """The keys in which arms differ, and the values that each takes, as factors of a design."""
+    return [
+        {
+            "key": key,
+            "label": key.rsplit(".", 1)[-1],
+            "levels": list(dict.fromkeys(each.arm.settings[key] for each in arms)),
+        }
+        for key in arms[0].arm.settings
+    ]
+
+
+def describe_arm(arm: Arm, config: RunConfig) -> dict[str, Any]:
+    """An arm as a design lists it."""
+    model, notes = config.model, []
+    if model.num_experts and model.router.kind in SEES_OTHERS:
+        notes.append("a token's experts depend on the other tokens of its sequence")
+    if model.num_experts and model.router.kind == "soft":
+        notes.append(f"every token meets all {model.experts} experts")
+    return {
+        "name": arm.name,
+        "label": arm.label,
+        "settings": dict(arm.settings),
+        "hash": config_hash(config, with_seed=False),
+        "parameters": asdict(count(model)),
+        "flops_per_token": flops_per_token(config),
+        "likelihood": likelihood(config).to_dict(),
+        "notes": notes,
+    }
+
+
+def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
+    """Whether two arms' likelihoods are of one kind."""
+    one, other = likelihood(config).to_dict(), likelihood(control).to_dict()
+    if reason := incomparable(one, other):
+        return [reason]
+    return [ACROSS] if one["kind"] != other["kind"] else []
+
+
+def load_notes(config: RunConfig, control: RunConfig, metrics: Sequence[str]) -> list[str]:
+    """Whether two arms' MaxVio has one upper bound, where it is judged."""
+    model, base = config.model, control.model
+    if "load/max_vio" in metrics and model.experts * base.top_k != base.experts * model.top_k:
+        return ["MaxVio isn't comparable here: its maximum is E/k − 1, which differs between arms"]
+    return []
+
+
+def planned_runs(arms: Iterable[tuple[ResolvedArm, str, str]], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:
+    """Every arm's run under every seed, block by block. arms: each with the fingerprints of its data and of its first
+    stage's."""
+    by_arm = [_runs(*each, seeds) for each in arms]
+    return tuple(run for block in zip(*by_arm, strict=True) for run in block)
+
+
+def _runs(each: ResolvedArm, data: str, first_data: str, seeds: Sequence[int]) -> list[PlannedRun]:
+    content, first = to_dict(each.config), each.first  # once: of a thousand seeds it would take seconds
+    arm_hash = content_hash(content, with_seed=False)
+    return [
+        PlannedRun(
+            arm=each.arm.name,
+            settings=dict(each.arm.settings),
+            config=replace(each.config, seed=seed),
+            run_hash=content_hash(content | {"seed": seed}),
+            arm_hash=arm_hash,
+            fingerprint=data,
+            first=None if first is None else replace(first, seed=seed),
+            first_fingerprint=first_data,
         )
-    return short
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    """Fit for a file name on any system, and unlike the names before it."""
-    safe = re.sub(r"[^A-Za-z0-9._=,+-]", "_", name)
-    if len(safe) > LONGEST_NAME:
-        safe = f"{safe[: LONGEST_NAME - 9]}~{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-    candidates = itertools.chain((safe,), (f"{safe}~{n}" for n in itertools.count(2)))
-    # Some file systems ignore case.
-    chosen = next(candidate for candidate in candidates if candidate.lower() not in taken)
-    taken.add(chosen.lower())
-    return chosen
+        for seed in seeds
+    ]

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from core.errors import UserError
-from sweeps.studies.ablation import CONFIRMATION_SEED, Ablation, confirm_size
-from sweeps.studies.checks import edition_of
+from sweeps.studies.ablation import Ablation
 from sweeps.studies.plan import Plan
 from sweeps.studies.resolve import plan
+from sweeps.studies.study import CONFIRMATION_SEED, confirm_size, edition_of
 
 
 def fresh_seeds(design: Mapping[str, Any], count: int) -> range:

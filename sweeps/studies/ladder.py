@@ -1,20 +1,36 @@
-"""The points of a ladder: every model on every number of tokens, with the steps at which it costs what it should."""
+"""Ladders: every model of growing size on every number of tokens, with the steps at which it costs what it should."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from core.config.field_types import check_fields
 from core.config.loading import build, flatten
-from core.config.presets import preset
-from core.config.run import RunConfig, get_field, to_dict
-from core.data.corpora import load
+from core.config.run import RunConfig
 from core.errors import UserError
 from core.model.flops import count, flops_per_token
 from core.runtime.units import short
-from sweeps.studies.ablation import Ablation, Arm, Ladder
+from sweeps.studies.arms import Arm, ResolvedArm, Shared, differences, likelihood_notes, varied
 
 SOLVED = "trainer.steps"
 TOLERANCE = 0.01  # of a budget: a run has a whole number of steps
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model that a ladder's law is extrapolated to. parameters: active ones; sparsity: experts / chosen experts."""
+
+    parameters: float
+    tokens: float
+    sparsity: float = 1.0
+    granularity: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "ladder: targets: ")
+
+
+# LLaDA-MoE-7B-A1B (arXiv 2509.24389: 64 experts, top-8, 20T tokens before annealing), and ten times its parameters.
+TARGETS = {"7B (1.4B active)": Target(1.4e9, 20e12, 8.0), "70B (14B active)": Target(14e9, 20e12, 8.0)}
 
 
 @dataclass(frozen=True)
@@ -34,8 +50,15 @@ class Point:
     def tokens(self) -> float:
         return self.config.tokens_per_step * self.config.trainer.steps
 
+    @property
+    def name(self) -> str:
+        family = "".join(c if c.isalnum() else "-" for c in self.family)
+        return f"{family},N={short(self.parameters)},D={short(self.tokens)}"
+
     def describe(self) -> dict[str, Any]:
         """As an arm of a design lists it: N and D are its "parameters" and these tokens; sparsity as ScalingLaw has it."""
+        from core.data.corpora import load  # numpy, which mistakes in declarations are refused without
+
         model = self.config.model
         return {
             "family": self.family,
@@ -49,63 +72,132 @@ class Point:
         }
 
 
-def climb(ablation: Ablation, overrides: Mapping[str, Any]) -> list[Point]:
-    """The points of a declaration's ladder, family by family, from the smallest model and the fewest tokens on.
+@dataclass(frozen=True)
+class PointArm(ResolvedArm):
+    """The arm of a ladder's point."""
 
-    overrides: the command line's settings, over the declaration's. Raises UserError for settings that a ladder sets itself,
-    models that can't be built or aren't in order of size, and budgets that no whole number of steps meets within 1 %.
+    point: Point = field(kw_only=True)
+
+    def details(self) -> dict[str, Any]:
+        return {"point": self.point.describe()}
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Models of growing size on several numbers of tokens: what a scaling law is fitted to, instead of factors.
+
+    families: by name, models of one kind as config settings, one for each size.
+    flops: IsoFLOP design: at each of these training budgets every model gets the steps at which its run costs that.
+    tokens_per_parameter: fixed-ratio design: every model gets so many tokens for each active parameter.
+    between: fewest and most tokens per active parameter of an IsoFLOP point; others are left out, as a budget that suits
+        a large model feeds a small one for ever.
+    least_steps: shorter runs are left out of both designs: what a few steps reach says little about the law of many.
+    targets: by name, where the law is extrapolated to.
+
+    It is an ArmSource: its points are the arms.
     """
-    ladder = ablation.ladder
-    assert ladder is not None
-    own = {key for models in ladder.families.values() for model in models for key, _ in flatten(model)} | {SOLVED}
-    for source, settings in (("settings", dict(flatten(ablation.settings))), ("override", overrides)):
-        if taken := own & set(settings):
-            raise UserError(f"{source} {min(taken)}: the ladder sets it for each of its points; leave it out")
-    points: dict[tuple[str, int, int], Point] = {}
-    for family, models in ladder.families.items():
-        for point in _of_family(family, _models(ablation, family, models, overrides), ladder):
-            # A model may meet the same number of steps in both designs: it is trained once, for the first.
-            points.setdefault((family, point.parameters, point.config.trainer.steps), point)
-    if not points:
-        raise UserError(
-            f"ladder: no point has {ladder.between[0]:g} to {ladder.between[1]:g} tokens per parameter and at least "
-            f"{ladder.least_steps} steps: widen `between` or lower `least_steps`"
-        )
-    return sorted(points.values(), key=lambda p: (list(ladder.families).index(p.family), p.parameters, p.tokens))
 
+    families: Mapping[str, tuple[Mapping[str, Any], ...]]
+    flops: tuple[float, ...] = ()
+    tokens_per_parameter: tuple[float, ...] = ()
+    between: tuple[float, float] = (0.0, float("inf"))
+    least_steps: int = 1
+    targets: Mapping[str, Target] = field(default_factory=lambda: dict(TARGETS))
 
-def arms_of(points: Sequence[Point]) -> tuple[Arm, ...]:
-    """An arm for each point, by what differs between any two of them."""
-    flat = [dict(flatten(to_dict(point.config))) for point in points]
-    keys = [key for key, value in flat[0].items() if any(other[key] != value for other in flat)]
-    arms = []
-    for point in points:
-        size, tokens = short(point.parameters), short(point.tokens)
-        arms.append(
-            Arm(
-                name=f"{''.join(c if c.isalnum() else '-' for c in point.family)},N={size},D={tokens}",
-                label=f"{point.family}, {size} x {tokens}",
-                settings={key: get_field(point.config, key) for key in keys},
+    def __post_init__(self) -> None:
+        check_fields(self, "ladder: ", endless=("between",))
+        if not self.families or not all(self.families.values()):
+            raise UserError("ladder: families must name at least one kind of model, each with its sizes as settings")
+        for name in ("flops", "tokens_per_parameter"):
+            if not all(value > 0 for value in getattr(self, name)):
+                raise UserError(f"ladder: {name} must be positive, not {getattr(self, name)}")
+        if not self.flops and not self.tokens_per_parameter:
+            raise UserError("ladder: give flops (an IsoFLOP design), tokens_per_parameter (a fixed ratio), or both")
+
+    def check(self, shared: Shared) -> None:
+        keys = [key for models in self.families.values() for model in models for key, _ in flatten(model)]
+        shared.refuse(dict.fromkeys([*keys, SOLVED], "the ladder sets it for each of its points"))
+
+    def points(self, shared: Shared) -> list[Point]:
+        """The points, family by family, from the smallest model and the fewest tokens on.
+
+        Raises UserError for settings that a ladder sets itself, models that can't be built or aren't in order of size, and
+        budgets that no whole number of steps meets within 1 %.
+        """
+        self.check(shared)
+        points: dict[tuple[str, int, int], Point] = {}
+        for family, models in self.families.items():
+            for point in self._of_family(family, _models(shared, family, models)):
+                # A model may meet the same number of steps in both designs: it is trained once, for the first.
+                points.setdefault((family, point.parameters, point.config.trainer.steps), point)
+        if not points:
+            raise UserError(
+                f"ladder: no point has {self.between[0]:g} to {self.between[1]:g} tokens per parameter and at least "
+                f"{self.least_steps} steps: widen `between` or lower `least_steps`"
             )
-        )
-    names = [
-        arm.name.lower() for arm in arms
-    ]  # folders are named after them, on file systems that don't tell cases apart too
-    if len(set(names)) < len(names):
-        twin = next(arm.name for arm in arms if names.count(arm.name.lower()) > 1)
-        raise UserError(f"ladder: two points are called {twin}: drop a budget or ratio that is nearly another")
-    return tuple(arms)
+        return sorted(points.values(), key=lambda p: (list(self.families).index(p.family), p.parameters, p.tokens))
+
+    def resolve(self, shared: Shared) -> list[PointArm]:
+        points = self.points(shared)
+        arms = []
+        for point, settings in zip(points, differences([point.config for point in points]), strict=True):
+            label = f"{point.family}, {short(point.parameters)} x {short(point.tokens)}"
+            arms.append(PointArm(Arm(point.name, label, settings), point.config, point=point))
+        names = [point.name.lower() for point in points]  # folders' names, on file systems that ignore case too
+        if len(set(names)) < len(names):
+            twin = next(point.name for point in points if names.count(point.name.lower()) > 1)
+            raise UserError(f"ladder: two points are called {twin}: drop a budget or ratio that is nearly another")
+        return arms
+
+    def summary(self) -> dict[str, Any]:
+        return {"models": sum(map(len, self.families.values())), "arms": None}
+
+    def describe(self) -> dict[str, Any]:
+        return {"ladder": {"targets": {name: asdict(target) for name, target in self.targets.items()}}}
+
+    def factors(self, arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
+        return varied(arms)
+
+    def contrasts(self, arms: Sequence[ResolvedArm]) -> list[list[str]]:
+        return []
+
+    def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
+        return likelihood_notes(arm.config, control.config)
+
+    def _of_family(self, family: str, models: Sequence[tuple[RunConfig, int]]) -> Iterator[Point]:
+        low, high = self.between
+        for config, parameters in models:
+            step = config.tokens_per_step
+            for flops in self.flops:
+                exact = flops / flops_per_token(config) / step
+                if not low <= exact * step / parameters <= high or exact < self.least_steps:
+                    continue
+                off = max(1, round(exact)) / exact - 1
+                if abs(off) > TOLERANCE:
+                    raise UserError(
+                        f"ladder: {flops:.3g} FLOPs are {exact:.1f} steps of '{family}' at {short(parameters)} parameters, "
+                        f"and whole ones are {off:+.1%} off: use smaller batches, larger budgets, or raise the lower end of "
+                        "`between`"
+                    )
+                yield Point(family, with_steps(config, round(exact)), parameters, flops=flops)
+            for ratio in self.tokens_per_parameter:
+                steps = round(ratio * parameters / step)
+                if steps >= max(1, self.least_steps):
+                    yield Point(family, with_steps(config, steps), parameters, ratio=ratio)
 
 
-def _models(
-    ablation: Ablation, family: str, models: Sequence[Mapping[str, Any]], overrides: Mapping[str, Any]
-) -> list[tuple[RunConfig, int]]:
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """The same config, trained for so many steps."""
+    return replace(config, trainer=replace(config.trainer, steps=steps))
+
+
+def _models(shared: Shared, family: str, models: Sequence[Mapping[str, Any]]) -> list[tuple[RunConfig, int]]:
     """Configs with their active parameters, in order of size."""
     found: list[tuple[RunConfig, int]] = []
-    shared = to_dict(preset(ablation.base))
-    for place, settings in enumerate(models):
+    base, settings, overrides = shared.layers
+    for place, model in enumerate(models):
         try:
-            config = build(shared, ablation.settings, settings, overrides)
+            config = build(base, settings, model, overrides)
         except UserError as error:
             raise UserError(f"ladder: model {place + 1} of '{family}': {error}") from None
         size = count(config.model).active
@@ -113,28 +205,3 @@ def _models(
             raise UserError(f"ladder: model {place + 1} of '{family}' isn't larger than the one before it")
         found.append((config, size))
     return found
-
-
-def _of_family(family: str, models: Sequence[tuple[RunConfig, int]], ladder: Ladder) -> Iterator[Point]:
-    low, high = ladder.between
-    for config, parameters in models:
-        step = config.tokens_per_step
-        for flops in ladder.flops:
-            exact = flops / flops_per_token(config) / step
-            if not low <= exact * step / parameters <= high or exact < ladder.least_steps:
-                continue
-            off = max(1, round(exact)) / exact - 1
-            if abs(off) > TOLERANCE:
-                raise UserError(
-                    f"ladder: {flops:.3g} FLOPs are {exact:.1f} steps of '{family}' at {short(parameters)} parameters, and "
-                    f"whole ones are {off:+.1%} off: use smaller batches, larger budgets, or raise the lower end of `between`"
-                )
-            yield Point(family, _for(config, round(exact)), parameters, flops=flops)
-        for ratio in ladder.tokens_per_parameter:
-            steps = round(ratio * parameters / step)
-            if steps >= max(1, ladder.least_steps):
-                yield Point(family, _for(config, steps), parameters, ratio=ratio)
-
-
-def _for(config: RunConfig, steps: int) -> RunConfig:
-    return replace(config, trainer=replace(config.trainer, steps=steps))

@@ -7,7 +7,7 @@ from typing import Any
 from core.config.loading import build
 from core.config.run import RunConfig, to_dict
 from core.records.metrics import METRICS
-from sweeps.studies.ablation import Level, study_name
+from sweeps.studies.study import Level, study_name
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import wandb_workspaces.workspaces as ws
 from core.errors import UserError
 from core.records import record as records
 from core.records.metrics import METRICS
-from sweeps.studies.ablation import study_name
+from sweeps.studies.study import study_name
 from sweeps.tracking.wandb_run import LONGEST_NAME
 
 SAVED = "dashboard.json"  # beside a study's records: which workspace and report are its own

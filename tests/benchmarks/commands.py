@@ -18,6 +18,7 @@ from core.records import record as records
 from core.records.record import RunRecord
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.studies.resolve import plan
+from sweeps.studies.study import first_seeds
 
 GOLDEN = Path(__file__).parents[1] / "analysis" / "golden" / "records.jsonl"
 NAME, SIZE, ARMS = "balance", "quick", 4
@@ -62,7 +63,7 @@ def leave_study(out: Path, count: int) -> None:
     """Records of `count` made-up runs of an ablation of the agenda, as real ones are: config, hashes, curves, telemetry."""
     template = RunRecord.from_json(GOLDEN.read_text(encoding="utf-8").splitlines()[0])
     _, ablation = agenda.resolve(NAME)
-    planned = plan(NAME, agenda.with_seeds(ablation, count // ARMS), size=SIZE)
+    planned = plan(NAME, first_seeds(ablation, count // ARMS), size=SIZE)
     write_design(out / planned.study_name, planned.design)
     chance = random.Random(0)
     blocks = [chance.gauss(0, 0.3) for _ in planned.design["seeds"]]

@@ -15,7 +15,8 @@ from sweeps.runs.folders import run_folder
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.trials import describe_run, parameter_names
 from sweeps.storage.storage import default_url, open_storage
-from sweeps.studies.resolve import Plan, plan
+from sweeps.studies.plan import Plan
+from sweeps.studies.resolve import plan
 from tests.benchmarks.sweep import SETTINGS
 from tests.sweeps import postgres
 from tests.sweeps.trainers import quick

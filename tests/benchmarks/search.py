@@ -24,7 +24,7 @@ from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.space import draw
 from sweeps.search.spec import Budget, Choice, Int, Log, Search
 from sweeps.search.tuner import Tuner
-from sweeps.studies.ablation import Level
+from sweeps.studies.study import Level
 from tests.benchmarks.record_curves import DATA, LEARNING_RATE, LOAD_BALANCING, SETTINGS, TOP_K, Z_LOSS
 
 BUDGET = 32  # whole trainings

@@ -27,8 +27,10 @@ from core.records import record as records
 from core.runtime.child_process import SOURCE_ROOT
 from core.training.run import attempt, train
 from sweeps.launch.local import run
-from sweeps.studies.ablation import Ablation, Factor
-from sweeps.studies.resolve import Plan, plan
+from sweeps.studies.ablation import Ablation
+from sweeps.studies.factors import Factor
+from sweeps.studies.plan import Plan
+from sweeps.studies.resolve import plan
 
 WORKERS = 2
 SETTINGS = {

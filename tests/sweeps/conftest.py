@@ -3,8 +3,10 @@ import signal
 
 import pytest
 
-from sweeps.studies.ablation import Ablation, Factor
-from sweeps.studies.resolve import Plan, plan
+from sweeps.studies.ablation import Ablation
+from sweeps.studies.factors import Factor
+from sweeps.studies.plan import Plan
+from sweeps.studies.resolve import plan
 from tests.sweeps import postgres as postgresql
 
 SMALL = {

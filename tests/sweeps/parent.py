@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweeps.launch.local import run
 from sweeps.launch.progress import present
-from sweeps.studies.resolve import Plan
+from sweeps.studies.plan import Plan
 
 
 def main(arguments: Sequence[str]) -> int:

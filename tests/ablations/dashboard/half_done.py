@@ -14,8 +14,8 @@ from sweeps.runs.progress_log import ProgressLogger, told
 from sweeps.runs.trials import failed_record
 from sweeps.spec import Factor
 from sweeps.storage.storage import default_url, open_storage
-from sweeps.studies.plan import PlannedRun
-from sweeps.studies.resolve import Plan, plan
+from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.resolve import plan
 from tests.sweeps.conftest import declare
 
 WEIGHTS = (0.01, 0.0, 0.001)  # the control's first

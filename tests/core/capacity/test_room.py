@@ -85,7 +85,8 @@ def test_more_than_a_share_is_refused(monkeypatch) -> None:
 
 
 DECLARATION = """
-from sweeps.studies.ablation import Ablation, Factor
+from sweeps.studies.ablation import Ablation
+from sweeps.studies.factors import Factor
 
 ablation = Ablation(
     question="Does it matter?", factors=(Factor("objective.load_balancing_weight", (0.0, 0.01)),),

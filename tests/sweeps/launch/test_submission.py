@@ -13,7 +13,7 @@ from core.errors import UserError
 from sweeps.launch import site, slurm
 from sweeps.launch.site import Request
 from sweeps.storage.submissions import job_name, storage_of, submissions
-from sweeps.studies.ablation import Resources
+from sweeps.studies.study import Resources
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from core.records import record as records
 from sweeps.runs.folders import RunLock, clean, pending, recorded, run_folder
 from sweeps.runs.ledger import MOST_LOSSES, Ledger
 from sweeps.storage.storage import default_url, open_storage
-from sweeps.studies.ablation import Factor
+from sweeps.studies.factors import Factor
 from tests.sweeps.trainers import quick
 
 

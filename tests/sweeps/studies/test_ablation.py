@@ -3,8 +3,11 @@ import pytest
 
 from core.errors import UserError
 from sweeps.search.spec import Budget, Log, Search
-from sweeps.studies.ablation import Ablation, Decoders, Factor, Ladder, Size, study_name
-from sweeps.studies.checks import check
+from sweeps.studies.ablation import Ablation, Size
+from sweeps.studies.decoders import Decoders
+from sweeps.studies.factors import Factor
+from sweeps.studies.ladder import Ladder
+from sweeps.studies.study import study_name
 
 RATE = "optimizer.learning_rate"
 FACTOR = Factor("model.top_k", (1, 2))
@@ -89,9 +92,9 @@ def test_a_value_of_a_wrong_type_is_refused_with_its_field(field, make) -> None:
 )
 def test_levels_and_keys_that_cannot_be_are_refused(factor, said) -> None:
     with pytest.raises(UserError, match=f"^factors: .*{said}"):
-        check(Ablation("?", (factor,), {"model.top_k": 1}), {})
+        Ablation("?", (factor,), {"model.top_k": 1}).check({})
     with pytest.raises(UserError, match=f"^factors: .*{said}"):
-        check(Ablation("?", (factor,), {factor.key: factor.levels[0]}), {})
+        Ablation("?", (factor,), {factor.key: factor.levels[0]}).check({})
 
 
 @pytest.mark.parametrize("kind", [ablation, search])
@@ -103,8 +106,8 @@ def test_seeds_are_a_list_of_what_a_plan_can_hold(kind, seeds) -> None:
 
 def test_a_seed_that_no_run_could_be_given_is_refused_before_training() -> None:
     with pytest.raises(UserError, match=rf"^seeds: {2**63} is not a whole number from 0 on, below"):
-        check(ablation(seeds=(1, 2**63)), {})
-    check(ablation(seeds=(1, 2**63 - 1)), {})
+        ablation(seeds=(1, 2**63)).check({})
+    ablation(seeds=(1, 2**63 - 1)).check({})
 
 
 @pytest.mark.parametrize("kind, edition", [(ablation, Size()), (search, {})])

@@ -1,8 +1,9 @@
 import pytest
 
 from core.errors import UserError
-from sweeps.studies.ablation import Factor, Size
+from sweeps.studies.ablation import Size
 from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
+from sweeps.studies.factors import Factor
 from sweeps.studies.resolve import plan
 from tests.sweeps.conftest import declare
 

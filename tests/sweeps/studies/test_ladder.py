@@ -6,7 +6,8 @@ import pytest
 
 from core.errors import UserError
 from core.model.flops import count, training_flops
-from sweeps.studies.ablation import Ablation, Ladder, Size
+from sweeps.studies.ablation import Ablation, Size
+from sweeps.studies.ladder import Ladder
 from sweeps.studies.plan import Plan
 from sweeps.studies.resolve import plan
 

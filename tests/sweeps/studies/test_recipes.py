@@ -20,9 +20,11 @@ from sweeps.runs.ledger import Ledger
 from sweeps.runs.record_checks import first_stage, read_runs
 from sweeps.runs.worker import StopSignal, Worker
 from sweeps.storage.storage import default_url, open_storage
-from sweeps.studies.ablation import Ablation, Factor
-from sweeps.studies.recipes import prepare
-from sweeps.studies.resolve import Plan, plan
+from sweeps.studies.ablation import Ablation
+from sweeps.studies.factors import Factor
+from sweeps.studies.plan import Plan
+from sweeps.studies.recipes import Recipes
+from sweeps.studies.resolve import plan
 from tests.sweeps import trainers
 from tests.sweeps.conftest import SMALL
 
@@ -39,7 +41,7 @@ def declared(**changes) -> Ablation:
 
 def test_every_system_costs_the_controls_flops_first_stage_included() -> None:
     base = build(SMALL, LONG)
-    made = prepare(declared(recipes=recipes(base)), {})
+    made = Recipes(recipes(base)).resolve(declared().shared({}))
     assert [each.arm.label for each in made] == list(recipes(base))
     for each in made:
         spent = training_flops(each.config) + (training_flops(each.first) if each.first else 0)

@@ -8,15 +8,17 @@ from core.config.run import get_field
 from core.errors import UserError
 from core.model.flops import flops_per_token
 from sweeps.runs.cost import calibrate
-from sweeps.studies.ablation import Factor, Size
-from sweeps.studies.resolve import Plan, expand, plan
+from sweeps.studies.ablation import Size
+from sweeps.studies.factors import Factor
+from sweeps.studies.plan import Plan
+from sweeps.studies.resolve import plan
 
 TWO = (Factor("objective.load_balancing_weight", (0.0, 0.01)), Factor("objective.z_loss_weight", (0.0, 0.001, 0.01)))
 TWO_CONTROL = {"objective.load_balancing_weight": 0.01, "objective.z_loss_weight": 0.001}
 
 
 def test_every_combination_is_an_arm_and_the_control_comes_first(ablation):
-    arms = expand(ablation(factors=TWO, control=TWO_CONTROL))
+    arms = ablation(factors=TWO, control=TWO_CONTROL).source.expand()
     assert arms[0].name == "load_balancing_weight=0.01,z_loss_weight=0.001"
     assert arms[0].settings == TWO_CONTROL
     assert len({arm.name for arm in arms}) == len(arms) == 6
@@ -24,13 +26,13 @@ def test_every_combination_is_an_arm_and_the_control_comes_first(ablation):
 
 
 def test_one_at_a_time_keeps_arms_that_differ_from_the_control_in_one_factor(ablation):
-    arms = expand(ablation(factors=TWO, control=TWO_CONTROL, arms="one_at_a_time"))
+    arms = ablation(factors=TWO, control=TWO_CONTROL, arms="one_at_a_time").source.expand()
     assert [tuple(arm.settings.values()) for arm in arms] == [(0.01, 0.001), (0.0, 0.001), (0.01, 0.0), (0.01, 0.01)]
 
 
 def test_listed_arms_differ_from_the_control_as_they_say(ablation):
     listed = ({"objective.load_balancing_weight": 0.0}, {"objective.z_loss_weight": 0.01})
-    arms = expand(ablation(factors=TWO, control=TWO_CONTROL, arms=listed))
+    arms = ablation(factors=TWO, control=TWO_CONTROL, arms=listed).source.expand()
     assert [tuple(arm.settings.values()) for arm in arms] == [(0.01, 0.001), (0.0, 0.001), (0.01, 0.01)]
 
 
@@ -45,7 +47,7 @@ def test_listed_arms_differ_from_the_control_as_they_say(ablation):
 )
 def test_listed_arms_that_make_no_design_are_refused(ablation, listed, message):
     with pytest.raises(UserError, match=message):
-        expand(ablation(factors=TWO, control=TWO_CONTROL, arms=listed))
+        ablation(factors=TWO, control=TWO_CONTROL, arms=listed).source.expand()
 
 
 def test_a_plan_says_under_which_arms_tokens_see_each_other(make_plan):
@@ -75,7 +77,9 @@ def test_what_a_router_learns_of_time_costs_once_a_sequence(make_plan):
 
 def test_names_are_unique_and_fit_for_a_file_system_that_ignores_case(ablation):
     levels = ("text:/a b", "text:/a_b", "text:/A_b", "x" * 300, "x" * 299 + "y")
-    arms = expand(ablation(factors=(Factor("data.corpus", levels),), control={"data.corpus": levels[0]}, settings={}))
+    arms = ablation(
+        factors=(Factor("data.corpus", levels),), control={"data.corpus": levels[0]}, settings={}
+    ).source.expand()
     names = [arm.name for arm in arms]
     assert len({name.lower() for name in names}) == len(levels)
     assert all(re.fullmatch(r"[A-Za-z0-9._=,+~-]{1,128}", name) for name in names)
@@ -83,7 +87,7 @@ def test_names_are_unique_and_fit_for_a_file_system_that_ignores_case(ablation):
 
 def test_factors_whose_last_parts_agree_are_told_apart_by_more_of_the_key(ablation):
     factors = (Factor("model.num_experts", (4, 8)), Factor("other.num_experts", (1, 2)))
-    first = expand(ablation(factors=factors, control={"model.num_experts": 4, "other.num_experts": 1}))[0]
+    first = ablation(factors=factors, control={"model.num_experts": 4, "other.num_experts": 1}).source.expand()[0]
     assert first.name == "model.num_experts=4,other.num_experts=1"
 
 
@@ -305,4 +309,4 @@ def test_a_bound_of_max_vio_that_differs_is_said(make_plan) -> None:
     factor = Factor("model.top_k", (1, 2))
     for secondary, said in ((("load/max_vio",), True), ((), False)):
         arms = make_plan(factors=(factor,), control={"model.top_k": 1}, secondary=secondary).design["arms"]
-        assert [any("another upper bound" in note for note in arm["notes"]) for arm in arms] == [False, said]
+        assert [any("MaxVio isn't comparable" in note for note in arm["notes"]) for arm in arms] == [False, said]
