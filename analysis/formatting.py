@@ -1,21 +1,10 @@
-"""Numbers and verdicts in words, as every page, terminal and file has them."""
+"""Formatting of numbers for people: effects, p-values, shares, ratios."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from core.runtime.units import significant
-
-if TYPE_CHECKING:
-    from analysis.statistics.factorial import Contrast
-    from analysis.verdicts.comparisons import Planned, Row
-
-
-def crossed(contrast: "Contrast") -> str:
-    """A contrast's factors in words: each from its reference to its level."""
-    steps = zip(contrast.factors, contrast.reference, contrast.levels, strict=True)
-    return " x ".join(f"{name} {base} → {level}" for name, base, level in steps)
 
 
 def number(value: float | None) -> str:
@@ -83,8 +72,3 @@ def decimals_beside(value: float, least: int, limit: float) -> int:
 def coverage(alpha: float) -> str:
     """What an interval's column is headed by."""
     return f"{100 * (1 - alpha):g} % interval"
-
-
-def kind(row: "Row | Planned") -> str:
-    """A verdict's first word: what it is coloured by."""
-    return row.verdict.split(" ")[0].rstrip(",")

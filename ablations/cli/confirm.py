@@ -10,7 +10,8 @@ from ablations.cli.run import INTERRUPTED, console, load_study, train_here
 from analysis.report.html import write_report
 from analysis.report.terminal import terminal_table
 from analysis.study import Study
-from analysis.verdicts.judge import Judgement, judge
+from analysis.verdicts.answer import Judgement
+from analysis.verdicts.judge import judge
 from core.data.corpora import describe
 from core.errors import UserError
 from core.runtime.printable import say
@@ -60,12 +61,12 @@ def verdict(found: Judgement, arm: str) -> str:
 def _verdict(found: Judgement, arm: str) -> str:
     if found.counts["missing"]:
         return f"{arm} isn't confirmed yet: {counted(found.counts['missing'], 'run')} of the confirmation missing"
-    row = next(row for row in found.tables[0].rows if row.arm == arm)
+    row = next(row for row in found.comparisons[0].rows if row.arm == arm)
     if found.winner == arm and row.effect is not None:
         effect = row.effect
         estimate, low, high = (significant(value, 3, "+") for value in (effect.estimate, effect.low, effect.high))
         said = f"{arm} is confirmed on {counted(effect.n, 'fresh seed')}: {estimate} [{low}, {high}]"
-        return f"{said} {found.tables[0].unit}".rstrip()
+        return f"{said} {found.comparisons[0].unit}".rstrip()
     return f"{arm} is not confirmed: on fresh seeds it is: {row.verdict}"
 
 

@@ -21,7 +21,8 @@ def run_dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _save(arguments: argparse.Namespace) -> int:
-    from analysis.report.files import as_markdown, sheets
+    from analysis.report.files import as_markdown
+    from analysis.table import tables_on
     from analysis.verdicts.judge import judge
     from sweeps.tracking.wandb_workspace import Content, place_of, save
 
@@ -33,7 +34,9 @@ def _save(arguments: argparse.Namespace) -> int:
         for (arm, seed), record in study.cells.items()
         if record.status == "failed"
     ]
-    content = Content(judgement.headline, [as_markdown(sheet) for sheet in sheets(judgement)], failures)
+    content = Content(
+        judgement.headline, [as_markdown(table) for table in tables_on(judgement.tables, "file")], failures
+    )
     _check_credentials()
     saved = save(study.design, content, arguments.wandb, folder)
     if arguments.json:

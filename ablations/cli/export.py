@@ -13,7 +13,9 @@ from ablations.cli import studies as agenda
 from ablations.cli.confirm import confirmation_of, verdict
 from ablations.cli.run import console, load_study
 from analysis.study import Study
-from analysis.verdicts.judge import UNCONFIRMED, Judgement, judge
+from analysis.verdicts.answer import Judgement
+from analysis.verdicts.arms import UNCONFIRMED
+from analysis.verdicts.judge import judge
 from core.capacity.clusters import Cluster
 from core.capacity.planning import plan
 from core.config.loading import build, flatten, parse_overrides

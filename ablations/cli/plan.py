@@ -104,7 +104,7 @@ def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
     from analysis.verdicts.judge import judge
 
     study = Study.load(folder, design) if folder.is_dir() else None
-    return judge(study, brief=True).noise_sd if study is not None else None
+    return judge(study, brief=True).found["noise_sd"] if study is not None else None
 
 
 def print_plan(content: dict[str, Any], out: Console) -> None:

@@ -12,7 +12,8 @@ from analysis.report.terminal import terminal_table
 from analysis.statistics.compare import paired_effect
 from analysis.statistics.selection import confirm, expected_best
 from analysis.study import Study
-from analysis.verdicts.judge import UNCONFIRMED, judge
+from analysis.verdicts.arms import UNCONFIRMED
+from analysis.verdicts.judge import judge
 from core.errors import UserError
 from core.records.versions import mixture
 from core.runtime.terminal_table import labelled

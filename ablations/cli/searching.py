@@ -154,7 +154,8 @@ def run_report(arguments: argparse.Namespace) -> int:
 def run_export(arguments: argparse.Namespace) -> int:
     """The confirmed winner as a config with its evidence."""
     from ablations.cli.report_search import confirmed, report
-    from analysis.verdicts.judge import UNCONFIRMED, judge
+    from analysis.verdicts.arms import UNCONFIRMED
+    from analysis.verdicts.judge import judge
     from sweeps.export.arm import export
 
     if arguments.format == "hf":

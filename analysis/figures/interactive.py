@@ -13,9 +13,9 @@ import numpy as np
 
 from analysis.figures import static as plots
 from analysis.figures.palette import ARM_COLOURS
-from analysis.formatting import kind
 from analysis.study import Study, thinned
-from analysis.verdicts.judge import Judgement
+from analysis.verdicts.answer import Judgement
+from analysis.verdicts.comparison_tables import tone
 from core.records.metrics import METRICS
 
 MOST_POINTS = 200  # of a line
@@ -67,9 +67,9 @@ def rounded(values: Iterable[float]) -> list[float | None]:
 
 def _effects(judgement: Judgement) -> Chart | None:
     views = []
-    for table in judgement.tables:
+    for table in judgement.comparisons:
         rows = [
-            {"name": row.label, "kind": kind(row), "verdict": row.verdict, "n": row.effect.n,
+            {"name": row.label, "kind": tone(row.verdict), "verdict": row.verdict, "n": row.effect.n,
              "at": rounded((row.effect.estimate, row.effect.low, row.effect.high))}
             for row in table.rows
             if row.effect is not None
@@ -83,9 +83,9 @@ def _effects(judgement: Judgement) -> Chart | None:
 
 def _curves(study: Study, judgement: Judgement) -> Chart | None:
     wanted: list[tuple[str, str, str, bool]] = []
-    for table in judgement.tables:
+    for table in judgement.comparisons:
         wanted += [("validation", table.metric, table.title, minus) for minus in (False, True)]
-    if "load/max_vio" not in [table.metric for table in judgement.tables]:
+    if "load/max_vio" not in [table.metric for table in judgement.comparisons]:
         wanted.append(("validation", "load/max_vio", METRICS["load/max_vio"].label, False))
     wanted += [("curve", name, label, False) for name, label in TRAINING.items()]
     views = [found for each in wanted if (found := _curve(study, *each))]
@@ -115,7 +115,7 @@ def _curve(study: Study, table: str, column: str, label: str, minus: bool) -> Ch
 
 
 def _frontier(judgement: Judgement) -> Chart | None:
-    found = judgement.decoding
+    found = judgement.found.get("decoding")
     if found is None:
         return None
     ways = [way for way in found.ways if way.right and way.calls]

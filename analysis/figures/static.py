@@ -23,7 +23,7 @@ from analysis.figures.palette import ARM_COLOURS
 from analysis.formatting import coverage
 from analysis.study import Study
 from analysis.verdicts.comparisons import MetricTable
-from analysis.verdicts.decoding import Decoding
+from analysis.verdicts.parts.decoding import Decoding
 
 INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
 PAPER_GRID = "#d9dde3"

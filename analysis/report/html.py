@@ -3,13 +3,14 @@
 import base64
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from analysis import formatting as words
 from analysis.figures import interactive as charts
@@ -19,15 +20,15 @@ from analysis.figures import static as plots
 from analysis.report import citation as citing
 from analysis.report import run_tables as runs
 from analysis.study import Study, uncollected
-from analysis.verdicts import decoding
-from analysis.verdicts import ladder as ladder_words
-from analysis.verdicts.judge import Judgement
+from analysis.table import tables_on, text
+from analysis.verdicts.answer import Judgement
 from core.records.metrics import METRICS
 from core.records.record import write_atomically
 
 PAGE, ASSETS = Path(__file__).parent / "page", Path(__file__).parent / "assets"
 STYLES = (PAGE / "look.css", PAGE / "page.css")
 SCRIPTS = (ASSETS / "d3.min.js", ASSETS / "plot.min.js", PAGE / "charts.js", PAGE / "page.js")
+FIGURES = {"curves": "curves", "auxiliary": "curves", "load": "routing", "timestep": "routing"}
 TITLES = {
     "verdict": "Verdict", "scaling": "Scaling", "arms": "Arms", "curves": "Curves", "routing": "Routing",
     "samplers": "Samplers", "runs": "Runs", "provenance": "Provenance", "cite": "How to cite",
@@ -47,7 +48,7 @@ def render(study: Study, judgement: Judgement) -> str:
     script run but the report's own, whatever a text holds.
     """
     finished = [record for record in study.cells.values() if record.status == "complete"]
-    ladder = judgement.ladder
+    ladder = judgement.found.get("ladder")
     drawn = pictures(study, judgement)
     data = ladder_charts.charts(ladder) if ladder else charts.charts(study, judgement)
     scripts = [path.read_text(encoding="utf-8") for path in SCRIPTS]
@@ -58,8 +59,7 @@ def render(study: Study, judgement: Judgement) -> str:
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
         charts=Markup(_embedded(data)),
-        sheets=ladder_words.sheets(ladder) if ladder else [],
-        decoding=decoding.sheet(judgement.decoding) if judgement.decoding else None,
+        tables=tables_on(judgement.tables, "page"),
         study=study,
         judgement=judgement,
         design=study.design,
@@ -67,17 +67,14 @@ def render(study: Study, judgement: Judgement) -> str:
         figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
         alts={name: picture.alt for name, picture in drawn.items()},
         runs=runs.runs(study),
-        arms=runs.arms(study, judgement.tables),
+        arms=runs.arms(study, judgement.comparisons),
         seeds={name: picture.seed for name, picture in drawn.items()},
         scale=runs.scale(study, finished),
         provenance=came_from,
         interval=words.coverage(study.design["alpha"]),
         version=citing.version(),
-        methods=citing.methods(study, judgement),
-        sources=citing.sources(judgement),
         note=citing.origin(came_from),
         metrics=METRICS,
-        kind=words.kind,
     )  # fmt: skip
 
 
@@ -90,24 +87,20 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (words.number, words.signed, words.pvalue, words.crossed, words.correlation, words.ratio):
+    for each in (words.number, words.signed, text, subscript):
         environment.filters[each.__name__] = each
     return environment
 
 
+def subscript(head: str) -> Markup:
+    """A heading with what follows its underscore set below the line."""
+    return Markup(re.sub(r"_(\w+)$", r"<sub>\1</sub>", str(escape(head))))
+
+
 def _pages(judgement: Judgement, drawn: Mapping[str, plots.Picture]) -> list[str]:
     """The pages that have something to show, in order."""
-    if judgement.ladder:
-        return ["scaling", "runs", "provenance", "cite"]
-    curves = {"curves", "auxiliary"} & set(drawn)
-    routing = {"load", "timestep"} & set(drawn)
-    shown = {
-        "curves": bool(curves),
-        "routing": bool(routing),
-        "samplers": judgement.decoding is not None,
-        "scaling": False,
-    }
-    return [name for name in TITLES if shown.get(name, True)]
+    places = {table.place for table in tables_on(judgement.tables, "page")} | {FIGURES.get(name, "") for name in drawn}
+    return [name for name in TITLES if name in (*judgement.pages, *places, "runs", "provenance", "cite")]
 
 
 def _policy(scripts: list[str]) -> str:
@@ -126,14 +119,15 @@ def _embedded(data: Mapping[str, Any]) -> str:
 
 def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
     """The report's figures by name, as far as the records have what they show."""
-    if judgement.ladder:
-        return ladder_plots.pictures(judgement.ladder)
-    metric, arms = judgement.tables[0], list(study.labels.values())
+    if ladder := judgement.found.get("ladder"):
+        return ladder_plots.pictures(ladder)
+    metric, arms = judgement.comparisons[0], list(study.labels.values())
     figures: dict[str, plots.Picture] = {}
     if any(row.effect for row in metric.rows):
-        figures["effects"] = plots.effects(judgement.tables, study.design["alpha"])
-    if judgement.decoding and any(way.right for way in judgement.decoding.ways):
-        figures["frontier"] = plots.frontier(judgement.decoding)
+        figures["effects"] = plots.effects(judgement.comparisons, study.design["alpha"])
+    decoding = judgement.found.get("decoding")
+    if decoding and any(way.right for way in decoding.ways):
+        figures["frontier"] = plots.frontier(decoding)
     curves = plots.bands(study, "validation", metric.metric)
     if curves:
         differences = plots.bands(study, "validation", metric.metric, minus_control=True)

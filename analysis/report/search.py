@@ -11,7 +11,7 @@ from analysis.figures import static as plots
 from analysis.formatting import coverage
 from analysis.report.html import STYLES, environment
 from analysis.study import uncollected
-from analysis.verdicts.judge import Judgement
+from analysis.verdicts.answer import Judgement
 from core.records.metrics import METRICS
 from core.records.record import write_atomically
 
@@ -34,8 +34,8 @@ def write_search_page(content: Mapping[str, Any], judgement: Judgement | None, p
     if mattered:
         drawn["importance"] = search_plots.importance(mattered)
     effects = None
-    if judgement is not None and any(row.effect for row in judgement.tables[0].rows):
-        effects = plots.effects(judgement.tables, judgement.design["alpha"])
+    if judgement is not None and any(row.effect for row in judgement.comparisons[0].rows):
+        effects = plots.effects(judgement.comparisons, judgement.design["alpha"])
     page = environment().get_template("search.html.jinja").render(
         css=Markup("".join(each.read_text(encoding="utf-8") for each in STYLES)),
         content=content,

@@ -15,6 +15,7 @@ import numpy as np
 from analysis.statistics.compare import VERDICT_FLOOR, holm, verdict
 from analysis.statistics.sequential import confidence_sequence, strongest
 from analysis.study import Study
+from analysis.verdicts.arms import exploratory
 from analysis.verdicts.comparisons import (
     MetricTable,
     Planned,
@@ -25,7 +26,6 @@ from analysis.verdicts.comparisons import (
     metric_table,
     planned_contrasts,
 )
-from analysis.verdicts.judge import exploratory
 from analysis.verdicts.until_decided import Rule, course
 from core.records.metrics import METRICS
 

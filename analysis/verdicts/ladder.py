@@ -1,4 +1,4 @@
-"""What a ladder's report says: a headline, and tables for the page, the terminal and files."""
+"""The answer of a ladder: a fitted scaling law, what it says of larger models, and its tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,13 +6,38 @@ from typing import Any
 from analysis.scaling.forms import Form
 from analysis.scaling.ladder import Ladder
 from analysis.scaling.trend import Interval
-from analysis.table import Sheet
+from analysis.study import Study
+from analysis.table import Column, Table
+from analysis.verdicts.answer import Judgement
+from analysis.verdicts.lineage import declared, notes
 from core.records.metrics import METRICS
-from core.runtime.units import short
+from core.runtime.units import counted, short
 
 NOTHING = 1e-5  # coefficients, exponents and losses below it are rounding
 
 LETTERS = {"parameters": "N", "tokens": "D"}
+
+
+def judge(study: Study, brief: bool = False) -> Judgement:
+    """Fit the law of a ladder. brief: no law is fitted, and runs are counted alone."""
+    from analysis.scaling.ladder_fit import climb  # scipy.optimize
+
+    found = None if brief else climb(study)
+    design, total = study.design, study.missing + len(study.cells)
+    return Judgement(
+        study=study,
+        headline=headline(found) if found else f"{study.complete} of {total} runs to fit a law to.",
+        winner=None,
+        winner_reason="a ladder's answer is a law, not an arm",
+        tables=tuple(tables(found)) if found else (),
+        found={"ladder": found} if found else {},
+        pages=("scaling",),
+        extent=f"{len(design['arms'])} points × {counted(len(design['seeds']), 'seed')}",
+        methods="",
+        sources=("the law of scale and its fit (Hoffmann et al. 2022, arXiv 2203.15556)",),
+        notes=notes(study),
+        declared=declared(study),
+    )
 
 
 def headline(ladder: Ladder) -> str:
@@ -58,13 +83,28 @@ def distances(ladder: Ladder) -> list[str]:
     ]
 
 
-def sheets(ladder: Ladder) -> list[Sheet]:
-    """The report's tables, those that have something to say."""
+def tables(ladder: Ladder) -> list[Table]:
+    """The ladder's notes and tables, those that have something to say."""
+    noted = [Table("notes", (), (), caption=f"Note: {note}.", place="scaling", on=("page",)) for note in ladder.notes]
     made = (_law(ladder), _forms(ladder), _optima(ladder), _targets(ladder), _health(ladder), points(ladder))
-    return [sheet for sheet in made if sheet.shown]
+    below = (*distances(ladder), *(f"note: {note}" for note in ladder.notes))
+    last = [Table("notes", (), (), below=below, on=("terminal",))] if below else []
+    return [*noted, *(table for table in made if table.rows), *last]
 
 
-def _law(ladder: Ladder) -> Sheet:
+def _table(
+    name: str,
+    head: Sequence[str],
+    shown: Sequence[tuple[str, ...]],
+    exact: Sequence[Mapping[str, Any]],
+    title: str,
+    intro: str,
+) -> Table:
+    columns = tuple(map(Column, head))
+    return Table(name, columns, tuple(shown), tuple(exact), title, "scaling", intro=intro, style="tight")
+
+
+def _law(ladder: Ladder) -> Table:
     names = list(dict.fromkeys(name for law in ladder.coefficients for name in law.values))
     shown = [(name, *(_interval(law.values[name]) for law in ladder.coefficients)) for name in names]
     exact = [
@@ -76,10 +116,10 @@ def _law(ladder: Ladder) -> Sheet:
     head = ("coefficient", *(" and ".join(law.families) for law in ladder.coefficients))
     caption = "Bootstrap over points, 95 %. N counts active parameters without the embedding table, D training tokens."
     title = "Law: L = E + A N^−alpha + B D^−beta"
-    return Sheet("law", head, tuple(shown), tuple(exact), title, caption)
+    return _table("law", head, shown, exact, title, caption)
 
 
-def _forms(ladder: Ladder) -> Sheet:
+def _forms(ladder: Ladder) -> Table:
     shown = [
         (form.name, str(form.coefficients), _error(form), "kept" if form == ladder.form else "")
         for form in ladder.forms
@@ -98,14 +138,14 @@ def _forms(ladder: Ladder) -> Sheet:
             " A form is not determined where fits of it that are equally good differ on those models: it has no one error "
             "and can't be kept."
         )
-    return Sheet("forms", ("form", "coefficients", "held-out error", ""), tuple(shown), tuple(exact), "Forms", caption)
+    return _table("forms", ("form", "coefficients", "held-out error", ""), shown, exact, "Forms", caption)
 
 
 def _error(form: Form) -> str:
     return "not determined" if form.error is None else f"{form.error:.2%}"
 
 
-def _optima(ladder: Ladder) -> Sheet:
+def _optima(ladder: Ladder) -> Table:
     shown, exact = [], []
     for row in ladder.optima:
         valley = short(row.measured.parameters) if row.measured else "not between models"
@@ -121,10 +161,10 @@ def _optima(ladder: Ladder) -> Sheet:
         "where the law has its least loss, with bootstrap intervals."
     )
     head = ("family", "FLOPs", "N, parabola", "N, law", "D, law", "loss, law")
-    return Sheet("isoflop", head, tuple(shown), tuple(exact), "Compute-optimal models", caption)
+    return _table("isoflop", head, shown, exact, "Compute-optimal models", caption)
 
 
-def _targets(ladder: Ladder) -> Sheet:
+def _targets(ladder: Ladder) -> Table:
     shown, exact = [], []
     for row in ladder.extrapolations:
         far = ", ".join(
@@ -142,10 +182,10 @@ def _targets(ladder: Ladder) -> Sheet:
         exact.append(facts | best_exact)
     caption = " ".join([*distances(ladder), "Best N and D: what the law would rather spend the same 6 N D FLOPs on."])
     head = ("target", "models like", "loss [95 % band]", "outside the runs by", "best N", "best D")
-    return Sheet("extrapolation", head, tuple(shown), tuple(_even(exact)), "Extrapolation", caption)
+    return _table("extrapolation", head, shown, _even(exact), "Extrapolation", caption)
 
 
-def _health(ladder: Ladder) -> Sheet:
+def _health(ladder: Ladder) -> Table:
     targets = list(dict.fromkeys(name for row in ladder.health for name in row.at))
     shown, exact = [], []
     for row in ladder.health:
@@ -164,10 +204,10 @@ def _health(ladder: Ladder) -> Sheet:
         "hold as far as that."
     )
     head = ("router", "family", "N exponent", "D exponent", *(f"at {name}" for name in targets))
-    return Sheet("health", head, tuple(shown), tuple(exact), "Routing health", caption)
+    return _table("health", head, shown, exact, "Routing health", caption)
 
 
-def points(ladder: Ladder) -> Sheet:
+def points(ladder: Ladder) -> Table:
     """Every point with what it came to."""
     shown, exact = [], []
     for point in ladder.points:
@@ -180,7 +220,10 @@ def points(ladder: Ladder) -> Sheet:
         facts = {name: value for name, value in vars(point).items() if name != "health"}
         exact.append(facts | {"law": fitted, "max_vio": health[0], "z_loss": health[1]})
     head = ("family", "N", "D", "FLOPs", "runs", METRICS[ladder.metric].label, "law", "MaxVio", "z-loss")
-    return Sheet("points", head, tuple(shown), tuple(exact), "Points")
+    return Table(
+        "points", tuple(map(Column, head)), tuple(shown), tuple(exact), "Points", "scaling", style="tight",
+        fold=f"All {len(shown)} points", on=("page", "file"),
+    )  # fmt: skip
 
 
 def _bounds(name: str, entry: Interval | None) -> dict[str, float | None]:

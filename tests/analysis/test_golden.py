@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.report.files import as_markdown, sheets
+from analysis.report.files import as_markdown
 from analysis.report.html import render
 from analysis.study import Study
+from analysis.table import tables_on
 from analysis.verdicts.judge import judge
 from core.records import record as records
 from core.records.record import RunRecord
@@ -73,7 +74,7 @@ def test_the_records_give_the_recorded_page() -> None:
 
 
 def test_the_records_give_the_recorded_tables() -> None:
-    found = {f"{sheet.name}.md": as_markdown(sheet) for sheet in sheets(judge(recorded()))}
+    found = {f"{table.name}.md": as_markdown(table) for table in tables_on(judge(recorded()).tables, "file")}
     assert found == {path.name: path.read_text(encoding="utf-8") for path in PLACE.glob("tables/*.md")}
 
 
@@ -108,8 +109,8 @@ def write(folder: Path | None) -> None:
     html = render(study, judgement)
     (PLACE / "report.html").write_text(without_scripts(html), encoding="utf-8")
     (PLACE / "charts.json").write_text(json.dumps(charts_of(html), indent=1) + "\n", encoding="utf-8")
-    for sheet in sheets(judgement):
-        (PLACE / "tables" / f"{sheet.name}.md").write_text(as_markdown(sheet), encoding="utf-8")
+    for table in tables_on(judgement.tables, "file"):
+        (PLACE / "tables" / f"{table.name}.md").write_text(as_markdown(table), encoding="utf-8")
 
 
 if __name__ == "__main__":

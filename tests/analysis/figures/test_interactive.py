@@ -39,7 +39,7 @@ def test_many_points_and_runs_are_thinned_and_ends_are_kept(records_of) -> None:
 
 def test_effects_are_the_tables(records_of) -> None:
     study, found = drawn(records_of(make_design(), {"arm1": -0.3}))
-    row = judge(study).tables[0].rows[1]
+    row = judge(study).comparisons[0].rows[1]
     shown = found["effects"]["views"][0]
     assert shown["margin"] == 0.02 and shown["rows"][0]["kind"] == "better"
     assert shown["rows"][0]["at"] == pytest.approx([row.effect.estimate, row.effect.low, row.effect.high], rel=1e-4)

@@ -5,8 +5,9 @@ import io
 
 import pytest
 
-from analysis.report.files import as_csv, as_latex, as_markdown, sheets, write_files
+from analysis.report.files import as_csv, as_latex, as_markdown, write_files
 from analysis.study import Study
+from analysis.table import tables_on
 from analysis.verdicts.judge import judge
 from tests.analysis.conftest import make_design
 
@@ -19,17 +20,18 @@ def study(records_of) -> Study:
 
 
 def test_csv_has_the_numbers_in_full(study) -> None:
-    table, sheet = judge(study).tables[0], sheets(judge(study))[0]
-    control, better, _ = csv.DictReader(io.StringIO(as_csv(sheet)))
+    judgement = judge(study)
+    table = judgement.comparisons[0]
+    control, better, _ = csv.DictReader(io.StringIO(as_csv(judgement.tables[0])))
     assert float(better["estimate"]) == table.rows[1].effect.estimate
     assert (better["label"], better["verdict"], better["n"]) == (table.rows[1].label, "better", "6")
     assert control["estimate"] == "" and float(control["mean"]) == table.rows[0].mean
 
 
 def test_text_is_escaped(study) -> None:
-    table = sheets(judge(study))[0]
+    table = tables_on(judge(study).tables, "file")[0]
     assert r"50 \% of\_it $|$ \$x\$ \& \textbackslash{}more &" in as_latex(table)
-    assert as_latex(table).count(r"\\") == 1 + len(table.shown) and "−" not in as_latex(table)
+    assert as_latex(table).count(r"\\") == 1 + len(table.shown("file")) and "−" not in as_latex(table)
     assert "50 % of_it \\| $x$ & \\more" in as_markdown(table)
     assert len({line.replace("\\|", "").count("|") for line in as_markdown(table).splitlines()}) == 1
 
@@ -48,8 +50,10 @@ def test_every_table_of_the_report_is_among_them(records_of) -> None:
     design["factors"] = [{"key": "a", "label": "a", "levels": [0, 1]}, {"key": "b", "label": "b", "levels": [0, 1]}]
     for place, arm in enumerate(design["arms"]):
         arm["settings"] = {"a": place % 2, "b": place // 2}
-    found = {sheet.name: sheet for sheet in sheets(judge(Study.of(records_of(design, {"arm1": -0.3}))))}
-    assert list(found) == ["val-nelbo", "load-max_vio", "contrasts", "main-effects", "interactions", "learning-speed"]
-    for sheet in found.values():
-        assert as_csv(sheet).count("\n") == 1 + len(sheet.shown) and as_latex(sheet) and as_markdown(sheet)
-        assert all(len(row) == len(sheet.head) for row in sheet.shown)
+    found = {
+        table.name: table for table in tables_on(judge(Study.of(records_of(design, {"arm1": -0.3}))).tables, "file")
+    }
+    assert list(found) == ["val-nelbo", "load-max_vio", "contrasts", "learning-speed", "main-effects", "interactions"]
+    for table in found.values():
+        assert as_csv(table).count("\n") == 1 + len(table.shown("file")) and as_latex(table) and as_markdown(table)
+        assert all(len(row) == len(table.head("file")) for row in table.shown("file"))

@@ -13,10 +13,11 @@ from rich.console import Console
 from scipy import stats
 
 from analysis.formatting import correlation, fixed, number, percent, pvalue, ratio, signed, size
-from analysis.report.files import as_markdown, sheets
+from analysis.report.files import as_markdown
 from analysis.report.html import render, write_report
 from analysis.report.terminal import terminal_table
 from analysis.study import Study
+from analysis.table import tables_on
 from analysis.verdicts.judge import judge
 from tests.analysis.conftest import make_design
 from tests.analysis.pages import charts_of, without_scripts
@@ -166,17 +167,17 @@ def test_intervals_have_the_level_of_the_design_and_say_so(records_of, alpha: fl
         arm["settings"] = {"a": place // 2, "b": place % 2}
     found = Study.of(records_of(design, {design["arms"][1]["name"]: -0.1}))
     judgement = judge(found)
-    effect = judgement.tables[0].rows[1].effect
+    effect = judgement.comparisons[0].rows[1].effect
     half = stats.t.ppf(1 - alpha / 2, effect.n - 1) * effect.sd / effect.n**0.5
     assert effect.high - effect.estimate == pytest.approx(half)
-    others = [judgement.interactions.contrasts[0].effect, judgement.contrasts[0].effect]
+    others = [judgement.found["interactions"].contrasts[0].effect, judgement.found["contrasts"][0].effect]
     assert all(e.high - e.estimate == pytest.approx(half / effect.sd * e.sd) for e in others)
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(terminal_table(judgement))
     texts = [
         unescape(page(list(found.cells.values()))),
         console.export_text(),
-        *(as_markdown(s) for s in sheets(judgement)),
+        *(as_markdown(s) for s in tables_on(judgement.tables, "file")),
     ]
     right, wrong = (f"{100 * (1 - level):g} % " for level in (alpha, 0.15 - alpha))
     assert all(right in text for text in texts[:3]) and not any(wrong in text for text in texts)

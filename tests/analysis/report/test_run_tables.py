@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from analysis.report import run_tables as runs
-from analysis.report.citation import methods, origin
+from analysis.report.citation import origin
 from analysis.study import Study
 from analysis.verdicts.comparisons import metric_table
 from analysis.verdicts.judge import judge
@@ -56,11 +56,11 @@ def test_facts_that_every_run_has_of_its_own_are_counted(records_of) -> None:
 def test_the_methods_sentence_holds_for_the_records(records_of) -> None:
     found = records_of(make_design())
     study = Study.of(found)
-    told = methods(study, judge(study))
+    told = judge(study).methods
     assert "each of 2 arms with the control “control label”" in told and "over 6 seeds" in told and "0.02" in told
     found[-1] = replace(found[-1], status="failed", reason="x", metrics={})
     study = Study.of(found)
-    told = methods(study, judge(study))
+    told = judge(study).methods
     assert "over 5 to 6 seeds" in told and told.endswith("; 1 run failed and is left out.")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from analysis.report.files import as_csv, as_latex, as_markdown, sheets
+from analysis.report.files import as_csv, as_latex, as_markdown
 from analysis.report.html import pictures, render
 from analysis.report.terminal import terminal_table
 from analysis.scaling.extrapolation import asked, undetermined, weaknesses
@@ -22,9 +22,11 @@ from analysis.scaling.ladder import Ladder, unfittable
 from analysis.scaling.ladder_fit import PLAIN, climb
 from analysis.scaling.law import ScalingLaw
 from analysis.study import Study
-from analysis.verdicts.judge import Judgement, judge
+from analysis.table import tables_on
+from analysis.verdicts.answer import Judgement
+from analysis.verdicts.judge import judge
 from analysis.verdicts.ladder import distances, headline
-from analysis.verdicts.ladder import sheets as ladder_sheets
+from analysis.verdicts.ladder import tables as ladder_tables
 from core.errors import UserError
 from core.records.record import RunRecord
 from tests.analysis.conftest import make_design, make_record
@@ -151,13 +153,13 @@ def test_page_terminal_json_and_files_say_the_same(judged) -> None:
     console.print(terminal_table(judgement))
     shown = console.export_text()
     content = json.loads(json.dumps(judgement.to_dict(), allow_nan=False))
-    for sheet in sheets(judgement):
-        assert as_csv(sheet).count("\n") == 1 + len(sheet.exact) and as_latex(sheet) and as_markdown(sheet)
-        assert all(len(row) == len(sheet.head) for row in sheet.shown)
-        if sheet.name != "points":
-            assert sheet.title in html and sheet.title in shown
+    for table in tables_on(judgement.tables, "file"):
+        assert as_csv(table).count("\n") == 1 + len(table.exact) and as_latex(table) and as_markdown(table)
+        assert all(len(row) == len(table.head("file")) for row in table.shown("file"))
+        if table.name != "points":
+            assert table.title in html and table.title in shown
     assert content["ladder"]["form"]["name"] == "one law with sparsity" and "laws" not in content["ladder"]
-    assert [sheet.name for sheet in sheets(judgement)] == [
+    assert [table.name for table in tables_on(judgement.tables, "file")] == [
         "law",
         "forms",
         "isoflop",
@@ -186,7 +188,9 @@ def test_nothing_finished_is_no_error() -> None:
     failed = {key: replace(record, status="failed", metrics={}) for key, record in study.cells.items()}
     study = replace(study, cells=failed)
     judgement = judge(study)
-    assert "No law can be fitted" in judgement.headline and "30 runs failed" in " ".join(judgement.ladder.notes)
+    assert "No law can be fitted" in judgement.headline and "30 runs failed" in " ".join(
+        judgement.found["ladder"].notes
+    )
     assert "No law" in render(study, judgement)
     assert "0 of 30 runs" in judge(study, brief=True).headline
 
@@ -222,8 +226,8 @@ def test_a_form_that_the_runs_do_not_determine_is_named_and_not_kept(judged) -> 
     ladder = judged[2]
     one_law, *others = ladder.forms
     assert one_law.error is None and one_law.spread > 0.01 and all(form.spread < 1e-4 for form in others)
-    forms = next(sheet for sheet in ladder_sheets(ladder) if sheet.name == "forms")
-    assert forms.shown[0] == ("one law", "5", "not determined", "") and "can't be kept" in forms.caption
+    forms = next(table for table in ladder_tables(ladder) if table.name == "forms")
+    assert tuple(forms.rows[0]) == ("one law", "5", "not determined", "") and "can't be kept" in forms.intro
     with pytest.raises(UserError, match="determine none of the forms"):
         choose([one_law, replace(one_law, name="another")])
 
@@ -277,7 +281,8 @@ def shaken(study: Study, seed: int, size: float) -> Study:
 def said(study: Study) -> str:
     """All words and numbers of a ladder's page."""
     ladder = climb(study, bootstrap=20)
-    return "\n".join([headline(ladder), *ladder.notes, *(as_markdown(sheet) for sheet in ladder_sheets(ladder))])
+    shown = tables_on(ladder_tables(ladder), "file")
+    return "\n".join([headline(ladder), *ladder.notes, *map(as_markdown, shown)])
 
 
 @pytest.fixture(scope="module")

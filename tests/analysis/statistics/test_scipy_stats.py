@@ -10,9 +10,9 @@ from scipy import optimize, stats
 from analysis.routing.profile import paired_change
 from analysis.scaling import roots
 from analysis.statistics import compare, power, sequential
+from analysis.statistics.clustered import Shift, mcnemar, shift
 from analysis.statistics.compare import equivalence, paired_effect
 from analysis.statistics.selection import confirm
-from analysis.verdicts.decoding import Shift, mcnemar, shift
 from core.errors import UserError
 
 ALPHAS = (0.2, 0.05, 0.01, 1e-3, 1e-6)

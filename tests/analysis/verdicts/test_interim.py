@@ -26,7 +26,7 @@ def test_intervals_are_the_confidence_sequence_and_wider_than_the_reports(record
     for seeds in range(3, 9):
         study = study_of(records, design, seeds=range(seeds))
         found = running(study)
-        for row, fixed in zip(found.against_control, judge(study).tables[0].rows[1:], strict=True):
+        for row, fixed in zip(found.against_control, judge(study).comparisons[0].rows[1:], strict=True):
             pairs = study.values(row.arms[0], METRIC)[:seeds] - study.values("control", METRIC)[:seeds]
             assert (row.low, row.high) == pytest.approx(confidence_sequence(pairs)) and row.n == seeds
             assert row.low < fixed.effect.low and row.high > fixed.effect.high
@@ -87,7 +87,7 @@ def test_an_adaptive_design_keeps_its_own_looks(records_of) -> None:
     rule = Rule.of(8, block=2)
     design = rule.designed(make_design(arms=2, seeds=8), {"control": 6, "arm1": 6})
     study = study_of(records_of(design, {"arm1": 0.004}, noise=0.02), design, seeds=range(5))
-    row, table = running(study), judge(study).tables[0].rows[1]
+    row, table = running(study), judge(study).comparisons[0].rows[1]
     assert row.looked == 4
     shown = row.against_control[0]
     assert (shown.low, shown.high, shown.p_holm, shown.n) == (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from analysis.figures.static import bands
-from analysis.report.files import sheets
 from analysis.study import Study
+from analysis.table import tables_on
 from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule, course
@@ -18,7 +18,7 @@ from tests.analysis.conftest import METRIC, make_design, make_record
 
 
 def rows(judgement, metric: int = 0) -> dict:
-    return {row.arm: row for row in judgement.tables[metric].rows}
+    return {row.arm: row for row in judgement.comparisons[metric].rows}
 
 
 def test_planted_effects_get_their_words(records_of) -> None:
@@ -58,7 +58,7 @@ def test_of_arms_that_are_equal_but_for_rounding_the_first_wins(records_of, off:
 def test_a_p_value_just_below_alpha_is_not_printed_as_alpha(records_of) -> None:
     design = make_design(arms=2, margin=None)
     found = records_of(design, {"arm1": -0.02}, noise=0.01)
-    p = judge(Study.of(found)).tables[0].rows[1].p_holm
+    p = judge(Study.of(found)).comparisons[0].rows[1].p_holm
     design["alpha"] = p * 1.002  # as if alpha had two digits, and p were just below it
     judgement = judge(Study.of(found))
     assert judgement.winner == "arm1"
@@ -127,7 +127,7 @@ def test_a_study_is_rebuilt_from_records_alone(tmp_path, records_of) -> None:
     damaged = tmp_path / "arm1-0" / "record.json"
     damaged.write_text(damaged.read_text()[:100])
     broken = judge(Study.load(tmp_path))
-    assert len(broken.unreadable) == 1 and "arm1-0" in broken.unreadable[0]
+    assert len(broken.study.unreadable) == 1 and "arm1-0" in broken.study.unreadable[0]
     assert broken.counts["missing"] == 1
     assert Study.load(tmp_path / "nothing") is None
 
@@ -153,7 +153,7 @@ def test_error_rate_and_power_of_the_whole_path(truth: float) -> None:
             replace(r, metrics={METRIC: block[s] + (truth if arm == "arm1" else 0) + rng.normal(0, 0.05)})
             for (arm, s), r in base.items()
         ]
-        words = {row.verdict for row in judge(Study.of(found)).tables[0].rows}
+        words = {row.verdict for row in judge(Study.of(found)).comparisons[0].rows}
         called += bool(words & {"better", "worse"})
     assert called / 150 < 0.105 if truth == 0 else called / 150 > 0.97
 
@@ -180,7 +180,7 @@ def test_a_metric_that_is_not_finite_counts_as_a_failed_run(records_of) -> None:
     index = next(i for i, r in enumerate(records) if (r.study["arm"], r.seed) == ("arm1", 3))
     records[index] = replace(records[index], metrics=records[index].metrics | {METRIC: float("nan")})
     judgement = judge(Study.of(records))
-    row = next(row for row in judgement.tables[0].rows if row.arm == "arm1")
+    row = next(row for row in judgement.comparisons[0].rows if row.arm == "arm1")
     assert row.verdict == "better, among runs that finished (1 failed)" and judgement.winner == "control"
     assert f"1 finished runs have no finite {METRIC}, and count as failed" in row.notes
 
@@ -190,7 +190,7 @@ def test_a_better_arm_wins_though_the_control_lost_a_run(records_of) -> None:
     records = [fail(r) if (r.study["arm"], r.seed) == ("control", 2) else r for r in records_of(design, {"arm1": -0.2})]
     judgement = judge(Study.of(records))
     assert judgement.winner == "arm1" and "the control lost 1 of its runs" in judgement.winner_reason
-    assert "the control lost 1 of its runs" in judgement.tables[0].rows[1].notes
+    assert "the control lost 1 of its runs" in judgement.comparisons[0].rows[1].notes
 
 
 def test_failures_are_named_beside_every_verdict_in_readable_words(records_of) -> None:
@@ -200,7 +200,7 @@ def test_failures_are_named_beside_every_verdict_in_readable_words(records_of) -
         fail(r) if (r.study["arm"], r.seed) in lost else r for r in records_of(design, {"arm1": 0.2}, noise=0.05)
     ]
     judgement = judge(Study.of(records))
-    assert all("(1 failed)" in row.verdict for row in judgement.tables[0].rows[1:])
+    assert all("(1 failed)" in row.verdict for row in judgement.comparisons[0].rows[1:])
     assert "“arm1 label” is worse than the control by" in judgement.headline
     assert "among runs that finished (1 failed)" in judgement.headline
 
@@ -211,13 +211,13 @@ def test_a_run_that_failed_before_its_data_was_read_is_failed_and_not_missing(re
     records[-1] = replace(fail(records[-1]), data_fingerprint="")
     judgement = judge(Study.of(records))
     assert judgement.counts == {"complete": 17, "failed": 1, "missing": 0}
-    assert judgement.tables[0].rows[2].effect is not None
+    assert judgement.comparisons[0].rows[2].effect is not None
 
 
 def test_planned_contrasts_compare_two_arms_with_each_other(records_of) -> None:
     design = make_design(arms=4) | {"contrasts": [["arm1", "arm2"], ["arm1", "arm3"]]}
     judgement = judge(Study.of(records_of(design, {"arm1": -0.3, "arm2": -0.3, "arm3": 0.1}, noise=0.002)))
-    same, better = judgement.contrasts
+    same, better = judgement.found["contrasts"]
     assert (same.verdict, better.verdict) == ("equivalent within the margin", "better")
     assert better.effect.estimate == pytest.approx(-0.4, abs=0.01) and better.label == "arm1 label − arm3 label"
     assert "Planned contrasts" in judgement.headline
@@ -227,14 +227,14 @@ def test_a_contrast_counts_failures_and_missing_pairs(records_of) -> None:
     design = make_design(arms=3) | {"contrasts": [["arm1", "arm2"]]}
     found = records_of(design, {"arm1": -0.3})
     found = [replace(r, status="failed", reason="x") if r.run_hash == "arm1-0" else r for r in found]
-    [row] = judge(Study.of(found)).contrasts
+    [row] = judge(Study.of(found)).found["contrasts"]
     assert row.verdict == "better, among runs that finished (1 failed)"
     assert row.effect.n == 5 and "compared on 5 of 6 seeds" in " ".join(row.notes)
 
 
 def test_every_arm_has_a_learning_speed(records_of) -> None:
     judgement = judge(Study.of(records_of(make_design(), {"arm1": -0.3})))
-    faster, equal = judgement.speeds
+    faster, equal = judgement.found["speeds"]
     assert faster.speed.high < 1 and faster.speed.reached == 6 and faster.p_holm < 0.05
     assert equal.speed.low < 1 < equal.speed.high
 
@@ -250,19 +250,22 @@ def test_a_whole_factorial_has_main_effects_and_interactions(records_of) -> None
         arm["settings"] = {"model.router.kind": kind, "model.top_k": k}
     found = records_of(design, {"arm1": -0.1, "arm2": 0.2, "arm3": -0.2}, noise=0.002)
     judgement = judge(Study.of(found))
-    [crossing] = judgement.interactions.contrasts
+    [crossing] = judgement.found["interactions"].contrasts
     assert crossing.effect.estimate == pytest.approx(-0.2 - 0.2 + 0.1, abs=0.01) and crossing.p_holm < 1e-4
-    assert {c.factors[0] for c in judgement.main_effects.contrasts} == {"router", "top-k"}
+    assert {c.factors[0] for c in judgement.found["main_effects"].contrasts} == {"router", "top-k"}
     lost = [r for r in found if (r.seed, r.run_hash.split("-")[0]) != (0, "arm1")]
-    assert "5 of 6 seeds" in judge(Study.of(lost)).factorial_note
-    assert judge(Study.of(records_of(make_design()))).interactions is None
+    assert "5 of 6 seeds" in judge(Study.of(lost)).found["factorial_note"]
+    assert judge(Study.of(records_of(make_design()))).found.get("interactions") is None
     json.dumps(judgement.to_dict(), allow_nan=False)
 
 
 def test_a_design_that_cannot_reach_significance_is_called_exploratory(records_of) -> None:
     judgement = judge(Study.of(records_of(make_design(seeds=2))))
-    assert judgement.exploratory in judgement.headline and "Exploratory: 2 seeds for 2 arms" in judgement.exploratory
-    assert judge(Study.of(records_of(make_design(seeds=6)))).exploratory == ""
+    assert (
+        judgement.found["exploratory"] in judgement.headline
+        and "Exploratory: 2 seeds for 2 arms" in judgement.found["exploratory"]
+    )
+    assert judge(Study.of(records_of(make_design(seeds=6)))).found["exploratory"] == ""
 
 
 def test_arms_of_different_data_are_compared_nowhere(records_of) -> None:
@@ -276,12 +279,18 @@ def test_arms_of_different_data_are_compared_nowhere(records_of) -> None:
         arm["settings"] = {"data.corpus": corpus, "model.num_kv_heads": heads}
     found = records_of(design, {"arm1": 1.0})
     whole = judge(Study.of(found))
-    assert {c.levels for c in whole.main_effects.contrasts} == {("other",), ("1",)}  # None is a level like any other
+    assert {c.levels for c in whole.found["main_effects"].contrasts} == {
+        ("other",),
+        ("1",),
+    }  # None is a level like any other
     found = [replace(r, data_fingerprint="toy:2") if r.run_hash.startswith(("arm1", "arm3")) else r for r in found]
     judgement = judge(Study.of(found))
-    assert judgement.contrasts[0].verdict == "no verdict" and "other data" in judgement.contrasts[0].notes[0]
-    assert judgement.speeds[0].speed is None and "other data" in judgement.speeds[0].note
-    assert judgement.main_effects is None and "different data" in judgement.factorial_note
+    assert (
+        judgement.found["contrasts"][0].verdict == "no verdict"
+        and "other data" in judgement.found["contrasts"][0].notes[0]
+    )
+    assert judgement.found["speeds"][0].speed is None and "other data" in judgement.found["speeds"][0].note
+    assert judgement.found.get("main_effects") is None and "different data" in judgement.found["factorial_note"]
     assert "Planned contrasts" not in judgement.headline
 
 
@@ -301,8 +310,8 @@ def test_a_bound_against_an_exact_likelihood_gets_its_own_words(records_of) -> N
     assert "“arm1 label” is lower than the control by 0.3 nats/token (a bound against an exact likelihood)" in (
         judgement.headline
     )
-    assert judgement.tables[0].likelihoods.startswith("control label, arm3 label: bounds") and not (
-        judgement.tables[1].likelihoods
+    assert judgement.comparisons[0].likelihoods.startswith("control label, arm3 label: bounds") and not (
+        judgement.comparisons[1].likelihoods
     )
     other = {**design, "control": "arm1", "arms": [design["arms"][1], design["arms"][0], *design["arms"][2:]]}
     swapped = rows(judge(Study.of(records_of(design, effects, noise=0.005), other)))
@@ -329,19 +338,25 @@ def test_arms_whose_numbers_are_not_comparable_get_no_p_value_anywhere(records_o
         arm["likelihood"] = plain | (change if objective == "b" else {})
     study = Study.of(records_of(design, {"arm1": -0.3, "arm2": -0.2, "arm3": -0.4}))
     judgement = judge(study)
-    speeds = {row.arm: row for row in judgement.speeds}
+    speeds = {row.arm: row for row in judgement.found["speeds"]}
     assert speeds["arm2"].p_holm is not None  # of the control's kind
     for arm in ("arm1", "arm3"):
         assert speeds[arm].speed is None and speeds[arm].p_holm is None and speeds[arm].note
-    assert judgement.main_effects is None and judgement.interactions is None and said in judgement.factorial_note
-    by_name = {sheet.name: sheet for sheet in sheets(judgement)}
+    assert (
+        judgement.found.get("main_effects") is None
+        and judgement.found.get("interactions") is None
+        and said in judgement.found["factorial_note"]
+    )
+    by_name = {table.name: table for table in tables_on(judgement.tables, "file")}
     assert "main-effects" not in by_name and "interactions" not in by_name
     assert [row["arm"] for row in by_name["learning-speed"].exact] == ["arm2"]
     if change == {"kind": "exact"}:
         return  # a bound against an exact likelihood keeps its p-value in the table, with its words
-    judged = {row.arm: row for row in judgement.tables[0].rows}
+    judged = {row.arm: row for row in judgement.comparisons[0].rows}
     assert all(judged[arm].effect is None and judged[arm].p_holm is None for arm in ("arm1", "arm3"))
-    assert judgement.contrasts[0].p_holm is None and all(row.p_holm is None for row in running(study).contrasts)
+    assert judgement.found["contrasts"][0].p_holm is None and all(
+        row.p_holm is None for row in running(study).contrasts
+    )
     differences = bands(study, "validation", design["metric"], minus_control=True)
     assert set(differences) == {"arm2 label"}
     assert set(bands(study, "validation", "load/max_vio", minus_control=True)) >= {"arm1 label"}  # no likelihood

@@ -66,13 +66,19 @@ def test_the_course_can_be_computed_again_from_the_records() -> None:
 def test_the_report_says_what_was_bought_and_its_numbers_allow_for_the_looks() -> None:
     study, courses = bought(EFFECTS, Rule.of(12))
     judgement = judge(study)
-    rows = {row.arm: row for row in judgement.tables[0].rows}
+    rows = {row.arm: row for row in judgement.comparisons[0].rows}
     assert rows["arm1"].verdict == "worse" and rows["arm2"].verdict == "equivalent within the margin"
-    naive = judge(Study.of(study.cells.values(), make_design(arms=4, seeds=rows["arm1"].effect.n))).tables[0].rows[1]
+    naive = (
+        judge(Study.of(study.cells.values(), make_design(arms=4, seeds=rows["arm1"].effect.n))).comparisons[0].rows[1]
+    )
     assert rows["arm1"].effect.estimate == pytest.approx(naive.effect.estimate)
     assert rows["arm1"].effect.low < naive.effect.low and rows["arm1"].effect.high > naive.effect.high
     assert rows["arm1"].effect.pvalue > naive.effect.pvalue
-    assert "seeds alone" in " ".join(rows["arm1"].notes) and not judgement.speeds and judgement.main_effects is None
+    assert (
+        "seeds alone" in " ".join(rows["arm1"].notes)
+        and not judgement.found.get("speeds")
+        and judgement.found.get("main_effects") is None
+    )
     assert f"Bought until decided: {courses[-1].runs} runs beside the fixed design's 48" in judgement.headline
     assert judgement.winner == "control"
     html = render(study, judgement)
@@ -84,7 +90,7 @@ def test_the_report_says_what_was_bought_and_its_numbers_allow_for_the_looks() -
 def test_a_hopeless_comparison_is_dropped_as_futile_and_gets_no_verdict() -> None:
     study, courses = bought({"control": 0.0, "arm1": 0.001}, Rule.of(20), noise=0.3, margin=0.001)
     assert set(courses[-1].decisions.values()) == {"futile"} and courses[-1].runs < 40
-    assert judge(study).tables[0].rows[1].verdict == "no detectable difference at this resolution"
+    assert judge(study).comparisons[0].rows[1].verdict == "no detectable difference at this resolution"
 
 
 def test_failed_runs_cost_their_pairs_and_an_arm_without_any_is_lost() -> None:
@@ -106,7 +112,7 @@ def test_the_report_adjusts_within_the_family_that_the_looks_had() -> None:
     ]
     records += [failed(make_record(design, "arm2", seed)) for seed in range(4)]
     found = course(Study.of(records, rule.designed(design, {})))
-    row = judge(Study.of(records, rule.designed(design, found.seeds))).tables[0].rows[1]
+    row = judge(Study.of(records, rule.designed(design, found.seeds))).comparisons[0].rows[1]
     last = found.looks[-1].steps[0]
     assert last.decision == "undecided" and row.p_holm == pytest.approx(last.p_holm) and last.p_holm > 0.05
     assert row.verdict == "no detectable difference at this resolution"
@@ -123,9 +129,9 @@ def test_what_a_fixed_sweep_left_behind_is_not_counted_as_bought() -> None:
     found = course(Study.of(records, rule.designed(design, {})))
     judgement = judge(Study.of(records, rule.designed(design, found.seeds)))
     assert judgement.counts == {"complete": found.runs, "failed": 0, "missing": 0}
-    assert judgement.set_aside == {"beyond what this sweep has bought": 36 - found.runs}
-    assert [row.n for row in judgement.tables[0].rows] == list(found.seeds.values())
-    assert judgement.tables[0].rows[1].verdict == "worse"
+    assert judgement.study.set_aside == {"beyond what this sweep has bought": 36 - found.runs}
+    assert [row.n for row in judgement.comparisons[0].rows] == list(found.seeds.values())
+    assert judgement.comparisons[0].rows[1].verdict == "worse"
 
 
 def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
@@ -149,7 +155,7 @@ def test_runs_that_are_tried_again_change_no_look_that_was_taken_and_count_in_th
     [last] = after_6.looks[-1].steps
     assert last.n == 7  # seed 1 is in, and seed 7, which came after the last look, isn't
     study = Study.of(whole, rule.designed(design, after_6.seeds, [(6, [("arm1", 1)]), (8, [("control", 7)])]))
-    row = judge(study).tables[0].rows[1]
+    row = judge(study).comparisons[0].rows[1]
     assert row.effect.n == 7 and row.p_holm == pytest.approx(last.p_holm) and "alpha is spent" in " ".join(row.notes)
     assert running(study).against_control[0].n == 7
     free = with_retries(whole, design, rule, [])
@@ -198,7 +204,7 @@ def test_a_contrast_keeps_its_arms_until_it_is_decided() -> None:
     _, without = bought(effects, rule, margin=None)
     study, courses = bought(effects, rule, margin=None, contrasts=[["arm1", "arm2"]])
     assert without[-1].seeds["arm1"] < courses[-1].seeds["arm1"]
-    assert judge(study).contrasts[0].effect.n == courses[-1].seeds["arm1"]
+    assert judge(study).found["contrasts"][0].effect.n == courses[-1].seeds["arm1"]
 
 
 def test_all_null_studies_find_something_no_more_often_than_alpha() -> None:

@@ -1,87 +1,20 @@
-"""Ways of decoding compared: by known answers, and by simulated models and prompts whose truth is known."""
+"""Decoding configurations compared by known answers."""
 
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from analysis.formatting import percent
-from analysis.report.files import sheets
 from analysis.report.html import render
+from analysis.statistics.clustered import shift
 from analysis.study import Study
-from analysis.verdicts.decoding import Way, cochran, decoding, mcnemar, sheet, shift
+from analysis.table import tables_on
 from analysis.verdicts.judge import judge
+from analysis.verdicts.parts.decoding import Way, decoding, table
 from core.records.decoded import Decoded
 from tests.analysis.conftest import make_design
 from tests.analysis.pages import without_scripts
-
-
-def answers(models: int, prompts: int, gain: float, rng: np.random.Generator) -> np.ndarray:
-    """Right or not of two ways, the second better by `gain`: models and prompts each prefer one of them by chance.
-
-    Returns (S, N, 2).
-    """
-    skill = 0.5 + 0.1 * rng.standard_normal((models, 1)) + 0.2 * rng.standard_normal((1, prompts))
-    liking = 0.05 * rng.standard_normal((models, 1)) + 0.1 * rng.standard_normal((1, prompts))
-    chance = np.stack([skill, skill + liking + gain], axis=-1).clip(0, 1)
-    return (rng.random(chance.shape) < chance).astype(float)
-
-
-def test_one_model_is_a_t_test_over_prompts_and_mcnemars_test() -> None:
-    rng = np.random.default_rng(0)
-    difference = rng.integers(-1, 2, size=(1, 40)).astype(float)
-    found, known = shift(difference), stats.ttest_1samp(difference[0], 0)
-    assert found.pvalue() == pytest.approx(known.pvalue)
-    assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval()))
-    gained, lost = (difference == 1).sum(), (difference == -1).sum()
-    assert mcnemar(difference) == pytest.approx(stats.chi2.sf((gained - lost) ** 2 / (gained + lost), 1))
-
-
-def test_copies_of_a_model_say_no_more_than_one_of_these_models() -> None:
-    difference = np.random.default_rng(1).integers(-1, 2, size=(1, 60)).astype(float)
-    assert mcnemar(np.repeat(difference, 5, axis=0)) == pytest.approx(mcnemar(difference))
-    right = (np.random.default_rng(2).random((1, 50, 3)) < (0.4, 0.5, 0.6)).astype(float)
-    assert cochran(np.repeat(right, 4, axis=0)) == cochran(right)
-
-
-def test_two_ways_are_cochrans_sign_test() -> None:
-    right = np.zeros((1, 30, 2))
-    right[0, :9, 0], right[0, 9:12, 1] = 1, 1
-    assert cochran(right) == pytest.approx(stats.binomtest(9, 12).pvalue, abs=0.02)
-
-
-def test_ways_that_never_differ_are_not_told_apart() -> None:
-    same = np.ones((3, 10, 2))
-    assert mcnemar(same[..., 1] - same[..., 0]) == 1.0 and cochran(same) == 1.0
-    found = shift(same[..., 1] - same[..., 0])
-    assert found.estimate == found.low == found.high == 0 and found.pvalue() == 1.0 and found.p_equivalence(0.01) == 0.0
-
-
-def test_error_rates_hold_where_models_and_prompts_are_clusters() -> None:
-    rng, repeats = np.random.default_rng(3), 600
-    rejected, naive, covered, seen = 0, 0, 0, 0
-    for _ in range(repeats):
-        difference = np.diff(answers(6, 80, 0.0, rng))[..., 0]
-        found = shift(difference)
-        rejected += found.pvalue() < 0.05
-        naive += stats.ttest_1samp(difference.ravel(), 0).pvalue < 0.05
-        covered += found.low <= 0 <= found.high
-        seen += shift(np.diff(answers(6, 80, 0.15, rng))[..., 0]).pvalue() < 0.05
-    assert rejected / repeats < 0.07 and covered == repeats - rejected
-    assert naive / repeats > 0.12  # answers taken for independent
-    assert seen / repeats > 0.8
-
-
-def test_cochrans_level_holds_where_prompts_are_clusters() -> None:
-    rng, rejected = np.random.default_rng(4), 0
-    for repeat in range(200):
-        chance = (0.5 + 0.3 * rng.standard_normal((1, 40, 3))).clip(
-            0, 1
-        )  # of each prompt and way, the same in all models
-        right = (rng.random((5, 40, 3)) < chance).astype(float)
-        rejected += cochran(right, permutations=199, seed=repeat) < 0.05
-    assert rejected <= 20  # of 200 at 5 %: more by chance in 1 of 700
 
 
 @pytest.fixture
@@ -139,15 +72,15 @@ def test_no_way_is_named_for_a_loss_that_was_not_detected(study: Study) -> None:
 
 def test_the_report_and_the_files_show_it_escaped(study: Study) -> None:
     judgement = judge(study)
-    assert judgement.headline == judgement.decoding.headline  # type: ignore[union-attr]
+    assert judgement.headline == judgement.found["decoding"].headline  # type: ignore[union-attr]
     page = render(study, judgement)
     assert "Decoding of dyck: 100 held-out prompts" in page and "&lt;b&gt;" in page
     assert "<script>" not in without_scripts(page)
     assert 'id="frontier-' in page
-    assert [each.name for each in sheets(judgement)][-1] == "decoding"
+    assert [each.name for each in tables_on(judgement.tables, "file")][-1] == "decoding"
     assert judgement.to_dict()["decoding"]["ways"][1]["verdict"] == "worse"
-    table = sheet(decoding(study))
-    assert len(table.shown) == len(table.exact) == 4 and len(table.head) == len(table.shown[0])
+    shown = table(decoding(study))
+    assert len(shown.rows) == len(shown.exact) == 4 and len(shown.head("file")) == len(shown.texts("file")[0])
 
 
 def test_answers_of_other_settings_or_weights_are_left_out(study: Study) -> None:
@@ -174,6 +107,6 @@ def test_a_margin_and_an_effect_beside_it_are_not_rounded_across_each_other(stud
         replace(way, effect=replace(way.effect, estimate=0.01246)) if way.name == "same" else way for way in found.ways
     ))  # fmt: skip
     assert "(equivalent within the margin of 1.25%)" in found.headline
-    assert "Differences below 1.25% are declared not to matter" in sheet(found).caption
-    assert sheet(found).shown[2][2].startswith("+1.2% ")
+    assert "Differences below 1.25% are declared not to matter" in table(found).caption
+    assert table(found).texts("file")[2][2].startswith("+1.2% ")
     assert percent(0.00996, margin=0.01) == "+0.996%" and percent(-0.0104, margin=0.01) == "−1.04%"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from analysis.verdicts.learning_speed import learning_speed
+from analysis.verdicts.parts.learning_speed import learning_speed
 from core.errors import UserError
 
 TOKENS = np.array([100.0, 200.0, 400.0, 800.0])

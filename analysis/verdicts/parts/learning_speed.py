@@ -1,18 +1,23 @@
-"""How fast an arm learns: the tokens to be as good as the control is at its end, as a share of the control's."""
+"""Learning speed: the tokens that an arm needs for the value that the control ends with, as a share of the control's."""
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from analysis.formatting import coverage, pvalue, ratio
 from analysis.statistics.compare import VERDICT_FLOOR, holm, paired_effect
 from analysis.study import Study
+from analysis.table import EVERYWHERE, Column, Medium, Prose, Range, Table
+from analysis.verdicts.answer import Context, Part
 from analysis.verdicts.comparisons import ACROSS
 from core.errors import UserError
 from core.records import likelihood_kind as likelihood
 from core.records.metrics import METRICS
 
+ORDER = 30
 _Series = dict[int, tuple[np.ndarray, np.ndarray]]
 
 
@@ -43,6 +48,45 @@ class SpeedRow:
     speed: LearningSpeed | None
     p_holm: float | None
     note: str
+
+
+def part(study: Study, context: Context) -> Part | None:
+    """The learning speed of every arm; None for a brief answer, and where arms have other numbers of seeds."""
+    if context.brief or context.course is not None:
+        return None
+    found = speeds(study)
+    return Part({"speeds": found}, _tables(found, context.primary.label, study.design["alpha"]))
+
+
+def _tables(found: tuple["SpeedRow", ...], metric: str, alpha: float) -> tuple[Table, ...]:
+    columns = (
+        Column("arm", file="tokens for the same value"), Column("share", file="share of the control's"),
+        Column(coverage(alpha)), Column("Holm p"), Column("as good in the end", ("page",)), Column("as good", ("terminal",)),
+        Column("n", ("file",)), Column("", ("page",), prose=True),
+    )  # fmt: skip
+    rows, none = [], {place for place, row in enumerate(found) if row.speed is None}
+    for row in found:
+        one = row.speed
+        cells: tuple[Any, ...] = ("", Range(), "", "", "", "")
+        if one is not None:
+            ends, reached = Range(ratio(one.low), ratio(one.high)), f"{one.reached} of {one.n}"
+            cells = (ratio(one.share), ends, pvalue(row.p_holm, alpha), f"{reached} seeds", reached, str(one.n))
+        rows.append((row.label, *cells, Prose(row.note, "note")))
+    exact = [
+        {"arm": row.arm, "label": row.label, **vars(row.speed), "p_holm": row.p_holm} for row in found if row.speed
+    ]
+    intro = (
+        f"Training tokens that an arm needs for the same {metric}, as a share of the control's: below 1 it learns faster. "
+        "Seed by seed, the better of the two is followed back to where it first was as good as the other is at its end; "
+        "linear in log tokens between validations."
+    )
+    hidden: dict[Medium, set[int]] = {"terminal": none, "file": none}
+    line, on = "tokens for the same value, as a share of the control's (below 1: learns faster)", EVERYWHERE
+    made = Table(
+        "learning-speed", columns, tuple(rows), tuple(exact), "Learning speed", "curves", intro=intro, terminal=line,
+        hidden=hidden, on=on if exact else ("page",),
+    )  # fmt: skip
+    return (made,) if found else ()
 
 
 def speeds(study: Study) -> tuple[SpeedRow, ...]:

@@ -1,7 +1,6 @@
-"""Ways of decoding, compared on the same models and prompts: how often each is right, and what that takes.
+"""Decoding configurations compared on the same models and prompts: how often each is right, and what that takes.
 
-A model's answers to many prompts are alike, and so are many models' answers to one prompt: both models (seeds) and
-prompts are clusters. Shapes: S models, N prompts, W ways, the control first.
+Shapes: S models, N prompts, W configurations, the control first.
 """
 
 import math
@@ -10,94 +9,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import special
 
 from analysis.formatting import coverage, percent, pvalue
+from analysis.statistics.clustered import Shift, cochran, mcnemar, shift
 from analysis.statistics.compare import VERDICT_FLOOR, holm, verdict
 from analysis.study import Study
-from analysis.table import Sheet
+from analysis.table import Cell, Column, Medium, Prose, Table
+from analysis.verdicts.answer import Context, Part
+from analysis.verdicts.comparison_tables import tone
 from core.runtime.units import ranked
 
-PERMUTATIONS = 4999
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A mean over models and prompts, with an interval for other models and other prompts of the kind."""
-
-    estimate: float
-    low: float
-    high: float
-    se: float
-    df: int
-
-    def pvalue(self, null: float = 0.0) -> float:
-        """Two-sided, that the mean is `null`."""
-        return float(2 * special.stdtr(self.df, -abs(self._t(null))))
-
-    def p_equivalence(self, margin: float) -> float:
-        """Of two one-sided tests against a mean as large as the margin (Schuirmann 1987)."""
-        return float(special.stdtr(self.df, max(self._t(margin), -self._t(-margin))))
-
-    def _t(self, null: float) -> float:
-        distance = self.estimate - null
-        return distance / self.se if self.se > 0 else math.copysign(math.inf, distance) if distance else 0.0
-
-
-def shift(values_SN: ArrayLike, *, alpha: float = 0.05) -> Shift:
-    """The mean of values that two crossed clusters share, with an interval of coverage 1 - alpha.
-
-    values_SN: (S, N), a row for each model, a column for each prompt. The variance of the mean is that of clusters of models
-    plus that of clusters of prompts, less that of single answers, which both have counted (Cameron, Gelbach and Miller 2011),
-    and never below either; a t distribution of the smaller number of clusters less one. One model says nothing of others: its
-    interval is of other prompts alone.
-    """
-    values = np.asarray(values_SN, dtype=float)
-    models, prompts = values.shape
-    residual = values - values.mean()
-    by_model = _of_mean(residual.mean(1)) if models > 1 else 0.0
-    by_prompt = _of_mean(residual.mean(0)) if prompts > 1 else 0.0
-    single = float((residual**2).sum()) / (values.size * max(1, values.size - 1))
-    both = by_model + by_prompt - single if models > 1 and prompts > 1 else 0.0
-    se, df = math.sqrt(max(by_model, by_prompt, both)), (min(models, prompts) if models > 1 else prompts) - 1
-    reach = float(-special.stdtrit(df, alpha / 2)) * se
-    estimate = float(values.mean())
-    return Shift(estimate, estimate - reach, estimate + reach, se, df)
-
-
-def _of_mean(values: np.ndarray) -> float:
-    return float(values.var(ddof=1)) / len(values)
-
-
-def mcnemar(difference_SN: ArrayLike) -> float:
-    """The p-value that two ways are as often right on these models, prompts being clusters (Durkalski et al. 2003).
-
-    difference_SN: (S, N) right or not of one less the other. With one model it is McNemar's test (1947) as the sum over
-    discordant pairs.
-    """
-    by_prompt = np.asarray(difference_SN, dtype=float).sum(0)
-    spread = float((by_prompt**2).sum())
-    return float(special.chdtrc(1, by_prompt.sum() ** 2 / spread)) if spread else 1.0
-
-
-def cochran(right_SNW: ArrayLike, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
-    """The p-value that all ways are as often right on these models (Cochran's Q, 1950), prompts being clusters.
-
-    right_SNW: (S, N, W). Q is compared with its values when each prompt's ways change places, in all models alike: exact
-    whatever the models' answers to one prompt have in common.
-    """
-    by_prompt = np.asarray(right_SNW, dtype=float).sum(0)  # (N, W)
-    rng = np.random.default_rng(seed)
-    # Q grows with the spread of the ways' totals alone: what else is in it is the same in every permutation.
-    found, above = _spread(by_prompt), 1
-    for _ in range(permutations):
-        above += _spread(rng.permuted(by_prompt, axis=1)) >= found - 1e-9
-    return above / (permutations + 1)
-
-
-def _spread(by_prompt_NW: np.ndarray) -> float:
-    return float(by_prompt_NW.sum(0).var())
+ORDER = 10
+ENDS = ("estimate", "low", "high")
+COSTS = ("p_holm", "p_mcnemar", "p_equivalence", "calls", "tokens_per_call", "ms")
 
 
 @dataclass(frozen=True)
@@ -142,6 +66,18 @@ class Decoding:
     def headline(self) -> str:
         """What it found, in a sentence or two."""
         return _headline(self)
+
+
+def part(study: Study, context: Context) -> Part | None:
+    """The comparison of a design that has decoding configurations; None for another."""
+    if "decoders" not in study.design:
+        return None
+    found = decoding(study)
+    sources = (
+        "prompts and models as crossed clusters (Cameron, Gelbach and Miller 2011)",
+        "McNemar's test of clustered pairs (Durkalski et al. 2003)", "Cochran's Q (1950)",
+    )  # fmt: skip
+    return Part({"decoding": found}, (table(found),), found.headline, sources)
 
 
 def decoding(study: Study) -> Decoding:
@@ -276,32 +212,44 @@ def _cheapest(found: Decoding) -> str:
     return f" Fewest calls of those equivalent or better: “{best.label}” ({words}), {best.tokens_per_call:.2g} tokens a call."
 
 
-def sheet(found: Decoding) -> Sheet:
-    """The table of a page, a terminal and a file."""
-    shown, exact = [], []
-    for way in found.ways:
-        rights = (
-            [percent(each, sign=False) for each in (way.right.estimate, way.right.low, way.right.high)]
-            if way.right
-            else []
-        )
-        right = f"{rights[0]} [{rights[1]}, {rights[2]}]" if rights else ""
-        bounds = f"[{percent(way.effect.low)}, {percent(way.effect.high)}]" if way.effect else ""
-        effect = f"{percent(way.effect.estimate, margin=found.margin)} {bounds}" if way.effect else ""
-        costs = (_told(way.calls, ".1f"), _told(way.tokens_per_call, ".2f"), _told(way.ms, ".1f"))
-        words = "; ".join((way.verdict, *way.notes))
-        ps = (pvalue(way.p_holm, found.alpha), pvalue(way.p_mcnemar, found.alpha))
-        shown.append((_label(found, way), right, effect, *ps, *costs, str(way.n), words))
-        numbers = {"arm": way.arm, "way": way.name, "n": way.n, "verdict": way.verdict}
-        for name in ("right", "effect"):
-            part: Shift | None = getattr(way, name)
-            numbers |= {f"{name}_{key}": getattr(part, key) if part else None for key in ("estimate", "low", "high")}
-        numbers |= {
-            key: getattr(way, key) for key in ("p_holm", "p_mcnemar", "p_equivalence", "calls", "tokens_per_call", "ms")
-        }
-        exact.append(numbers)
-    head = ("decoding", "exact match", "effect", "Holm p", "McNemar p", "NFE", "TPF", "ms", "n", "verdict")
-    return Sheet("decoding", head, tuple(shown), tuple(exact), _title(found), _caption(found))
+def table(found: Decoding) -> Table:
+    """All configurations of all arms: accuracy, effects, costs."""
+    wide: tuple[Medium, ...] = ("page", "file")
+    caption = _caption(found)
+    notes = {f"note: {way.label}: {note}": None for way in found.ways for note in way.notes}
+    columns = (
+        Column("decoding"), Column("exact match", wide), Column("right", ("terminal",)), Column("effect"), Column("Holm p"),
+        Column("McNemar p", wide), Column("NFE", wide), Column("TPF"), Column("ms", wide), Column("n", wide),
+        Column("verdict", wide, prose=True), Column("verdict", ("terminal",), prose=True),
+    )  # fmt: skip
+    return Table(
+        "decoding", columns, tuple(_cells(found, way) for way in found.ways), tuple(map(_exact, found.ways)), _title(found),
+        "samplers", caption=caption, style="tight", below=(*notes, caption),
+    )  # fmt: skip
+
+
+def _cells(found: Decoding, way: Way) -> tuple[Cell, ...]:
+    right = [percent(each, sign=False) for each in _ends(way.right) if each is not None]
+    bounds = [percent(each) for each in _ends(way.effect)[1:] if each is not None]
+    effect = f"{percent(way.effect.estimate, margin=found.margin)} [{bounds[0]}, {bounds[1]}]" if way.effect else ""
+    colour = tone(way.verdict)
+    return (
+        _label(found, way), f"{right[0]} [{right[1]}, {right[2]}]" if way.right else "",
+        f"{way.right.estimate:.1%}" if way.right else "", effect, pvalue(way.p_holm, found.alpha),
+        pvalue(way.p_mcnemar, found.alpha), _told(way.calls, ".1f"), _told(way.tokens_per_call, ".2f"), _told(way.ms, ".1f"),
+        str(way.n), Prose("; ".join((way.verdict, *way.notes)), colour), Prose(way.verdict, colour),
+    )  # fmt: skip
+
+
+def _exact(way: Way) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"arm": way.arm, "way": way.name, "n": way.n, "verdict": way.verdict}
+    for name, mean in (("right", way.right), ("effect", way.effect)):
+        numbers |= {f"{name}_{end}": value for end, value in zip(ENDS, _ends(mean), strict=True)}
+    return numbers | {key: getattr(way, key) for key in COSTS}
+
+
+def _ends(mean: Shift | None) -> tuple[float | None, ...]:
+    return (mean.estimate, mean.low, mean.high) if mean else (None, None, None)
 
 
 def _label(found: Decoding, way: Way) -> str:

@@ -1,0 +1,127 @@
+"""Answer: what every judge returns, and Judgement, the answer of a study whose runs are records."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from analysis.study import Study
+from analysis.table import Table
+from analysis.verdicts.comparisons import MetricTable
+from analysis.verdicts.until_decided import Course
+
+# Keys of `ablate report --json` that every answer has, whatever was analysed.
+KEYS: Mapping[str, Any] = {
+    "question": "", "headline": "", "tables": [], "winner": None, "winner_reason": "", "noise_sd": None, "counts": {},
+    "set_aside": {}, "unreadable": [], "design": {}, "exploratory": "", "contrasts": [], "speeds": [], "main_effects": None,
+    "interactions": None, "factorial_note": "", "course": None, "decoding": None, "ladder": None, "notes": [], "declared": "",
+}  # fmt: skip
+
+
+class Answer(Protocol):
+    """The answer of a study, whatever its kind: renderers loop over its tables and figures."""
+
+    @property
+    def headline(self) -> str:
+        """The answer in a few sentences."""
+
+    @property
+    def winner(self) -> str | None:
+        """The arm that may be exported; None where there is none."""
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """All tables, in the order of a terminal."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a part of an answer is given beside the study.
+
+    primary: arms beside the control in the study's metric. course: of a sweep that is bought until it is decided. brief: only
+    sentences for the headline are asked for.
+    """
+
+    primary: MetricTable
+    course: Course | None
+    brief: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one analysis adds to the answer of a study of arms.
+
+    found: results by their key in `ablate report --json`. sentence: for the headline. sources: what a report cites for it.
+    """
+
+    found: Mapping[str, Any]
+    tables: tuple[Table, ...] = ()
+    sentence: str = ""
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The answer of a study from its records.
+
+    winner_reason: why that arm may be exported, or why none may. found: results by their key in `ablate report --json`.
+    pages: names of the report's pages that it always has; further ones follow from the places of tables and figures.
+    extent: the size of the design in words. methods: how it was analysed, in a sentence for a paper; sources: the statistics
+    that it rests on. notes: what the numbers don't show of how they came about. declared: when and at which commit
+    the study was declared, and what was changed since.
+    """
+
+    study: Study = field(repr=False)
+    headline: str
+    winner: str | None
+    winner_reason: str
+    tables: tuple[Table, ...]
+    found: Mapping[str, Any]
+    pages: tuple[str, ...]
+    extent: str
+    methods: str
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+    declared: str
+
+    @property
+    def question(self) -> str:
+        """The question that the study was declared to answer."""
+        return str(self.study.design["question"])
+
+    @property
+    def design(self) -> Mapping[str, Any]:
+        """The design that the records were judged by."""
+        return self.study.design
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Runs by state."""
+        return {"complete": self.study.complete, "failed": self.study.failed, "missing": self.study.missing}
+
+    @property
+    def comparisons(self) -> tuple[MetricTable, ...]:
+        """Every arm beside the control, by metric, the primary one first; empty where arms aren't compared."""
+        return tuple(self.found.get("tables", ()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All results, JSON-ready: null for what isn't a finite number."""
+        own = {name: getattr(self, name) for name in KEYS if hasattr(self, name) and name not in self.found}
+        facts = {"set_aside": self.study.set_aside, "unreadable": self.study.unreadable}
+        return {**_plain({**KEYS, **own, **facts, **self.found, "tables": self.comparisons})}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
+    if is_dataclass(value):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {" − ".join(key) if isinstance(key, tuple) else str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value

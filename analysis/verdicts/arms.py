@@ -1,0 +1,133 @@
+"""The answer of a study of arms: every arm beside the control in each metric, and the parts that its design asks for."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from analysis.formatting import coverage, pvalue
+from analysis.statistics.power import reach_of
+from analysis.study import Study
+from analysis.verdicts import parts
+from analysis.verdicts.answer import Context, Judgement, Part
+from analysis.verdicts.comparison_tables import contrasts_table, verdict_table
+from analysis.verdicts.comparisons import MetricTable, failures, metric_table, planned_contrasts
+from analysis.verdicts.headline import asides, contrasts, headline
+from analysis.verdicts.lineage import declared, looked_at, notes
+from analysis.verdicts.until_decided import Course, course
+from core.records.metrics import METRICS
+from core.runtime.units import counted, ranked, significant
+
+UNCONFIRMED = "not yet confirmed on fresh seeds"  # what a winner's reason ends with
+
+
+def judge(study: Study, brief: bool = False) -> Judgement:
+    """Compare every arm with the control in the primary and the secondary metrics, and run the parts of the analysis.
+
+    brief: without learning speeds, main effects and interactions.
+    """
+    design = study.design
+    bought = course(study) if "adaptive" in design else None
+    looks = bought.looks_of if bought else None
+    whole, study = study, study.within(bought.seeds) if bought else study
+    names = [design["metric"], *design["secondary"]]
+    tables = tuple(metric_table(study, metric, primary=metric == design["metric"], looks=looks) for metric in names)
+    planned = planned_contrasts(study, looks)
+    found = list(_parts(study, Context(tables[0], bought, brief)))
+    sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
+    weak = exploratory(design)
+    words = [weak, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
+    words = words if len(design["arms"]) > 1 else []  # a design of one arm asks how to decode it
+    words += [*(part.sentence for part in found), looked_at(study)]
+    winner, reason = _winner(study, tables[0])
+    results: dict[str, Any] = {"tables": tables, "contrasts": planned, "exploratory": weak}
+    return Judgement(
+        study=study,
+        headline=" ".join(line for line in words if line),
+        winner=winner,
+        winner_reason=reason,
+        tables=(
+            *(verdict_table(table, design["alpha"]) for table in tables),
+            *contrasts_table(planned, tables[0], design["alpha"]),
+            *(table for part in found for table in part.tables),
+        ),
+        found=results
+        | {"noise_sd": max(sds) if sds else None}
+        | {key: value for part in found for key, value in part.found.items()},
+        pages=("verdict", "arms"),
+        extent=f"{len(design['arms'])} arms × {'up to ' if bought else ''}{counted(len(design['seeds']), 'seed')}",
+        methods=_methods(study, tables[0], bought),
+        sources=(
+            "adjusted p-values (Holm 1979)",
+            *(["equivalence by two one-sided tests (Schuirmann 1987)"] if tables[0].margin else []),
+            *(source for part in found for source in part.sources),
+        ),
+        notes=notes(whole),
+        declared=declared(whole),
+    )
+
+
+def _parts(study: Study, context: Context) -> Iterator[Part]:
+    """The results of every module in `analysis.verdicts.parts`, in their order, as far as they have something to say."""
+    names = [each.name for each in pkgutil.iter_modules(parts.__path__, f"{parts.__name__}.")]
+    modules = sorted(map(importlib.import_module, names), key=lambda module: (module.ORDER, module.__name__))
+    for module in modules:
+        if (found := module.part(study, context)) is not None:
+            yield found
+
+
+def exploratory(design: Mapping[str, Any]) -> str:
+    """Why a design can't be expected to reach significance; empty where it can."""
+    reach, seeds, arms = reach_of(design), len(design["seeds"]), len(design["arms"]) - 1
+    if reach.ok:
+        return ""
+    needed = f"{reach.seeds_needed} would"
+    return f"Exploratory: {seeds} seeds for {arms} arms can't be expected to reach significance ({needed})."
+
+
+def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
+    control = study.design["control"]
+    if study.missing:
+        return (
+            None,
+            f"{counted(study.missing, 'run')} of the design still missing; a winner is named when all are recorded",
+        )
+    if table.rows[0].n == 0:
+        return None, "the control has no finished run"
+    if len(table.rows) == 1:
+        return control, "it is the only arm"
+    if not any(row.p_holm is not None for row in table.rows):
+        return None, "no arm has enough finished runs to be compared"
+    better = [row for row in table.rows if row.verdict == "better"]  # without failures, by its words
+    if not better:
+        return control, f"no arm is better than the control in {table.label}, so the control stands"
+    sign = 1 if table.goal == "min" else -1
+    best = better[ranked([sign * row.effect.estimate if row.effect else 0 for row in better])[0]]
+    assert best.effect is not None
+    said = f"better than the control by {significant(abs(best.effect.estimate), 3)} {table.unit}".strip()
+    lost = failures(study, control, table.metric)
+    said += f"; the control lost {lost} of its runs" if lost else ""
+    return best.arm, f"{said} (Holm p = {pvalue(best.p_holm, study.design['alpha'])}); {UNCONFIRMED}"
+
+
+def _methods(study: Study, table: MetricTable, bought: Course | None) -> str:
+    """How the arms were compared, in a sentence that holds for the records as they are; empty before any comparison."""
+    effects = [row.effect for row in table.rows if row.effect]
+    if not effects:
+        return ""
+    design, pairs = study.design, sorted({effect.n for effect in effects})
+    many = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+    arms = "an arm" if len(effects) == 1 else f"each of {len(effects)} arms"
+    kept = "any-time valid intervals" if bought else "t intervals of the mean paired difference"
+    told = (
+        f"We compared {arms} with the control “{study.labels[design['control']]}” in {METRICS[design['metric']].label}"
+        f" over {many} seeds under common random numbers (data order, masks, timesteps, initial weights), by "
+        f"{coverage(design['alpha']).replace('interval', kept)}"
+        f", adjusting p-values by Holm's method at a family-wise level of {design['alpha']:g}"
+    )
+    if design["margin"]:
+        told += f"; equivalence was tested by two one-sided tests with a margin of {design['margin']:g} {table.unit}".rstrip()
+    lost = study.failed
+    return told + (
+        f"; {lost} run{'s' if lost > 1 else ''} failed and {'are' if lost > 1 else 'is'} left out." if lost else "."
+    )
