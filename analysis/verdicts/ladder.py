@@ -22,7 +22,11 @@ def judge(study: Study, brief: bool = False) -> Judgement:
     """Fit the law of a ladder. brief: no law is fitted, and runs are counted alone."""
     from analysis.scaling.ladder_fit import climb  # scipy.optimize
 
-    found = None if brief else climb(study)
+    return answer(study, None if brief else climb(study))
+
+
+def answer(study: Study, found: Ladder | None) -> Judgement:
+    """The answer that a fitted ladder gives."""
     design, total = study.design, study.missing + len(study.cells)
     return Judgement(
         study=study,

@@ -25,7 +25,7 @@ from analysis.study import Study
 from analysis.table import tables_on
 from analysis.verdicts.answer import Judgement
 from analysis.verdicts.judge import judge
-from analysis.verdicts.ladder import distances, headline
+from analysis.verdicts.ladder import answer, distances, headline
 from analysis.verdicts.ladder import tables as ladder_tables
 from core.errors import UserError
 from core.records.record import RunRecord
@@ -84,7 +84,7 @@ def record_of(design: dict[str, Any], arm: dict[str, Any], seed: int, noise: flo
 def judged() -> tuple[Study, Judgement, Ladder]:
     study = study_of()
     ladder = climb(study, bootstrap=40)  # 200 in a report
-    return study, replace(judge(study, brief=True), headline=headline(ladder), ladder=ladder), ladder
+    return study, answer(study, ladder), ladder
 
 
 def test_the_planted_law_is_found_with_what_sparsity_does(judged) -> None:
