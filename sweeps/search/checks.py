@@ -1,21 +1,27 @@
-"""Mistakes in a search, refused before anything is trained."""
+"""Checks of a declared search: mistakes are refused before anything is trained."""
 
 import importlib.util
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from core.config.loading import flatten, text
+from core.config.loading import text
 from core.config.run import known_keys
 from core.errors import UserError
-from core.records.metrics import METRICS
-from core.runtime.json_files import is_whole
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
 from sweeps.search.space import ordered
 from sweeps.search.spec import KINDS, Choice, Int, Log, Parameter, Search, Uniform
 from sweeps.studies.matching import SOLVED
-from sweeps.studies.study import CONFIRMATION_SEED, MOST_SEEDS, check_decides, nearest
+from sweeps.studies.study import (
+    CONFIRMATION_SEED,
+    MOST_SEEDS,
+    check_decides,
+    check_each_seed,
+    check_metrics,
+    check_settings,
+    nearest,
+)
 
 TOKEN_KEYS = ("trainer.steps", "trainer.batch_size", "data.sequence_length")
 
@@ -64,12 +70,8 @@ def _check_space(search: Search, overrides: Mapping[str, Any]) -> None:
             for level in levels:
                 if not search.space[parent].holds(level):
                     raise UserError(f"space: '{key}' waits for {parent}={text(level)}, which the space never has")
-    for source, settings in (("settings", dict(flatten(search.settings))), ("override", overrides)):
-        for key in settings:
-            if key in search.space:
-                raise UserError(f"{source} {key}: it is searched, so the space sets it; leave it out")
-            if key == "seed":
-                raise UserError(f"{source} seed: the search's `seeds` set it; leave it out")
+    searched = dict.fromkeys(search.space, "it is searched, so the space sets it")
+    check_settings(search.settings, overrides, searched | {"seed": "the search's `seeds` set it"})
     if search.match not in (None, "active_flops"):
         raise UserError(f"match: unknown value {search.match!r}; use None or 'active_flops'")
     if search.match and SOLVED in search.space:
@@ -140,12 +142,7 @@ def _check_choices(search: Search) -> None:
         )
     if not search.metrics:
         raise UserError("metric: there is none; name at least one, such as 'val/nelbo'")
-    for field, metric in [("metric", m) for m in search.metrics] + [("secondary", m) for m in search.secondary]:
-        if metric not in METRICS:
-            raise UserError(f"{field}: unknown metric '{metric}': {nearest(metric, METRICS)}")
-    named = [*search.metrics, *search.secondary]
-    if twice := [metric for metric in named if named.count(metric) > 1]:
-        raise UserError(f"metric: '{twice[0]}' is named twice; list every metric once")
+    check_metrics(search.metrics, search.secondary)
     if search.sampler == "cma_es":
         numeric = [
             key for key, parameter in search.space.items() if not isinstance(parameter, Choice) and not parameter.when
@@ -159,13 +156,7 @@ def _check_choices(search: Search) -> None:
 
 
 def _check_seeds(search: Search) -> None:
-    seeds = list(search.seeds)
-    if not seeds or not all(is_whole(seed) and seed >= 0 for seed in seeds):
-        raise UserError(
-            f"seeds: a list of whole numbers from 0 on, below 2**63, is needed, such as range(2), not {search.seeds!r}"
-        )
-    if len(set(seeds)) < len(seeds):
-        raise UserError("seeds: one is listed twice; the same seed gives the same run, not another sample")
+    check_each_seed(search.seeds)
     if search.confirm < 2:
         raise UserError(f"confirm: at least 2 fresh seeds are needed for an interval, not {search.confirm}")
     if search.confirm > MOST_SEEDS:
@@ -173,7 +164,7 @@ def _check_seeds(search: Search) -> None:
     if not 0 <= search.seed < 2**32:
         raise UserError(f"seed: {search.seed} is not a whole number from 0 on, below 2**32, which samplers take")
     fresh = range(CONFIRMATION_SEED, CONFIRMATION_SEED + search.confirm)
-    if taken := [seed for seed in seeds if seed in fresh]:
+    if taken := [seed for seed in search.seeds if seed in fresh]:
         raise UserError(
             f"seeds: {taken[0]} is kept for the confirmation ({fresh.start} to {fresh.stop - 1}); use others"
         )
