@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:
         yield Run(path, content, record)
 
 
-def together(folder: Path, runs: list[Run], compared: list[Run], diffs: Path) -> Iterator[Finding]:
+def together(folder: Path, runs: Sequence[Run], compared: list[Run], diffs: Path) -> Iterator[Finding]:
     """What is wrong with records as a set. compared: those that are judged beside each other; diffs: folder of patches."""
     yield from _twins(folder, runs)
     yield from _mixtures(compared)
@@ -248,7 +248,7 @@ class Corpora:
             yield Finding(place, f"the data here are {found}, and it was trained on {trained_on}")
 
 
-def _twins(folder: Path, runs: list[Run]) -> Iterator[Finding]:
+def _twins(folder: Path, runs: Sequence[Run]) -> Iterator[Finding]:
     """Runs that are recorded more than once."""
     places = defaultdict(list)
     for run in runs:
@@ -279,7 +279,7 @@ def _mixtures(runs: list[Run]) -> Iterator[Finding]:
             yield Finding("runs compared", f"of different {words.get(name, name)}: {listed}", note=name == "device")
 
 
-def _differences(runs: list[Run], folder: Path) -> Iterator[Finding]:
+def _differences(runs: Sequence[Run], folder: Path) -> Iterator[Finding]:
     """What isn't known of the code that was trained. folder: of the patches."""
     without = sum(
         bool(r.record.provenance.get("git_dirty")) and not r.record.provenance.get("git_diff_sha256") for r in runs

@@ -1,4 +1,4 @@
-"""Where a study stands: each run's state from the ledger, its progress, and what Slurm says of its jobs. Reads only."""
+"""Status of a study: each run's state from the ledger, its progress, and what Slurm says of its jobs. Reads only."""
 
 import contextlib
 import os
@@ -6,10 +6,10 @@ import socket
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -58,39 +58,107 @@ class RunStatus:
         return f"{self.arm} seed {self.seed}"
 
 
-@dataclass(frozen=True)
-class Status:
-    """All runs of a study's last design. preempted, deaths: how often a run was put back, and lost its worker, so far.
+class Row(Protocol):
+    """What is to be trained, as a status lists it: a run, or a search's configuration."""
 
-    tasks: array tasks that wait or run; None where Slurm doesn't say, with the reason in `silence`. decoded: how far finished
-    runs are decoded; None where the design has no decoders.
+    @property
+    def label(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def where(self) -> str | None: ...
+    @property
+    def step(self) -> int | None: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def seconds_left(self) -> float | None: ...
+
+
+R = TypeVar("R", bound=Row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyStatus(Generic[R]):
+    """Where a study of any kind stands, by its last design.
+
+    preempted, deaths: how often a row was put back, and lost its worker, so far. tasks: array tasks that wait or run; None
+    where Slurm doesn't say, with the reason in `silence`. confirmation: of the runs that confirm this study, where it has
+    such and they have begun. noun: what a row is. states: those that are counted.
     """
 
+    noun: ClassVar[str] = "run"
+    states: ClassVar[tuple[str, ...]]
+
     study: str
-    runs: tuple[RunStatus, ...]
     preempted: int
     deaths: int
     tasks: tuple[Task, ...] | None
     silence: str | None
     seconds_left: float | None
-    decoded: Standing | None = None
+    confirmation: "Status | None" = None
+
+    @property
+    def rows(self) -> tuple[R, ...]:
+        raise NotImplementedError
 
     @property
     def counts(self) -> dict[str, int]:
-        found = Counter(run.state for run in self.runs)
-        return {state: found[state] for state in STATES}
+        found = Counter(row.state for row in self.rows)
+        return {state: found[state] for state in self.states}
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a run is queued or in training."""
+        """Whether anything is left that a worker would do."""
         return bool(self.of("queued", "running"))
 
-    def of(self, *states: str) -> list[RunStatus]:
-        return [run for run in self.runs if run.state in states]
+    @property
+    def remainder(self) -> str:
+        """What is left beside the rows, for people."""
+        return ""
+
+    @property
+    def awaited(self) -> str:
+        """Why there is no confirmation yet, where the study's kind has one."""
+        return ""
+
+    def details(self) -> Iterator[tuple[str, bool]]:
+        """More lines for people, each with whether it tells of a failure."""
+        yield from ()
+
+    def of(self, *states: str) -> list[R]:
+        return [row for row in self.rows if row.state in states]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries, for JSON."""
         return {"counts": self.counts} | asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status(StudyStatus[RunStatus]):
+    """All runs of a study's last design. decoded: how far finished runs are decoded; None where the design has no
+    decoders."""
+
+    states: ClassVar[tuple[str, ...]] = STATES
+
+    runs: tuple[RunStatus, ...]
+    decoded: Standing | None = None
+
+    @property
+    def rows(self) -> tuple[RunStatus, ...]:
+        return self.runs
+
+    def details(self) -> Iterator[tuple[str, bool]]:
+        if self.decoded is not None:
+            left = self.decoded.wanted - self.decoded.answered
+            more = f"; ablate decode has the other {left}" if left else ""
+            yield f"decoded: {self.decoded.answered} of {self.decoded.wanted} ways of the finished runs{more}", False
+            yield from ((f"{count} failed: {reason}", True) for reason, count in self.decoded.failed.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().to_dict().items() if name != "confirmation"}
 
 
 def status(study: str, out: Path, url: str | None = None, *, storage: PatientStorage | None = None) -> Status:
@@ -127,6 +195,11 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
         seconds_left=_seconds_left(runs, mean_s),
         decoded=standing(design, out / study),
     )
+
+
+def labels(rows: Sequence[Row]) -> str:
+    """The first few rows by name, and how many more there are."""
+    return ", ".join(row.label for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
 def read_design(study: str, out: Path) -> dict[str, Any]:

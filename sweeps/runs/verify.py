@@ -1,9 +1,12 @@
-"""What of a folder of runs can't be trusted: everything re-hashed, and held against the design and the ledger."""
+"""Verification of a folder of runs: everything is hashed again, and held against the design and the ledger."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from optuna.storages import BaseStorage
 
 from core.records import design as designs
 from core.records import record as records
@@ -22,49 +25,114 @@ from sweeps.runs.record_checks import (
     read_runs,
     together,
 )
+from sweeps.runs.trials import key_of
 from sweeps.studies.plan import cells
+
+NO_LEDGER = Finding("ledger", "there is none: records can't be held against it")
 
 Told = Mapping[
     tuple[str, str], list[Any]
 ]  # (run hash, data fingerprint) -> the ledger's trials, with state, value, user_attrs
 
 
+class Checks(Protocol):
+    """What one kind of study adds to the checks of its records."""
+
+    def counts(self, run: Run) -> bool:
+        """Whether a record is of the design last run."""
+
+    def of_run(self, run: Run, place: str) -> Iterator[Finding]:
+        """What is wrong with a record of that design, beside what its own file shows."""
+
+    def of_ledger(self, runs: Sequence[Run]) -> Iterator[Finding]:
+        """How records and ledger differ."""
+
+    def missing(self, recorded: Collection[tuple[str, int]]) -> int:
+        """How many runs should have a record and have none. recorded: arm hashes and seeds."""
+
+
+def check_records(
+    folder: Path,
+    runs: Sequence[Run],
+    findings: list[Finding],
+    checks: Checks,
+    fingerprint_of: Callable[[Any], str] = fingerprint,
+    diffs: Path | None = None,
+) -> Verification:
+    """Check every record of a study. findings: those so far. diffs: where they are kept (<out>/diffs by default)."""
+    known = Corpora(fingerprint_of)
+    within = []
+    for run in runs:
+        place = run.path.parent.relative_to(folder).as_posix()
+        findings += [Finding(place, text) for text in each(run)]
+        if checks.counts(run):
+            within.append(run)
+            findings += [*known.differences(place, run), *checks.of_run(run, place)]
+        else:
+            findings.append(Finding(place, FORMER, note=True))
+    findings += checks.of_ledger(runs)
+    compared = [run for run in within if run.record.status != "failed"]
+    findings += together(folder, runs, compared, diffs or folder.parent / DIFFS)
+    recorded = {(run.record.arm_hash, run.record.seed): run.record.status for run in within}
+    counts, missing = Counter(recorded.values()), checks.missing(recorded)
+    return Verification(counts["complete"], counts["failed"], missing, tuple(findings), paused=counts["paused"])
+
+
 def verify(
     folder: Path, told: Told | None, *, fingerprint_of: Callable[[Any], str] = fingerprint, diffs: Path | None = None
 ) -> Verification:
-    """Look at every file of a study.
+    """Look at every file of a study of planned runs.
 
-    folder: <out>/<study>. told: the ledger's trials by run; None where there is no ledger. diffs: where they are kept
-    (<out>/diffs by default).
+    folder: <out>/<study>. told: the ledger's trials by run; None where there is no ledger. Other arguments as of
+    check_records.
     """
     findings: list[Finding] = []
     design = _design(folder, findings)
     runs = list(read_runs(folder, findings))
-    fits = [design is None or _fits(run, design) for run in runs]
-    within = [run for run, fit in zip(runs, fits, strict=True) if fit]
-    known = Corpora(fingerprint_of)
-    for run, fit in zip(runs, fits, strict=True):
-        place = run.path.parent.relative_to(folder).as_posix()
-        findings += [Finding(place, text) for text in each(run)]
-        if not fit:
-            findings.append(Finding(place, FORMER, note=True))
-            continue
-        findings += known.differences(place, run)
-        findings += first_stage(run, place)
-        if design is not None and "decoders" in design and run.record.status == "complete":
-            findings += answers(run, place, design["decoders"])
-        if told is not None:
-            findings += _ledger(place, run, told.get(run.key, []))
-    findings += _lost(folder, runs, told)
-    compared = [run for run in within if run.record.status == "complete"]
-    findings += together(folder, runs, compared, diffs or folder.parent / DIFFS)
-    if told is None:
-        findings.append(Finding("ledger", "there is none: records can't be held against it"))
-    recorded = {(run.record.arm_hash, run.record.seed): run.record.status for run in within}
-    wanted = [(arm["hash"], seed) for arm, seed in cells(design)] if design else list(recorded)
-    counts = Counter(recorded.values())
-    missing = sum(cell not in recorded for cell in wanted)
-    return Verification(counts["complete"], counts["failed"], missing, tuple(findings))
+    return check_records(folder, runs, findings, _RunChecks(folder, design, told), fingerprint_of, diffs)
+
+
+def trials_by_run(storage: BaseStorage | None, study: str) -> dict[tuple[str, str], list[Any]] | None:
+    """A study's trials by run hash and data fingerprint; None where the ledger has none."""
+    if storage is None:
+        return None
+    try:
+        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:
+        return None
+    told = defaultdict(list)
+    for trial in trials:
+        if any(key_of(trial)):
+            told[key_of(trial)].append(trial)
+    return told
+
+
+@dataclass(frozen=True)
+class _RunChecks:
+    """Checks of planned runs. design: None where it can't be read."""
+
+    folder: Path
+    design: Mapping[str, Any] | None
+    told: Told | None
+
+    def counts(self, run: Run) -> bool:
+        return self.design is None or _fits(run, self.design)
+
+    def of_run(self, run: Run, place: str) -> Iterator[Finding]:
+        yield from first_stage(run, place)
+        if self.design is not None and "decoders" in self.design and run.record.status == "complete":
+            yield from answers(run, place, self.design["decoders"])
+        if self.told is not None:
+            yield from _ledger(place, run, self.told.get(run.key, []))
+
+    def of_ledger(self, runs: Sequence[Run]) -> Iterator[Finding]:
+        yield from _lost(self.folder, runs, self.told)
+        if self.told is None:
+            yield NO_LEDGER
+
+    def missing(self, recorded: Collection[tuple[str, int]]) -> int:
+        wanted = ((arm["hash"], seed) for arm, seed in cells(self.design)) if self.design else ()
+        return sum(cell not in recorded for cell in wanted)
 
 
 def _design(folder: Path, findings: list[Finding]) -> Mapping[str, Any] | None:
@@ -106,7 +174,7 @@ def _ledger(place: str, run: Run, trials: list[Any]) -> Iterator[Finding]:
             yield Finding(place, f"its {trial.user_attrs.get('metric')} is {value}, and the ledger says {trial.value}")
 
 
-def _lost(folder: Path, runs: list[Run], told: Told | None) -> Iterator[Finding]:
+def _lost(folder: Path, runs: Sequence[Run], told: Told | None) -> Iterator[Finding]:
     here = {run.key for run in runs}
     for key, trials in (told or {}).items():
         for trial in trials:

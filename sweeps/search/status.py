@@ -1,10 +1,9 @@
-"""Where a search stands: its configurations from the ledger, their progress, and the runs that confirm it. Reads only."""
+"""Status of a search: its configurations from the ledger, their progress, and the runs that confirm it. Reads only."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -12,10 +11,21 @@ from optuna.trial import FrozenTrial, TrialState
 from core.errors import UserError
 from core.records import design as designs
 from core.records.record import FILE_NAME
+from core.runtime.units import short
 from sweeps.runs.liveness import PREEMPTED, Workplace
 from sweeps.runs.progress import read_progress
-from sweeps.runs.slurm import Task
-from sweeps.runs.status import DEAD, GONE, Status, lives, open_known, read_design, tasks_of, unknown, worker_of
+from sweeps.runs.status import (
+    DEAD,
+    GONE,
+    StudyStatus,
+    labels,
+    lives,
+    open_known,
+    read_design,
+    tasks_of,
+    unknown,
+    worker_of,
+)
 from sweeps.runs.status import status as status_of_runs
 from sweeps.search.rungs import expected_steps
 from sweeps.search.samplers import latest
@@ -53,49 +63,56 @@ class ConfigurationStatus:
         return f"trial {self.trial} ({self.group})" if self.group else f"trial {self.trial}"
 
 
-@dataclass(frozen=True)
-class SearchStatus:
-    """All of a search's last design.
+@dataclass(frozen=True, kw_only=True)
+class SearchStatus(StudyStatus[ConfigurationStatus]):
+    """All configurations of a search's last design.
 
     undrawn: configurations that the budget still allows; None for a budget of tokens. tokens: trained, of budget_tokens.
-    preempted, deaths: how often a configuration was put back, and lost its worker, so far. tasks, silence: as a
-    Status has them. confirmation: None before it has begun. over: nothing is left to search.
+    over: nothing is left to search.
     """
 
-    study: str
+    noun: ClassVar[str] = "configuration"
+    states: ClassVar[tuple[str, ...]] = STATES
+
     configurations: tuple[ConfigurationStatus, ...]
     undrawn: int | None
     tokens: float
     budget_tokens: float | None
-    preempted: int
-    deaths: int
-    tasks: tuple[Task, ...] | None
-    silence: str | None
     over: bool
-    confirmation: Status | None
-    seconds_left: float | None
+
+    @property
+    def rows(self) -> tuple[ConfigurationStatus, ...]:
+        return self.configurations
 
     @property
     def counts(self) -> dict[str, int]:
-        found = Counter(configuration.state for configuration in self.configurations)
-        return {state: found[state] for state in STATES if state != "missing" or found[state]}
+        return {state: count for state, count in super().counts.items() if state != "missing" or count}
 
     @property
     def is_under_way(self) -> bool:
-        """Whether anything is left that a worker would do."""
         if not self.over:
             return True
-        if self.confirmation is None:
-            return bool(self.of("finished"))
-        return bool(self.confirmation.of("queued", "running"))
+        return bool(self.of("finished")) if self.confirmation is None else self.confirmation.is_under_way
 
-    def of(self, *states: str) -> list[ConfigurationStatus]:
-        return [configuration for configuration in self.configurations if configuration.state in states]
+    @property
+    def remainder(self) -> str:
+        if self.budget_tokens is not None:
+            return f"{short(self.tokens)} of {short(self.budget_tokens)} tokens"
+        return f"{self.undrawn} still to draw" if self.undrawn else ""
+
+    @property
+    def awaited(self) -> str:
+        return "the confirmation hasn't begun" if self.over else "confirmation: once the search is over"
+
+    def details(self) -> Iterator[tuple[str, bool]]:
+        by_step: dict[int, list[ConfigurationStatus]] = {}
+        for row in self.of("paused"):
+            by_step.setdefault(row.until, []).append(row)
+        yield from ((f"paused after step {step}: {labels(rows)}", False) for step, rows in sorted(by_step.items()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries, for JSON."""
-        content = {"counts": self.counts, "under_way": self.is_under_way} | asdict(self)
-        return content | {"confirmation": None if self.confirmation is None else self.confirmation.to_dict()}
+        confirmation = None if self.confirmation is None else self.confirmation.to_dict()
+        return super().to_dict() | {"under_way": self.is_under_way, "confirmation": confirmation}
 
 
 @dataclass(frozen=True)

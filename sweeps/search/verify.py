@@ -1,12 +1,13 @@
-"""What of a search can't be trusted: every record re-hashed, and held against the space and the ledger."""
+"""Verification of a search: every record is hashed again, and held against the space and the ledger."""
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.config.run import config_hash
@@ -14,13 +15,15 @@ from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
 from core.records.inputs import fingerprint
-from core.records.provenance import DIFFS
 from core.runtime import json_files as jsonfiles
-from sweeps.runs.record_checks import FORMER, Corpora, Finding, Run, Verification, each, read_runs, together
+from sweeps.runs.record_checks import Finding, Run, Verification, read_runs
+from sweeps.runs.status import read_design
+from sweeps.runs.verify import NO_LEDGER, check_records
 from sweeps.search.plan import SearchPlan, identity_of
 from sweeps.search.results import entry_file
 from sweeps.search.resume import metrics_at
 from sweeps.search.samplers import latest
+from sweeps.search.status import groups_of
 
 Told = Mapping[str, list[FrozenTrial]]  # the ledger's trials, by group
 
@@ -42,30 +45,52 @@ def verify(
     findings: list[Finding] = []
     plan = _plan(folder, findings)
     runs = list(read_runs(folder, findings))
-    found = _configurations(folder, plan, runs, findings)
-    within = [run for configuration in found.values() for run in configuration.runs.values()] if plan else runs
-    known = Corpora(fingerprint_of)
-    for run in runs:
-        place = run.path.parent.relative_to(folder).as_posix()
-        findings += [Finding(place, text) for text in each(run)]
-        if run in within:
-            findings += known.differences(place, run)
-        else:
-            findings.append(Finding(place, FORMER, note=True))
-    missing = 0
-    if told is None:
-        findings.append(Finding("ledger", "there is none: records can't be held against it"))
-    elif plan is not None:
-        ledger = [trial for trials in told.values() for trial in latest(trials)]
-        findings += _ledger(plan, found, ledger)
-        findings += _twice(told)
-        complete = [_arm(trial) for trial in ledger if trial.state == TrialState.COMPLETE]
-        missing = sum(len(plan.search.seeds) - (len(found[arm].runs) if arm in found else 0) for arm in complete)
-    findings += together(
-        folder, runs, [run for run in within if run.record.status != "failed"], diffs or folder.parent / DIFFS
-    )
-    counts = Counter(run.record.status for run in within)
-    return Verification(counts["complete"], counts["failed"], missing, tuple(findings), paused=counts["paused"])
+    checks = _SearchChecks(plan, _configurations(folder, plan, runs, findings), told)
+    return check_records(folder, runs, findings, checks, fingerprint_of, diffs)
+
+
+def trials_by_group(storage: BaseStorage | None, study: str, out: Path) -> dict[str, list[FrozenTrial]] | None:
+    """A search's trials by group; None where the ledger has none, or nothing says which search it was."""
+    if storage is None:
+        return None
+    try:
+        return {label: group.trials for label, group in groups_of(storage, study, read_design(study, out)).items()}
+    except (UserError, ValueError, KeyError):
+        return None
+
+
+@dataclass(frozen=True)
+class _SearchChecks:
+    """Checks of a search. plan: None where its design can't be read. found: its configurations by arm."""
+
+    plan: SearchPlan | None
+    found: Mapping[str, _Configuration]
+    told: Told | None
+
+    def counts(self, run: Run) -> bool:
+        return self.plan is None or any(run is own for each in self.found.values() for own in each.runs.values())
+
+    def of_run(self, run: Run, place: str) -> Iterator[Finding]:
+        yield from ()
+
+    def of_ledger(self, runs: Sequence[Run]) -> Iterator[Finding]:
+        if self.told is None:
+            yield NO_LEDGER
+        elif self.plan is not None:
+            yield from _ledger(self.plan, self.found, self._latest)
+            yield from _twice(self.told)
+
+    def missing(self, recorded: Collection[tuple[str, int]]) -> int:
+        if self.plan is None:
+            return 0
+        complete = [_arm(trial) for trial in self._latest if trial.state == TrialState.COMPLETE]
+        return sum(
+            len(self.plan.search.seeds) - (len(self.found[arm].runs) if arm in self.found else 0) for arm in complete
+        )
+
+    @property
+    def _latest(self) -> list[FrozenTrial]:
+        return [trial for trials in (self.told or {}).values() for trial in latest(trials)]
 
 
 def _plan(folder: Path, findings: list[Finding]) -> SearchPlan | None:

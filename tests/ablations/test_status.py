@@ -33,7 +33,7 @@ ARM = "objective.load_balancing_weight=0.01,objective.z_loss_weight=0.001"
 
 def standing(*states: str) -> Status:
     rows = tuple(RunStatus(ARM, n, state, step=12, steps=30, seconds_left=60.0) for n, state in enumerate(states))
-    return Status("toy", rows, 0, 0, (), None, None)
+    return Status(study="toy", runs=rows, preempted=0, deaths=0, tasks=(), silence=None, seconds_left=None)
 
 
 @pytest.fixture
