@@ -74,6 +74,34 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+QUOTED = re.compile(r"`([^`\n]+)`")
+DOTTED = re.compile(r"(?<![\w.])(?:core|sweeps|analysis|ablations)(?:\.\w+)+")
+
+
+def defined(dotted: str) -> bool:
+    """Whether a dotted name is a module of ours, or a name (with attributes) at the top level of one."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        base = ROOT.joinpath(*parts[:length])
+        if base.is_dir() or base.with_suffix(".py").is_file():
+            file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+            name = parts[length] if length < len(parts) else ""
+            return bool(re.search(rf"^(?:def |class |from .* import .*\b)?{name}\b", file.read_text("utf-8"), re.M))
+    return False
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_modules_and_files_that_are_named_exist(page: Path) -> None:
+    files = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for quoted in QUOTED.findall(page.read_text(encoding="utf-8")):
+        for dotted in DOTTED.findall(quoted) if "/" not in quoted else []:
+            assert defined(dotted), f"{page.name}: {dotted}"
+        if re.fullmatch(r"(?:core|sweeps|analysis|ablations|tests|docs)/[\w/.]+", quoted):
+            assert (ROOT / quoted).exists(), f"{page.name}: {quoted}"
+        if re.fullmatch(r"test_\w+\.py", quoted):
+            assert quoted in files, f"{page.name}: {quoted}"
+
+
 @pytest.mark.parametrize("name", sorted(pages()))
 def test_generated_pages_are_those_of_the_code(name: str) -> None:
     page = pages()[name]
