@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ablations.cli.models import Opened, open_model
 from ablations.cli.options import check_lists
-from ablations.cli.run import console, show_json
+from ablations.cli.terminal import console, show_json
 from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.model.flops import count

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ablations.cli.models import Opened, open_model
 from ablations.cli.options import check_lists
-from ablations.cli.run import console, show_json
+from ablations.cli.terminal import console, show_json
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.records.record import write_atomically

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from ablations.cli.run import console, show_json
+from ablations.cli.terminal import console, show_json
 from analysis.formatting import coverage, percent, pvalue
 from analysis.statistics.compare import holm
 from core.data.tasks import first_held_out, room, task_of

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from ablations.cli.models import open_model
-from ablations.cli.run import console, show_json
+from ablations.cli.terminal import console, show_json
 from core.config.run import RunConfig
 from core.data.corpora import load as load_corpus
 from core.data.documents import TEXTS

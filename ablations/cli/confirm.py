@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-from ablations.cli import retry as cluster
 from ablations.cli import studies as agenda
-from ablations.cli.options import check_flags
-from ablations.cli.run import INTERRUPTED, console, load_study, train_here
+from ablations.cli.command import INTERRUPTED
+from ablations.cli.launching import check_flags, submit, train_here
+from ablations.cli.recorded import load_study
+from ablations.cli.terminal import console
 from analysis.report.html import write_report
 from analysis.report.terminal import terminal_table
 from analysis.study import Study
@@ -36,7 +37,7 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     plan = confirmation_plan(name, ablation, design, arm, seeds, command)
     say("\n".join(describe(run.config.data for run in plan.runs)))
     if arguments.launcher == "slurm":
-        return cluster.submit(arguments, plan, retry_failed=arguments.retry_failed)
+        return submit(arguments, plan, retry_failed=arguments.retry_failed)
     summary = train_here(arguments, plan, retry_failed=arguments.retry_failed)
     if summary.interrupted:
         return INTERRUPTED

@@ -1,9 +1,24 @@
 """`ablate dashboard NAME`: a live page on this machine; with --wandb ENTITY/PROJECT, the sweep's W&B workspace and report."""
 
 import argparse
+import getpass
+import os
+import signal
+import sys
+import types
 
-from ablations.cli.run import console, load_study, show_json
+from ablations.cli import studies as agenda
+from ablations.cli.command import INTERRUPTED
+from ablations.cli.recorded import load_study, started_folder
+from ablations.cli.terminal import console, show_json
+from ablations.dashboard.optuna_dashboard import MISSING, application, installed
+from ablations.dashboard.poller import Watcher, give_way
+from ablations.dashboard.server import Page, Server
+from analysis.report.files import as_markdown
+from analysis.table import tables_on
+from analysis.verdicts.judge import judge
 from core.errors import UserError
+from core.runtime.printable import say
 
 
 def run_dashboard(arguments: argparse.Namespace) -> int:
@@ -11,9 +26,7 @@ def run_dashboard(arguments: argparse.Namespace) -> int:
     if arguments.wandb is None:
         if arguments.json:
             raise UserError("--json is for --wandb; `ablate status NAME --json` says in JSON where a study stands")
-        from ablations.cli.watching import run_page
-
-        return run_page(arguments)
+        return _serve(arguments)
     for name in ("port", "storage"):
         if getattr(arguments, name) is not None:
             raise UserError(f"--{name} is for the page on this machine, not for --wandb: leave one of them out")
@@ -21,10 +34,7 @@ def run_dashboard(arguments: argparse.Namespace) -> int:
 
 
 def _save(arguments: argparse.Namespace) -> int:
-    from analysis.report.files import as_markdown
-    from analysis.table import tables_on
-    from analysis.verdicts.judge import judge
-    from sweeps.tracking.wandb_workspace import Content, place_of, save
+    from sweeps.tracking.wandb_workspace import Content, place_of, save  # wandb
 
     place_of(arguments.wandb)
     study, folder = load_study(arguments)
@@ -54,3 +64,41 @@ def _check_credentials() -> None:
         wandb.Api()
     except wandb.errors.Error as error:
         raise UserError(f"W&B: {str(error).splitlines()[0]}") from None
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C."""
+    study, is_search = started_folder(arguments)
+    report = agenda.command("report", arguments)
+    watcher = Watcher(study, arguments.out, arguments.storage, report)
+    beside = application(lambda: watcher.storage if is_search else None)
+    with Server(Page(watcher.board, beside), arguments.port or 0) as server:
+        say(f"{study}: {server.url}")
+        if line := tunnel(server.server_port):
+            say(line)
+        if is_search and not installed():
+            say(MISSING)
+        give_way()
+        watcher.start()
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            server.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            say(f"\nthe page of {study} has ended; whatever trains goes on", file=sys.stderr)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            watcher.stop()
+    return INTERRUPTED
+
+
+def tunnel(port: int) -> str:
+    """Where this is a remote machine: how to reach the page from one's own; else nothing."""
+    connection = os.environ.get("SSH_CONNECTION", "").split()
+    if len(connection) != 4:
+        return ""
+    host = f"{getpass.getuser()}@{connection[2]}"
+    return f"from your own machine, first: ssh -N -L {port}:127.0.0.1:{port} {host}"
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    raise KeyboardInterrupt

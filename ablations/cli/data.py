@@ -4,7 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ablations.cli.run import console
+from ablations.cli.terminal import console
 from core.data.documents import TEXTS
 from core.data.fetch import get_shakespeare
 from core.data.shards import write_shards

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from ablations.cli import studies as agenda
 from ablations.cli.plan import make_plan
-from ablations.cli.run import console
+from ablations.cli.terminal import console
 from core.errors import UserError
 from core.records.decoded import Decoded
 from core.training.deepspeed_config import uses_cuda

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ablations.cli.run import console
+from ablations.cli.terminal import console
 from core.config.loading import parse_overrides
 from core.config.presets import resolve
 from core.config.run import RunConfig, to_dict

@@ -1,10 +1,11 @@
-"""This machine's equipment, and what it rules in or out.
+"""`ablate doctor`: what this machine has, and what that rules in or out.
 
     python -P -m ablations.cli.doctor CHECK
 
 Checks that import something heavy are made in processes of their own, side by side, each with a time limit.
 """
 
+import argparse
 import importlib.metadata
 import json
 import netrc
@@ -22,9 +23,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
+from ablations.cli.terminal import console, show_json
 from core.runtime.child_process import import_path, take_events_pipe
 from core.runtime.forking import Process, begin, warm
 from core.runtime.ranks import MODULES
+from core.runtime.terminal import line
+from core.runtime.terminal_table import Column, Labelled
 from core.runtime.units import counted
 
 SMALLEST: dict[str, Any] = {
@@ -42,6 +46,20 @@ class Finding(NamedTuple):
     ok: bool
     found: str
     means: str
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """What this machine has, and what that rules in or out."""
+    findings = examine()
+    if arguments.json:
+        show_json([finding._asdict() for finding in findings])
+        return 0
+    table = Labelled(None, (Column(folds=True, justify="left"), Column(folds=True, justify="left")))
+    for finding in findings:
+        mark = line("✓ ", "green") if finding.ok else line("– ", "yellow")
+        table.add(mark + line(finding.name, "bold"), line(finding.found), line(finding.means, "dim"))
+    console().print(table)
+    return 0
 
 
 def examine(limits_s: dict[str, float] | None = None) -> list[Finding]:
@@ -198,11 +216,6 @@ CHECKS: dict[str, Callable[[], Finding]] = {
 
 
 LIMITS_S = {"torch": 60.0, "cuda": 60.0, "deepspeed": 180.0}  # of checks that import what they look at
-
-
-def as_json(findings: list[Finding]) -> list[dict[str, Any]]:
-    """The findings as plain dictionaries."""
-    return [finding._asdict() for finding in findings]
 
 
 if __name__ == "__main__":

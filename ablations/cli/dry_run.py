@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from ablations.cli.run import console
+from ablations.cli.terminal import console
 from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.planning import plan

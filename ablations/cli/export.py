@@ -11,7 +11,9 @@ from rich.text import Text
 
 from ablations.cli import studies as agenda
 from ablations.cli.confirm import confirmation_of, verdict
-from ablations.cli.run import console, load_study
+from ablations.cli.import_hf import export_run
+from ablations.cli.recorded import drift_note, load_study
+from ablations.cli.terminal import console
 from analysis.study import Study
 from analysis.verdicts.answer import Judgement
 from analysis.verdicts.arms import UNCONFIRMED
@@ -35,15 +37,9 @@ CHECKPOINT_EVERY = 1000  # steps, where neither config nor validation says how o
 
 def run_export(arguments: argparse.Namespace) -> int:
     """The winning arm as a config, with its evidence."""
-    _check(arguments)
-    if agenda.is_search(arguments.name):
-        from ablations.cli import searching
-
-        return searching.run_export(arguments)
+    check_options(arguments)
     as_hf = arguments.format == "hf"
     if as_hf and (Path(arguments.name) / "config.yaml").is_file():
-        from ablations.cli.import_hf import export_run
-
         console().print(Text(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf")))
         return 0
     study, folder = load_study(arguments)
@@ -69,7 +65,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def check_options(arguments: argparse.Namespace) -> None:
     """Refuse options that mean nothing together."""
     if arguments.target and arguments.format == "hf":
         raise UserError("--target exports a config to train from, --format hf trained weights: give one of them")
@@ -102,8 +98,6 @@ def named_arm(given: str, arms: Mapping[str, Sequence[str]], otherwise: str) -> 
 
 
 def _as_hf(arguments: argparse.Namespace, study: Study, arm: str, folder: Path) -> int:
-    from ablations.cli.import_hf import export_run
-
     run = first_run(arm, study.records_of(arm), study.design)
     place = next((folder / arm).glob(f"seed-{run.seed}-{run.run_hash}-*"))
     line = export_run(place, arguments.to or folder / "export" / "hf")
@@ -117,8 +111,7 @@ def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement,
     Raises UserError for a winner that isn't confirmed, unless --force is given.
     """
     found: dict[str, Any] = judgement.to_dict()
-    if said := getattr(arguments, "drift", ""):
-        found["notes"] = [*found["notes"], f"{said[0].upper()}{said[1:]}."]
+    found["notes"] = [*found["notes"], *drift_note(arguments)]
     if arm != judgement.winner:
         return {"chosen": "by hand (--arm), not by the verdict", "confirmed": False} | found
     if arm == study.design["control"]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import safe_open
 
-from ablations.cli.run import console
+from ablations.cli.terminal import console
 from core.config.loading import load as load_config
 from core.config.run import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainerConfig, to_yaml
 from core.data.tokenizers import load_tokenizer

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.cli.run import LOOKS
 from analysis.study import Study
 from analysis.verdicts.until_decided import Look, Retry, course
 from core.errors import UserError
@@ -18,6 +17,7 @@ from core.runtime.json_files import is_whole
 from core.runtime.units import counted
 from sweeps.runs.record_checks import Finding
 
+LOOKS = "looks.jsonl"  # in the folder of runs of a sweep that was bought until decided
 AGAIN = "retried"  # in an entry of the trail that is no look: the runs that were trained again after it
 
 

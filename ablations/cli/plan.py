@@ -1,28 +1,53 @@
-"""What a design costs and what it can see, before anything is trained."""
+"""`ablate plan`: what a design costs and which effect it can detect, before anything is trained."""
 
 import argparse
-import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ablations.cli import studies as agenda
+from ablations.cli.launching import cores, resolve_workers
+from ablations.cli.terminal import console, show_json
+from analysis.scaling.ladder import unfittable
+from analysis.statistics.power import reach_of
+from analysis.study import Study, uncollected
+from analysis.verdicts.judge import judge
 from core.capacity.room import check_room
 from core.config.run import RunConfig, config_hash
 from core.data.corpora import describe as describe_data
-from core.runtime.printable import say
+from core.errors import UserError
 from core.runtime.terminal import line
 from core.runtime.terminal_table import Labelled, labelled
 from core.runtime.units import counted, duration, short, significant
-from sweeps.launch.machine import default_workers, gpus, share_of_cores
+from sweeps.launch.machine import default_workers
 from sweeps.runs.folders import pending
-from sweeps.runs.packing import best_workers
 from sweeps.studies.plan import Plan
 from sweeps.studies.resolve import plan
 from sweeps.studies.study import first_seeds
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Print arms, parameters, FLOPs, time, and the smallest effect that the design can detect."""
+    with uncollected() if arguments.no_calibration else nullcontext():
+        content = describe_plan(arguments)
+    return show_plan(content, arguments, print_plan)
+
+
+def show_plan(
+    content: dict[str, Any], arguments: argparse.Namespace, print_content: Callable[[dict[str, Any], Console], None]
+) -> int:
+    """Print a plan for people or as JSON. Raises UserError, after that, for one that can't reach significance."""
+    if arguments.json:
+        show_json(content)
+    else:
+        print_content(content, console())
+    if content["refused"] and not arguments.exploratory:
+        raise UserError(f"{content['refused']} (--exploratory plans it anyway)")
+    return 0
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
@@ -38,12 +63,8 @@ def power_of(design: Any) -> dict[str, Any]:
     """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't: of a
     ladder, why no law could be fitted to it."""
     if "ladder" in design:
-        from analysis.scaling.ladder import unfittable  # scipy, which plans without a ladder can do without
-
         reason = unfittable(design)
         return {"detectable_effect_sd": None, "comparisons": 0, "refused": f"ladder: {reason}" if reason else None}
-    from analysis.statistics.power import reach_of  # scipy, which mistakes are refused without
-
     seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
     answer = reach_of(design)
     effect = answer.detectable_effect
@@ -85,7 +106,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
         from sweeps.runs.cost import calibrate  # torch and what trains with it
 
         workers = resolve_workers(arguments.workers, planned) or default_workers(planned.devices)
-        cost = calibrate(planned, threads=max(1, _cores() // workers))
+        cost = calibrate(planned, threads=max(1, cores() // workers))
         content["seconds_per_run"] = dict(cost.seconds_per_run)
         content["estimated_seconds"] = cost.total_s(todo, workers)
         content["workers"] = workers
@@ -98,11 +119,8 @@ def check_calibration(configs: Iterable[RunConfig]) -> None:
         check_room(config, 1, "--no-calibration plans without")
 
 
-def _known_noise(folder: Any, design: Mapping[str, Any]) -> float | None:
+def _known_noise(folder: Path, design: Mapping[str, Any]) -> float | None:
     """Standard deviation of paired differences seen in the records of this very design so far: the largest over arms."""
-    from analysis.study import Study
-    from analysis.verdicts.judge import judge
-
     study = Study.load(folder, design) if folder.is_dir() else None
     return judge(study, brief=True).found["noise_sd"] if study is not None else None
 
@@ -173,24 +191,3 @@ def _print_effect(content: dict[str, Any], out: Console) -> None:
             f" = {significant(content['detectable_effect'], 2)} of {content['metric']}, by the noise recorded so far"
         )
     out.print(line)
-
-
-def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
-    """A number as it is; "auto" measured on the control's config, on the GPUs where there are any, else on the cores."""
-    if wanted != "auto":
-        return wanted  # type: ignore[return-value]
-    if plan.devices > 1:
-        return default_workers(plan.devices)
-    config = plan.runs[0].config
-    check_room(config, len(share_of_cores(0, 1)), "name a number of workers (--workers N)")
-    packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
-    note = (
-        f"{counted(packing.workers, 'worker')} with {counted(packing.threads, 'thread')}: "
-        f"{packing.steps_per_second:.1f} steps/s together"
-    )
-    say(note, file=sys.stderr)
-    return packing.workers
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,8 @@ import numpy as np
 from ablations.cli import studies as agenda
 from ablations.cli.probe_lengths import run_lengths
 from ablations.cli.probe_tables import print_run, print_study
-from ablations.cli.run import console, load_study, show_json
+from ablations.cli.recorded import load_study
+from ablations.cli.terminal import console, show_json
 from analysis.routing.profile import SEQUENCES, RoutingProfile, crossed_profile, paired_change, plain_profile
 from core.config.loading import parse_overrides
 from core.config.run import RunConfig, config_hash

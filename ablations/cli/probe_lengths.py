@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ablations.cli.run import console, load_study, show_json
+from ablations.cli.recorded import load_study
+from ablations.cli.terminal import console, show_json
 from analysis.formatting import coverage, pvalue, signed
 from analysis.statistics.compare import PairedEffect
 from analysis.study import Study

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ablations.cli.models import Opened, given, open_model
-from ablations.cli.run import console, show_json
+from ablations.cli.terminal import console, show_json
 from core.diffusion.anomalies import find_anomalies
 from core.diffusion.sampling import Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError

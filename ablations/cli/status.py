@@ -1,8 +1,7 @@
-"""`ablate status` and `ablate cancel`: a sweep that runs elsewhere, or in another terminal. Nothing here imports torch."""
+"""`ablate status`: where a sweep stands, here or on a cluster. Nothing here imports torch."""
 
 import argparse
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,19 +14,15 @@ from rich.live import Live
 from rich.text import Text
 
 from ablations.cli import studies as agenda
-from ablations.cli.run import console, show_json
-from core.errors import UserError
-from core.runtime.printable import say
+from ablations.cli.recorded import study_of
+from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import line
 from core.runtime.units import counted, duration, short
-from sweeps.launch import running_sweeps as presence
 from sweeps.launch.progress import bar, bars
-from sweeps.runs import slurm as scheduler
 from sweeps.runs.progress import Standing
 from sweeps.runs.status import RunStatus, Status, status
 from sweeps.search import status as searches
 from sweeps.search.status import ConfigurationStatus, SearchStatus
-from sweeps.storage.submissions import job_name, submissions
 from sweeps.studies.study import CONFIRM, study_name
 from sweeps.tracking.wandb_sync import offline_runs
 
@@ -43,7 +38,7 @@ Found = Status | SearchStatus
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Where a sweep stands, once or until it is over."""
-    study, is_search = agenda.study_of(arguments)
+    study, is_search = study_of(arguments)
 
     def look() -> Found:
         read = searches.status if is_search else status
@@ -112,35 +107,6 @@ def _wait_for_sync(out: Path, study: str) -> int:
     """How many runs, a search's confirmation's among them, were mirrored offline and aren't sent yet."""
     folders = (out / study, out / study_name(study, CONFIRM))
     return sum(len(offline_runs(folder).waiting) for folder in folders if folder.is_dir())
-
-
-def run_cancel(arguments: argparse.Namespace) -> int:
-    """Stop a sweep: its Slurm jobs, and its processes on this machine. What is recorded stays."""
-    study, is_search = agenda.started_folder(arguments)
-    folder = arguments.out / study
-    ended = 0
-    if submissions(folder):
-        name = job_name(study, arguments.out)
-        try:
-            tasks = scheduler.tasks(name=name)
-            if tasks:
-                scheduler.cancel(name)
-        except scheduler.SlurmError as error:
-            raise UserError(f"Slurm doesn't cancel {name}: {error}") from None
-        ended = len(tasks)
-    # A search and its confirmation are one process after another, and may be two at once.
-    stopped = [
-        presence.stop(place) for place in (folder, *([folder.with_name(f"{study}.{CONFIRM}")] if is_search else []))
-    ]
-    mine = {process for processes, _ in stopped for process in processes}
-    say(
-        f"{study}: {counted(ended, 'array task')} cancelled, {counted(len(mine), 'sweep')} on this machine asked to stop"
-    )
-    for host in sorted({host for _, hosts in stopped for host in hosts}):
-        say(f"one runs on {host}: cancel it there", file=sys.stderr)
-    if ended or mine:
-        say(f"what is recorded stays; `{agenda.command('run', arguments)}` trains the rest")
-    return 0
 
 
 def render(found: Found, again: str) -> RenderableType:

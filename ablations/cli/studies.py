@@ -18,7 +18,7 @@ from sweeps.studies.ablation import Ablation, Size
 from sweeps.studies.decoders import Decoders
 from sweeps.studies.factors import Factor
 from sweeps.studies.ladder import Ladder, Target
-from sweeps.studies.study import CONFIRM, STUDY_KINDS, Resources, confirm_size, nearest, study_name
+from sweeps.studies.study import STUDY_KINDS, Resources, confirm_size, nearest, study_name
 
 DECLARED = {
     kind.__name__: kind
@@ -74,11 +74,9 @@ def declared_in(name: str) -> str:
     return str(Path(name).resolve()) if name.endswith(".py") and Path(name).stem not in discover() else Path(name).stem
 
 
-def is_search(name: str) -> bool:
-    """Whether the name is of a search; a folder of a run is neither."""
-    if not name.endswith(".py") and name not in discover():
-        return False
-    return isinstance(declared(name)[1], Search)
+def kind_of(declaration: Ablation | Search) -> str:
+    """The kind of study that a declaration declares."""
+    return "search" if isinstance(declaration, Search) else "ablation"
 
 
 def command(verb: str, arguments: argparse.Namespace, size: str | None = None, more: Sequence[str] = ()) -> str:
@@ -104,64 +102,21 @@ def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping
     return {size: folder for size, folder in folders.items() if folder.is_dir()}
 
 
-def meant_size(name: str, ablation: Ablation | Search, out: Path, wanted: str | None) -> str:
+def meant_size(
+    name: str, ablation: Ablation | Search, out: Path, wanted: str | None, *, first_of_several: bool = False
+) -> str:
     """The size that was named, else the full one where it was run, else the only one that was.
 
-    Raises UserError for an unknown size, and where several were run.
+    Raises UserError for an unknown size, and where several were run, unless the first of them will do.
     """
     sizes = ("full", *ablation.sizes)
     recorded = [size for size in recorded_sizes(out, name, ablation) if size in sizes]
     size = wanted or ("full" if "full" in recorded else next(iter(recorded), "full"))
     if size not in (*sizes, *map(confirm_size, sizes)):
         raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(sizes)}")
-    if wanted is None and len(recorded) > 1 and "full" not in recorded:
+    if wanted is None and len(recorded) > 1 and "full" not in recorded and not first_of_several:
         raise UserError(f"{name} was run in several sizes: add --size {' or --size '.join(recorded)}")
     return size
-
-
-def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
-    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run."""
-    name, declaration = declared(arguments.name)
-    return study_name(name, meant_size(name, declaration, arguments.out, arguments.size)), isinstance(
-        declaration, Search
-    )
-
-
-def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
-    """As `study_of`. Raises UserError where nothing of it has been run."""
-    study, is_search = study_of(arguments)
-    check_started(study, arguments)
-    return study, is_search
-
-
-def check_started(study: str, arguments: argparse.Namespace) -> None:
-    """Refuse a study that has no folder of runs."""
-    from ablations.cli.declarations import left_behind  # finds declarations by this module
-
-    if not (arguments.out / study).is_dir():
-        hint = left_behind(arguments, study)
-        raise UserError(
-            f"nothing of {study} has been run in {arguments.out.absolute()}" + (f": {hint}" if hint else "")
-        )
-
-
-def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
-    """The size that is meant of an ablation, and its folder of runs. Raises UserError where there is none."""
-    name, ablation = resolve(arguments.name)
-    recorded = recorded_sizes(arguments.out, name, ablation)
-    size = meant_size(name, ablation, arguments.out, arguments.size)
-    if size not in recorded:
-        raise nothing_recorded(arguments, name, size)
-    return size, recorded[size]
-
-
-def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> UserError:
-    """The mistake of asking for records before there are any."""
-    from ablations.cli.declarations import left_behind  # finds declarations by this module
-
-    verb, of = ("confirm", size.removesuffix(f".{CONFIRM}")) if size.endswith(f".{CONFIRM}") else ("run", size)
-    hint = left_behind(arguments, study_name(name, size)) or f"run it with {command(verb, arguments, of)}"
-    return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {hint}")
 
 
 def _load(path: Path) -> Ablation | Search:

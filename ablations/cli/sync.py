@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ablations.cli import studies as agenda
-from ablations.cli.run import console, show_json
+from ablations.cli.recorded import started_folder
+from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import Terminal
 from core.runtime.units import counted
 from sweeps.studies.study import CONFIRM, study_name
@@ -20,7 +20,7 @@ from sweeps.tracking.wandb_sync import Offline, OfflineRun, Server, offline_runs
 
 def run_sync(arguments: argparse.Namespace) -> int:
     """Send what waits. Returns 1 when some of it couldn't be sent."""
-    study, is_search = agenda.started_folder(arguments)
+    study, is_search = started_folder(arguments)
     folders = [arguments.out / name for name in (study, *([study_name(study, CONFIRM)] if is_search else []))]
     found, failures = _sync([folder for folder in folders if folder.is_dir()])
     content = _content(study, found, failures)

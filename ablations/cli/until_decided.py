@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import retry as cluster
 from ablations.cli import studies as agenda
+from ablations.cli.command import INTERRUPTED
 from ablations.cli.declarations import say_before
+from ablations.cli.launching import submit, train_here
 from ablations.cli.looks import decisions_of, logged, note, note_retry, of_design, retried
-from ablations.cli.run import INTERRUPTED, console, train_here
 from ablations.cli.status import tasks_said
+from ablations.cli.terminal import console
 from analysis.study import Study
 from analysis.verdicts.headline import savings
 from analysis.verdicts.until_decided import Course, Rule, course
@@ -146,7 +147,7 @@ def _train(arguments: argparse.Namespace, block: Plan, *, retry_failed: bool) ->
 
 def _on_slurm(arguments: argparse.Namespace, block: Plan, retry_failed: bool) -> int | None:
     """Submit a block and wait for it. Whoever ends this process leaves the job as it is: the same command goes on."""
-    cluster.submit(arguments, block, retry_failed=retry_failed)
+    submit(arguments, block, retry_failed=retry_failed)
     if arguments.dry_run:
         return 0
     out = arguments.out.absolute()

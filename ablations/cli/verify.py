@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from ablations.cli import studies as agenda
-from ablations.cli.looks import contradictions
-from ablations.cli.run import LOOKS, console, show_json
+from ablations.cli.looks import LOOKS, contradictions
+from ablations.cli.recorded import nothing_recorded
+from ablations.cli.terminal import console, show_json
 from core.errors import UserError
 from core.records import design as designs
 from core.runtime.units import counted
@@ -32,9 +33,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
     """Re-hash everything; one line per finding. Returns 0 when all can be trusted, else 1."""
     name, declaration = agenda.declared(arguments.name)
     sizes = agenda.recorded_sizes(arguments.out, name, declaration)
-    size = arguments.size or ("full" if "full" in sizes else next(iter(sizes), "full"))
+    size = arguments.size or agenda.meant_size(name, declaration, arguments.out, None, first_of_several=True)
     if not sizes:
-        raise agenda.nothing_recorded(arguments, name, size)
+        raise nothing_recorded(arguments, name, size)
     if size not in sizes:
         known = ", ".join(sizes)
         raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: recorded are {known}")

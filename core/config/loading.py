@@ -5,7 +5,6 @@ Unknown keys, wrong types and impossible values are refused here, in one line ea
 
 import difflib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -21,9 +20,9 @@ from core.config import plain_yaml as plainyaml
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.runtime.json_files import LARGEST
+from core.runtime.units import NUMERAL
 
 MOST_VALUES = 100_000  # in a file
-NUMERAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 LONGEST = 400  # characters of a value or of OmegaConf's complaint, said whole
 
 

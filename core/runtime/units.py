@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from core.errors import UserError
 
+NUMERAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+
 LARGEST_PLAIN = 1e6  # numbers from here on are powers of ten
 
 TIE = 1e-9  # of a measured value: two that differ by less differ by rounding, which another processor does otherwise

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from ablations.cli import searching
 from ablations.cli import studies as agenda
 from ablations.cli.declarations import drift
+from ablations.cli.kinds.search import plan as searching
 from ablations.cli.plan import make_plan
 from core.records import record as records
 from core.records import study_history as history

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from ablations.cli.report_search import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
+from ablations.cli.kinds.search.report import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
 from analysis.report.search import write_search_page
 from analysis.study import Study
 from analysis.verdicts.judge import judge

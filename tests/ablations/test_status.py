@@ -13,7 +13,7 @@ import time
 import pytest
 
 from ablations.cli import status as following
-from ablations.cli.run import console
+from ablations.cli.terminal import console
 from sweeps.runs.folders import write_design
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.status import RunStatus, Status

@@ -1,13 +1,15 @@
-"""What a search may cost and where it looks, before anything is trained."""
+"""`ablate plan` of a search: its space, what it may cost, and whether its confirmation can reach significance."""
 
 import argparse
-import os
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from rich.console import Console
 
-from ablations.cli.plan import check_calibration, resolve_workers
+from ablations.cli import studies as agenda
+from ablations.cli.launching import cores, resolve_workers
+from ablations.cli.plan import check_calibration, show_plan
 from analysis.statistics.power import reaches_significance
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
@@ -15,11 +17,28 @@ from core.runtime.terminal import line
 from core.runtime.terminal_table import labelled
 from core.runtime.units import counted, duration, short
 from sweeps.launch.machine import default_workers
-from sweeps.search.plan import SearchPlan
+from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.rungs import expected_steps
 from sweeps.search.space import draw
+from sweeps.search.spec import Search
+from sweeps.studies.study import first_seeds
 
 DRAWS = 200  # random points that say how much of the space can be trained
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Print the space, the budget, and what they cost."""
+    return show_plan(describe(make_plan(arguments), arguments), arguments, print_plan)
+
+
+def make_plan(arguments: argparse.Namespace) -> SearchPlan:
+    """The plan that the arguments name. `--seeds N` sets the seeds inside each configuration."""
+    name, search = agenda.declared(arguments.name)
+    assert isinstance(search, Search)
+    search = first_seeds(search, arguments.seeds)
+    planned = plan(name, search, size=arguments.size or "full", overrides=arguments.settings)
+    told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
+    return replace(planned, design={**planned.design, **told})
 
 
 def refusal(plan: SearchPlan) -> str | None:
@@ -88,10 +107,9 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         from sweeps.runs.cost import calibrate  # torch and what trains with it
 
         runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         sweep = plan.sweep.__class__(plan.name, plan.size, plan.design, runs)
         workers = resolve_workers(arguments.workers, sweep) or default_workers(plan.devices)
-        seconds = next(iter(calibrate(sweep, threads=max(1, cores // workers)).seconds_per_run.values()))
+        seconds = next(iter(calibrate(sweep, threads=max(1, cores() // workers)).seconds_per_run.values()))
         tokens = content["expected_tokens"] + confirm_tokens
         content |= {"workers": workers, "seconds_per_run": seconds}
         content["estimated_seconds"] = seconds * tokens / plan.design["tokens_per_run"] / workers

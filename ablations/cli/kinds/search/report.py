@@ -1,5 +1,7 @@
-"""What a search found: its own best (flattered by having been chosen), and what fresh seeds say."""
+"""`ablate report` of a search: its own best, which having been chosen flatters, and what fresh seeds say."""
 
+import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,13 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from ablations.cli import studies as agenda
+from ablations.cli.recorded import drift_note
+from ablations.cli.terminal import console, show_json
 from analysis.formatting import coverage, pvalue, signed
+from analysis.report.files import write_files
+from analysis.report.html import write_report
+from analysis.report.search import write_search_page
 from analysis.report.terminal import terminal_table
 from analysis.statistics.compare import paired_effect
 from analysis.statistics.selection import confirm, expected_best
@@ -27,6 +35,41 @@ from sweeps.studies.study import CONFIRM
 SHOWN = 5
 UNEQUAL = 1.5  # halving lets groups differ somewhat: which configuration goes on is decided as they come
 BIASED = "selected for these values, therefore biased"
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    """What was found and how it was confirmed, as one page; the confirmation has its own report beside its records."""
+    results, folder = load_results(arguments)
+    study = confirmed(results, folder)
+    content = report(results, study)
+    content["notes"] += drift_note(arguments)
+    page, judgement = folder / "report.html", judge(study) if study is not None else None
+    if study is not None and judgement is not None:
+        write_report(study, judgement, folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html")
+        if arguments.files is not None:
+            content["files"] = [str(file) for file in write_files(study, judgement, arguments.files)]
+    elif arguments.files is not None:
+        raise UserError(f"--files: {arguments.name} has no confirmed estimates yet, and those are what its tables show")
+    write_search_page(content, judgement, page)
+    content["report"] = str(page)
+    if arguments.json:
+        show_json(json.loads(json.dumps(content)))
+        return 0
+    print_report(content, study, console())
+    return 0
+
+
+def load_results(arguments: argparse.Namespace) -> tuple[Results, Path]:
+    """What is recorded of the search that the arguments name, and its folder. Raises UserError where nothing is."""
+    name, search = agenda.declared(arguments.name)
+    recorded = agenda.recorded_sizes(arguments.out, name, search)
+    size = agenda.meant_size(name, search, arguments.out, arguments.size)
+    results = Results.load(recorded[size]) if size in recorded else None
+    if results is None:
+        raise UserError(
+            f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {agenda.command('run', arguments, size)}"
+        )
+    return results, recorded[size]
 
 
 def confirmed(results: Results, folder: Path) -> Study | None:

@@ -1,0 +1,81 @@
+"""Command: a command of `ablate`, with its help, its options and its handler."""
+
+import argparse
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from ablations.cli.kinds import module_of
+from core.errors import UserError
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells report it
+
+Handler = Callable[[argparse.Namespace], int]
+Check = Literal["declaration", "plan", "runs", "records", "any size", "folder", "out"]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are UserErrors: one line, like every other mistake."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False} | options)  # --seed is no --seeds
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `ablate`; a file of ablations/cli/commands has one as COMMAND.
+
+    handler: takes the parsed arguments, returns the exit status; or its name, "package.module:function", which is imported
+    when the command runs. by_kind: a kind of study may have a function of its own (ablations.cli.kinds).
+    options: adds the command's own options. study, settings, json: it takes NAME and --size, key=value settings, --json.
+    checks: mistakes that are refused before the handler is imported. "declaration": NAME declares a study, whose folder of
+    runs isn't another declaration's; "plan": it can be planned with the given settings; "runs": it has been run; "records":
+    it has records; "any size": the first of several sizes will do; "folder": a run's folder may take its place; "out": --out is no file. changes: how edits of the
+    declaration since it was run are treated: written to standard error, shown by the command itself, or not looked for.
+    """
+
+    name: str
+    help: str
+    handler: Handler | str
+    options: Callable[[argparse.ArgumentParser], object] = lambda parser: None
+    study: bool = False
+    settings: bool = False
+    json: bool = False
+    usage: str = ""
+    by_kind: bool = False
+    checks: tuple[Check, ...] = ()
+    changes: Literal["noted", "shown", "ignored"] = "noted"
+
+    def add_to(self, commands: "argparse._SubParsersAction[Any]") -> None:
+        """Add the command's parser to those of `ablate`."""
+        usage = f"{self.name}{' NAME' if self.study else ''} [options]{' [key=value ...]' if self.settings else ''}"
+        parser = commands.add_parser(
+            self.name,
+            help=self.help,
+            description=f"{self.help[0].upper()}{self.help[1:]}.",
+            usage=f"ablate {self.usage or usage}",
+        )
+        parser.set_defaults(run=self)
+        parser.add_argument(
+            "--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
+        )
+        if self.study:
+            parser.add_argument(
+                "name", metavar="NAME", help="a question on the agenda, or a .py file that declares one"
+            )
+            parser.add_argument("--size", metavar="SIZE", help="an edition that the ablation declares (default: full)")
+        if self.json:
+            parser.add_argument("--json", action="store_true", help="print JSON")
+        self.options(parser)
+
+    def handler_for(self, kind: str) -> Handler:
+        """The function that carries the command out for a kind of study; empty: for none. Imports it."""
+        if self.by_kind and kind and isinstance(self.handler, str):
+            handler: Handler = getattr(module_of(kind, self.name), self.handler.partition(":")[2])
+            return handler
+        return pkgutil.resolve_name(self.handler) if isinstance(self.handler, str) else self.handler

@@ -1,0 +1,26 @@
+"""`ablate plan`: arms, cost, and the smallest effect detectable."""
+
+import argparse
+
+from ablations.cli.command import Command
+from ablations.cli.options import exploratory_option, workers_options
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-calibration", action="store_true", help="don't time a few training steps")
+    exploratory_option(parser)
+    workers_options(parser)
+
+
+COMMAND = Command(
+    "plan",
+    "arms, cost, and the smallest effect detectable",
+    "ablations.cli.plan:run_plan",
+    options,
+    study=True,
+    settings=True,
+    json=True,
+    by_kind=True,
+    checks=("declaration", "plan"),
+    changes="ignored",
+)

@@ -1,0 +1,35 @@
+"""`ablate probe`: does expert choice depend on the timestep; the NELBO at other lengths."""
+
+import argparse
+
+from ablations.cli.command import Command
+from ablations.cli.options import positive
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "kind", choices=("routing", "lengths"), metavar="WHAT", help="routing, or lengths: the NELBO at others"
+    )
+    parser.add_argument("name", metavar="RUN|NAME", help="a run's or imported model's folder, or a recorded ablation")
+    parser.add_argument("--size", metavar="SIZE", help="the ablation's edition (default: full)")
+    parser.add_argument("--sequences", type=positive, default=128, metavar="N", help="held-out ones (default: 128)")
+    parser.add_argument("--timesteps", type=positive, default=8, metavar="N", help="of each sequence (default: 8)")
+    parser.add_argument(
+        "--lengths",
+        type=positive,
+        nargs="+",
+        metavar="N",
+        help="of sequences (default: doublings from 8, to twice its own)",
+    )
+
+
+COMMAND = Command(
+    "probe",
+    "does expert choice depend on the timestep",
+    "ablations.cli.probe:run_probe",
+    options,
+    settings=True,
+    json=True,
+    usage="probe routing|lengths RUN|NAME [options] [data.key=value ...]",
+    checks=("declaration", "folder"),
+)

@@ -1,0 +1,27 @@
+"""`ablate retry`: queue failed and lost runs again."""
+
+import argparse
+
+from ablations.cli.command import Command
+from ablations.cli.options import positive, slurm_options, storage_option
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
+    parser.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="as `run` was given")
+    slurm_options(parser)
+    storage_option(parser)
+
+
+COMMAND = Command(
+    "retry",
+    "queue failed and lost runs again",
+    "ablations.cli.retry:run_retry",
+    options,
+    study=True,
+    settings=True,
+    by_kind=True,
+    checks=("declaration", "plan", "runs"),
+    changes="ignored",
+)

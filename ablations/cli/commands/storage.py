@@ -1,0 +1,32 @@
+"""`ablate storage serve`: serve the database of sweeps to workers over gRPC."""
+
+import argparse
+import os
+
+from ablations.cli.command import Command
+from ablations.cli.options import positive
+from core.errors import UserError
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("verb", choices=("serve",), metavar="serve", help="answer until it is ended")
+    parser.add_argument("--storage", metavar="URL", help="the database (default: $ABLATE_STORAGE)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=positive, default=13000, metavar="N", help="to listen on (default: 13000)")
+
+
+def run_storage(arguments: argparse.Namespace) -> int:
+    from core.runtime.printable import say  # with the next two, Optuna
+    from sweeps.storage.grpc_proxy import serve
+    from sweeps.storage.storage import STORAGE_VARIABLE
+
+    url = arguments.storage or os.environ.get(STORAGE_VARIABLE)
+    if not url:
+        raise UserError(f"--storage: name the database to serve, or set {STORAGE_VARIABLE}")
+    serve(url, arguments.host, arguments.port, lambda address: say(f"serving {address}"))
+    return 0
+
+
+COMMAND = Command(
+    "storage", "serve a database to workers over gRPC", run_storage, options, usage="storage serve [options]"
+)

@@ -1,0 +1,70 @@
+"""`ablate run` of a search."""
+
+import argparse
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+from ablations.cli import studies as agenda
+from ablations.cli.command import INTERRUPTED
+from ablations.cli.kinds.search.plan import make_plan, refusal
+from ablations.cli.launching import check_flags, resolve_workers, submit, trained_elsewhere
+from ablations.cli.terminal import console
+from core.data.corpora import describe as describe_data
+from core.errors import UserError
+from core.runtime.printable import say
+from core.runtime.units import counted
+from sweeps.launch.events import Event
+from sweeps.launch.local import run
+from sweeps.launch.progress import present
+from sweeps.runs.progress import CLOCK
+from sweeps.search.local import search
+from sweeps.search.results import Results, confirmation
+from sweeps.storage.storage import choose_url
+
+
+def run_run(arguments: argparse.Namespace) -> int:
+    """Search, then confirm the winners and the control on fresh seeds."""
+    if arguments.until_decided:
+        raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
+    check_flags(arguments)
+    planned = make_plan(arguments)
+    if (refused := refusal(planned)) and not arguments.exploratory:
+        raise UserError(f"{refused} (--exploratory runs it anyway)")
+    say("\n".join(describe_data([planned.resolver.control.data])))
+    if arguments.launcher == "slurm":
+        return submit(arguments, planned, retry_failed=arguments.retry_failed)
+    control = planned.runs(planned.resolver.control_settings, planned.resolver.control)
+    workers = resolve_workers(arguments.workers, replace(planned.sweep, runs=control))
+
+    def tell(event: Event) -> None:
+        say(f"{time.strftime(CLOCK)} {event.text}", file=sys.stderr)
+
+    url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / planned.study_name)
+    options: dict[str, Any] = {"storage_url": url, "workers": workers, "retry_failed": arguments.retry_failed}
+    counts, interrupted = search(planned, arguments.out, on_event=tell, **options)
+    if interrupted:
+        return INTERRUPTED
+    results = Results.load(arguments.out / planned.study_name, planned.design)
+    out = console()
+    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    out.print(f"{planned.study_name}: {said}", markup=False)
+    if results is None or not results.complete:
+        raise RuntimeError(
+            "no configuration was trained to the end, so there is nothing to confirm: see the failures above"
+        )
+    confirming = confirmation(planned, results)
+    with present(confirming) as on_event:
+        summary = run(confirming, arguments.out, on_event=on_event, **options)
+    if summary.interrupted:
+        return INTERRUPTED
+    failed = summary.failed + summary.failed_before
+    out.print(
+        f"confirmation: {counted(summary.done + summary.reused, 'run')} on fresh seeds, {failed} failed, "
+        f"{summary.missing} missing"
+    )
+    if summary.elsewhere:
+        out.print(trained_elsewhere(arguments, summary.elsewhere, planned.size))
+    out.print(f"next: {agenda.command('report', arguments, planned.size)}", markup=False)
+    return 1 if failed or summary.missing else 0
