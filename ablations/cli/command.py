@@ -28,15 +28,17 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class Command:
-    """A command of `ablate`; a file of ablations/cli/commands has one as COMMAND.
+    """A command of `ablate`: the COMMAND of a file in ablations/cli/commands.
 
-    handler: takes the parsed arguments, returns the exit status; or its name, "package.module:function", which is imported
-    when the command runs. by_kind: a kind of study may have a function of its own (ablations.cli.kinds).
-    options: adds the command's own options. study, settings, json: it takes NAME and --size, key=value settings, --json.
-    checks: mistakes that are refused before the handler is imported. "declaration": NAME declares a study, whose folder of
-    runs isn't another declaration's; "plan": it can be planned with the given settings; "runs": it has been run; "records":
-    it has records; "any size": the first of several sizes will do; "folder": a run's folder may take its place; "out": --out is no file. changes: how edits of the
-    declaration since it was run are treated: written to standard error, shown by the command itself, or not looked for.
+    handler: takes the parsed arguments and returns the exit status; or its name, "package.module:function", which is
+        imported when the command runs.
+    options: adds the command's own options. study, settings, json: it takes NAME and --size; key=value; --json.
+    by_kind: a kind of study may have a handler of its own (see ablations.cli.kinds).
+    checks: mistakes that are refused before the handler is imported:
+        "declaration": NAME declares a study, and its folder of runs isn't another declaration's; "folder": a run's folder
+        may stand in its place; "plan": the study can be planned with these settings; "runs": it has been run; "records": it
+        has records; "any size": where it was run in several sizes, the first will do; "out": --out is no file.
+    changes: edits of the declaration since it was run are noted on standard error, shown by the handler, or ignored.
     """
 
     name: str

@@ -11,9 +11,8 @@ from core.capacity.room import check_room
 from core.errors import UserError
 from core.runtime.printable import say
 from core.runtime.units import counted
-from sweeps.launch import site, slurm
+from sweeps.launch import local, site, slurm
 from sweeps.launch.events import Summary
-from sweeps.launch.local import run
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
 from sweeps.launch.progress import present
 from sweeps.runs.folders import run_folder
@@ -91,7 +90,7 @@ def train_here(arguments: argparse.Namespace, plan: Plan, *, retry_failed: bool)
     """Train what a plan has no record of yet on this machine, its progress on the terminal."""
     workers = resolve_workers(arguments.workers, plan)
     with present(plan) as on_event:
-        return run(
+        return local.run(
             plan,
             arguments.out,
             storage_url=arguments.storage,

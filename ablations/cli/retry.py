@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli.launching import check_flags, check_free, submit
-from ablations.cli.looks import note_retry
 from ablations.cli.plan import make_plan, power_of
 from ablations.cli.recorded import check_started
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule
+from core.records.interim_analyses import add_retry
 from core.runtime.printable import say
 from sweeps.runs.folders import pending, write_design
 from sweeps.runs.ledger import Ledger
@@ -49,7 +49,7 @@ def _noted(former: Mapping[str, Any], plan: Plan, arguments: argparse.Namespace)
     study = Study.load(folder, former)
     assert rule is not None and study is not None  # it has a design
     failed = [cell for cell, record in study.cells.items() if record.status == "failed"]
-    design = rule.designed(former, former["adaptive"]["bought"], note_retry(folder, former, failed))
+    design = rule.designed(former, former["adaptive"]["bought"], add_retry(folder, former, failed))
     write_design(folder, design)
     return design
 

@@ -7,10 +7,10 @@ from ablations.cli.command import INTERRUPTED
 from ablations.cli.declarations import say_before
 from ablations.cli.decode import decode_here
 from ablations.cli.launching import check_flags, submit, train_here, trained_elsewhere
-from ablations.cli.looks import check_not_looked_at
 from ablations.cli.plan import make_plan, power_of
 from ablations.cli.terminal import console
 from ablations.cli.until_decided import run_until_decided
+from analysis.verdicts.sequential_log import check_fixed
 from core.data.corpora import describe
 from core.errors import UserError
 from core.runtime.printable import say
@@ -31,7 +31,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     if arguments.until_decided:
         return run_until_decided(arguments, plan)
     folder = arguments.out / plan.study_name
-    check_not_looked_at(folder, plan.design)
+    check_fixed(folder, plan.design)
     say_before(folder, plan)
     if arguments.launcher == "slurm":
         return submit(arguments, plan, retry_failed=arguments.retry_failed)

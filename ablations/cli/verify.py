@@ -11,11 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from ablations.cli import studies as agenda
-from ablations.cli.looks import LOOKS, contradictions
 from ablations.cli.recorded import nothing_recorded
 from ablations.cli.terminal import console, show_json
+from analysis.verdicts.sequential_log import contradictions
 from core.errors import UserError
 from core.records import design as designs
+from core.records import interim_analyses
 from core.runtime.units import counted
 from sweeps.runs.record_checks import Finding, Verification, settled
 from sweeps.runs.status import read_design
@@ -47,7 +48,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
         if (arguments.out / confirming).is_dir():
             found[confirming] = settled(lambda: verify(arguments.out / confirming, _runs(storage, confirming)))
     else:
-        found = {study: settled(lambda: _with_looks(verify(sizes[size], _runs(storage, study)), sizes[size]))}
+        found = {study: settled(lambda: _with_analyses(verify(sizes[size], _runs(storage, study)), sizes[size]))}
     if said := getattr(arguments, "drift", ""):
         found[study] = replace(
             found[study], findings=(*found[study].findings, Finding(designs.FILE_NAME, said, note=True))
@@ -61,12 +62,13 @@ def run_verify(arguments: argparse.Namespace) -> int:
     return int(not all(each.trusted for each in found.values()))
 
 
-def _with_looks(found: Verification, folder: Path) -> Verification:
-    """With what the looks of a sweep that was bought until decided say against its records."""
+def _with_analyses(found: Verification, folder: Path) -> Verification:
+    """Add what interim analyses that were noted say against the records."""
+    name = interim_analyses.FILE_NAME
     try:
-        more = tuple(contradictions(folder))
+        more = tuple(Finding(name, text, note=note) for text, note in contradictions(folder))
     except UserError as error:
-        more = (Finding(LOOKS, str(error)),)
+        more = (Finding(name, str(error)),)
     return replace(found, findings=found.findings + more)
 
 

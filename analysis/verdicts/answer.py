@@ -10,7 +10,7 @@ import numpy as np
 from analysis.study import Study
 from analysis.table import Table
 from analysis.verdicts.comparisons import MetricTable
-from analysis.verdicts.until_decided import Course
+from analysis.verdicts.until_decided import SequentialRun
 
 # Keys of `ablate report --json` that every answer has, whatever was analysed.
 KEYS: Mapping[str, Any] = {
@@ -45,7 +45,7 @@ class Context:
     """
 
     primary: MetricTable
-    course: Course | None
+    course: SequentialRun | None
     brief: bool
 
 

@@ -14,7 +14,7 @@ from analysis.verdicts.comparison_tables import contrasts_table, verdict_table
 from analysis.verdicts.comparisons import MetricTable, failures, metric_table, planned_contrasts
 from analysis.verdicts.headline import asides, contrasts, headline
 from analysis.verdicts.lineage import declared, looked_at, notes
-from analysis.verdicts.until_decided import Course, course
+from analysis.verdicts.until_decided import SequentialRun, sequential_run
 from core.records.metrics import METRICS
 from core.runtime.units import counted, ranked, significant
 
@@ -27,7 +27,7 @@ def judge(study: Study, brief: bool = False) -> Judgement:
     brief: without learning speeds, main effects and interactions.
     """
     design = study.design
-    bought = course(study) if "adaptive" in design else None
+    bought = sequential_run(study) if "adaptive" in design else None
     looks = bought.looks_of if bought else None
     whole, study = study, study.within(bought.seeds) if bought else study
     names = [design["metric"], *design["secondary"]]
@@ -110,7 +110,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     return best.arm, f"{said} (Holm p = {pvalue(best.p_holm, study.design['alpha'])}); {UNCONFIRMED}"
 
 
-def _methods(study: Study, table: MetricTable, bought: Course | None) -> str:
+def _methods(study: Study, table: MetricTable, bought: SequentialRun | None) -> str:
     """How the arms were compared, in a sentence that holds for the records as they are; empty before any comparison."""
     effects = [row.effect for row in table.rows if row.effect]
     if not effects:

@@ -3,7 +3,7 @@
 from analysis.formatting import size
 from analysis.study import Study
 from analysis.verdicts.comparisons import ACROSS, AMONG, MetricTable, Planned, Row
-from analysis.verdicts.until_decided import Course
+from analysis.verdicts.until_decided import SequentialRun
 
 
 def headline(study: Study, table: MetricTable) -> str:
@@ -60,7 +60,7 @@ def contrasts(planned: tuple[Planned, ...]) -> list[str]:
     return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []
 
 
-def savings(bought: Course) -> str:
+def savings(bought: SequentialRun) -> str:
     """What an adaptive sweep has bought so far, beside the fixed design that it stands for."""
     if not bought.looks:
         return ""

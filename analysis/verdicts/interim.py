@@ -26,7 +26,7 @@ from analysis.verdicts.comparisons import (
     metric_table,
     planned_contrasts,
 )
-from analysis.verdicts.until_decided import Rule, course
+from analysis.verdicts.until_decided import Rule, sequential_run
 from core.records.metrics import METRICS
 
 PENDING = "no verdict yet"
@@ -90,7 +90,7 @@ def running(study: Study) -> Running:
     design, metric = study.design, study.design["metric"]
     known, looks, looked = METRICS[metric], None, None
     if "adaptive" in design:
-        found = course(study)
+        found = sequential_run(study)
         study, looks = study.within(found.seeds), found.looks_of
         looked = max((look.seeds for look in found.looks), default=0)
     table = metric_table(study, metric, primary=True, looks=looks)

@@ -1,7 +1,7 @@
-"""Sweeps that are bought block by block until they are decided: what was decided when, and what to train next.
+"""Sequential runs of a sweep: seeds are trained in blocks, and an interim analysis after each decides what is trained next.
 
-Everything follows from the records and the design's rule, so that the course of a sweep can be computed again at any time: a
-look after every block of seeds, at which each comparison that is still open may be decided and its arm be dropped.
+All of it follows from the records and the design's rule, so that it can be computed again at any time: at each analysis every
+comparison that is still open may be decided, and its arm be dropped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,25 +14,23 @@ from analysis.statistics.compare import VERDICT_FLOOR, holm
 from analysis.statistics.sequential import SHARE, anytime, chance_of_verdict
 from analysis.study import Study
 from core.errors import UserError
+from core.records.interim_analyses import Retry
 
 FIRST, BLOCK = 4, 2  # three degrees of freedom are the fewest at which only very large effects pass
 FUTILE = 0.05
 
-# open: buy more. futile: hardly any chance of a verdict. lost: no pair of its runs can be compared. undecided: no seed is
-# left to buy.
+# open: train more seeds. futile: hardly any chance of a verdict. lost: no pair of its runs can be compared. undecided: no
+# seed is left to train.
 Decision = Literal["open", "different", "equivalent", "futile", "lost", "undecided"]
-
-
-Retry = tuple[int, Sequence[tuple[str, int]]]  # after a look at so many seeds these cells were trained again
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How an adaptive design buys seeds.
+    """Group-sequential rule of an adaptive design.
 
-    fixed: seeds of the design: where it ends, and what a fixed design would buy. first, block: seeds before the first look,
-    and between looks. share: of alpha, divided among the looks before the last. futile: an arm is dropped when its chance of
-    a verdict is below this.
+    fixed: seeds of the design: where it ends, and what a fixed design would train. first, block: seeds before the first
+    analysis, and between analyses. share: of alpha, divided among the analyses before the last. futile: an arm is
+    dropped when its chance of a verdict is below this.
     """
 
     fixed: int
@@ -57,23 +55,23 @@ class Rule:
 
     @property
     def looks(self) -> dict[int, float]:
-        """After how many seeds one looks, and each look's share of alpha."""
+        """Numbers of seeds that an analysis follows, each with its share of alpha."""
         early = range(self.first, self.fixed, self.block)
         last = {self.fixed: 1 - self.share if early else 1.0}
         return {n: self.share / len(early) for n in early} | last
 
     def designed(
-        self, design: Mapping[str, Any], bought: Mapping[str, int], retried: Sequence[Retry] = ()
+        self, design: Mapping[str, Any], seeds_per_arm: Mapping[str, int], retried: Sequence[Retry] = ()
     ) -> dict[str, Any]:
-        """A design with this rule in it; bought: how many of its seeds, the first ones, each arm has bought; retried: after
-        how many seeds one had looked when failed runs were trained again, and which."""
+        """A design with this rule in it. seeds_per_arm: how many of its seeds, the first ones, each arm is trained on;
+        retried: runs that were trained again after they failed, by the number of seeds of the analysis before."""
         again = {"retried": [[seeds, [list(cell) for cell in cells]] for seeds, cells in retried]} if retried else {}
-        return {**design, "adaptive": {**asdict(self), "bought": dict(bought)} | again}
+        return {**design, "adaptive": {**asdict(self), "bought": dict(seeds_per_arm)} | again}
 
 
 @dataclass(frozen=True)
 class Step:
-    """One comparison at one look: the first arm minus the second over n pairs of finished runs.
+    """One comparison at one analysis: the first arm minus the second over n pairs of finished runs.
 
     p_holm, p_equivalence: any-time valid, adjusted within the family. chance: of a verdict at the end, as it looks now.
     """
@@ -89,28 +87,33 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look after so many seeds: the comparisons that were open before it."""
+class InterimAnalysis:
+    """One analysis after so many seeds: the comparisons that were open before it."""
 
     seeds: int
     steps: tuple[Step, ...]
 
     @property
+    def decisions(self) -> dict[str, str]:
+        """Its decision on each comparison."""
+        return {step.label: step.decision for step in self.steps}
+
+    @property
     def decided(self) -> list[str]:
-        """What it decided, a comparison each, in words."""
+        """The comparisons that it decided, in words."""
         return [f"{step.label}: {step.decision}" for step in self.steps if step.decision != "open"]
 
 
 @dataclass(frozen=True)
-class Course:
-    """An adaptive sweep from its first block to where its records end.
+class SequentialRun:
+    """A sequential run from its first block to where its records end.
 
-    wanted: runs to train before the next look, block by block, as (arm, seed); empty when all is decided.
-    seeds: how many each arm has bought by then. looks_of: by comparison, the looks that it was part of, in seeds.
+    looks: its interim analyses. wanted: runs to train before the next one, as (arm, seed); empty when all is decided. seeds:
+    seeds per arm by then. looks_of: by comparison, the analyses that it was part of, in seeds.
     """
 
     rule: Rule
-    looks: tuple[Look, ...]
+    looks: tuple[InterimAnalysis, ...]
     wanted: tuple[tuple[str, int], ...]
     seeds: Mapping[str, int]
     looks_of: Mapping[tuple[str, str], tuple[int, ...]]
@@ -118,12 +121,12 @@ class Course:
 
     @property
     def decided(self) -> bool:
-        """Whether nothing is left to buy."""
+        """Whether nothing is left to train."""
         return not self.wanted
 
     @property
     def kept(self) -> str:
-        """What the numbers of such a sweep hold, in words."""
+        """The error rates that its numbers keep, in words."""
         return (
             "p-values and intervals hold however often one looked; "
             f"{self.rule.share:.0%} of alpha is for looks before {self.rule.fixed} seeds"
@@ -131,18 +134,18 @@ class Course:
 
     @property
     def runs(self) -> int:
-        """Runs bought so far, those included that are wanted."""
+        """Number of runs so far, those included that are wanted."""
         return sum(self.seeds.values())
 
     @property
     def fixed_runs(self) -> int:
-        """Runs of the fixed design that it stands for."""
+        """Number of runs of the fixed design that it stands for."""
         return self.rule.fixed * len(self.seeds)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a comparison's numbers say at a look, before they are adjusted; None where there are too few pairs."""
+    """A comparison's numbers at an analysis, before they are adjusted; None where there are too few pairs."""
 
     n: int
     estimate: float | None = None
@@ -151,8 +154,8 @@ class Judged:
     differences: tuple[float, ...] = ()
 
 
-def course(study: Study) -> Course:
-    """What was decided when, recomputed from the records, and what to train next.
+def sequential_run(study: Study) -> SequentialRun:
+    """Compute the decisions so far from the records, and what to train next.
 
     study: of an adaptive design (`Rule.designed`). A comparison without a pair after its first block is lost; a
     run that failed costs its pair. Raises UserError for a fixed design.
@@ -170,7 +173,7 @@ def course(study: Study) -> Course:
     known: dict[tuple[str, str], Judged] = {}
     looked: dict[tuple[str, str], tuple[int, ...]] = dict.fromkeys(decisions, ())
     seeds: dict[str, int] = dict.fromkeys(study.arms, 0)
-    looks: list[Look] = []
+    looks: list[InterimAnalysis] = []
     wanted: tuple[tuple[str, int], ...] = ()
     for n in rule.looks:
         open_arms = {arm for pair, decision in decisions.items() if decision == "open" for arm in pair}
@@ -187,8 +190,8 @@ def course(study: Study) -> Course:
             known |= {pair: _judged(study, values, pair, looked[pair], rule) for pair in pending}
             steps += _decide(study, family, pending, known, rule, n)
         decisions |= {step.arms: step.decision for step in steps}
-        looks.append(Look(n, tuple(steps)))
-    return Course(rule, tuple(looks), wanted, seeds, looked, decisions)
+        looks.append(InterimAnalysis(n, tuple(steps)))
+    return SequentialRun(rule, tuple(looks), wanted, seeds, looked, decisions)
 
 
 def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[int, int]:

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from ablations.cli.looks import note, note_retry
 from analysis.study import Study
-from analysis.verdicts.until_decided import Rule, course
+from analysis.verdicts.until_decided import Rule, sequential_run
+from core.records.interim_analyses import add, add_retry
 from sweeps.launch import local
 from sweeps.launch.local import run
 from tests.ablations.shell import ablate, mistake
@@ -148,13 +148,13 @@ def test_a_retry_of_a_sweep_that_was_looked_at_is_noted_before_it_is_queued(plac
 def test_a_run_that_fails_again_and_is_looked_at_without_its_pair_is_noted_again(tmp_path) -> None:
     rule, design = replace(Rule.of(8), futile=0.0), make_design(arms=2, seeds=8, margin=None)
     cell = ("arm1", 1)
-    assert note_retry(tmp_path, design, [cell]) == [] and not list(tmp_path.iterdir())  # nothing was looked at
-    note(tmp_path, design, asdict(rule), {"seeds": 4, "decisions": {}, "steps": []})
-    assert note_retry(tmp_path, design, [cell]) == [(4, [cell])]
-    assert note_retry(tmp_path, design, [cell]) == [(4, [cell])]  # it was stopped before it trained: no second note
-    note(tmp_path, design, asdict(rule), {"seeds": 6, "decisions": {}, "steps": []})
-    found = note_retry(tmp_path, design, [cell])
+    assert add_retry(tmp_path, design, [cell]) == [] and not list(tmp_path.iterdir())  # nothing was looked at
+    add(tmp_path, design, asdict(rule), {"seeds": 4, "decisions": {}, "steps": []})
+    assert add_retry(tmp_path, design, [cell]) == [(4, [cell])]
+    assert add_retry(tmp_path, design, [cell]) == [(4, [cell])]  # it was stopped before it trained: no second note
+    add(tmp_path, design, asdict(rule), {"seeds": 6, "decisions": {}, "steps": []})
+    found = add_retry(tmp_path, design, [cell])
     assert found == [(4, [cell]), (6, [cell])]  # the look after 6 seeds went without its pair, and stays so
     whole = [make_record(design, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
-    seen = course(Study.of(whole, rule.designed(design, {}, found)))
+    seen = sequential_run(Study.of(whole, rule.designed(design, {}, found)))
     assert [look.steps[0].n for look in seen.looks] == [3, 5, 8]

@@ -26,7 +26,7 @@ from analysis.statistics.compare import holm
 from analysis.statistics.power import seeds_needed
 from analysis.study import Study
 from analysis.verdicts.comparisons import metric_table
-from analysis.verdicts.until_decided import Rule, course
+from analysis.verdicts.until_decided import Rule, sequential_run
 from core.records.record import RunRecord
 from tests.benchmarks.record_blocks import DATA as BLOCKS
 from tests.benchmarks.record_curves import DATA as CURVES
@@ -103,7 +103,7 @@ def as_study(scores_SA: np.ndarray, rule: Rule, margin: float | None = MARGIN) -
 def contest(scores_SA: np.ndarray, rule: Rule, margin: float | None = MARGIN) -> dict[str, float]:
     """Both designs on one simulated study: comparisons that found a difference, and runs."""
     study = as_study(scores_SA, rule, margin)
-    found = course(study)
+    found = sequential_run(study)
     table = metric_table(study, "val/nelbo", primary=True, looks=found.looks_of)
     said = [row.verdict for row in table.rows[1:]]
     return {

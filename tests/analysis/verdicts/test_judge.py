@@ -12,7 +12,7 @@ from analysis.study import Study
 from analysis.table import tables_on
 from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
-from analysis.verdicts.until_decided import Rule, course
+from analysis.verdicts.until_decided import Rule, sequential_run
 from core.records import record as records
 from tests.analysis.conftest import METRIC, make_design, make_record
 
@@ -361,7 +361,7 @@ def test_arms_whose_numbers_are_not_comparable_get_no_p_value_anywhere(records_o
     assert set(differences) == {"arm2 label"}
     assert set(bands(study, "validation", "load/max_vio", minus_control=True)) >= {"arm1 label"}  # no likelihood
     bought = Study.of(records_of(design), Rule(first=3, fixed=6).designed(design, dict.fromkeys(study.arms, 6)))
-    decided = {step.arms[0]: step for look in course(bought).looks for step in look.steps}
+    decided = {step.arms[0]: step for look in sequential_run(bought).looks for step in look.steps}
     assert decided["arm2"].n and decided["arm1"].decision == "lost" and decided["arm1"].p_holm is None
 
 

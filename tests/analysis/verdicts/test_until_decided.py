@@ -11,7 +11,7 @@ from analysis.report.html import render
 from analysis.study import Study
 from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
-from analysis.verdicts.until_decided import Course, Rule, course, pairs_at
+from analysis.verdicts.until_decided import Rule, SequentialRun, pairs_at, sequential_run
 from core.errors import UserError
 from core.records.record import RunRecord
 from tests.analysis.conftest import METRIC, make_design, make_record
@@ -23,7 +23,7 @@ def failed(record: RunRecord) -> RunRecord:
     return replace(record, status="failed", reason="diverged", metrics={}, curve={}, validation={}, expert_load={})
 
 
-def bought(effects: dict[str, float], rule: Rule, noise: float = 0.02, **changes) -> tuple[Study, list[Course]]:
+def bought(effects: dict[str, float], rule: Rule, noise: float = 0.02, **changes) -> tuple[Study, list[SequentialRun]]:
     """A sweep whose runs are trained as they are wanted, and its course at every block."""
     design, records, courses = (
         make_design(**{"arms": len(effects), "seeds": rule.fixed, "margin": 0.06} | changes),
@@ -33,7 +33,7 @@ def bought(effects: dict[str, float], rule: Rule, noise: float = 0.02, **changes
     while True:
         so_far = courses[-1].seeds if courses else {}
         study = Study.of(records, rule.designed(design, so_far))
-        courses.append(course(study))
+        courses.append(sequential_run(study))
         if courses[-1].decided:
             return Study.of(records, rule.designed(design, courses[-1].seeds)), courses
         assert study.missing == 0
@@ -58,9 +58,9 @@ def test_the_course_can_be_computed_again_from_the_records() -> None:
     for early, late in zip(courses[:-1], courses[1:], strict=True):
         assert late.looks[: len(early.looks)] == early.looks
     shuffled = Study.of(reversed(list(study.cells.values())), study.design)
-    assert course(shuffled) == courses[-1]
+    assert sequential_run(shuffled) == courses[-1]
     one_more = make_record(dict(study.design), "arm1", 9, -5.0)  # a record that was never bought changes nothing
-    assert course(Study.of([*study.cells.values(), one_more], study.design)).looks == courses[-1].looks
+    assert sequential_run(Study.of([*study.cells.values(), one_more], study.design)).looks == courses[-1].looks
 
 
 def test_the_report_says_what_was_bought_and_its_numbers_allow_for_the_looks() -> None:
@@ -98,7 +98,7 @@ def test_failed_runs_cost_their_pairs_and_an_arm_without_any_is_lost() -> None:
     records = [make_record(design, arm, seed) for seed in range(4) for arm in ("control", "arm1")]
     records += [failed(make_record(design, "arm2", seed)) for seed in range(4)]
     records[1] = failed(records[1])
-    found = course(Study.of(records, rule.designed(design, {})))
+    found = sequential_run(Study.of(records, rule.designed(design, {})))
     [look] = found.looks
     assert [(step.arms[0], step.n, step.decision) for step in look.steps][1] == ("arm2", 0, "lost")
     assert look.steps[0].n == 3 and {arm for arm, _ in found.wanted} == {"control", "arm1"}
@@ -111,7 +111,7 @@ def test_the_report_adjusts_within_the_family_that_the_looks_had() -> None:
         make_record(design, arm, seed, 0.01 * (arm == "arm1")) for seed in range(8) for arm in ("control", "arm1")
     ]
     records += [failed(make_record(design, "arm2", seed)) for seed in range(4)]
-    found = course(Study.of(records, rule.designed(design, {})))
+    found = sequential_run(Study.of(records, rule.designed(design, {})))
     row = judge(Study.of(records, rule.designed(design, found.seeds))).comparisons[0].rows[1]
     last = found.looks[-1].steps[0]
     assert last.decision == "undecided" and row.p_holm == pytest.approx(last.p_holm) and last.p_holm > 0.05
@@ -126,7 +126,7 @@ def test_what_a_fixed_sweep_left_behind_is_not_counted_as_bought() -> None:
         for arm, effect in (("control", 0.0), ("arm1", 0.2), ("arm2", 0.0))
     ]
     records[-2] = failed(records[-2])  # of arm1, long after it was decided
-    found = course(Study.of(records, rule.designed(design, {})))
+    found = sequential_run(Study.of(records, rule.designed(design, {})))
     judgement = judge(Study.of(records, rule.designed(design, found.seeds)))
     assert judgement.counts == {"complete": found.runs, "failed": 0, "missing": 0}
     assert judgement.study.set_aside == {"beyond what this sweep has bought": 36 - found.runs}
@@ -140,15 +140,15 @@ def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
     assert pairs_at(~both, [4, 6, 8], Rule.of(8)) == [(2, 0.05), (4, 0.9)]
 
 
-def with_retries(records: list[RunRecord], design: dict, rule: Rule, retried: list) -> Course:
-    return course(Study.of(records, rule.designed(design, dict.fromkeys(EFFECTS, rule.fixed), retried)))
+def with_retries(records: list[RunRecord], design: dict, rule: Rule, retried: list) -> SequentialRun:
+    return sequential_run(Study.of(records, rule.designed(design, dict.fromkeys(EFFECTS, rule.fixed), retried)))
 
 
 def test_runs_that_are_tried_again_change_no_look_that_was_taken_and_count_in_the_next() -> None:
     rule, design = replace(Rule.of(8), futile=0.0), make_design(arms=2, seeds=8, margin=None)
     whole = [make_record(design, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
     lost = [failed(r) if (r.study["arm"], r.seed) in (("arm1", 1), ("control", 7)) else r for r in whole]
-    before = course(Study.of(lost, rule.designed(design, {})))
+    before = sequential_run(Study.of(lost, rule.designed(design, {})))
     assert [step.n for look in before.looks for step in look.steps] == [3, 5, 6]
     after_6 = with_retries(whole, design, rule, [(6, [("arm1", 1)]), (8, [("control", 7)])])
     assert after_6.looks[:2] == before.looks[:2]  # what was seen after 4 and 6 seeds stays
@@ -166,7 +166,7 @@ def test_a_comparison_that_was_never_tested_loses_nothing_by_a_retry() -> None:
     rule, design = Rule.of(8), make_design(arms=2, seeds=8)
     whole = [make_record(design, arm, seed, 0.3 * (arm == "arm1")) for seed in range(4) for arm in ("control", "arm1")]
     lost = [failed(record) if record.study["arm"] == "arm1" else record for record in whole]
-    assert set(course(Study.of(lost, rule.designed(design, {}))).decisions.values()) == {"lost"}
+    assert set(sequential_run(Study.of(lost, rule.designed(design, {}))).decisions.values()) == {"lost"}
     found = with_retries(whole, design, rule, [(4, [("arm1", seed) for seed in range(4)])])
     assert set(found.decisions.values()) == {"different"}
 
@@ -218,7 +218,7 @@ def test_all_null_studies_find_something_no_more_often_than_alpha() -> None:
             make_record(design, arm, 1000 * number + seed, 0.0, scale) for seed in range(rule.fixed) for arm in EFFECTS
         ]
         design["seeds"] = [1000 * number + seed for seed in range(8)]
-        last = course(Study.of(records, rule.designed(design, {})))
+        last = sequential_run(Study.of(records, rule.designed(design, {})))
         found += "different" in last.decisions.values()
     assert found <= 8  # P(Binomial(60, 0.05) > 8) = 0.006
 
@@ -239,4 +239,4 @@ def test_rules() -> None:
     with pytest.raises(UserError, match="block"):
         Rule.of(8, block=0)
     with pytest.raises(UserError, match="until-decided"):
-        course(Study.of([], make_design()))
+        sequential_run(Study.of([], make_design()))
