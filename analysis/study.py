@@ -1,16 +1,10 @@
 """Records -> one table: for every arm and seed of a design, the run that was recorded, or that none was.
 
-A record's `study` holds {"ablation", "size", "arm", "design"}; a design holds "ablation", "size", "question",
-"metric", "secondary", "margin", "alpha", "power", "control", "seeds", "factors", "arms" (each "name", "label",
-"settings", "hash", "parameters", "flops_per_token"), "contrasts" (pairs of arm names; absent
-from older ones), "overrides", "data_fingerprint" and "command"; of a sweep that is bought until it is decided, also
-"adaptive" (an analysis.verdicts.until_decided.Rule, and "bought": how many of the seeds, the first ones, each arm has
-bought so far). A ladder's design also holds "ladder" (its targets), and each of its arms a "point" (family, tokens,
-FLOPs, sparsity ...): see analysis.scaling.ladder.
+A record's `study` holds {"ablation", "size", "arm", "design"}, the last a core.records.design.Design as JSON.
 """
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,10 +20,11 @@ from core.records import likelihood_kind as likelihood
 from core.records import record as records
 from core.records import study_history as history
 from core.records.decoded import Decoded
+from core.records.design import Design, Likelihood
 from core.records.fingerprints import data_of, lacks_files, named_files
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.run_folders import look as listing_of
-from core.records.study_history import HistoryError
+from core.records.study_history import Event, HistoryError
 from core.runtime.json_files import DamagedFileError
 
 
@@ -42,16 +37,16 @@ class Study:
     history: what was noted of its designs and looks (core.records.study_history); history_trouble: why that can't be read.
     """
 
-    design: Mapping[str, Any]
+    design: Design
     cells: Mapping[tuple[str, int], RunRecord]
     set_aside: Mapping[str, int]
     unreadable: tuple[str, ...]
     decoded: Mapping[tuple[str, int], Mapping[str, Decoded]] = field(default_factory=dict)
-    history: tuple[Mapping[str, Any], ...] = ()
+    history: tuple[Event, ...] = ()
     history_trouble: str = ""
 
     @classmethod
-    def load(cls, folder: Path, design: Mapping[str, Any] | None = None) -> "Study | None":
+    def load(cls, folder: Path, design: Design | None = None) -> "Study | None":
         """The study in a folder: a design, by default the one last run there (design.json, else the newest record's), and
         the records that fit it.
 
@@ -70,7 +65,7 @@ class Study:
                 except (UnreadableRecordError, OutOfReachError) as error:
                     unreadable.append(f"{path.relative_to(folder)}: {str(error).removeprefix(f'{path}: ')}")
         try:
-            design = design or designs.read(folder / designs.FILE_NAME)
+            design = design or Design.read(folder / designs.FILE_NAME)
         except FileNotFoundError:
             design = None
         except DamagedFileError as error:
@@ -79,19 +74,19 @@ class Study:
             ) from None
         study = cls.of(found, design, unreadable)
         study = study and study.with_history(folder)
-        return study.with_answers(homes) if study is not None and "decoders" in study.design else study
+        return study and study.with_answers(homes)
 
     @classmethod
     def of(
-        cls, found: Iterable[RunRecord], design: Mapping[str, Any] | None = None, unreadable: Iterable[str] = ()
+        cls, found: Iterable[RunRecord], design: Design | None = None, unreadable: Iterable[str] = ()
     ) -> "Study | None":
         """Fit records into a design; without one, into the newest record's own."""
         found = sorted(found, key=lambda record: (record.finished_at, record.run_hash))
-        own = (record.study["design"] for record in reversed(found) if record.study.get("design"))
-        design = design or next((one for one in own if designs.trouble(one) is None), None)
+        own = (designs.parse_or_none(record.study.get("design")) for record in reversed(found))
+        design = design or next((one for one in own if isinstance(one, Design)), None)
         if design is None:
             return None
-        places = {arm["hash"]: arm["name"] for arm in design["arms"]}
+        places = {arm.hash: arm.name for arm in design.arms}
         cells: dict[tuple[str, int], RunRecord] = {}
         set_aside: dict[str, int] = {}
         for record in found:
@@ -116,10 +111,12 @@ class Study:
 
     def with_answers(self, homes: Mapping[str, Path]) -> "Study":
         """With what each cell's model answered, as the design wants it. homes: folders by run hash and data fingerprint."""
-        found = {}
+        found, asked = {}, self.design.decoders
+        if asked is None:
+            return self
         for cell, record in self.cells.items():
             each = decoded.read_all(homes[record.run_hash + record.data_fingerprint])
-            wanted = decoded.wanted(self.design["decoders"], record.provenance.get("weights_sha256") or "")
+            wanted = decoded.wanted(asked, record.provenance.get("weights_sha256") or "")
             found[cell] = {
                 way.decoder: each[way.decoder] for way in wanted if way.decoder in each and each[way.decoder].is_of(way)
             }
@@ -128,12 +125,12 @@ class Study:
     @property
     def arms(self) -> list[str]:
         """Arm names, the control first."""
-        return [arm["name"] for arm in self.design["arms"]]
+        return [arm.name for arm in self.design.arms]
 
     @property
     def labels(self) -> dict[str, str]:
         """What people call each arm."""
-        return {arm["name"]: arm["label"] for arm in self.design["arms"]}
+        return {arm.name: arm.label for arm in self.design.arms}
 
     @property
     def complete(self) -> int:
@@ -147,14 +144,14 @@ class Study:
     def missing(self) -> int:
         return sum((arm, seed) not in self.cells for arm in self.arms for seed in self.bought(arm))
 
-    def bought(self, arm: str) -> list[int]:
+    def bought(self, arm: str) -> Sequence[int]:
         """The seeds under which an arm is to be trained: all of the design's, or as many of the first as it has bought."""
-        seeds: list[int] = self.design["seeds"]
-        return seeds[: self.design["adaptive"]["bought"].get(arm, 0)] if "adaptive" in self.design else seeds
+        seeds, adaptive = self.design.seeds, self.design.adaptive
+        return seeds if adaptive is None else seeds[: adaptive.bought.get(arm, 0)]
 
     def within(self, seeds: Mapping[str, int]) -> "Study":
         """Without the records that an adaptive sweep hasn't bought: they may be there from a fixed one. seeds: by arm."""
-        bought = {(arm, seed) for arm, count in seeds.items() for seed in self.design["seeds"][:count]}
+        bought = {(arm, seed) for arm, count in seeds.items() for seed in self.design.seeds[:count]}
         kept = {cell: record for cell, record in self.cells.items() if cell in bought}
         aside = (
             {"beyond what this sweep has bought": len(self.cells) - len(kept)} if len(kept) < len(self.cells) else {}
@@ -163,12 +160,12 @@ class Study:
 
     def records_of(self, arm: str) -> list[RunRecord]:
         """An arm's records in the order of seeds, failed ones included."""
-        return [self.cells[arm, seed] for seed in self.design["seeds"] if (arm, seed) in self.cells]
+        return [self.cells[arm, seed] for seed in self.design.seeds if (arm, seed) in self.cells]
 
     def values(self, arm: str, metric: str) -> np.ndarray:
         """A metric of an arm by seed, NaN where the run is missing, failed or didn't report it. Returns (S,)."""
         column = []
-        for seed in self.design["seeds"]:
+        for seed in self.design.seeds:
             record = self.cells.get((arm, seed))
             value = record.metrics.get(metric) if record is not None and record.status == "complete" else None
             column.append(np.nan if value is None else float(value))
@@ -182,18 +179,20 @@ class Study:
         }
         return len(fingerprints) > 1
 
-    def likelihoods(self, metric: str, one: str, two: str) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    def likelihoods(self, metric: str, one: str, two: str) -> tuple[Likelihood, Likelihood] | None:
         """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
-        known = {arm["name"]: arm["likelihood"] for arm in self.design["arms"] if "likelihood" in arm}
-        return (known[one], known[two]) if metric in likelihood.METRICS and {one, two} <= set(known) else None
+        kinds = self.design.by_name[one].likelihood, self.design.by_name[two].likelihood
+        if metric not in likelihood.METRICS or kinds[0] is None or kinds[1] is None:
+            return None
+        return kinds[0], kinds[1]
 
     def incomparable(self, metric: str, one: str, two: str, seeds: int | None = None) -> str | None:
         """Why two arms' numbers say nothing of each other, or None where they do. seeds: how many of the first; None: all."""
         kinds = self.likelihoods(metric, one, two)
         if kinds is not None and (reason := likelihood.incomparable(*kinds)):
             return reason
-        if any(self.data_differs(one, two, seed) for seed in self.design["seeds"][:seeds]):
-            whom = "the control" if self.design["control"] in (one, two) else "each other"
+        if any(self.data_differs(one, two, seed) for seed in self.design.seeds[:seeds]):
+            whom = "the control" if self.design.control in (one, two) else "each other"
             return f"trained on other data than {whom}, so not compared"
         return None
 
@@ -239,19 +238,17 @@ def thinned(length: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
 
 
-def _misfit(record: RunRecord, design: Mapping[str, Any], places: Mapping[str, str]) -> str | None:
-    if record.arm_hash not in places or record.seed not in design["seeds"]:
+def _misfit(record: RunRecord, design: Design, places: Mapping[str, str]) -> str | None:
+    if record.arm_hash not in places or record.seed not in design.seeds:
         return "of another design (config or seed changed since)"
     # A run that failed before its data was read has no fingerprint; it failed all the same.
     if record.status != "complete":
         return None
-    firsts = [
-        designs.first_stage_data(one, places[record.arm_hash]) for one in (record.study.get("design") or {}, design)
-    ]
-    if None not in firsts and firsts[0] != firsts[1]:
+    arm = design.by_name[places[record.arm_hash]]
+    first = arm.first_data_fingerprint
+    if first is not None and designs.first_stage_data(record.study | {"arm": arm.name}) not in (None, first):
         return "its first stage was trained on other data, so not compared"
-    own = next(arm for arm in design["arms"] if arm["hash"] == record.arm_hash).get("data_fingerprint")
-    wanted = design["data_fingerprint"].split(" ") if own is None else [own]
+    wanted = design.fingerprints if arm.data_fingerprint is None else (arm.data_fingerprint,)
     if record.data_fingerprint in wanted:
         return None
     if any(lacks_files(record.data_fingerprint, each) for each in wanted):

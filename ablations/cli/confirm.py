@@ -28,12 +28,12 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     study, _ = load_study(arguments)
     judgement, design = judge(study), study.design
     arm = judgement.winner
-    if arm is None or arm == design["control"]:
+    if arm is None or arm == design.control:
         raise UserError(f"{arguments.name}: there is no winner to confirm: {judgement.winner_reason}")
     name, ablation = agenda.resolve(arguments.name)
-    seeds = fresh_seeds(design, arguments.seeds or len(design["seeds"]))
+    seeds = fresh_seeds(design, arguments.seeds or len(design.seeds))
     more = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
-    command = agenda.command("confirm", arguments, design["size"], more)
+    command = agenda.command("confirm", arguments, design.size, more)
     plan = confirmation_plan(name, ablation, design, arm, seeds, command)
     say("\n".join(describe(run.config.data for run in plan.runs)))
     if arguments.launcher == "slurm":
@@ -50,7 +50,7 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     out = console()
     out.print(terminal_table(found))
     out.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
-    out.print(f"{study_name(design['ablation'], design['size'])}: {verdict(found, arm)}", markup=False, soft_wrap=True)
+    out.print(f"{study_name(design.ablation, design.size)}: {verdict(found, arm)}", markup=False, soft_wrap=True)
     return 1 if summary.failed + summary.failed_before or summary.missing else 0
 
 
@@ -74,12 +74,12 @@ def _verdict(found: Judgement, arm: str) -> str:
 def confirmation_of(arguments: argparse.Namespace, study: Study, arm: str) -> tuple[Study, Judgement] | None:
     """What was recorded of the arm on fresh seeds, in the design that it was last confirmed in; None where nothing was."""
     design = study.design
-    folder: Path = arguments.out / study_name(design["ablation"], confirm_size(design["size"]))
+    folder: Path = arguments.out / study_name(design.ablation, confirm_size(design.size))
     confirming = Study.load(folder) if folder.is_dir() else None
-    hashes = {entry["name"]: entry["hash"] for entry in design["arms"]}
-    if confirming is None or any(hashes.get(entry["name"]) != entry["hash"] for entry in confirming.design["arms"]):
+    hashes = {entry.name: entry.hash for entry in design.arms}
+    if confirming is None or any(hashes.get(entry.name) != entry.hash for entry in confirming.design.arms):
         return None
-    data = set(confirming.design["data_fingerprint"].split(" "))  # of two arms: where data are a factor, not all
-    if confirming.design["confirms"] != arm or not data <= set(design["data_fingerprint"].split(" ")):
+    data = set(confirming.design.data_fingerprint.split(" "))  # of two arms: where data are a factor, not all
+    if confirming.design.confirms != arm or not data <= set(design.data_fingerprint.split(" ")):
         return None
     return confirming, judge(confirming)

@@ -5,6 +5,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ablations.cli import studies as agenda
 from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
+from core.records.design import Design, DesignArm, SearchDesign, StudyDesign
 from core.records.design_changes import changes
 from core.records.provenance import code
 from core.records.record import OutOfReachError, UnreadableRecordError
@@ -37,7 +39,7 @@ def check_owner(arguments: argparse.Namespace, study: str) -> None:
     holds = f"{arguments.out / study} holds the runs of {theirs}"
     if theirs not in agenda.discover() and not Path(theirs).exists():  # moved and edited, or another one: who can tell
         raise UserError(
-            f"{holds}, which is gone, and of another question ({design['question']!r}): where {mine} is that declaration, "
+            f"{holds}, which is gone, and of another question ({design.question!r}): where {mine} is that declaration, "
             f"run it with that question first, then change it; else give it an --out of its own"
         )
     raise UserError(
@@ -51,7 +53,7 @@ def drift(arguments: argparse.Namespace, size: str) -> str:
     name, declaration = agenda.declared(arguments.name)
     folder = arguments.out / study_name(name, size)
     design = _design(folder)
-    if design is None or design.get("kind") == "search" or not isinstance(declaration, Ablation):
+    if not isinstance(design, Design) or not isinstance(declaration, Ablation):
         return _searched(design, declaration, arguments, size)
     try:
         said, trains = _changes(name, declaration, size, design, folder)
@@ -73,13 +75,13 @@ def say_before(folder: Path, plan: Plan) -> None:
         return
     said = [f"{count} records are set aside: {reason}" for reason, count in study.set_aside.items()]
     try:
-        if changed := changes(designs.read(folder / designs.FILE_NAME), plan.design):
+        if changed := changes(StudyDesign.read(folder / designs.FILE_NAME), plan.design):
             said.insert(0, f"the design was changed since it was last run: {'; '.join(changed)}")
     except (OSError, ValueError):  # damaged or gone: it is written anew
         pass
     finished = [record for record in study.cells.values() if record.status == "complete"]
     if mixed := mixture(finished, study.missing, code()):
-        said.append(f"{mixed}. `{plan.design['command']} --out ANOTHER` trains all by one; else the verdict says so")
+        said.append(f"{mixed}. `{plan.design.command} --out ANOTHER` trains all by one; else the verdict says so")
     for each in said:
         say(f"note: {one_line(each)}", file=sys.stderr)
 
@@ -89,92 +91,89 @@ def left_behind(arguments: argparse.Namespace, study: str) -> str:
     name, declaration = agenda.declared(arguments.name)
     for path in sorted(arguments.out.glob(f"*/{designs.FILE_NAME}")):
         design = _design(path.parent)
-        if design is None or path.parent.name == study or design["question"] != declaration.question:
+        if design is None or path.parent.name == study or design.question != declaration.question:
             continue
         theirs = _declared_in(design)
         if theirs is None or theirs == agenda.declared_in(arguments.name) or Path(theirs).exists():
             continue
-        if theirs in agenda.discover() or design["size"].endswith(CONFIRM):
+        if theirs in agenda.discover() or design.size.endswith(CONFIRM):
             continue
-        target = arguments.out / study_name(name, design["size"])
+        target = arguments.out / study_name(name, design.size)
         move = shlex.join(["mv", str(path.parent), str(target)])
-        again = agenda.command("run", arguments, design["size"])
+        again = agenda.command("run", arguments, design.size)
         where = f"runs of this question lie in {path.parent}, declared in {theirs}, which is gone"
         return f"{where}: `{move}`, then `{again}` takes them over"
     return ""
 
 
-def _design(folder: Path) -> dict[str, Any] | None:
+def _design(folder: Path) -> StudyDesign | None:
     """The design last run in a folder; None where none was, or where it is damaged, which whoever needs it says."""
     try:
-        return designs.read(folder / designs.FILE_NAME)
+        return StudyDesign.read(folder / designs.FILE_NAME)
     except (OSError, DamagedFileError):
         return None
 
 
-def _declared_in(design: Mapping[str, Any]) -> str | None:
+def _declared_in(design: StudyDesign) -> str | None:
     """The name on the agenda, or the file, that a design was declared in; of older ones by the command. None: not known."""
-    if "declared_in" in design:
-        return str(design["declared_in"])
-    words = shlex.split(design.get("command", ""))
+    if design.declared_in is not None:
+        return design.declared_in
+    words = shlex.split(design.command)
     return str(Path(words[2]).absolute()) if len(words) > 2 and words[2].endswith(".py") else None
 
 
-def _is_same(theirs: str, mine: str, design: Mapping[str, Any], name: str) -> bool:
+def _is_same(theirs: str, mine: str, design: StudyDesign, name: str) -> bool:
     """Whether two files are one declaration: equal files where both exist, an equal question where the former is gone."""
     try:
         return Path(theirs).read_bytes() == Path(mine).read_bytes()
     except OSError:
-        return bool(design["question"] == agenda.declared(name)[1].question)
+        return bool(design.question == agenda.declared(name)[1].question)
 
 
-def _changes(
-    name: str, ablation: Ablation, size: str, design: Mapping[str, Any], folder: Path
-) -> tuple[list[str], bool]:
+def _changes(name: str, ablation: Ablation, size: str, design: Design, folder: Path) -> tuple[list[str], bool]:
     """What differs, in words, and whether there are runs to train for it."""
-    words = shlex.split(design.get("command", ""))
-    given = int(words[words.index("--seeds") + 1]) if "--seeds" in words and "confirms" not in design else None
-    base = size.removesuffix(f".{CONFIRM}") if "confirms" in design else size
-    now, configs = outline(name, first_seeds(ablation, given), size=base, overrides=design.get("overrides", ()))
-    if "confirms" in design:
-        named = {arm["name"] for arm in design["arms"]}
-        now |= {"arms": [arm for arm in now["arms"] if arm["name"] in named], "seeds": design["seeds"]}
-        now = {key: value for key, value in now.items() if key not in ("contrasts", "decoders")}
-    after = {arm["name"]: arm["hash"] for arm in now["arms"]}
-    differing = [arm for arm in design["arms"] if after.get(arm["name"], arm["hash"]) != arm["hash"]]
-    said = changes(design, now, ({arm["name"]: _config(folder, arm) for arm in differing[:1]}, configs))
+    words = shlex.split(design.command)
+    given = int(words[words.index("--seeds") + 1]) if "--seeds" in words and design.confirms is None else None
+    base = size.removesuffix(f".{CONFIRM}") if design.confirms is not None else size
+    now, configs = outline(name, first_seeds(ablation, given), size=base, overrides=design.overrides)
+    if design.confirms is not None:
+        arms = tuple(arm for arm in now.arms if arm.name in design.by_name or arm.name == now.control)
+        now = replace(now, arms=arms, seeds=design.seeds, contrasts=design.contrasts, decoders=None)
+    after = {arm.name: arm.hash for arm in now.arms}
+    differing = [arm for arm in design.arms if after.get(arm.name, arm.hash) != arm.hash]
+    said = changes(design, now, ({arm.name: _config(folder, arm) for arm in differing[:1]}, configs))
     return said, not _runs(now) <= _runs(design)
 
 
-def _runs(design: Mapping[str, Any]) -> set[tuple[str, int]]:
-    return {(arm["hash"], seed) for arm in design["arms"] for seed in design["seeds"]}
+def _runs(design: Design) -> set[tuple[str, int]]:
+    return {(arm.hash, seed) for arm in design.arms for seed in design.seeds}
 
 
-def _config(folder: Path, arm: Mapping[str, Any]) -> Mapping[str, Any]:
+def _config(folder: Path, arm: DesignArm) -> Mapping[str, Any]:
     """The config that an arm was trained with, by one of its records; empty where it has none."""
-    for path in look(folder / arm["name"], depth=1).records:
+    for path in look(folder / arm.name, depth=1).records:
         try:
             record = records.read(path)
         except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
             continue
-        if record.arm_hash == arm["hash"]:
+        if record.arm_hash == arm.hash:
             return record.config
     return {}
 
 
-def _command(arguments: argparse.Namespace, size: str, design: Mapping[str, Any]) -> str:
+def _command(arguments: argparse.Namespace, size: str, design: StudyDesign) -> str:
     """The command that the design was last run with, for the declaration by the name that it has now."""
-    words = shlex.split(design.get("command", ""))
+    words = shlex.split(design.command)
     if len(words) < 3:
         return agenda.command("run", arguments, size)
     return shlex.join([*words[:2], arguments.name, *words[3:]])
 
 
 def _searched(
-    design: Mapping[str, Any] | None, declaration: Ablation | Search, arguments: argparse.Namespace, size: str
+    design: StudyDesign | None, declaration: Ablation | Search, arguments: argparse.Namespace, size: str
 ) -> str:
     """The same of a search: its space, budget and seeds, as far as the design says them."""
-    if design is None or design.get("kind") != "search" or not isinstance(declaration, Search):
+    if not isinstance(design, SearchDesign) or not isinstance(declaration, Search):
         return ""
     from sweeps.search.spec import to_json  # what only searches need
 
@@ -182,8 +181,8 @@ def _searched(
         now = to_json(declaration.sized(size))
     except KeyError:
         return ""
-    was = design.get("declared") or {}
-    skipped = {"sizes"} | ({"seeds"} if "--seeds" in shlex.split(design.get("command", "")) else set())
+    was = design.declared
+    skipped = {"sizes"} | ({"seeds"} if "--seeds" in shlex.split(design.command) else set())
     said = [key for key in now if key in was and key not in skipped and was[key] != _plain(now[key])]
     if not said:
         return ""

@@ -22,7 +22,7 @@ from sweeps.tracking.wandb_run import tell_answers
 def run_decode(arguments: argparse.Namespace) -> int:
     """Decode what isn't decoded yet of the finished runs."""
     plan = make_plan(arguments)
-    if "decoders" not in plan.design:
+    if plan.design.decoders is None:
         raise UserError(f"{plan.name}: it declares no decoders, so there is nothing to decode (see docs/sampling.md)")
     failed = decode_here(arguments, plan, console())
     console().print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
@@ -33,7 +33,8 @@ def decode_here(arguments: argparse.Namespace, plan: Plan, out: Console) -> int:
     """Decode finished runs on this machine, a process for each core or GPU, and say how many answers could not be had."""
     todo = list(missing(plan, arguments.out))
     workers = default_workers() if arguments.workers in (None, "auto") else arguments.workers
-    seeds, done, failures = plan.design["decoders"]["decode_seeds"], 0, 0
+    assert plan.design.decoders is not None
+    seeds, done, failures = plan.design.decoders.decode_seeds, 0, 0
     total = sum(len(asked.ways) for asked in todo)
     context = multiprocessing.get_context("forkserver")  # one import of torch for all of them
     context.set_forkserver_preload(["sweeps.runs.answers"])

@@ -24,6 +24,7 @@ from core.config.loading import build, flatten, parse_overrides
 from core.config.presets import PRESETS, resolve
 from core.config.run import RunConfig, to_dict
 from core.errors import UserError
+from core.records.design import Design
 from core.records.record import RunRecord
 from core.runtime.units import parse
 from sweeps.export import transfer
@@ -54,7 +55,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     out = console()
     out.print(f"{arm}: {evidence['chosen']}", markup=False)
     if arguments.target:
-        ablation = agenda.resolve(arguments.name)[1].sized(study.design["size"])
+        ablation = agenda.resolve(arguments.name)[1].sized(study.design.size)
         target = arguments.to or folder / "export" / Path(arguments.target).stem
         by_hand, matched = arm != judgement.winner, ablation.match is not None
         return at_full_scale(arguments, study.design, arm, runs, evidence, target, by_hand=by_hand, matched=matched)
@@ -114,7 +115,7 @@ def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement,
     found["notes"] = [*found["notes"], *drift_note(arguments)]
     if arm != judgement.winner:
         return {"chosen": "by hand (--arm), not by the verdict", "confirmed": False} | found
-    if arm == study.design["control"]:
+    if arm == study.design.control:
         return {"chosen": f"by the verdict: {judgement.winner_reason}", "confirmed": None} | found
     confirming = confirmation_of(arguments, study, arm)
     said = verdict(confirming[1], arm) if confirming else f"{arm} was not trained on fresh seeds"
@@ -124,7 +125,7 @@ def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement,
     elif arguments.force:
         chosen, confirmed = f"UNCONFIRMED (--force): by the verdict, but {said}", False
     else:
-        hint = "" if confirming else f"; {agenda.command('confirm', arguments, study.design['size'])} does that"
+        hint = "" if confirming else f"; {agenda.command('confirm', arguments, study.design.size)} does that"
         raise UserError(f"{arguments.name}: the best of several looks better than it is, and {said}{hint} (--force exports "
                         "it, marked as unconfirmed)")  # fmt: skip
     return {"chosen": chosen, "confirmed": confirmed, "confirmation": confirming and confirming[1].to_dict()} | found
@@ -132,7 +133,7 @@ def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement,
 
 def at_full_scale(
     arguments: argparse.Namespace,
-    design: Mapping[str, Any],
+    design: Design,
     arm: str,
     runs: Sequence[RunRecord],
     evidence: Mapping[str, Any],
@@ -153,7 +154,7 @@ def at_full_scale(
     if arguments.tokens:
         target = transfer.with_tokens(target, parse(arguments.tokens))
         why["trainer.steps"] = f"--tokens {arguments.tokens}"
-    settings = arm_of(design, arm)["settings"] if by_hand else transfer.decided(design, arm, proxy)
+    settings = arm_of(design, arm).settings if by_hand else transfer.decided(design, arm, proxy)
     settings = {key: value for key, value in settings.items() if key not in why}
     rule = transfer.rule_of(arguments.rule or "compute")
     config, carried = transfer.carry(settings, proxy, target, rule, match=matched, devices=cluster.devices)

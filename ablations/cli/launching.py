@@ -20,7 +20,7 @@ from sweeps.runs.obstacles import check_places
 from sweeps.runs.packing import best_workers
 from sweeps.search import slurm as search_slurm
 from sweeps.search.plan import SearchPlan
-from sweeps.studies.plan import Plan
+from sweeps.studies.plan import Plan, Sweep
 
 SLURM_ONLY = (
     "partition",
@@ -106,7 +106,7 @@ def trained_elsewhere(arguments: argparse.Namespace, count: int, size: str) -> s
     return f"{counted(count, 'run')} in training by another process, which records them: {follow} follows it"
 
 
-def resolve_workers(wanted: int | str | None, plan: Plan) -> int | None:
+def resolve_workers(wanted: int | str | None, plan: Sweep) -> int | None:
     """A number as it is; "auto" measured on the control's config, on the GPUs where there are any, else on the cores."""
     if wanted != "auto":
         return wanted  # type: ignore[return-value]

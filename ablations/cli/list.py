@@ -68,7 +68,7 @@ def rows(name: str, ablation: Ablation, out: Path) -> list[dict[str, Any]]:
             judgement = judge(study, brief=True)
             row |= {"complete": study.complete, "failed": study.failed, "verdict": judgement.headline}
             row["notes"] = list(judgement.notes)
-            add_look(recorded[size], "list", len(study.design["seeds"]), study.complete)
+            add_look(recorded[size], "list", len(study.design.seeds), study.complete)
         rows.append(row)
     return rows
 

@@ -1,7 +1,7 @@
 """`ablate plan`: what a design costs and which effect it can detect, before anything is trained."""
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from core.capacity.room import check_room
 from core.config.run import RunConfig, config_hash
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
+from core.records.design import Design
 from core.runtime.terminal import line
 from core.runtime.terminal_table import Labelled, labelled
 from core.runtime.units import counted, duration, short, significant
@@ -55,24 +56,24 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     name, ablation = agenda.resolve(arguments.name)
     ablation = first_seeds(ablation, arguments.seeds)
     planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
-    told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
-    return replace(planned, design={**planned.design, **told})
+    command, declared_in = agenda.run_command(arguments, planned.size), agenda.declared_in(arguments.name)
+    return replace(planned, design=replace(planned.design, command=command, declared_in=declared_in))
 
 
-def power_of(design: Any) -> dict[str, Any]:
+def power_of(design: Design) -> dict[str, Any]:
     """The smallest effect, in standard deviations of paired differences, that the design detects; or why it can't: of a
     ladder, why no law could be fitted to it."""
-    if "ladder" in design:
+    if design.ladder is not None:
         reason = unfittable(design)
         return {"detectable_effect_sd": None, "comparisons": 0, "refused": f"ladder: {reason}" if reason else None}
-    seeds, comparisons = len(design["seeds"]), len(design["arms"]) - 1
+    seeds, comparisons = len(design.seeds), len(design.arms) - 1
     answer = reach_of(design)
     effect = answer.detectable_effect
     refused = None
     if not answer.ok:
         refused = (
             f"seeds: {seeds} cannot reach significance for {counted(comparisons, 'comparison')} at "
-            f"alpha={design['alpha']:g}: "
+            f"alpha={design.alpha:g}: "
             f"use at least {answer.seeds_needed} (--seeds {answer.seeds_needed})"
         )
     return {"detectable_effect_sd": effect, "comparisons": comparisons, "refused": refused}
@@ -87,14 +88,14 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     content: dict[str, Any] = {
         "ablation": planned.name,
         "size": planned.size,
-        "question": design["question"],
-        "control": design["control"],
-        "metric": design["metric"],
-        "margin": design["margin"],
-        "arms": design["arms"],
-        "seeds": design["seeds"],
+        "question": design.question,
+        "control": design.control,
+        "metric": design.metric,
+        "margin": design.margin,
+        "arms": design.to_json()["arms"],
+        "seeds": design.seeds,
         "runs": {"total": len(planned.runs), "missing": len(todo)},
-        "data_fingerprint": design["data_fingerprint"],
+        "data_fingerprint": design.data_fingerprint,
         "data": describe_data(run.config.data for run in planned.runs),
         **power_of(design),
     }
@@ -119,7 +120,7 @@ def check_calibration(configs: Iterable[RunConfig]) -> None:
         check_room(config, 1, "--no-calibration plans without")
 
 
-def _known_noise(folder: Path, design: Mapping[str, Any]) -> float | None:
+def _known_noise(folder: Path, design: Design) -> float | None:
     """Standard deviation of paired differences seen in the records of this very design so far: the largest over arms."""
     study = Study.load(folder, design) if folder.is_dir() else None
     return judge(study, brief=True).found["noise_sd"] if study is not None else None

@@ -46,7 +46,7 @@ def run_lengths(arguments: argparse.Namespace) -> int:
             values[arm][seed] = measure(place, arguments.lengths, arguments.sequences)
     if not any(values.values()):
         raise UserError(f"no run of {arguments.name} is complete yet: run it first")
-    control, alpha = study.design["control"], study.design["alpha"]
+    control, alpha = study.design.control, study.design.alpha
     apart = {
         arm: why for arm in study.arms if arm != control and (why := study.incomparable("val/nelbo", arm, control))
     }
@@ -55,7 +55,7 @@ def run_lengths(arguments: argparse.Namespace) -> int:
         show_json([{"label": study.labels[row.arm]} | asdict(row) | {"note": apart.get(row.arm, "")} for row in rows])
     else:
         print_lengths(rows, study, arguments.sequences, out)
-        kinds = {arm["label"]: arm["likelihood"] for arm in study.design["arms"] if "likelihood" in arm}
+        kinds = {arm.label: arm.likelihood for arm in study.design.arms if arm.likelihood}
         for said in (*(f"{study.labels[arm]}: {why}" for arm, why in apart.items()), listed(kinds)):
             out.print(line(said)) if said else None
     return 0
@@ -87,7 +87,7 @@ def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: C
         "over arms and lengths",
         soft_wrap=True,
     )
-    alpha = study.design["alpha"]
+    alpha = study.design.alpha
     table = labelled("arm", "length", "mean", "effect", coverage(alpha), "Holm p", "n")
     for row in rows:
         for place, length in enumerate(row.means):

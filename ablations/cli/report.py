@@ -19,7 +19,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     judgement = replace(judgement, notes=(*judgement.notes, *drift_note(arguments)))
     path = folder / "report.html"
     write_report(study, judgement, path)
-    add_look(folder, "report", len(study.design["seeds"]), study.complete)
+    add_look(folder, "report", len(study.design.seeds), study.complete)
     files = write_files(study, judgement, arguments.files) if arguments.files is not None else []
     if arguments.json:
         show_json(judgement.to_dict() | {"report": str(path), "files": [str(file) for file in files]})

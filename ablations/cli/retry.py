@@ -1,15 +1,14 @@
 """`ablate retry`: queue failed and lost runs again; with --launcher slurm, submit them."""
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ablations.cli.launching import check_flags, check_free, submit
 from ablations.cli.plan import make_plan, power_of
 from ablations.cli.recorded import check_started
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule
+from core.records.design import Design
 from core.records.interim_analyses import add_retry
 from core.runtime.printable import say
 from sweeps.runs.folders import pending, write_design
@@ -17,7 +16,7 @@ from sweeps.runs.ledger import Ledger
 from sweeps.runs.status import read_design
 from sweeps.storage.storage import choose_url, open_storage
 from sweeps.storage.submissions import submissions
-from sweeps.studies.plan import Plan, cells
+from sweeps.studies.plan import Plan
 
 
 def run_retry(arguments: argparse.Namespace) -> int:
@@ -27,9 +26,11 @@ def run_retry(arguments: argparse.Namespace) -> int:
     check_started(plan.study_name, arguments)
     check_free(plan, arguments.out)
     former = read_design(plan.study_name, arguments.out)
-    if "adaptive" in former and _hashes(former) == _hashes(plan.design):  # what it hasn't bought isn't missing
+    if (
+        isinstance(former, Design) and former.adaptive and _hashes(former) == _hashes(plan.design)
+    ):  # what it hasn't bought isn't missing
         former = _noted(former, plan, arguments) if failed_too(arguments) and not arguments.dry_run else former
-        plan = plan.buy([(arm["name"], seed) for arm, seed in cells(former)], former)
+        plan = plan.buy([(arm.name, seed) for arm, seed in former.cells], former)
     if arguments.dry_run:
         return submit(arguments, plan, retry_failed=failed_too(arguments))
     url = choose_url(arguments.storage, arguments.out, arguments.out / plan.study_name)
@@ -39,23 +40,23 @@ def run_retry(arguments: argparse.Namespace) -> int:
     if arguments.launcher == "slurm":
         return submit(arguments, plan, retry_failed=False)
     if ledger.waiting():
-        say_next(plan.study_name, plan.design["command"], arguments.out, bool(power_of(plan.design)["refused"]))
+        say_next(plan.study_name, plan.design.command, arguments.out, bool(power_of(plan.design)["refused"]))
     return 0
 
 
-def _noted(former: Mapping[str, Any], plan: Plan, arguments: argparse.Namespace) -> dict[str, Any]:
+def _noted(former: Design, plan: Plan, arguments: argparse.Namespace) -> Design:
     """The design of a sweep that is bought until decided, in which it is noted which runs are trained again after a look."""
     folder, rule = arguments.out / plan.study_name, Rule.of_design(former)
     study = Study.load(folder, former)
-    assert rule is not None and study is not None  # it has a design
+    assert rule is not None and former.adaptive is not None and study is not None  # it has a design
     failed = [cell for cell, record in study.cells.items() if record.status == "failed"]
-    design = rule.designed(former, former["adaptive"]["bought"], add_retry(folder, former, failed))
+    design = rule.designed(former, former.adaptive.bought, add_retry(folder, former, failed))
     write_design(folder, design)
     return design
 
 
-def _hashes(design: Mapping[str, Any]) -> list[str]:
-    return [arm["hash"] for arm in design["arms"]]
+def _hashes(design: Design) -> list[str]:
+    return [arm.hash for arm in design.arms]
 
 
 def say_next(study: str, command: str, out: Path, exploratory: bool) -> None:

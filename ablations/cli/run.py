@@ -41,7 +41,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     out = console()
     failed = summary.failed + summary.failed_before
     undecoded = 0
-    if "decoders" in plan.design:
+    if plan.design.decoders is not None:
         undecoded = decode_here(arguments, plan, out)
     out.print(
         f"{plan.study_name}: {counted(summary.done, 'run')} trained, {summary.reused} recorded before, {failed} failed, "

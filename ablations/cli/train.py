@@ -17,6 +17,7 @@ from core.config.run import RunConfig, config_hash
 from core.config.stages import Stage, is_staged, load_stages
 from core.data.corpora import describe
 from core.errors import UserError
+from core.records.design import StudyDesign
 from core.records.inputs import fingerprint
 from core.records.provenance import save_diff
 from core.records.record import FILE_NAME, RunRecord, UnreadableRecordError, read, set_aside
@@ -29,7 +30,7 @@ from core.training.loggers import RowLogger
 from core.training.staged import Turn, handed_on, train_stages
 from sweeps.export.arm import CONFIG
 from sweeps.runs.progress import CLOCK, Pace
-from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.plan import PlannedRun, Sweep
 from sweeps.tracking.wandb_run import WandbTracker, run_id
 
 
@@ -129,8 +130,12 @@ def tracker_of(config: RunConfig, folder: Path) -> WandbTracker:
         arm_hash=config_hash(config, with_seed=False),
         fingerprint=fingerprint(config),
     )
-    plan = Plan(name="train", size="full", design={"control": ""}, runs=(run,))
-    return WandbTracker(plan, run, folder, run_id(run, uuid.uuid4().hex, 0))
+    design = StudyDesign(
+        kind="train", ablation="train", size="full", question="", control="", seeds=(config.seed,), secondary=(),
+        data_fingerprint=run.fingerprint, overrides=(), devices=1,
+    )  # fmt: skip
+    sweep = Sweep(name="train", size="full", design=design, runs=(run,))
+    return WandbTracker(sweep, run, folder, run_id(run, uuid.uuid4().hex, 0))
 
 
 class StageConsole:

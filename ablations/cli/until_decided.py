@@ -2,10 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from ablations.cli import studies as agenda
 from ablations.cli.command import INTERRUPTED
@@ -19,7 +17,8 @@ from analysis.verdicts.sequential_log import analyse, check_rule, sequential_des
 from analysis.verdicts.until_decided import Rule, SequentialRun
 from core.errors import UserError
 from core.records import interim_analyses
-from core.records.study_history import LOOK
+from core.records.design import Design
+from core.records.study_history import Look
 from core.runtime.printable import say
 from core.runtime.terminal import line
 from core.runtime.units import counted
@@ -33,9 +32,9 @@ from sweeps.studies.plan import Plan
 
 def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     """Train block after block until every comparison is decided or the seeds are spent."""
-    if "ladder" in plan.design:
+    if plan.design.ladder is not None:
         raise UserError(f"--until-decided compares arms; {plan.name} is a ladder, to which a law is fitted")
-    rule = Rule.of(len(plan.design["seeds"]), block=arguments.block)
+    rule = Rule.of(len(plan.design.seeds), block=arguments.block)
     folder, noted = arguments.out / plan.study_name, not arguments.dry_run
     check_rule(folder, plan.design, rule)
     _say_unanalysed(folder, plan.design)
@@ -74,15 +73,15 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     return 1 if study.failed else 0
 
 
-def _say_unanalysed(folder: Path, design: Mapping[str, Any]) -> None:
+def _say_unanalysed(folder: Path, design: Design) -> None:
     """Say so where runs were there before the first analysis: what somebody saw of them isn't allowed for."""
     study = Study.load(folder, design)
     if study is None or not study.cells or interim_analyses.of_design(interim_analyses.read(folder), design):
         return
     known = f"note: {counted(len(study.cells), 'run')} {'was' if len(study.cells) == 1 else 'were'} recorded"
-    shown = [event for event in study.history if event["event"] == LOOK and event["recorded"]]
+    shown = [event for event in study.history if isinstance(event, Look) and event.recorded]
     if shown:
-        seen = f"and shown (ablate {shown[-1]['by']}, {shown[-1]['at'][:10]}) before seeds are bought until decided"
+        seen = f"and shown (ablate {shown[-1].by}, {shown[-1].at[:10]}) before seeds are bought until decided"
         say(f"{known} {seen}: the report says which p-values hold for all that", file=sys.stderr)
     else:
         say(f"{known} before any look was noted; error rates hold if nobody saw their results", file=sys.stderr)

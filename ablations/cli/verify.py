@@ -17,9 +17,9 @@ from analysis.verdicts.sequential_log import contradictions
 from core.errors import UserError
 from core.records import design as designs
 from core.records import interim_analyses
+from core.records.design import SearchDesign
 from core.runtime.units import counted
 from sweeps.runs.record_checks import Finding, Verification, settled
-from sweeps.runs.status import read_design
 from sweeps.runs.trials import key_of
 from sweeps.runs.verify import verify
 from sweeps.search import verify as searches
@@ -119,6 +119,7 @@ def _groups(storage: PatientStorage | None, study: str, out: Path) -> dict[str, 
     if storage is None:
         return None
     try:
-        return {label: group.trials for label, group in groups_of(storage, study, read_design(study, out)).items()}
-    except (UserError, ValueError, KeyError):
+        design = SearchDesign.read(out / study / designs.FILE_NAME)
+        return {label: group.trials for label, group in groups_of(storage, study, design).items()}
+    except (UserError, OSError, ValueError):
         return None

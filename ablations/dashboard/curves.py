@@ -27,7 +27,7 @@ class Curves:
         records = study.records_of(arm)
         before, found = self._known.get(arm, (None, {}))
         # The records themselves, not their ids: an id may be given again.
-        if before is None or not _same(before[0], records) or before[1:] != (study.design["metric"], training):
+        if before is None or not _same(before[0], records) or before[1:] != (study.design.metric, training):
             found = {
                 name: band(
                     [
@@ -36,11 +36,11 @@ class Curves:
                     ]
                 )
                 for name, (table, column) in {
-                    "validation": ("validation", study.design["metric"]),
+                    "validation": ("validation", study.design.metric),
                     "loss": ("curve", LOSS),
                 }.items()
             }
-            self._known[arm] = ((records, study.design["metric"], training), found)
+            self._known[arm] = ((records, study.design.metric, training), found)
         return found
 
 

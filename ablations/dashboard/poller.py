@@ -16,6 +16,7 @@ from ablations.dashboard.state import Board
 from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
 from core.errors import UserError
+from core.records.design import Design, SearchDesign
 from core.runtime.retry import OutOfPatienceError, Patience
 from sweeps.runs.history import add_look
 from sweeps.runs.progress import read_progress
@@ -112,7 +113,7 @@ class Watcher:
 
     @property
     def _is_search(self) -> bool:
-        return self.design.get("kind") == "search"
+        return isinstance(self.design, SearchDesign)
 
     def _ledger(self, trouble: list[str]) -> Status | SearchStatus | None:
         try:
@@ -146,7 +147,7 @@ class Watcher:
         place, design = self._place(found)
         if design is None:
             return False
-        metric = design["metric"]
+        metric = design.metric
         if self._reader is None or self._reader.folder != place or self._reader.metric != metric:
             self._reader = RecordReader(place, metric)
         changed = False
@@ -158,13 +159,14 @@ class Watcher:
             self._known, changed = self._reader.study(design), True
         return changed
 
-    def _place(self, found: Status | SearchStatus | None) -> tuple[Path, dict[str, Any] | None]:
+    def _place(self, found: Status | SearchStatus | None) -> tuple[Path, Design | None]:
         """Where records lie that are compared, and their design: a search's are those of its confirmation."""
-        if not self._is_search:
+        if isinstance(self.design, Design):
             return self.out / self.study, self.design
         name = study_name(self.study, CONFIRM)
         begun = isinstance(found, SearchStatus) and found.confirmation is not None
-        return self.out / name, read_design(name, self.out) if begun else None
+        design = read_design(name, self.out) if begun else None
+        return self.out / name, design if isinstance(design, Design) else None
 
     def _shown(self, found: Status | SearchStatus | None) -> Study | None:
         return self._known if not self._is_search or self._place(found)[1] is not None else None
@@ -184,7 +186,7 @@ class Watcher:
         self._unjudged = []
         try:
             self.board.put("verdict", sections.verdict(study))
-            add_look(self._place(found)[0], "dashboard", len(study.design["seeds"]), study.complete)
+            add_look(self._place(found)[0], "dashboard", len(study.design.seeds), study.complete)
         except UserError as error:
             self.board.put("verdict", {"headline": "", "families": []})
             self._unjudged = [f"no verdict: {error}"]
@@ -193,5 +195,5 @@ class Watcher:
         self.board.put("progress", sections.progress(found, study, self._reading))
         self.board.put("failures", sections.failures(found, study))
         self.board.put("workers", sections.workers(rows, study.labels if study else {}))
-        if isinstance(found, SearchStatus):
+        if isinstance(found, SearchStatus) and isinstance(self.design, SearchDesign):
             self.board.put("search", sections.search(found, self.design) | {"beside": installed() or MISSING})

@@ -1,13 +1,13 @@
 """A study's records and its runs' progress, of which only what changed is read again."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from analysis.study import Study
 from core.records import record as records
+from core.records.design import Design
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.run_folders import look
 
@@ -58,7 +58,7 @@ class RecordReader:
                 yield Reading(len(now) - len(due) + count, len(now), True)
         yield Reading(len(now), len(now), bool(due or gone))
 
-    def study(self, design: Mapping[str, Any]) -> Study:
+    def study(self, design: Design) -> Study:
         """What is known by now, fitted into a design."""
         study = Study.of([self._found[path] for path in sorted(self._found)], design, self.unreadable)
         assert study is not None  # with a design there is one

@@ -10,6 +10,7 @@ from analysis.study import Study
 from analysis.verdicts.interim import Comparison, running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.lineage import looked_at, notes
+from core.records.design import Design, SearchDesign, StudyDesign
 from core.records.metrics import METRICS
 from sweeps.runs.status import STATES, RunStatus, Status
 from sweeps.search.status import ConfigurationStatus, SearchStatus
@@ -17,13 +18,13 @@ from sweeps.search.status import ConfigurationStatus, SearchStatus
 MOST_RUNS = 8  # named beside a reason
 
 
-def head(design: Mapping[str, Any], report: str) -> dict[str, Any]:
+def head(design: StudyDesign, report: str) -> dict[str, Any]:
     """Whose page it is. report: the command that writes the report."""
-    metric = METRICS[design["metrics"][0] if "metrics" in design else design["metric"]]
+    metric = METRICS[design.primary]
     return {
-        "ablation": design["ablation"], "size": design["size"], "question": design["question"], "report": report,
-        "search": "metrics" in design, "label": metric.label, "unit": metric.unit, "goal": metric.goal,
-        "seeds": len(design["seeds"]), "alpha": design.get("alpha"),
+        "ablation": design.ablation, "size": design.size, "question": design.question, "report": report,
+        "search": isinstance(design, SearchDesign), "label": metric.label, "unit": metric.unit, "goal": metric.goal,
+        "seeds": len(design.seeds), "alpha": design.alpha if isinstance(design, Design) else None,
     }  # fmt: skip
 
 
@@ -60,7 +61,7 @@ def _recorded(study: Study) -> Iterable[RunStatus]:
 
 def verdict(study: Study) -> dict[str, Any]:
     """What may be said by now, however often one looks."""
-    if "ladder" in study.design or len(study.arms) == 1:
+    if study.design.ladder is not None or len(study.arms) == 1:
         return {"headline": judge(study, brief=True).headline, "families": [], "notes": list(notes(study))}
     found = running(study)
     families = [("arm", found.against_control), ("planned contrast", found.contrasts)]
@@ -120,11 +121,11 @@ def workers(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> lis
     ]  # fmt: skip
 
 
-def search(found: SearchStatus, design: Mapping[str, Any]) -> dict[str, Any]:
+def search(found: SearchStatus, design: SearchDesign) -> dict[str, Any]:
     """A search's trials by value, and the best of each group so far."""
     from sweeps.search.plan import described  # imports torch, which takes seconds
 
-    sign = 1 if design["goals"][0] == "min" else -1
+    sign = 1 if design.goals[0] == "min" else -1
     told = [row for row in found.configurations if row.value is not None]
     best: dict[str, ConfigurationStatus] = {}
     for row in told:
@@ -136,7 +137,7 @@ def search(found: SearchStatus, design: Mapping[str, Any]) -> dict[str, Any]:
             {"group": group, "label": row.label, "value": row.value, "settings": described(row.settings)}
             for group, row in sorted(best.items())
         ],
-        "objectives": len(design["metrics"]), "undrawn": found.undrawn, "tokens": found.tokens,
+        "objectives": len(design.metrics), "undrawn": found.undrawn, "tokens": found.tokens,
         "budget_tokens": found.budget_tokens, "over": found.over,
         "confirmation": None if found.confirmation is None else {s: n for s, n in found.confirmation.counts.items() if n},
     }  # fmt: skip

@@ -95,7 +95,7 @@ def _curves(study: Study, judgement: Judgement) -> Chart | None:
 def _curve(study: Study, table: str, column: str, label: str, minus: bool) -> Chart | None:
     """A column against tokens, or its paired difference from the control."""
     bands = plots.bands(study, table, column, minus_control=minus)
-    base = study.series(study.design["control"], table, column)
+    base = study.series(study.design.control, table, column)
     series = []
     for place, arm in enumerate(study.arms):
         band = bands.get(study.labels[arm])

@@ -271,11 +271,11 @@ def bands(study: Study, table: str, column: str, *, minus_control: bool = False)
     out = {}
     for arm, by_seed in series.items():
         if minus_control:
-            base = series[study.design["control"]]
+            base = series[study.design.control]
             by_seed = {
                 s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and np.array_equal(base[s][0], x)
             }
-            if arm == study.design["control"] or study.incomparable(column, arm, study.design["control"]):
+            if arm == study.design.control or study.incomparable(column, arm, study.design.control):
                 continue
         lengths = {len(y) for _, y in by_seed.values()}
         if len(lengths) != 1 or 0 in lengths:
@@ -316,7 +316,7 @@ def timestep_loads(study: Study) -> tuple[dict[str, np.ndarray], int] | None:
             if record.status == "complete" and "load_by_timestep" in record.routing:
                 load = np.array(record.routing["load_by_timestep"], dtype=float)
                 kept.setdefault(study.labels[arm], {})[record.seed] = load
-    common = [seed for seed in study.design["seeds"] if kept and all(seed in own for own in kept.values())]
+    common = [seed for seed in study.design.seeds if kept and all(seed in own for own in kept.values())]
     return ({label: own[common[0]] for label, own in kept.items()}, common[0]) if common else None
 
 

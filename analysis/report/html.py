@@ -63,7 +63,7 @@ def render(study: Study, judgement: Judgement) -> str:
         study=study,
         judgement=judgement,
         design=study.design,
-        report_command=_report_command(study.design["command"]),
+        report_command=_report_command(study.design.command),
         figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
         alts={name: picture.alt for name, picture in drawn.items()},
         runs=runs.runs(study),
@@ -71,7 +71,7 @@ def render(study: Study, judgement: Judgement) -> str:
         seeds={name: picture.seed for name, picture in drawn.items()},
         scale=runs.scale(study, finished),
         provenance=came_from,
-        interval=words.coverage(study.design["alpha"]),
+        interval=words.coverage(study.design.alpha),
         version=citing.version(),
         note=citing.origin(came_from),
         metrics=METRICS,
@@ -124,7 +124,7 @@ def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
     metric, arms = judgement.comparisons[0], list(study.labels.values())
     figures: dict[str, plots.Picture] = {}
     if any(row.effect for row in metric.rows):
-        figures["effects"] = plots.effects(judgement.comparisons, study.design["alpha"])
+        figures["effects"] = plots.effects(judgement.comparisons, study.design.alpha)
     decoding = judgement.found.get("decoding")
     if decoding and any(way.right for way in decoding.ways):
         figures["frontier"] = plots.frontier(decoding)

@@ -22,7 +22,7 @@ def runs(study: Study) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "hash": ""}
             row |= {"status": "missing", "reason": "not recorded", "differs": []}
             if record is not None:
-                value = record.metrics.get(study.design["metric"])
+                value = record.metrics.get(study.design.metric)
                 row |= {"status": record.status, "reason": record.reason or "", "hash": record.run_hash}
                 row |= {"value": value, "wall_time_s": record.wall_time_s, "rate": record.tokens_per_second}
                 row["where"] = record.provenance.get("host", "")
@@ -34,14 +34,14 @@ def runs(study: Study) -> list[dict[str, Any]]:
 def arms(study: Study, tables: tuple[MetricTable, ...]) -> list[dict[str, Any]]:
     """A row for each arm: its size, its runs, its mean and standard deviation over seeds in every metric, its config."""
     rows = []
-    for entry in study.design["arms"]:
-        own = study.records_of(entry["name"])
-        row: dict[str, Any] = {"label": entry["label"], "parameters": entry["parameters"]}
-        row |= {"flops": short(entry["flops_per_token"]), "complete": sum(r.status == "complete" for r in own)}
-        row |= {"failed": sum(r.status == "failed" for r in own), "wanted": len(study.bought(entry["name"]))}
+    for entry in study.design.arms:
+        own = study.records_of(entry.name)
+        row: dict[str, Any] = {"label": entry.label, "parameters": entry.parameters}
+        row |= {"flops": short(entry.flops_per_token), "complete": sum(r.status == "complete" for r in own)}
+        row |= {"failed": sum(r.status == "failed" for r in own), "wanted": len(study.bought(entry.name))}
         row["alarms"] = sorted({alarm["kind"] for record in own for alarm in record.alarms})
-        row["values"] = [next(r for r in table.rows if r.arm == entry["name"]) for table in tables]
-        row["differs"] = differences(study, entry["name"], own[0]) if own else []
+        row["values"] = [next(r for r in table.rows if r.arm == entry.name) for table in tables]
+        row["differs"] = differences(study, entry.name, own[0]) if own else []
         rows.append(row)
     return rows
 
@@ -51,7 +51,7 @@ def differences(study: Study, arm: str, record: RunRecord) -> list[tuple[str, st
 
     Of the control's run of the same seed where there is one; the seed itself never counts.
     """
-    control: str = study.design["control"]
+    control: str = study.design.control
     if arm == control:
         return []
     base = study.cells.get((control, record.seed)) or next(iter(study.records_of(control)), None)
@@ -81,8 +81,8 @@ def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
     if not finished:
         return None
     tokens = [round(record.tokens) for record in finished]
-    total = [arm["parameters"]["total"] for arm in study.design["arms"]]
-    active = [arm["parameters"]["active"] for arm in study.design["arms"]]
+    total = [arm.parameters.total for arm in study.design.arms]
+    active = [arm.parameters.active for arm in study.design.arms]
     return {
         "total": _range(total),
         "active": _range(active),

@@ -35,7 +35,7 @@ def write_search_page(content: Mapping[str, Any], judgement: Judgement | None, p
         drawn["importance"] = search_plots.importance(mattered)
     effects = None
     if judgement is not None and any(row.effect for row in judgement.comparisons[0].rows):
-        effects = plots.effects(judgement.comparisons, judgement.design["alpha"])
+        effects = plots.effects(judgement.comparisons, judgement.design.alpha)
     page = environment().get_template("search.html.jinja").render(
         css=Markup("".join(each.read_text(encoding="utf-8") for each in STYLES)),
         content=content,
@@ -43,7 +43,7 @@ def write_search_page(content: Mapping[str, Any], judgement: Judgement | None, p
         figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
         effects=Markup(effects.svg()) if effects is not None else "",
         titles=TITLES,
-        interval=coverage(judgement.design["alpha"]) if judgement is not None else "",
+        interval=coverage(judgement.design.alpha) if judgement is not None else "",
         metric=metric,
     )  # fmt: skip
     write_atomically(path, page)

@@ -12,6 +12,7 @@ from analysis.scaling.isoflop import Cost, Minimum, counted_cost
 from analysis.scaling.law import ScalingLaw, checked
 from analysis.scaling.trend import Interval, Trend
 from core.errors import UserError
+from core.records.design import Design
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,12 @@ class Ladder:
         return {name: getattr(point, name) for name in self.laws[family].modifiers}
 
 
-def unfittable(design: Mapping[str, Any]) -> str:
+def unfittable(design: Design) -> str:
     """Why no law could be fitted to a ladder even if all of its runs finished; empty where one could."""
-    points = [arm["point"] | {"parameters": arm["parameters"]["active"]} for arm in design["arms"]]
-    columns = {name: [point[name] for point in points] for name in ("parameters", "tokens")}
+    parameters = [arm.parameters.active for arm in design.arms]
+    tokens = [arm.point.tokens for arm in design.arms if arm.point is not None]
     try:
-        checked({**columns, "loss": np.ones(len(points))})
+        checked({"parameters": parameters, "tokens": tokens, "loss": np.ones(len(parameters))})
     except UserError as error:
         return str(error)
     return ""

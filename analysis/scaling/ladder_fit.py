@@ -1,8 +1,7 @@
 """A ladder's records -> its law: what the loss is at other scales, and what becomes of the routers."""
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from analysis.scaling.law import ScalingLaw
 from analysis.scaling.trend import Interval, fit_trend
 from analysis.study import Study
 from core.errors import UserError
+from core.records.design import DesignArm
 from core.records.metrics import METRICS
 from core.runtime.units import counted
 
@@ -32,7 +32,9 @@ PLAIN = Form("one law", (), 5, None)
 def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
     """Fit everything that a ladder is declared for. What can't be fitted is a line of `notes`, never an error."""
     design, notes = study.design, []
-    points = tuple(_point(study, arm) for arm in design["arms"])
+    assert design.ladder is not None
+    targets = {name: asdict(target) for name, target in design.ladder.targets.items()}
+    points = tuple(_point(study, arm) for arm in design.arms)
     runs = _runs(study, points)
     forms: tuple[Form, ...] = ()
     laws: Mapping[str, ScalingLaw] = {}
@@ -48,22 +50,22 @@ def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
             )
         elif forms:
             form = choose(forms)
-        laws = _determined(runs, form, design["ladder"]["targets"], bootstrap)
+        laws = _determined(runs, form, targets, bootstrap)
     except UserError as error:
         notes.append(f"no law: {error}")
     weak = weaknesses(laws, runs)
     found = Ladder(
-        metric=design["metric"],
+        metric=design.metric,
         points=points,
         forms=forms,
         form=form,
         coefficients=_coefficients(laws),
         optima=(),
-        extrapolations=() if weak else extrapolations(laws, runs, design["ladder"]["targets"]),
-        health=_health(points, design["ladder"]["targets"], notes),
+        extrapolations=() if weak else extrapolations(laws, runs, targets),
+        health=_health(points, targets, notes),
         floor=_floor(study),
         notes=(*notes, *_remarks(study, points)),
-        targets=design["ladder"]["targets"],
+        targets=targets,
         weak=tuple(weak),
         laws=laws,
     )
@@ -81,26 +83,27 @@ def _determined(
     return laws
 
 
-def _point(study: Study, arm: Mapping[str, Any]) -> Point:
-    place, losses = arm["point"], study.values(arm["name"], study.design["metric"])
+def _point(study: Study, arm: DesignArm) -> Point:
+    point, losses = arm.point, study.values(arm.name, study.design.metric)
+    assert point is not None
     finished = np.isfinite(losses)
     health = {}
     for metric in HEALTH:
-        values = study.values(arm["name"], metric)
+        values = study.values(arm.name, metric)
         values = values[np.isfinite(values)]
         if len(values):  # the geometric mean over seeds: the trend is one of logs
             health[metric] = float(np.exp(np.log(values).mean())) if (values > 0).all() else float(values.mean())
     return Point(
-        label=arm["label"],
-        family=place["family"],
-        parameters=float(arm["parameters"]["active"]),
-        tokens=float(place["tokens"]),
-        flops=float(place["flops"]),
-        flops_per_token=float(arm["flops_per_token"]),
-        budget=place["budget"],
-        sparsity=float(place["sparsity"]),
-        granularity=float(place["granularity"]),
-        epochs=float(place["epochs"]),
+        label=arm.label,
+        family=point.family,
+        parameters=float(arm.parameters.active),
+        tokens=point.tokens,
+        flops=point.flops,
+        flops_per_token=float(arm.flops_per_token),
+        budget=point.budget,
+        sparsity=point.sparsity,
+        granularity=point.granularity,
+        epochs=point.epochs,
         n=int(finished.sum()),
         loss=float(losses[finished].mean()) if finished.any() else None,
         health=health,
@@ -112,7 +115,7 @@ def _runs(study: Study, points: tuple[Point, ...]) -> Runs:
     rows = [
         (point, float(loss), place)
         for place, (arm, point) in enumerate(zip(study.arms, points, strict=True))
-        for loss in study.values(arm, study.design["metric"])
+        for loss in study.values(arm, study.design.metric)
         if np.isfinite(loss)
     ]
     names = ("family", "parameters", "tokens", "sparsity", "granularity")
@@ -170,7 +173,7 @@ def _health(
 
 
 def _floor(study: Study) -> float | None:
-    if study.design["metric"] != "val/nelbo":
+    if study.design.metric != "val/nelbo":
         return None
     gaps = [study.values(arm, "val/nelbo") - study.values(arm, "val/excess_nelbo") for arm in study.arms]
     known = np.concatenate(gaps)
@@ -185,7 +188,7 @@ def _remarks(study: Study, points: tuple[Point, ...]) -> list[str]:
         remarks.append(f"{study.failed} runs failed and are left out: a law of what survived may flatter")
     if study.missing:
         remarks.append(f"{counted(study.missing, 'run')} not recorded yet")
-    if len(study.design["seeds"]) == 1:
+    if len(study.design.seeds) == 1:
         remarks.append("one seed a point: intervals come from the scatter of the points around the law")
     most = max(point.epochs for point in points)
     if most > FEW_EPOCHS:

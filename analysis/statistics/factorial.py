@@ -110,26 +110,26 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
     are complete (the note says which). References are the control's levels.
     """
     design = study.design
-    factors = {factor["key"]: factor["label"] for factor in design["factors"] if len(factor["levels"]) > 1}
-    cells = math.prod(len(factor["levels"]) for factor in design["factors"])
-    if len(factors) < 2 or len(design["arms"]) != cells or len(set(factors.values())) < len(factors):
+    factors = {factor.key: factor.label for factor in design.factors if len(factor.levels) > 1}
+    cells = math.prod(len(factor.levels) for factor in design.factors)
+    if len(factors) < 2 or len(design.arms) != cells or len(set(factors.values())) < len(factors):
         return None, None, ""
     if reason := _unlike(study):
         return None, None, reason
-    values = {arm["name"]: study.values(arm["name"], design["metric"]) for arm in design["arms"]}
+    values = {arm.name: study.values(arm.name, design.metric) for arm in design.arms}
     whole = np.isfinite(np.stack(list(values.values()))).all(0)
     if whole.sum() < VERDICT_FLOOR:
         return None, None, f"only {whole.sum()} seeds have a finished run of every arm, and {VERDICT_FLOOR} are needed"
-    seeds = [seed for seed, finished in zip(design["seeds"], whole, strict=True) if finished]
+    seeds = [seed for seed, finished in zip(design.seeds, whole, strict=True) if finished]
     table: dict[str, Sequence[Any]] = {"seed": seeds * len(values)}
     table["value"] = np.concatenate([column[whole] for column in values.values()]).tolist()
     for key, label in factors.items():
-        table[label] = [text(arm["settings"][key]) for arm in design["arms"] for _ in seeds]
-    control = next(arm for arm in design["arms"] if arm["name"] == design["control"])
-    reference = {label: text(control["settings"][key]) for key, label in factors.items()}
+        table[label] = [text(arm.settings[key]) for arm in design.arms for _ in seeds]
+    control = design.by_name[design.control]
+    reference = {label: text(control.settings[key]) for key, label in factors.items()}
     note = f"over the {len(seeds)} of {len(whole)} seeds in which every arm finished" if not whole.all() else ""
     try:
-        more: dict[str, Any] = {"reference": reference, "alpha": design["alpha"]}
+        more: dict[str, Any] = {"reference": reference, "alpha": design.alpha}
         return main_effects(table, **more), interactions(table, **more), note
     except UserError as error:  # contrasts without variance
         return None, None, str(error)
@@ -137,13 +137,13 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
 
 def _unlike(study: Study) -> str | None:
     """Why arms' values can't be averaged, or None where they can."""
-    metric, labels = study.design["metric"], study.labels
+    metric, labels = study.design.metric, study.labels
     for one, two in itertools.combinations(study.arms, 2):
-        if any(study.data_differs(one, two, seed) for seed in study.design["seeds"]):
+        if any(study.data_differs(one, two, seed) for seed in study.design.seeds):
             return "arms were trained on different data, so their values can't be averaged"
         if (kinds := study.likelihoods(metric, one, two)) is None:
             continue
-        mixed = "one is a bound and one an exact likelihood" if kinds[0]["kind"] != kinds[1]["kind"] else None
+        mixed = "one is a bound and one an exact likelihood" if kinds[0].kind != kinds[1].kind else None
         if reason := likelihood.incomparable(*kinds) or mixed:
             return f"values of “{labels[one]}” and “{labels[two]}” can't be averaged: {reason}"
     return None

@@ -2,15 +2,14 @@
 
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import special
 
 from analysis.scaling.roots import root
 from core.errors import UserError
+from core.records.design import Design
 
 # Pairing under common random numbers makes effects of several standard deviations ordinary, but a design that sees
 # nothing below four of them answers hardly any question.
@@ -172,7 +171,7 @@ def reaches_significance(n: int, *, alpha: float = 0.05, power: float = 0.8, com
     return Reach(ok=n >= needed, detectable_effect=effect if math.isfinite(effect) else None, seeds_needed=needed)
 
 
-def reach_of(design: Mapping[str, Any]) -> Reach:
+def reach_of(design: Design) -> Reach:
     """The same of a design as records carry it: all its arms against the control."""
-    arms = max(1, len(design["arms"]) - 1)
-    return reaches_significance(len(design["seeds"]), alpha=design["alpha"], power=design["power"], comparisons=arms)
+    arms = max(1, len(design.arms) - 1)
+    return reaches_significance(len(design.seeds), alpha=design.alpha, power=design.power, comparisons=arms)

@@ -11,6 +11,7 @@ from analysis.study import Study
 from analysis.table import Table
 from analysis.verdicts.comparisons import MetricTable
 from analysis.verdicts.until_decided import SequentialRun
+from core.records.design import Design
 
 # Keys of `ablate report --json` that every answer has, whatever was analysed.
 KEYS: Mapping[str, Any] = {
@@ -89,10 +90,10 @@ class Judgement:
     @property
     def question(self) -> str:
         """The question that the study was declared to answer."""
-        return str(self.study.design["question"])
+        return self.study.design.question
 
     @property
-    def design(self) -> Mapping[str, Any]:
+    def design(self) -> Design:
         """The design that the records were judged by."""
         return self.study.design
 

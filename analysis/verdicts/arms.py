@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from analysis.formatting import coverage, pvalue
@@ -15,6 +15,7 @@ from analysis.verdicts.comparisons import MetricTable, failures, metric_table, p
 from analysis.verdicts.headline import asides, contrasts, headline
 from analysis.verdicts.lineage import declared, looked_at, notes
 from analysis.verdicts.until_decided import SequentialRun, sequential_run
+from core.records.design import Design
 from core.records.metrics import METRICS
 from core.runtime.units import counted, ranked, significant
 
@@ -27,17 +28,17 @@ def judge(study: Study, brief: bool = False) -> Judgement:
     brief: without learning speeds, main effects and interactions.
     """
     design = study.design
-    bought = sequential_run(study) if "adaptive" in design else None
+    bought = sequential_run(study) if design.adaptive is not None else None
     looks = bought.looks_of if bought else None
     whole, study = study, study.within(bought.seeds) if bought else study
-    names = [design["metric"], *design["secondary"]]
-    tables = tuple(metric_table(study, metric, primary=metric == design["metric"], looks=looks) for metric in names)
+    names = [design.metric, *design.secondary]
+    tables = tuple(metric_table(study, metric, primary=metric == design.metric, looks=looks) for metric in names)
     planned = planned_contrasts(study, looks)
     found = list(_parts(study, Context(tables[0], bought, brief)))
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     weak = exploratory(design)
     words = [weak, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
-    words = words if len(design["arms"]) > 1 else []  # a design of one arm asks how to decode it
+    words = words if len(design.arms) > 1 else []  # a design of one arm asks how to decode it
     words += [*(part.sentence for part in found), looked_at(study)]
     winner, reason = _winner(study, tables[0])
     results: dict[str, Any] = {"tables": tables, "contrasts": planned, "exploratory": weak}
@@ -47,15 +48,15 @@ def judge(study: Study, brief: bool = False) -> Judgement:
         winner=winner,
         winner_reason=reason,
         tables=(
-            *(verdict_table(table, design["alpha"]) for table in tables),
-            *contrasts_table(planned, tables[0], design["alpha"]),
+            *(verdict_table(table, design.alpha) for table in tables),
+            *contrasts_table(planned, tables[0], design.alpha),
             *(table for part in found for table in part.tables),
         ),
         found=results
         | {"noise_sd": max(sds) if sds else None}
         | {key: value for part in found for key, value in part.found.items()},
         pages=("verdict", "arms"),
-        extent=f"{len(design['arms'])} arms × {'up to ' if bought else ''}{counted(len(design['seeds']), 'seed')}",
+        extent=f"{len(design.arms)} arms × {'up to ' if bought else ''}{counted(len(design.seeds), 'seed')}",
         methods=_methods(study, tables[0], bought),
         sources=(
             "adjusted p-values (Holm 1979)",
@@ -76,9 +77,9 @@ def _parts(study: Study, context: Context) -> Iterator[Part]:
             yield found
 
 
-def exploratory(design: Mapping[str, Any]) -> str:
+def exploratory(design: Design) -> str:
     """Why a design can't be expected to reach significance; empty where it can."""
-    reach, seeds, arms = reach_of(design), len(design["seeds"]), len(design["arms"]) - 1
+    reach, seeds, arms = reach_of(design), len(design.seeds), len(design.arms) - 1
     if reach.ok:
         return ""
     needed = f"{reach.seeds_needed} would"
@@ -86,7 +87,7 @@ def exploratory(design: Mapping[str, Any]) -> str:
 
 
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
-    control = study.design["control"]
+    control = study.design.control
     if study.missing:
         return (
             None,
@@ -107,7 +108,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     said = f"better than the control by {significant(abs(best.effect.estimate), 3)} {table.unit}".strip()
     lost = failures(study, control, table.metric)
     said += f"; the control lost {lost} of its runs" if lost else ""
-    return best.arm, f"{said} (Holm p = {pvalue(best.p_holm, study.design['alpha'])}); {UNCONFIRMED}"
+    return best.arm, f"{said} (Holm p = {pvalue(best.p_holm, study.design.alpha)}); {UNCONFIRMED}"
 
 
 def _methods(study: Study, table: MetricTable, bought: SequentialRun | None) -> str:
@@ -120,13 +121,15 @@ def _methods(study: Study, table: MetricTable, bought: SequentialRun | None) -> 
     arms = "an arm" if len(effects) == 1 else f"each of {len(effects)} arms"
     kept = "any-time valid intervals" if bought else "t intervals of the mean paired difference"
     told = (
-        f"We compared {arms} with the control “{study.labels[design['control']]}” in {METRICS[design['metric']].label}"
+        f"We compared {arms} with the control “{study.labels[design.control]}” in {METRICS[design.metric].label}"
         f" over {many} seeds under common random numbers (data order, masks, timesteps, initial weights), by "
-        f"{coverage(design['alpha']).replace('interval', kept)}"
-        f", adjusting p-values by Holm's method at a family-wise level of {design['alpha']:g}"
+        f"{coverage(design.alpha).replace('interval', kept)}"
+        f", adjusting p-values by Holm's method at a family-wise level of {design.alpha:g}"
     )
-    if design["margin"]:
-        told += f"; equivalence was tested by two one-sided tests with a margin of {design['margin']:g} {table.unit}".rstrip()
+    if design.margin:
+        told += (
+            f"; equivalence was tested by two one-sided tests with a margin of {design.margin:g} {table.unit}".rstrip()
+        )
     lost = study.failed
     return told + (
         f"; {lost} run{'s' if lost > 1 else ''} failed and {'are' if lost > 1 else 'is'} left out." if lost else "."

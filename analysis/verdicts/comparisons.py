@@ -83,12 +83,12 @@ def metric_table(study: Study, metric: str, *, primary: bool, looks: Looks | Non
     any-time valid.
     """
     design, known = study.design, METRICS[metric]
-    margin, control = design["margin"] if primary else None, design["control"]
+    margin, control = design.margin if primary else None, design.control
     rows = []
     for row in _judged(study, metric, [_draft(study, metric, arm, margin, looks) for arm in study.arms]):
         if row.p_holm is not None:
             notes = row.notes
-            small = row.p_equivalence is not None and row.p_equivalence < design["alpha"]
+            small = row.p_equivalence is not None and row.p_equivalence < design.alpha
             if small and row.verdict in ("better", "worse"):
                 notes += (f"the difference is real but smaller than the margin of {margin:g}",)
             if lost := failures(study, control, metric):  # the control's loss doesn't speak against the arm
@@ -103,9 +103,9 @@ def metric_table(study: Study, metric: str, *, primary: bool, looks: Looks | Non
 
 def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned, ...]:
     """The planned contrasts in the primary metric, Holm-adjusted among themselves. looks: as for `metric_table`."""
-    metric, drafts = study.design["metric"], []
-    for one, two in study.design.get("contrasts", ()):
-        effect, p_same, notes = _compared(study, metric, (one, two), study.design["margin"], looks)
+    metric, drafts = study.design.metric, []
+    for one, two in study.design.contrasts:
+        effect, p_same, notes = _compared(study, metric, (one, two), study.design.margin, looks)
         label = f"{study.labels[one]} − {study.labels[two]}"
         drafts.append(Planned((one, two), label, effect, None, p_same, "no verdict", notes))
     return tuple(
@@ -123,7 +123,7 @@ def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned
 
 
 def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Looks | None) -> Row:
-    control, own = study.design["control"], study.values(arm, metric)
+    control, own = study.design.control, study.values(arm, metric)
     finished = own[np.isfinite(own)]
     mean = float(finished.mean()) if len(finished) else None
     sd = float(finished.std(ddof=1)) if len(finished) > 1 else None
@@ -168,7 +168,7 @@ def _compared(
     if both.sum() != len(own):
         notes.append(f"compared on {int(both.sum())} of {len(own)} seeds, where both arms finished")
     try:
-        effect = paired_effect(base[both], own[both], alpha=study.design["alpha"])
+        effect = paired_effect(base[both], own[both], alpha=study.design.alpha)
         if both.sum() < VERDICT_FLOOR:
             notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
         elif seen is not None:
@@ -190,10 +190,9 @@ def across_kinds(study: Study, metric: str, pair: tuple[str, str], effect: Paire
 
 
 def _listed(study: Study, metric: str) -> str:
-    arms = study.design["arms"]
-    if metric not in likelihood.METRICS or not all("likelihood" in arm for arm in arms):
-        return ""
-    return likelihood.listed({arm["label"]: arm["likelihood"] for arm in arms})
+    arms = study.design.arms
+    known = {arm.label: arm.likelihood for arm in arms if arm.likelihood is not None}
+    return likelihood.listed(known) if metric in likelihood.METRICS and len(known) == len(arms) else ""
 
 
 def _looked_at(
@@ -212,17 +211,17 @@ def _looked_at(
         difference_S[arrivals(both_S, looks, late)[0]],
         looks=pairs_at(both_S, looks, rule, late),
         margin=margin,
-        alpha=study.design["alpha"],
+        alpha=study.design.alpha,
     )
     return replace(effect, low=found.low, high=found.high, pvalue=found.pvalue), found.p_equivalence
 
 
 def _judged(study: Study, metric: str, rows: Sequence[R]) -> list[R]:
     """The rows with p-values adjusted among them and verdicts; those with too few pairs as they are."""
-    out, goal, alpha = list(rows), METRICS[metric].goal, study.design["alpha"]
+    out, goal, alpha = list(rows), METRICS[metric].goal, study.design.alpha
     tested = [(place, row.effect) for place, row in enumerate(rows) if row.effect and row.effect.n >= VERDICT_FLOOR]
     # An adaptive design's family is the planned one, as it was when arms were dropped: lost comparisons stay in it.
-    planned = sum(row.verdict != "control" for row in rows) if "adaptive" in study.design else 0
+    planned = sum(row.verdict != "control" for row in rows) if study.design.adaptive is not None else 0
     adjusted = _adjusted([effect.pvalue for _, effect in tested], planned)
     equal = [(place, p) for place, _ in tested if (p := rows[place].p_equivalence) is not None]
     same = {place: float(p) for (place, _), p in zip(equal, _adjusted([p for _, p in equal], planned), strict=True)}
@@ -244,7 +243,7 @@ def _among(words: str, failed: int) -> str:
 
 def arm_notes(study: Study, arm: str) -> list[str]:
     """What is to be known of an arm whatever the metric: what its design says of it, its alarms, and its notes."""
-    notes = [note for entry in study.design["arms"] if entry["name"] == arm for note in entry.get("notes", ())]
+    notes = list(study.design.by_name[arm].notes)
     alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
     for kind in dict.fromkeys(alarm["kind"] for alarm in alarmed):
         of_kind = [alarm for alarm in alarmed if alarm["kind"] == kind]
@@ -258,7 +257,7 @@ def arm_notes(study: Study, arm: str) -> list[str]:
 
 
 def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...]:
-    notes = arm_notes(study, arm) if metric == study.design["metric"] else []
+    notes = arm_notes(study, arm) if metric == study.design.metric else []
     failed = [record for record in study.records_of(arm) if record.status == "failed"]
     if failed:
         notes.append(f"{len(failed)} of {len(study.bought(arm))} runs failed: {failed[0].reason}")

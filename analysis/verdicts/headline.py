@@ -9,7 +9,7 @@ from analysis.verdicts.until_decided import SequentialRun
 def headline(study: Study, table: MetricTable) -> str:
     """The primary metric in a sentence."""
     counts = [row.effect.n for row in table.rows if row.effect] or [0]
-    adaptive = "adaptive" in study.design and min(counts) < max(counts)
+    adaptive = study.design.adaptive is not None and min(counts) < max(counts)
     seeds = f"{min(counts)} to {max(counts)}" if adaptive else str(max(counts))
     open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if study.missing else ""
     judged = [row for row in table.rows if row.p_holm is not None]

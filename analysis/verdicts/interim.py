@@ -87,19 +87,19 @@ def running(study: Study) -> Running:
 
     An adaptive design keeps its own looks: its intervals and p-values are those of the last one, which allow for them.
     """
-    design, metric = study.design, study.design["metric"]
+    design, metric = study.design, study.design.metric
     known, looks, looked = METRICS[metric], None, None
-    if "adaptive" in design:
+    if design.adaptive is not None:
         found = sequential_run(study)
         study, looks = study.within(found.seeds), found.looks_of
         looked = max((look.seeds for look in found.looks), default=0)
     table = metric_table(study, metric, primary=True, looks=looks)
-    rows = [((row.arm, design["control"]), row) for row in table.rows if row.verdict != "control"]
+    rows = [((row.arm, design.control), row) for row in table.rows if row.verdict != "control"]
     planned = [(row.arms, row) for row in planned_contrasts(study, looks)]
     of_rule = Rule.of_design(design)
     read = _looked_at if of_rule else _sequential
     return Running(
-        metric, known.label, known.unit, known.goal, design["alpha"], design["margin"],
+        metric, known.label, known.unit, known.goal, design.alpha, design.margin,
         read(study, table, rows), read(study, table, planned), looked, exploratory(design),
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def differences(study: Study, pair: tuple[str, str], metric: str) -> np.ndarray:
     difference_S = study.values(pair[0], metric) - study.values(pair[1], metric)
     ended = {
         place: max(study.cells[arm, seed].finished_at for arm in pair)
-        for place, seed in enumerate(study.design["seeds"])
+        for place, seed in enumerate(study.design.seeds)
         if math.isfinite(difference_S[place])
     }
     return np.array([difference_S[place] for place in sorted(ended, key=lambda place: (ended[place], place))])
@@ -119,7 +119,7 @@ Rows = Sequence[tuple[tuple[str, str], Row | Planned]]
 
 
 def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Comparison, ...]:
-    alpha, family = study.design["alpha"], max(1, len(rows))
+    alpha, family = study.design.alpha, max(1, len(rows))
     found = {pair: differences(study, pair, table.metric) for pair, row in rows if row.effect is not None}
     tested = {pair: each for pair, each in found.items() if len(each) >= VERDICT_FLOOR}
     # Comparisons without a p-value yet count as 1: the family is the planned one at every look.
@@ -169,7 +169,7 @@ def _comparison(
         notes += (f"the control lost {lost} of its runs",)
     settled = words and not words.startswith("no ")
     return Comparison(
-        arms=pair, label=label, n=n, planned=len(study.design["seeds"]),
+        arms=pair, label=label, n=n, planned=len(study.design.seeds),
         estimate=None if effect is None else effect.estimate, low=bounds[0], high=bounds[1], p_holm=p_holm,
         verdict=words if settled else PENDING, notes=notes,
     )  # fmt: skip

@@ -22,4 +22,5 @@ def judge(study: Study, *, brief: bool = False) -> Judgement:
 
 
 def _declares(study: Study, name: str) -> bool:
-    return study.design.get("kind") == name or name in study.design
+    design = study.design
+    return design.kind == name or name in design.extra or getattr(design, name, None) is not None

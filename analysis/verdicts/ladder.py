@@ -36,7 +36,7 @@ def answer(study: Study, found: Ladder | None) -> Judgement:
         tables=tuple(tables(found)) if found else (),
         found={"ladder": found} if found else {},
         pages=("scaling",),
-        extent=f"{len(design['arms'])} points × {counted(len(design['seeds']), 'seed')}",
+        extent=f"{len(design.arms)} points × {counted(len(design.seeds), 'seed')}",
         methods="",
         sources=("the law of scale and its fit (Hoffmann et al. 2022, arXiv 2203.15556)",),
         notes=notes(study),

@@ -3,29 +3,29 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule, SequentialRun, sequential_run
 from core.errors import UserError
+from core.records.design import Design
 from core.records.interim_analyses import add, of_design, read, retried
 from core.runtime.units import counted
 
 
-def check_fixed(folder: Path, design: Mapping[str, Any]) -> None:
+def check_fixed(folder: Path, design: Design) -> None:
     """Refuse a fixed design of another number of seeds than the analysed one: its p-values don't allow for the analyses.
 
     All the seeds that were planned from the start are a fixed design whatever was analysed on the way.
     """
     noted = of_design(read(folder), design)
-    if noted and noted[-1]["rule"]["fixed"] != len(design["seeds"]):
+    if noted and noted[-1]["rule"]["fixed"] != len(design.seeds):
         raise UserError(
             f"these runs were looked at after {counted(noted[-1]['seeds'], 'seed')}, which a fixed design's p-values don't "
             "allow for: go on with --until-decided, or start a new sweep in another --out"
         )
 
 
-def check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
+def check_rule(folder: Path, design: Design, rule: Rule) -> None:
     """Refuse a rule that isn't the one by which these runs were analysed before."""
     for entry in of_design(read(folder), design):
         was, now = entry["rule"], asdict(rule)
@@ -38,12 +38,12 @@ def check_rule(folder: Path, design: Mapping[str, Any], rule: Rule) -> None:
             )
 
 
-def sequential_design(folder: Path, design: Mapping[str, Any], rule: Rule, seeds: Mapping[str, int]) -> dict[str, Any]:
+def sequential_design(folder: Path, design: Design, rule: Rule, seeds: Mapping[str, int]) -> Design:
     """The design with its rule, the seeds per arm and the runs that were trained again after an analysis."""
     return rule.designed(design, seeds, retried(read(folder), design))
 
 
-def analyse(folder: Path, design: Mapping[str, Any], rule: Rule, *, noted: bool = True) -> SequentialRun:
+def analyse(folder: Path, design: Design, rule: Rule, *, noted: bool = True) -> SequentialRun:
     """Compute a sequential run from its records; note analyses that are new, or have other decisions than were noted."""
     study = Study.load(folder, sequential_design(folder, design, rule, {}))
     assert study is not None  # it has a design
@@ -65,9 +65,9 @@ def contradictions(folder: Path) -> Iterator[tuple[str, bool]]:
         return
     study = Study.load(folder)
     mine = of_design(entries, study.design) if study else entries
-    if study is None or "adaptive" not in study.design:
+    if study is None or study.design.adaptive is None:
         if mine:
-            planned = study is not None and mine[-1]["rule"]["fixed"] == len(study.design["seeds"])
+            planned = study is not None and mine[-1]["rule"]["fixed"] == len(study.design.seeds)
             yield (
                 f"the results were looked at {counted(len(mine), 'time')}, and this design says nothing of it",
                 planned,

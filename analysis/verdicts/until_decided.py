@@ -5,8 +5,8 @@ comparison that is still open may be decided, and its arm be dropped.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from analysis.statistics.compare import VERDICT_FLOOR, holm
 from analysis.statistics.sequential import SHARE, anytime, chance_of_verdict
 from analysis.study import Study
 from core.errors import UserError
+from core.records.design import AdaptiveDesign, Design
 from core.records.interim_analyses import Retry
 
 FIRST, BLOCK = 4, 2  # three degrees of freedom are the fewest at which only very large effects pass
@@ -48,10 +49,10 @@ class Rule:
         return cls(fixed, first=min(fixed, max(FIRST, block)), block=block)
 
     @classmethod
-    def of_design(cls, design: Mapping[str, Any]) -> "Rule | None":
+    def of_design(cls, design: Design) -> "Rule | None":
         """A design's rule; None for a fixed design."""
-        found = design.get("adaptive")
-        return cls(**{name: found[name] for name in cls.__dataclass_fields__}) if found else None
+        found = design.adaptive
+        return cls(found.fixed, found.first, found.block, found.share, found.futile) if found else None
 
     @property
     def looks(self) -> dict[int, float]:
@@ -60,13 +61,11 @@ class Rule:
         last = {self.fixed: 1 - self.share if early else 1.0}
         return {n: self.share / len(early) for n in early} | last
 
-    def designed(
-        self, design: Mapping[str, Any], seeds_per_arm: Mapping[str, int], retried: Sequence[Retry] = ()
-    ) -> dict[str, Any]:
+    def designed(self, design: Design, seeds_per_arm: Mapping[str, int], retried: Sequence[Retry] = ()) -> Design:
         """A design with this rule in it. seeds_per_arm: how many of its seeds, the first ones, each arm is trained on;
         retried: runs that were trained again after they failed, by the number of seeds of the analysis before."""
-        again = {"retried": [[seeds, [list(cell) for cell in cells]] for seeds, cells in retried]} if retried else {}
-        return {**design, "adaptive": {**asdict(self), "bought": dict(seeds_per_arm)} | again}
+        again = tuple((seeds, tuple(cells)) for seeds, cells in retried)
+        return replace(design, adaptive=AdaptiveDesign(**asdict(self), bought=dict(seeds_per_arm), retried=again))
 
 
 @dataclass(frozen=True)
@@ -163,10 +162,10 @@ def sequential_run(study: Study) -> SequentialRun:
     rule = Rule.of_design(study.design)
     if rule is None:
         raise UserError("this design isn't adaptive: run it with --until-decided")
-    control, metric = study.design["control"], study.design["metric"]
+    control, metric = study.design.control, study.design.metric
     families = (
         [(arm, control) for arm in study.arms if arm != control],
-        [(one, two) for one, two in study.design.get("contrasts", ())],
+        list(study.design.contrasts),
     )
     values = {arm: study.values(arm, metric) for arm in study.arms}
     decisions: dict[tuple[str, str], Decision] = {pair: "open" for family in families for pair in family}
@@ -202,8 +201,8 @@ def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[i
     both_S: (S,) whether both runs finished by now.
     """
     late: dict[int, int] = {}
-    places = {seed: place for place, seed in enumerate(study.design["seeds"])}
-    rounds = study.design["adaptive"].get("retried", ())
+    places = {seed: place for place, seed in enumerate(study.design.seeds)}
+    rounds = study.design.adaptive.retried if study.design.adaptive else ()
     for number, (looked, cells) in enumerate(rounds):
         # Pairs of later rounds weren't there yet either.
         missing = {places[seed] for _, each in rounds[number:] for arm, seed in each if arm in pair and seed in places}
@@ -244,7 +243,7 @@ def pairs_at(
 
 
 def _wanted(study: Study, seeds: Mapping[str, int], n: int) -> Iterator[tuple[str, int]]:
-    for place, seed in enumerate(study.design["seeds"][:n]):
+    for place, seed in enumerate(study.design.seeds[:n]):
         for arm in study.arms:
             if place < seeds[arm] and (arm, seed) not in study.cells:
                 yield arm, seed
@@ -253,8 +252,8 @@ def _wanted(study: Study, seeds: Mapping[str, int], n: int) -> Iterator[tuple[st
 def _judged(
     study: Study, values: Mapping[str, np.ndarray], pair: tuple[str, str], looks: Sequence[int], rule: Rule
 ) -> Judged:
-    n, margin, alpha = looks[-1], study.design["margin"], study.design["alpha"]
-    if study.incomparable(study.design["metric"], *pair, seeds=n):
+    n, margin, alpha = looks[-1], study.design.margin, study.design.alpha
+    if study.incomparable(study.design.metric, *pair, seeds=n):
         return Judged(0)
     difference_S = values[pair[0]] - values[pair[1]]
     both_S = np.isfinite(difference_S)
@@ -278,7 +277,7 @@ def _decide(
     rule: Rule,
     n: int,
 ) -> list[Step]:
-    alpha = study.design["alpha"]
+    alpha = study.design.alpha
     adjusted = _adjusted(family, {pair: judged.pvalue for pair, judged in known.items()})
     same = _adjusted(family, {pair: judged.p_equivalence for pair, judged in known.items()})
     # Those dropped without a difference count for Holm too.
@@ -291,7 +290,7 @@ def _decide(
                 judged.differences,
                 rule.fixed - n + judged.n,
                 pvalue=(1 - rule.share) * alpha / max(1, left),
-                margin=study.design["margin"],
+                margin=study.design.margin,
             )
         if adjusted.get(pair, 1.0) < alpha:
             decision: Decision = "different"

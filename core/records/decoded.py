@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from core.records.design import DecodersDesign
 from core.records.record import write_atomically
 from core.runtime import json_files as jsonfiles
 from core.runtime.json_files import DamagedFileError, are_numbers, is_whole
@@ -54,13 +55,13 @@ class Decoded:
         return self.reason is None and self.is_of(wanted)
 
 
-def wanted(design: Mapping[str, Any], weights: str, *, causal: bool = False) -> list[Decoded]:
+def wanted(design: DecodersDesign, weights: str, *, causal: bool = False) -> list[Decoded]:
     """What a design (its "decoders") asks of a model, without answers. weights: sha256 of the model's.
 
     A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
     """
-    ways = design["ways"][:1] if causal else design["ways"]
-    return [Decoded(way["name"], way["settings"], design["task"], design["examples"], weights) for way in ways]
+    ways = design.ways[:1] if causal else design.ways
+    return [Decoded(way.name, dict(way.settings), design.task, design.examples, weights) for way in ways]
 
 
 def write(decoded: Decoded, run: Path) -> Path:

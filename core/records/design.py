@@ -1,140 +1,386 @@
-"""A study's design.json: which design was last run there. Read as a whole, or refused with what is wrong."""
+"""Design of a study: its declaration resolved, as design.json, the study's history and every record of its runs hold it.
 
-from collections.abc import Callable, Iterator, Mapping
+`parse` and `read` take every schema so far; `to_json` writes the newest. A new kind of study registers its own class.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+from msgspec import Meta
 
 from core.records.metrics import METRICS
-from core.runtime import json_files as jsonfiles
-from core.runtime.json_files import DamagedFileError, is_number, is_whole
+from core.runtime import json_files
+from core.runtime.json_files import LARGEST, DamagedFileError
 
 FILE_NAME = "design.json"
+SCHEMA = 1  # designs of before have none
+ABLATION = "ablation"  # the kind that files leave out
+
+Whole = Annotated[int, Meta(gt=-LARGEST, le=LARGEST - 1)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Cell = tuple[str, Whole]  # an arm's name and a seed
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The design of an ablation or a search. Raises FileNotFoundError, and DamagedFileError with what is wrong."""
-    design = jsonfiles.read(path)
-    if (said := trouble(design)) is not None:
-        raise DamagedFileError(said)
-    found: dict[str, Any] = design
-    return found
+@dataclass(frozen=True)
+class DesignFactor:
+    """One thing that is varied. key: of a config; label: for people; levels: the values that it takes."""
+
+    key: str
+    label: str
+    levels: tuple[Any, ...]
 
 
-def first_stage_data(design: Mapping[str, Any], arm: str | None) -> str | None:
-    """The fingerprint that an arm's first stage was planned on; None without one, and for versions that didn't say.
+@dataclass(frozen=True)
+class ParameterCounts:
+    """Parameters of a model: all, and those that one token uses."""
 
-    design: unchecked, as a record holds it.
+    total: Whole
+    active: Whole
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """What kind of number a run's validation NELBO is.
+
+    kind: "exact" for an autoregressive model; "bound" for masked diffusion, in blocks or not, whatever weights or shifts
+    it learned with, as validation has the plain bound, and for routers that see a whole sequence, as each of a sequence's
+    masked tokens is predicted from its visible ones alone; "tuned" after preferences. of: whole sequences, or responses given
+    their prompts. tokenizer: what a token is; numbers per token of different ones aren't comparable.
     """
-    entries = design.get("arms")
-    own = (entry for entry in (entries if isinstance(entries, list | tuple) else ()) if isinstance(entry, dict))
-    found = next((entry.get("first_data_fingerprint") for entry in own if entry.get("name") == arm), None)
-    return found if isinstance(found, str) else None
+
+    kind: Literal["exact", "bound", "tuned"]
+    of: Literal["sequences", "responses"]
+    tokenizer: str
 
 
-def trouble(design: Any) -> str | None:
-    """What is wrong with a design; None where nothing is. analysis.study says what one holds."""
-    if not isinstance(design, dict):
-        return "no mapping"
-    checks = _SEARCH if design.get("kind") == "search" else _ABLATION
-    if missing := sorted(name for name in checks if name not in design):
-        return f"no {', '.join(missing)}"
-    for name, check in (checks | _OPTIONAL).items():
-        if name in design and not check(design[name]):
-            return f"{name} is not what it should be"
-    return next(_within(design), None)
+@dataclass(frozen=True)
+class LadderPoint:
+    """A model on a number of tokens. flops: of the whole run; budget, tokens_per_parameter: what it was solved for, or None.
+
+    sparsity: experts / chosen experts; granularity: as in analysis.scaling.law.
+    """
+
+    family: str
+    tokens: float
+    flops: float
+    epochs: float
+    budget: float | None
+    tokens_per_parameter: float | None
+    sparsity: float
+    granularity: float
 
 
-def _within(design: Mapping[str, Any]) -> Iterator[str]:
-    """What of one field contradicts another."""
-    if design.get("kind") == "search":
-        return
-    names = [arm["name"] for arm in design["arms"]]
-    if design["control"] not in names:
-        yield f"the control '{design['control'][:60]}' is none of the arms"
-    if len(set(names)) < len(names):
-        yield "two arms have one name"
-    if any(name not in names for pair in design.get("contrasts") or () for name in pair):
-        yield "contrasts name an arm that there isn't"
+@dataclass(frozen=True)
+class LadderTarget:
+    """A model that a ladder's law is extrapolated to. parameters: active ones; sparsity: experts / chosen experts."""
+
+    parameters: float
+    tokens: float
+    sparsity: float
+    granularity: float
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
+@dataclass(frozen=True)
+class LadderDesign:
+    """The targets of a scaling ladder, by name."""
+
+    targets: Mapping[str, LadderTarget]
 
 
-def _list_of(check: Callable[[Any], bool], least: int = 0) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and len(value) >= least and all(map(check, value))
+@dataclass(frozen=True)
+class DecodingConfig:
+    """One way of decoding. settings: fields of core.diffusion.sampling.Sampling, those alone that were given."""
+
+    name: str
+    label: str
+    settings: Mapping[str, Any]
 
 
-def _number_or_null(value: Any) -> bool:
-    return value is None or is_number(value)
+@dataclass(frozen=True)
+class DecodersDesign:
+    """How each trained model is decoded: answers to the same held-out `examples` of a task, `length` tokens each.
+
+    decode_seeds: how often each is answered where that is by chance. control: a decoder's name, the first; causal: names of
+    the arms that are decoded token after token alone. margin: of exact match; None: equivalence isn't claimed.
+    """
+
+    task: str
+    examples: Whole
+    decode_seeds: Whole
+    length: Whole
+    margin: float | None
+    control: str
+    ways: Annotated[tuple[DecodingConfig, ...], Meta(min_length=1)]
+    causal: tuple[str, ...] = ()
 
 
-def _share(value: Any) -> bool:
-    return is_number(value) and 0 < value < 1
+@dataclass(frozen=True)
+class AdaptiveDesign:
+    """A rule that buys seeds until comparisons are decided (analysis.verdicts.until_decided.Rule), and what it bought.
+
+    bought: how many of the seeds, the first ones, each arm has so far. retried: after how many seeds one had looked when
+    failed runs were trained again, and which.
+    """
+
+    fixed: Whole
+    first: Whole
+    block: Whole
+    share: float
+    futile: float
+    bought: Mapping[str, Whole]
+    retried: tuple[tuple[Whole, tuple[Cell, ...]], ...] = ()
 
 
-def _metric(value: Any) -> bool:
-    return isinstance(value, str) and value in METRICS
+@dataclass(frozen=True, kw_only=True)
+class DesignArm:
+    """One setting of all factors. settings: factor levels by config key; hash: of its config without the seed.
+
+    notes: what makes it hard to compare with the control. flops: of a recipe's whole training. first: config of a recipe's
+    first stage. likelihood and data_fingerprint are None in older designs.
+    """
+
+    name: str
+    label: str
+    settings: Mapping[str, Any]
+    hash: str
+    parameters: ParameterCounts
+    flops_per_token: float
+    notes: tuple[str, ...] = field(metadata={"before": ()})
+    likelihood: Likelihood | None = None
+    point: LadderPoint | None = None
+    data_fingerprint: str | None = None
+    flops: float | None = None
+    first: Mapping[str, Any] | None = None
+    first_data_fingerprint: str | None = None
 
 
-def _mapping(value: Any) -> bool:
-    return isinstance(value, dict)
+@dataclass(frozen=True, kw_only=True)
+class StudyDesign:
+    """What the design of every kind of study holds. kind: a name of KINDS, or of another kind whose designs are Designs.
+
+    devices: processes that train one run together; overrides: settings of the command line; declared_in: a name on the
+    agenda or a file. data_fingerprint: of the arms' data, separated by spaces. extra: what this version doesn't know.
+    """
+
+    kind: str
+    ablation: str
+    size: str
+    question: str
+    control: str
+    seeds: Annotated[tuple[Whole, ...], Meta(min_length=1)]
+    secondary: tuple[str, ...]
+    data_fingerprint: str
+    overrides: tuple[str, ...] = field(metadata={"before": ()})
+    devices: Whole = field(metadata={"before": 1})
+    command: str = ""
+    declared_in: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def primary(self) -> str:
+        """The metric that decides."""
+        raise NotImplementedError
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """Of the data of all arms."""
+        return tuple(self.data_fingerprint.split(" "))
+
+    def to_json(self) -> dict[str, Any]:
+        """The design as plain values, for `parse`; what is left at its default is left out."""
+        return dict(self._plain)
+
+    @cached_property
+    def _plain(self) -> Mapping[str, Any]:
+        """Made once: every record of a run holds it."""
+        kind = {} if self.kind == ABLATION else {"kind": self.kind}
+        content: dict[str, Any] = plain(self)
+        return kind | {"schema": SCHEMA} | content | dict(content.pop("extra", {}))
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """The design of plain values, of any schema up to the newest.
+
+        Raises DamagedFileError with the field that is wrong, or where it is of another class.
+        """
+        design = parse(content)
+        if not isinstance(design, cls):
+            raise DamagedFileError(f"of a study of another kind, '{design.kind[:60]}'")
+        return design
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The design in a file. Raises FileNotFoundError, and as `from_json` does."""
+        return cls.from_json(json_files.read(path))
 
 
-def _arm(arm: Any) -> bool:
-    return (
-        isinstance(arm, dict)
-        and all(isinstance(arm.get(name), str) for name in ("name", "label", "hash"))
-        and isinstance(arm.get("settings"), dict)
-        and isinstance(arm.get("parameters"), dict)
-        and all(is_whole(arm["parameters"].get(name)) for name in ("total", "active"))
-        and is_number(arm.get("flops_per_token"))
-        and _list_of(_text)(arm.get("notes", []))
-        and isinstance(arm.get("point", {}), dict)
-    )
+@dataclass(frozen=True, kw_only=True)
+class Design(StudyDesign):
+    """An ablation's: arms, each trained under every seed.
+
+    base: of core.config.presets. arms: the control first. contrasts: pairs of arms that are compared with each other.
+    confirms: the arm that fresh seeds are to confirm; search: identity of the search whose finalists are confirmed.
+    """
+
+    kind: str = ABLATION
+    metric: str
+    margin: float | None
+    alpha: Share
+    power: Share
+    factors: tuple[DesignFactor, ...]
+    arms: Annotated[tuple[DesignArm, ...], Meta(min_length=1)]
+    base: str = field(metadata={"before": ""})
+    contrasts: tuple[tuple[str, str], ...] = field(metadata={"before": ()})
+    decoders: DecodersDesign | None = None
+    ladder: LadderDesign | None = None
+    adaptive: AdaptiveDesign | None = None
+    confirms: str | None = None
+    search: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        if unknown := {self.metric, *self.secondary} - METRICS.keys():
+            raise ValueError(f"unknown metric '{min(unknown)[:60]}'")
+        if self.control not in names:
+            raise ValueError(f"the control '{self.control[:60]}' is none of the arms")
+        if len(set(names)) < len(names):
+            raise ValueError("two arms have one name")
+        if any(name not in names for pair in self.contrasts for name in pair):
+            raise ValueError("contrasts name an arm that there isn't")
+
+    @property
+    def primary(self) -> str:
+        return self.metric
+
+    @cached_property
+    def by_name(self) -> Mapping[str, DesignArm]:
+        """The arms by their names."""
+        return {arm.name: arm for arm in self.arms}
+
+    @property
+    def cells(self) -> Iterator[tuple[DesignArm, int]]:
+        """Every arm under every seed that it is to be trained on so far, block by block."""
+        for place, seed in enumerate(self.seeds):
+            for arm in self.arms:
+                if self.adaptive is None or place < self.adaptive.bought.get(arm.name, 0):
+                    yield arm, seed
 
 
-def _factor(factor: Any) -> bool:
-    known = isinstance(factor, dict) and _text(factor.get("key")) and _text(factor.get("label"))
-    return known and isinstance(factor.get("levels"), list)
+@dataclass(frozen=True, kw_only=True)
+class SearchDesign(StudyDesign):
+    """A search's. identity: six hex digits that change with everything that makes trials comparable.
+
+    metrics, goals ("min" or "max"): the objectives, the first of which decides. declared: the search, for
+    sweeps.search.spec.from_json. rungs: steps at which configurations are compared. trials, tokens: the budget of each level
+    of `compare`; None: unlimited.
+    """
+
+    kind: str = "search"
+    identity: str
+    metrics: Annotated[tuple[str, ...], Meta(min_length=1)]
+    goals: Annotated[tuple[Literal["min", "max"], ...], Meta(min_length=1)]
+    control_settings: Mapping[str, Any]
+    space: Mapping[str, str]
+    compare: str | None
+    rungs: Annotated[tuple[Whole, ...], Meta(min_length=1)]
+    tokens_per_run: float
+    tokens_per_step: float
+    sampler: str
+    pruner: str
+    trials: Whole | None
+    tokens: float | None
+    declared: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if unknown := {*self.metrics, *self.secondary} - METRICS.keys():
+            raise ValueError(f"unknown metric '{min(unknown)[:60]}'")
+        if len(self.metrics) != len(self.goals):
+            raise ValueError("goals are not as many as metrics")
+
+    @property
+    def primary(self) -> str:
+        return self.metrics[0]
 
 
-def _pair(pair: Any) -> bool:
-    return isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_text, pair))
+KINDS: dict[str, type[StudyDesign]] = {ABLATION: Design, "search": SearchDesign}
 
 
-def _adaptive(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and isinstance(value.get("bought"), dict)
-        and all(map(is_whole, value["bought"].values()))
-        and _list_of(_retry)(value.get("retried", []))
-    )
+def parse(content: Any) -> StudyDesign:
+    """The design of plain values, of any schema up to the newest. Raises DamagedFileError with the field that is wrong."""
+    if not isinstance(content, dict):
+        raise DamagedFileError("no mapping")
+    schema = content.get("schema", 0)
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise DamagedFileError(f"of schema {str(schema)[:20]}, and this version reads up to {SCHEMA}: update it")
+    cls = KINDS.get(str(content.get("kind", ABLATION)), Design)
+    if schema == 0:
+        content = {**_before(cls), **content}
+        if isinstance(content.get("arms"), list | tuple):
+            arms = ({**_before(DesignArm), **arm} if isinstance(arm, dict) else arm for arm in content["arms"])
+            content["arms"] = list(arms)
+    known = cls.__dataclass_fields__.keys() | {"schema"}
+    try:
+        return msgspec.convert(
+            {**content, "extra": {name: value for name, value in content.items() if name not in known}}, cls
+        )
+    except msgspec.ValidationError as error:
+        raise DamagedFileError(_in_words(str(error))) from None
 
 
-def _retry(retry: Any) -> bool:
-    """After how many seeds one had looked, and the cells that were trained again: [seeds, [[arm, seed], ...]]."""
-    return isinstance(retry, list | tuple) and len(retry) == 2 and is_whole(retry[0]) and are_cells(retry[1])
+def parse_or_none(content: Any) -> StudyDesign | None:
+    """The design of plain values that a record or a history holds; None for a damaged one, and where there is none."""
+    try:
+        return parse(content)
+    except DamagedFileError:
+        return None
+
+
+def first_stage_data(study: Mapping[str, Any]) -> str | None:
+    """The fingerprint that the first stage of a record's arm was planned on; None without one, and where it wasn't noted.
+
+    study: the record's.
+    """
+    design = parse_or_none(study.get("design"))
+    arm = design.by_name.get(study.get("arm") or "") if isinstance(design, Design) else None
+    return arm.first_data_fingerprint if arm else None
 
 
 def are_cells(value: Any) -> bool:
     """Whether a value is a list of [arm, seed]."""
-    return _list_of(_cell)(value)
+    try:
+        msgspec.convert(value, tuple[Cell, ...])
+        return True
+    except msgspec.ValidationError:
+        return False
 
 
-def _cell(cell: Any) -> bool:
-    return isinstance(cell, list | tuple) and len(cell) == 2 and _text(cell[0]) and is_whole(cell[1])
+def _before(cls: type[Any]) -> dict[str, Any]:
+    """Fields that designs without a schema needn't have, with what they were then."""
+    return {entry.name: entry.metadata["before"] for entry in fields(cls) if "before" in entry.metadata}
 
 
-_SHARED: dict[str, Callable[[Any], bool]] = {
-    "ablation": _text, "size": _text, "question": _text, "seeds": _list_of(is_whole, 1), "data_fingerprint": _text,
-}  # fmt: skip
-_ABLATION = _SHARED | {
-    "metric": _metric, "secondary": _list_of(_metric), "margin": _number_or_null, "alpha": _share, "power": _share,
-    "control": _text, "arms": _list_of(_arm, 1), "factors": _list_of(_factor),
-}  # fmt: skip
-_SEARCH = _SHARED | {"identity": _text, "metrics": _list_of(_metric, 1), "goals": _list_of(_text, 1)}
-_OPTIONAL: dict[str, Callable[[Any], bool]] = {
-    "declared_in": _text, "contrasts": _list_of(_pair), "overrides": _list_of(_text), "command": _text, "adaptive": _adaptive,
-    "decoders": _mapping, "ladder": _mapping, "devices": is_whole,
-}  # fmt: skip
+def _in_words(error: str) -> str:
+    """Msgspec's message with the field first: "alpha: expected float < 1.0"."""
+    said, _, place = error.replace("`", "").partition(" - at $")
+    said = (
+        said.replace("Object missing required field", "it lacks").replace("object", "mapping").replace("array", "list")
+    )
+    return f"{place.lstrip('.')}: {said[:1].lower()}{said[1:]}" if place.lstrip(".") else said
+
+
+def plain(value: Any) -> Any:
+    """A part of a design as JSON gives it back; dataclasses without the fields that are left at their default."""
+    if is_dataclass(value):
+        names = (entry.name for entry in fields(value) if getattr(value, entry.name) != _default(entry))
+        return {name: plain(getattr(value, name)) for name in names}
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _default(entry: Any) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()

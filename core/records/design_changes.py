@@ -1,42 +1,49 @@
 """How two designs of one study differ, in words."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from core.config.loading import flatten, text
+from core.records.design import Design, DesignArm, StudyDesign
 
 PLAIN = ("metric", "secondary", "margin", "alpha", "power", "control")
 WHOLE = {"contrasts": "planned contrasts", "decoders": "decoders", "ladder": "the ladder's targets"}
+OF_RUNNING = ("kind", "command", "declared", "declared_in", "extra")  # fields that say nothing of what is searched
 MOST = 4  # names that are listed
 
 Configs = Mapping[str, Mapping[str, Any]]  # by arm
 
 
-def changes(was: Mapping[str, Any], now: Mapping[str, Any], configs: tuple[Configs, Configs] = ({}, {})) -> list[str]:
+def changes(was: StudyDesign, now: StudyDesign, configs: tuple[Configs, Configs] = ({}, {})) -> list[str]:
     """What of a design was changed, a few words each; what only one of the two says is not compared.
 
     configs: of the arms in both designs, as far as they are known, to say which settings differ. Of searches only the names
     of what differs are said.
     """
-    was, now = json.loads(json.dumps(was)), json.loads(json.dumps(now))
-    both = [name for name in now if name in was]
-    if "search" in (was.get("kind"), now.get("kind")):
-        skipped = ("command", "declared", "declared_in")
-        return [name for name in both if was[name] != now[name] and name not in skipped]
-    said = ["the question"] if was.get("question", "") != now.get("question", "") else []
+    if not (isinstance(was, Design) and isinstance(now, Design)):
+        names = [entry.name for entry in fields(now) if hasattr(was, entry.name) and entry.name not in OF_RUNNING]
+        return [name for name in names if getattr(was, name) != getattr(now, name)]
+    said = ["the question"] if was.question != now.question else []
+    for name in PLAIN:
+        before, after = getattr(was, name), getattr(now, name)
+        said += [f"{name} {_shown(before)} → {_shown(after)}"] if before != after else []
+    said += [f"seeds {spans(was.seeds)} → {spans(now.seeds)}"] if was.seeds != now.seeds else []
+    said += _arms(was.arms, now.arms, configs)
+    labels = {factor.key: factor.label for factor in was.factors}
     said += [
-        f"{name} {_shown(was[name])} → {_shown(now[name])}" for name in PLAIN if name in both and was[name] != now[name]
+        f"label of {factor.key} {labels[factor.key]} → {factor.label}"
+        for factor in now.factors
+        if labels.get(factor.key, factor.label) != factor.label
     ]
-    if "seeds" in both and was["seeds"] != now["seeds"]:
-        said.append(f"seeds {spans(was['seeds'])} → {spans(now['seeds'])}")
-    said += _arms(was["arms"], now["arms"], configs) if "arms" in both else []
-    before, after = ({one["key"]: one["label"] for one in design.get("factors", ())} for design in (was, now))
     said += [
-        f"label of {key} {before[key]} → {label}" for key, label in after.items() if before.get(key, label) != label
+        words
+        for name, words in WHOLE.items()
+        if None not in (pair := (getattr(was, name), getattr(now, name))) and pair[0] != pair[1]
     ]
-    said += [words for name, words in WHOLE.items() if name in both and was[name] != now[name]]
-    if "data_fingerprint" in both and set(was["data_fingerprint"].split()) != set(now["data_fingerprint"].split()):
+    if "" not in (pair := (was.data_fingerprint, now.data_fingerprint)) and set(pair[0].split()) != set(
+        pair[1].split()
+    ):
         said.append("the data, or a file that the settings name")
     return said
 
@@ -58,8 +65,8 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(found[:MOST]) + (f" and {len(found) - MOST} more" if len(found) > MOST else "")
 
 
-def _arms(was: list[dict[str, Any]], now: list[dict[str, Any]], configs: tuple[Configs, Configs]) -> list[str]:
-    before, after = ({arm["name"]: arm["hash"] for arm in arms} for arms in (was, now))
+def _arms(was: Sequence[DesignArm], now: Sequence[DesignArm], configs: tuple[Configs, Configs]) -> list[str]:
+    before, after = ({arm.name: arm.hash for arm in arms} for arms in (was, now))
     names = {"arms added": after.keys() - before.keys(), "arms removed": before.keys() - after.keys()}
     said = [
         f"{words}: {listed(name for name in (*before, *after) if name in found)}"
@@ -86,4 +93,4 @@ def _settings(was: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> l
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else text(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else text(value)

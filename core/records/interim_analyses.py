@@ -13,6 +13,7 @@ from typing import Any
 from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
+from core.records.design import Design
 from core.records.provenance import commit
 from core.runtime import json_files as jsonfiles
 from core.runtime.json_files import is_whole
@@ -43,7 +44,7 @@ def _is_entry(entry: Any) -> bool:
     )
 
 
-def add(folder: Path, design: Mapping[str, Any], rule: Mapping[str, Any], content: Mapping[str, Any]) -> None:
+def add(folder: Path, design: Design, rule: Mapping[str, Any], content: Mapping[str, Any]) -> None:
     """Add an entry, with its time and commit."""
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     entry = {"at": at, "git_commit": commit(), "design": _digest(design), "rule": dict(rule), **content}
@@ -51,7 +52,7 @@ def add(folder: Path, design: Mapping[str, Any], rule: Mapping[str, Any], conten
         file.write(json.dumps(entry) + "\n")
 
 
-def add_retry(folder: Path, design: Mapping[str, Any], cells: Sequence[tuple[str, int]]) -> list[Retry]:
+def add_retry(folder: Path, design: Design, cells: Sequence[tuple[str, int]]) -> list[Retry]:
     """Note, before they are trained, that these runs of a design are tried again, if they have been analysed. Returns all
     such retries.
 
@@ -66,12 +67,12 @@ def add_retry(folder: Path, design: Mapping[str, Any], cells: Sequence[tuple[str
     return retried(read(folder), design)
 
 
-def of_design(entries: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[dict[str, Any]]:
+def of_design(entries: Iterable[dict[str, Any]], design: Design) -> list[dict[str, Any]]:
     """The analyses of these very runs."""
     return [entry for entry in entries if entry["design"] == _digest(design) and RETRIED not in entry]
 
 
-def retried(entries: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> list[Retry]:
+def retried(entries: Iterable[dict[str, Any]], design: Design) -> list[Retry]:
     """Of these very runs those that were trained again after an analysis, by how many seeds that was after."""
     return [
         (entry["seeds"], [(arm, seed) for arm, seed in entry[RETRIED]])
@@ -80,7 +81,7 @@ def retried(entries: Iterable[dict[str, Any]], design: Mapping[str, Any]) -> lis
     ]
 
 
-def _digest(design: Mapping[str, Any]) -> str:
+def _digest(design: Design) -> str:
     """Digest of a design's runs and its metric, whatever its seeds."""
-    content = [design["metric"], design["data_fingerprint"], sorted(arm["hash"] for arm in design["arms"])]
+    content = [design.metric, design.data_fingerprint, sorted(arm.hash for arm in design.arms)]
     return records.digest(json.dumps(content).encode())

@@ -1,11 +1,11 @@
 """What kind of number a run's validation NELBO is, and what a comparison of two such numbers says."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from core.config.run import RunConfig
 from core.data.names import PAIRS, kinds
+from core.records.design import Likelihood
 
 Kind = Literal["exact", "bound", "tuned"]
 METRICS = ("val/nelbo", "val/bits_per_byte", "val/excess_nelbo")  # those that are likelihoods
@@ -21,21 +21,6 @@ ACROSS = (
 )
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """kind: "exact" for an autoregressive model; "bound" for masked diffusion, in blocks or not, whatever weights or shifts
-    it learned with, as validation has the plain bound, and for routers that see a whole sequence, as each of a sequence's
-    masked tokens is predicted from its visible ones alone; "tuned" after preferences. of: whole sequences, or responses given
-    their prompts. tokenizer: what a token is; numbers per token of different ones aren't comparable."""
-
-    kind: Kind
-    of: Literal["sequences", "responses"]
-    tokenizer: str
-
-    def to_dict(self) -> dict[str, str]:
-        return asdict(self)
-
-
 def likelihood(config: RunConfig) -> Likelihood:
     """What the validation NELBO of a config's run is."""
     unlike: dict[str, Kind] = {"autoregressive": "exact", "vrpo": "tuned"}
@@ -44,28 +29,28 @@ def likelihood(config: RunConfig) -> Likelihood:
     return Likelihood(unlike.get(config.objective.kind, "bound"), of, config.data.tokenizer)
 
 
-def incomparable(one: Mapping[str, Any], two: Mapping[str, Any]) -> str | None:
-    """Why two arms' numbers say nothing of each other, or None where they do. one, two: `Likelihood.to_dict`."""
-    if "tuned" in (one["kind"], two["kind"]):
+def incomparable(one: Likelihood, two: Likelihood) -> str | None:
+    """Why two arms' numbers say nothing of each other, or None where they do."""
+    if "tuned" in (one.kind, two.kind):
         return "a model tuned to preferences isn't one of the text's likelihood, so its NELBO isn't compared"
-    if one["tokenizer"] != two["tokenizer"]:
-        return f"tokens of {one['tokenizer']} aren't those of {two['tokenizer']}, so NELBOs per token aren't compared"
-    if one["of"] != two["of"]:
-        return f"the NELBO of {one['of']} isn't compared with that of {two['of']}"
+    if one.tokenizer != two.tokenizer:
+        return f"tokens of {one.tokenizer} aren't those of {two.tokenizer}, so NELBOs per token aren't compared"
+    if one.of != two.of:
+        return f"the NELBO of {one.of} isn't compared with that of {two.of}"
     return None
 
 
-def across(one: Mapping[str, Any], two: Mapping[str, Any], difference: float) -> bool:
+def across(one: Likelihood, two: Likelihood, difference: float) -> bool:
     """Whether a difference, one's number minus two's, is of a bound against an exact likelihood and proves nothing: the
     exact one is the lower."""
-    return {one["kind"], two["kind"]} == {"exact", "bound"} and (difference < 0) == (one["kind"] == "exact")
+    return {one.kind, two.kind} == {"exact", "bound"} and (difference < 0) == (one.kind == "exact")
 
 
-def listed(arms: Mapping[str, Mapping[str, Any]]) -> str:
+def listed(arms: Mapping[str, Likelihood]) -> str:
     """Which arms' numbers are of which kind, in a sentence each; nothing where all are of one. arms: by label."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for label, found in arms.items():
-        groups.setdefault((found["kind"], found["of"], found["tokenizer"]), []).append(label)
+        groups.setdefault((found.kind, found.of, found.tokenizer), []).append(label)
     if len(groups) < 2:
         return ""
     said = []

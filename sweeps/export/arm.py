@@ -8,6 +8,7 @@ from typing import Any
 from core.config.loading import build
 from core.config.run import to_yaml
 from core.errors import UserError
+from core.records.design import Design, DesignArm, plain
 from core.records.record import RunRecord, digest, write_atomically
 
 CONFIG, EVIDENCE, CARD = "config.yaml", "evidence.json", "CARD.md"
@@ -15,7 +16,7 @@ FIRST_STAGE = "first_stage.yaml"
 
 
 def export(
-    design: Mapping[str, Any], arm_name: str, records: Sequence[RunRecord], evidence: Mapping[str, Any], folder: Path
+    design: Design, arm_name: str, records: Sequence[RunRecord], evidence: Mapping[str, Any], folder: Path
 ) -> None:
     """Write an arm's config.yaml, evidence.json and CARD.md; and, where its recipe has a first stage, first_stage.yaml: the
     weights that come of it are what trainer.initial_weights is then to name.
@@ -37,41 +38,40 @@ def export(
     write_atomically(folder / CARD, "\n".join(lines) + "\n")
 
 
-def first_run(arm_name: str, records: Sequence[RunRecord], design: Mapping[str, Any]) -> RunRecord:
+def first_run(arm_name: str, records: Sequence[RunRecord], design: Design) -> RunRecord:
     """The arm's complete run of the smallest seed: not the best, which would flatter it. Raises UserError without one."""
     return _complete(arm_name, records, design)[0]
 
 
-def _complete(arm_name: str, records: Sequence[RunRecord], design: Mapping[str, Any]) -> list[RunRecord]:
+def _complete(arm_name: str, records: Sequence[RunRecord], design: Design) -> list[RunRecord]:
     """The arm's complete runs by seed, at least one."""
-    arm_hash = arm_of(design, arm_name)["hash"]
+    arm_hash = arm_of(design, arm_name).hash
     runs = sorted((r for r in records if r.status == "complete" and r.arm_hash == arm_hash), key=lambda r: r.seed)
     if not runs:
-        raise UserError(f"arm {arm_name} has no complete run; train it first: {design['command']}")
+        raise UserError(f"arm {arm_name} has no complete run; train it first: {design.command}")
     return runs
 
 
-def arm_of(design: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def arm_of(design: Design, name: str) -> DesignArm:
     """A design's arm by its name. Raises UserError for an unknown one."""
-    arms = {arm["name"]: arm for arm in design["arms"]}
-    if name not in arms:
-        raise UserError(f"unknown arm '{name}': the arms are {', '.join(arms)}")
-    return arms[name]
+    if name not in design.by_name:
+        raise UserError(f"unknown arm '{name}': the arms are {', '.join(design.by_name)}")
+    return design.by_name[name]
 
 
-def basis_of(design: Mapping[str, Any], arm_name: str, records: Sequence[RunRecord]) -> dict[str, Any]:
+def basis_of(design: Design, arm_name: str, records: Sequence[RunRecord]) -> dict[str, Any]:
     """What an arm's evidence rests on: the design, seeds, commits, data, and the hash of each complete record of it.
 
     Raises UserError for an unknown arm and for no complete record of it.
     """
     arm, runs = arm_of(design, arm_name), _complete(arm_name, records, design)
     return {
-        "ablation": design["ablation"],
-        "size": design["size"],
-        "question": design["question"],
-        "metric": design["metric"],
-        "arm": dict(arm),
-        "control": design["control"],
+        "ablation": design.ablation,
+        "size": design.size,
+        "question": design.question,
+        "metric": design.metric,
+        "arm": plain(arm),
+        "control": design.control,
         "seeds": [run.seed for run in runs],
         "records": [
             {"seed": run.seed, "run_hash": run.run_hash, "sha256": digest(f"{run.to_json()}\n".encode())}
@@ -80,7 +80,7 @@ def basis_of(design: Mapping[str, Any], arm_name: str, records: Sequence[RunReco
         "commits": sorted({str(run.provenance.get("git_commit")) for run in runs}),
         "uncommitted_changes": any(run.provenance.get("git_dirty") for run in runs),
         "data_fingerprint": sorted({run.data_fingerprint for run in runs}),
-        "command": design["command"],
+        "command": design.command,
     }
 
 

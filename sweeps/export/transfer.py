@@ -13,6 +13,7 @@ from core.config.loading import build
 from core.config.run import RunConfig, get_field, to_dict
 from core.errors import UserError
 from core.model.flops import count, training_flops
+from core.records.design import Design
 from sweeps.studies.matching import SOLVED, match_flops
 from sweeps.studies.study import nearest
 
@@ -105,13 +106,13 @@ def rule_of(name: str) -> Rule:
     return RULES[name]
 
 
-def decided(design: Mapping[str, Any], arm: str, proxy: RunConfig) -> dict[str, Any]:
+def decided(design: Design, arm: str, proxy: RunConfig) -> dict[str, Any]:
     """What a verdict for an arm decides, by key: the winner's values where the control has others; nothing for the control.
 
     proxy: the arm's own config, which has the value of a key that only the control sets.
     """
-    settings = {entry["name"]: entry["settings"] for entry in design["arms"]}
-    own, controls = settings[arm], settings[design["control"]]
+    settings = {entry.name: entry.settings for entry in design.arms}
+    own, controls = settings[arm], settings[design.control]
     values = {key: own[key] if key in own else get_field(proxy, key) for key in (*own, *controls)}
     return {key: value for key, value in values.items() if key not in controls or controls[key] != value}
 

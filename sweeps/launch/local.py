@@ -75,7 +75,7 @@ def run(
     summary = _summarise(before, after, after["missing"] if interrupted else waiting, interrupted)
     if interrupted:
         text = f"stopped: {summary.total - summary.missing - summary.elsewhere} of {counted(summary.total, 'run')} recorded; "
-        on_event(Event("message", f"{text}`{plan.design['command']}` trains the rest"))
+        on_event(Event("message", f"{text}`{plan.design.command}` trains the rest"))
     return summary
 
 

@@ -28,7 +28,8 @@ class Asked:
 
 def missing(plan: Plan, out: Path) -> Iterator[Asked]:
     """The finished runs of a plan that lack answers, failures included."""
-    design = plan.design["decoders"]
+    design = plan.design.decoders
+    assert design is not None
     for run in plan.runs:
         folder = run_folder(plan, run, out)
         record = recorded(folder, run)

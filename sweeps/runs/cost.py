@@ -8,7 +8,7 @@ import torch
 
 from core.config.run import RunConfig, to_dict
 from core.training.run import seconds_per_step
-from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.plan import PlannedRun, Sweep
 
 FORWARD_SHARE = 1 / 3  # a backward pass costs twice its forward pass
 
@@ -25,7 +25,7 @@ class Cost:
 
 
 def calibrate(
-    plan: Plan, *, threads: int | None = None, measure: Callable[[RunConfig], float] = seconds_per_step
+    plan: Sweep, *, threads: int | None = None, measure: Callable[[RunConfig], float] = seconds_per_step
 ) -> Cost:
     """Train a few steps of each arm whose computation differs from the others'.
 

@@ -19,22 +19,22 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from core.records import design as designs
 from core.records import fencing
 from core.records import pending_record as spill
 from core.records import record as records
+from core.records.design import StudyDesign
 from core.records.fencing import CLAIM_FILE, FencedOffError
 from core.records.record import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
 from core.runtime.retry import Patience, no_space
 from core.training import checkpoint_files as saved
 from sweeps.runs.history import add_design
 from sweeps.runs.losses import LOSSES_FILE
-from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.plan import Plan, PlannedRun, Sweep
 
 LOCK_FILE = ".lock"
 LOOKED_S = (2e-4, 4e-4)  # between tries: whoever looks at a lock holds it for some 20 microseconds
@@ -44,18 +44,18 @@ log = logging.getLogger(__name__)
 _held: set[int] = set()
 
 
-def run_folder(plan: Plan, run: PlannedRun, out: Path) -> Path:
+def run_folder(plan: Sweep, run: PlannedRun, out: Path) -> Path:
     """Where a run lives. Another config or other data are another folder: what is finished is never written over."""
     return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data_digest(run.fingerprint)}"
 
 
-def write_design(study: Path, design: Mapping[str, Any]) -> None:
+def write_design(study: Path, design: StudyDesign) -> None:
     """Say in a study's folder which design was last run there."""
     add_design(study, design)
-    records.write_atomically(study / designs.FILE_NAME, json.dumps(design, indent=2) + "\n")
+    records.write_atomically(study / designs.FILE_NAME, json.dumps(design.to_json(), indent=2) + "\n")
 
 
-def keep_design(study: Path, design: Mapping[str, Any]) -> None:
+def keep_design(study: Path, design: StudyDesign) -> None:
     """The same where nothing says so yet: a script that is submitted by hand may be older than what does."""
     if not (study / designs.FILE_NAME).exists():
         write_design(study, design)
@@ -164,8 +164,8 @@ def recorded(folder: Path, run: PlannedRun) -> RunRecord | None:
 def fits(record: RunRecord, run: PlannedRun) -> bool:
     """Whether a record is of a run: of its config, on its data, and ended."""
     same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
-    first = designs.first_stage_data(record.study.get("design") or {}, record.study.get("arm"))
-    same = same and (first is None or first == run.first_fingerprint)
+    if same and run.first is not None:
+        same = designs.first_stage_data(record.study) in (None, run.first_fingerprint)
     return same and record.status in ("complete", "failed")
 
 

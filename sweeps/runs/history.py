@@ -3,54 +3,58 @@
 import datetime
 import json
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core.records import design as designs
 from core.records import study_history as history
+from core.records.design import Design, StudyDesign
 from core.records.design_changes import changes
 from core.records.provenance import commit
 from core.records.run_folders import look
-from core.records.study_history import DESIGN, LOOK, HistoryError
+from core.records.study_history import DesignEvent, Event, HistoryError, Look, designs_of
 from core.runtime.printable import say
 
 
-def add_design(study: Path, design: Mapping[str, Any]) -> None:
+def add_design(study: Path, design: StudyDesign) -> None:
     """Note a design that is about to be run, unless it is the one that was noted last. To be called before design.json is
     written: of a study without a history, the design there is noted first."""
     events = _known(study)
     if events is None:
         return
-    last = next((event["design"] for event in reversed(events) if event["event"] == DESIGN), None)
-    if last is None and (former := _former(study)) is not None:
-        at, last = former
-        _append(
-            study, {"event": DESIGN, "at": at, "git_commit": None, "recorded": len(look(study).records), "design": last}
-        )
-    fixed = ("adaptive" in design) == ("adaptive" in (last or design))
-    if last is None or changes(last, design) or not fixed:
-        kept = {name: value for name, value in design.items() if name != "command"}
-        _append(study, _now() | {"event": DESIGN, "recorded": len(look(study).records), "design": kept})
+    noted = designs_of(events)
+    last = noted[-1].design if noted else None
+    recorded = len(look(study).records)
+    if last is None and (former := _former(study, recorded)) is not None:
+        _append(study, former)
+        last = former.design
+    if last is None or changes(last, design) or _is_adaptive(last) != _is_adaptive(design):
+        _append(study, DesignEvent(**_now(), recorded=recorded, design=replace(design, command="")))
 
 
-def add_look(study: Path, by: str, seeds: int, recorded: int, **more: Any) -> None:
+def add_look(study: Path, by: str, seeds: int, recorded: int, winner: str | None = None) -> None:
     """Note that results were shown. seeds: of the design; recorded: finished runs; by: the command; unless the very same was
     shown last."""
     events = _known(study)
-    event = {"event": LOOK, "by": by, "seeds": seeds, "recorded": recorded} | more
-    if events is None or (events and events[-1] | event == events[-1]):
+    if events is None:
+        return
+    last = events[-1] if events else None
+    if isinstance(last, Look) and (last.by, last.seeds, last.recorded, last.winner) == (by, seeds, recorded, winner):
         return
     try:
-        if all(known["event"] != DESIGN for known in events) and (former := _former(study)) is not None:
-            at, design = former
-            _append(study, {"event": DESIGN, "at": at, "git_commit": None, "recorded": recorded, "design": design})
-        _append(study, _now() | event)
+        if not designs_of(events) and (former := _former(study, recorded)) is not None:
+            _append(study, former)
+        _append(study, Look(**_now(), recorded=recorded, by=by, seeds=seeds, winner=winner))
     except OSError as error:  # somebody else's folder, or a full disk: what is shown is shown all the same
         say(f"note: that these results were shown can't be noted in {study}: {error.strerror}", file=sys.stderr)
 
 
-def _known(study: Path) -> list[dict[str, Any]] | None:
+def _is_adaptive(design: StudyDesign) -> bool:
+    return isinstance(design, Design) and design.adaptive is not None
+
+
+def _known(study: Path) -> list[Event] | None:
     """The events; None where they can't be read: a damaged history is left as it is, and reports say so."""
     try:
         return history.read(study)
@@ -58,14 +62,13 @@ def _known(study: Path) -> list[dict[str, Any]] | None:
         return None
 
 
-def _former(study: Path) -> tuple[str, dict[str, Any]] | None:
+def _former(study: Path, recorded: int) -> DesignEvent | None:
     """The design in a study's folder and when it was written."""
     path = study / designs.FILE_NAME
     try:
-        design = designs.read(path)
+        return DesignEvent(at=_stamp(path.stat().st_mtime), recorded=recorded, design=StudyDesign.read(path))
     except (OSError, ValueError):
         return None
-    return _stamp(path.stat().st_mtime), design
 
 
 def _now() -> dict[str, Any]:
@@ -76,7 +79,7 @@ def _stamp(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="seconds")
 
 
-def _append(study: Path, event: Mapping[str, Any]) -> None:
+def _append(study: Path, event: DesignEvent | Look) -> None:
     study.mkdir(parents=True, exist_ok=True)
     with (study / history.FILE_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+        file.write(json.dumps(event.to_json()) + "\n")

@@ -107,7 +107,7 @@ class Ledger:
                 direction="minimize" if plan.goal == "min" else "maximize",
                 load_if_exists=True,
             )
-            self.folder_id = keep_to_folder(self._study, out, plan.design["question"])
+            self.folder_id = keep_to_folder(self._study, out, plan.design.question)
 
     def reconcile(self, *, retry_failed: bool = False) -> list[Lost]:
         """Bring trials in line with records, and queue every run that has neither a record nor a live worker.
@@ -328,7 +328,7 @@ class Ledger:
 
     def _told(self, run: PlannedRun, record: RunRecord) -> tuple[dict[str, str], float | None]:
         """A record as a trial says it: attributes, and the value; None, with a reason among them, where the run failed."""
-        path, metric = run_folder(self.plan, run, self.out) / records.FILE_NAME, self.plan.design["metric"]
+        path, metric = run_folder(self.plan, run, self.out) / records.FILE_NAME, self.plan.design.metric
         said = {
             "status": record.status,
             "record": path.relative_to(self.out).as_posix(),

@@ -9,6 +9,7 @@ from typing import Any
 
 from core.records import decoded
 from core.records import record as records
+from core.records.design import Design
 from core.records.record import OutOfReachError, UnreadableRecordError
 from core.records.run_folders import look
 from core.runtime import json_files as jsonfiles
@@ -77,12 +78,12 @@ class Standing:
     failed: Mapping[str, int]
 
 
-def standing(design: Mapping[str, Any], folder: Path) -> Standing | None:
+def standing(design: Design, folder: Path) -> Standing | None:
     """How far a study's runs are decoded, by its folder; None for a design without decoders."""
-    if "decoders" not in design:
+    if design.decoders is None:
         return None
     total, answered, failed = 0, 0, Counter[str]()
-    cells = {(arm["hash"], seed) for arm in design["arms"] for seed in design["seeds"]}
+    cells = {(arm.hash, seed) for arm in design.arms for seed in design.seeds}
     for path in look(folder).records:
         try:
             record = records.read(path)
@@ -91,7 +92,7 @@ def standing(design: Mapping[str, Any], folder: Path) -> Standing | None:
         if record.status != "complete" or (record.arm_hash, record.seed) not in cells:
             continue
         have, weights = decoded.read_all(path.parent), record.provenance.get("weights_sha256") or ""
-        for way in decoded.wanted(design["decoders"], weights, causal=bool(record.config["model"].get("causal"))):
+        for way in decoded.wanted(design.decoders, weights, causal=bool(record.config["model"].get("causal"))):
             total += 1
             if (one := have.get(way.decoder)) is not None and one.is_of(way):
                 answered += one.reason is None

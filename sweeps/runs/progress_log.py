@@ -4,10 +4,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from core.records.design import StudyDesign
 from core.records.record import write_atomically
 from core.runtime.retry import no_space
 from sweeps.runs.progress import LINE_S, PROGRESS_FILE, Pace, read_progress
@@ -67,9 +68,9 @@ class ProgressLogger:
                 log.warning("progress isn't shown at the moment: %s", reason)
 
 
-def told(design: Mapping[str, Any]) -> tuple[str, ...]:
+def told(design: StudyDesign) -> tuple[str, ...]:
     """The metrics whose curves whoever watches is to see while a run trains: a design's first one, and the training loss."""
-    return ("train/nelbo", design["metrics"][0] if "metrics" in design else design["metric"])
+    return ("train/nelbo", design.primary)
 
 
 def _append(curve: dict[str, list[float]], step: int, value: float) -> None:

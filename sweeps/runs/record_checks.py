@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from core.config.run import RunConfig, content_hash
 from core.errors import UserError
 from core.records import decoded
 from core.records import record as records
+from core.records.design import DecodersDesign
 from core.records.fingerprints import FILES, STAGE, lacks_files, named_files
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.run_folders import look
@@ -196,7 +197,7 @@ def first_stage(run: Run, place: str) -> Iterator[Finding]:
         yield Finding(place, f"its run counts {run.record.before} for it, and it took {stage.record.spent}")
 
 
-def answers(run: Run, place: str, asked: Mapping[str, Any]) -> Iterator[Finding]:
+def answers(run: Run, place: str, asked: DecodersDesign) -> Iterator[Finding]:
     """What is wrong with what a finished run's model answered. asked: the design's decoders."""
     found, broken = decoded.look(run.path.parent)
     place = f"{place}/{decoded.FOLDER}"
@@ -215,7 +216,7 @@ def answers(run: Run, place: str, asked: Mapping[str, Any]) -> Iterator[Finding]
             )
         elif one.reason is not None:
             yield Finding(place, f"{way.decoder} failed: {one.reason}", note=True)
-        elif said := one.trouble(asked["length"], asked["decode_seeds"]):
+        elif said := one.trouble(asked.length, asked.decode_seeds):
             yield Finding(place, f"{way.decoder}: {said}")
     if lacking:
         yield Finding(place, f"{lacking} of {len(wanted)} ways aren't decoded yet: ablate decode", note=True)

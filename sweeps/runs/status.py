@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
 from core.records import design as designs
+from core.records.design import Design, StudyDesign
 from core.records.record import FILE_NAME
 from core.runtime.json_files import DamagedFileError
 from core.runtime.retry import Patience
@@ -25,7 +26,6 @@ from sweeps.runs.slurm import SlurmError, Task
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url, open_storage
 from sweeps.storage.submissions import job_name, submissions
-from sweeps.studies.plan import cells
 
 DEAD = "its worker is dead"
 GONE = "its record is gone: it is trained again by the next run"
@@ -168,6 +168,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     Raises UserError when nothing of it has been run there.
     """
     design = read_design(study, out)
+    assert isinstance(design, Design)  # whoever asks knows of which kind it is
     storage = storage or open_known(study, choose_url(url, out, out / study))
     try:
         trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
@@ -176,14 +177,12 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     tasks, silence = tasks_of(study, out)
     by_run = defaultdict(list)
     for trial in trials:
-        if trial.user_attrs.get("data_fingerprint", "") in ("", *design["data_fingerprint"].split(" ")):
+        if trial.user_attrs.get("data_fingerprint", "") in ("", *design.fingerprints):
             by_run[trial.user_attrs.get("arm_hash"), trial.user_attrs.get("seed")].append(trial)
     took = [trial.duration for trial in trials if trial.state == TrialState.COMPLETE and trial.duration is not None]
     mean_s = statistics.fmean(each.total_seconds() for each in took) if took else None
     workplace = Workplace()
-    runs = tuple(
-        _run(arm["name"], seed, by_run[arm["hash"], seed], out, workplace, mean_s) for arm, seed in cells(design)
-    )
+    runs = tuple(_run(arm.name, seed, by_run[arm.hash, seed], out, workplace, mean_s) for arm, seed in design.cells)
     reasons = [str(trial.user_attrs.get("reason")) for trial in trials if trial.state == TrialState.FAIL]
     return Status(
         study=study,
@@ -202,11 +201,11 @@ def labels(rows: Sequence[Row]) -> str:
     return ", ".join(row.label for row in rows[:5]) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
 
-def read_design(study: str, out: Path) -> dict[str, Any]:
+def read_design(study: str, out: Path) -> StudyDesign:
     """The design last run. Raises UserError where none was, and for a file that is damaged."""
     path = out / study / designs.FILE_NAME
     try:
-        return designs.read(path)
+        return StudyDesign.read(path)
     except FileNotFoundError:
         raise UserError(f"nothing of {study} has been run in {out.absolute()}") from None
     except DamagedFileError as error:

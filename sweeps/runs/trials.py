@@ -16,7 +16,7 @@ from core.records.provenance import describe, slurm_job
 from core.records.record import RunRecord
 from sweeps.storage.retrying import waiting
 from sweeps.storage.submissions import folder_id
-from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.plan import Plan, PlannedRun, Sweep
 
 Key = tuple[str, str]  # run hash and data fingerprint: what makes two runs the same run
 
@@ -50,7 +50,7 @@ def describe_run(
 
     names: from `parameter_names`; folder: relative to all runs' folder; before: how many of the run's there are already.
     """
-    levels = {factor["key"]: factor["levels"] for factor in plan.design["factors"]}
+    levels = {factor.key: factor.levels for factor in plan.design.factors}
     return create_trial(
         state=state,
         params={names[key]: level for key, level in run.settings.items()},
@@ -61,7 +61,7 @@ def describe_run(
             "run_hash": run.run_hash,
             "arm_hash": run.arm_hash,
             "data_fingerprint": run.fingerprint,
-            "metric": plan.design["metric"],
+            "metric": plan.design.metric,
             "settings": dict(run.settings),
             "folder": folder.as_posix(),
             "before": before,
@@ -99,12 +99,12 @@ def parameter_names(plan: Plan, trials: Sequence[FrozenTrial]) -> dict[str, str]
         for name, distribution in trial.distributions.items():
             seen.setdefault(name, distribution)
     names = {}
-    for factor in plan.design["factors"]:
-        wanted, name, number = CategoricalDistribution(factor["levels"]), factor["key"], 1
+    for factor in plan.design.factors:
+        wanted, name, number = CategoricalDistribution(factor.levels), factor.key, 1
         while seen.get(name, wanted) != wanted:
             number += 1
-            name = f"{factor['key']}#{number}"
-        names[factor["key"]] = name
+            name = f"{factor.key}#{number}"
+        names[factor.key] = name
     return names
 
 
@@ -122,7 +122,7 @@ def keep_to_folder(study: optuna.Study, out: Path, question: str) -> str:
     return mine
 
 
-def failed_record(plan: Plan, run: PlannedRun, reason: str) -> RunRecord:
+def failed_record(plan: Sweep, run: PlannedRun, reason: str) -> RunRecord:
     """The record of a run that couldn't write its own."""
     return RunRecord(
         status="failed",

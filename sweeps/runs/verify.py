@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage
 
 from core.records import design as designs
 from core.records import record as records
+from core.records.design import Design
 from core.records.inputs import fingerprint
 from core.records.provenance import DIFFS
 from core.runtime.json_files import DamagedFileError
@@ -26,7 +27,6 @@ from sweeps.runs.record_checks import (
     together,
 )
 from sweeps.runs.trials import key_of
-from sweeps.studies.plan import cells
 
 NO_LEDGER = Finding("ledger", "there is none: records can't be held against it")
 
@@ -112,7 +112,7 @@ class _RunChecks:
     """Checks of planned runs. design: None where it can't be read."""
 
     folder: Path
-    design: Mapping[str, Any] | None
+    design: Design | None
     told: Told | None
 
     def counts(self, run: Run) -> bool:
@@ -120,8 +120,8 @@ class _RunChecks:
 
     def of_run(self, run: Run, place: str) -> Iterator[Finding]:
         yield from first_stage(run, place)
-        if self.design is not None and "decoders" in self.design and run.record.status == "complete":
-            yield from answers(run, place, self.design["decoders"])
+        if self.design is not None and self.design.decoders is not None and run.record.status == "complete":
+            yield from answers(run, place, self.design.decoders)
         if self.told is not None:
             yield from _ledger(place, run, self.told.get(run.key, []))
 
@@ -131,26 +131,25 @@ class _RunChecks:
             yield NO_LEDGER
 
     def missing(self, recorded: Collection[tuple[str, int]]) -> int:
-        wanted = ((arm["hash"], seed) for arm, seed in cells(self.design)) if self.design else ()
+        wanted = ((arm.hash, seed) for arm, seed in self.design.cells) if self.design else ()
         return sum(cell not in recorded for cell in wanted)
 
 
-def _design(folder: Path, findings: list[Finding]) -> Mapping[str, Any] | None:
+def _design(folder: Path, findings: list[Finding]) -> Design | None:
     try:
-        return designs.read(folder / designs.FILE_NAME)
+        return Design.read(folder / designs.FILE_NAME)
     except (FileNotFoundError, DamagedFileError) as error:
         why = str(error) if isinstance(error, DamagedFileError) else "there is none"
         findings.append(Finding(designs.FILE_NAME, f"can't be read ({why}): nothing says what was planned"))
         return None
 
 
-def _fits(run: Run, design: Mapping[str, Any]) -> bool:
+def _fits(run: Run, design: Design) -> bool:
     record = run.record
-    arms = {arm["hash"] for arm in design["arms"]}
-    data = design["data_fingerprint"].split(" ")
+    arms = {arm.hash for arm in design.arms}
     # A run that failed before its data was read has no fingerprint.
-    known = record.data_fingerprint in data or record.status == "failed"
-    return record.arm_hash in arms and record.seed in design["seeds"] and known
+    known = record.data_fingerprint in design.fingerprints or record.status == "failed"
+    return record.arm_hash in arms and record.seed in design.seeds and known
 
 
 def _ledger(place: str, run: Run, trials: list[Any]) -> Iterator[Finding]:

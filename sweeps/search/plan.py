@@ -9,6 +9,7 @@ from typing import Any
 
 from core.config.loading import parse_overrides, text
 from core.config.run import RunConfig, config_hash
+from core.records.design import SearchDesign
 from core.records.inputs import fingerprint
 from core.records.metrics import METRICS
 from core.runtime.units import significant
@@ -17,7 +18,7 @@ from sweeps.search.checks import check
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.spec import Choice, Search, from_json, range_text, to_json
-from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.plan import PlannedRun, Sweep
 from sweeps.studies.study import CONFIRMATION_SEED, Level, edition_of, study_name
 
 
@@ -44,7 +45,7 @@ class SearchPlan:
     size: str
     search: Search
     settings: Mapping[str, Any]
-    design: Mapping[str, Any]
+    design: SearchDesign
 
     @property
     def study_name(self) -> str:
@@ -55,9 +56,9 @@ class SearchPlan:
         return self.search.resources.devices
 
     @property
-    def sweep(self) -> Plan:
-        """The plan of no runs that run folders, records and W&B know the search by."""
-        return Plan(name=self.name, size=self.size, design=self.design, runs=())
+    def sweep(self) -> Sweep:
+        """The search as run folders, records and W&B know it, of no runs."""
+        return Sweep(name=self.name, size=self.size, design=self.design, runs=())
 
     @property
     def resolver(self) -> Resolver:
@@ -66,11 +67,11 @@ class SearchPlan:
     @property
     def rungs(self) -> tuple[int, ...]:
         """The steps at which configurations are compared; one, the last, where runs are never paused."""
-        return tuple(self.design["rungs"])
+        return self.design.rungs
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        identity = f"{self.study_name}#{self.design['identity']}"
+        identity = f"{self.study_name}#{self.design.identity}"
         key = self.search.compare
         if key is None:
             return (Group(identity, {}),)
@@ -92,22 +93,27 @@ class SearchPlan:
     def place(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
         """What a run's record remembers: that it is of a search, and which of its trials."""
         asked = {
-            "identity": self.design["identity"],
+            "identity": self.design.identity,
             "trial": trial,
             "group": group.label,
             "settings": dict(run.settings),
         }
-        return {"ablation": self.name, "size": self.size, "arm": run.arm, "search": asked, "design": dict(self.design)}
+        return self.sweep.place(run) | {"search": asked}
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain dictionaries, for `of_design` in another process: its design says everything."""
-        return dict(self.design)
+        """The plan as plain dictionaries, for `from_json` in another process: its design says everything."""
+        return self.design.to_json()
 
     @classmethod
-    def of_design(cls, design: Mapping[str, Any]) -> "SearchPlan":
+    def from_json(cls, content: Any) -> "SearchPlan":
+        """The plan that `to_json` wrote."""
+        return cls.of_design(SearchDesign.from_json(content))
+
+    @classmethod
+    def of_design(cls, design: SearchDesign) -> "SearchPlan":
         """The plan that a design was written for."""
-        search, settings = from_json(design["declared"]), parse_overrides(design["overrides"])
-        return cls(design["ablation"], design["size"], search, settings, design)
+        search, settings = from_json(design.declared), parse_overrides(design.overrides)
+        return cls(design.ablation, design.size, search, settings, design)
 
 
 def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[str] = ()) -> SearchPlan:
@@ -123,33 +129,32 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
     paused = edition.chosen_pruner in ("asha", "hyperband")
     identity = identity_of(edition, config_hash(control, with_seed=False), fingerprint(control))
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
-    design = {
-        "kind": "search",
-        "ablation": name,
-        "size": size,
-        "question": edition.question,
-        "identity": identity,
-        "metrics": list(edition.metrics),
-        "goals": [METRICS[metric].goal for metric in edition.metrics],
-        "secondary": list(edition.secondary),
-        "control": f"c-{config_hash(control, with_seed=False)[:10]}",
-        "control_settings": dict(resolver.control_settings),
-        "space": {key: range_text(parameter) for key, parameter in edition.space.items()},
-        "compare": edition.compare,
-        "seeds": list(edition.seeds),
-        "rungs": list(rungs_of(trainer.steps, trainer.validate_every) if paused else (trainer.steps,)),
-        "tokens_per_run": control.tokens_per_step * trainer.steps,
-        "tokens_per_step": control.tokens_per_step,
-        "sampler": edition.sampler,
-        "pruner": edition.chosen_pruner,
-        "trials": edition.budget.trials,
-        "tokens": edition.budget.tokens,
-        "data_fingerprint": fingerprint(control),
-        "devices": edition.resources.devices,
-        "overrides": list(overrides),
-        "command": shlex.join(command),
-        "declared": to_json(edition),
-    }
+    design = SearchDesign(
+        ablation=name,
+        size=size,
+        question=edition.question,
+        identity=identity,
+        metrics=edition.metrics,
+        goals=tuple(METRICS[metric].goal for metric in edition.metrics),
+        secondary=edition.secondary,
+        control=f"c-{config_hash(control, with_seed=False)[:10]}",
+        control_settings=dict(resolver.control_settings),
+        space={key: range_text(parameter) for key, parameter in edition.space.items()},
+        compare=edition.compare,
+        seeds=tuple(edition.seeds),
+        rungs=tuple(rungs_of(trainer.steps, trainer.validate_every) if paused else (trainer.steps,)),
+        tokens_per_run=control.tokens_per_step * trainer.steps,
+        tokens_per_step=control.tokens_per_step,
+        sampler=edition.sampler,
+        pruner=edition.chosen_pruner,
+        trials=edition.budget.trials,
+        tokens=edition.budget.tokens,
+        data_fingerprint=fingerprint(control),
+        devices=edition.resources.devices,
+        overrides=tuple(overrides),
+        command=shlex.join(command),
+        declared=to_json(edition),
+    )
     return SearchPlan(name, size, edition, settings, design)
 
 

@@ -13,6 +13,7 @@ from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
 from core.records import run_folders as listing
+from core.records.design import Design, DesignFactor, SearchDesign
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.runtime import json_files as jsonfiles
 from core.runtime.json_files import DamagedFileError, is_whole
@@ -52,12 +53,12 @@ class Configuration:
 class Results:
     """The configurations of one search, in the order of their trials."""
 
-    design: Mapping[str, Any]
+    design: SearchDesign
     configurations: tuple[Configuration, ...]
     unreadable: tuple[str, ...]
 
     @classmethod
-    def load(cls, folder: Path, design: Mapping[str, Any] | None = None) -> "Results | None":
+    def load(cls, folder: Path, design: SearchDesign | None = None) -> "Results | None":
         """The search last run in a folder, or that of a design; None where there is none.
 
         Records of an earlier space or budget are left out.
@@ -65,13 +66,13 @@ class Results:
         path = folder / designs.FILE_NAME
         if design is None:
             try:
-                design = designs.read(path)
+                design = SearchDesign.read(path)
             except FileNotFoundError:
                 return None
             except DamagedFileError as error:
                 raise UserError(f"{path} is damaged ({error}): `ablate run` of the search writes it again") from None
         found, unreadable = [], list[str]()
-        for entry in _entries(folder, entry_file(design["identity"])):
+        for entry in _entries(folder, entry_file(design.identity)):
             runs = list(_runs(entry.parent, unreadable))
             if runs and (place := _place(entry, unreadable)) is not None:
                 found.append(_configuration(place, runs, design))
@@ -90,13 +91,13 @@ class Results:
 
     def best(self, group: str, objective: int = 0) -> Configuration | None:
         """The best complete configuration of a group in one objective: the best of many looks better than it is."""
-        sign = 1 if self.design["goals"][objective] == "min" else -1
+        sign = 1 if self.design.goals[objective] == "min" else -1
         among = sorted((c for c in self.complete if c.group == group), key=lambda c: c.trial)
         return among[ranked([sign * c.values[objective] for c in among])[0]] if among else None
 
     def pareto(self, group: str) -> list[Configuration]:
         """The complete configurations that no other is at least as good as in every objective and better in one."""
-        signs = np.array([1 if goal == "min" else -1 for goal in self.design["goals"]])
+        signs = np.array([1 if goal == "min" else -1 for goal in self.design.goals])
         among = [c for c in self.complete if c.group == group]
         losses = [signs * np.array(c.values) for c in among]
         return [c for c, own in zip(among, losses, strict=True) if not any(_dominates(other, own) for other in losses)]
@@ -105,12 +106,12 @@ class Results:
         """What the confirmation trains beside the control: of each group, the best in every objective, by arm name."""
         chosen: dict[str, Configuration] = {}
         for group in self.groups():
-            for objective, metric in enumerate(self.design["metrics"]):
+            for objective, metric in enumerate(self.design.metrics):
                 best = self.best(group, objective)
                 if best is None or best.arm in {c.arm for c in chosen.values()}:
                     continue
                 several = [group] if group else []
-                several += [metric.rsplit("/", 1)[-1]] if len(self.design["metrics"]) > 1 else []
+                several += [metric.rsplit("/", 1)[-1]] if len(self.design.metrics) > 1 else []
                 chosen["-".join(["winner", *several])] = best
         return chosen
 
@@ -166,12 +167,12 @@ def _place(entry: Path, unreadable: list[str]) -> Mapping[str, Any] | None:
     return place
 
 
-def _configuration(place: Mapping[str, Any], runs: Sequence[RunRecord], design: Mapping[str, Any]) -> Configuration:
+def _configuration(place: Mapping[str, Any], runs: Sequence[RunRecord], design: SearchDesign) -> Configuration:
     by_seed = {run.seed: run for run in runs}
-    runs = [by_seed[seed] for seed in design["seeds"] if seed in by_seed]
+    runs = [by_seed[seed] for seed in design.seeds if seed in by_seed]
     failed = [run for run in runs if run.status == "failed"]
-    rows = [[run.metrics.get(metric, math.nan) for metric in design["metrics"]] for run in runs]
-    whole = len(runs) == len(design["seeds"]) and all(run.status == "complete" for run in runs)
+    rows = [[run.metrics.get(metric, math.nan) for metric in design.metrics] for run in runs]
+    whole = len(runs) == len(design.seeds) and all(run.status == "complete" for run in runs)
     finite = whole and all(value is not None and math.isfinite(value) for row in rows for value in row)
     status = "complete" if finite else "failed" if failed or whole else "paused"
     return Configuration(
@@ -194,16 +195,16 @@ def _configuration(place: Mapping[str, Any], runs: Sequence[RunRecord], design: 
     )
 
 
-def _curve(runs: Sequence[RunRecord], design: Mapping[str, Any]) -> dict[float, float]:
+def _curve(runs: Sequence[RunRecord], design: SearchDesign) -> dict[float, float]:
     """The first objective by step, where every seed of the search has a finite value."""
     found: dict[float, list[float]] = {}
     for run in runs:
-        column = run.validation.get(design["metrics"][0], [])
+        column = run.validation.get(design.metrics[0], [])
         for step, value in zip(run.validation.get("step", []), column, strict=False):
             if value is not None and math.isfinite(value):
                 found.setdefault(step, []).append(value)
     return {
-        step: sum(values) / len(values) for step, values in sorted(found.items()) if len(values) == len(design["seeds"])
+        step: sum(values) / len(values) for step, values in sorted(found.items()) if len(values) == len(design.seeds)
     }
 
 
@@ -213,7 +214,7 @@ def confirmation(plan: SearchPlan, results: Results) -> Plan:
     The control is the first arm; where a finalist is the control, it stands for both.
     """
     resolver = plan.resolver
-    chosen = {name: found for name, found in results.finalists().items() if found.arm != plan.design["control"]}
+    chosen = {name: found for name, found in results.finalists().items() if found.arm != plan.design.control}
     settings = [resolver.control_settings, *(found.settings for found in chosen.values())]
     configs = [resolver.control, *(resolver.resolve(found.settings).config for found in chosen.values())]
     arms = []
@@ -222,31 +223,31 @@ def confirmation(plan: SearchPlan, results: Results) -> Plan:
         label = f"{name}: {described(differs)}" if differs else name
         arms.append((Arm(name, label, own), config))
     search, design = plan.search, plan.design
-    secondary = [*design["metrics"][1:], *search.secondary]
-    content = {
-        "ablation": plan.study_name,
-        "size": CONFIRM,
-        "question": search.question,
-        "base": search.base,
-        "metric": design["metrics"][0],
-        "secondary": secondary,
-        "margin": search.margin,
-        "alpha": search.alpha,
-        "power": search.power,
-        "control": "control",
-        "seeds": list(plan.fresh_seeds),
-        "factors": [{"key": FACTOR, "label": FACTOR, "levels": [arm.name for arm, _ in arms]}],
-        "arms": [describe_arm(arm, config) for arm, config in arms],
-        "overrides": design["overrides"],
-        "devices": plan.devices,
-        "data_fingerprint": design["data_fingerprint"],
-        "command": design["command"],
-        "search": design["identity"],
-    }
-    data = design["data_fingerprint"]
+    confirming = Design(
+        ablation=plan.study_name,
+        size=CONFIRM,
+        question=search.question,
+        base=search.base,
+        metric=design.primary,
+        secondary=(*design.metrics[1:], *search.secondary),
+        margin=search.margin,
+        alpha=search.alpha,
+        power=search.power,
+        control="control",
+        seeds=plan.fresh_seeds,
+        factors=(DesignFactor(FACTOR, FACTOR, tuple(arm.name for arm, _ in arms)),),
+        arms=tuple(describe_arm(arm, config) for arm, config in arms),
+        contrasts=(),
+        overrides=design.overrides,
+        devices=plan.devices,
+        data_fingerprint=design.data_fingerprint,
+        command=design.command,
+        search=design.identity,
+    )
+    data = design.data_fingerprint
     told = ((ResolvedArm(replace(arm, settings={FACTOR: arm.name}), config), data, "") for arm, config in arms)
     runs = planned_runs(told, plan.fresh_seeds)
-    return Plan(name=plan.study_name, size=CONFIRM, design=content, runs=runs)
+    return Plan(name=plan.study_name, size=CONFIRM, design=confirming, runs=runs)
 
 
 def confirmation_here(plan: SearchPlan, out: Path) -> Plan | None:
@@ -255,6 +256,10 @@ def confirmation_here(plan: SearchPlan, out: Path) -> Plan | None:
     Also where the folder was last searched with another budget: what is there may not be all.
     """
     last = Results.load(out / plan.study_name)
-    if last is None or any(last.design.get(key) != plan.design[key] for key in ("identity", "trials", "tokens")):
+    if last is None or _budget(last.design) != _budget(plan.design):
         return None
     return confirmation(plan, last) if last.complete else None
+
+
+def _budget(design: SearchDesign) -> tuple[Any, ...]:
+    return design.identity, design.trials, design.tokens

@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
 from core.records import design as designs
+from core.records.design import SearchDesign
 from core.records.record import FILE_NAME
 from core.runtime.units import short
 from sweeps.runs.liveness import PREEMPTED, Workplace
@@ -130,15 +131,15 @@ class Group:
         """The sum of an attribute that counts, over all trials."""
         return float(sum(trial.user_attrs.get(name, 0) for trial in self.trials))
 
-    def is_closed(self, design: Mapping[str, Any]) -> bool:
+    def is_closed(self, design: SearchDesign) -> bool:
         """Whether no configuration will be drawn any more."""
-        spent = not self.undrawn(design["trials"]) if design["trials"] else self.total("tokens") >= design["tokens"]
+        spent = not self.undrawn(design.trials) if design.trials else self.total("tokens") >= (design.tokens or 0)
         return spent or self.exhausted
 
 
-def groups_of(storage: BaseStorage, study: str, design: Mapping[str, Any]) -> dict[str, Group]:
+def groups_of(storage: BaseStorage, study: str, design: SearchDesign) -> dict[str, Group]:
     """A search's studies by the level of what is compared. Raises UserError where the storage has none of them."""
-    first = f"{study}#{design['identity']}"
+    first = f"{study}#{design.identity}"
     found = {}
     for known in storage.get_all_studies():
         if known.study_name == first or known.study_name.startswith(f"{first}@"):
@@ -156,7 +157,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     Raises UserError when nothing of it has been run there.
     """
     design = read_design(study, out)
-    if design.get("kind") != "search":
+    if not isinstance(design, SearchDesign):
         raise UserError(f"{out / study} holds an ablation's runs, not a search's: name another folder with --out")
     url = choose_url(url, out, out / study)
     storage = storage or open_known(study, url)
@@ -175,9 +176,9 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     return SearchStatus(
         study=study,
         configurations=found,
-        undrawn=sum(group.undrawn(design["trials"]) for group in groups.values()) if design["trials"] else None,
+        undrawn=sum(group.undrawn(design.trials) for group in groups.values()) if design.trials else None,
         tokens=total["tokens"],
-        budget_tokens=design["tokens"] and design["tokens"] * len(groups),
+        budget_tokens=design.tokens and design.tokens * len(groups),
         preempted=round(total[PREEMPTED]),
         deaths=round(total["losses"] + total["moved"]),
         tasks=tasks,
@@ -191,9 +192,9 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
 class _Reader:
     """What trials say, read with their design. rate: tokens a worker trains in a second; None before any were told."""
 
-    def __init__(self, design: Mapping[str, Any], folder: Path, groups: Sequence[Group]) -> None:
+    def __init__(self, design: SearchDesign, folder: Path, groups: Sequence[Group]) -> None:
         self._design, self._folder, self._groups = design, folder, groups
-        self._rungs, self._seeds = design["rungs"], design["seeds"]
+        self._rungs, self._seeds = design.rungs, design.seeds
         self._workplace = Workplace()
         seconds = sum(group.total("seconds") for group in groups)
         self._rate = sum(group.total("tokens") for group in groups) / seconds if seconds else None
@@ -218,7 +219,7 @@ class _Reader:
         if found.state not in ("running", "lost"):
             return found
         step, steps = self._progress(own["arm"], found.until), found.until * len(self._seeds)
-        left = (steps - step) * self._design["tokens_per_step"] / self._rate if self._rate else None
+        left = (steps - step) * self._design.tokens_per_step / self._rate if self._rate else None
         if found.state == "lost":
             return replace(found, reason=DEAD, where=worker_of(trial), step=step, steps=steps)
         return replace(found, where=worker_of(trial), step=step, steps=steps, seconds_left=left)
@@ -251,14 +252,14 @@ class _Reader:
         running = [configuration for configuration in found if configuration.state == "running"]
         if not running or not self._rate:
             return None
-        design, one = self._design, self._design["tokens_per_step"] * len(self._seeds)
+        design, one = self._design, self._design.tokens_per_step * len(self._seeds)
         tokens = 0.0
         for group in self._groups:
-            whole = design["tokens"]
-            if design["trials"]:
-                whole = one * expected_steps(design["trials"], self._rungs, hyperband=design["pruner"] == "hyperband")
+            whole = design.tokens or 0.0
+            if design.trials:
+                whole = one * expected_steps(design.trials, self._rungs, hyperband=design.pruner == "hyperband")
             tokens += max(0.0, whole - group.total("tokens"))
         tokens = max(tokens, sum(c.seconds_left or 0.0 for c in running) * self._rate)
-        arms = len(self._groups) * len(design["metrics"]) + 1
-        tokens += arms * design["declared"]["confirm"] * design["tokens_per_run"]
+        arms = len(self._groups) * len(design.metrics) + 1
+        tokens += arms * design.declared["confirm"] * design.tokens_per_run
         return float(tokens / self._rate / len(running))

@@ -63,7 +63,7 @@ class SearchTask(SearchWorker):
 
 def begin(job: dict[str, Any], storage: PatientStorage, workplace: Workplace, stop: StopSignal) -> Callable[[], None]:
     """The work of a search's task."""
-    plan, out = SearchPlan.of_design(job["plan"]), Path(job["out"])
+    plan, out = SearchPlan.from_json(job["plan"]), Path(job["out"])
     ledger = SearchLedger(plan, out, storage, workplace)
     keep_design(ledger.folder, plan.design)
     train, lead_s = trainer_of(job["trainer"]), job["lead_s"]

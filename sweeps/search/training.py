@@ -121,14 +121,14 @@ class SearchWorker:
             tuner.report_rung(job, [value[0] for value in values], self._tokens)
         else:
             tuner.complete(job, means, self._tokens)
-        named = zip(self._ledger.plan.design["metrics"], means, strict=True)
+        named = zip(self._ledger.plan.design.metrics, means, strict=True)
         said = ", ".join(f"{name} {significant(mean, 4)}" for name, mean in named)
         ended = "paused" if job.until else "finished"
         self._emit(event=ended, text=f"{ended} {what}: {said}")
 
     def _enter(self, claim: Claim) -> None:
         plan, job = self._ledger.plan, claim.job
-        path = self._ledger.arm_folder(job) / entry_file(plan.design["identity"])
+        path = self._ledger.arm_folder(job) / entry_file(plan.design.identity)
         entry = {"trial": job.number, "group": claim.tuner.group.label, "settings": dict(job.settings)}
         records.write_atomically(path, json.dumps(entry) + "\n")
 
@@ -165,11 +165,11 @@ class SearchWorker:
         except (StopRequestedError, TrainingPausedError):
             tracker.leave() if claim.lock.holds() else tracker.drop()
             saved = max(0, (saved_step(folder) or 0) - reached)  # whoever goes on begins to count there
-            self._tokens += saved * plan.design["tokens_per_step"]
+            self._tokens += saved * plan.design.tokens_per_step
             raise
         tracker.finish(record)
         trained = record.validation.get("tokens") or record.curve.get("tokens") or [0.0]
-        self._tokens += max(0.0, trained[-1] - reached * plan.design["tokens_per_step"])
+        self._tokens += max(0.0, trained[-1] - reached * plan.design.tokens_per_step)
         return record
 
     def _trained(
@@ -202,7 +202,7 @@ def main(arguments: list[str]) -> None:
     """Work through a job file: {"plan", "out", "trainer"}."""
     serve(
         Path(arguments[0]),
-        lambda plan, out, storage: SearchLedger(SearchPlan.of_design(plan), out, storage),
+        lambda plan, out, storage: SearchLedger(SearchPlan.from_json(plan), out, storage),
         SearchWorker,
     )
 

@@ -57,10 +57,10 @@ class Tuner:
     ) -> None:
         self.plan, self.group, self._storage, self._resolver = plan, group, storage, plan.resolver
         self._workplace, self._began = workplace, dict[int, float]()
-        goals: list[Any] = ["minimize" if goal == "min" else "maximize" for goal in plan.design["goals"]]
+        goals: list[Any] = ["minimize" if goal == "min" else "maximize" for goal in plan.design.goals]
         study = optuna.create_study(study_name=group.study, storage=storage, directions=goals, load_if_exists=True)
         self.study, self._id = study, study._study_id
-        self._sign = 1.0 if plan.design["goals"][0] == "min" else -1.0
+        self._sign = 1.0 if plan.design.goals[0] == "min" else -1.0
         self._draws: dict[tuple[tuple[str, Level], ...], Resolved] = {}
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
@@ -109,7 +109,7 @@ class Tuner:
 
     def report_rung(self, job: Job, values: Sequence[float], tokens: float) -> None:
         """The configuration's mean value at its rung: it waits there for what comes of the others."""
-        at = round(self.plan.design["tokens_per_step"] * self.plan.rungs[job.rung])
+        at = round(self.plan.design.tokens_per_step * self.plan.rungs[job.rung])
         self._spend(job, tokens)
         self._storage.set_trial_intermediate_value(job.trial_id, at, math.fsum(values) / len(values))
         self._storage.set_trial_state_values(job.trial_id, TrialState.WAITING)
@@ -262,8 +262,8 @@ class Tuner:
 
 def objectives(plan: SearchPlan, metrics: Mapping[str, float]) -> list[float] | str:
     """A run's values in the order of the objectives, or which of them isn't a finite number."""
-    values = [metrics.get(name) for name in plan.design["metrics"]]
-    for name, value in zip(plan.design["metrics"], values, strict=True):
+    values = [metrics.get(name) for name in plan.design.metrics]
+    for name, value in zip(plan.design.metrics, values, strict=True):
         if value is None or not math.isfinite(value):
             return f"its record has no finite {METRICS[name].label} ({name})"
     return [float(value) for value in values if value is not None]

@@ -14,10 +14,10 @@ from core.config.run import config_hash
 from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
+from core.records.design import SearchDesign
 from core.records.inputs import fingerprint
 from core.runtime import json_files as jsonfiles
 from sweeps.runs.record_checks import Finding, Run, Verification, read_runs
-from sweeps.runs.status import read_design
 from sweeps.runs.verify import NO_LEDGER, check_records
 from sweeps.search.plan import SearchPlan, identity_of
 from sweeps.search.results import entry_file
@@ -54,7 +54,10 @@ def trials_by_group(storage: BaseStorage | None, study: str, out: Path) -> dict[
     if storage is None:
         return None
     try:
-        return {label: group.trials for label, group in groups_of(storage, study, read_design(study, out)).items()}
+        return {
+            label: group.trials
+            for label, group in groups_of(storage, study, SearchDesign.read(out / study / designs.FILE_NAME)).items()
+        }
     except (UserError, ValueError, KeyError):
         return None
 
@@ -95,10 +98,10 @@ class _SearchChecks:
 
 def _plan(folder: Path, findings: list[Finding]) -> SearchPlan | None:
     try:
-        design = designs.read(folder / designs.FILE_NAME)
+        design = SearchDesign.read(folder / designs.FILE_NAME)
         plan = SearchPlan.of_design(design)
         control = config_hash(plan.resolver.control, with_seed=False)
-        if identity_of(plan.search, control, design["data_fingerprint"]) != design["identity"]:
+        if identity_of(plan.search, control, design.data_fingerprint) != design.identity:
             findings.append(Finding("design.json", "its space or settings were changed since the search was made"))
         return plan
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
@@ -123,7 +126,7 @@ def _configurations(
         except (OSError, ValueError, KeyError, TypeError):
             findings.append(Finding(place, "can't be read: nothing says which trial this is"))
             continue
-        if plan is None or path.name != entry_file(plan.design["identity"]):
+        if plan is None or path.name != entry_file(plan.design.identity):
             continue
         arm = path.parent.name
         if (said := _differs(plan, arm, entry)) is not None:
@@ -146,7 +149,7 @@ def _differs(plan: SearchPlan, arm: str, entry: Mapping[str, Any]) -> str | None
 
 
 def _fits(plan: SearchPlan, run: Run) -> bool:
-    record, data = run.record, plan.design["data_fingerprint"]
+    record, data = run.record, plan.design.data_fingerprint
     return record.seed in plan.search.seeds and (record.data_fingerprint == data or record.status == "failed")
 
 
@@ -175,9 +178,9 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
         yield Finding(place, "the ledger says that it has other settings")
     several = len(plan.rungs) > 1  # else values on the way are of seeds
     for tokens, value in trial.intermediate_values.items() if several and whole else ():
-        step = round(tokens / plan.design["tokens_per_step"])
+        step = round(tokens / plan.design.tokens_per_step)
         rows = [row for run in runs if (row := metrics_at(run.record, step)) is not None]
-        mean = math.fsum(row.get(plan.design["metrics"][0], math.nan) for row in rows) / max(1, len(rows))
+        mean = math.fsum(row.get(plan.design.metrics[0], math.nan) for row in rows) / max(1, len(rows))
         if len(rows) == len(runs) and not _same(mean, value):
             yield Finding(place, f"at step {step} its records say {mean:.6g}, and the ledger {value:.6g}")
     paused = several and len(trial.intermediate_values) > own["target"]
@@ -196,7 +199,7 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
     if not failed and whole and trial.state == TrialState.FAIL and _is_finite(plan, runs):
         yield Finding(place, "it didn't fail, and the ledger says otherwise", note=held.shared)
     if trial.state == TrialState.COMPLETE and whole:
-        for value, name in zip(trial.values, plan.design["metrics"], strict=True):
+        for value, name in zip(trial.values, plan.design.metrics, strict=True):
             values = [run.record.metrics.get(name) for run in runs]
             mean = sum(math.nan if said is None else said for said in values) / len(values)
             if not _same(mean, value):
@@ -205,7 +208,7 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
 
 def _is_finite(plan: SearchPlan, runs: list[Run]) -> bool:
     """Whether all runs have values to be compared by: without, a trial fails whose records are complete."""
-    values = [run.record.metrics.get(name) for run in runs for name in plan.design["metrics"]]
+    values = [run.record.metrics.get(name) for run in runs for name in plan.design.metrics]
     return all(value is not None and math.isfinite(value) for value in values)
 
 

@@ -12,6 +12,7 @@ from core.config.model import SEES_OTHERS
 from core.config.presets import preset
 from core.config.run import RunConfig, config_hash, content_hash, get_field, to_dict
 from core.model.flops import count, flops_per_token
+from core.records.design import DesignArm, DesignFactor, ParameterCounts
 from core.records.likelihood_kind import ACROSS, incomparable, likelihood
 from sweeps.studies.plan import PlannedRun
 from sweeps.studies.study import check_settings
@@ -35,7 +36,7 @@ class ResolvedArm:
     first: RunConfig | None = None
 
     def details(self) -> dict[str, Any]:
-        """What a design says of this arm beside what it says of any. Reads data."""
+        """Fields of the DesignArm that other arms don't have. Reads data."""
         return {}
 
 
@@ -69,12 +70,12 @@ class ArmSource(Protocol):
         """How large the design is: its number of arms, or what else is counted."""
 
     def describe(self) -> dict[str, Any]:
-        """What a design says of the source itself."""
+        """Fields of the Design that say what the arms come from."""
 
-    def factors(self, arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
-        """What differs between the arms, as a design lists it: keys, labels and levels."""
+    def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
+        """What differs between the arms."""
 
-    def contrasts(self, arms: Sequence[ResolvedArm]) -> list[list[str]]:
+    def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
         """The names of the two arms of every planned contrast."""
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
@@ -88,43 +89,39 @@ def differences(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     return [{key: get_field(config, key) for key in keys} for config in configs]
 
 
-def varied(arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
+def varied(arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
     """The keys in which arms differ, and the values that each takes, as factors of a design."""
-    return [
-        {
-            "key": key,
-            "label": key.rsplit(".", 1)[-1],
-            "levels": list(dict.fromkeys(each.arm.settings[key] for each in arms)),
-        }
+    return tuple(
+        DesignFactor(key, key.rsplit(".", 1)[-1], tuple(dict.fromkeys(each.arm.settings[key] for each in arms)))
         for key in arms[0].arm.settings
-    ]
+    )
 
 
-def describe_arm(arm: Arm, config: RunConfig) -> dict[str, Any]:
+def describe_arm(arm: Arm, config: RunConfig) -> DesignArm:
     """An arm as a design lists it."""
     model, notes = config.model, []
     if model.num_experts and model.router.kind in SEES_OTHERS:
         notes.append("a token's experts depend on the other tokens of its sequence")
     if model.num_experts and model.router.kind == "soft":
         notes.append(f"every token meets all {model.experts} experts")
-    return {
-        "name": arm.name,
-        "label": arm.label,
-        "settings": dict(arm.settings),
-        "hash": config_hash(config, with_seed=False),
-        "parameters": asdict(count(model)),
-        "flops_per_token": flops_per_token(config),
-        "likelihood": likelihood(config).to_dict(),
-        "notes": notes,
-    }
+    return DesignArm(
+        name=arm.name,
+        label=arm.label,
+        settings=dict(arm.settings),
+        hash=config_hash(config, with_seed=False),
+        parameters=ParameterCounts(**asdict(count(model))),
+        flops_per_token=flops_per_token(config),
+        likelihood=likelihood(config),
+        notes=tuple(notes),
+    )
 
 
 def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
     """Whether two arms' likelihoods are of one kind."""
-    one, other = likelihood(config).to_dict(), likelihood(control).to_dict()
+    one, other = likelihood(config), likelihood(control)
     if reason := incomparable(one, other):
         return [reason]
-    return [ACROSS] if one["kind"] != other["kind"] else []
+    return [ACROSS] if one.kind != other.kind else []
 
 
 def load_notes(config: RunConfig, control: RunConfig, metrics: Sequence[str]) -> list[str]:

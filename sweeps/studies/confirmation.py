@@ -3,43 +3,43 @@
 The best of several arms looks better than it is on the seeds that it was chosen on; fresh seeds owe it nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from core.errors import UserError
+from core.records.design import Design
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.plan import Plan
 from sweeps.studies.resolve import plan
 from sweeps.studies.study import CONFIRMATION_SEED, confirm_size, edition_of
 
 
-def fresh_seeds(design: Mapping[str, Any], count: int) -> range:
+def fresh_seeds(design: Design, count: int) -> range:
     """`count` seeds that no edition chooses on; those that follow the design's own where it has used these too.
 
     Raises UserError for fewer than 2, which give no interval.
     """
     if count < 2:
         raise UserError(f"--seeds must be at least 2, not {count}: a single fresh seed gives no interval")
-    first = max(CONFIRMATION_SEED, max(design["seeds"]) + 1)
+    first = max(CONFIRMATION_SEED, max(design.seeds) + 1)
     return range(first, first + count)
 
 
 def confirmation_plan(
-    name: str, ablation: Ablation, design: Mapping[str, Any], arm: str, seeds: Sequence[int], command: str
+    name: str, ablation: Ablation, design: Design, arm: str, seeds: Sequence[int], command: str
 ) -> Plan:
     """The plan of a design's control and one arm of it on fresh seeds, with nothing else to compare.
 
     command: what runs it. Raises UserError where seeds aren't fresh, and where the declaration no longer says the arm as it
     was trained.
     """
-    known = {entry["name"]: entry for entry in design["arms"]}
-    if used := sorted(set(seeds) & set(design["seeds"])):
-        raise UserError(f"seeds {used} had a part in the choice: confirm on seeds above {max(design['seeds'])}")
-    size = design["size"]
+    known = design.by_name
+    if used := sorted(set(seeds) & set(design.seeds)):
+        raise UserError(f"seeds {used} had a part in the choice: confirm on seeds above {max(design.seeds)}")
+    size = design.size
     edition = edition_of(name, ablation, size)
-    control = known[design["control"]]["settings"]
-    differs = {key: value for key, value in known[arm]["settings"].items() if control.get(key) != value}
+    control = known[design.control].settings
+    differs = {key: value for key, value in known[arm].settings.items() if control.get(key) != value}
     alone = replace(
         edition,
         arms=(differs,),
@@ -48,13 +48,14 @@ def confirmation_plan(
         seeds=tuple(seeds),
         sizes={},
     )
-    planned = plan(name, alone, overrides=design["overrides"])
-    for entry in planned.design["arms"]:
-        if entry["hash"] != known.get(entry["name"], {}).get("hash"):
+    planned = plan(name, alone, overrides=design.overrides)
+    for entry in planned.design.arms:
+        if entry.name not in known or entry.hash != known[entry.name].hash:
             raise UserError(
-                f"{name}: the declaration, or the version that reads it, has changed since {entry['name']} was trained: "
-                f"run it again with {design['command']}"
+                f"{name}: the declaration, or the version that reads it, has changed since {entry.name} was trained: "
+                f"run it again with {design.command}"
             )
-    told = {"size": confirm_size(size), "command": command, "confirms": arm}
-    told |= {"declared_in": design["declared_in"]} if "declared_in" in design else {}
-    return replace(planned, size=confirm_size(size), design={**planned.design, **told})
+    told = replace(
+        planned.design, size=confirm_size(size), command=command, confirms=arm, declared_in=design.declared_in
+    )
+    return replace(planned, size=confirm_size(size), design=told)

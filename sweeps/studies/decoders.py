@@ -9,6 +9,7 @@ from core.config.loading import text
 from core.config.run import RunConfig
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
+from core.records.design import DecodersDesign, DecodingConfig
 from sweeps.studies.factors import Factor, Factorial, Listed
 from sweeps.studies.study import Level, check_margin, nearest
 
@@ -40,8 +41,8 @@ class Decoders:
     def __post_init__(self) -> None:
         check_fields(self, "decoders: ")
 
-    def describe(self, configs: Mapping[str, RunConfig]) -> dict[str, Any]:
-        """What a design says of them, JSON-ready. configs: of the arms that are to be decoded, by name, the control first; a
+    def describe(self, configs: Mapping[str, RunConfig]) -> DecodersDesign:
+        """What a design says of them. configs: of the arms that are to be decoded, by name, the control first; a
         causal one is decoded token after token alone.
 
         Raises UserError for what can't be decoded so, and for arms that answer no task or not the same one.
@@ -61,16 +62,16 @@ class Decoders:
         if next(iter(configs)) in causal:
             raise UserError("decoders: the control is causal and is decoded in one way only: let it be a masked model")
         names = {factor.key: factor.name for factor in self.factors}
-        ways: list[dict[str, Any]] = []
+        ways: list[DecodingConfig] = []
         for arm in arms:
             given = _sampling_settings(arm.name, {**self.settings, **arm.settings}, length)
             shown = (f"{names[key]} {text(level)}" for key, level in arm.settings.items() if level is not None)
-            ways.append({"name": arm.name, "label": ", ".join(shown), "settings": given})
+            ways.append(DecodingConfig(arm.name, ", ".join(shown), given))
         _check_own_blocks(configs, ways)
-        return {
-            "task": task, "examples": self.examples, "decode_seeds": self.decode_seeds, "length": length,
-            "margin": self.margin, "control": ways[0]["name"], "ways": ways, "causal": causal,
-        }  # fmt: skip
+        return DecodersDesign(
+            task=task, examples=self.examples, decode_seeds=self.decode_seeds, length=length, margin=self.margin,
+            control=ways[0].name, ways=tuple(ways), causal=tuple(causal),
+        )  # fmt: skip
 
     def _check(self, task: str, held: int) -> None:
         if not 1 <= self.examples <= held:
@@ -86,14 +87,14 @@ class Decoders:
                 raise UserError(f"decoders: unknown setting '{key}': {nearest(key, known)}")
 
 
-def _check_own_blocks(configs: Mapping[str, RunConfig], ways: Sequence[Mapping[str, Any]]) -> None:
+def _check_own_blocks(configs: Mapping[str, RunConfig], ways: Sequence[DecodingConfig]) -> None:
     """Refuse other blocks than a network's own."""
     for arm, config in configs.items():
         own = config.model.block_length
         for way in ways if own else ():
-            if way["settings"].get("block_length") not in (None, own):
+            if way.settings.get("block_length") not in (None, own):
                 raise UserError(
-                    f"decoders: {way['name']}: the arm {arm} is decoded in its own blocks (model.block_length={own}): leave "
+                    f"decoders: {way.name}: the arm {arm} is decoded in its own blocks (model.block_length={own}): leave "
                     "block_length out"
                 )
 

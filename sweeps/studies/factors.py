@@ -14,6 +14,7 @@ from core.config.model import TOLD_TIMESTEP
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.model.flops import flops_per_token
+from core.records.design import DesignFactor
 from core.runtime.printable import one_line
 from core.runtime.units import counted
 from sweeps.studies.arms import Arm, ResolvedArm, Shared, likelihood_notes, load_notes
@@ -106,10 +107,10 @@ class Factorial:
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def factors(self, arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
-        return [{"key": factor.key, "label": factor.name, "levels": list(factor.levels)} for factor in self.varied]
+    def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
+        return tuple(DesignFactor(factor.key, factor.name, tuple(factor.levels)) for factor in self.varied)
 
-    def contrasts(self, arms: Sequence[ResolvedArm]) -> list[list[str]]:
+    def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
         """Raises UserError for a contrast that isn't a pair of settings of two different arms of the design."""
         named = []
         for pair in self.pairs:
@@ -126,8 +127,8 @@ class Factorial:
                 raise UserError(f"contrasts: {names[0]} is compared with itself")
             if arms[0].arm.name in names:
                 raise UserError(f"contrasts: {names[0]} and {names[1]}: every arm is compared with the control already")
-            named.append(names)
-        return named
+            named.append((names[0], names[1]))
+        return tuple(named)
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
         share = flops_per_token(arm.config) / flops_per_token(control.config) - 1

@@ -9,6 +9,7 @@ from core.config.loading import build, flatten
 from core.config.run import RunConfig
 from core.errors import UserError
 from core.model.flops import count, flops_per_token
+from core.records.design import DesignFactor, LadderDesign, LadderPoint, LadderTarget
 from core.runtime.units import short
 from sweeps.studies.arms import Arm, ResolvedArm, Shared, differences, likelihood_notes, varied
 
@@ -55,21 +56,21 @@ class Point:
         family = "".join(c if c.isalnum() else "-" for c in self.family)
         return f"{family},N={short(self.parameters)},D={short(self.tokens)}"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> LadderPoint:
         """As an arm of a design lists it: N and D are its "parameters" and these tokens; sparsity as ScalingLaw has it."""
         from core.data.corpora import load  # numpy, which mistakes in declarations are refused without
 
         model = self.config.model
-        return {
-            "family": self.family,
-            "tokens": self.tokens,
-            "flops": flops_per_token(self.config) * self.tokens,
-            "epochs": self.tokens / len(load(self.config.data).train_T),
-            "budget": self.flops,
-            "tokens_per_parameter": self.ratio,
-            "sparsity": model.experts / model.experts_per_token if model.num_experts else 1.0,
-            "granularity": float(model.granularity),
-        }
+        return LadderPoint(
+            family=self.family,
+            tokens=self.tokens,
+            flops=flops_per_token(self.config) * self.tokens,
+            epochs=self.tokens / len(load(self.config.data).train_T),
+            budget=self.flops,
+            tokens_per_parameter=self.ratio,
+            sparsity=model.experts / model.experts_per_token if model.num_experts else 1.0,
+            granularity=float(model.granularity),
+        )
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,14 @@ class Ladder:
         return {"models": sum(map(len, self.families.values())), "arms": None}
 
     def describe(self) -> dict[str, Any]:
-        return {"ladder": {"targets": {name: asdict(target) for name, target in self.targets.items()}}}
+        targets = {name: LadderTarget(**asdict(target)) for name, target in self.targets.items()}
+        return {"ladder": LadderDesign(targets)}
 
-    def factors(self, arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
+    def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
         return varied(arms)
 
-    def contrasts(self, arms: Sequence[ResolvedArm]) -> list[list[str]]:
-        return []
+    def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
+        return ()
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
         return likelihood_notes(arm.config, control.config)

@@ -1,11 +1,12 @@
 """What is to be trained, as a ledger, a worker and a scheduler's task need to know it: without what it takes to plan it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from core.config.loading import build
 from core.config.run import RunConfig, to_dict
+from core.records.design import Design, StudyDesign
 from core.records.metrics import METRICS
 from sweeps.studies.study import Level, study_name
 
@@ -34,17 +35,12 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything that an ablation of one size is to train.
-
-    design: the declaration resolved, JSON-ready; records carry it, and reports need nothing else.
-    runs: block by block (all arms of the first seed, then of the second), so that an interrupted sweep leaves whole
-        blocks to compare.
-    """
+class Sweep:
+    """Runs of a study of any kind, as their folders, records and W&B know them. design: the declaration resolved."""
 
     name: str
     size: str
-    design: Mapping[str, Any]
+    design: StudyDesign
     runs: tuple[PlannedRun, ...]
 
     @property
@@ -54,21 +50,33 @@ class Plan:
     @property
     def goal(self) -> str:
         """Which direction of the metric is better: "min" or "max"."""
-        return METRICS[self.design["metric"]].goal
+        return METRICS[self.design.primary].goal
 
     @property
     def devices(self) -> int:
         """Processes that train one run together."""
-        return int(self.design.get("devices", 1))
-
-    def buy(self, cells: Iterable[tuple[str, int]], design: Mapping[str, Any]) -> "Plan":
-        """The runs of the given cells alone, as (arm, seed), in the plan's order; the design says what is planned in all."""
-        chosen = set(cells)
-        return replace(self, design=design, runs=tuple(run for run in self.runs if (run.arm, run.seed) in chosen))
+        return self.design.devices
 
     def place(self, run: PlannedRun) -> dict[str, Any]:
         """What a run's record remembers of its place in the design (the record's `study`)."""
-        return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": dict(self.design)}
+        return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": self.design.to_json()}
+
+
+@dataclass(frozen=True)
+class Plan(Sweep):
+    """Everything that an ablation of one size is to train.
+
+    design: records carry it, and reports need nothing else.
+    runs: block by block (all arms of the first seed, then of the second), so that an interrupted sweep leaves whole
+        blocks to compare.
+    """
+
+    design: Design
+
+    def buy(self, cells: Iterable[tuple[str, int]], design: Design) -> "Plan":
+        """The runs of the given cells alone, as (arm, seed), in the plan's order; the design says what is planned in all."""
+        chosen = set(cells)
+        return replace(self, design=design, runs=tuple(run for run in self.runs if (run.arm, run.seed) in chosen))
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain dictionaries, for `from_json` in another process."""
@@ -81,7 +89,7 @@ class Plan:
             config, first = said[run.arm_hash]
             row = vars(run) | {"settings": dict(run.settings), "config": config | {"seed": run.seed}}
             rows.append(row | {"first": first and first | {"seed": run.seed}})
-        return {"name": self.name, "size": self.size, "design": dict(self.design), "runs": rows}
+        return {"name": self.name, "size": self.size, "design": self.design.to_json(), "runs": rows}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Plan":
@@ -96,11 +104,4 @@ class Plan:
             )
             for row in content["runs"]
         )
-        return cls(name=content["name"], size=content["size"], design=content["design"], runs=runs)
-
-
-def cells(design: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], int]]:
-    """Every arm, as the design lists it, under every seed that it is to be trained on, block by block."""
-    bought = design.get("adaptive", {}).get("bought")
-    for place, seed in enumerate(design["seeds"]):
-        yield from ((arm, seed) for arm in design["arms"] if bought is None or place < bought.get(arm["name"], 0))
+        return cls(name=content["name"], size=content["size"], design=Design.from_json(content["design"]), runs=runs)

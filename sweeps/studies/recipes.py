@@ -9,6 +9,7 @@ from core.config.recipes import Recipe
 from core.config.run import RunConfig, config_hash, to_dict
 from core.errors import UserError
 from core.model.flops import flops_per_token, training_flops
+from core.records.design import DesignFactor
 from core.records.fingerprints import STAGE
 from sweeps.studies.arms import Arm, ResolvedArm, Shared, differences, likelihood_notes, load_notes, varied
 from sweeps.studies.ladder import with_steps
@@ -80,11 +81,11 @@ class Recipes:
     def describe(self) -> dict[str, Any]:
         return {}
 
-    def factors(self, arms: Sequence[ResolvedArm]) -> list[dict[str, Any]]:
+    def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
         return varied(arms)
 
-    def contrasts(self, arms: Sequence[ResolvedArm]) -> list[list[str]]:
-        return []
+    def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
+        return ()
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
         notes = likelihood_notes(arm.config, control.config) + load_notes(arm.config, control.config, metrics)

@@ -2,12 +2,14 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from core.config.loading import parse_overrides
-from core.config.run import config_hash, content_hash, to_dict
+from core.config.run import config_hash, to_dict
 from core.data.corpora import load as load_corpus
 from core.errors import UserError
+from core.records.design import Design, DesignArm
 from core.records.inputs import fingerprint
 from core.training.checks import check as check_run
 from sweeps.studies.ablation import Ablation
@@ -31,23 +33,17 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     entries = []
     for each, data in zip(arms, fingerprints, strict=True):
         entry = describe_arm(each.arm, each.config)
-        if each is not arms[0]:
-            entry["notes"] += edition.source.notes(each, arms[0], metrics)
-        entries.append(entry | each.details() | {"data_fingerprint": data})
-    design: dict[str, Any] = {
-        "ablation": name,
-        "size": size,
-        **_asked(edition, arms),
-        "factors": edition.source.factors(arms),
-        "arms": entries,
-        "contrasts": edition.source.contrasts(arms),
-        "overrides": list(overrides),
-        "devices": edition.resources.devices,
+        notes = () if each is arms[0] else edition.source.notes(each, arms[0], metrics)
+        entries.append(replace(entry, notes=(*entry.notes, *notes), data_fingerprint=data, **each.details()))
+    design = replace(
+        _asked(edition, arms, entries),
+        ablation=name,
+        size=size,
+        overrides=tuple(overrides),
         # Arms whose data differ (a factor under data.) have one fingerprint each.
-        "data_fingerprint": " ".join(dict.fromkeys(fingerprints)),
-        "command": shlex.join(command),
-        **_parts(edition, arms),
-    }
+        data_fingerprint=" ".join(dict.fromkeys(fingerprints)),
+        command=shlex.join(command),
+    )
     first_data = [fingerprint(each.first) if each.first else "" for each in arms]
     runs = planned_runs(zip(arms, fingerprints, first_data, strict=True), edition.seeds)
     return Plan(name=name, size=size, design=design, runs=runs)
@@ -55,19 +51,14 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
 
 def outline(
     name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+) -> tuple[Design, dict[str, dict[str, Any]]]:
     """What of a design follows from the declaration alone, and each arm's config; no data or other file is looked at.
 
     Raises UserError as `plan` does, for what this shows.
     """
     edition, arms = _resolved(name, ablation, size, overrides)
-    configs = {each.arm.name: to_dict(each.config) for each in arms}
-    design = _asked(edition, arms) | {
-        "arms": [{"name": name, "hash": content_hash(content, with_seed=False)} for name, content in configs.items()],
-        "contrasts": edition.source.contrasts(arms),
-        "factors": edition.source.factors(arms),
-    }
-    return design | _parts(edition, arms), configs
+    entries = [describe_arm(each.arm, each.config) for each in arms]
+    return _asked(edition, arms, entries), {each.arm.name: to_dict(each.config) for each in arms}
 
 
 def _resolved(
@@ -79,17 +70,30 @@ def _resolved(
     return edition, edition.source.resolve(edition.shared(settings))
 
 
-def _asked(edition: Ablation, arms: Sequence[ResolvedArm]) -> dict[str, Any]:
-    """What a design is to answer, and by what."""
-    names = ("question", "base", "metric", "secondary", "margin", "alpha", "power")
-    asked = {name: getattr(edition, name) for name in names} | {"secondary": list(edition.secondary)}
-    return asked | {"control": arms[0].arm.name, "seeds": list(edition.seeds)}
-
-
-def _parts(edition: Ablation, arms: Sequence[ResolvedArm]) -> dict[str, Any]:
-    """What a design says of decoders, and of what its arms come from."""
-    decoders = edition.decoders and {"decoders": edition.decoders.describe({e.arm.name: e.config for e in arms})}
-    return (decoders or {}) | edition.source.describe()
+def _asked(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[DesignArm]) -> Design:
+    """What a design is to answer, and by what, without its data."""
+    configs = {each.arm.name: each.config for each in arms}
+    return Design(
+        ablation="",
+        size="",
+        question=edition.question,
+        base=edition.base,
+        metric=edition.metric,
+        secondary=tuple(edition.secondary),
+        margin=edition.margin,
+        alpha=edition.alpha,
+        power=edition.power,
+        control=arms[0].arm.name,
+        seeds=tuple(edition.seeds),
+        factors=edition.source.factors(arms),
+        arms=tuple(entries),
+        contrasts=edition.source.contrasts(arms),
+        overrides=(),
+        devices=edition.resources.devices,
+        data_fingerprint="",
+        decoders=edition.decoders.describe(configs) if edition.decoders else None,
+        **edition.source.describe(),
+    )
 
 
 def _check_unlike(ablation: Ablation, arms: Sequence[ResolvedArm]) -> None:

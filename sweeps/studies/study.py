@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from core.config.loading import flatten
 from core.errors import UserError
+from core.records.design import StudyDesign
 from core.records.metrics import METRICS
 from core.runtime.json_files import is_whole
 
@@ -42,7 +43,7 @@ class AnyPlan(Protocol):
     @property
     def size(self) -> str: ...
     @property
-    def design(self) -> Mapping[str, Any]: ...
+    def design(self) -> StudyDesign: ...
     @property
     def study_name(self) -> str: ...
     @property

@@ -16,7 +16,7 @@ from core.config.run import to_dict
 from core.records.decoded import Decoded
 from core.records.record import RunRecord
 from sweeps.storage.redaction import without_secrets
-from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.plan import Plan, PlannedRun, Sweep
 
 PROJECT = "moe-diffusion-ablations"
 INIT_TIMEOUT_S = 30.0
@@ -44,7 +44,7 @@ class WandbTracker:
     sends it later). Any failure is logged once, ends the mirroring of this run and shows in `status`.
     """
 
-    def __init__(self, plan: Plan, run: PlannedRun, folder: Path, run_id: str) -> None:
+    def __init__(self, plan: Sweep, run: PlannedRun, folder: Path, run_id: str) -> None:
         self._run: Any = None
         self._id, self._state = run_id, "disabled"
         for name in OF_ONE_RUN:
@@ -125,14 +125,14 @@ class WandbTracker:
             log.info("W&B was not to be stopped: %s", without_secrets(f"{type(error).__name__}: {error}"))
         _reset()
 
-    def _start(self, plan: Plan, run: PlannedRun, folder: Path) -> None:
+    def _start(self, plan: Sweep, run: PlannedRun, folder: Path) -> None:
         import wandb
 
         known = wandb.setup().settings
         mode: Any = os.environ.get("WANDB_MODE") or known.mode
         if mode == "online" and "WANDB_MODE" not in os.environ and not has_credentials(known.base_url, known.api_key):
             mode = "offline"
-        tags = [plan.name, plan.size, f"seed {run.seed}", *(["control"] if run.arm == plan.design["control"] else [])]
+        tags = [plan.name, plan.size, f"seed {run.seed}", *(["control"] if run.arm == plan.design.control else [])]
         folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             id=self._id,

@@ -14,6 +14,7 @@ import wandb_workspaces.workspaces as ws
 
 from core.errors import UserError
 from core.records import record as records
+from core.records.design import Design
 from core.records.metrics import METRICS
 from sweeps.studies.study import study_name
 from sweeps.tracking.wandb_run import LONGEST_NAME
@@ -41,7 +42,7 @@ def place_of(text: str) -> tuple[str, str]:
     return entity, project
 
 
-def save(design: Mapping[str, Any], content: Content, place: str, folder: Path) -> dict[str, str]:
+def save(design: Design, content: Content, place: str, folder: Path) -> dict[str, str]:
     """Save the study's workspace and report, and return their addresses.
 
     place: ENTITY/PROJECT. folder: the study's, which remembers what was saved: saving again changes those. Whatever W&B
@@ -70,9 +71,9 @@ def _former(path: Path, place: str) -> dict[str, str]:
     return kept if kept.get("place") == place else {"place": place}
 
 
-def workspace(design: Mapping[str, Any], content: Content, entity: str, project: str) -> ws.Workspace:
+def workspace(design: Design, content: Content, entity: str, project: str) -> ws.Workspace:
     """The workspace of a study: its runs alone, the curves of its metrics by arm, routing, factors and failures."""
-    study = study_name(design["ablation"], design["size"])
+    study = study_name(design.ablation, design.size)
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -89,9 +90,9 @@ def workspace(design: Mapping[str, Any], content: Content, entity: str, project:
     )
 
 
-def report_of(design: Mapping[str, Any], content: Content, entity: str, project: str) -> wr.Report:
+def report_of(design: Design, content: Content, entity: str, project: str) -> wr.Report:
     """The report of a study: the question, the verdict, the tables, and figures that follow its runs."""
-    study = study_name(design["ablation"], design["size"])
+    study = study_name(design.ablation, design.size)
     own = f"Metric('Group') == {study[:LONGEST_NAME]!r}"
     runs = wr.Runset(entity=entity, project=project, name=study, filters=own)
     failed = wr.Runset(
@@ -102,9 +103,9 @@ def report_of(design: Mapping[str, Any], content: Content, entity: str, project:
         entity=entity,
         project=project,
         title=study,
-        description=design["question"],
+        description=design.question,
         blocks=[
-            wr.H1(text=design["question"]),
+            wr.H1(text=design.question),
             wr.P(text=content.headline),
             *[wr.MarkdownBlock(text=table) for table in content.tables],
             wr.H2(text="Figures"),
@@ -112,13 +113,13 @@ def report_of(design: Mapping[str, Any], content: Content, entity: str, project:
             wr.H2(text="Failed runs"),
             wr.MarkdownBlock(text=_failed(content)),
             wr.PanelGrid(runsets=[failed], panels=[wr.RunComparer(diff_only="split", layout=wr.Layout(w=WIDE, h=8))]),
-            wr.P(text=f"Made by {design['command']}. The records beside it are what counts; this is their mirror."),
+            wr.P(text=f"Made by {design.command}. The records beside it are what counts; this is their mirror."),
         ],
     )
 
 
-def _losses(design: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys((design["metric"], "val/nelbo", "train/nelbo")))
+def _losses(design: Design) -> list[str]:
+    return list(dict.fromkeys((design.metric, "val/nelbo", "train/nelbo")))
 
 
 def _curves(metrics: Sequence[str]) -> list[Any]:
@@ -140,17 +141,17 @@ def _media() -> Any:
     return wr.MediaBrowser(title="expert load", media_keys=MEDIA, num_columns=2)
 
 
-def _factors(design: Mapping[str, Any]) -> list[Any]:
-    metric = wr.SummaryMetric(design["metric"])
+def _factors(design: Design) -> list[Any]:
+    metric = wr.SummaryMetric(design.metric)
     columns = [
-        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(factor["key"]), display_name=factor["label"])
-        for factor in design["factors"]
+        wr.ParallelCoordinatesPlotColumn(metric=wr.Config(factor.key), display_name=factor.label)
+        for factor in design.factors
     ]
     return [
         wr.ParallelCoordinatesPlot(
             title="factors", columns=[*columns, wr.ParallelCoordinatesPlotColumn(metric=metric)]
         ),
-        wr.ParameterImportancePlot(with_respect_to=design["metric"]),
+        wr.ParameterImportancePlot(with_respect_to=design.metric),
     ]
 
 

@@ -311,7 +311,7 @@ def test_a_second_confirmation_says_that_it_is_one(toy: Path) -> None:
     declare(toy, ("0.01", "0.3"), ("margin=0.5, ", ""))
     plan = record(toy.parent, "toy.py")
     winner = found("report", "toy.py")["winner"]
-    assert winner is not None and winner != plan.design["control"]
+    assert winner is not None and winner != plan.design.control
     folder = Path("runs/toy.full.confirm")
     _, ablation = agenda.resolve("toy.py")
     for count in (4, 6):

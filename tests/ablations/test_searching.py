@@ -270,17 +270,17 @@ def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> No
 
 def searched_as(results: Results, sampler: str, **changes) -> Results:
     """The same configurations as another sampler's."""
-    declared = results.design["declared"] | {"sampler": sampler}
+    declared = results.design.declared | {"sampler": sampler}
     return Results({**results.design, "declared": declared, **changes}, results.configurations, ())
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc"])
 def test_only_draws_that_look_at_nothing_have_an_expected_best(searched, sampler) -> None:
     results = searched_as(Results.load(searched / "runs" / "toy"), sampler)
-    step = results.design["rungs"][0]
+    step = results.design.rungs[0]
     for group, configurations in results.groups().items():
         content = next(each for each in report(results, None)["groups"] if each["group"] == group)
-        drawn = [c.curve[step] for c in configurations if c.arm != results.design["control"]]
+        drawn = [c.curve[step] for c in configurations if c.arm != results.design.control]
         assert content["guided_by"] is None
         assert content["expected_best"][0] == {
             "n": 1,
@@ -294,7 +294,7 @@ def test_only_draws_that_look_at_nothing_have_an_expected_best(searched, sampler
 
 def test_a_guided_searchs_history_is_shown_as_it_happened(searched) -> None:
     results = Results.load(searched / "runs" / "toy")
-    step, (group, configurations) = results.design["rungs"][0], next(iter(results.groups().items()))
+    step, (group, configurations) = results.design.rungs[0], next(iter(results.groups().items()))
     content = next(each for each in report(results, None)["groups"] if each["group"] == group)
     values = [c.curve[step] for c in sorted(configurations, key=lambda c: c.trial)]
     assert [row["value"] for row in content["best_so_far"]] == [

@@ -8,6 +8,7 @@ import pytest
 
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule, sequential_run
+from core.records.design import Design
 from core.records.interim_analyses import add, add_retry
 from sweeps.launch import local
 from sweeps.launch.local import run
@@ -156,5 +157,5 @@ def test_a_run_that_fails_again_and_is_looked_at_without_its_pair_is_noted_again
     found = add_retry(tmp_path, design, [cell])
     assert found == [(4, [cell]), (6, [cell])]  # the look after 6 seeds went without its pair, and stays so
     whole = [make_record(design, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
-    seen = sequential_run(Study.of(whole, rule.designed(design, {}, found)))
+    seen = sequential_run(Study.of(whole, rule.designed(Design.from_json(design), {}, found)))
     assert [look.steps[0].n for look in seen.looks] == [3, 5, 8]

@@ -27,6 +27,7 @@ from analysis.statistics.power import seeds_needed
 from analysis.study import Study
 from analysis.verdicts.comparisons import metric_table
 from analysis.verdicts.until_decided import Rule, sequential_run
+from core.records.design import Design, DesignArm, ParameterCounts
 from core.records.record import RunRecord
 from tests.benchmarks.record_blocks import DATA as BLOCKS
 from tests.benchmarks.record_curves import DATA as CURVES
@@ -87,9 +88,24 @@ def studies() -> dict[str, Recorded]:
 def as_study(scores_SA: np.ndarray, rule: Rule, margin: float | None = MARGIN) -> Study:
     """Scores as an adaptive study whose runs are all recorded."""
     names = [f"arm{place}" for place in range(scores_SA.shape[1])]
-    arms = [{"name": name, "label": name, "hash": name, "notes": []} for name in names]
-    design = {"metric": "val/nelbo", "margin": margin, "alpha": 0.05, "control": names[0], "arms": arms}
-    design = rule.designed(design | {"seeds": list(range(rule.fixed))}, dict.fromkeys(names, rule.fixed))
+    arms = tuple(
+        DesignArm(
+            name=name,
+            label=name,
+            settings={},
+            hash=name,
+            parameters=ParameterCounts(1, 1),
+            flops_per_token=1.0,
+            notes=(),
+        )
+        for name in names
+    )
+    design = Design(
+        ablation="adaptive", size="full", question="", metric="val/nelbo", secondary=(), margin=margin, alpha=0.05, power=0.8,
+        control=names[0], seeds=tuple(range(rule.fixed)), factors=(), arms=arms, base="", contrasts=(), overrides=(),
+        devices=1, data_fingerprint="",
+    )  # fmt: skip
+    design = rule.designed(design, dict.fromkeys(names, rule.fixed))
     cells = {
         (name, seed): RunRecord(
             status="complete", run_hash="", arm_hash=name, seed=seed, config={}, metrics={"val/nelbo": float(value)}

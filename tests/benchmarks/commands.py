@@ -66,7 +66,7 @@ def leave_study(out: Path, count: int) -> None:
     planned = plan(NAME, first_seeds(ablation, count // ARMS), size=SIZE)
     write_design(out / planned.study_name, planned.design)
     chance = random.Random(0)
-    blocks = [chance.gauss(0, 0.3) for _ in planned.design["seeds"]]
+    blocks = [chance.gauss(0, 0.3) for _ in planned.design.seeds]
     for run in planned.runs:
         folder = run_folder(planned, run, out)
         folder.mkdir(parents=True)

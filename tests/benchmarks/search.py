@@ -85,12 +85,12 @@ def run_tokens() -> float:
 def ours(curves: Curves, planned: SearchPlan, enough: Callable[[float], bool] = lambda value: False) -> Trace:
     """A search as workers would run it, with the recorded curves in place of training."""
     tuner = Tuner(planned, planned.groups[0], optuna.storages.InMemoryStorage())
-    steps = np.array(curves.tokens) / planned.design["tokens_per_step"]
+    steps = np.array(curves.tokens) / planned.design.tokens_per_step
     spent, trace, reached = 0.0, Trace(), dict[int, float]()
     while (job := tuner.next()) is not None:
         until = job.until or planned.rungs[-1]
         value = float(curves(dict(job.settings))[int(np.searchsorted(steps, until))])
-        cost = (until - reached.get(job.number, 0)) * planned.design["tokens_per_step"]
+        cost = (until - reached.get(job.number, 0)) * planned.design.tokens_per_step
         reached[job.number] = until
         spent += cost / run_tokens()
         if not math.isfinite(value):

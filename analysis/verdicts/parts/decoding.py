@@ -17,6 +17,7 @@ from analysis.study import Study
 from analysis.table import Cell, Column, Medium, Prose, Table
 from analysis.verdicts.answer import Context, Part
 from analysis.verdicts.comparison_tables import tone
+from core.records.design import DecodersDesign, DecodingConfig
 from core.runtime.units import ranked
 
 ORDER = 10
@@ -70,7 +71,7 @@ class Decoding:
 
 def part(study: Study, context: Context) -> Part | None:
     """The comparison of a design that has decoding configurations; None for another."""
-    if "decoders" not in study.design:
+    if study.design.decoders is None:
         return None
     found = decoding(study)
     sources = (
@@ -82,50 +83,51 @@ def part(study: Study, context: Context) -> Part | None:
 
 def decoding(study: Study) -> Decoding:
     """Compare every way with the control's within each model and prompt, as far as models were decoded."""
-    design = study.design["decoders"]
+    design = study.design.decoders
+    assert design is not None
     ways: list[Way] = []
     omnibus: dict[str, float] = {}
     for arm in study.arms:
-        causal = arm in design.get("causal", ())
-        own = [design["ways"][0] | {"label": "token after token"}] if causal else design["ways"]
+        causal = arm in design.causal
+        own = (replace(design.ways[0], label="token after token"),) if causal else design.ways
         ways += [_way(study, arm, way, design) for way in own]
-        right = _answers(study, arm, [way["name"] for way in own])
+        right = _answers(study, arm, [way.name for way in own])
         if right is not None and right.shape[-1] > 1:
             omnibus[arm] = cochran(right)
     finished = sum(record.status == "complete" for record in study.cells.values())
     there = sum(one.reason is None for each in study.decoded.values() for one in each.values())
-    wanted = sum(1 if arm in design.get("causal", ()) else len(design["ways"]) for arm in study.arms)
+    wanted = sum(1 if arm in design.causal else len(design.ways) for arm in study.arms)
     return Decoding(
-        design["task"], design["examples"], design["length"], design["margin"], tuple(_judged(study, design, ways)), omnibus,
-        wanted * (finished + study.missing) // len(study.arms) - there, study.design["alpha"],
+        design.task, design.examples, design.length, design.margin, tuple(_judged(study, design, ways)), omnibus,
+        wanted * (finished + study.missing) // len(study.arms) - there, study.design.alpha,
     )  # fmt: skip
 
 
-def _way(study: Study, arm: str, way: Mapping[str, Any], design: Mapping[str, Any]) -> Way:
-    control, alpha = design["control"], study.design["alpha"]
-    found = [one for seed in study.design["seeds"] if (one := study.decoded.get((arm, seed), {}).get(way["name"]))]
+def _way(study: Study, arm: str, way: DecodingConfig, design: DecodersDesign) -> Way:
+    control, alpha = design.control, study.design.alpha
+    found = [one for seed in study.design.seeds if (one := study.decoded.get((arm, seed), {}).get(way.name))]
     answered = [one for one in found if one.reason is None]
     notes = [f"{len(found) - len(answered)} models failed: {one.reason}" for one in found if one.reason is not None][:1]
-    row: dict[str, Any] = {"arm": arm, "name": way["name"], "label": way["label"], "n": len(answered), "p_holm": None}
+    row: dict[str, Any] = {"arm": arm, "name": way.name, "label": way.label, "n": len(answered), "p_holm": None}
     row |= {"p_mcnemar": None, "p_equivalence": None, "effect": None, "verdict": "no verdict"}
     if not answered:
         nothing = {"right": None, "calls": None, "tokens_per_call": None, "ms": None}
         return Way(**row | nothing, notes=(*notes, "not decoded yet: ablate decode"))
-    own = _answers(study, arm, [way["name"]])
+    own = _answers(study, arm, [way.name])
     assert own is not None
     calls = float(np.mean([one.calls for one in answered]))
     ms = float(np.median([1e3 * one.seconds / (one.examples * len(one.right)) for one in answered]))
     row |= {
         "right": shift(own[..., 0], alpha=alpha),
         "calls": calls,
-        "tokens_per_call": design["length"] / calls,
+        "tokens_per_call": design.length / calls,
         "ms": ms,
     }
-    if way["name"] == control and arm == study.arms[0]:
+    if way.name == control and arm == study.arms[0]:
         return Way(**row | {"verdict": "control"}, notes=tuple(notes))
     # An arm's own ways are compared with its control way, and that with the control arm's.
-    base = arm if way["name"] != control else study.arms[0]
-    both = _answers(study, arm, [way["name"]], base, control)
+    base = arm if way.name != control else study.arms[0]
+    both = _answers(study, arm, [way.name], base, control)
     if both is None or len(both) < VERDICT_FLOOR:
         models = 0 if both is None else len(both)
         return Way(**row, notes=(*notes, f"{models} models are too few for a verdict ({VERDICT_FLOOR} needed)"))
@@ -141,7 +143,7 @@ def _answers(
     base arm is named, of its model of that seed in the way `against`. Returns (S, N, W)."""
     wanted = [(arm, name) for name in names] + ([(base, against)] if base is not None and against is not None else [])
     rows = []
-    for seed in study.design["seeds"]:
+    for seed in study.design.seeds:
         have = [study.decoded.get((each, seed), {}).get(name) for each, name in wanted]
         columns = [
             np.mean([[mark == "1" for mark in line] for line in one.right], axis=0)
@@ -153,17 +155,13 @@ def _answers(
     return np.stack(rows) if rows else None
 
 
-def _judged(study: Study, design: Mapping[str, Any], ways: list[Way]) -> list[Way]:
+def _judged(study: Study, design: DecodersDesign, ways: list[Way]) -> list[Way]:
     tested = [place for place, way in enumerate(ways) if way.effect is not None]
     effects = [way.effect for way in ways if way.effect is not None]
     adjusted = holm([effect.pvalue() for effect in effects])
     these = holm([ways[place].p_mcnemar or 0.0 for place in tested])
-    same = (
-        holm([effect.p_equivalence(design["margin"]) for effect in effects])
-        if design["margin"]
-        else [None] * len(tested)
-    )
-    out, alpha = list(ways), study.design["alpha"]
+    same = holm([effect.p_equivalence(design.margin) for effect in effects]) if design.margin else [None] * len(tested)
+    out, alpha = list(ways), study.design.alpha
     for place, effect, p, p_these, p_same in zip(tested, effects, adjusted, these, same, strict=True):
         equal = None if p_same is None else float(p_same)
         words = verdict(effect.estimate, float(p), equal, goal="max", alpha=alpha)

@@ -17,7 +17,7 @@ CROSSED = (
 
 def part(study: Study, context: Context) -> Part | None:
     """Both families of contrasts in the study's metric, or why there are none."""
-    if context.brief or len(study.design["factors"]) < 2:
+    if context.brief or len(study.design.factors) < 2:
         return None
     main, crossed, note = of_study(study) if context.course is None else (None, None, BOUGHT)
     found = {"main_effects": main, "interactions": crossed, "factorial_note": note}
@@ -25,7 +25,7 @@ def part(study: Study, context: Context) -> Part | None:
         title, none = "Main effects and interactions", f"no main effects and interactions: {note}"
         said = Table("factorial", (), (), title=title, intro=f"None: {note}.", terminal=none, on=("page", "terminal"))
         return Part(found, (said,) if note else ())
-    where, alpha = context.primary.title, study.design["alpha"]
+    where, alpha = context.primary.title, study.design.alpha
     also = f" {note.capitalize()}." if note else ""
     tables = (
         _table("main effects", "averaged over the other factors", MAIN + also, where, main, alpha),

@@ -12,7 +12,7 @@ ORDER = 20
 
 def part(study: Study, context: Context) -> Part | None:
     """A table of all comparisons by analysis, and for a terminal one of the analyses alone."""
-    bought, alpha, margin = context.course, study.design["alpha"], study.design["margin"]
+    bought, alpha, margin = context.course, study.design.alpha, study.design.margin
     if bought is None:
         return None
     steps = [(look.seeds, step) for look in bought.looks for step in look.steps]

@@ -55,7 +55,7 @@ def part(study: Study, context: Context) -> Part | None:
     if context.brief or context.course is not None:
         return None
     found = speeds(study)
-    return Part({"speeds": found}, _tables(found, context.primary.label, study.design["alpha"]))
+    return Part({"speeds": found}, _tables(found, context.primary.label, study.design.alpha))
 
 
 def _tables(found: tuple["SpeedRow", ...], metric: str, alpha: float) -> tuple[Table, ...]:
@@ -94,7 +94,7 @@ def speeds(study: Study) -> tuple[SpeedRow, ...]:
 
     Holm adjusts over the arms. Empty where runs were validated less than twice.
     """
-    metric, control = study.design["metric"], study.design["control"]
+    metric, control = study.design.metric, study.design.control
     base = study.series(control, "validation", metric)
     if not any(len(tokens) > 1 for tokens, _ in base.values()):
         return ()
@@ -109,13 +109,13 @@ def speeds(study: Study) -> tuple[SpeedRow, ...]:
 
 
 def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
-    name, control, alpha = study.labels[arm], study.design["control"], study.design["alpha"]
-    metric = study.design["metric"]
+    name, control, alpha = study.labels[arm], study.design.control, study.design.alpha
+    metric = study.design.metric
     if reason := study.incomparable(metric, arm, control):
         return SpeedRow(arm, name, None, None, reason)
     seeds = [
         seed
-        for seed in study.design["seeds"]
+        for seed in study.design.seeds
         if seed in base and seed in own and _alike(study, arm, seed, base[seed][0], own[seed][0])
         and np.isfinite(base[seed][1]).all() and np.isfinite(own[seed][1]).all()
     ]  # fmt: skip
@@ -134,14 +134,14 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
     if kinds is not None and likelihood.across(*kinds, float((arm_ST - control_ST)[:, -1].mean())):
         return SpeedRow(arm, name, None, None, f"not said{ACROSS}: the lower number of the exact one proves nothing")
     notes = [f"{speed.early} of {speed.n} crossings lie before the first validation"] if speed.early else []
-    if len(seeds) < len(study.design["seeds"]):
-        notes.append(f"compared on {len(seeds)} of {len(study.design['seeds'])} seeds, validated alike in both arms")
+    if len(seeds) < len(study.design.seeds):
+        notes.append(f"compared on {len(seeds)} of {len(study.design.seeds)} seeds, validated alike in both arms")
     return SpeedRow(arm, name, speed, None, "; ".join(notes))
 
 
 def _alike(study: Study, arm: str, seed: int, control_T: np.ndarray, arm_T: np.ndarray) -> bool:
     """Whether two runs were validated at the same tokens, or have first stages, whose tokens count too."""
-    staged = any(study.cells[each, seed].before for each in (arm, study.design["control"]))
+    staged = any(study.cells[each, seed].before for each in (arm, study.design.control))
     return staged or np.array_equal(control_T, arm_T)
 
 

@@ -73,7 +73,7 @@ def test_what_is_said_of_a_sweep_on_its_way(tmp_path) -> None:
     sweep.finish(4)
     claim = sweep.train(3)
     found = told(watch(sweep))
-    assert found["trouble"] == [] and found["head"]["question"] == sweep.planned.design["question"]
+    assert found["trouble"] == [] and found["head"]["question"] == sweep.planned.design.question
     assert found["progress"]["counts"] == {"queued": 9, "running": 1, "finished": 13, "failed": 1}
     assert [sum(arm["states"].values()) for arm in found["progress"]["arms"]] == [8, 8, 8]
     (row,) = found["workers"]
@@ -138,7 +138,7 @@ def test_a_search_shows_its_best_and_optunas_own_page_beside_it(tmp_path) -> Non
     pytest.importorskip("optuna_dashboard")
     planned = plan("toy", declare())
     ledger = SearchLedger(planned, tmp_path, open_storage(default_url(tmp_path)))
-    (ledger.folder / DESIGN_FILE).write_text(json.dumps(planned.design))
+    (ledger.folder / DESIGN_FILE).write_text(json.dumps(planned.design.to_json()))
     SearchWorker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
     watcher = Watcher("toy", tmp_path, None, "")
     page = Page(watcher.board, application(lambda: watcher.storage))
@@ -152,7 +152,7 @@ def test_a_search_shows_its_best_and_optunas_own_page_beside_it(tmp_path) -> Non
     status, headers, content = ask(page, "/dashboard", HTTP_ACCEPT_ENCODING="")
     assert status == 200 and "/static/bundle.js" in content and headers["X-Frame-Options"] == "DENY"
     studies = json.loads(ask(page, "/api/studies")[2])["study_summaries"]
-    assert [study["study_name"] for study in studies] == [f"toy#{planned.design['identity']}"]
+    assert [study["study_name"] for study in studies] == [f"toy#{planned.design.identity}"]
     assert ask(page, "/api/studies/0", method="DELETE")[0] == 405 and ask(page, "/api/studies", cookie=None)[0] == 403
 
 

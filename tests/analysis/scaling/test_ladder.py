@@ -172,7 +172,7 @@ def test_page_terminal_json_and_files_say_the_same(judged) -> None:
 
 def test_too_little_is_said_in_a_line() -> None:
     whole = study_of()
-    small = [arm for arm in whole.design["arms"] if arm["parameters"]["active"] <= 2e6]
+    small = [arm for arm in whole.design.to_json()["arms"] if arm["parameters"]["active"] <= 2e6]
     study = study_of(arms=small, control=small[0]["name"])
     ladder = climb(study)
     assert ladder.laws == {} and ladder.extrapolations == () and ladder.optima == ()
@@ -213,7 +213,7 @@ def test_runs_that_say_nothing_of_a_term_are_not_extrapolated() -> None:
 
 def with_losses(study: Study, losses: Any) -> Study:
     """The study with other losses. losses: of N, D and the arm's place."""
-    arms = {arm["name"]: (place, arm) for place, arm in enumerate(study.design["arms"])}
+    arms = {arm["name"]: (place, arm) for place, arm in enumerate(study.design.to_json()["arms"])}
     found = {}
     for key, record in study.cells.items():
         place, arm = arms[key[0]]
@@ -258,7 +258,7 @@ def test_a_term_that_is_not_there_is_said_to_be_none_however_small_the_scatter()
 
 def test_a_law_is_fitted_where_its_only_form_could_not_be_judged() -> None:
     whole = study_of()
-    arms = [arm for arm in whole.design["arms"] if arm["point"]["family"] == "dense"]
+    arms = [arm for arm in whole.design.to_json()["arms"] if arm["point"]["family"] == "dense"]
     few = [arm for arm in arms if arm["parameters"]["active"] in (1e6, 4e6, 1.6e7)]
     for arm in list(few):
         name, point = f"{arm['name']},twice", arm["point"]
@@ -299,7 +299,7 @@ def test_a_page_says_the_same_whatever_the_last_digits(page: str) -> None:
 @pytest.mark.parametrize("families", [("dense",), tuple(FAMILIES)])
 def test_pages_say_the_same_after_shakes_of_several_sizes(noise: float, families: tuple[str, ...]) -> None:
     whole = study_of(noise=noise)
-    arms = [arm for arm in whole.design["arms"] if arm["point"]["family"] in families]
+    arms = [arm for arm in whole.design.to_json()["arms"] if arm["point"]["family"] in families]
     study = study_of(noise=noise, arms=arms, control=arms[0]["name"])
     wanted = said(study)
     for seed, size in enumerate((1e-13, 1e-11, 1e-10)):

@@ -10,6 +10,7 @@ from analysis.study import Study
 from analysis.verdicts.interim import PENDING, differences, running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule
+from core.records.design import Design
 from tests.analysis.conftest import METRIC, make_design
 
 PAIR = ("arm1", "control")
@@ -17,7 +18,7 @@ PAIR = ("arm1", "control")
 
 def study_of(records, design, arms=None, seeds=None) -> Study:
     kept = [r for r in records if (arms is None or r.study["arm"] in arms) and (seeds is None or r.seed in seeds)]
-    return Study.of(kept, design)
+    return Study.of(kept, Design.from_json(design))
 
 
 def test_intervals_are_the_confidence_sequence_and_wider_than_the_reports(records_of) -> None:
@@ -85,7 +86,7 @@ def test_equivalence_needs_the_adjusted_interval_within_the_margin(records_of) -
 
 def test_an_adaptive_design_keeps_its_own_looks(records_of) -> None:
     rule = Rule.of(8, block=2)
-    design = rule.designed(make_design(arms=2, seeds=8), {"control": 6, "arm1": 6})
+    design = rule.designed(Design.from_json(make_design(arms=2, seeds=8)), {"control": 6, "arm1": 6}).to_json()
     study = study_of(records_of(design, {"arm1": 0.004}, noise=0.02), design, seeds=range(5))
     row, table = running(study), judge(study).comparisons[0].rows[1]
     assert row.looked == 4

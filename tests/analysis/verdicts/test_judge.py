@@ -14,6 +14,7 @@ from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule, sequential_run
 from core.records import record as records
+from core.records.design import Design
 from tests.analysis.conftest import METRIC, make_design, make_record
 
 
@@ -105,7 +106,7 @@ def test_other_data_and_other_configs_are_set_aside(records_of) -> None:
     found = records_of(design)
     foreign = replace(found[0], data_fingerprint="toy:2", seed=0)
     stale = replace(found[1], arm_hash="old")
-    study = Study.of([*found[1:], foreign, stale], design)
+    study = Study.of([*found[1:], foreign, stale], Design.from_json(design))
     assert sorted(study.set_aside.values()) == [1, 1]
     assert ("control", 0) not in study.cells and study.missing == 1
 
@@ -114,7 +115,7 @@ def test_seeds_added_later_join_the_earlier_ones(records_of) -> None:
     small, large = make_design(seeds=4), make_design(seeds=6)
     late = [make_record(large, arm["name"], seed) for arm in large["arms"] for seed in (4, 5)]
     study = Study.of([*records_of(small), *late])
-    assert study.missing == 0 and study.design["seeds"] == list(range(6))
+    assert study.missing == 0 and study.design.seeds == tuple(range(6))
 
 
 def test_a_study_is_rebuilt_from_records_alone(tmp_path, records_of) -> None:
@@ -164,7 +165,7 @@ def test_arms_trained_on_different_data_are_not_compared(records_of) -> None:
         replace(r, data_fingerprint="toy:2") if r.arm_hash == "hash-arm1" else r
         for r in records_of(design, {"arm1": -1})
     ]
-    judgement = judge(Study.of(found, design))
+    judgement = judge(Study.of(found, Design.from_json(design)))
     assert rows(judgement)["arm1"].verdict == "no verdict" and "other data" in " ".join(rows(judgement)["arm1"].notes)
     assert rows(judgement)["arm2"].effect is not None and judgement.winner == "control"
 
@@ -314,7 +315,7 @@ def test_a_bound_against_an_exact_likelihood_gets_its_own_words(records_of) -> N
         judgement.comparisons[1].likelihoods
     )
     other = {**design, "control": "arm1", "arms": [design["arms"][1], design["arms"][0], *design["arms"][2:]]}
-    swapped = rows(judge(Study.of(records_of(design, effects, noise=0.005), other)))
+    swapped = rows(judge(Study.of(records_of(design, effects, noise=0.005), Design.from_json(other))))
     assert swapped["control"].verdict == "higher, a bound against an exact likelihood"
     assert swapped["arm2"].verdict == "worse"  # both exact
 
@@ -360,7 +361,9 @@ def test_arms_whose_numbers_are_not_comparable_get_no_p_value_anywhere(records_o
     differences = bands(study, "validation", design["metric"], minus_control=True)
     assert set(differences) == {"arm2 label"}
     assert set(bands(study, "validation", "load/max_vio", minus_control=True)) >= {"arm1 label"}  # no likelihood
-    bought = Study.of(records_of(design), Rule(first=3, fixed=6).designed(design, dict.fromkeys(study.arms, 6)))
+    bought = Study.of(
+        records_of(design), Rule(first=3, fixed=6).designed(Design.from_json(design), dict.fromkeys(study.arms, 6))
+    )
     decided = {step.arms[0]: step for look in sequential_run(bought).looks for step in look.steps}
     assert decided["arm2"].n and decided["arm1"].decision == "lost" and decided["arm1"].p_holm is None
 
@@ -368,6 +371,6 @@ def test_arms_whose_numbers_are_not_comparable_get_no_p_value_anywhere(records_o
 def test_seeds_that_were_added_after_the_first_are_told(records_of) -> None:
     first = records_of(make_design(seeds=4))
     added = [record for record in records_of(make_design(seeds=6)) if record.seed >= 4]
-    told = judge(Study.of([*first, *added], make_design(seeds=6))).headline
+    told = judge(Study.of([*first, *added], Design.from_json(make_design(seeds=6)))).headline
     assert "4 were planned first, then 6" in told and "--until-decided" in told
     assert "planned first" not in judge(Study.of(records_of(make_design(seeds=6)))).headline

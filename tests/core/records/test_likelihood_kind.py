@@ -1,9 +1,11 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from core.config.loading import build
 from core.data.corpora import load
+from core.records.design import Likelihood
 from core.records.likelihood_kind import across, incomparable, likelihood, listed
 
 AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
@@ -30,7 +32,7 @@ AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
     ],
 )
 def test_each_kind_of_training_has_its_kind_of_number(settings: dict, kind: str, of: str) -> None:
-    assert likelihood(build(settings)).to_dict() == {"kind": kind, "of": of, "tokenizer": "bytes"}
+    assert likelihood(build(settings)) == Likelihood(kind, of, "bytes")
 
 
 @pytest.mark.parametrize("corpus", ["stdlib", "task:copy", "1*task:copy + 2*task:reverse", "markov:2"])
@@ -41,21 +43,21 @@ def test_responses_are_said_of_what_the_loaded_corpus_marks(corpus: str) -> None
 
 
 def test_what_is_compared_with_what() -> None:
-    bound = likelihood(build({})).to_dict()
-    exact, tuned = bound | {"kind": "exact"}, bound | {"kind": "tuned", "of": "responses"}
+    bound = likelihood(build({}))
+    exact, tuned = replace(bound, kind="exact"), replace(bound, kind="tuned", of="responses")
     assert incomparable(bound, exact) is None and incomparable(bound, bound) is None
     assert "isn't one of the text's likelihood" in incomparable(tuned, bound)
-    assert "isn't compared" in incomparable(bound, bound | {"of": "responses"})
-    assert "tokens of bytes aren't those of t.json" in incomparable(bound, bound | {"tokenizer": "t.json"})
+    assert "isn't compared" in incomparable(bound, replace(bound, of="responses"))
+    assert "tokens of bytes aren't those of t.json" in incomparable(bound, replace(bound, tokenizer="t.json"))
     for (one, two), difference in itertools.product(itertools.product((bound, exact), repeat=2), (-1.0, 1.0)):
         proves_nothing = one != two and (exact is (one if difference < 0 else two))
         assert across(one, two, difference) == proves_nothing
 
 
 def test_the_line_says_which_numbers_are_of_which_kind() -> None:
-    bound = likelihood(build({})).to_dict()
+    bound = likelihood(build({}))
     assert listed({"a": bound, "b": bound}) == ""
-    line = listed({"a": bound, "b": bound | {"kind": "exact"}, "c": bound})
+    line = listed({"a": bound, "b": replace(bound, kind="exact"), "c": bound})
     assert line.startswith("a, c: bounds, at or above their model's negative log-likelihood. b: exact negative")
     assert "A bound against an exact likelihood: a lower number of the exact one doesn't prove" in line
-    assert "of responses" in listed({"a": bound, "b": bound | {"of": "responses"}})
+    assert "of responses" in listed({"a": bound, "b": replace(bound, of="responses")})

@@ -205,7 +205,7 @@ def test_the_status_counts_every_run_once(make_plan, tmp_path, queue):
         status("balance", out)
     ledger = Ledger(plan, out, open_storage(default_url(out)))
     (out / "balance").mkdir()
-    (out / "balance" / "design.json").write_text(json.dumps(plan.design))
+    (out / "balance" / "design.json").write_text(json.dumps(plan.design.to_json()))
     ledger.reconcile()
     claims = [ledger.claim()[0] for _ in range(6)]
     ledger.finish(claims[0], quick(claims[0].run.config, claims[0].folder), {})

@@ -32,7 +32,7 @@ def swept(tmp_path_factory):
         record = replace(record, provenance=clean)
         overwrite(record, claim.folder)
         ledger.finish(claim, record, {})
-    records.write_atomically(out / "balance" / "design.json", json.dumps(planned.design))
+    records.write_atomically(out / "balance" / "design.json", json.dumps(planned.design.to_json()))
     return planned, out
 
 

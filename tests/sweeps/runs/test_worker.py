@@ -45,7 +45,12 @@ def test_a_worker_trains_all_that_waits_and_says_so(workshop):
 def test_records_know_their_place_in_the_design(workshop):
     workshop.work(trainers.quick)
     for run, record in zip(workshop.plan.runs, records_of(workshop.plan, workshop.out), strict=True):
-        assert record.study == {"ablation": "balance", "size": "full", "arm": run.arm, "design": workshop.plan.design}
+        assert record.study == {
+            "ablation": "balance",
+            "size": "full",
+            "arm": run.arm,
+            "design": workshop.plan.design.to_json(),
+        }
 
 
 def test_a_run_that_raises_is_a_failed_record_and_the_next_run_goes_on(workshop):

@@ -40,7 +40,7 @@ def run(tmp_path):
     def work(train=trainers.landscape, out=tmp_path / "out", **changes):
         planned = plan("toy", declare(**changes))
         ledger = SearchLedger(planned, out, open_storage(default_url(out)))
-        (ledger.folder / "design.json").write_text(__import__("json").dumps(planned.design))
+        (ledger.folder / "design.json").write_text(__import__("json").dumps(planned.design.to_json()))
         heard = []
         SearchWorker(ledger, train, lambda **event: heard.append(event), StopSignal()).work()
         results = Results.load(ledger.folder)

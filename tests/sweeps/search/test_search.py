@@ -126,7 +126,7 @@ def test_each_level_of_a_comparison_gets_the_same_budget(run) -> None:
     assert all(c.settings[ROUTER] == name for name, many in groups.items() for c in many)
     assert list(found.results.finalists()) == ["winner-bias_balanced", "winner-topk"]
     confirming = confirmation(found.plan, found.results)
-    assert confirming.design["control"] == confirming.design["arms"][0]["name"] == "control"
+    assert confirming.design.control == confirming.design.arms[0].name == "control"
     assert {run.seed for run in confirming.runs} == {1000, 1001, 1002}
     blocks = Counter(run.seed for run in confirming.runs)
     assert len(set(blocks.values())) == 1  # every arm on every seed
@@ -289,7 +289,7 @@ def test_workers_share_a_search_and_dead_ones_are_replaced(tmp_path, monkeypatch
 
 def test_a_plan_can_be_rebuilt_from_its_design() -> None:
     planned = plan("toy", declare(), overrides=["trainer.batch_size=8"])
-    again = SearchPlan.of_design(json.loads(json.dumps(planned.to_json())))
+    again = SearchPlan.from_json(json.loads(json.dumps(planned.to_json())))
     assert again.design == planned.design and again.resolver.control == planned.resolver.control
     assert again.groups == planned.groups
 

@@ -8,6 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from core.errors import UserError
+from core.records.design import Design
 from core.records.record import write_atomically
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import Ledger
@@ -138,7 +139,7 @@ def test_only_what_was_searched_has_a_status(tmp_path, run) -> None:
     with pytest.raises(UserError, match="isn't there: name the one that toy was run with"):
         status("toy", found.out, f"journal:{tmp_path}/other.log")
     assert not (tmp_path / "other.log").exists()
-    write_design(found.ledger.folder, make_design())
+    write_design(found.ledger.folder, Design.from_json(make_design()))
     with pytest.raises(UserError, match="holds an ablation's runs"):
         status("toy", found.out)
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from core.records.design import SearchDesign
 from core.records.provenance import save_diff
 from sweeps.runs.worker import StopRequestedError, StopSignal
 from sweeps.search.plan import plan
@@ -27,7 +28,7 @@ def whole(tmp_path_factory):
     """A search of two groups and two seeds, as its worker leaves it."""
     out, planned = tmp_path_factory.mktemp("whole") / "out", plan("toy", declare(**CHANGES, budget=Budget(trials=6)))
     ledger = SearchLedger(planned, out, open_storage(default_url(out)))
-    (ledger.folder / "design.json").write_text(json.dumps(planned.design))
+    (ledger.folder / "design.json").write_text(json.dumps(planned.design.to_json()))
     SearchWorker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
     return planned, out
 
@@ -51,7 +52,7 @@ def search(whole, tmp_path):
 
         @staticmethod
         def entry(path):
-            return path.parents[1] / f"search-{planned.design['identity']}.json"
+            return path.parents[1] / f"search-{planned.design.identity}.json"
 
         @staticmethod
         def find(**options):
@@ -81,7 +82,7 @@ def test_a_search_under_way_can_be_trusted(run, tmp_path):
     with pytest.raises(StopRequestedError):
         run(train=train, **CHANGES)
     out = tmp_path / "out"
-    design = json.loads((out / "toy" / "design.json").read_text())
+    design = SearchDesign.read(out / "toy" / "design.json")
     groups = groups_of(open_storage(default_url(out)), "toy", design)
     found = verify(out / "toy", {label: group.trials for label, group in groups.items()})
     assert found.findings == () and found.paused == 9

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from core.errors import UserError
@@ -21,21 +23,21 @@ def declared():
 @pytest.mark.parametrize("size", ["full", "quick"])
 def test_the_winner_and_the_control_alone_are_trained_as_they_were_on_fresh_seeds(size) -> None:
     first = plan("balance", declared(), size=size, overrides=["trainer.steps=7"])
-    arm = first.design["arms"][1]["name"]
+    arm = first.design.arms[1].name
     confirming = confirmation_plan(
         "balance", declared(), first.design, arm, fresh_seeds(first.design, 4), "ablate confirm x"
     )
-    assert confirming.study_name == f"balance.{size}.confirm" and confirming.design["confirms"] == arm
-    assert [run.arm for run in confirming.runs] == [first.design["control"], arm] * 4
+    assert confirming.study_name == f"balance.{size}.confirm" and confirming.design.confirms == arm
+    assert [run.arm for run in confirming.runs] == [first.design.control, arm] * 4
     assert not {run.seed for run in confirming.runs} & {run.seed for run in first.runs}
     # The same configs but for the seed, the command line's settings included.
-    assert {run.arm_hash for run in confirming.runs} == {entry["hash"] for entry in first.design["arms"][:2]}
+    assert {run.arm_hash for run in confirming.runs} == {entry.hash for entry in first.design.arms[:2]}
     assert {run.config.trainer.steps for run in confirming.runs} == {7}
 
 
 def test_seeds_that_chose_and_declarations_that_changed_are_refused() -> None:
     first = plan("balance", declared())
-    arm = first.design["arms"][1]["name"]
+    arm = first.design.arms[1].name
     with pytest.raises(UserError, match=r"seeds \[1\] had a part in the choice"):
         confirmation_plan("balance", declared(), first.design, arm, (1, 1000), "")
     changed = declare(
@@ -50,5 +52,6 @@ def test_seeds_that_chose_and_declarations_that_changed_are_refused() -> None:
 
 
 def test_fresh_seeds_follow_those_of_a_design_that_reaches_them() -> None:
-    assert list(fresh_seeds({"seeds": [0, 1]}, 2)) == [1000, 1001]
-    assert list(fresh_seeds({"seeds": [0, 1003]}, 2)) == [1004, 1005]
+    design = plan("balance", declared()).design
+    assert list(fresh_seeds(replace(design, seeds=(0, 1)), 2)) == [1000, 1001]
+    assert list(fresh_seeds(replace(design, seeds=(0, 1003)), 2)) == [1004, 1005]

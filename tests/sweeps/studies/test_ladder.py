@@ -42,20 +42,20 @@ def planned() -> Plan:
 
 def test_points_cost_their_budget_or_have_their_ratio(planned) -> None:
     assert len(planned.runs) == 12
-    for arm, run in zip(planned.design["arms"], planned.runs, strict=True):
-        point, active = arm["point"], count(run.config.model).active
-        assert point["flops"] == training_flops(run.config) and arm["parameters"]["active"] == active
-        assert point["tokens"] == run.config.trainer.steps * 4 * 16
-        assert point["sparsity"] == (4.0 if point["family"] == "sparse" else 1.0)
-        if point["budget"]:
-            assert point["flops"] == pytest.approx(point["budget"], rel=0.01)
+    for arm, run in zip(planned.design.arms, planned.runs, strict=True):
+        point, active = arm.point, count(run.config.model).active
+        assert point.flops == training_flops(run.config) and arm.parameters.active == active
+        assert point.tokens == run.config.trainer.steps * 4 * 16
+        assert point.sparsity == (4.0 if point.family == "sparse" else 1.0)
+        if point.budget:
+            assert point.flops == pytest.approx(point.budget, rel=0.01)
         else:
-            assert point["tokens"] / active == pytest.approx(5, rel=0.01)
-    assert {p["budget"] for p in (arm["point"] for arm in planned.design["arms"])} == {None, 1e9, 2e9}
+            assert point.tokens / active == pytest.approx(5, rel=0.01)
+    assert {p.budget for p in (arm.point for arm in planned.design.arms)} == {None, 1e9, 2e9}
 
 
 def test_a_plan_survives_its_way_to_a_worker_with_every_level_among_its_factor(planned) -> None:
-    levels = {factor["key"]: factor["levels"] for factor in planned.design["factors"]}
+    levels = {factor.key: factor.levels for factor in planned.design.factors}
     assert {"model.hidden_size", "model.num_experts", "trainer.steps"} <= set(levels)
     for run in planned.runs:
         assert all(level in levels[key] for key, level in run.settings.items())
@@ -63,11 +63,11 @@ def test_a_plan_survives_its_way_to_a_worker_with_every_level_among_its_factor(p
 
 
 def test_points_outside_of_the_bounds_are_left_out_and_equal_ones_are_trained_once(planned) -> None:
-    arms = [arm for arm in planned.design["arms"] if arm["point"]["family"] == "dense"]
+    arms = [arm for arm in planned.design.arms if arm.point.family == "dense"]
     dense = {"families": {"dense": SPARSE["dense"]}}
-    ratios = sorted(arm["point"]["tokens"] / arm["parameters"]["active"] for arm in arms if arm["point"]["budget"])
+    ratios = sorted(arm.point.tokens / arm.parameters.active for arm in arms if arm.point.budget)
     assert len(plan("toy", ladder_of(**dense, between=(0, ratios[-2] + 1))).runs) == len(arms) - 1
-    steps = sorted(arm["point"]["tokens"] / 64 for arm in arms)
+    steps = sorted(arm.point.tokens / 64 for arm in arms)
     assert len(plan("toy", ladder_of(**dense, least_steps=int(steps[2]))).runs) == len(arms) - 2
     assert len(plan("toy", ladder_of(**dense, flops=(), tokens_per_parameter=(5.0, 5.001))).runs) == 2
 

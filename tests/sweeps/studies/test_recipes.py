@@ -51,10 +51,10 @@ def test_every_system_costs_the_controls_flops_first_stage_included() -> None:
 
 def test_a_plan_of_recipes_says_what_each_is_and_survives_its_journey() -> None:
     made = plan("toy", declared())
-    control, arm = made.design["arms"]
-    assert (control["name"], arm["name"], arm["label"]) == ("control", "staged", "staged")
-    assert "steps of a first stage (autoregressive), then" in arm["notes"][-1]
-    assert arm["flops"] == pytest.approx(control["flops"], rel=0.01)
+    control, arm = made.design.arms
+    assert (control.name, arm.name, arm.label) == ("control", "staged", "staged")
+    assert "steps of a first stage (autoregressive), then" in arm.notes[-1]
+    assert arm.flops == pytest.approx(control.flops, rel=0.01)
     run = made.runs[1]
     assert run.first is not None and run.first.seed == run.seed == 0 and made.runs[3].first.seed == 1
     assert run.config.trainer.initial_weights == f"stage:{config_hash(run.first, with_seed=False)}"
@@ -91,7 +91,7 @@ def test_a_worker_trains_the_first_stage_once_and_starts_from_it(tmp_path) -> No
     assert record.curve["train/nelbo"][0] < 5.4 < stage.curve["train/nelbo"][0]
     assert record.before == {"flops": stage.flops, "tokens": stage.tokens, "wall_time_s": stage.wall_time_s}
     assert stage.flops == training_flops(run.first) > 0 and stage.before == {}
-    assert record.flops == made.design["arms"][1]["flops"] == training_flops(run.first) + training_flops(run.config)
+    assert record.flops == made.design.arms[1].flops == training_flops(run.first) + training_flops(run.config)
     own = run.config.tokens_per_step * run.config.trainer.steps
     assert record.validation["tokens"][-1] == own and record.tokens == own + stage.validation["tokens"][-1]
     tokens_T, _ = Study.load(tmp_path / "toy", made.design).series("staged", "validation", "val/nelbo")[0]

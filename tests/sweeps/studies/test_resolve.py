@@ -7,6 +7,7 @@ from core.config.presets import preset
 from core.config.run import get_field
 from core.errors import UserError
 from core.model.flops import flops_per_token
+from core.records.design import Design
 from sweeps.runs.cost import calibrate
 from sweeps.studies.ablation import Size
 from sweeps.studies.factors import Factor
@@ -52,27 +53,27 @@ def test_listed_arms_that_make_no_design_are_refused(ablation, listed, message):
 
 def test_a_plan_says_under_which_arms_tokens_see_each_other(make_plan):
     factor = Factor("model.router.kind", ("topk", "expert_choice", "soft"))
-    arms = make_plan(factors=(factor,), control={"model.router.kind": "topk"}, match="active_flops").design["arms"]
-    assert [arm["notes"] for arm in arms] == [
+    arms = make_plan(factors=(factor,), control={"model.router.kind": "topk"}, match="active_flops").design.arms
+    assert [list(arm.notes) for arm in arms] == [
         [],
         ["a token's experts depend on the other tokens of its sequence"],
         ["every token meets all 4 experts"],
     ]
-    assert len({arm["flops_per_token"] for arm in arms}) == 1
+    assert len({arm.flops_per_token for arm in arms}) == 1
 
 
 def test_a_plan_says_which_arms_cost_more_where_nothing_is_matched(make_plan):
-    arms = make_plan(factors=(Factor("model.top_k", (1, 2)),), control={"model.top_k": 1}).design["arms"]
-    more = arms[1]["flops_per_token"] / arms[0]["flops_per_token"] - 1
-    assert more > 0.01 and arms[0]["notes"] == []
-    assert arms[1]["notes"] == [f"{more:+.0%} FLOPs per token beside the control's: not a comparison at equal compute"]
+    arms = make_plan(factors=(Factor("model.top_k", (1, 2)),), control={"model.top_k": 1}).design.arms
+    more = arms[1].flops_per_token / arms[0].flops_per_token - 1
+    assert more > 0.01 and arms[0].notes == ()
+    assert arms[1].notes == (f"{more:+.0%} FLOPs per token beside the control's: not a comparison at equal compute",)
 
 
 def test_what_a_router_learns_of_time_costs_once_a_sequence(make_plan):
     factor = Factor("model.router.kind", ("topk", "film"))
-    arms = make_plan(factors=(factor,), control={"model.router.kind": "topk"}, match="active_flops").design["arms"]
-    assert arms[0]["flops_per_token"] == arms[1]["flops_per_token"]
-    assert arms[1]["parameters"]["total"] - arms[0]["parameters"]["total"] == 2 * 16 * 64  # film, one layer, D = 16
+    arms = make_plan(factors=(factor,), control={"model.router.kind": "topk"}, match="active_flops").design.arms
+    assert arms[0].flops_per_token == arms[1].flops_per_token
+    assert arms[1].parameters.total - arms[0].parameters.total == 2 * 16 * 64  # film, one layer, D = 16
 
 
 def test_names_are_unique_and_fit_for_a_file_system_that_ignores_case(ablation):
@@ -109,13 +110,26 @@ def test_a_plan_holds_every_run_block_by_block(make_plan):
 
 def test_the_design_says_all_that_reports_need(make_plan):
     design = make_plan(overrides=["trainer.steps=40"]).design
-    assert " ".join(design) == (
-        "ablation size question base metric secondary margin alpha power control seeds factors arms contrasts overrides "
-        "devices data_fingerprint command"
-    )
-    assert design["control"] == "load_balancing_weight=0.01" == design["arms"][0]["name"]
-    assert design["command"] == "ablate run balance trainer.steps=40"
-    assert set(design["arms"][0]) == {
+    content = json.loads(json.dumps(design.to_json()))
+    assert content.keys() == {
+        *(
+            "schema",
+            "ablation",
+            "size",
+            "question",
+            "base",
+            "metric",
+            "secondary",
+            "margin",
+            "alpha",
+            "power",
+            "control",
+        ),
+        *("seeds", "factors", "arms", "contrasts", "overrides", "devices", "data_fingerprint", "command"),
+    }
+    assert design.control == "load_balancing_weight=0.01" == design.arms[0].name
+    assert design.command == "ablate run balance trainer.steps=40"
+    assert set(content["arms"][0]) == {
         "name",
         "label",
         "settings",
@@ -126,8 +140,8 @@ def test_the_design_says_all_that_reports_need(make_plan):
         "notes",
         "data_fingerprint",
     }
-    assert set(design["arms"][0]["parameters"]) == {"total", "active"}
-    assert json.loads(json.dumps(design)) == design
+    assert set(content["arms"][0]["parameters"]) == {"total", "active"}
+    assert Design.from_json(content) == design
 
 
 def test_a_plan_survives_its_journey_to_another_process(make_plan):
@@ -145,7 +159,7 @@ def test_a_size_replaces_what_it_says_and_holds_factors_that_it_drops(make_plan)
     quick = Size(factors=TWO[1:], seeds=(7,), settings={"trainer.steps": 5})
     made = make_plan(size="quick", factors=TWO, control=TWO_CONTROL, sizes={"quick": quick})
     assert made.study_name == "balance.quick"
-    assert made.design["command"] == "ablate run balance --size quick"
+    assert made.design.command == "ablate run balance --size quick"
     assert len(made.runs) == 3
     assert all(run.config.objective.load_balancing_weight == 0.01 for run in made.runs)
     assert all(run.config.trainer.steps == 5 and run.seed == 7 for run in made.runs)
@@ -283,7 +297,7 @@ def routers(make_plan, **changes):
 
 def test_planned_contrasts_name_two_arms_of_the_design(make_plan) -> None:
     design = routers(make_plan, contrasts=((TOLD, SHUFFLED),))
-    assert design["contrasts"] == [[arm["name"] for arm in design["arms"][1:]]]
+    assert design.contrasts == (tuple(arm.name for arm in design.arms[1:]),)
 
 
 @pytest.mark.parametrize(
@@ -301,12 +315,12 @@ def test_a_contrast_that_is_none_is_refused(make_plan, contrasts, said: str) -> 
 
 
 def test_a_label_leaves_out_what_a_router_is_not_told(make_plan) -> None:
-    labels = [arm["label"] for arm in routers(make_plan)["arms"]]
+    labels = [arm.label for arm in routers(make_plan).arms]
     assert labels == ["router topk", "router film, sees timestep", "router film, sees shuffled"]
 
 
 def test_a_bound_of_max_vio_that_differs_is_said(make_plan) -> None:
     factor = Factor("model.top_k", (1, 2))
     for secondary, said in ((("load/max_vio",), True), ((), False)):
-        arms = make_plan(factors=(factor,), control={"model.top_k": 1}, secondary=secondary).design["arms"]
-        assert [any("MaxVio isn't comparable" in note for note in arm["notes"]) for arm in arms] == [False, said]
+        arms = make_plan(factors=(factor,), control={"model.top_k": 1}, secondary=secondary).design.arms
+        assert [any("MaxVio isn't comparable" in note for note in arm.notes) for arm in arms] == [False, said]

@@ -1,7 +1,7 @@
 """`ablate export` of a search: the confirmed winner as a config with its evidence."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ablations.cli.terminal import console
 from analysis.verdicts.arms import UNCONFIRMED
 from analysis.verdicts.judge import judge
 from core.errors import UserError
+from core.records.design import Design
 from sweeps.export.arm import export
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import Results, confirmation
@@ -30,14 +31,14 @@ def run_export(arguments: argparse.Namespace) -> int:
         if not arguments.force:
             raise UserError(
                 f"{arguments.name}: its best isn't confirmed yet, and the best of many looks better than it is: "
-                f"{results.design['command']} confirms it (--force exports it, marked as unconfirmed)"
+                f"{results.design.command} confirms it (--force exports it, marked as unconfirmed)"
             )
         return _export_unconfirmed(arguments, results, folder, found)
     judgement = judge(study)
     arm = arguments.arm or judgement.winner
     if arm is None:
         raise UserError(f"{arguments.name}: nothing can be exported: {judgement.winner_reason}")
-    labels = {entry["name"]: [entry["label"]] for entry in study.design["arms"]}
+    labels = {entry.name: [entry.label] for entry in study.design.arms}
     arm = named_arm(arm, labels, "was not confirmed; what was:")
     runs = [record for record in study.records_of(arm) if record.status == "complete"]
     reason = judgement.winner_reason.replace(UNCONFIRMED, "on fresh seeds")
@@ -56,11 +57,11 @@ def run_export(arguments: argparse.Namespace) -> int:
 def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder: Path, found: dict[str, Any]) -> int:
     finalists = results.finalists()
     if not finalists:
-        raise UserError(f"{arguments.name}: no configuration is trained to the end yet: {results.design['command']}")
+        raise UserError(f"{arguments.name}: no configuration is trained to the end yet: {results.design.command}")
     known = {finalist: [described(found.settings)] for finalist, found in finalists.items()}
     name = named_arm(arguments.arm or next(iter(finalists)), known, "is no finalist; the finalists are")
     design = confirmation(SearchPlan.of_design(results.design), results).design
-    arm = name if any(entry["name"] == name for entry in design["arms"]) else "control"
+    arm = name if name in design.by_name else "control"
     evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}
     told, target = evidence | {"search": found}, arguments.to or folder / "export"
     if arguments.target:
@@ -73,7 +74,7 @@ def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder:
 
 def _at_full_scale(
     arguments: argparse.Namespace,
-    design: Mapping[str, Any],
+    design: Design,
     arm: str,
     runs: Sequence[Any],
     told: Any,

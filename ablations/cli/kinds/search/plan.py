@@ -37,8 +37,8 @@ def make_plan(arguments: argparse.Namespace) -> SearchPlan:
     assert isinstance(search, Search)
     search = first_seeds(search, arguments.seeds)
     planned = plan(name, search, size=arguments.size or "full", overrides=arguments.settings)
-    told = {"command": agenda.run_command(arguments, planned.size), "declared_in": agenda.declared_in(arguments.name)}
-    return replace(planned, design={**planned.design, **told})
+    command, declared_in = agenda.run_command(arguments, planned.size), agenda.declared_in(arguments.name)
+    return replace(planned, design=replace(planned.design, command=command, declared_in=declared_in))
 
 
 def refusal(plan: SearchPlan) -> str | None:
@@ -72,7 +72,7 @@ def feasible_share(plan: SearchPlan) -> tuple[float, str]:
 def tokens_bound(plan: SearchPlan) -> tuple[float, float]:
     """Training tokens of one group: when every configuration is trained to the end, and about what halving leaves."""
     design = plan.design
-    one = design["tokens_per_run"] * len(plan.search.seeds)
+    one = design.tokens_per_run * len(plan.search.seeds)
     if plan.search.budget.tokens:
         return plan.search.budget.tokens, plan.search.budget.tokens
     trials = plan.search.budget.trials or 0
@@ -88,14 +88,20 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
     bound, expected = tokens_bound(plan)
     groups = len(plan.groups)
     arms = groups * len(plan.search.metrics) + 1
-    confirm_tokens = arms * plan.search.confirm * plan.design["tokens_per_run"]
+    confirm_tokens = arms * plan.search.confirm * plan.design.tokens_per_run
     content = {
-        **{key: plan.design[key] for key in ("ablation", "size", "question", "metrics", "space", "compare", "seeds")},
-        **{key: plan.design[key] for key in ("rungs", "sampler", "pruner", "trials", "tokens", "control_settings")},
+        **{
+            key: getattr(plan.design, key)
+            for key in ("ablation", "size", "question", "metrics", "space", "compare", "seeds")
+        },
+        **{
+            key: getattr(plan.design, key)
+            for key in ("rungs", "sampler", "pruner", "trials", "tokens", "control_settings")
+        },
         "groups": [group.label for group in plan.groups],
         "feasible_share": share,
         "infeasible": reason,
-        "tokens_per_run": plan.design["tokens_per_run"],
+        "tokens_per_run": plan.design.tokens_per_run,
         "data": describe_data([plan.resolver.control.data]),
         "most_tokens": groups * bound,
         "expected_tokens": groups * expected,
@@ -112,7 +118,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         seconds = next(iter(calibrate(sweep, threads=max(1, cores() // workers)).seconds_per_run.values()))
         tokens = content["expected_tokens"] + confirm_tokens
         content |= {"workers": workers, "seconds_per_run": seconds}
-        content["estimated_seconds"] = seconds * tokens / plan.design["tokens_per_run"] / workers
+        content["estimated_seconds"] = seconds * tokens / plan.design.tokens_per_run / workers
     return content
 
 

@@ -23,6 +23,7 @@ from analysis.study import Study
 from analysis.verdicts.arms import UNCONFIRMED
 from analysis.verdicts.judge import judge
 from core.errors import UserError
+from core.records.design import SearchDesign
 from core.records.versions import mixture
 from core.runtime.terminal_table import labelled
 from core.runtime.units import counted, ranked, short, significant
@@ -76,8 +77,8 @@ def confirmed(results: Results, folder: Path) -> Study | None:
     """The confirmation of what the search finds best now; None where there is none, or it was of another best."""
     path = folder.with_name(f"{folder.name}.{CONFIRM}")
     study = Study.load(path) if path.is_dir() else None
-    wanted = {results.design["control"], *(found.arm for found in results.finalists().values())}
-    if study is None or {f"c-{arm['hash'][:10]}" for arm in study.design["arms"]} != wanted:
+    wanted = {results.design.control, *(found.arm for found in results.finalists().values())}
+    if study is None or {f"c-{arm.hash[:10]}" for arm in study.design.arms} != wanted:
         return None
     return study
 
@@ -93,10 +94,10 @@ def report(results: Results, study: Study | None) -> dict[str, Any]:
         "unequal_tokens": _unequal_tokens(confirmation["arms"]) if confirmation else None,
     }
     return {
-        "search": design["ablation"],
-        "question": design["question"],
-        "metrics": design["metrics"],
-        "goals": design["goals"],
+        "search": design.ablation,
+        "question": design.question,
+        "metrics": design.metrics,
+        "goals": design.goals,
         "configurations": {state: states.count(state) for state in ("complete", "paused", "failed")},
         "tokens": sum(found.tokens for found in results.configurations),
         "trials": [_trial(found) for found in results.configurations],
@@ -153,14 +154,14 @@ def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | Non
 
 def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[str, Any]:
     design = results.design
-    sign = 1 if design["goals"][0] == "min" else -1
+    sign = 1 if design.goals[0] == "min" else -1
     complete = sorted((c for c in found if c.status == "complete"), key=lambda c: c.trial)
     best = [complete[place] for place in ranked([sign * c.values[0] for c in complete])[:SHOWN]]
     # Every configuration that didn't fail has a value here: no choice was made before.
-    step = design["rungs"][0]
+    step = design.rungs[0]
     judged = [c for c in found if step in c.curve]
     values = [c.curve[step] for c in judged]
-    search = from_json(design["declared"])
+    search = from_json(design.declared)
     rows = importances(
         search,
         [c.settings for c in judged],
@@ -168,11 +169,11 @@ def _group(results: Results, name: str, found: Sequence[Configuration]) -> dict[
         rng=np.random.default_rng(0),
     )
     labels = {c.trial: described(d) for c, d in zip(found, differing([c.settings for c in found]), strict=True)}
-    drawn = [c.curve[step] for c in judged if c.arm != design["control"]]  # the control was given, not drawn
+    drawn = [c.curve[step] for c in judged if c.arm != design.control]  # the control was given, not drawn
     return {
         "group": name,
         "best": [_row(c, design, labels) | {"note": BIASED} for c in best],
-        "pareto": [_row(c, design, labels) for c in results.pareto(name)] if len(design["metrics"]) > 1 else [],
+        "pareto": [_row(c, design, labels) for c in results.pareto(name)] if len(design.metrics) > 1 else [],
         "judged_at_step": step,
         "expected_best": [] if search.guided else _expected(drawn, sign),
         "best_so_far": _so_far([c.curve[step] for c in sorted(judged, key=lambda c: c.trial)], sign),
@@ -196,9 +197,9 @@ def _so_far(values: Sequence[float], sign: int) -> list[dict[str, float]]:
     return [{"n": n, "value": float(best[n - 1])} for n in _counts(len(values))]
 
 
-def _row(found: Configuration, design: Mapping[str, Any], labels: Mapping[int, str]) -> dict[str, Any]:
+def _row(found: Configuration, design: SearchDesign, labels: Mapping[int, str]) -> dict[str, Any]:
     return {
-        "is_control": found.arm == design["control"],
+        "is_control": found.arm == design.control,
         "trial": found.trial,
         "settings": dict(found.settings),
         "label": labels[found.trial] or described(found.settings),
@@ -209,10 +210,10 @@ def _row(found: Configuration, design: Mapping[str, Any], labels: Mapping[int, s
 
 def _confirmation(results: Results, study: Study) -> dict[str, Any]:
     judgement = judge(study)
-    metric, goal, alpha = study.design["metric"], results.design["goals"][0], study.design["alpha"]
+    metric, goal, alpha = study.design.metric, results.design.goals[0], study.design.alpha
     finalists = results.finalists()
     control_fresh = study.values("control", metric)
-    control_then = next((c for c in results.configurations if c.arm == results.design["control"]), None)
+    control_then = next((c for c in results.configurations if c.arm == results.design.control), None)
     arms = []
     for arm in study.arms:
         found = control_then if arm == "control" else finalists[arm]
@@ -235,8 +236,8 @@ def _confirmation(results: Results, study: Study) -> dict[str, Any]:
             row |= _effects(found, control_then, fresh, control_fresh, alpha)
         arms.append(row)
     return {
-        "is_control": [name for name, found in finalists.items() if found.arm == results.design["control"]],
-        "seeds": list(study.design["seeds"]),
+        "is_control": [name for name, found in finalists.items() if found.arm == results.design.control],
+        "seeds": list(study.design.seeds),
         "missing": study.missing,
         "headline": judgement.headline,
         "winner": judgement.winner,
@@ -310,7 +311,7 @@ def _print_content(content: dict[str, Any], study: Study | None, out: Console) -
     found = content["confirmation"]
     out.print()
     out.print(f"confirmation on seeds {found['seeds'][0]} to {found['seeds'][-1]}, which chose nothing", style="bold")
-    interval = coverage(study.design["alpha"])
+    interval = coverage(study.design.alpha)
     of_that = interval.replace("interval", "of that")
     table = labelled("arm", "estimate", interval, "minus control", of_that, "search said (biased)")
     for row in found["arms"]:
@@ -319,7 +320,7 @@ def _print_content(content: dict[str, Any], study: Study | None, out: Console) -
             row["arm"],
             "" if row["estimate"] is None else significant(row["estimate"], 4),
             "" if row["low"] is None else f"{significant(row['low'], 4)} {significant(row['high'], 4)}",
-            signed(effect, study.design["margin"]),
+            signed(effect, study.design.margin),
             "" if effect is None else f"{signed(row['effect_low'])} {signed(row['effect_high'])}",
             signed(row.get("selected_effect")),
         )

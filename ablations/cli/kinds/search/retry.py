@@ -6,6 +6,7 @@ from ablations.cli.kinds.search.plan import make_plan, refusal
 from ablations.cli.launching import check_flags, submit
 from ablations.cli.retry import failed_too, queue_again, say_next
 from core.errors import UserError
+from core.records.design import SearchDesign
 from core.runtime.printable import say
 from sweeps.runs.folders import pending
 from sweeps.runs.ledger import Ledger
@@ -20,8 +21,8 @@ def run_retry(arguments: argparse.Namespace) -> int:
     check_flags(arguments)
     plan, out = make_plan(arguments), arguments.out.absolute()
     former = read_design(plan.study_name, out)
-    if former.get("identity") != plan.design["identity"]:
-        raise UserError(f"{plan.study_name} was last run with another space or other settings: {former.get('command')}")
+    if not isinstance(former, SearchDesign) or former.identity != plan.design.identity:
+        raise UserError(f"{plan.study_name} was last run with another space or other settings: {former.command}")
     if arguments.dry_run:
         return submit(arguments, plan, retry_failed=failed_too(arguments))
     arguments.storage = choose_url(arguments.storage, out, out / plan.study_name)
@@ -35,5 +36,5 @@ def run_retry(arguments: argparse.Namespace) -> int:
     if arguments.launcher == "slurm":
         return submit(arguments, plan, retry_failed=False)
     if confirming is None or pending(confirming, out):
-        say_next(plan.study_name, plan.design["command"], out, bool(refusal(plan)))
+        say_next(plan.study_name, plan.design.command, out, bool(refusal(plan)))
     return 0

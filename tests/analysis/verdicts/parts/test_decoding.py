@@ -65,7 +65,7 @@ def test_no_way_is_named_for_a_loss_that_was_not_detected(study: Study) -> None:
     half = next(way for way in found.ways if way.name == "half")
     assert half.verdict == "no detectable difference at this resolution" and half.effect.estimate < -0.1
     assert "“way half”" not in found.headline and "“way same” (equivalent" in found.headline
-    design = {**study.design, "decoders": study.design["decoders"] | {"margin": None}}
+    design = replace(study.design, decoders=replace(study.design.decoders, margin=None))
     without = decoding(replace(study, design=design, decoded=unsure))
     assert "Fewest" not in without.headline and "“way" not in without.headline
 
