@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import tests.unsynced  # noqa: F401
 from tests.forked import one_template
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

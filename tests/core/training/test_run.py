@@ -195,7 +195,7 @@ def test_a_trained_model_approaches_the_entropy_of_the_source_from_above(tmp_pat
     config = quick(
         model__hidden_size=64, model__num_heads=2, model__head_dim=32, model__expert_width=64,
         optimizer__learning_rate=4e-3, data__validation_sequences=1024, trainer__validate_every=0,
-        trainer__steps=600, trainer__batch_size=32, optimizer__warmup_steps=20, trainer__log_every=100,
+        trainer__steps=400, trainer__batch_size=32, optimizer__warmup_steps=20, trainer__log_every=100,
     )  # fmt: skip
     record = train(replace(config, seed=1), tmp_path)
     excess, error = record.metrics["val/excess_nelbo"], record.metrics["val/nelbo_se"]
