@@ -67,10 +67,8 @@ class Command:
             "--out", type=Path, default=Path("runs"), metavar="DIR", help="folder of runs (default: runs)"
         )
         if self.study:
-            parser.add_argument(
-                "name", metavar="NAME", help="a question on the agenda, or a .py file that declares one"
-            )
-            parser.add_argument("--size", metavar="SIZE", help="an edition that the ablation declares (default: full)")
+            parser.add_argument("name", metavar="NAME", help="a study in ablations/, or a .py file that declares one")
+            parser.add_argument("--size", metavar="SIZE", help="a declared size of the study (default: full)")
         if self.json:
             parser.add_argument("--json", action="store_true", help="print JSON")
         self.options(parser)

@@ -51,7 +51,7 @@ def _shown(text: str) -> str:
 
 
 def exploratory_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--exploratory", action="store_true", help="though the design can't reach significance")
+    parser.add_argument("--exploratory", action="store_true", help="accept a design that can't reach significance")
 
 
 def workers_options(parser: argparse.ArgumentParser, seeds: str = "seeds 0..N-1 instead of the declared ones") -> None:
@@ -76,15 +76,17 @@ def slurm_options(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("partition", "account", "qos"):
         group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
-    group.add_argument("--time", metavar="LIMIT", help="of each array task, such as 4h, 90m or 1-12:00:00")
+    group.add_argument("--time", metavar="LIMIT", help="time limit of an array task, such as 4h, 90m or 1-12:00:00")
     group.add_argument(
         "--gpus-per-run",
         type=whole,
         metavar="N",
-        help="GPUs of each array task (default: one where the partition has GPUs)",
+        help="GPUs of an array task (default: one where the partition has GPUs)",
     )
     group.add_argument("--cpus-per-run", type=whole, metavar="N", help="CPUs of each array task (default: Slurm's)")
-    group.add_argument("--array-parallelism", type=whole, metavar="N", help="most array tasks (default: 64)")
+    group.add_argument(
+        "--array-parallelism", type=whole, metavar="N", help="largest number of array tasks (default: 64)"
+    )
     group.add_argument(
         "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
     )

@@ -1,4 +1,4 @@
-"""`ablate bench`: what decoding costs, and how good what is decoded is.
+"""`ablate bench`: measure the cost and the quality of decoding.
 
 Options whose default depends on the kind of benchmark are None where they aren't given.
 """
@@ -20,14 +20,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL", help="a run's, an imported or a Hugging Face folder")
     for name, shown, text in (
         ("length", "128; lm-eval: as the task says, or 256; humaneval: 512", "tokens of a response"),
-        ("block-length", "32", "decoded before the next block is begun"),
+        ("block-length", "32", "tokens per block"),
         ("batch", "1 4; lm-eval, humaneval: 16", "sequences at once"),
-        ("tokens-per-call", "1 2; lm-eval, humaneval: 1", "that a call fixes: length over network calls"),
+        ("tokens-per-call", "1 2; lm-eval, humaneval: 1", "tokens fixed per network call"),
     ):
         parser.add_argument(f"--{name}", type=whole, nargs="+", metavar="N", help=f"{text} (default: {shown})")
-    parser.add_argument("--prompt-length", type=whole, default=32, metavar="N", help="of held-out text (default: 32)")
     parser.add_argument(
-        "--threshold", type=number, metavar="P", help="of threshold unmasking (default: 0.9; lm-eval, humaneval: none)"
+        "--prompt-length", type=whole, default=32, metavar="N", help="tokens of held-out text (default: 32)"
+    )
+    parser.add_argument(
+        "--threshold", type=number, metavar="P", help="probability threshold (default: 0.9; lm-eval, humaneval: none)"
     )
     for name, kind, several in (("remasking", str, ["low_confidence"]), ("thresholds", number, [0.95, 0.9])):
         parser.add_argument(
@@ -40,13 +42,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--judge",
         type=Path,
         metavar="PATH",
-        help="text: a causal model that reads the responses (run, import or HF folder)",
+        help="text: a causal model that scores the responses (run, import or HF folder)",
     )
-    parser.add_argument("--draws", type=whole, default=32, metavar="K", help="pairs: of masks (default: 32)")
+    parser.add_argument("--draws", type=whole, default=32, metavar="K", help="pairs: draws of masks (default: 32)")
     parser.add_argument(
-        "--temperature", type=number, metavar="T", help="text: of the noise (default: 1; lm-eval: as the task says)"
+        "--temperature", type=number, metavar="T", help="text: temperature (default: 1; lm-eval: as the task says)"
     )
-    parser.add_argument("--rounds", type=whole, default=5, metavar="N", help="of which medians are taken (default: 5)")
+    parser.add_argument("--rounds", type=whole, default=5, metavar="N", help="rounds, for medians (default: 5)")
     _judged_options(parser)
 
 
@@ -65,19 +67,23 @@ def _judged_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--limit", type=whole, metavar="N", help="only the first examples of a task (default: all)")
     group.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
-    group.add_argument("--seed", type=whole, default=0, metavar="N", help="of masks and noise (default: 0)")
-    group.add_argument("--to", type=Path, metavar="FILE", help="of the results (default: in MODEL's folder)")
+    group.add_argument("--seed", type=whole, default=0, metavar="N", help="seed of masks and noise (default: 0)")
+    group.add_argument("--to", type=Path, metavar="FILE", help="file of the results (default: in MODEL's folder)")
     group.add_argument(
-        "--samples-per-problem", type=whole, default=1, metavar="N", help="humaneval: responses to each (default: 1)"
+        "--samples-per-problem",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="humaneval: responses per problem (default: 1)",
     )
     group.add_argument(
-        "--execute", action="store_true", help="humaneval: run what the model wrote, confined (default: only write it)"
+        "--execute", action="store_true", help="humaneval: run the programs, sandboxed (default: only write them)"
     )
 
 
 COMMAND = Command(
     "bench",
-    "what decoding costs, block after block or token after token",
+    "measure the cost and the quality of decoding",
     "ablations.cli.bench:run_bench",
     options,
     json=True,

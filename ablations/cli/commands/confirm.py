@@ -1,4 +1,4 @@
-"""`ablate confirm`: the winner of an ablation beside its control on seeds that had no part in the choice."""
+"""`ablate confirm`: train the winner and the control on fresh seeds."""
 
 import argparse
 
@@ -7,15 +7,15 @@ from ablations.cli.options import slurm_options, storage_option, workers_options
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
+    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     slurm_options(parser)
-    workers_options(parser, "how many fresh seeds")
+    workers_options(parser, "number of fresh seeds")
     storage_option(parser)
 
 
 COMMAND = Command(
     "confirm",
-    "the winner beside its control on fresh seeds",
+    "train the winner and the control on fresh seeds",
     "ablations.cli.confirm:run_confirm",
     options,
     study=True,

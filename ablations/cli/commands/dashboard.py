@@ -1,4 +1,4 @@
-"""`ablate dashboard`: a live page of a sweep on this machine, or its workspace and report in W&B."""
+"""`ablate dashboard`: serve a live page of a study, or save its W&B workspace."""
 
 import argparse
 
@@ -10,15 +10,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wandb",
         metavar="ENTITY/PROJECT",
-        help="save W&B's workspace and report where its runs are mirrored to instead",
+        help="save a W&B workspace and report in this project instead",
     )
     storage_option(parser)
-    parser.add_argument("--port", type=positive, metavar="N", help="of the page, on 127.0.0.1 (default: a free one)")
+    parser.add_argument("--port", type=positive, metavar="N", help="port on 127.0.0.1 (default: a free one)")
 
 
 COMMAND = Command(
     "dashboard",
-    "a live page of a sweep, or its W&B workspace",
+    "serve a live page of a study, or save its W&B workspace",
     "ablations.cli.dashboard:run_dashboard",
     options,
     study=True,

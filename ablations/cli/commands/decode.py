@@ -1,11 +1,11 @@
-"""`ablate decode`: every trained model answers held-out prompts, in each of its ways of decoding."""
+"""`ablate decode`: decode held-out prompts in every declared decoding setting."""
 
 from ablations.cli.command import Command
 from ablations.cli.options import workers_options
 
 COMMAND = Command(
     "decode",
-    "decode the trained models in the declared ways",
+    "decode held-out prompts in every declared decoding setting",
     "ablations.cli.decode:run_decode",
     workers_options,
     study=True,

@@ -1,4 +1,4 @@
-"""`ablate describe`: parameters, FLOPs and shapes of a config, counted without allocating it."""
+"""`ablate describe`: print parameters, FLOPs and shapes of a configuration."""
 
 import argparse
 
@@ -11,7 +11,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "describe",
-    "parameters, FLOPs and shapes of a config",
+    "print parameters, FLOPs and shapes of a configuration",
     "ablations.cli.describe:run_describe",
     options,
     settings=True,

@@ -1,5 +1,5 @@
-"""`ablate doctor`: what this machine has and what that means."""
+"""`ablate doctor`: check this machine's hardware and software."""
 
 from ablations.cli.command import Command
 
-COMMAND = Command("doctor", "what this machine has and what that means", "ablations.cli.doctor:run_doctor", json=True)
+COMMAND = Command("doctor", "check this machine's hardware and software", "ablations.cli.doctor:run_doctor", json=True)

@@ -1,4 +1,4 @@
-"""`ablate export`: the winning arm as a config with its evidence, or its weights."""
+"""`ablate export`: write the winning arm as a configuration with its evidence, or a run's weights."""
 
 import argparse
 from pathlib import Path
@@ -8,25 +8,25 @@ from ablations.cli.command import Command
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--arm", help="export this arm instead of the winner")
-    parser.add_argument("--force", action="store_true", help="a winner before it is confirmed, marked so")
+    parser.add_argument("--force", action="store_true", help="export an unconfirmed winner, marked as such")
     parser.add_argument(
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="where to (default: export/ beside the records; hf/ in the folder of a run)",
+        help="output folder (default: export/ beside the records; hf/ in the folder of a run)",
     )
     parser.add_argument(
-        "--format", choices=("config", "hf"), default="config", help="hf: trained weights, as transformers reads them"
+        "--format", choices=("config", "hf"), default="config", help="hf: weights in the format of transformers"
     )
-    parser.add_argument("--target", metavar="PRESET|FILE", help="carry the arm to this model, such as llada_moe_7b_a1b")
-    parser.add_argument("--cluster", metavar="CLUSTER", help="that the target is laid out for, such as 64xH100-80G")
-    parser.add_argument("--tokens", metavar="N", help="that the target is trained on, such as 10T (default: its own)")
-    parser.add_argument("--rule", metavar="NAME", help="of rescaling: compute (default), width, none")
+    parser.add_argument("--target", metavar="PRESET|FILE", help="transfer the arm to it, such as llada_moe_7b_a1b")
+    parser.add_argument("--cluster", metavar="CLUSTER", help="cluster to lay the target out for, such as 64xH100-80G")
+    parser.add_argument("--tokens", metavar="N", help="training tokens of the target, such as 10T (default: its own)")
+    parser.add_argument("--rule", metavar="NAME", help="rule of rescaling: compute (default), width, none")
 
 
 COMMAND = Command(
     "export",
-    "the winning arm as a config with its evidence, or its weights",
+    "write the winning arm as a configuration with its evidence, or a run's weights",
     "ablations.cli.export:run_export",
     options,
     study=True,

@@ -1,4 +1,4 @@
-"""`ablate layout`: the fastest layout of a run on a cluster, and its cost."""
+"""`ablate layout`: find the fastest layout on a cluster, and its cost."""
 
 import argparse
 from pathlib import Path
@@ -12,17 +12,17 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cluster", required=True, metavar="COUNTxDEVICE", help="such as 64xH100-80G, 32xA100-40G/4, or a YAML file"
     )
-    parser.add_argument("--tokens", metavar="N", help="to train on, such as 10T (default: the config's steps)")
+    parser.add_argument("--tokens", metavar="N", help="training tokens, such as 10T (default: the config's)")
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="RECORD",
-        help="a finished run's folder or record, whose time corrects the model's",
+        help="a finished run's folder or record, to scale predicted times by",
     )
-    parser.add_argument("--as-is", action="store_true", help="weigh the config's own layout, and no other")
+    parser.add_argument("--as-is", action="store_true", help="evaluate the configuration's own layout only")
     parser.add_argument("--no-offload", action="store_true", help="keep all states on the devices")
-    parser.add_argument("--across-nodes", action="store_true", help="let experts be shared out over several nodes")
-    parser.add_argument("--headroom", type=number, metavar="SHARE", help="of memory to leave free (default: 0.08)")
+    parser.add_argument("--across-nodes", action="store_true", help="allow expert parallelism over several nodes")
+    parser.add_argument("--headroom", type=number, metavar="SHARE", help="free share of memory (default: 0.08)")
     parser.add_argument(
         "--imbalance", type=number, metavar="X", help="rows of the fullest device over the mean (default: 1.5)"
     )
@@ -30,7 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "layout",
-    "the fastest layout on a cluster, and its cost",
+    "find the fastest layout on a cluster, and its cost",
     "ablations.cli.layout:run_layout",
     options,
     settings=True,

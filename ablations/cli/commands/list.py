@@ -1,4 +1,4 @@
-"""`ablate list`: the agenda and the verdicts so far."""
+"""`ablate list`: list studies with runs and verdicts so far."""
 
 import argparse
 
@@ -6,7 +6,9 @@ from ablations.cli.command import Command
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--names", action="store_true", help="only 'name size', one a line")
+    parser.add_argument("--names", action="store_true", help="print only 'name size', one per line")
 
 
-COMMAND = Command("list", "the agenda and the verdicts so far", "ablations.cli.list:run_list", options, json=True)
+COMMAND = Command(
+    "list", "list studies with runs and verdicts so far", "ablations.cli.list:run_list", options, json=True
+)

@@ -1,4 +1,4 @@
-"""`ablate plan`: arms, cost, and the smallest effect detectable."""
+"""`ablate plan`: print arms, cost and the minimum detectable effect."""
 
 import argparse
 
@@ -14,7 +14,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "plan",
-    "arms, cost, and the smallest effect detectable",
+    "print arms, cost and the minimum detectable effect",
     "ablations.cli.plan:run_plan",
     options,
     study=True,

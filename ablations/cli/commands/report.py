@@ -1,4 +1,4 @@
-"""`ablate report`: the verdict table and report.html."""
+"""`ablate report`: print the verdict and write report.html."""
 
 import argparse
 from pathlib import Path
@@ -8,13 +8,13 @@ from ablations.cli.command import Command
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--files", type=Path, metavar="FOLDER", help="tables as CSV, Markdown and LaTeX, figures as SVG, PNG and PDF"
+        "--files", type=Path, metavar="FOLDER", help="write tables (CSV, Markdown, LaTeX) and figures (SVG, PNG, PDF)"
     )
 
 
 COMMAND = Command(
     "report",
-    "the verdict table and report.html",
+    "print the verdict and write report.html",
     "ablations.cli.report:run_report",
     options,
     study=True,

@@ -7,9 +7,9 @@ from ablations.cli.options import positive, slurm_options, storage_option
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--failed", action="store_true", help="set records of failure aside and queue their runs")
-    parser.add_argument("--lost", action="store_true", help="only queue runs whose worker died or was stopped")
-    parser.add_argument("--seeds", type=positive, metavar="N", help="as `run` was given")
+    parser.add_argument("--failed", action="store_true", help="queue failed runs; their records are set aside")
+    parser.add_argument("--lost", action="store_true", help="queue only runs whose worker died or was stopped")
+    parser.add_argument("--seeds", type=positive, metavar="N", help="the value that `run` was given")
     slurm_options(parser)
     storage_option(parser)
 

@@ -1,4 +1,4 @@
-"""`ablate run`: train what isn't recorded yet, here or on a cluster."""
+"""`ablate run`: train the runs that have no record."""
 
 import argparse
 
@@ -7,15 +7,15 @@ from ablations.cli.options import exploratory_option, positive, slurm_options, s
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--retry-failed", action="store_true", help="run failed runs again")
+    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
     parser.add_argument(
-        "--until-decided", action="store_true", help="buy seeds block by block, and no more for what is decided"
+        "--until-decided", action="store_true", help="add seeds in blocks, and none for comparisons that are decided"
     )
     parser.add_argument(
         "--block",
         type=positive,
         metavar="N",
-        help="with --until-decided: seeds between looks (default: a tenth, or 2)",
+        help="with --until-decided: seeds per block (default: a tenth of the declared ones, at least 2)",
     )
     exploratory_option(parser)
     slurm_options(parser)
@@ -25,7 +25,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "run",
-    "train what isn't recorded yet",
+    "train the runs that have no record",
     "ablations.cli.run:run_run",
     options,
     study=True,

@@ -1,4 +1,4 @@
-"""`ablate sample`: decode with a model, watching tokens being fixed."""
+"""`ablate sample`: decode with a model and show tokens being fixed."""
 
 import argparse
 from pathlib import Path
@@ -12,33 +12,29 @@ def options(parser: argparse.ArgumentParser) -> None:
         "model", type=Path, metavar="MODEL", help="a run's, an imported or a Hugging Face model's folder"
     )
     parser.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="may be repeated; ░ in it is a mask (default: none)"
+        "--prompt", action="append", metavar="TEXT", help="may be repeated; ░ is a mask (default: none)"
     )
     parser.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json, or 'bytes' (default: the model's own)")
     parser.add_argument("--length", type=whole, metavar="N", help="tokens of the response (default: 128)")
-    parser.add_argument(
-        "--block-length", type=whole, metavar="N", help="decode block after block (default: all at once)"
-    )
-    parser.add_argument("--steps", type=whole, metavar="N", help="network calls (default: one for each token)")
+    parser.add_argument("--block-length", type=whole, metavar="N", help="tokens per block (default: one block)")
+    parser.add_argument("--steps", type=whole, metavar="N", help="network calls (default: one per token)")
     parser.add_argument("--remasking", metavar="RULE", help="low_confidence (default), random, entropy or margin")
+    parser.add_argument("--threshold", type=number, metavar="P", help="fix tokens at least this probable, not --steps")
     parser.add_argument(
-        "--threshold", type=number, metavar="P", help="fix what is at least so sure, instead of --steps"
+        "--low-threshold", type=number, metavar="P", help="and the best of each run at least this probable"
     )
-    parser.add_argument(
-        "--low-threshold", type=number, metavar="P", help="and the best of each run that is at least so sure"
-    )
-    parser.add_argument("--temperature", type=number, metavar="T", help="of Gumbel noise (default: 0)")
+    parser.add_argument("--temperature", type=number, metavar="T", help="temperature of the Gumbel noise (default: 0)")
     parser.add_argument("--cfg", type=number, metavar="W", help="scale of classifier-free guidance (default: 0)")
     parser.add_argument(
         "--cache", metavar="KIND", help="prefix or dual: keep keys and values outside the block (default: none)"
     )
-    parser.add_argument("--seed", type=whole, metavar="N", help="of the noise (default: 0)")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token, as JSON")
+    parser.add_argument("--seed", type=whole, metavar="N", help="seed of the noise (default: 0)")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token to a JSON file")
 
 
 COMMAND = Command(
     "sample",
-    "decode with a model, watching tokens being fixed",
+    "decode with a model and show tokens being fixed",
     "ablations.cli.sample:run_sample",
     options,
     json=True,

@@ -1,4 +1,4 @@
-"""`ablate status`: where a sweep stands."""
+"""`ablate status`: print the runs, jobs and time left of a study."""
 
 import argparse
 
@@ -7,13 +7,13 @@ from ablations.cli.options import storage_option
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--watch", action="store_true", help="show it until no run is queued or in training")
+    parser.add_argument("--watch", action="store_true", help="update until no run is queued or training")
     storage_option(parser)
 
 
 COMMAND = Command(
     "status",
-    "where a sweep stands: its runs, its jobs, the time left",
+    "print the runs, jobs and time left of a study",
     "ablations.cli.status:run_status",
     options,
     study=True,

@@ -1,4 +1,4 @@
-"""`ablate storage serve`: serve the database of sweeps to workers over gRPC."""
+"""`ablate storage serve`: serve a database to workers over gRPC."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from core.errors import UserError
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("verb", choices=("serve",), metavar="serve", help="answer until it is ended")
+    parser.add_argument("verb", choices=("serve",), metavar="serve", help="run until interrupted")
     parser.add_argument("--storage", metavar="URL", help="the database (default: $ABLATE_STORAGE)")
     parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=positive, default=13000, metavar="N", help="to listen on (default: 13000)")

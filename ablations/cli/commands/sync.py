@@ -1,10 +1,10 @@
-"""`ablate sync`: runs that were trained offline, sent to W&B once each."""
+"""`ablate sync`: send runs that were logged offline to W&B, once each."""
 
 from ablations.cli.command import Command
 
 COMMAND = Command(
     "sync",
-    "send what was trained offline to W&B, once",
+    "send runs that were logged offline to W&B, once each",
     "ablations.cli.sync:run_sync",
     study=True,
     json=True,

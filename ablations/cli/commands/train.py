@@ -1,4 +1,4 @@
-"""`ablate train`: one run from a config file or preset; or several, where the file has stages."""
+"""`ablate train`: train one run, or stages, from a configuration or preset."""
 
 import argparse
 
@@ -12,15 +12,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="check shapes, schedule, data and layout; train nothing")
     parser.add_argument("--cluster", metavar="CLUSTER", help="with --dry-run: plan for it, such as 64xH100-80G")
-    parser.add_argument("--stage", metavar="NAME", help="of a config with stages: train up to this one")
+    parser.add_argument("--stage", metavar="NAME", help="with stages: train up to this one")
     parser.add_argument(
-        "--devices", type=positive, default=1, metavar="N", help="processes (trainer.strategy=deepspeed)"
+        "--devices", type=positive, default=1, metavar="N", help="one process each (trainer.strategy=deepspeed)"
     )
 
 
 COMMAND = Command(
     "train",
-    "one run from a config file or preset",
+    "train one run, or stages, from a configuration or preset",
     "ablations.cli.train:run_train",
     options,
     settings=True,

@@ -1,11 +1,11 @@
-"""`ablate verify`: re-hash the records and list what can't be trusted."""
+"""`ablate verify`: compute all hashes again and list the problems found."""
 
 from ablations.cli.command import Command
 from ablations.cli.options import storage_option
 
 COMMAND = Command(
     "verify",
-    "what of the records can't be trusted",
+    "compute all hashes again and list the problems found",
     "ablations.cli.verify:run_verify",
     storage_option,
     study=True,
