@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from core.config.run import RunConfig
+from core.config.run import RunConfig, known_keys
 from core.records.metrics import METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,10 +49,10 @@ def configuration() -> str:
         title = f"`{prefix[:-1]}`" if prefix else "Top level"
         sentence = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
         parts += [f"\n## {title}\n", sentence + "\n", "| key | type | default | meaning |", "|---|---|---|---|"]
-        comments, hints = field_comments(cls), get_type_hints(cls)
+        comments, hints, keys = field_comments(cls), get_type_hints(cls), known_keys(cls, prefix)
         for each in fields(cls):
             if not is_dataclass(hints[each.name]):
-                kind = cell(type_name(hints[each.name]))
+                kind = cell(type_name(keys[f"{prefix}{each.name}"]))
                 meaning = cell(comments[each.name])
                 parts.append(f"| `{prefix}{each.name}` | {kind} | {cell(default(each))} | {meaning} |")
     return "\n".join(parts) + "\n"

@@ -13,11 +13,11 @@ from ablations.cli.models import open_model
 from ablations.cli.terminal import console, show_json
 from core.config.run import RunConfig
 from core.data.corpora import load as load_corpus
-from core.data.documents import TEXTS
+from core.data.corpus import text_kinds
 from core.data.held_out import check_held_out
 from core.data.names import kinds
 from core.data.tokenizers import load_tokenizer
-from core.diffusion.sampling import Sampled, Sampling, check_sampling
+from core.diffusion.sampling import Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError
 from core.probes.text_quality import NgramJudge, distinct, entropy, longest_copied_span
 from core.runtime.terminal_table import labelled
@@ -92,8 +92,9 @@ def _reader(
     if arguments.judge is None:
         return lambda prompts, responses: {}
     opened = open_model(arguments.judge)
-    if opened.tokenizer is None or not kinds(config.data.corpus) <= TEXTS.keys():
+    if opened.tokenizer is None or not kinds(config.data.corpus) <= text_kinds().keys():
         raise UserError(f"--judge {arguments.judge}: judge and model must both read text, with a tokenizer each")
+    check_autoregressive(opened.config, [], 0)
     own, theirs = load_tokenizer(config.data.tokenizer), opened.tokenizer
 
     def read(prompts: Sequence[Sequence[int]], responses: Sequence[np.ndarray]) -> dict[str, Any]:
@@ -102,10 +103,14 @@ def _reader(
         before, after = (
             [theirs.encode("a response", text.encode()).tolist() for text in texts] for texts in (asked, said)
         )
-        from core.probes.judge import continuation_nats
+        from core.probes.likelihood import Continued, log_likelihoods  # torch, which mistakes are refused without
 
-        nats = continuation_nats(opened.denoiser, before, after)
-        return {"judge_bits_per_byte": sum(nats) / math.log(2) / max(1, sum(len(text.encode()) for text in said))}
+        found = log_likelihoods(opened.denoiser, [Continued(*pair) for pair in zip(before, after, strict=True)])
+        return {
+            "judge_bits_per_byte": -math.fsum(each.log_p for each in found)
+            / math.log(2)
+            / max(1, sum(len(text.encode()) for text in said))
+        }
 
     return read
 

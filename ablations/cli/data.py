@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 from ablations.cli.terminal import console
-from core.data.documents import TEXTS
+from core.data.corpus import text_kinds
 from core.data.fetch import get_shakespeare
 from core.data.shards import write_shards
 from core.data.splits import check_share, sentence
@@ -33,12 +33,13 @@ def _get(name: str) -> int:
 
 def _tokenise(arguments: argparse.Namespace) -> int:
     kind, _, argument = arguments.name.partition(":")
-    if kind not in TEXTS:
-        raise UserError(f"'{arguments.name}' is no text: use one of {', '.join(TEXTS)}")
+    texts = text_kinds()
+    if kind not in texts:
+        raise UserError(f"'{arguments.name}' is no text: use one of {', '.join(texts)}")
     folder: Path = arguments.to or arguments.out / "tokens" / f"{kind}-{arguments.vocab_size}"
     if (folder / "train.bin").exists():
         raise UserError(f"{folder} holds shards already: name another folder with --to")
-    documents = TEXTS[kind](argument, arguments.held_out_share)
+    documents = texts[kind](argument, arguments.held_out_share)
     bpe = train_bpe(list(documents.train.values()), arguments.vocab_size)  # held-out text teaches nothing
     folder.mkdir(parents=True, exist_ok=True)
     bpe.save(str(folder / "tokenizer.json"))

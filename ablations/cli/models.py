@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.config.run import ModelConfig, RunConfig
-from core.data.documents import TEXTS, encoded
-from core.data.names import PAIRS, kinds
+from core.data.corpus import CORPORA
+from core.data.documents import encoded
+from core.data.names import kinds
 from core.data.tokenizers import Tokenizer, load_tokenizer
 from core.errors import UserError
 from core.interchange.folders import find as find_hf
@@ -97,13 +98,17 @@ def open_model(folder: Path, tokenizer: str | None = None) -> Opened:
         raise UserError(
             f"{folder / 'config.json'} names no mask token: bring the model in by `ablate import hf {folder} --mask-id N`"
         )
-    trained_with = run.data.tokenizer if run is not None and kinds(run.data.corpus) <= {*TEXTS, *PAIRS} else None
+    trained_with = run.data.tokenizer if run is not None and _is_text(run) else None
     own = str(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else trained_with
     name = tokenizer or own
     found = None if name is None else load_tokenizer(name)
     if found is not None:
         _check_fit(config, found, name or "")
     return Opened(folder, config, found, run)
+
+
+def _is_text(run: RunConfig) -> bool:
+    return not any(CORPORA[kind].tokenized or CORPORA[kind].pairs for kind in kinds(run.data.corpus))
 
 
 def _check_fit(model: ModelConfig, tokenizer: Tokenizer, name: str) -> None:

@@ -13,12 +13,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from core.errors import UserError
+from core.registry import nearest
 from sweeps.search.spec import KINDS, Budget, Search
 from sweeps.studies.ablation import Ablation, Size
 from sweeps.studies.decoders import Decoders
 from sweeps.studies.factors import Factor
 from sweeps.studies.ladder import Ladder, Target
-from sweeps.studies.study import STUDY_KINDS, Resources, confirm_size, nearest, study_name
+from sweeps.studies.study import STUDY_KINDS, Resources, confirm_size, study_name
 
 DECLARED = {
     kind.__name__: kind

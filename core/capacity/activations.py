@@ -7,13 +7,10 @@ what each layer of core.model saves; tests measure the same on real steps.
 from dataclasses import dataclass
 from functools import lru_cache
 
-from core.config.model import EC_DLM_K, EXPERTS_CHOOSE
 from core.config.run import ModelConfig, RunConfig
 
 INDEX = 8  # bytes of an int64
 FP32 = 4
-# Copies of its input, in fp32, that a router keeps; in fp32 the first is the norm's output, which is kept anyway.
-ROUTER_COPIES = {"film": 3, "unmodulated": 2, "timestep_only": 0, "hash": 0, "random": 0}
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class MicroBatch:
     @property
     def entries(self) -> int:
         """Entries of the routing, of which some routers leave some empty."""
-        return self.tokens * self.model.experts if self.model.router.kind in EXPERTS_CHOOSE else self.slots
+        return self.tokens * self.model.experts if self.model.router.traits.experts_choose else self.slots
 
     @property
     def rows(self) -> float:
@@ -63,16 +60,8 @@ class MicroBatch:
 
 def rows_per_token(model: ModelConfig) -> float:
     """Rows that a token has room for among the experts', on average."""
-    kind, chosen = model.router.kind, model.experts_per_token
-    if kind == "soft":
-        return model.experts
-    if kind == "adaptive_k":
-        return 2 * chosen - 1
-    if kind == "expert_choice" and model.router.k_schedule not in (None, "constant"):
-        return min(model.experts, 2 * chosen)
-    if kind == "ec_dlm" and model.router.k_schedule != "constant":
-        return min(model.experts, chosen * EC_DLM_K[2] / EC_DLM_K[1])
-    return chosen
+    rows = model.router.traits.rows
+    return model.experts_met if rows is None else rows(model)
 
 
 def activations(
@@ -149,8 +138,8 @@ def decided(batch: MicroBatch) -> int:
 def mixture_kept(batch: MicroBatch) -> float:
     """The router's input and weight in fp32 and what it decided; the rows' places, and their activations' inputs."""
     model, s, tokens = batch.model, batch.itemsize, batch.tokens
-    copies = ROUTER_COPIES.get(model.router.kind, 1)
-    copies = max(0, copies - 1) if s == FP32 else copies
+    copies = model.router.traits.input_copies
+    copies = max(0, copies - 1) if s == FP32 else copies  # in fp32 the first is the norm's output, which is kept anyway
     kept = decided(batch) + copies * FP32 * model.hidden_size * tokens
     kept += FP32 * model.experts * model.hidden_size if s == 2 else 0
     kept += FP32 * model.experts * tokens if model.router.scores == "sigmoid" else 0

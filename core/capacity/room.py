@@ -47,8 +47,7 @@ def _check(needed: int, free: int, where: str, instead: str) -> None:
 
 def step_memory(config: RunConfig) -> int:
     """Bytes of a training step on one device without an engine, weights and optimizer's states in fp32 included."""
-    sequences = config.trainer.batch_size
-    sequences *= 2 * config.objective.draws if config.objective.kind == "vrpo" else 1
+    sequences = config.trainer.batch_size * config.objective.sequences
     sequences *= 2 if config.model.block_length else 1  # each beside its masked self
     layout = Layout(0, 1, sequences, 1, config.trainer.activation_checkpointing)
     plain = replace(config, trainer=replace(config.trainer, precision="fp32"))

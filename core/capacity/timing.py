@@ -129,7 +129,7 @@ def _micro_batch(
 def masked(config: RunConfig) -> float:
     """The mean share of tokens whose logits are computed: half under masked diffusion, all in the other objectives."""
     objective = config.objective
-    return (1 + objective.epsilon) / 2 if objective.kind == "masked_diffusion" else 1.0
+    return (1 + objective.epsilon) / 2 if objective.traits.masks_all else 1.0
 
 
 def _dense_weights(model: ModelConfig) -> int:

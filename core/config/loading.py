@@ -193,6 +193,9 @@ def _check_plain(key: str, value: Any) -> None:
         raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(key)}")
     if isinstance(value, int) and abs(value) >= LARGEST:
         raise UserError(f"{key}: a number of {len(str(abs(value)))} digits is too large")
+    names = get_args(kind) if get_origin(kind) is Literal else ()
+    if names and isinstance(names[0], str) and value not in (*names, None):
+        raise UserError(f"{key}: Invalid value '{_short(value)}', expected one of {list(names)}")
     scalar = get_args(kind)[0] if NoneType in get_args(kind) else kind
     if scalar in (int, float) and isinstance(value, str):
         _check_digits(key, value)

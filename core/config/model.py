@@ -6,38 +6,19 @@ The comment of a field is its description in docs/configuration.md.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from core.config.router_kinds import ROUTERS, RouterKind
 from core.errors import require
 
-RouterKind = Literal[
-    "topk",
-    "bias_balanced",
-    "additive",
-    "film",
-    "bin_bias",
-    "timestep_only",
-    "unmodulated",
-    "adaptive_k",
-    "expert_choice",
-    "ec_dlm",
-    "soft",
-    "hash",
-    "random",
-]
-TOLD_TIMESTEP = ("additive", "film", "bin_bias", "timestep_only", "unmodulated")  # kinds whose logits depend on it
 Schedule = Literal["constant", "linear", "linear_reverse", "cosine", "cosine_reverse", "gaussian", "gaussian_reverse"]
-BY_RATIO = ("adaptive_k", "expert_choice", "ec_dlm")  # kinds whose compute may follow the mask ratio
-EXPERTS_CHOOSE = ("expert_choice", "ec_dlm")  # kinds whose experts take tokens, which compete for room
-SEES_OTHERS = (*EXPERTS_CHOOSE, "random")  # kinds that choose a token's experts by the other tokens of its sequence
-EC_DLM_K = (8, 20, 32)  # least, mean and most experts a token, as EC-DLM trains (arXiv 2604.01622)
 
 MOST_LAYERS = 10_000  # each is an object, also of models that are only counted
 
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """Router of the sparse layers. Each kind is a class of core.model.routers."""
+    """Router of the sparse layers. Its kind is a name in core.config.router_kinds.ROUTERS."""
 
-    kind: RouterKind = "topk"  # routing rule, see the table in docs/models.md
+    kind: str = field(default="topk", metadata={"registry": ROUTERS})  # routing rule, see the table in docs/models.md
     # input of a timestep-conditioned router. shuffled (another sequence's timestep) and constant are controls with equal
     # parameters
     sees: Literal["timestep", "mask_ratio", "shuffled", "constant"] = "timestep"
@@ -50,6 +31,7 @@ class RouterConfig:
     bias_update_rate: float = 1e-3  # bias_balanced: change of an expert's bias per step
 
     def __post_init__(self) -> None:
+        traits = self.traits
         for name in ("gate_scale", "bias_update_rate"):
             require(getattr(self, name) > 0, f"model.router.{name} must be positive, not {getattr(self, name)}")
         require(self.time_bins >= 1, f"model.router.time_bins must be at least 1, not {self.time_bins}")
@@ -58,24 +40,22 @@ class RouterConfig:
             f"model.router.time_features={self.time_features} must be even and at least 2: sines and cosines",
         )
         require(
-            self.sees == "timestep" or self.kind in TOLD_TIMESTEP,
+            self.sees == "timestep" or traits.sees_timestep,
             f"model.router.sees={self.sees} means nothing to model.router.kind={self.kind}, which is told no timestep: "
-            f"leave it out, or use one of {', '.join(TOLD_TIMESTEP)}",
+            f"leave it out, or use one of {', '.join(kind.name for kind in ROUTERS.entries() if kind.sees_timestep)}",
         )
         require(
-            self.k_schedule is None or self.kind in BY_RATIO,
+            self.k_schedule is None or traits.follows_ratio,
             f"model.router.k_schedule={self.k_schedule} means nothing to model.router.kind={self.kind}: leave it out, or "
-            f"use one of {', '.join(BY_RATIO)}",
+            f"use one of {', '.join(kind.name for kind in ROUTERS.entries() if kind.follows_ratio)}",
         )
-        require(
-            not (self.kind == "adaptive_k" and self.k_schedule == "constant"),
-            "model.router.k_schedule=constant with model.router.kind=adaptive_k is model.router.kind=topk: use that",
-        )
-        require(
-            not (self.kind == "ec_dlm" and self.renormalise),
-            "model.router.renormalise=true would undo the gates' scale of model.router.kind=ec_dlm, which are a softmax over "
-            "the chosen experts: leave it out",
-        )
+        if traits.check_settings is not None:
+            traits.check_settings(self)
+
+    @property
+    def traits(self) -> RouterKind:
+        """What is true of this kind of router."""
+        return ROUTERS[self.kind]
 
 
 @dataclass(frozen=True)
@@ -162,7 +142,7 @@ class ModelConfig:
     @property
     def experts_met(self) -> int:
         """How many experts a token meets on average: all of them under the soft router."""
-        return self.experts if self.num_experts and self.router.kind == "soft" else self.experts_per_token
+        return self.experts if self.num_experts and self.router.traits.all_experts else self.experts_per_token
 
     @property
     def width_of_expert(self) -> int:
@@ -202,7 +182,7 @@ def _check_blocks(model: ModelConfig) -> None:
         "see the block; leave one out",
     )
     require(
-        not model.num_experts or model.router.kind not in (*TOLD_TIMESTEP, *BY_RATIO, *SEES_OTHERS),
+        not model.num_experts or model.router.traits.routes_tokens_singly,
         f"model.router.kind={model.router.kind} routes tokens by all of their sequence or by its noise, and with "
         f"model.block_length={model.block_length} a token may know of its block and those before it only: use topk",
     )
@@ -227,19 +207,11 @@ def _check_experts(model: ModelConfig) -> None:
         f"model.hidden_size={model.hidden_size} must be a multiple of 4: grouped matmul needs 16-byte rows",
     )
     require(
-        model.router.kind != "adaptive_k" or 2 * model.experts_per_token - 1 <= model.experts,
-        f"model.router.kind=adaptive_k gives up to 2 k - 1 = {2 * model.experts_per_token - 1} experts to a token, and "
-        f"there are {model.experts}: use a smaller model.top_k",
-    )
-    require(
         model.shared_expert_width >= 0,
         f"model.shared_expert_width must not be negative, not {model.shared_expert_width}; 0 means none",
     )
-    require(
-        model.router.kind != "ec_dlm" or model.shared_expert_width % model.width_of_expert == 0,
-        f"model.shared_expert_width={model.shared_expert_width} must be a multiple of an expert's width, "
-        f"{model.width_of_expert}, with model.router.kind=ec_dlm, whose gates are scaled by the number of shared experts",
-    )
+    if model.router.traits.check is not None:
+        model.router.traits.check(model)
     require(
         sorted(set(model.dense_layers)) == sorted(model.dense_layers)
         and all(0 <= i < model.num_layers for i in model.dense_layers),

@@ -13,18 +13,13 @@ from typing import Any, Literal
 
 import yaml
 
-from core.config.model import (
-    BY_RATIO,
-    EXPERTS_CHOOSE,
-    SEES_OTHERS,
-    TOLD_TIMESTEP,
-    ModelConfig,
-    RouterConfig,
-    RouterKind,
-)
+from core.config.model import ModelConfig, RouterConfig
+from core.config.objective_kinds import OBJECTIVES, ObjectiveKind
+from core.config.router_kinds import ROUTERS
 from core.errors import require
+from core.registry import Registry
 
-__all__ = ["ModelConfig", "RouterConfig", "RouterKind"]  # of the network, which core.config.model describes
+__all__ = ["ModelConfig", "RouterConfig"]  # of the network, which core.config.model describes
 
 Precision = Literal["fp32", "bf16"]
 
@@ -35,7 +30,7 @@ class ObjectiveConfig:
 
     # masked_diffusion: Eq. 2. sft: Eq. 5, only responses are masked. autoregressive: next-token cross-entropy. vrpo:
     # preference tuning on likelihood bounds (LLaDA 1.5, arXiv 2505.19223)
-    kind: Literal["masked_diffusion", "sft", "autoregressive", "vrpo"] = "masked_diffusion"
+    kind: str = field(default="masked_diffusion", metadata={"registry": OBJECTIVES})
     epsilon: float = 1e-3  # the masking probability is (1 - epsilon) t + epsilon
     timesteps: Literal["stratified", "antithetic", "uniform"] = "stratified"  # how the timesteps of a batch are drawn
     exact_mask_count: bool = False  # mask a fixed number of tokens per timestep instead of each token independently
@@ -65,12 +60,22 @@ class ObjectiveConfig:
         require(self.draws >= 1, f"objective.draws must be at least 1, not {self.draws}")
         require(0 < self.cart_p < 1, f"objective.cart_p must lie in (0, 1), not {self.cart_p}")
         require(
-            self.weighting == "bound" or self.kind in ("masked_diffusion", "sft"),
+            self.weighting == "bound" or not (self.traits.causal or self.traits.pairs),
             f"objective.weighting={self.weighting} weighs masked tokens by what is visible around them, and "
             f"objective.kind={self.kind} doesn't learn so: use bound",
         )
         for name in ("load_balancing_weight", "z_loss_weight"):
             require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
+
+    @property
+    def traits(self) -> ObjectiveKind:
+        """What is true of this kind of objective."""
+        return OBJECTIVES[self.kind]
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that the network computes for each example of a batch: of a pair both sides, once for each draw."""
+        return 2 * self.draws if self.traits.pairs else 1
 
 
 @dataclass(frozen=True)
@@ -228,8 +233,7 @@ class RunConfig:
         data = self.data
         short = (data.variable_length_min + data.sequence_length) / 2
         length = data.sequence_length + data.variable_length_share * (short - data.sequence_length)
-        sequences = 2 * self.objective.draws if self.objective.kind == "vrpo" else 1  # of a pair
-        return self.trainer.batch_size * length * sequences
+        return self.trainer.batch_size * length * self.objective.sequences
 
 
 def _check_precision(config: RunConfig) -> None:
@@ -277,16 +281,15 @@ def _check_strategy(config: RunConfig) -> None:
 
 
 def _check_objective(config: RunConfig) -> None:
-    model, kind = config.model, config.objective.kind
-    if kind == "autoregressive":
-        require(model.causal, "objective.kind=autoregressive needs model.causal=true: else it sees what it predicts")
-        unfit = (*TOLD_TIMESTEP, *BY_RATIO, *SEES_OTHERS)
+    model, kind, traits = config.model, config.objective.kind, config.objective.traits
+    if traits.causal:
+        require(model.causal, f"objective.kind={kind} needs model.causal=true: else it sees what it predicts")
         require(
-            not model.num_experts or model.router.kind not in unfit,
+            not model.num_experts or model.router.traits.routes_tokens_singly,
             f"model.router.kind={model.router.kind} depends on how much of a sequence is masked or on tokens to come, and "
-            "objective.kind=autoregressive masks nothing: use topk",
+            f"objective.kind={kind} masks nothing: use topk",
         )
-        require(model.eos_id is not None, "objective.kind=autoregressive starts sequences with eos: set model.eos_id")
+        require(model.eos_id is not None, f"objective.kind={kind} starts sequences with eos: set model.eos_id")
     else:
         require(
             not model.causal,
@@ -303,17 +306,17 @@ def _check_objective(config: RunConfig) -> None:
         f"objective.weighting={config.objective.weighting} weighs tokens by all that is visible around them, and with "
         "model.block_length later blocks aren't: use bound",
     )
-    if kind == "vrpo":
+    if traits.reference:
         require(
             config.trainer.initial_weights is not None,
-            "objective.kind=vrpo compares with the model that it starts from: set trainer.initial_weights",
+            f"objective.kind={kind} compares with the model that it starts from: set trainer.initial_weights",
         )
         require(
             config.trainer.strategy == "single",
-            "objective.kind=vrpo keeps a second network as its reference: use trainer.strategy=single",
+            f"objective.kind={kind} keeps a second network as its reference: use trainer.strategy=single",
         )
     require(
-        kind not in ("sft", "vrpo") or not config.data.variable_length_share,
+        not traits.responses or not config.data.variable_length_share,
         f"objective.kind={kind} has the lengths of its responses: set data.variable_length_share to 0",
     )
     require(
@@ -337,13 +340,14 @@ def _check_schedule(config: RunConfig) -> None:
 
 
 def _check_packing(config: RunConfig) -> None:
-    model, kind = config.model, config.objective.kind
+    model, traits = config.model, config.objective.traits
     require(
-        not config.data.packing or kind == "sft",
-        f"data.packing=true packs prompts and responses, and objective.kind={kind} learns whole sequences: set it to false",
+        not config.data.packing or (traits.responses and not traits.pairs),
+        f"data.packing=true packs prompts and responses, and objective.kind={traits.name} learns whole sequences: set it to "
+        "false",
     )
     require(
-        not config.data.packing or not model.num_experts or model.router.kind not in EXPERTS_CHOOSE,
+        not config.data.packing or not model.num_experts or not model.router.traits.experts_choose,
         f"data.packing=true with model.router.kind={model.router.kind} would let conversations compete for experts: use topk",
     )
     require(
@@ -378,15 +382,20 @@ def content_hash(config: Mapping[str, Any], *, with_seed: bool = True) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-@cache
 def known_keys(cls: type = RunConfig, prefix: str = "") -> dict[str, Any]:
-    """Every dotted key of a config and the type that it takes."""
+    """Every dotted key of a config and the type that it takes: of a key that names a registry's entry, their names."""
+    return _keys(cls, prefix, ROUTERS.version, OBJECTIVES.version)
+
+
+@cache
+def _keys(cls: type, prefix: str, *versions: int) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for entry in fields(cls):
+        registry: Registry[Any] | None = entry.metadata.get("registry")
         if is_dataclass(entry.type):
-            keys |= known_keys(entry.type, f"{prefix}{entry.name}.")  # type: ignore[arg-type]
+            keys |= _keys(entry.type, f"{prefix}{entry.name}.", *versions)  # type: ignore[arg-type]
         else:
-            keys[f"{prefix}{entry.name}"] = entry.type
+            keys[f"{prefix}{entry.name}"] = entry.type if registry is None else Literal[tuple(registry)]
     return keys
 
 

@@ -4,34 +4,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from core.data.corpus import Corpus, Part
 from core.data.shards import Shards
-from core.data.splits import Origin
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
 from core.runtime.random_streams import numpy_stream
 
-if TYPE_CHECKING:
-    from core.data.corpora import Corpus
-
 BLOCK = 4096  # rows over which the shares of the parts are those of the weights, to less than two rows
 
 
-class Part(NamedTuple):
-    """One corpus of a mixture: its name, its share of the rows, how many tokens of it train and are held out, and the files
-    that it is from."""
-
-    name: str
-    weight: float
-    train: int
-    validation: int
-    origin: Origin = Origin()
-
-
-def blend(name: str, weights: Sequence[float], names: Sequence[str], corpora: Sequence["Corpus"]) -> "Corpus":
+def blend(name: str, weights: Sequence[float], names: Sequence[str], corpora: Sequence[Corpus]) -> Corpus:
     """The corpora as one, whose tokens are theirs one after the other: mapped shards stay mapped.
 
     Raises UserError for parts of unlike vocabularies, prompts and responses beside plain text, and generated sources.

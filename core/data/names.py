@@ -11,7 +11,6 @@ from core.errors import UserError
 
 SEPARATOR = " + "
 WEIGHTED = re.compile(r"\s*(\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+)\s*\*(.*)", re.S)
-PAIRS = ("instructions", "task")  # kinds of corpora of prompts and responses
 
 
 def parse(name: str) -> list[tuple[float, str]]:

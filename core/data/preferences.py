@@ -1,4 +1,4 @@
-"""Pairs of responses to one prompt, of which one is preferred, and their batches.
+"""Batches of pairs: a chosen and a rejected response to one prompt.
 
 Shapes: P pairs, 2 sides (chosen, rejected), n draws of timestep and mask; a batch's rows are pair by pair, side by side, draw
 by draw.
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.config.run import RunConfig
-from core.data.corpora import Corpus
-from core.data.module import Batch, TrainBatches, rows_of, told
-from core.diffusion.masking import Masking, mask_tokens, mask_validation
+from core.data.batches import Batch, TrainBatches, router_timestep, rows_of
+from core.data.corpus import Corpus
+from core.diffusion.masking import Masking
+from core.diffusion.objective import objective_of
 from core.model.block_schedule import block_length_at
 from core.runtime.random_streams import numpy_stream, torch_stream
 
@@ -34,11 +35,15 @@ class PreferenceBatches(TrainBatches):
         tokens_PSL, maskable_PSL = _pairs(self.corpus, starts, config.data.sequence_length, held_out=False)
         noise, objective, length = self._noise(step), config.objective, config.data.sequence_length
         masking = _masked(
-            maskable_PSL, objective.draws, lambda nL: mask_tokens(objective.draws, length, objective, noise, nL)
+            maskable_PSL, objective.draws, lambda nL: self.objective.mask(objective.draws, length, noise, nL)
         )
-        told_B = told(masking, config.model.router.sees, torch_stream(config.seed, "told timesteps", step))
+        router_timestep_B = router_timestep(
+            masking, config.model.router.sees, torch_stream(config.seed, "told timesteps", step)
+        )
         block_length = block_length_at(config, step)
-        return [_batch(tokens_PSL, masking, told_B, rows, objective.draws, block_length) for rows in self.rows]
+        return [
+            _batch(tokens_PSL, masking, router_timestep_B, rows, objective.draws, block_length) for rows in self.rows
+        ]
 
 
 def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
@@ -50,11 +55,13 @@ def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int = 0, world_
     ]
     tokens_PSL, maskable_PSL = _pairs(corpus, [2 * length * int(i) for i in chosen], length, held_out=True)
     noise = torch_stream(config.seed, "validation masks")
-    masking = _masked(maskable_PSL, draws, lambda nL: mask_validation(draws, length, noise, nL))
-    told_B = told(masking, config.model.router.sees, torch_stream(config.seed, "told validation timesteps"))
+    masking = _masked(maskable_PSL, draws, lambda nL: objective_of(config).mask_validation(draws, length, noise, nL))
+    router_timestep_B = router_timestep(
+        masking, config.model.router.sees, torch_stream(config.seed, "told validation timesteps")
+    )
     size = config.trainer.batch_size
     parts = [slice(i + rank, min(i + size, len(chosen)), world_size) for i in range(0, len(chosen), size)]
-    batches = [_batch(tokens_PSL, masking, told_B, part, draws, None) for part in parts]
+    batches = [_batch(tokens_PSL, masking, router_timestep_B, part, draws, None) for part in parts]
     return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders
 
 
@@ -78,9 +85,9 @@ def _masked(maskable_PSL: Tensor, draws: int, draw: Draw) -> Masking:
 
 
 def _batch(
-    tokens_PSL: Tensor, masking: Masking, told_B: Tensor, pairs: slice, draws: int, block_length: int | None
+    tokens_PSL: Tensor, masking: Masking, router_timestep_B: Tensor, pairs: slice, draws: int, block_length: int | None
 ) -> Batch:
     tokens_BL = tokens_PSL[pairs].repeat_interleave(draws, 1).flatten(0, 1)
-    own = (column.unflatten(0, (-1, 2 * draws))[pairs].flatten(0, 1) for column in (*masking, told_B))
-    *columns, told_own_B = own
-    return Batch.of(tokens_BL, Masking(*columns), told_own_B, block_length=block_length)
+    own = (column.unflatten(0, (-1, 2 * draws))[pairs].flatten(0, 1) for column in (*masking, router_timestep_B))
+    *columns, router_timestep_own_B = own
+    return Batch.of(tokens_BL, Masking(*columns), router_timestep_own_B, block_length=block_length)

@@ -55,12 +55,9 @@ def mask_tokens(
 
     masked_diffusion masks each token with probability p = (1 - epsilon) t + epsilon and weight 1 / p (Eq. 2); with
     `exact_mask_count` it masks exactly n = ceil(t R) of the R maskable tokens with weight R / n instead. sft does the
-    same where `maskable_BL` (bool, True in responses) allows it (Eq. 5). autoregressive predicts every token.
+    same where `maskable_BL` (bool, True in responses) allows it (Eq. 5).
     """
     maskable_BL = torch.ones(batch, length, dtype=torch.bool) if maskable_BL is None else maskable_BL
-    if objective.kind == "autoregressive":
-        ones_B = torch.ones(batch)
-        return Masking(maskable_BL, ones_B, ones_B, maskable_BL.sum(1).float())
     timestep_B = sample_timesteps(batch, objective.timesteps, generator)
     noise_BL = torch.rand(batch, length, generator=generator)
     if objective.exact_mask_count:
@@ -70,19 +67,13 @@ def mask_tokens(
     return Masking(masked_BL, timestep_B, 1 / probability_B, maskable_BL.sum(1).float())
 
 
-def mask_validation(
-    batch: int, length: int, generator: torch.Generator, maskable_BL: Tensor | None = None, *, kind: str = ""
-) -> Masking:
+def mask_validation(batch: int, length: int, generator: torch.Generator, maskable_BL: Tensor | None = None) -> Masking:
     """The validation masks: exactly n of each sequence's R maskable tokens, n stratified over 1..R, weight R / n.
 
     The mean over n of (R / n) sum CE is the same bound as the integral over t of (1 / t) sum CE (LLaDA, arXiv
     2502.09992, Eq. 6) with the variance of the mask count removed; stratifying n removes most of what is left.
-    kind "autoregressive" predicts every token.
     """
     maskable_BL = torch.ones(batch, length, dtype=torch.bool) if maskable_BL is None else maskable_BL
-    if kind == "autoregressive":
-        ones_B = torch.ones(batch)
-        return Masking(maskable_BL, ones_B, ones_B, maskable_BL.sum(1).float())
     position_B = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
     position_B = position_B[torch.randperm(batch, generator=generator)]
     return _mask_exactly(position_B, torch.rand(batch, length, generator=generator), maskable_BL, floor=True)

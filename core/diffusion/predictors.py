@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config.model import SEES_OTHERS
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.data.synthetic import Source
 from core.diffusion.sampling import Caching, Canvas, Predict
 from core.errors import UserError
@@ -178,7 +177,7 @@ def _from_on(first_B1: Tensor, canvas: Canvas) -> Tensor:
 
 def needs_whole_sequence(model: ModelConfig) -> bool:
     """Whether routing a part of a sequence would differ from routing all of it."""
-    return model.num_experts > 0 and model.router.kind in SEES_OTHERS
+    return model.num_experts > 0 and model.router.traits.sees_sequence
 
 
 def check_cache(model: ModelConfig, cache: Caching) -> None:

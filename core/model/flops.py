@@ -45,7 +45,7 @@ def flops_per_token(config: RunConfig) -> float:
     attention over the whole length; causal attention is half of it). The output head is counted for every token. Block
     diffusion has every token beside its clean self, which meets all weights but the head, and each of the two sees its block
     and the blocks before it; where its schedule has blocks of the whole sequence it costs what plain masked diffusion does.
-    Preferences (vrpo) have a reference, which is asked too: a third more.
+    An objective's reference network is asked too: a third more.
     """
     model, length = config.model, config.data.sequence_length
     inner, active = model.num_layers * model.num_heads * model.head_dim, count(model).active
@@ -55,7 +55,7 @@ def flops_per_token(config: RunConfig) -> float:
     for block, share in block_shares(config):
         inside = block is not None and block < length
         flops += share * (6.0 * (active + body * inside) + 12 * inner * (length + (block or 0) * inside))
-    return flops * (4 / 3 if config.objective.kind == "vrpo" else 1)
+    return flops * (4 / 3 if config.objective.traits.reference else 1)
 
 
 def training_flops(config: RunConfig) -> float:

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from core.config.run import ModelConfig
 from core.model.balance import expert_counts, over_ranks
 from core.model.experts import Experts, SwiGLU
-from core.model.routers import ROUTERS
 from core.model.routing import Conditions, Routing
+from core.registry import load
 
 
 class MoE(nn.Module):
@@ -15,7 +15,7 @@ class MoE(nn.Module):
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__()
         self.num_experts = config.experts
-        self.router = ROUTERS[config.router.kind](config, layer)
+        self.router = load(config.router.traits.implementation)(config, layer)
         self.experts = Experts(config)
         width = config.shared_expert_width
         self.shared_expert = SwiGLU(config.hidden_size, width) if width else None

@@ -1,17 +1,20 @@
-"""What a router may see and what it answers, how a timestep is told to it, and token choice, which the others build on.
+"""Routers: what they see and return, the timestep's features, and token choice, which other kinds build on.
+
+`router` registers a class as a kind of model.router.kind; core.config.router_kinds has the kinds that come with the package.
 
 Shapes: B sequences of L tokens, N = B L of them in order, K experts of each among E, D hidden size, F time features.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config.model import SEES_OTHERS
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
+from core.config.router_kinds import ROUTERS, RouterKind
 from core.model.precision import without_autocast
 
 BELL = 0.22  # deviation of the gaussian schedule: its mean is 1/2 then
@@ -109,11 +112,6 @@ class Router(nn.Module):
             config.experts_per_token, config.experts, config.router, layer,
         )  # fmt: skip
 
-    @property
-    def sees_others(self) -> bool:
-        """True where a token's experts depend on the other tokens of its sequence."""
-        return self.settings.kind in SEES_OTHERS
-
     def forward(self, x_ND: Tensor, given: Conditions | None = None) -> Routing:
         """Route N tokens. x_ND: (N, D) in any floating type; the arithmetic is fp32, under autocast too."""
         with without_autocast(x_ND):
@@ -152,6 +150,19 @@ class Router(nn.Module):
         """The features of each sequence's timestep, (B, F)."""
         assert given is not None, "this rule needs a timestep"
         return time_features(given.timestep_B, self.settings.time_features)
+
+
+R = TypeVar("R", bound=type[Router])
+
+
+def router(name: str, **traits: Any) -> Callable[[R], R]:
+    """Register a class as model.router.kind=name. traits: fields of core.config.router_kinds.RouterKind."""
+
+    def register(cls: R) -> R:
+        ROUTERS.add(RouterKind(name, cls, **{"weights": None, **traits}))
+        return cls
+
+    return register
 
 
 class TopKRouter(Router):

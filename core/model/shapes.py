@@ -3,54 +3,31 @@
 Shapes: E experts, W expert width, D hidden size, F features and T bins of a timestep.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
-from core.config.model import ModelConfig, RouterKind
+from core.config.model import ModelConfig
+from core.config.router_kinds import Shape, Weight
+from core.registry import load
 
 EXPERTS = ".experts."  # in the name of a weight that is stacked over experts
-Shape = tuple[int, ...]
 
 
-class Weight(NamedTuple):
-    """A tensor of the network's state dict.
-
-    per_sequence: it meets each sequence's timestep once, rather than every token. buffer: state that isn't learned.
-    """
-
-    name: str
-    shape: Shape
-    per_sequence: bool = False
-    buffer: bool = False
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-
+@lru_cache(maxsize=512)
 def router_weights(model: ModelConfig) -> tuple[Weight, ...]:
-    """The weights of one sparse layer's router, as the classes of core.model.routers register them."""
-    experts, hidden, settings = model.experts, model.hidden_size, model.router
-    linear = Weight("weight_ED", (experts, hidden))
-    timed = Weight("time_EF", (experts, settings.time_features), per_sequence=True)
-    kinds: dict[RouterKind, tuple[Weight, ...]] = {
-        "topk": (linear,),
-        "bias_balanced": (linear, Weight("bias_E", (experts,), buffer=True)),
-        "additive": (linear, timed),
-        "film": (linear, Weight("film_CF", (2 * hidden, settings.time_features), per_sequence=True)),
-        "bin_bias": (linear, Weight("bin_TE", (settings.time_bins, experts), per_sequence=True)),
-        "timestep_only": (timed,),
-        "unmodulated": (linear, timed),
-        "adaptive_k": (linear,),
-        "expert_choice": (linear,),
-        "ec_dlm": (linear,),
-        "soft": (linear,),
-        "hash": (),
-        "random": (),
-    }
-    return kinds[settings.kind]
+    """The weights of one sparse layer's router, as its kind declares them or else as its class registers them."""
+    kind = model.router.traits
+    if kind.weights is not None:
+        return kind.weights(model)
+    import torch  # seconds: for a kind that is registered as a class alone, which has imported it already
+
+    with torch.device("meta"):
+        network = load(kind.implementation)(model)
+    buffers = {name for name, _ in network.named_buffers()}
+    return tuple(
+        Weight(name, tuple(value.shape), hasattr(value, "per_sequence"), name in buffers)
+        for name, value in network.state_dict(keep_vars=True).items()
+    )
 
 
 @lru_cache(maxsize=512)

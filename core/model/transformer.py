@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.config.run import ModelConfig
-from core.model.attention_masks import Sight, beside_clean, block_causal
+from core.model.attention_masks import BlockMask, SegmentMask, beside_clean, block_causal, confine
 from core.model.cache import View, Window
-from core.model.confined import Confined, confine
 from core.model.experts import SwiGLU
 from core.model.moe import MoE
 from core.model.norm import RMSNorm
@@ -64,7 +63,7 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(config.head_dim if per_head else shared, config.norm_eps)
 
     def forward(
-        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | Confined | Sight | None = None
+        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | SegmentMask | BlockMask | None = None
     ) -> Tensor:
         q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
         if self.qk_norm == "projection":
@@ -116,7 +115,7 @@ class Layer(nn.Module):
         x_BLD: Tensor,
         rotation: tuple[Tensor, Tensor],
         given: Conditions,
-        view: View | Confined | Sight | None = None,
+        view: View | SegmentMask | BlockMask | None = None,
     ) -> tuple[Tensor, LayerRouting | None]:
         x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation, view)
         normed_BLD = self.post_attention_norm(x_BLD)
@@ -208,11 +207,11 @@ class Denoiser(nn.Module):
         return Hidden(self.norm(x_BLD[:, :length]), routings, torch.stack(sums))
 
     def _rotation(
-        self, tokens_BL: Tensor, window: Window | None, seen: Confined | Sight | None
+        self, tokens_BL: Tensor, window: Window | None, seen: SegmentMask | BlockMask | None
     ) -> tuple[Tensor, Tensor]:
         length = tokens_BL.shape[1] if window is None else window.extent
         tables = rope_tables(length, self.config.head_dim, self.config.rope_theta, tokens_BL.device)
-        if isinstance(seen, Sight):
+        if isinstance(seen, BlockMask):
             cos_WP, sin_WP = (table[seen.place_W] for table in tables)
             return cos_WP, sin_WP
         where = window or seen

@@ -10,8 +10,8 @@ def check_probe(config: RunConfig, timesteps: int) -> None:
     """Refuse what has no routing by timestep."""
     if not config.model.num_experts:
         raise UserError("the model is dense (model.num_experts=0): it routes nothing")
-    if config.objective.kind == "autoregressive":
-        raise UserError("objective.kind=autoregressive masks nothing and has no timesteps")
+    if config.objective.traits.causal:
+        raise UserError(f"objective.kind={config.objective.kind} masks nothing and has no timesteps")
     if config.model.block_length is not None:
         raise UserError(
             f"model.block_length={config.model.block_length} has clean tokens routed beside the noisy ones: not probed"

@@ -5,10 +5,11 @@ import torch
 
 from core.config.run import RunConfig
 from core.data.module import MaskedTextModule
+from core.diffusion.objective import objective_of
+from core.diffusion.prediction import predict
 from core.model.transformer import Denoiser
 from core.probes.checks import at_length
 from core.runtime.lightning_import import lightning
-from core.training.module import predict, seen_by
 
 
 @torch.inference_mode()
@@ -23,5 +24,5 @@ def nelbo_at(config: RunConfig, denoiser: Denoiser, length: int, sequences: int)
     read = at_length(config, length, sequences)
     for batch in MaskedTextModule(read).val_dataloader():
         there = lightning.fabric.utilities.move_data_to_device(batch, device)
-        found.append(predict(denoiser, seen_by(read, there), there).nelbo_B.double().cpu().numpy())
+        found.append(predict(denoiser, objective_of(read).input(there), there).nelbo_B.double().cpu().numpy())
     return np.concatenate(found)

@@ -11,8 +11,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from core.diffusion.losses import token_cross_entropy
 from core.diffusion.masking import mask_validation
-from core.diffusion.objectives import token_cross_entropy
 from core.diffusion.predictors import NetworkPredictor, needs_whole_sequence
 from core.diffusion.sampler import decode, lay_out
 from core.diffusion.sampling import Canvas, Predict, Sampling, check_autoregressive, check_sampling

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from core.config.run import RunConfig
-from core.data.module import Batch, told
+from core.data.batches import Batch, router_timestep
 from core.data.tasks import first_held_out, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
-from core.diffusion.masking import mask_validation
+from core.diffusion.objective import objective_of
+from core.diffusion.prediction import predict
 from core.errors import UserError
 from core.model.transformer import Denoiser
 from core.runtime.lightning_import import lightning
 from core.runtime.random_streams import numpy_stream, torch_stream
-from core.training.module import predict, seen_by
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def minimal_pairs(config: RunConfig, denoiser: Denoiser, count: int, *, draws: i
     held = first_held_out(name, count, "pairs")
     if draws < 1:
         raise UserError(f"draws must be at least 1, not {draws}")
-    causal = config.objective.kind == "autoregressive"
+    causal = config.objective.traits.causal
     margins, errors = [], []
     for index, (prompt, right) in enumerate(held):
         wrong = spoiled(name, prompt, right, numpy_stream(seed, "pairs", index))
@@ -69,12 +69,13 @@ def _nats(
     tokens, start = _filled(config, prompt, response)
     tokens_KL = torch.tensor(tokens).expand(draws, -1)
     maskable_KL = (torch.arange(len(tokens)) >= start).expand(draws, -1)
-    masking = mask_validation(draws, len(tokens), generator, maskable_KL, kind=config.objective.kind)
-    told_K = told(masking, config.model.router.sees, generator)
+    objective = objective_of(config)
+    masking = objective.mask_validation(draws, len(tokens), generator, maskable_KL)
+    router_timestep_K = router_timestep(masking, config.model.router.sees, generator)
     batch = lightning.fabric.utilities.move_data_to_device(
-        Batch.of(tokens_KL, masking, told_K), denoiser.embed.weight.device
+        Batch.of(tokens_KL, masking, router_timestep_K), denoiser.embed.weight.device
     )
-    return predict(denoiser, seen_by(config, batch), batch).nelbo_B * batch.masking.length_B
+    return predict(denoiser, objective.input(batch), batch).nelbo_B * batch.masking.length_B
 
 
 def _filled(config: RunConfig, prompt: str, response: str) -> tuple[Sequence[int], int]:

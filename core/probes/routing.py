@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config.run import TOLD_TIMESTEP, RunConfig
-from core.data.module import Batch, told
+from core.config.run import RunConfig
+from core.data.batches import Batch, router_timestep
 from core.diffusion.masking import Masking
+from core.diffusion.prediction import predict
 from core.model.balance import counts_by_group
 from core.model.routing import Routing
 from core.model.transformer import Denoiser
 from core.probes.checks import check_probe
 from core.runtime.random_streams import torch_stream
 from core.training.deepspeed_config import uses_cuda
-from core.training.module import predict
 
 TOKENS = 8192  # of a pass: its logits fit a GPU for any vocabulary, and small networks are kept busy
 
@@ -153,7 +153,7 @@ class _Sequences:
         choices_TS = [own.choices_S for own in plain]
         swapped = [self.swapped(t, other, choices_TS[other]) for t, other in enumerate(away)]
         told_GT = None
-        if self.config.model.router.kind in TOLD_TIMESTEP:
+        if self.config.model.router.traits.sees_timestep:
             told_GT = _columns([self.seen(t, told_at=other) for t, other in enumerate(away)])
         return ProbedRouting(
             timestep_T=self.timestep_T.double().cpu().numpy(),
@@ -168,7 +168,7 @@ class _Sequences:
         """A pass at one timestep, whose routers are told it, or another."""
         assert self.config.model.mask_id is not None  # RunConfig refuses a diffusion objective without one
         masking = self.masking(t)
-        batch = Batch.of(self.tokens_BL, masking, self.told(t if told_at is None else told_at))
+        batch = Batch.of(self.tokens_BL, masking, self.router_timestep(t if told_at is None else told_at))
         input_BL = self.tokens_BL.masked_fill(masking.masked_BL, self.config.model.mask_id)
         nelbo_B, routings, *_ = predict(self.denoiser, input_BL, batch)
         return Pass(nelbo_B, [Choices(layer.routing.gates_NK, layer.routing.experts_NK) for layer in routings])
@@ -184,9 +184,11 @@ class _Sequences:
         length_B = self.maskable_BL.sum(1).clamp(min=1).float()
         return Masking(self.masked_TBL[t], timestep_B, 1 / timestep_B, length_B)
 
-    def told(self, t: int) -> Tensor:
+    def router_timestep(self, t: int) -> Tensor:
         sees = self.config.model.router.sees
-        return self.shuffled_BT[:, t] if sees == "shuffled" else told(self.masking(t), sees, torch.Generator())
+        return (
+            self.shuffled_BT[:, t] if sees == "shuffled" else router_timestep(self.masking(t), sees, torch.Generator())
+        )
 
     def counts(self, choices_TS: Sequence[Sequence[Choices]], wanted_BL: Tensor) -> np.ndarray:
         """Assignments of the wanted tokens by sequence, timestep and masked status: (S, B, T, M, E) int64."""

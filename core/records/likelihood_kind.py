@@ -1,32 +1,21 @@
 """What kind of number a run's validation NELBO is, and what a comparison of two such numbers says."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from core.config.run import RunConfig
-from core.data.names import PAIRS, kinds
+from core.config.objective_kinds import Likelihood as Kind
 from core.records.design import Likelihood
 
-Kind = Literal["exact", "bound", "tuned"]
 METRICS = ("val/nelbo", "val/bits_per_byte", "val/excess_nelbo")  # those that are likelihoods
 CALLED: dict[Kind, str] = {
     "exact": "exact negative log-likelihoods",
     "bound": "bounds, at or above their model's negative log-likelihood",
     "tuned": "of models tuned to preferences, which say how far those moved and not how well they predict",
 }
-WITH_RESPONSES = (*PAIRS, "preferences")  # kinds of corpora whose prompts are given, whatever is learned
 ACROSS = (
     "a bound against an exact likelihood: a lower number of the exact one doesn't prove that its model predicts better, for "
     "the bound may lie above its own model's likelihood; a lower bound does prove it"
 )
-
-
-def likelihood(config: RunConfig) -> Likelihood:
-    """What the validation NELBO of a config's run is."""
-    unlike: dict[str, Kind] = {"autoregressive": "exact", "vrpo": "tuned"}
-    marked = kinds(config.data.corpus) & set(WITH_RESPONSES)  # of all parts of a mixture, or of none
-    of: Literal["sequences", "responses"] = "responses" if marked else "sequences"
-    return Likelihood(unlike.get(config.objective.kind, "bound"), of, config.data.tokenizer)
 
 
 def incomparable(one: Likelihood, two: Likelihood) -> str | None:

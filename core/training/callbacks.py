@@ -164,7 +164,7 @@ class Recorder(lightning.Callback):
     def on_validation_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         gathered = from_all_ranks([{name: value.cpu() for name, value in out.items()} for out in self._outputs])
         self._outputs = [output for outputs in gathered for output in outputs if len(output["nelbo_B"])]
-        binned = self.config.objective.kind != "autoregressive"
+        binned = not self.config.objective.traits.causal
         row = summarise(self._outputs, binned=binned)
         row |= by_part(self._outputs, self.parts)
         if self.floor is not None:

@@ -10,8 +10,8 @@ from core.config.loading import build, text
 from core.config.loading import load as load_config
 from core.config.run import ModelConfig, RunConfig, get_field, known_keys, to_dict
 from core.config.stages import LAST, UNNAMED, Stage
-from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
+from core.data.corpus import Corpus
 from core.errors import UserError
 from core.model.shapes import Shape, shapes
 from core.records.fingerprints import STAGE
@@ -48,20 +48,25 @@ def check_vocabulary(config: RunConfig, corpus: Corpus) -> None:
             f"model.vocab_size={model.vocab_size} is too small for the {vocabulary.size} token ids of data.corpus={name}: "
             f"use {vocabulary.size} or more"
         )
-    masks = config.objective.kind != "autoregressive"
-    if masks and model.mask_id is not None and model.mask_id < vocabulary.size and model.mask_id != vocabulary.mask:
+    traits = config.objective.traits
+    if (
+        not traits.causal
+        and model.mask_id is not None
+        and model.mask_id < vocabulary.size
+        and model.mask_id != vocabulary.mask
+    ):
         right = vocabulary.size if vocabulary.mask is None else vocabulary.mask
         raise UserError(f"model.mask_id={model.mask_id} is a token of data.corpus={name}: use model.mask_id={right}")
-    if config.objective.kind == "sft" and corpus.train_maskable_T is None:
+    if traits.responses and not traits.pairs and corpus.train_maskable_T is None:
         raise UserError(
-            f"objective.kind=sft needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
+            f"objective.kind={traits.name} needs responses, and data.corpus={name} marks none: use instructions:FILE.jsonl"
         )
-    if (config.objective.kind == "vrpo") != (corpus.rows > 1):
+    if traits.pairs != (corpus.rows > 1):
         raise UserError(
-            f"objective.kind=vrpo needs pairs of responses, and data.corpus={name} has none: use preferences:FILE.jsonl"
+            f"objective.kind={traits.name} needs pairs of responses, and data.corpus={name} has none: use "
+            "preferences:FILE.jsonl"
             if corpus.rows == 1
-            else f"half of data.corpus={name} is rejected responses: it is for objective.kind=vrpo, not "
-            f"{config.objective.kind}"
+            else f"half of data.corpus={name} is rejected responses: it is for objective.kind=vrpo, not {traits.name}"
         )
 
 

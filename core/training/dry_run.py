@@ -5,18 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.config.run import RunConfig
-from core.data.corpora import Corpus
 from core.data.corpora import load as load_corpus
+from core.data.corpus import Corpus
 from core.errors import UserError
 from core.model.flops import ModelSize, count, training_flops
 from core.runtime.units import short
 from core.training.checks import check
 from core.training.schedule import learning_rate_factor
 
-# More passes over the same text than anyone has found worth anything: dozens add nothing more to next-token prediction (arXiv
-# 2305.16264); masked diffusion still gained in the longest run known, 480 of them (arXiv 2511.03276).
-MOST_PASSES = {"autoregressive": 40}
-MOST_PASSES_MASKED = 500
 SPARE_ROWS = 1024  # of a vocabulary, beyond what its tokens use: padding and reserved tokens
 
 
@@ -67,8 +63,8 @@ def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
 
 def passes(config: RunConfig, corpus: Corpus) -> float:
     """How often training goes through the corpus."""
-    draws = config.objective.draws if config.objective.kind == "vrpo" else 1  # masks of the same pair, in one step
-    return config.tokens_per_step * config.trainer.steps / draws / len(corpus.train_T)
+    repeats = config.objective.sequences / corpus.rows  # of the same sequence in one step, each under another mask
+    return config.tokens_per_step * config.trainer.steps / repeats / len(corpus.train_T)
 
 
 def unfed(config: RunConfig, corpus: Corpus) -> str | None:
@@ -83,7 +79,7 @@ def unfed(config: RunConfig, corpus: Corpus) -> str | None:
             f"{rows:,} (model.vocab_size), most of which would never be trained: name the model's own tokenizer "
             "(data.tokenizer=PATH), or token shards that it made (data.corpus=tokens:PATH)"
         )
-    often, most = passes(config, corpus), MOST_PASSES.get(config.objective.kind, MOST_PASSES_MASKED)
+    often, most = passes(config, corpus), config.objective.traits.most_passes
     if often > most:
         tokens, wanted = config.tokens_per_step * config.trainer.steps, len(corpus.train_T) * often / most
         return (

@@ -1,24 +1,18 @@
-"""The LightningModule: it delegates."""
+"""Lightning module of a run: the network, its objective and its optimizer."""
 
 import copy
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from core.config.run import RunConfig
-from core.data.module import Batch
-from core.diffusion.objectives import (
-    context_weights,
-    nelbo_per_token,
-    preference_loss,
-    preference_margins,
-    token_cross_entropy,
-    total_loss,
-    weighted_per_token,
-)
+from core.data.batches import Batch
+from core.diffusion.losses import total_loss
+from core.diffusion.objective import objective_of
+from core.diffusion.prediction import Prediction, predict
 from core.model.balance import Counted, expert_counts, load_balancing_loss, over_ranks, router_z_loss
 from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.runtime.lightning_import import lightning
@@ -29,38 +23,24 @@ from core.training.strategy import clip_exactly
 from core.training.telemetry import observe
 
 
-class Prediction(NamedTuple):
-    """What the network said of a batch: each sequence's NELBO (B,), in nats per token, or each conversation's (C,) where they
-    are packed; each sparse layer's routing; the sum of each layer's output (layers + 1,), the embedding's first, which is
-    finite where the output is; and the cross-entropy of each predicted token (M,), in the order of the batch's index_M."""
-
-    nelbo_B: Tensor
-    routings: list[LayerRouting]
-    sums_L: Tensor
-    cross_entropy_M: Tensor
-
-
 class MaskedDiffusion(lightning.LightningModule):
-    """A denoiser and how it learns: mask, predict, weigh, step. An autoregressive model learns by the same steps."""
+    """A denoiser and how it learns: mask, predict, weigh, step. Every objective learns by the same steps."""
 
     def __init__(self, config: RunConfig, ranks: Ranks = Ranks()) -> None:  # noqa: B008  (frozen)
         super().__init__()
-        self.config = config
+        self.config, self.objective = config, objective_of(config)
         self.denoiser = Denoiser(config.model)
         self.denoiser.recompute_layers = config.trainer.activation_checkpointing
         _spread(self.denoiser, config, ranks)
         initialise(self.denoiser, config.seed)
-        self.reference = copy.deepcopy(self.denoiser).requires_grad_(False) if self._prefers else None
+        keeps = config.objective.traits.reference
+        self.reference = copy.deepcopy(self.denoiser).requires_grad_(False) if keeps else None
         self.gradient_norms_P = torch.zeros(0)
         self._routings: list[LayerRouting] = []
         self._counts: list[Tensor] = []
         if config.trainer.compile:
             for layer in self.denoiser.layers:  # the head is left out: its number of rows changes with every batch
                 layer.compile()
-
-    @property
-    def _prefers(self) -> bool:
-        return self.config.objective.kind == "vrpo"
 
     def keep_reference(self) -> None:
         """Let the weights as they are be those that preferences are compared with."""
@@ -70,37 +50,19 @@ class MaskedDiffusion(lightning.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> dict[str, Tensor]:
         """One step's losses: "loss" trains; "nelbo", "load_balancing" and "z_loss" (means over layers) are reported."""
         objective, predicted = self.config.objective, self.predict(batch)
-        self._routings, sums_L, nelbo = predicted.routings, predicted.sums_L, batch.mean(predicted.nelbo_B)
-        if self._prefers:
-            nelbo = self._of_chosen(predicted.nelbo_B).mean()
-            learned = preference_loss(self._margins(predicted, batch))
-        else:
-            learned = nelbo if objective.weighting == "bound" else self._by_context(predicted, batch)
+        self._routings, sums_L = predicted.routings, predicted.sums_L
+        learned, nelbo = self.objective.losses(predicted, batch, partial(self._ask_reference, batch))
         load_balancing, z_loss = auxiliary_losses(self._routings, self.device, batch.real_tokens)
         weights = (objective.load_balancing_weight, objective.z_loss_weight)
         loss = total_loss(learned, load_balancing, z_loss, weights=weights)
         reported = {"nelbo": nelbo, "load_balancing": load_balancing, "z_loss": z_loss, "sums_L": sums_L}
         return {"loss": loss} | {name: value.detach() for name, value in reported.items()}
 
-    def _margins(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """Preference margins of a batch's pairs (P,), the reference asked under the same timesteps and masks."""
+    def _ask_reference(self, batch: Batch) -> Prediction:
+        """What the network as it started predicts, under the same timesteps and masks."""
         assert self.reference is not None
         with torch.no_grad():
-            reference_B = predict(self.reference, self.input(batch), batch).nelbo_B
-        nats = (values_B * batch.masking.length_B for values_B in (predicted.nelbo_B, reference_B))
-        own_P2, reference_P2 = (each.unflatten(0, (-1, 2, self.config.objective.draws)).mean(2) for each in nats)
-        return preference_margins(own_P2, reference_P2, self.config.objective.beta)
-
-    def _of_chosen(self, values_B: Tensor) -> Tensor:
-        """Those of the chosen responses' rows."""
-        return values_B.unflatten(0, (-1, 2, self.config.objective.draws))[:, 0].flatten()
-
-    def _by_context(self, predicted: Prediction, batch: Batch) -> Tensor:
-        """Dream's loss, per token: masked tokens weighed by what is visible around them."""
-        weight_BL = context_weights(batch.masking.masked_BL, self.config.objective.cart_p)
-        sequence_M = batch.index_M.div(batch.tokens_BL.shape[1], rounding_mode="floor")
-        weight_M = weight_BL.flatten().index_select(0, batch.index_M)
-        return weighted_per_token(predicted.cross_entropy_M, sequence_M, weight_M, batch.masking.length_B).mean()
+            return predict(self.reference, self.input(batch), batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Let routers that are balanced by bias move it, after the optimizer's step."""
@@ -130,9 +92,7 @@ class MaskedDiffusion(lightning.LightningModule):
             row_C = batch.packed.row_C
             outputs |= {name: outputs[name][row_C] for name in ("ratio_B", "domain_B") if name in outputs}
             outputs["row_C"] = row_C
-        if self._prefers:
-            outputs = {name: self._of_chosen(values_B) for name, values_B in outputs.items()}
-            outputs["margin_P"] = self._margins(predicted, batch)
+        outputs = self.objective.validation(outputs, predicted, batch, partial(self._ask_reference, batch))
         if routings:
             outputs["counts_LE"] = torch.stack([layer.counts_E for layer in routings])
             outputs |= {"load_balancing": load_balancing, "z_loss": z_loss, **observe(routings, batch.masking)}
@@ -144,7 +104,7 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def input(self, batch: Batch) -> Tensor:
         """What the network sees of a batch."""
-        return seen_by(self.config, batch)
+        return self.objective.input(batch)
 
     def configure_optimizers(self) -> Any:
         """AdamW, decay on matrices only; linear warm-up, then the schedule, stepped every training step."""
@@ -180,48 +140,6 @@ class MaskedDiffusion(lightning.LightningModule):
         if gradient_clip_val:
             total = torch.linalg.vector_norm(self.gradient_norms_P)
             torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, total)
-
-
-def seen_by(config: RunConfig, batch: Batch) -> Tensor:
-    """What a network sees: masked tokens replaced by the mask; or, autoregressive, the tokens before each.
-
-    An autoregressive sequence starts with eos, so that all of its tokens are predicted, as under masks.
-    """
-    model = config.model
-    if config.objective.kind == "autoregressive":
-        assert model.eos_id is not None  # RunConfig refuses the objective without it, as it does masks without one
-        return torch.nn.functional.pad(batch.tokens_BL[:, :-1], (1, 0), value=model.eos_id)
-    assert model.mask_id is not None
-    return batch.tokens_BL.masked_fill(batch.masking.masked_BL, model.mask_id)
-
-
-def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
-    """Predict a batch's masked tokens, and only those, from what the network sees of it.
-
-    With blocks, each is predicted given the clean tokens of those before it.
-    """
-    (tokens_BL, masking, index_M, told_B), packed = batch[:4], batch.packed
-    clean_BL = None if denoiser.config.block_length is None else tokens_BL
-    hidden = denoiser.hidden(
-        input_BL,
-        told_B,
-        masking.ratio_B,
-        segments_BL=None if packed is None else packed.segments_BL,
-        clean_BL=clean_BL,
-        block_length=batch.block_length,
-        real_BL=None if packed is None else packed.real_BL,
-    )
-    length = tokens_BL.shape[1]
-    from_M = denoiser.source(index_M, length)
-    logits_MV = denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, from_M))
-    cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
-    if packed is not None:
-        weight_C = masking.weight_B[packed.row_C]
-        nelbo_C = nelbo_per_token(cross_entropy_M, packed.conversation_M, weight_C, packed.length_C)
-        return Prediction(nelbo_C, hidden.routings, hidden.sums_L, cross_entropy_M)
-    sequence_M = index_M.div(length, rounding_mode="floor")
-    nelbo_B = nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B)
-    return Prediction(nelbo_B, hidden.routings, hidden.sums_L, cross_entropy_M)
 
 
 def noisy_only(layer: LayerRouting, length: int) -> LayerRouting:

@@ -174,7 +174,7 @@ def staged(config: RunConfig, cluster: Cluster) -> tuple[Stage, ...]:
     The first stage has the config's corpus, unless that is the default's; the others have placeholders, which are refused
     before anything trains. Raises UserError where a stage can't be trained so, such as one that masks nothing.
     """
-    if config.objective.kind != "masked_diffusion":
+    if not config.objective.traits.masks_all:
         raise UserError(f"the stages are of masked diffusion, and objective.kind is {config.objective.kind}")
     corpora = {} if config.data.corpus == "stdlib" else {"pretrain-1": config.data.corpus}
     layouts = {

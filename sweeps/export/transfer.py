@@ -14,8 +14,8 @@ from core.config.run import RunConfig, get_field, to_dict
 from core.errors import UserError
 from core.model.flops import count, training_flops
 from core.records.design import Design
+from core.registry import nearest
 from sweeps.studies.matching import SOLVED, match_flops
-from sweeps.studies.study import nearest
 
 RATE, BATCH, WARMUP = "optimizer.learning_rate", "trainer.batch_size", "optimizer.warmup_steps"
 EXPERTS, CHOSEN, SHARED = "model.num_experts", "model.top_k", "model.shared_expert_width"

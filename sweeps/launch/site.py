@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from sweeps.studies.study import nearest
+from core.registry import nearest
 
 CONFIG_VARIABLE = "ABLATE_CONFIG"
 PARALLELISM = 64

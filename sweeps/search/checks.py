@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 from core.config.loading import text
 from core.config.run import known_keys
 from core.errors import UserError
+from core.registry import nearest
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
@@ -20,7 +21,6 @@ from sweeps.studies.study import (
     check_each_seed,
     check_metrics,
     check_settings,
-    nearest,
 )
 
 TOKEN_KEYS = ("trainer.steps", "trainer.batch_size", "data.sequence_length")

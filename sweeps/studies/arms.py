@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from core.config.loading import flatten
-from core.config.model import SEES_OTHERS
 from core.config.presets import preset
 from core.config.run import RunConfig, config_hash, content_hash, get_field, to_dict
+from core.data.likelihood import likelihood
 from core.model.flops import count, flops_per_token
 from core.records.design import DesignArm, DesignFactor, ParameterCounts
-from core.records.likelihood_kind import ACROSS, incomparable, likelihood
+from core.records.likelihood_kind import ACROSS, incomparable
 from sweeps.studies.plan import PlannedRun
 from sweeps.studies.study import check_settings
 
@@ -100,9 +100,9 @@ def varied(arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
 def describe_arm(arm: Arm, config: RunConfig) -> DesignArm:
     """An arm as a design lists it."""
     model, notes = config.model, []
-    if model.num_experts and model.router.kind in SEES_OTHERS:
+    if model.num_experts and model.router.traits.sees_sequence:
         notes.append("a token's experts depend on the other tokens of its sequence")
-    if model.num_experts and model.router.kind == "soft":
+    if model.num_experts and model.router.traits.all_experts:
         notes.append(f"every token meets all {model.experts} experts")
     return DesignArm(
         name=arm.name,

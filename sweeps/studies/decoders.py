@@ -10,8 +10,9 @@ from core.config.run import RunConfig
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.records.design import DecodersDesign, DecodingConfig
+from core.registry import nearest
 from sweeps.studies.factors import Factor, Factorial, Listed
-from sweeps.studies.study import Level, check_margin, nearest
+from sweeps.studies.study import Level, check_margin
 
 FULL = "full"  # a block as long as the response
 OWN_KEY = "tokens_per_call"

@@ -10,16 +10,17 @@ from typing import Any, Literal, get_args
 
 from core.config.field_types import check_fields
 from core.config.loading import build, text
-from core.config.model import TOLD_TIMESTEP
+from core.config.router_kinds import ROUTERS
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.model.flops import flops_per_token
 from core.records.design import DesignFactor
+from core.registry import nearest
 from core.runtime.printable import one_line
 from core.runtime.units import counted
 from sweeps.studies.arms import Arm, ResolvedArm, Shared, likelihood_notes, load_notes
 from sweeps.studies.matching import SOLVED, match_flops
-from sweeps.studies.study import Level, nearest
+from sweeps.studies.study import Level
 
 LONGEST_NAME = 120  # a file name holds 255 bytes, and other names are built around this one
 UNEQUAL = 0.01  # FLOPs per token that differ by more are noted beside the verdict
@@ -253,7 +254,8 @@ def _named(settings: Mapping[str, Level], arms: Sequence[Arm]) -> str:
 
 def _matters(key: str, settings: Mapping[str, Level]) -> bool:
     """Whether a level says anything of an arm: what a router that is told nothing would see doesn't."""
-    return key != "model.router.sees" or settings.get("model.router.kind", TOLD_TIMESTEP[0]) in TOLD_TIMESTEP
+    kind = settings.get("model.router.kind")
+    return key != "model.router.sees" or kind is None or (kind in ROUTERS and ROUTERS[str(kind)].sees_timestep)
 
 
 def _short_keys(keys: Sequence[str]) -> dict[str, str]:

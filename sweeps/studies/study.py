@@ -4,7 +4,6 @@ A declaration is an object of a class that keeps the protocol. `register` makes 
 variable that a declaration's file binds it to, and by the `kind` of the designs that it resolves to.
 """
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from core.config.loading import flatten
 from core.errors import UserError
 from core.records.design import StudyDesign
 from core.records.metrics import METRICS
+from core.registry import nearest
 from core.runtime.json_files import is_whole
 
 Level = str | int | float | bool | None
@@ -198,12 +198,3 @@ def check_settings(settings: Mapping[str, Any], overrides: Mapping[str, Any], ta
         for key in given:
             if key in taken:
                 raise UserError(f"{source} {key}: {taken[key]}; leave it out")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint: the known names that look most like this one, or all of them."""
-    known = list(known)
-    parts = {entry.rsplit(sep, 1)[-1]: entry for sep in ("/", ".") for entry in known}
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    near = near or [parts[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=3, cutoff=0.6)]
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

@@ -7,7 +7,7 @@ import pytest
 from ablations.__main__ import main
 from core.config.loading import build
 from core.model.transformer import Denoiser, initialise
-from core.probes.judge import continuation_nats
+from core.probes.likelihood import Continued, log_likelihoods
 from core.training.run import train
 from tests.core.training.test_run import QUICK
 
@@ -138,5 +138,6 @@ def test_a_continuation_costs_what_its_tokens_cost(tmp_path) -> None:
     config = build(QUICK, {"model.causal": True, "objective.kind": "autoregressive"})
     judge = Denoiser(config.model)
     initialise(judge, 0)
-    whole, parts = continuation_nats(judge, [[], [5, 6]], [[5, 6, 7], [7]]), continuation_nats(judge, [[]], [[5, 6]])
-    assert whole[0] == pytest.approx(parts[0] + whole[1], rel=1e-5) and continuation_nats(judge, [[5]], [[]]) == [0.0]
+    asked = [Continued([], [5, 6, 7]), Continued([5, 6], [7]), Continued([], [5, 6]), Continued([5], [])]
+    whole, last, first, nothing = (found.log_p for found in log_likelihoods(judge, asked))
+    assert whole == pytest.approx(first + last, rel=1e-5) and nothing == 0

@@ -14,7 +14,7 @@ from core.capacity.layouts import Layout
 from core.capacity.timing import step_time
 from core.config.presets import preset
 from core.config.run import RunConfig
-from core.data.module import Batch
+from core.data.batches import Batch
 from core.diffusion.masking import Masking
 from core.model.flops import flops_per_token
 from core.training.module import MaskedDiffusion
@@ -96,7 +96,7 @@ def _batch(config: RunConfig, device: str, share: float) -> Batch:
     )
     made = Batch.of(tokens_BL, masking)
     moved = Masking(*(part.to(device) for part in made.masking))
-    return Batch(made.tokens_BL.to(device), moved, made.index_M.to(device), made.told_B.to(device))
+    return Batch(made.tokens_BL.to(device), moved, made.index_M.to(device), made.router_timestep_B.to(device))
 
 
 def _peak(module: MaskedDiffusion, batch: Batch, device: str) -> int:

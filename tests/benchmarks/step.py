@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from core.config.run import DataConfig, ModelConfig, RunConfig, TrainerConfig
-from core.data.module import Batch
+from core.data.batches import Batch
 from core.diffusion.masking import mask_tokens
 from core.runtime.random_streams import torch_stream
 from core.training.module import MaskedDiffusion
@@ -43,7 +43,7 @@ def _batch(config: RunConfig, device: str) -> Batch:
     tokens_BL = torch.randint(0, 256, (BATCH, LENGTH), generator=generator)
     batch = Batch.of(tokens_BL, mask_tokens(BATCH, LENGTH, config.objective, generator))
     masking = type(batch.masking)(*(part.to(device) for part in batch.masking))
-    return Batch(batch.tokens_BL.to(device), masking, batch.index_M.to(device), batch.told_B.to(device))
+    return Batch(batch.tokens_BL.to(device), masking, batch.index_M.to(device), batch.router_timestep_B.to(device))
 
 
 def _autocast(config: RunConfig, device: str) -> torch.autocast:

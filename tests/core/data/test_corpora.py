@@ -3,6 +3,7 @@ import pytest
 
 from core.config.run import DataConfig
 from core.data import corpora, tokens
+from core.data.corpus import Corpus
 from core.data.synthetic import MarkovSource, stationary_distribution
 from core.errors import UserError
 
@@ -14,7 +15,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def load(folder) -> corpora.Corpus:
+def load(folder) -> Corpus:
     corpora._load.cache_clear()
     return corpora.load(DataConfig(corpus=f"text:{folder}", sequence_length=16, validation_sequences=4))
 

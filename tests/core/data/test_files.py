@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from core.config.run import DataConfig
-from core.data.corpora import Corpus, load
+from core.data.corpora import load
+from core.data.corpus import Corpus
 from core.data.files import find
 from core.errors import UserError
 

@@ -12,8 +12,9 @@ import torch
 from core.config.loading import build
 from core.config.run import DataConfig, RunConfig
 from core.data import corpora
+from core.data.batches import TrainBatches
 from core.data.mixtures import BLOCK, Draws, shares
-from core.data.module import MaskedTextModule, TrainBatches
+from core.data.module import MaskedTextModule
 from core.data.names import kinds, parse
 from core.data.shards import Shards, write_shards
 from core.data.tokenizers import Vocabulary

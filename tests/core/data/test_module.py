@@ -9,7 +9,8 @@ import torch
 
 from core.config.loading import build
 from core.config.run import to_dict
-from core.data.module import MaskedTextModule, TrainBatches
+from core.data.batches import TrainBatches
+from core.data.module import MaskedTextModule
 from core.errors import UserError
 
 BASE = build({"data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 20, "seed": 3})

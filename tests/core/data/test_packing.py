@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from core.config.loading import build
-from core.config.model import EXPERTS_CHOOSE
+from core.config.router_kinds import ROUTERS
 from core.config.run import RunConfig
+from core.data.batches import TrainBatches
 from core.data.corpora import load
-from core.data.module import MaskedTextModule, TrainBatches, held_out
+from core.data.module import MaskedTextModule, held_out
 from core.data.packing import fit
 from core.errors import UserError
+from core.model.attention_masks import confine
 from core.model.balance import expert_counts, max_violation
-from core.model.confined import confine
-from core.model.routers import ROUTERS
 from core.model.transformer import Denoiser, initialise
 from core.training.callbacks import summarise
 from core.training.module import MaskedDiffusion
@@ -156,7 +156,7 @@ def without_filling(module: MaskedDiffusion, batch) -> tuple[torch.Tensor, list]
         own = slice(0, int((segments_L > 0).sum()))
         tokens_BL, masked_BL = batch.tokens_BL[row : row + 1, own], batch.masking.masked_BL[row : row + 1, own]
         hidden = module.denoiser.hidden(
-            tokens_BL.masked_fill(masked_BL, module.config.model.mask_id), batch.told_B[row : row + 1],
+            tokens_BL.masked_fill(masked_BL, module.config.model.mask_id), batch.router_timestep_B[row : row + 1],
             batch.masking.ratio_B[row : row + 1], segments_BL=batch.packed.segments_BL[row : row + 1, own],
         )  # fmt: skip
         routings.append([layer.routing for layer in hidden.routings])
@@ -185,7 +185,7 @@ def gradients(module: MaskedDiffusion, loss: torch.Tensor) -> dict[str, torch.Te
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ROUTERS if kind not in EXPERTS_CHOOSE])
+@pytest.mark.parametrize("kind", [kind.name for kind in ROUTERS.entries() if not kind.experts_choose])
 def test_filling_is_nobodys_token(conversations: Path, kind: str) -> None:
     """The losses, gradients and statistics of a batch are those of the same batch without its filling."""
     weights = {"objective__load_balancing_weight": 0.3, "objective__z_loss_weight": 0.2}

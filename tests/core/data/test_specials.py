@@ -8,7 +8,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from core.config.run import DataConfig
-from core.data.corpora import Corpus, load
+from core.data.corpora import load
+from core.data.corpus import Corpus
 from core.data.specials import special_tokens
 from core.errors import UserError
 

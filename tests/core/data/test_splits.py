@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from core.config.run import DataConfig, RunConfig, config_hash, content_hash, to_dict
-from core.data.corpora import Corpus, describe, load
-from core.data.documents import TEXTS
+from core.data.corpora import describe, load
+from core.data.corpus import Corpus, text_kinds
 from core.data.shards import load_shards
 from core.data.splits import boundary, hold_back, role, words
 from core.errors import UserError
@@ -62,7 +62,7 @@ def test_a_title_before_one_long_line_is_no_training_set(tmp_path: Path) -> None
 def test_a_large_text_beside_a_small_one_gives_its_end(tmp_path: Path) -> None:
     corpus = load(config(write(tmp_path, input=LINE * 40_000, readme="read me " * 60)))
     assert sizes(corpus)[1] / sum(sizes(corpus)) == pytest.approx(0.1, abs=0.01)
-    documents = TEXTS["text"](str(tmp_path))
+    documents = text_kinds()["text"](str(tmp_path))
     assert sum(map(len, documents.train.values())) > 700_000 and all(map(bytes.strip, documents.validation.values()))
     assert (
         b"".join(documents.train.values()).count(b"\n") + b"".join(documents.validation.values()).count(b"\n") == 40_000
@@ -73,7 +73,7 @@ def test_a_large_text_beside_a_small_one_gives_its_end(tmp_path: Path) -> None:
     "counts", [(1,), (2, 2), (1, 1, 1, 1, 1), (100, 1, 1), (1, 100), (3, 7, 90, 200, 1, 1, 1), tuple(range(1, 60))]
 )
 def test_about_a_tenth_is_held_out_of_documents_of_any_sizes(tmp_path: Path, counts: tuple[int, ...]) -> None:
-    documents = TEXTS["text"](write(tmp_path, **{f"d{i}": LINE * 20 * n for i, n in enumerate(counts)})[5:])
+    documents = text_kinds()["text"](write(tmp_path, **{f"d{i}": LINE * 20 * n for i, n in enumerate(counts)})[5:])
     held, train = (sum(map(len, part.values())) for part in (documents.validation, documents.train))
     assert held + train == len(LINE) * 20 * sum(counts) and 0.08 <= held / (held + train) <= 0.16
 
@@ -98,7 +98,7 @@ def test_sizes_are_held_back_in_order_until_there_is_enough() -> None:
 def test_names_decide_and_tests_are_never_read(tmp_path: Path) -> None:
     corpus = write(tmp_path, train=LINE * 50, val__a=LINE * 10, test=LINE * 30, eval=LINE * 20, notes="note " * 20)
     (tmp_path / "test.jsonl").write_text("no JSON")  # nobody looks
-    documents = TEXTS["text"](str(tmp_path))
+    documents = text_kinds()["text"](str(tmp_path))
     assert set(documents.train) == {"train.txt", "notes.txt"} and set(documents.validation) == {"val/a.txt"}
     (said,) = describe([config(corpus)])
     assert said == (
@@ -109,9 +109,9 @@ def test_names_decide_and_tests_are_never_read(tmp_path: Path) -> None:
 
 def test_eval_is_held_out_where_nothing_is_named_as_validation(tmp_path: Path) -> None:
     write(tmp_path, train=LINE * 50, eval=LINE * 10, test=LINE)
-    assert set(TEXTS["text"](str(tmp_path)).validation) == {"eval.txt"}
+    assert set(text_kinds()["text"](str(tmp_path)).validation) == {"eval.txt"}
     write(tmp_path / "b", train=LINE * 50, test=LINE * 10)
-    assert set(TEXTS["text"](str(tmp_path / "b")).validation) == {"train.txt (tail)"}
+    assert set(text_kinds()["text"](str(tmp_path / "b")).validation) == {"train.txt (tail)"}
 
 
 @pytest.mark.parametrize("name", ["test", "val", "eval"])
@@ -219,8 +219,8 @@ def test_shards_in_folders_are_sorted_by_their_names(tmp_path: Path) -> None:
 
 def test_splits_that_are_as_they_were_keep_their_fingerprints(tmp_path: Path) -> None:
     plays = {f"d{i}": LINE * (1 + 37 * i % 300) for i in range(40)}
-    assert TEXTS["text"](write(tmp_path / "many", **plays)[5:]).digest == "2ddd378787beed87"
-    assert TEXTS["text"](write(tmp_path / "one", a=LINE * 500)[5:]).digest == "88db6f9d6f6d7213"
+    assert text_kinds()["text"](write(tmp_path / "many", **plays)[5:]).digest == "2ddd378787beed87"
+    assert text_kinds()["text"](write(tmp_path / "one", a=LINE * 500)[5:]).digest == "88db6f9d6f6d7213"
     tokens = [(np.arange(5000) + i) % 300 for i in range(10)]
     kept = {
         "80934c0ae707e018": {f"s{i}": part for i, part in enumerate(tokens)},

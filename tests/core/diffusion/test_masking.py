@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from core.config.loading import build
 from core.config.run import ObjectiveConfig
 from core.diffusion.masking import mask_tokens, mask_validation, sample_timesteps
+from core.diffusion.objective import objective_of
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -87,8 +89,8 @@ def test_validation_masks_only_what_may_be_masked() -> None:
 
 
 def test_an_autoregressive_model_predicts_every_token_at_weight_one() -> None:
-    objective = ObjectiveConfig(kind="autoregressive")
-    for masking in (mask_tokens(3, 5, objective, rng()), mask_validation(3, 5, rng(), kind="autoregressive")):
+    objective = objective_of(build({"model.causal": True, "objective.kind": "autoregressive"}))
+    for masking in (objective.mask(3, 5, rng()), objective.mask_validation(3, 5, rng())):
         assert (
             masking.masked_BL.all() and masking.weight_B.tolist() == [1, 1, 1] and masking.length_B.tolist() == [5] * 3
         )

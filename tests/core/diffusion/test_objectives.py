@@ -9,8 +9,8 @@ import torch
 
 from core.config.run import ObjectiveConfig
 from core.data.synthetic import MarkovSource
+from core.diffusion.losses import context_weights, nelbo_per_token, token_cross_entropy, total_loss
 from core.diffusion.masking import mask_tokens
-from core.diffusion.objectives import context_weights, nelbo_per_token, token_cross_entropy, total_loss
 
 
 def bound(cross_entropy_M: torch.Tensor, weight_B: torch.Tensor, masked_BL: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from core.config.run import ModelConfig
 from core.interchange.huggingface import load, save
 from core.interchange.layouts import pieces
-from core.model.routers import TopKRouter
+from core.model.routing import TopKRouter
 from core.model.transformer import Attention, Denoiser, initialise, rope_tables
 from tests.core.interchange.reference_llada_moe import logits as reference_logits
 

@@ -7,15 +7,16 @@ import torch
 
 import core.model.grouped_experts as mixing
 from core.config.loading import build
-from core.config.model import BY_RATIO, EXPERTS_CHOOSE, SEES_OTHERS
-from core.config.run import TOLD_TIMESTEP, ModelConfig, RouterConfig
+from core.config.router_kinds import ROUTERS
+from core.config.run import ModelConfig, RouterConfig
 from core.errors import UserError
 from core.model.balance import expert_counts
 from core.model.experts import reference_moe
 from core.model.moe import MoE
-from core.model.routers import ROUTERS
+from core.model.routers.expert_choice import ECDLMRouter
 from core.model.routing import Conditions, TopKRouter, hashed, share_of_mean, share_of_range, time_features
 from core.model.transformer import Denoiser, initialise
+from core.registry import load
 
 B, L, E, K, D = 3, 12, 6, 2, 8
 
@@ -34,7 +35,7 @@ def conditions(timestep=(0.1, 0.5, 0.95), ratio=(0.1, 0.5, 0.95)) -> Conditions:
 
 def made(kind: str, **router):
     """A router with random weights, zero where it starts at zero."""
-    rule = ROUTERS[kind](config(kind, **router))
+    rule = load(ROUTERS[kind].implementation)(config(kind, **router))
     generator = torch.Generator().manual_seed(5)
     for parameter in rule.parameters():
         if not getattr(parameter, "starts_at_zero", False):
@@ -55,7 +56,7 @@ def test_rules_that_add_a_timestep_start_as_token_choice(kind: str, x_ND: torch.
         assert expected is found is None or torch.equal(expected, found)
 
 
-@pytest.mark.parametrize("kind", TOLD_TIMESTEP)
+@pytest.mark.parametrize("kind", [kind.name for kind in ROUTERS.entries() if kind.sees_timestep])
 def test_a_told_rule_follows_its_timestep_and_learns_from_it(kind: str, x_ND: torch.Tensor) -> None:
     rule = made(kind)
     for parameter in rule.parameters():
@@ -128,23 +129,23 @@ def test_tokens_routed_by_the_rest_of_their_sequence_are_of_the_kinds_that_say_s
     changed = given._replace(tokens_BL=tokens_BL, residual_ND=residual_ND)
     one, other = (rule(*seen).experts_NK[: L // 2] for seen in ((x_ND, given), (states_ND, changed)))
     follows = not torch.equal(one, other)
-    assert rule.sees_others == follows == (kind in SEES_OTHERS)
+    assert follows == ROUTERS[kind].sees_sequence
 
 
 @pytest.mark.parametrize("kind", ROUTERS)
 def test_what_else_is_said_of_a_kind_is_what_it_does(kind: str, x_ND: torch.Tensor) -> None:
-    schedule = {"k_schedule": "linear"} if kind in BY_RATIO else {}
+    schedule = {"k_schedule": "linear"} if ROUTERS[kind].follows_ratio else {}
     rule, given = made(kind, **schedule), conditions()
     for parameter in rule.parameters():  # where they start at zero too
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
     plain = rule(x_ND, given)
     told = rule(x_ND, given._replace(timestep_B=given.timestep_B.flip(0)))
-    assert (not torch.equal(plain.logits_NE, told.logits_NE)) == (kind in TOLD_TIMESTEP)
+    assert (not torch.equal(plain.logits_NE, told.logits_NE)) == ROUTERS[kind].sees_timestep
     paced = rule(x_ND, given._replace(ratio_B=given.ratio_B.flip(0)))
-    assert (not torch.equal(plain.experts_NK, paced.experts_NK)) == (kind in BY_RATIO)
+    assert (not torch.equal(plain.experts_NK, paced.experts_NK)) == (ROUTERS[kind].follows_ratio)
     taken_BE = torch.stack([expert_counts(one, E, ragged=True) for one in plain.experts_NK.chunk(B)])
     alike = bool((taken_BE == taken_BE[:, :1]).all())  # each expert takes as many tokens of a sequence as the others
-    assert alike == (kind in (*EXPERTS_CHOOSE, "soft"))
+    assert alike == (ROUTERS[kind].experts_choose or ROUTERS[kind].all_experts)
 
 
 def test_chance_is_a_packed_texts_own() -> None:
@@ -160,7 +161,6 @@ def test_chance_is_a_packed_texts_own() -> None:
 
 def test_expert_choice_sees_its_own_sequence_alone(x_ND: torch.Tensor) -> None:
     rule, given = made("expert_choice"), conditions()
-    assert rule.sees_others
     changed = x_ND.clone()
     changed[L : 2 * L] = changed[L : 2 * L].flip(0) * 2
     one, other = rule(x_ND, given).experts_NK.view(B, L, E), rule(changed, given).experts_NK.view(B, L, E)
@@ -242,7 +242,7 @@ def factor(routed: int, shared: int) -> float:
 @pytest.mark.parametrize("shared", [0, 2])
 @pytest.mark.parametrize("ratio", [(0.1, 0.5, 0.9), (0.0, 0.33, 1.0)])
 def test_ec_dlm_is_the_published_rule(shared: int, ratio: tuple[float, ...], x_ND: torch.Tensor) -> None:
-    rule = ROUTERS["ec_dlm"](replace(config("ec_dlm"), shared_expert_width=8 * shared))
+    rule = ECDLMRouter(replace(config("ec_dlm"), shared_expert_width=8 * shared))
     rule.weight_ED.data.copy_(torch.randn(E, D, generator=torch.Generator().manual_seed(5)))
     routing = rule(x_ND, conditions(ratio=ratio))
     expected = published_ec_dlm(routing.logits_NE, ratio, K, shared)
@@ -258,7 +258,7 @@ def test_ec_dlm_with_the_softmax_first_is_expert_choice(x_ND: torch.Tensor) -> N
 
 def test_ec_dlm_takes_24_16_and_8_of_64_tokens() -> None:
     shape = ModelConfig(hidden_size=D, num_experts=8, top_k=2, expert_width=8, router=RouterConfig(kind="ec_dlm"))
-    rule = ROUTERS["ec_dlm"](shape)
+    rule = ECDLMRouter(shape)
     rule.weight_ED.data.copy_(torch.randn(8, D, generator=torch.Generator().manual_seed(5)))
     x_ND = torch.randn(3 * 64, D, generator=torch.Generator().manual_seed(1))
     ratio_B = torch.tensor([0.1, 0.5, 0.9])
@@ -268,9 +268,9 @@ def test_ec_dlm_takes_24_16_and_8_of_64_tokens() -> None:
 
 def test_ec_dlms_factors_stay_exact_wherever_the_model_goes(x_ND: torch.Tensor) -> None:
     shape = replace(config("ec_dlm"), shared_expert_width=16)
-    plain = ROUTERS["ec_dlm"](shape)
+    plain = ECDLMRouter(shape)
     with torch.device("meta"):
-        moved = ROUTERS["ec_dlm"](shape)
+        moved = ECDLMRouter(shape)
     moved = moved.to(torch.bfloat16).to_empty(device="cpu")
     assert torch.equal(moved.factors_K, plain.factors_K) and plain.factors_K.dtype == torch.float32
     assert set(plain.state_dict()) == {"weight_ED"}

@@ -1,16 +1,15 @@
 import subprocess
 import sys
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 import torch
 
 from core.capacity.states import sizes
 from core.config.presets import PRESETS
-from core.config.run import ModelConfig, RouterConfig, RouterKind
+from core.config.router_kinds import ROUTERS
+from core.config.run import ModelConfig, RouterConfig
 from core.model.flops import count
-from core.model.routers import ROUTERS
 from core.model.shapes import shapes, weights
 from core.model.transformer import Denoiser
 
@@ -36,7 +35,7 @@ VARIANTS = {
         qkv_bias=True, num_kv_heads=1, qk_norm="projection", router=RouterConfig(kind="unmodulated"),
     ),
 }  # fmt: skip
-KINDS = {kind: replace(BASE, granularity=2, router=RouterConfig(kind=kind)) for kind in get_args(RouterKind)}
+KINDS = {kind: replace(BASE, granularity=2, router=RouterConfig(kind=kind)) for kind in ROUTERS}
 MODELS = {name: config.model for name, config in PRESETS.items()} | VARIANTS | KINDS
 
 
@@ -78,10 +77,6 @@ def test_sizes_of_states_are_those_of_the_network(model: ModelConfig) -> None:
         tuple(value.numel() for value in shared if value.ndim <= 1),
         tuple(value.numel() for name, value in parameters.items() if ".experts." in name),
     )
-
-
-def test_every_router_kind_has_its_row() -> None:
-    assert {weights_of.router.kind for weights_of in KINDS.values()} == set(ROUTERS)
 
 
 def test_counting_thousands_of_models_imports_no_torch() -> None:

@@ -9,16 +9,17 @@ from scipy.special import entr
 
 from analysis.routing.profile import crossed_profile, paired_change
 from core.config.loading import build
-from core.config.run import TOLD_TIMESTEP, RunConfig
-from core.data.module import Batch, MaskedTextModule, held_out
+from core.config.router_kinds import ROUTERS
+from core.config.run import RunConfig
+from core.data.batches import Batch
+from core.data.module import MaskedTextModule, held_out
 from core.diffusion.masking import Masking
+from core.diffusion.prediction import predict
 from core.errors import UserError
 from core.model.experts import reference_moe
-from core.model.routers import ROUTERS
 from core.model.transformer import Denoiser, initialise
 from core.probes.routing import Choices, check_probe, probe_routing, rerouted
 from core.runtime.random_streams import torch_stream
-from core.training.module import predict
 from tests.core.training.test_run import QUICK
 
 SEQUENCES, TIMESTEPS, MASK = 128, 4, 256
@@ -53,8 +54,8 @@ def batch_at(config: RunConfig, t: float, told_at: float | None = None) -> tuple
     masked_BL = torch.rand(tokens_BL.shape, generator=torch.Generator().manual_seed(1)) < t
     full_B = torch.full((8,), t)
     masking = Masking(masked_BL, full_B, 1 / full_B, torch.full((8,), float(tokens_BL.shape[1])))
-    told_B = full_B if told_at is None else torch.full((8,), told_at)
-    return tokens_BL.masked_fill(masked_BL, MASK), Batch.of(tokens_BL, masking, told_B)
+    router_timestep_B = full_B if told_at is None else torch.full((8,), told_at)
+    return tokens_BL.masked_fill(masked_BL, MASK), Batch.of(tokens_BL, masking, router_timestep_B)
 
 
 def choices_of(prediction) -> list[Choices]:
@@ -204,7 +205,7 @@ def test_tokens_get_the_experts_and_gates_that_are_given(kind: str) -> None:
 def test_every_rule_can_be_probed(kind: str) -> None:
     config, denoiser = frozen(kind)
     found = probed(config, denoiser)
-    assert (found.told_GT is not None) == (kind in TOLD_TIMESTEP)
+    assert (found.told_GT is not None) == ROUTERS[kind].sees_timestep
     assert np.isfinite(found.swapped_GT).all() and (found.fixed_SGTME <= found.all_SGTME).all()
     profile = crossed_profile(found.fixed_SGTME, rng=np.random.default_rng(0), resamples=99)
     assert np.isfinite(profile.nats_S).all() and ((profile.pvalue_S > 0) & (profile.adjusted_S <= 1)).all()

@@ -11,14 +11,16 @@ from safetensors.torch import save_file
 
 from core.config.loading import build
 from core.config.run import RunConfig
+from core.data.batches import Batch
 from core.data.corpora import load
-from core.data.module import Batch, MaskedTextModule
+from core.data.module import MaskedTextModule
+from core.diffusion.losses import preference_margins
 from core.diffusion.masking import mask_tokens
-from core.diffusion.objectives import preference_margins
+from core.diffusion.prediction import predict
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.training.checks import check
-from core.training.module import MaskedDiffusion, predict
+from core.training.module import MaskedDiffusion
 from core.training.run import train
 from tests.core.training.test_run import QUICK
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from core.config.loading import build, load
 from core.config.run import RunConfig
 from core.data.module import MaskedTextModule
-from core.diffusion.objectives import context_weights
+from core.diffusion.losses import context_weights
 from core.errors import UserError
 from core.model.transformer import Denoiser, Layer
 from core.records import record as records
@@ -302,7 +302,9 @@ def test_a_shifted_networks_nelbo_is_of_the_state_before_each_token() -> None:
     config = quick(model__shifted=True)
     module, batch = MaskedDiffusion(config), MaskedTextModule(config).train_dataloader().batch(0)
     with torch.no_grad():
-        logits_BLV = module.denoiser.logits(module.denoiser.hidden(module.input(batch), batch.told_B).states_BLD)
+        logits_BLV = module.denoiser.logits(
+            module.denoiser.hidden(module.input(batch), batch.router_timestep_B).states_BLD
+        )
         found_B = module.predict(batch).nelbo_B
     for b, found in enumerate(found_B.tolist()):
         places = batch.masking.masked_BL[b].nonzero()[:, 0].tolist()

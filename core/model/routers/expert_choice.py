@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.config.model import EC_DLM_K
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
+from core.config.router_kinds import EC_DLM_K
 from core.model.routing import Conditions, TopKRouter, share_of_mean, share_of_range
 
 ALIKE = 2.0**-18  # scores (between 0 and 1) less apart than this are equal: fp32's rounding is a hundredth of it

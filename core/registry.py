@@ -1,0 +1,113 @@
+"""Registries: named entries of one sort, such as routers, which a file adds to without any other file being changed.
+
+Entries are light, so that a plan can be checked without torch: where what an entry does needs a heavy library, the entry
+names it, "module:attribute", and `load` imports it at its first use.
+"""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+from core.errors import UserError
+
+
+class Entry(Protocol):
+    """Anything with a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+E = TypeVar("E", bound=Entry)
+
+
+class Registry(Mapping[str, E]):
+    """Entries by name, in the order in which they were added.
+
+    field: what an error calls a name, such as "model.router.kind". folder: a package whose modules add entries as they are
+    imported. A light folder's modules are all imported at the first look-up. Of another, the module of a kind's name is
+    imported when that kind is looked up and nobody has added it. Looking up an unknown name raises UserError.
+    """
+
+    def __init__(self, field: str, entries: Iterable[E] = (), *, folder: str = "", light: bool = True) -> None:
+        self.field, self.folder, self.light = field, folder, light
+        self._entries = {entry.name: entry for entry in entries}
+        self._unread = bool(folder)
+        self.version = 0  # grows with each entry that is added
+
+    def add(self, entry: E) -> E:
+        """Add an entry, such as one from a user's file; one that the same file adds again replaces its former self.
+
+        Raises UserError for a name that is another's.
+        """
+        former = self._entries.get(entry.name)
+        if former is not None and _origin(former) != _origin(entry):
+            raise UserError(f"{self.field}: there is a '{entry.name}' already; register it under another name")
+        self._entries[entry.name] = entry
+        self.version += 1
+        return entry
+
+    def __getitem__(self, name: str) -> E:
+        if name not in self:
+            raise UserError(f"{self.field}: unknown '{name}': {nearest(name, self)}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self._read() and not self.light and name in self._modules():
+            importlib.import_module(f"{self.folder}.{name}")
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._read(), *(() if self.light else self._modules())])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def entries(self) -> tuple[E, ...]:
+        """The entries that are known, without importing more."""
+        return tuple(self._read().values())
+
+    def _read(self) -> Mapping[str, E]:
+        if self._unread and self.light:
+            self._unread = False  # before: the modules look entries up themselves
+            for name in module_names(self.folder):
+                importlib.import_module(f"{self.folder}.{name}")
+        return self._entries
+
+    def _modules(self) -> list[str]:
+        """Modules of the folder that hold no entry's implementation so far: each adds the kind that it is named after."""
+        known = {str(getattr(entry, "implementation", "")).partition(":")[0] for entry in self._entries.values()}
+        names = module_names(self.folder) if self.folder else []
+        return [name for name in names if f"{self.folder}.{name}" not in known and name not in self._entries]
+
+
+def _origin(entry: Entry) -> tuple[object, object]:
+    """Where an entry's implementation is defined."""
+    implementation = getattr(entry, "implementation", None)
+    return getattr(implementation, "__module__", implementation), getattr(implementation, "__qualname__", None)
+
+
+@cache
+def module_names(package: str) -> list[str]:
+    """The modules of a package, by name, without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+
+
+def load(implementation: Any) -> Any:
+    """An entry's implementation: what it names as "module:attribute", imported; anything else as it is."""
+    if not isinstance(implementation, str):
+        return implementation
+    module, _, attribute = implementation.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an error: the known names that look most like this one, or all of them."""
+    known = list(known)
+    parts = {entry.rsplit(sep, 1)[-1]: entry for sep in ("/", ".") for entry in known}
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = near or [parts[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=3, cutoff=0.6)]
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
