@@ -63,8 +63,8 @@ def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
 
 def passes(config: RunConfig, corpus: Corpus) -> float:
     """How often training goes through the corpus."""
-    repeats = config.objective.sequences / corpus.rows  # of the same sequence in one step, each under another mask
-    return config.tokens_per_step * config.trainer.steps / repeats / len(corpus.train_T)
+    draws = config.objective.draws if config.objective.traits.pairs else 1  # masks of the same pair, in one step
+    return config.tokens_per_step * config.trainer.steps / draws / len(corpus.train_T)
 
 
 def unfed(config: RunConfig, corpus: Corpus) -> str | None:
