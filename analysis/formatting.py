@@ -70,5 +70,5 @@ def decimals_beside(value: float, least: int, limit: float) -> int:
 
 
 def coverage(alpha: float) -> str:
-    """What an interval's column is headed by."""
+    """Heading of an interval's column."""
     return f"{100 * (1 - alpha):g} % interval"

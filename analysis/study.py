@@ -129,7 +129,7 @@ class Study:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What people call each arm."""
+        """Label of each arm."""
         return {arm.name: arm.label for arm in self.design.arms}
 
     @property
@@ -172,7 +172,7 @@ class Study:
         return np.array(column)
 
     def data_differs(self, one: str, two: str, seed: int) -> bool:
-        """Whether two arms' finished runs of a seed saw different data, so that their values can't be compared."""
+        """True if two arms' finished runs of a seed saw different data, so that their values can't be compared."""
         pair = self.cells.get((one, seed)), self.cells.get((two, seed))
         fingerprints = {
             data_of(record.data_fingerprint) for record in pair if record is not None and record.status != "failed"
@@ -180,14 +180,14 @@ class Study:
         return len(fingerprints) > 1
 
     def likelihoods(self, metric: str, one: str, two: str) -> tuple[Likelihood, Likelihood] | None:
-        """What kind of number each of two arms has in a metric; None for one that is no likelihood, and for older designs."""
+        """Likelihood kinds of two arms in a metric; None for one that is no likelihood, and for older designs."""
         kinds = self.design.by_name[one].likelihood, self.design.by_name[two].likelihood
         if metric not in likelihood.METRICS or kinds[0] is None or kinds[1] is None:
             return None
         return kinds[0], kinds[1]
 
     def incomparable(self, metric: str, one: str, two: str, seeds: int | None = None) -> str | None:
-        """Why two arms' numbers say nothing of each other, or None where they do. seeds: how many of the first; None: all."""
+        """Reason why two arms' numbers can't be compared, or None. seeds: how many of the first; None: all."""
         kinds = self.likelihoods(metric, one, two)
         if kinds is not None and (reason := likelihood.incomparable(*kinds)):
             return reason

@@ -76,7 +76,7 @@ def asked_of(arguments: argparse.Namespace) -> tuple[Opened, Sampling]:
 
 
 def responder_of(opened: Opened, settings: Sampling, arguments: argparse.Namespace) -> "Responder":
-    """What makes the model answer so."""
+    """Responder of the model with these settings."""
     from core.probes.responses import Responder  # torch, which mistakes are refused without
 
     assert opened.tokenizer is not None

@@ -45,7 +45,7 @@ def run_tasks(arguments: argparse.Namespace) -> int:
 
 
 def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterator[tuple[str, Sampling]]:
-    """What is compared, by name, the base first. Settings that a short response has no room for are left out."""
+    """The compared settings by name, the base first. Settings that a short response has no room for are left out."""
     yield BASE, Sampling(length=length)
     if causal:
         return

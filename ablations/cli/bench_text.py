@@ -88,7 +88,7 @@ def _decoded(config: RunConfig, denoiser: "Denoiser", prompts: list[list[int]], 
 def _reader(
     arguments: argparse.Namespace, config: RunConfig
 ) -> Callable[[Sequence[Sequence[int]], Sequence[np.ndarray]], dict[str, Any]]:
-    """What the model named by --judge makes of responses to prompts, in bits per byte; nothing where none is named."""
+    """Scorer of responses by the model of --judge, in bits per byte; empty without one."""
     if arguments.judge is None:
         return lambda prompts, responses: {}
     opened = open_model(arguments.judge)

@@ -72,7 +72,7 @@ def _verdict(found: Judgement, arm: str) -> str:
 
 
 def confirmation_of(arguments: argparse.Namespace, study: Study, arm: str) -> tuple[Study, Judgement] | None:
-    """What was recorded of the arm on fresh seeds, in the design that it was last confirmed in; None where nothing was."""
+    """Records of the arm on fresh seeds, in the design of its last confirmation; None without any."""
     design = study.design
     folder: Path = arguments.out / study_name(design.ablation, confirm_size(design.size))
     confirming = Study.load(folder) if folder.is_dir() else None

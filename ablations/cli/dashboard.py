@@ -92,7 +92,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def tunnel(port: int) -> str:
-    """Where this is a remote machine: how to reach the page from one's own; else nothing."""
+    """Instructions to reach the page from another machine, where this one is remote; else empty."""
     connection = os.environ.get("SSH_CONNECTION", "").split()
     if len(connection) != 4:
         return ""

@@ -123,7 +123,7 @@ def _declared_in(design: StudyDesign) -> str | None:
 
 
 def _is_same(theirs: str, mine: str, design: StudyDesign, name: str) -> bool:
-    """Whether two files are one declaration: equal files where both exist, an equal question where the former is gone."""
+    """True if two files are one declaration: equal files where both exist, an equal question where the former is gone."""
     try:
         return Path(theirs).read_bytes() == Path(mine).read_bytes()
     except OSError:
@@ -131,7 +131,7 @@ def _is_same(theirs: str, mine: str, design: StudyDesign, name: str) -> bool:
 
 
 def _changes(name: str, ablation: Ablation, size: str, design: Design, folder: Path) -> tuple[list[str], bool]:
-    """What differs, in words, and whether there are runs to train for it."""
+    """Differences in words, and whether they need runs."""
     words = shlex.split(design.command)
     given = int(words[words.index("--seeds") + 1]) if "--seeds" in words and design.confirms is None else None
     base = size.removesuffix(f".{CONFIRM}") if design.confirms is not None else size

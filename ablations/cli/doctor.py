@@ -49,7 +49,7 @@ class Finding(NamedTuple):
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """What this machine has, and what that rules in or out."""
+    """Print this machine's hardware and software, and what they allow."""
     findings = examine()
     if arguments.json:
         show_json([finding._asdict() for finding in findings])

@@ -82,7 +82,7 @@ def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:
 
 
 def _on_cluster(config: RunConfig, arguments: argparse.Namespace) -> tuple[int, list[str]]:
-    """How many devices there are, and what the run needs of each. Raises UserError where its own layout doesn't fit."""
+    """Number of devices, and what the run needs of each. Raises UserError where its own layout doesn't fit."""
     cluster = Cluster.parse(arguments.cluster)
     planned = plan(config, cluster, layout=Layout.of(config, cluster.devices))
     tokens = config.tokens_per_step * config.trainer.steps

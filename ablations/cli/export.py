@@ -107,7 +107,7 @@ def _as_hf(arguments: argparse.Namespace, study: Study, arm: str, folder: Path) 
 
 
 def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement, arm: str) -> dict[str, Any]:
-    """What was found, with how the arm came to be chosen and whether seeds that had no part in it say so too.
+    """Evidence for an arm: effects, how it was chosen, and its confirmation on fresh seeds.
 
     Raises UserError for a winner that isn't confirmed, unless --force is given.
     """
@@ -175,7 +175,7 @@ def at_full_scale(
 
 
 def _tell(scale: FullScale, lacks: Sequence[str], folder: Path) -> None:
-    """What was carried and what is lacking, on the terminal."""
+    """Print what was transferred and what is lacking."""
     out = console()
     if not scale.carried:
         out.print(UNDECIDED, markup=False, soft_wrap=True)

@@ -47,7 +47,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
 
 
 def request_of(arguments: argparse.Namespace) -> site.Request:
-    """What the command line asks of Slurm, over the site's defaults."""
+    """Slurm request of the command line, over the site's defaults."""
     options: dict[str, Any] = {
         name: getattr(arguments, name) for name in SLURM_ONLY if name not in ("sbatch", "dry_run")
     }

@@ -71,7 +71,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
 
 
 def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's folder says when it is probed; from its probe.json where that has the same already.
+    """Probe of a run's folder; from its probe.json where that has the same already.
 
     Raises UserError for a folder without weights, a model without routing by timestep, and data that doesn't fit it.
     """
@@ -100,7 +100,7 @@ def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[st
 
 
 def describe(config: RunConfig, layers: list[int], probed: "ProbedRouting") -> dict[str, Any]:
-    """What was found, JSON-ready. layers: the sparse ones.
+    """Probe results, ready for JSON. layers: the sparse ones.
 
     "crossed", "plain": a row for each sparse layer. "nelbo": nats per token. "swapped", "told": how it changes when tokens
     are routed as half the timesteps away, and when routers are told the timestep half of them away (None for routers that

@@ -1,4 +1,4 @@
-"""What a probe of routing found, as tables for people."""
+"""Tables of a routing probe."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -56,7 +56,7 @@ def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> Use
 
 
 def load_study(arguments: argparse.Namespace) -> tuple["Study", Path]:
-    """What is recorded of the named ablation in the size that is meant, and its folder. Raises UserError where nothing is."""
+    """Records of the named ablation in the chosen size, and its folder. Raises UserError where nothing is."""
     from analysis.study import Study  # numpy, which mistakes are refused without
 
     size, folder = recorded_folder(arguments)

@@ -37,7 +37,7 @@ Found = Status | SearchStatus
 
 
 def run_status(arguments: argparse.Namespace) -> int:
-    """Where a sweep stands, once or until it is over."""
+    """Print the status of a study, once or until it is over."""
     study, is_search = study_of(arguments)
 
     def look() -> Found:
@@ -104,7 +104,7 @@ def _begun(live: Live) -> Iterator[Live]:
 
 
 def _wait_for_sync(out: Path, study: str) -> int:
-    """How many runs, a search's confirmation's among them, were mirrored offline and aren't sent yet."""
+    """Number of runs, a search's confirmation's included, that were logged offline and aren't sent yet."""
     folders = (out / study, out / study_name(study, CONFIRM))
     return sum(len(offline_runs(folder).waiting) for folder in folders if folder.is_dir())
 
@@ -178,7 +178,7 @@ def _pauses(found: SearchStatus) -> list[str]:
 
 
 def tasks_said(found: Found) -> list[str]:
-    """How a study's array tasks are, or that Slurm doesn't say, in lines."""
+    """States of a study's array tasks, or that Slurm doesn't say, in lines."""
     if found.silence is not None:
         return [f"Slurm doesn't say how its tasks are: {found.silence}"]
     states = Counter((t.state.lower(), "" if t.reason == "None" else t.reason) for t in found.tasks or ())

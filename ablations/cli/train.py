@@ -113,7 +113,7 @@ def _folder(folder: Path, *, first: bool) -> Path:
 
 
 def _has_failed(folder: Path) -> bool:
-    """Whether the run in a folder failed, or left a record that can't be read."""
+    """True if the run in a folder failed, or left a record that can't be read."""
     try:
         return read(folder / FILE_NAME).status == "failed"
     except UnreadableRecordError:

@@ -14,12 +14,12 @@ MISSING = (
 
 
 def installed() -> bool:
-    """Whether the optional extra is there."""
+    """True if the optional extra is there."""
     return importlib.util.find_spec("optuna_dashboard") is not None
 
 
 def application(storage: Callable[[], BaseStorage | None]) -> Callable[[], Any]:
-    """What gives the WSGI application once the ledger could be opened, and None before, or without the extra."""
+    """Factory of the WSGI application; None before the storage could be opened, or without the extra."""
 
     @functools.cache
     def build(opened: BaseStorage) -> Any:

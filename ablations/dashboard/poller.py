@@ -160,7 +160,7 @@ class Watcher:
         return changed
 
     def _place(self, found: Status | SearchStatus | None) -> tuple[Path, Design | None]:
-        """Where records lie that are compared, and their design: a search's are those of its confirmation."""
+        """Folder and design of the compared records; a search's are its confirmation's."""
         if isinstance(self.design, Design):
             return self.out / self.study, self.design
         name = study_name(self.study, CONFIRM)

@@ -17,7 +17,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Reading:
-    """How far reading is. changed: whether anything differs from the time before."""
+    """Progress of reading. changed: whether anything differs from the time before."""
 
     done: int
     total: int
@@ -59,7 +59,7 @@ class RecordReader:
         yield Reading(len(now), len(now), bool(due or gone))
 
     def study(self, design: Design) -> Study:
-        """What is known by now, fitted into a design."""
+        """Study of the records so far under a design."""
         study = Study.of([self._found[path] for path in sorted(self._found)], design, self.unreadable)
         assert study is not None  # with a design there is one
         return study.with_history(self.folder)

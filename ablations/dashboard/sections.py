@@ -1,4 +1,4 @@
-"""What each part of the page says, as plain data."""
+"""Sections of the live page, as plain data."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,7 +19,7 @@ MOST_RUNS = 8  # named beside a reason
 
 
 def head(design: StudyDesign, report: str) -> dict[str, Any]:
-    """Whose page it is. report: the command that writes the report."""
+    """Head of the page. report: the command that writes the report."""
     metric = METRICS[design.primary]
     return {
         "ablation": design.ablation, "size": design.size, "question": design.question, "report": report,
@@ -60,7 +60,7 @@ def _recorded(study: Study) -> Iterable[RunStatus]:
 
 
 def verdict(study: Study) -> dict[str, Any]:
-    """What may be said by now, however often one looks."""
+    """Anytime-valid verdict of the runs so far."""
     if study.design.ladder is not None or len(study.arms) == 1:
         return {"headline": judge(study, brief=True).headline, "families": [], "notes": list(notes(study))}
     found = running(study)
@@ -77,7 +77,7 @@ def _row(row: Comparison) -> dict[str, Any]:
 
 
 def failures(found: Status | SearchStatus | None, study: Study | None) -> dict[str, Any]:
-    """What failed or was lost, by reason, and records that can't be trusted."""
+    """Failed and lost runs by reason, and damaged records."""
     rows: list[RunStatus | ConfigurationStatus] = list(found.of("failed", "lost")) if found else []
     known = {row.label for row in rows}
     labels = study.labels if study is not None else {}
@@ -109,8 +109,7 @@ def named(row: RunStatus | ConfigurationStatus, labels: Mapping[str, str]) -> st
 
 
 def workers(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Who trains what. rows: of each run in training its "status" and "progress", and "rate" in tokens a second. labels: of
-    arms."""
+    """Workers and their runs. rows: of each run in training "status", "progress" and "rate" in tokens/s. labels: of arms."""
     return [
         {
             "where": row["status"].where, "label": named(row["status"], labels), "step": row["status"].step,

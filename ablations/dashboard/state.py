@@ -1,4 +1,4 @@
-"""What the page shows, prepared: sections of JSON, each with the revision at which it last changed."""
+"""State of the live page: sections of JSON, each with the revision at which it last changed."""
 
 import json
 import math

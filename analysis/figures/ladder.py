@@ -175,14 +175,14 @@ def families_of(ladder: Ladder) -> list[str]:
 
 
 def _rank(ladder: Ladder, parameters: float) -> int:
-    """How many smaller models the point's family has, at most; larger marks are larger models."""
+    """Rank of a point's model by size; larger models have larger marks."""
     return sum(
         size < 0.9 * parameters for size in {p.parameters for p in ladder.points if p.family == families_of(ladder)[0]}
     )
 
 
 def loss_label(ladder: Ladder) -> str:
-    """What the axis of losses says."""
+    """Label of the axis of losses."""
     metric = METRICS[ladder.metric]
     return f"{metric.label}, {metric.unit}".rstrip(", ")
 

@@ -162,7 +162,7 @@ def frontier(found: Decoding) -> Picture:
 
 
 def group(label: str) -> str:
-    """What of a way's label is drawn in one colour: all but its last setting, which is what is paid."""
+    """Part of a decoding setting's label drawn in one colour: all but the last, which sets the cost."""
     return label.rpartition(", ")[0] or label
 
 

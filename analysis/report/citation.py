@@ -1,4 +1,4 @@
-"""What a paper cites of a report: the version of the software, the commit and the data."""
+"""Citation of a report: the version of the software, the commit and the data."""
 
 from collections.abc import Mapping
 from importlib import metadata

@@ -47,7 +47,7 @@ def arms(study: Study, tables: tuple[MetricTable, ...]) -> list[dict[str, Any]]:
 
 
 def differences(study: Study, arm: str, record: RunRecord) -> list[tuple[str, str, str]]:
-    """What a run's config has otherwise than the control's: (dotted key, the control's value, the run's).
+    """Differences of a run's config from the control's: (dotted key, the control's value, the run's).
 
     Of the control's run of the same seed where there is one; the seed itself never counts.
     """
@@ -77,7 +77,7 @@ def _shown(value: Any) -> str:
 
 
 def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
-    """What the answer holds for: parameters, tokens, corpus and compute; None where nothing has finished."""
+    """Scale for which the answer holds: parameters, tokens, corpus and compute; None where nothing has finished."""
     if not finished:
         return None
     tokens = [round(record.tokens) for record in finished]

@@ -68,7 +68,7 @@ def crossed_nulls(counts_SGTMK: np.ndarray, rng: np.random.Generator, resamples:
 
 
 def band(nats: Jackknifed, signs_RG: np.ndarray, alpha: float) -> float:
-    """How many standard errors reach over all layers at once: the quantile of the largest, under random signs."""
+    """Half-width of simultaneous bands in standard errors: the quantile of the largest, under random signs."""
     error_S = nats.standard_error
     if not (error_S > 0).any():
         return 0.0

@@ -29,8 +29,8 @@ POLISH, ROUNDING = 6, 1e-13  # last steps, and by which share the objective may 
 
 @dataclass(frozen=True)
 class Task:
-    """What is minimised. terms: (3, R, P), log terms = terms @ coefficients; loss, weights: (S, R), log losses and weights of
-    the runs; hold, centre: (S, P, P) and (S, P), a quadratic that holds coefficients near a place."""
+    """Arrays of the minimised objective. terms: (3, R, P), log terms = terms @ coefficients; loss, weights: (S, R),
+    log losses and weights of the runs; hold, centre: (S, P, P) and (S, P), a quadratic towards a place."""
 
     terms: np.ndarray
     loss: np.ndarray

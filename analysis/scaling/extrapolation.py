@@ -55,13 +55,13 @@ def places(runs: Runs, scale: Mapping[str, float]) -> Runs:
 
 
 def asked(runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> Runs:
-    """Where a law has to be determined: at the largest models and at the targets."""
+    """Points at which a law has to be determined: the largest models and the targets."""
     parts = [runs.where(runs.largest), *(places(runs, scale) for scale in targets.values())]
     return Runs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(runs)})
 
 
 def undetermined(laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> str:
-    """Where fits that are equally good disagree, so that rounding chose between them; empty where they agree."""
+    """Describe where equally good fits disagree, so that rounding chose between them; empty if they agree."""
     limits = [("on these runs", runs, UNDETERMINED)]
     limits += [(f"at {target}", places(runs, scale), FAR) for target, scale in targets.items()]
     for families, law in distinct(laws).items():
@@ -74,7 +74,7 @@ def undetermined(laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[st
 
 
 def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
-    """Why the runs don't determine their law, in lines; empty where they do.
+    """Reasons why the runs don't determine their law, in lines; empty if they do.
 
     A term that changes the loss by less than twice the scatter of the runs around the law has coefficients that mean
     nothing; the smallest N or D is left out of that, since a huge exponent can explain one model and be 0 for all others.

@@ -128,7 +128,7 @@ def _of_family(theta: np.ndarray, place: int) -> np.ndarray:
 
 
 def _joint(runs: Runs, names: Sequence[str]) -> np.ndarray:
-    """What gives the log terms when multiplied by the joint coefficients: (3, R, 1 + 4 families)."""
+    """Matrix from joint coefficients to log terms: (3, R, 1 + 4 families)."""
     own = terms_of({name: np.log(column) for name, column in runs.columns().items()}, ())
     joint = np.zeros((*own.shape[:2], 1 + 4 * len(runs.families)))
     joint[:, :, 0] = own[:, :, 2]

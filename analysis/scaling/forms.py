@@ -27,7 +27,7 @@ class Runs:
 
     @property
     def largest(self) -> np.ndarray:
-        """Which runs are of their family's largest model. (R,) bool."""
+        """Mask of the runs of their family's largest model. (R,) bool."""
         top = {name: self.parameters[self.family == name].max() for name in self.families}
         return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)], dtype=bool)
 

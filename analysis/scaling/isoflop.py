@@ -15,7 +15,7 @@ REACH = 30.0  # how far outside of the measured sizes a law's optimum is looked 
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where the losses of a budget are lowest."""
+    """Minimum of the losses of a budget."""
 
     parameters: float
     loss: float
@@ -40,7 +40,7 @@ def measured_minimum(parameters: ArrayLike, loss: ArrayLike) -> Minimum | None:
 
 
 def counted_cost(parameters: ArrayLike, flops_per_token: ArrayLike) -> Cost:
-    """What a token costs a model of N active parameters, by what the models of a family cost.
+    """FLOPs per token of a model of N active parameters, interpolated from a family's models.
 
     It is 6 N and attention over the sequence; their ratio is interpolated in log N, and beyond the models it stays as it is.
     """

@@ -73,7 +73,7 @@ class Health:
 
 @dataclass(frozen=True)
 class Ladder:
-    """What a ladder says.
+    """Points and settings of a ladder.
 
     laws: by family, the same one where they share it; empty where none could be fitted, and `notes` say why. weak: why the
     runs don't determine the law, and then nothing is extrapolated. floor: NELBO of the source's exact posterior on the
@@ -106,13 +106,13 @@ class Ladder:
         return counted_cost([point.parameters for point in own], [point.flops_per_token for point in own])
 
     def modifiers(self, family: str) -> dict[str, float]:
-        """What the law has to be told of a family beside N and D."""
+        """Arguments of the law for a family beside N and D."""
         point = next(point for point in self.points if point.family == family)
         return {name: getattr(point, name) for name in self.laws[family].modifiers}
 
 
 def unfittable(design: Design) -> str:
-    """Why no law could be fitted to a ladder even if all of its runs finished; empty where one could."""
+    """Reason why no law could be fitted to a ladder if all runs finished; empty if one could."""
     parameters = [arm.parameters.active for arm in design.arms]
     tokens = [arm.point.tokens for arm in design.arms if arm.point is not None]
     try:

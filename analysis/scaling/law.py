@@ -57,7 +57,7 @@ class ScalingLaw:
         return float(low), float(high)
 
     def spread(self, parameters: ArrayLike, tokens: ArrayLike, **modifiers: ArrayLike) -> float:
-        """How much the log prediction differs between fits that are as good as this one: the most over the given places.
+        """Largest difference of the log prediction between fits as good as this one, over the given points.
 
         About 0 where the runs determine the law. It isn't the uncertainty that comes of the runs' scatter: that is `band`.
         """
@@ -161,7 +161,7 @@ def checked(columns: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
 
 
 def terms_of(logs: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-    """What gives the logs of the three terms when multiplied by theta = a, b, e, alpha, beta, modifiers' exponents.
+    """Matrix from theta to the logs of the three terms, theta = a, b, e, alpha, beta, modifiers' exponents.
 
     logs: (R,) each, of parameters, tokens and the named modifiers. Returns (3, R, 5 + modifiers).
     """

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 
 def root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where an increasing function crosses 0 between two numbers that aren't negative, to 12 digits.
+    """Root of an increasing function between two non-negative numbers, to 12 digits.
 
     By bisection: scipy.optimize takes longer to import than this takes to run.
     """

@@ -1,4 +1,4 @@
-"""How a quantity that is no loss, such as MaxVio, changes with scale: a power law in N and D, with a band."""
+"""Trend of a quantity such as MaxVio with scale: a power law in N and D, with a band."""
 
 import math
 from dataclasses import dataclass

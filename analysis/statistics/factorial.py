@@ -136,7 +136,7 @@ def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
 
 
 def _unlike(study: Study) -> str | None:
-    """Why arms' values can't be averaged, or None where they can."""
+    """Reason why arms' values can't be averaged, or None."""
     metric, labels = study.design.metric, study.labels
     for one, two in itertools.combinations(study.arms, 2):
         if any(study.data_differs(one, two, seed) for seed in study.design.seeds):

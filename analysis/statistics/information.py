@@ -1,4 +1,4 @@
-"""How much an expert choice tells of the timestep: entropies of tables of counts, and their jackknife.
+"""Mutual information of expert choice and timestep: entropies of tables of counts, and their jackknife.
 
 Shapes: G sequences, M masked statuses (0 visible, 1 masked), B timestep bins, K experts. Everything is in nats. The
 sequence is the unit: its tokens are alike, so that the bias and the error of an estimate come from the number of
@@ -22,7 +22,7 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Jackknifed:
-    """What the delete-one-sequence jackknife makes of a statistic.
+    """Delete-one-sequence jackknife of a statistic.
 
     value, standard_error: of any shape (...). influence: (G, ...), each sequence's share in the error; its squares sum to
     the squared standard error.

@@ -1,4 +1,4 @@
-"""What a design can see, before it is paid for."""
+"""Power of a design: detectable effects, seeds needed, allocation of a budget."""
 
 import functools
 import math
@@ -35,7 +35,7 @@ NODES_Q, WEIGHTS_Q = _quadrature(400)  # over the quantiles of the sample varian
 
 @dataclass(frozen=True)
 class Reach:
-    """Whether a design can be expected to reach significance, and the seeds from which on it can."""
+    """Reach of a design: whether it can be expected to reach significance, and from how many seeds."""
 
     ok: bool
     detectable_effect: float | None
@@ -97,7 +97,7 @@ def seeds_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8, comp
 
 @dataclass(frozen=True)
 class Allocation:
-    """How to spend a budget on one comparison, and what one would see.
+    """Allocation of a budget to one comparison, and its detectable effect.
 
     seeds: pairs of runs. evaluations: validation batches of each run. detectable: the smallest mean difference, in the
     metric's unit, that is found with the power asked for. cost: of all of it. next: what lowers the detectable difference
@@ -165,7 +165,7 @@ def allocate(
 
 
 def reaches_significance(n: int, *, alpha: float = 0.05, power: float = 0.8, comparisons: int = 1) -> Reach:
-    """Whether n seeds detect some effect below MAX_DETECTABLE standard deviations, and how many seeds would."""
+    """Reach of n seeds: whether they detect an effect below MAX_DETECTABLE standard deviations, and how many would."""
     needed = max(3, seeds_needed(MAX_DETECTABLE, alpha=alpha, power=power, comparisons=comparisons))
     effect = detectable_effect(n, alpha=alpha, power=power, comparisons=comparisons) if n >= 2 else math.inf
     return Reach(ok=n >= needed, detectable_effect=effect if math.isfinite(effect) else None, seeds_needed=needed)

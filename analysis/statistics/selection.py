@@ -1,4 +1,4 @@
-"""What the best of many is worth: the expected best of n, and the winner's value on fresh seeds.
+"""Selection: the expected best of n, and the winner's value on fresh seeds.
 
 A maximum over noisy estimates is biased upwards: of nine equal arms with three seeds each the best looks 0.86 standard
 deviations better than it is. Values that weren't used to choose have no such bias.

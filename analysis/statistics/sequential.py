@@ -25,7 +25,7 @@ SHARE = 0.1  # of alpha, for looks on the way: a tenth costs the last test about
 
 @dataclass(frozen=True)
 class Anytime:
-    """What n differences say that were looked at as they came; see `anytime`.
+    """Anytime-valid result of n differences; see `anytime`.
 
     low, high: contain the mean difference with probability 1 - alpha, however often one looked. sd: of the differences.
     p_equivalence: None without a margin.
@@ -49,7 +49,7 @@ class Look:
 
 
 def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> float:
-    """How much likelier the differences are under some effect than under none (JZS; Rouder et al. 2009, Eq. 1).
+    """Bayes factor of the differences for an effect against none (JZS; Rouder et al. 2009, Eq. 1).
 
     differences_S: (S,) arm - control of the seeds so far. scale: of the Cauchy prior on the standardised effect. 1 for a
     single seed; infinite for identical differences other than 0. Raises UserError for values that aren't finite.
@@ -66,7 +66,7 @@ def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> flo
 
 
 def rejects(differences_S: ArrayLike, *, alpha: float = 0.05, scale: float = PRIOR_SCALE) -> bool:
-    """Whether the seeds so far reject "no difference"; may be asked after every new seed.
+    """True if the seeds so far reject "no difference"; may be asked after every new seed.
 
     differences_S: (S,) paired differences in the order in which seeds came. Once it has said yes it stays so, whatever
     comes after. The probability that it ever says yes without an effect is alpha at most (for normal differences).

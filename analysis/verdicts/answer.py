@@ -39,7 +39,7 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class Context:
-    """What a part of an answer is given beside the study.
+    """Inputs of a part of an answer beside the study.
 
     primary: arms beside the control in the study's metric. course: of a sweep that is bought until it is decided. brief: only
     sentences for the headline are asked for.
@@ -52,7 +52,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Part:
-    """What one analysis adds to the answer of a study of arms.
+    """Addition of one analysis to the answer of a study of arms.
 
     found: results by their key in `ablate report --json`. sentence: for the headline. sources: what a report cites for it.
     """

@@ -78,7 +78,7 @@ def _parts(study: Study, context: Context) -> Iterator[Part]:
 
 
 def exploratory(design: Design) -> str:
-    """Why a design can't be expected to reach significance; empty where it can."""
+    """Reason why a design can't be expected to reach significance; empty if it can."""
     reach, seeds, arms = reach_of(design), len(design.seeds), len(design.arms) - 1
     if reach.ok:
         return ""
@@ -112,7 +112,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
 
 
 def _methods(study: Study, table: MetricTable, bought: SequentialRun | None) -> str:
-    """How the arms were compared, in a sentence that holds for the records as they are; empty before any comparison."""
+    """Method of the comparison, in a sentence that holds for the records as they are; empty before any comparison."""
     effects = [row.effect for row in table.rows if row.effect]
     if not effects:
         return ""

@@ -242,7 +242,7 @@ def _among(words: str, failed: int) -> str:
 
 
 def arm_notes(study: Study, arm: str) -> list[str]:
-    """What is to be known of an arm whatever the metric: what its design says of it, its alarms, and its notes."""
+    """Notes on an arm for every metric: those of its design, its alarms, and its record's."""
     notes = list(study.design.by_name[arm].notes)
     alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
     for kind in dict.fromkeys(alarm["kind"] for alarm in alarmed):

@@ -1,4 +1,4 @@
-"""What a study's tables say, in words."""
+"""Headline: a study's tables in words."""
 
 from analysis.formatting import size
 from analysis.study import Study
@@ -61,7 +61,7 @@ def contrasts(planned: tuple[Planned, ...]) -> list[str]:
 
 
 def savings(bought: SequentialRun) -> str:
-    """What an adaptive sweep has bought so far, beside the fixed design that it stands for."""
+    """Runs that a sequential design has trained so far, beside the fixed design that it stands for."""
     if not bought.looks:
         return ""
     fixed = f"the fixed design's {bought.fixed_runs} ({1 - bought.runs / bought.fixed_runs:.0%} fewer)"

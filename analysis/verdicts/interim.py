@@ -54,7 +54,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Running:
-    """What may be said of a study now. looked: of an adaptive design, after how many seeds one last looked; else None.
+    """Verdict of a study so far. looked: of a sequential design, after how many seeds one last looked; else None.
     exploratory: as in `analysis.verdicts.judge.Judgement`."""
 
     metric: str
@@ -176,5 +176,5 @@ def _comparison(
 
 
 def _turned(differences_S: np.ndarray, strongest_at: int) -> bool:
-    """Whether the mean has another sign now than where the evidence was strongest: then no direction is claimed."""
+    """True if the mean has another sign now than where the evidence was strongest: then no direction is claimed."""
     return float(differences_S[:strongest_at].mean()) * float(differences_S.mean()) <= 0

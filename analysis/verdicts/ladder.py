@@ -73,7 +73,7 @@ def headline(ladder: Ladder) -> str:
 
 
 def distances(ladder: Ladder) -> list[str]:
-    """How far each target is from any run, in a plain sentence."""
+    """Distance of each target from the nearest run, in a sentence."""
     trained = [point for point in ladder.points if point.n]
     if not trained:
         return []

@@ -1,4 +1,4 @@
-"""What befell a study beside its runs: designs that were changed, results that were looked at, versions that were mixed."""
+"""History of a study: changed designs, results that were shown, mixed versions of the code."""
 
 import itertools
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ def _of_records(study: Study, before: str) -> Iterator[DesignEvent]:
 
 
 def declared(study: Study) -> str:
-    """When and at which commit a study was declared, and each change since, in a sentence; empty where nothing is known."""
+    """Date and commit of a study's declaration and each change since, in a sentence; empty if unknown."""
     designs = designs_of(events_of(study))
     first, parts = designs[0], []
     if not first.at and len(designs) == 1:
@@ -65,7 +65,7 @@ def _day(event: Event) -> str:
 
 
 def notes(study: Study) -> tuple[str, ...]:
-    """What a reader of the verdict must know that its numbers don't tell."""
+    """Notes on the verdict that its numbers don't show."""
     events = events_of(study)
     finished = [record for record in study.cells.values() if record.status == "complete"]
     mixed = mixture(finished)

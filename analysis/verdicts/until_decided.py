@@ -120,7 +120,7 @@ class SequentialRun:
 
     @property
     def decided(self) -> bool:
-        """Whether nothing is left to train."""
+        """True if nothing is left to train."""
         return not self.wanted
 
     @property

@@ -1,4 +1,4 @@
-"""What the layers keep for the backward pass, and what one allocates for a moment: bytes, tensor by tensor.
+"""Activation memory in bytes, tensor by tensor: kept for the backward pass, and the largest temporary allocation.
 
 As on an accelerator, under DeepSpeed (weights and stream in one type of s bytes, norms and routers in fp32). Counted from
 what each layer of core.model saves; tests measure the same on real steps.
@@ -148,7 +148,7 @@ def mixture_kept(batch: MicroBatch) -> float:
 
 
 def exchange_kept(batch: MicroBatch) -> float:
-    """What expert parallelism adds: rows received with their places, and each token's rows as they came back."""
+    """Bytes that expert parallelism keeps: rows received with their places, and each token's rows as they came back."""
     if batch.parallel == 1:
         return 0.0
     hidden, s = batch.model.hidden_size, batch.itemsize

@@ -1,4 +1,4 @@
-"""What the model of memory and time assumes beyond the code and the data sheets, each by name and with its reason."""
+"""Assumptions of the memory and time model, each by name and with its reason."""
 
 from dataclasses import dataclass
 

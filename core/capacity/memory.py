@@ -51,7 +51,7 @@ class Memory:
 
     @property
     def moment(self) -> str:
-        """When the device is fullest."""
+        """Moment of a step at which the device is fullest."""
         return max(self.moments, key=lambda name: sum(self.moments[name].values()))
 
     @property
@@ -65,7 +65,7 @@ class Memory:
 
     @property
     def limit(self) -> int:
-        """What may be used, with headroom left."""
+        """Bytes that may be used, with headroom left."""
         return round(self.capacity * (1 - self.headroom))
 
     @property
@@ -92,7 +92,7 @@ def memory(
     *,
     headroom: float | None = None,
 ) -> Memory:
-    """What one device holds, in the config's precision. headroom: of its memory, to be left free (default: assumed)."""
+    """Memory of one device, in the config's precision. headroom: of its memory, to be left free (default: assumed)."""
     itemsize = 2 if config.trainer.precision == "bf16" else 4
     device, devices = cluster.device, cluster.devices
     state = states_of(config.model, layout, devices, itemsize)

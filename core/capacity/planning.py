@@ -118,7 +118,7 @@ def plan(
 
 
 def why(needs: Memory) -> str:
-    """What a layout that doesn't fit lacks, with its two largest parts."""
+    """Describe what a layout that doesn't fit lacks, with its two largest parts."""
     if not needs.missing:
         return f"{needs.host / GB:.0f} GB of host memory a device, of {needs.host_capacity / GB:.0f}"
     largest = sorted(needs.parts, key=lambda name: -needs.parts[name])[:2]
@@ -158,7 +158,7 @@ def _nothing_fits(config: RunConfig, cluster: Cluster, refused: Sequence[Refusal
 
 
 def _more_devices(config: RunConfig, cluster: Cluster, layout: Layout) -> str:
-    """How many devices the nearest layout would fit on, where spreading states further is enough."""
+    """Describe the number of devices that the nearest layout would fit on, where spreading states further is enough."""
     count = cluster.devices
     for _ in range(10):
         count *= 2

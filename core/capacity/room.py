@@ -1,4 +1,4 @@
-"""Whether this machine has the memory for a few training steps, estimated before anything is allocated."""
+"""Estimate of the memory of a few training steps, compared with this machine's before anything is allocated."""
 
 import os
 import resource
@@ -74,7 +74,7 @@ def _of_machine(root: Path) -> Iterator[int]:
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """What is left of the limit of this process's control group and of each above it."""
+    """Bytes left of the limit of this process's control group and of each above it."""
     for line in _lines(root / "proc/self/cgroup"):
         _, kinds, inside = line.split(":", 2)
         kind = next((kind for kind in kinds.split(",") if kind in CGROUPS), None)

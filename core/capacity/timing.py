@@ -36,7 +36,7 @@ COMPUTED = ("matmuls", "experts", "attention", "memory", "launches")  # what a m
 
 
 class Correction(Protocol):
-    """What a measured run says of computing: so many times as long as on paper (core.capacity.calibration)."""
+    """Measured over predicted compute time (core.capacity.calibration)."""
 
     @property
     def scale(self) -> float: ...
@@ -93,7 +93,7 @@ def step_time(
 def _micro_batch(
     config: RunConfig, layout: Layout, cluster: Cluster, tokens: float, assume: Assumptions
 ) -> dict[str, float]:
-    """What one micro-batch takes on one device: computing, and all-to-all."""
+    """Seconds of one micro-batch on one device: computing, and all-to-all."""
     model, device = config.model, cluster.device
     low = config.trainer.precision == "bf16"
     rate, itemsize = (device.flops, 2) if low else (device.flops_fp32, 4)

@@ -1,4 +1,4 @@
-"""Whether the fields of a declaration hold what they are declared to hold: one clear line where one doesn't."""
+"""Type checks of a declaration's fields, with one clear line per mistake."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -131,7 +131,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _is_endless(content: Any) -> bool:
-    """Whether it holds more values than a config: aliases repeat what they name, and may name themselves."""
+    """True if it holds more values than a config: aliases repeat what they name, and may name themselves."""
     left, seen = [content], 0
     while left and seen <= MOST_VALUES:
         value, seen = left.pop(), seen + 1

@@ -57,7 +57,7 @@ class Stage:
 
 
 def is_staged(path: Path) -> bool:
-    """Whether a file has stages; False where there is no such file."""
+    """True if a file has stages; False where there is no such file."""
     return path.is_file() and KEY in read_yaml(path)
 
 

@@ -60,7 +60,7 @@ class Batch(NamedTuple):
 
     @property
     def real_tokens(self) -> Tensor | None:
-        """What sums over the tokens of packed sequences are divided by; None where every token is somebody's."""
+        """Divisor of sums over the tokens of packed sequences; None if there is no filling."""
         return None if self.packed is None else self.packed.tokens
 
     def mean(self, nelbo_B: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Packed(NamedTuple):
-    """Where the conversations of a batch are.
+    """Positions of the conversations in a batch.
 
     segments_BL: int64, as core.data.packing.Rows has them. conversation_M: int64, which of the C each masked token is of.
     row_C: int64, each one's sequence. length_C: tokens of its responses. denominator: the step's conversations for each of
@@ -28,12 +28,12 @@ class Packed(NamedTuple):
 
 
 def conversations(segments_BL: Tensor) -> Tensor:
-    """How many conversations each sequence has. Returns (B,)."""
+    """Number of conversations per sequence. Returns (B,)."""
     return segments_BL.amax(1)
 
 
 def real_tokens(segments_BL: Tensor) -> int:
-    """How many tokens are of a conversation."""
+    """Number of tokens that belong to a conversation."""
     return int((segments_BL > 0).sum())
 
 

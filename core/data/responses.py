@@ -24,7 +24,7 @@ class Conversation(NamedTuple):
 
 
 def held_out_rows(count: int, share: float | None) -> int:
-    """How many of that many rows are held out, at their end."""
+    """Number of rows held out at the end."""
     return min(count - 1, max(1, int(count * (share or SHARE) + 1e-9))) if count > 1 else 0
 
 

@@ -60,7 +60,7 @@ class Loaded(NamedTuple):
 
 
 def load_shards(argument: str, share: float | None = None) -> Loaded:
-    """What `read_shards` reads, without what it says of the files."""
+    """Result of `read_shards` without its description of the files."""
     return read_shards(argument, share)[0]
 
 
@@ -113,7 +113,7 @@ def _starts(
     share: float | None,
     eos: int | None,
 ) -> dict[str, int]:
-    """Where the held-out part of each shard begins: at 0 where it is held out whole, at its length where it isn't at all."""
+    """Start of the held-out part of each shard: at 0 where it is held out whole, at its length where it isn't at all."""
     if named:
         return {name: 0 if name in named else len(array) for name, array in arrays.items()}
     back = hold_back({name: len(arrays[name]) for name in reversed(list(arrays))}, share)
@@ -122,7 +122,7 @@ def _starts(
 
 
 def _seam(path: Path, array: np.ndarray, at: int, eos: int | None) -> int:
-    """Where to cut a shard near a token: behind a sequence that its index or an end token closes, where one is close."""
+    """Find a cut of a shard near a token: behind a sequence that its index or an end token closes, where one is close."""
     if at in (0, len(array)):
         return at
     least = at - (len(array) - at) // 2

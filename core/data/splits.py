@@ -1,4 +1,4 @@
-"""Which part of the data is held out: what names say decides, else about a tenth by size; and the line that says so."""
+"""Choice of the held-out part, by file names or else about a tenth by size, and its description."""
 
 import itertools
 import re
@@ -27,7 +27,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a corpus's tokens come from: names of files, of what of them is held out, and how much was passed over, by kind.
+    """Origin of a corpus's tokens: files, held-out parts, and skipped items by kind.
 
     named: the files' names say what is held out. fixed: nobody can choose how much is.
     """
@@ -56,7 +56,7 @@ def words(name: str) -> set[str]:
 
 
 def role(name: str) -> str | None:
-    """What a file is for by the words of its path: train, validation, eval or test; None where they don't say."""
+    """Use of a file by the words of its path: train, validation, eval or test; None if they don't say."""
     stem = name.rpartition(".")[0] or name
     return next((role for role, known in ROLES.items() if known & words(stem)), None)
 
@@ -82,7 +82,7 @@ def roles(corpus: str, names: Sequence[str]) -> Roles:
 
 
 def hold_back(sizes: Mapping[Key, int], share: float | None) -> dict[Key, int]:
-    """How much of each item is held out, at its end: whole items in the order given, and a part of one that is too large.
+    """Held-out size at the end of each item: whole items in the order given, and a part of one that is too large.
 
     sizes: in any unit. Between 0.9 and 1.5 of the share is held out, and something of what is left to train on.
     """
@@ -99,7 +99,7 @@ def hold_back(sizes: Mapping[Key, int], share: float | None) -> dict[Key, int]:
 
 
 def boundary(text: bytes, at: int) -> int:
-    """Where to cut a text near a byte: behind a line, else behind a word, never inside a character of UTF-8.
+    """Find a cut of a text near a byte: behind a line, else behind a word, never inside a character of UTF-8.
 
     What is cut off grows by half at most.
     """

@@ -149,7 +149,7 @@ def first_held_out(name: str, count: int, what: str = "examples") -> list[tuple[
 
 @lru_cache(maxsize=8)
 def _symbols(name: str) -> list[str]:
-    """What a task's responses are made of."""
+    """Symbols of a task's responses."""
     return sorted({symbol for _, right in examples(name).held_out for symbol in right})
 
 

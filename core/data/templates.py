@@ -1,4 +1,4 @@
-"""What a chat template is run in: a sandbox with what transformers gives templates, less what differs from run to run."""
+"""Sandbox of chat templates: it runs them with what transformers gives templates, less what differs from run to run."""
 
 import json
 from typing import Any, NoReturn

@@ -32,7 +32,7 @@ SHIELD = "\ufdd0"  # no character of any text: put into a special token's name, 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How many ids there are, and which are special; None where there is none or it isn't known."""
+    """Size of a vocabulary and its special ids; None where there is none or it isn't known."""
 
     size: int
     mask: int | None = None

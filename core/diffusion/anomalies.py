@@ -1,4 +1,4 @@
-"""What goes wrong in decoding without an error: responses that repeat themselves, and sequences that don't get on."""
+"""Anomalies of decoding: responses that repeat themselves, and sequences whose calls only guess."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ STUCK = 16  # calls in a row that only guess
 
 @dataclass(frozen=True)
 class Anomalies:
-    """What is odd about a decoded response.
+    """Anomalies of a decoded response.
 
     repetition: the share of its 4-grams that it had before (seq-rep-4, arXiv 1908.04319). loop: tokens in the longest stretch
     that is one period at least three times in a row, 0 where none fills 24. guesses: the most calls in a row that fixed
@@ -29,12 +29,12 @@ class Anomalies:
 
     @property
     def repeats(self) -> bool:
-        """Whether it goes in circles: a loop, or most 4-grams seen before."""
+        """True if it goes in circles: a loop, or most 4-grams seen before."""
         return self.loop > 0 or self.repetition > 0.5
 
     @property
     def stuck(self) -> bool:
-        """Whether for 16 calls in a row the sampler had nothing better than a guess to fix."""
+        """True if for 16 calls in a row the sampler had nothing better than a guess to fix."""
         return self.guesses >= STUCK
 
 

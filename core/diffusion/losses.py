@@ -1,4 +1,4 @@
-"""What is minimised: pure functions of logits, targets and masks, in nats."""
+"""Losses: pure functions of logits, targets and masks, in nats."""
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ def nelbo_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_B: Tenso
 
 
 def context_weights(masked_BL: Tensor, p: float) -> Tensor:
-    """What each masked token counts for by the visible tokens around it, instead of 1 / p. Returns (B, L), 0 where visible.
+    """Weight of each masked token by the visible tokens around it, instead of 1 / p. Returns (B, L), 0 where visible.
 
     w(n) = 1/2 sum over visible i of Geo(p, |n - i| - 1), with Geo(p, k) = p (1 - p)^k: near 1 between visible tokens only, 0
     where all are masked (CART: Dream, arXiv 2508.15487). The loss is then no bound.
@@ -40,7 +40,7 @@ def weighted_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_M: Te
 
 
 def preference_margins(nats_P2: Tensor, reference_P2: Tensor, beta: float) -> Tensor:
-    """How much more a model prefers the chosen response than its reference does: beta times the difference of implicit
+    """Preference margin of a model over its reference: beta times the difference of implicit
     rewards, B(chosen) - B_ref(chosen) - (B(rejected) - B_ref(rejected)), with B minus the NELBO. Returns (P,).
 
     nats_P2, reference_P2: NELBO of chosen and rejected responses, in nats a response, under the same timesteps and masks,

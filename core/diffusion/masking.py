@@ -9,7 +9,7 @@ from core.config.run import ObjectiveConfig
 
 
 class Masking(NamedTuple):
-    """Which tokens of a batch are predicted, and what each counts for.
+    """Predicted tokens of a batch, and their weights.
 
     masked_BL: bool, True where the token is hidden (for an autoregressive model: everywhere). timestep_B: t in (0, 1].
     weight_B: what a masked token's cross-entropy counts for. length_B: tokens that could have been masked, so that

@@ -31,7 +31,7 @@ class Objective:
         self.config, self.settings = config, config.objective
 
     def mask(self, batch: int, length: int, generator: torch.Generator, maskable_BL: Tensor | None = None) -> Masking:
-        """Which tokens of a training batch are predicted. maskable_BL: bool, those that may be; None: all."""
+        """Draw the predicted tokens of a training batch. maskable_BL: bool, those that may be; None: all."""
         return mask_tokens(batch, length, self.settings, generator, maskable_BL)
 
     def mask_validation(
@@ -59,7 +59,7 @@ class Objective:
     def validation(
         self, outputs: dict[str, Tensor], predicted: Prediction, batch: "Batch", reference: Callable[[], Prediction]
     ) -> dict[str, Tensor]:
-        """What a validation batch is judged by: "nelbo_B" and "ratio_B", and what the kind adds to them."""
+        """Validation values of a batch: "nelbo_B" and "ratio_B", and what the kind adds to them."""
         return outputs
 
     def _by_context(self, predicted: Prediction, batch: "Batch") -> Tensor:

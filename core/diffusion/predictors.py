@@ -163,7 +163,7 @@ class ComparedPredictor:
 
 
 def _own(canvas: Canvas) -> Tensor:
-    """Which tokens are a sequence's own rather than filling. Returns (B, L) bool."""
+    """Mask of a sequence's own tokens, without filling. Returns (B, L) bool."""
     length = canvas.tokens_BL.shape[1]
     return torch.arange(length, device=canvas.length_B.device) < canvas.length_B[:, None]
 
@@ -176,7 +176,7 @@ def _from_on(first_B1: Tensor, canvas: Canvas) -> Tensor:
 
 
 def needs_whole_sequence(model: ModelConfig) -> bool:
-    """Whether routing a part of a sequence would differ from routing all of it."""
+    """True if routing a part of a sequence would differ from routing all of it."""
     return model.num_experts > 0 and model.router.traits.sees_sequence
 
 

@@ -101,7 +101,7 @@ def _fix(
     mask_id: int,
     generators: Sequence[torch.Generator],
 ) -> tuple[Fixed, Tensor]:
-    """What one call's logits fix, and which of the block's positions those are: (B, W) bool."""
+    """Fix tokens by one call's logits; returns them and their positions in the block, (B, W) bool."""
     # A mask is never the answer (MDLM's zero masking probabilities, arXiv 2406.07524).
     never = torch.tensor([mask_id], device=logits_MV.device)
     logits_MV = logits_MV.double().index_fill(-1, never, -torch.inf)
@@ -153,7 +153,7 @@ def sample(
 
 
 def collect(events: Iterator[Fixed], prompts: Sequence[Sequence[int]], length: int, *, calls: int = 1) -> Sampled:
-    """What a stream of fixed tokens made of the prompts; calls: how many each step counts for."""
+    """Collect a stream of fixed tokens into responses; calls: network calls per step."""
     tokens_BL, length_B = lay_out(prompts, length, 0)
     step_BL = torch.full_like(tokens_BL, -1)
     confidence_BL = torch.full(tokens_BL.shape, torch.nan, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""How responses are decoded, what a denoiser is asked on the way, and what comes of it; core.diffusion.sampler does it.
+"""Types of decoding: settings, a denoiser's input, and results; core.diffusion.sampler decodes.
 
 Shapes: B sequences of at most L tokens, W positions of the active block in each, M positions whose tokens are asked for, V
 vocabulary. A sequence is its prompt and the response; those of a batch may have different lengths.
@@ -27,7 +27,7 @@ MOST = 1e6  # of a temperature and of guidance: far beyond any use, and far from
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are decoded.
+    """Decoding settings.
 
     Blocks are decoded from left to right, each before the next is begun; block_length None is one block, fully parallel.
     steps: network calls of a response, split evenly over its blocks; None is one for each token. With a threshold there
@@ -103,7 +103,7 @@ class Sampling:
 
 
 class Canvas(NamedTuple):
-    """What a denoiser sees, and what it is asked.
+    """Input of a denoiser, and the positions asked for.
 
     tokens_BL: int64, masks in place; beyond a sequence's length_B is filling that must not be seen. position_BW: the active
     block's positions in each sequence. wanted_BW: bool, those whose logits are asked for. first: the block's first call.

@@ -1,4 +1,4 @@
-"""Which tokens a denoiser's prediction becomes, and which of them are fixed now: pure functions of one network call.
+"""Choice of tokens and of the positions fixed by one network call: pure functions.
 
 Shapes: B sequences, W positions of the active block, M masked positions of the block over all sequences, V vocabulary.
 """
@@ -34,7 +34,7 @@ def score_positions(
     generators: Sequence[torch.Generator],
     count_B: Sequence[int],
 ) -> Tensor:
-    """How much each position deserves to be fixed before others; the rest stay masked. Returns (M,) float64.
+    """Priority of each position for being fixed in this call. Returns (M,) float64.
 
     low_confidence: the probability of its drawn token (LLaDA, arXiv 2502.09992, Sec. 2.4); at temperatures above 0 the order
     then depends on what was drawn, and not even one token a step samples the model's distribution. random: by chance.
@@ -62,7 +62,7 @@ def _rows_of(generators: Sequence[torch.Generator], count_B: Sequence[int], shap
 
 
 def step_counts(masked_B: Tensor, steps: int) -> Tensor:
-    """How many tokens each step fixes, as equal as can be, the larger first (LLaDA's linear schedule). Returns (B, steps)."""
+    """Tokens fixed per step, as equal as possible, the larger first (LLaDA's linear schedule). Returns (B, steps)."""
     more_BS = torch.arange(steps, device=masked_B.device) < (masked_B % steps)[:, None]
     return masked_B.div(steps, rounding_mode="floor")[:, None] + more_BS
 

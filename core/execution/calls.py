@@ -14,7 +14,7 @@ LONGEST = 2**20  # characters of a message
 
 
 class CallError(Exception):
-    """What the other side raised, as it said."""
+    """Exception raised by the other side, with its message."""
 
 
 def encode(value: Any) -> Any:
@@ -35,7 +35,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(content: Any) -> Any:
-    """What `encode` made JSON of. Raises ValueError for JSON that it never makes."""
+    """Inverse of `encode`. Raises ValueError for JSON that it never makes."""
     if content is None or isinstance(content, (bool, str)):
         return content
     if not isinstance(content, dict) or len(content) != 1:

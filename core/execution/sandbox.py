@@ -29,7 +29,7 @@ USERS = range(1_000_000_000, 2_000_000_000), range(20_000, 60_000)  # nobody's; 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program, which is one process, may use: seconds by the clock and of computing, bytes of memory, of a file and of
+    """Limits of a program, which is one process: seconds by the clock and of computing, bytes of memory, of a file and of
     all files together, threads at once, open files."""
 
     wall_s: float = 10.0
@@ -56,7 +56,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a program: its exit status, the negated number of the signal that ended it, or None where it was ended
+    """Outcome of a program: its exit status, the negated number of the signal that ended it, or None where it was ended
     from outside; whether it ran out of time; how it was confined."""
 
     status: int | None
@@ -190,7 +190,7 @@ def run(program: str, *, limits: Limits = Limits(), output: int = 2**16, argumen
 
 @lru_cache(maxsize=1)
 def confinement() -> Ended:
-    """How programs are confined on this machine, by trying. Raises UserError where they would be this process's equals."""
+    """Try how programs are confined on this machine. Raises UserError where they would be this process's equals."""
     if os.uname().machine not in permitted.MACHINES:
         raise UserError(
             f"programs can't be confined on {os.uname().machine}, only on {' and '.join(permitted.MACHINES)}: run it "
@@ -221,14 +221,14 @@ def _user() -> int:
 
 
 def _readable() -> list[str]:
-    """What a program needs to see to be run: the interpreter and the libraries that it loads."""
+    """Paths that a program needs to see: the interpreter and the libraries that it loads."""
     places = [path for path in LIBRARIES if os.path.lexists(path)]
     home = os.path.realpath(sys.base_prefix)
     return [path for path in places if not path.startswith(home + "/")] + [home]
 
 
 def _chunks(descriptor: int, deadline: float, most: int) -> Iterator[bytes]:
-    """What can be read until the other end is closed, the time is up, or it is more than `most` bytes."""
+    """Read until the other end is closed, the time is up, or `most` bytes are exceeded."""
     size = 0
     while size <= most and (left := deadline - time.monotonic()) > 0:
         if not select.select([descriptor], [], [], left)[0]:

@@ -1,4 +1,4 @@
-"""What is common to families of checkpoints: what a family says of its class, and how keys of a config.json are read.
+"""Base of checkpoint families: facts about their class, and the reading of config.json keys.
 
 A key that a config.json leaves out means what the class takes for it, so that both read one file as the same model.
 """

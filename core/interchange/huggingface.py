@@ -58,7 +58,7 @@ def stored_types(found: Found) -> dict[str, torch.dtype]:
 
 
 def _keeps_type(name: str) -> bool:
-    """Whether a weight may be of another type than what it meets."""
+    """True if a weight may be of another type than what it meets."""
     return name.endswith("norm.weight") or ".moe.router." in name
 
 

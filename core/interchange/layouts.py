@@ -1,4 +1,4 @@
-"""How Hugging Face checkpoints say what this project's config says: config.json keys and weight names, both ways."""
+"""Mapping between Hugging Face checkpoints and this project's configs: config.json keys and weight names, both ways."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -74,7 +74,7 @@ def config_to_hf(model: ModelConfig, name: str | None = None, *, load_balancing_
 
 
 def auxiliary_loss(model: ModelConfig, weight: float) -> str:
-    """How a class's own load-balancing loss relates to the weight that a model is trained with here, in a sentence; "" where
+    """Sentence on how a class's own load-balancing loss relates to the weight that a model is trained with here; "" where
     it has none."""
     layout = LAYOUTS[layout_for(model)]
     if not layout.has_auxiliary_loss:
@@ -91,7 +91,7 @@ def auxiliary_loss(model: ModelConfig, weight: float) -> str:
 
 
 def load_balancing_weight(said: Mapping[str, Any]) -> float | None:
-    """What a class's own loss comes to as objective.load_balancing_weight; None where the class has none."""
+    """A class's own loss weight as objective.load_balancing_weight; None where the class has none."""
     layout = LAYOUTS[layout_of(said)]
     if not layout.has_auxiliary_loss:
         return None
@@ -140,7 +140,7 @@ def config_from_hf(said: Mapping[str, Any], ids: Ids = FILES) -> ModelConfig:
 
 
 def ignored(said: Mapping[str, Any]) -> list[str]:
-    """What a config.json says that its class reads otherwise, or not at all: a sentence for each key."""
+    """Keys of a config.json that its class reads otherwise, or not at all, a sentence each."""
     layout = LAYOUTS[layout_of(said)]
     notes = [
         f"config.json: {key}={said[key]} is ignored, as {layout.architecture} ignores it"

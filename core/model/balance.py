@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Counted(NamedTuple):
-    """Which tokens of a batch with filling count, and what their sum is divided by for a mean.
+    """Tokens of a batch that count, without filling, and the divisor of their mean.
 
     real_N: bool; None: all of this rank's. tokens: of several ranks or micro-batches the mean of how many there are, so
     that the mean of all their means is that of all tokens.
@@ -20,7 +20,7 @@ class Counted(NamedTuple):
 
 
 def expert_counts(experts_NK: Tensor, num_experts: int, *, ragged: bool = False) -> Tensor:
-    """How many of the N K assignments each expert gets. Returns (E,) int64. ragged: entries of -1 are no expert."""
+    """Count the N K assignments by expert. Returns (E,) int64. ragged: entries of -1 are no expert."""
     flat = experts_NK.reshape(-1)
     if ragged:
         return expert_counts(flat.remainder(num_experts + 1), num_experts + 1)[:num_experts]

@@ -36,7 +36,7 @@ class Store:
 
 
 class View(NamedTuple):
-    """What one layer's attention sees in a pass: its store, the pass's positions, and which keys: (B, 1, W or 1, extent)."""
+    """One layer's view of the cache in a pass: its store, the pass's positions, and which keys: (B, 1, W or 1, extent)."""
 
     store: Store
     position_BW: Tensor | None
@@ -50,7 +50,7 @@ class View(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Which positions a pass is over, and what they may see.
+    """Positions of a pass, and the positions that they attend to.
 
     position_BW: int64, each sequence's own; None: the first W, in order. visible: bool, which of the first `extent`
     positions may be seen, (B, extent), or by which of the pass, (B, W, extent); None: all. stores: one for each layer; the

@@ -1,4 +1,4 @@
-"""What the experts of a layer compute: gather each expert's rows, three matmuls, sum per token; and its gradient.
+"""Grouped experts: gather each expert's rows, three matmuls, sum per token; and its gradient.
 
 Shapes: N tokens, K experts of each, M = N K assignments in S slots, E experts, D hidden size, W expert width; m slots
 of one part, F = 2 W.
@@ -194,7 +194,7 @@ def gate_of_slots(gates_NK: Tensor, assignments: Assignments, dtype: torch.dtype
 
 
 def in_parts(device: torch.device) -> bool:
-    """Whether experts are taken a few at a time: on a CPU, where sizes are known without waiting and caches are small."""
+    """True if experts are taken a few at a time: on a CPU, where sizes are known without waiting and caches are small."""
     return device.type == "cpu"
 
 

@@ -74,5 +74,5 @@ def _chunks(*parts: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def by_hand(x: Tensor) -> bool:
-    """Whether a hand-written gradient serves: on a CPU, unless a compiler is there to fuse."""
+    """True if a hand-written gradient serves: on a CPU, unless a compiler is there to fuse."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()

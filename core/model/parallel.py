@@ -101,7 +101,7 @@ class ParallelMoE(AutoEPMoELayer):
         )
 
     def _forget_plan(self) -> None:
-        """What the parent's asynchronous plan keeps between calls, before the first."""
+        """Reset what the parent's asynchronous plan keeps between calls."""
         for name in ("host_splits", "ready_event", "dependency_event", "device_index", "pending"):
             setattr(self, f"_async_split_plan_{name}", None)
 

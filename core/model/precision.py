@@ -1,4 +1,4 @@
-"""Which type is computed in: autocast's, or one that a layer insists on.
+"""Compute type of a layer: autocast's, or one that the layer requires.
 
 The meta device, on which shapes alone are computed, knows no autocast.
 """

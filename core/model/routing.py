@@ -34,7 +34,7 @@ class Routing(NamedTuple):
 
 
 class Conditions(NamedTuple):
-    """What a router may know of its tokens beside their hidden states.
+    """Inputs of a router beside the hidden states.
 
     timestep_B: fp32, the timestep that the router is told (model.router.sees says which). ratio_B: fp32, the realised mask
     ratio. tokens_BL: int64, masks in place. residual_ND: the residual stream before the layer's norm. segments_BL: int,
@@ -63,7 +63,7 @@ def time_features(timestep_B: Tensor, features: int) -> Tensor:
 
 
 def share_of_mean(ratio_B: Tensor, schedule: str) -> Tensor:
-    """How much of the mean compute a sequence of a mask ratio gets: twice `share_of_range`, or 1 where "constant".
+    """Compute of a sequence with a mask ratio, relative to the mean: twice `share_of_range`, or 1 where "constant".
 
     The mean over r ~ U(0, 1) is 1. Returns (B,).
     """
@@ -71,7 +71,7 @@ def share_of_mean(ratio_B: Tensor, schedule: str) -> Tensor:
 
 
 def share_of_range(ratio_B: Tensor, schedule: str) -> Tensor:
-    """Where between the least and the most compute a sequence of a mask ratio lies, from 0 to 1. Returns (B,).
+    """Compute of a sequence with a mask ratio, from the least (0) to the most (1). Returns (B,).
 
     r "linear", (1 - cos(pi r)) / 2 "cosine", a bell around 1/2 of deviation 0.22 that is 0 at both ends "gaussian", and
     one minus each as "..._reverse" (EC-DLM, arXiv 2604.01622, Section 4). The mean over r ~ U(0, 1) is 1/2.

@@ -21,7 +21,7 @@ from core.runtime.random_streams import torch_stream
 
 
 class LayerRouting(NamedTuple):
-    """What one layer's router decided, and how many assignments each expert got."""
+    """Decisions of one layer's router, and the number of assignments per expert."""
 
     routing: Routing
     counts_E: Tensor
@@ -152,7 +152,7 @@ class Denoiser(nn.Module):
     def conditions(
         self, tokens_BL: Tensor, timestep_B: Tensor | None = None, ratio_B: Tensor | None = None
     ) -> Conditions:
-        """What routers are told: where it isn't given, the share of the tokens that are masks, as while sampling."""
+        """Build the routers' inputs: where it isn't given, the share of the tokens that are masks, as while sampling."""
         if ratio_B is None:
             ratio_B = (tokens_BL == (-1 if self.config.mask_id is None else self.config.mask_id)).float().mean(1)
         if self.config.router.sees == "constant":
@@ -232,7 +232,7 @@ class Denoiser(nn.Module):
         return self.logits(hidden_BLD if wanted_BL is None else hidden_BLD[wanted_BL]), routings
 
     def source(self, position: Tensor, length: int) -> Tensor:
-        """Where the states are that predict the tokens at the given positions, of any shape, of sequences of a length laid
+        """Indices of the states that predict the tokens at the given positions, of any shape, of sequences of a length laid
         end to end: their own, but with `shifted`. A causal network's inputs are shifted instead."""
         return position - (position % length > 0).long() if self.config.shifted else position
 
@@ -246,7 +246,7 @@ class Denoiser(nn.Module):
 
 
 def whole_name(name: str, parameter: nn.Parameter) -> str:
-    """What a parameter is called in the model on one device: a rank's part of the experts has names of its own."""
+    """Name of a parameter in the model on one device: a rank's part of the experts has names of its own."""
     return f"{name.rpartition('.')[0]}.{parameter.called}" if hasattr(parameter, "called") else name
 
 

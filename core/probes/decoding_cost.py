@@ -1,4 +1,4 @@
-"""What decoding costs: the sampler with and without caches, one token after the other, and LLaDA's loop, in turns.
+"""Cost of decoding: the sampler with and without caches, one token after the other, and LLaDA's loop, in turns.
 
 All contestants are the same network: token after token it is given a causal mask, which leaves its weights and its active
 parameters as they are. Shapes: B sequences, P prompt tokens.
@@ -25,7 +25,7 @@ from core.probes.grid import Cell
 
 @dataclass(frozen=True)
 class Cost:
-    """What one contestant took in a cell.
+    """Measured cost of one method in a cell.
 
     seconds_R: of each round. nfe: network calls of a sequence, on average. tokens_per_call: what each fixed (TPF).
     peak_bytes: of activations and caches at once, beyond the weights.
@@ -45,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class CacheError:
-    """What a cache changed in a cell.
+    """Change of predictions and tokens by a cache in a cell.
 
     distance: mean total variation distance of predictions with and without it, along its own way; changed: the share of
     predictions whose most likely token is another; agreement: the share of tokens that the sampler without it decodes too.
@@ -62,7 +62,7 @@ Work = Callable[[], Iterator[Fixed]]
 
 
 def contestants(denoiser: Denoiser, prompts: Sequence[Sequence[int]], cell: Cell, threshold: float) -> dict[str, Work]:
-    """What is timed in a cell, by name; LLaDA's loop takes one sequence at a time.
+    """The methods that are timed in a cell, by name; LLaDA's loop takes one sequence at a time.
 
     Caches and causal masks are left out where routers need the whole sequence.
     """
@@ -133,7 +133,7 @@ def measure(
 
 
 def cache_errors(denoiser: Denoiser, prompts: Sequence[Sequence[int]], cell: Cell) -> list[CacheError]:
-    """What each cache changes in a cell."""
+    """Measure what each cache changes in a cell."""
     mask_id, device = check_sampling(denoiser.config, prompts, cell.settings), denoiser.embed.weight.device
     prompts, found = prompts[: cell.batch], []
     aligned = denoiser.config.block_length

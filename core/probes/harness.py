@@ -21,7 +21,7 @@ CHUNK = 256  # continuations whose masks are held at once
 
 @dataclass
 class Counts:
-    """What a reader of results should know: how many contexts had to lose their beginning, by kind of request; the mean
+    """Facts beside the results: how many contexts lost their beginning, by kind of request; the mean
     standard error of a likelihood over masks, in nats."""
 
     requests: Counter[str] = field(default_factory=Counter)
@@ -136,7 +136,7 @@ class MaskedLM(LM):
 
 
 def settings_of(model: MaskedLM) -> dict[str, Any]:
-    """How a model was asked, for a record of results."""
+    """Settings of an evaluation, for the record of results."""
     responder: Responder = model.responder
     used: Sampling = responder.settings
     return {

@@ -33,7 +33,7 @@ class Problem:
     entry_point: str
 
     def examined(self, completion: str) -> Examined:
-        """What is to be run for a completion. The tests may use functions of the prompt."""
+        """Program to run for a completion. The tests may use functions of the prompt."""
         return Examined(self.prompt + completion + "\n", self.entry_point, self.test, self.prompt)
 
 

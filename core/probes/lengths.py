@@ -1,4 +1,4 @@
-"""What a trained model makes of sequences of other lengths than it was trained on, longer ones too."""
+"""NELBO of a trained model at other sequence lengths than the training length, longer ones included."""
 
 import numpy as np
 import torch

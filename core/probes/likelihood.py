@@ -1,4 +1,4 @@
-"""How likely a model finds a continuation of a context: by its NELBO under masks, or exactly where it is causal.
+"""Likelihood of a continuation given a context: a NELBO under masks, or exact for causal models.
 
 Shapes: N continuations, R tokens of one, K masks of it, B rows of a batch.
 """
@@ -88,7 +88,7 @@ def _length(each: Continued) -> int:
 
 
 def _countable(length: int, draws: int) -> bool:
-    """Whether there are no more masks of so many tokens than would be drawn."""
+    """True if there are no more masks of so many tokens than would be drawn."""
     return length <= draws.bit_length() and 2**length - 1 <= draws
 
 
@@ -142,7 +142,7 @@ def _masked_nats(
 
 
 def _greedy(predict: Predict, denoiser: Denoiser, asked: Sequence[Continued], batch: int) -> list[bool]:
-    """Whether each continuation is what is decoded, one token a call, the surest first; given up at the first other token."""
+    """For each continuation, true if it is what is decoded, one token per call; stops at the first other token."""
     same, device, mask_id = [True] * len(asked), denoiser.embed.weight.device, denoiser.config.mask_id
     assert mask_id is not None
     for length in {len(each.tokens) for each in asked} - {0}:

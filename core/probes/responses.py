@@ -26,7 +26,7 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Responder:
-    """How a model is made to answer: settings of core.diffusion.sampling, but for length, steps and temperature.
+    """Decoding settings of an evaluation: those of core.diffusion.sampling, but for length, steps and temperature.
 
     tokens_per_call: fixed by each network call, where there is no threshold. batch: prompts at once, which changes nothing
     but rounding: a response's random numbers are named after its place among all that was asked.
@@ -55,7 +55,7 @@ class Responder:
         return texts
 
     def settings_for(self, asked: Asked) -> Sampling:
-        """How a prompt is decoded: a length that blocks don't divide is rounded up to the next that they do."""
+        """Settings for one prompt: a length that blocks don't divide is rounded up to the next that they do."""
         length = asked.length
         if self.denoiser.config.causal:
             return replace(self.settings, length=length, block_length=None, temperature=asked.temperature)

@@ -30,7 +30,7 @@ TOKENS = 8192  # of a pass: its logits fit a GPU for any vocabulary, and small n
 
 
 class Choices(NamedTuple):
-    """What a layer's router decided of N tokens: the chosen experts, -1 for none, and their gates. Both (N, K)."""
+    """A layer's routing of N tokens: the chosen experts, -1 for none, and their gates. Both (N, K)."""
 
     gates_NK: Tensor
     experts_NK: Tensor
@@ -45,7 +45,7 @@ class Pass(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbedRouting:
-    """What the passes found.
+    """Result of the probe's passes.
 
     timestep_T: the timesteps, ascending. all_SGTME: int64, assignments of all tokens that may be masked, by whether they
     are; fixed_SGTME: of those that are masked at all timesteps or at none. nelbo_GT: each sequence's nats per token,

@@ -1,4 +1,4 @@
-"""How often a model's responses to a task are right, and how many network calls they took."""
+"""Exact match of a model's responses to a task, and their network calls."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

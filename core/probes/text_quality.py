@@ -1,4 +1,4 @@
-"""How good decoded text is, judged without the model that made it: pure functions of tokens.
+"""Quality of decoded text, without the model that wrote it: pure functions of tokens.
 
 An n-gram judge alone rewards text that repeats or copies: read it beside distinct n-grams, entropy and the longest copied
 span. Shapes: L tokens of a sample, T training tokens.
@@ -27,7 +27,7 @@ def entropy(sample_L: np.ndarray) -> float:
 
 
 def longest_copied_span(sample_L: np.ndarray, train_T: np.ndarray) -> int:
-    """How many tokens in a row a sample has in common with the training text at most."""
+    """Length in tokens of the longest span of a sample that occurs in the training text."""
     train = np.ascontiguousarray(train_T, dtype=np.uint32).tobytes()
     sample = np.ascontiguousarray(sample_L, dtype=np.uint32).tobytes()
     size, longest = 4, 0

@@ -1,4 +1,4 @@
-"""What a trained model answered under one way of decoding: a JSON file beside its run's record, whole or not at all."""
+"""Responses of a trained model under one decoding setting: a JSON file beside its run's record, whole or not at all."""
 
 import json
 from collections.abc import Mapping
@@ -35,12 +35,12 @@ class Decoded:
     reason: str | None = None
 
     def is_of(self, wanted: "Decoded") -> bool:
-        """Whether this is what another names: of the same model, prompts and settings; a failure too."""
+        """True if this is what another names: of the same model, prompts and settings; a failure too."""
         same = ("decoder", "settings", "task", "examples", "weights")
         return all(getattr(self, name) == getattr(wanted, name) for name in same)
 
     def trouble(self, length: int, decode_seeds: int) -> str | None:
-        """What of its numbers can't be, or None. length, decode_seeds: as the design has them."""
+        """Describe the first impossible number, or return None. length, decode_seeds: as the design has them."""
         if self.reason is not None:
             return None
         if len(self.right) not in (1, decode_seeds) or any(len(line) != self.examples for line in self.right):
@@ -56,7 +56,7 @@ class Decoded:
 
 
 def wanted(design: DecodersDesign, weights: str, *, causal: bool = False) -> list[Decoded]:
-    """What a design (its "decoders") asks of a model, without answers. weights: sha256 of the model's.
+    """The responses that a design's decoders ask of a model, still empty. weights: sha256 of the model's.
 
     A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
     """

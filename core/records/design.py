@@ -44,7 +44,7 @@ class ParameterCounts:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What kind of number a run's validation NELBO is.
+    """Kind of number that a run's validation NELBO is.
 
     kind: "exact" for an autoregressive model; "bound" for masked diffusion, in blocks or not, whatever weights or shifts
     it learned with, as validation has the plain bound, and for routers that see a whole sequence, as each of a sequence's
@@ -102,7 +102,7 @@ class DecodingConfig:
 
 @dataclass(frozen=True)
 class DecodersDesign:
-    """How each trained model is decoded: answers to the same held-out `examples` of a task, `length` tokens each.
+    """Decoding of each trained model: responses to the same held-out `examples` of a task, `length` tokens each.
 
     decode_seeds: how often each is answered where that is by chance. control: a decoder's name, the first; causal: names of
     the arms that are decoded token after token alone. margin: of exact match; None: equivalence isn't claimed.
@@ -160,7 +160,7 @@ class DesignArm:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDesign:
-    """What the design of every kind of study holds. kind: a name of KINDS, or of another kind whose designs are Designs.
+    """Fields of the design of every kind of study. kind: a name of KINDS, or of another kind whose designs are Designs.
 
     devices: processes that train one run together; overrides: settings of the command line; declared_in: a name on the
     agenda or a file. data_fingerprint: of the arms' data, separated by spaces. extra: what this version doesn't know.
@@ -350,7 +350,7 @@ def first_stage_data(study: Mapping[str, Any]) -> str | None:
 
 
 def are_cells(value: Any) -> bool:
-    """Whether a value is a list of [arm, seed]."""
+    """True if a value is a list of [arm, seed]."""
     try:
         msgspec.convert(value, tuple[Cell, ...])
         return True

@@ -1,4 +1,4 @@
-"""How two designs of one study differ, in words."""
+"""Differences between two designs of one study, in words."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -16,7 +16,7 @@ Configs = Mapping[str, Mapping[str, Any]]  # by arm
 
 
 def changes(was: StudyDesign, now: StudyDesign, configs: tuple[Configs, Configs] = ({}, {})) -> list[str]:
-    """What of a design was changed, a few words each; what only one of the two says is not compared.
+    """List the changes between two designs, a few words each; what only one of the two says is not compared.
 
     configs: of the arms in both designs, as far as they are known, to say which settings differ. Of searches only the names
     of what differs are said.

@@ -1,4 +1,4 @@
-"""Whether a run is still this process's, asked before anything is written into its folder.
+"""Fencing of a run: checks that it is still this process's before anything is written into its folder.
 
 A lock can be lost while its owner doesn't know: a file server's lease runs out while the owner sleeps. So whoever takes a
 run writes a token of its own into the folder, CLAIM_FILE, and whatever comes into the folder or below it comes in three
@@ -42,7 +42,7 @@ class Hold:
     token: str
 
     def is_valid(self) -> bool:
-        """Whether nobody has taken the run since."""
+        """True if nobody has taken the run since."""
         return bool(_read(self.folder).get("token") == self.token)
 
     def check(self) -> None:

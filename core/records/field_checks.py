@@ -1,4 +1,4 @@
-"""Whether the fields of a record are what they say: a reader of a thousand records is not to fall over one."""
+"""Type checks of a record's fields, so that one bad record among a thousand raises nothing."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from core.runtime.json_files import are_numbers, is_number, is_whole
 
 
 def trouble(content: Mapping[str, Any]) -> str | None:
-    """What is wrong with the first field of a record that has another type than it should; None where all are right."""
+    """Describe the first field of a record that has a wrong type; None if all are right."""
     for name, value in content.items():
         said = _FIELDS[name](value)
         if said is not None:

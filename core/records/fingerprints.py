@@ -14,7 +14,7 @@ def data_of(fingerprint: str) -> str:
 
 
 def lacks_files(fingerprint: str, wanted: str) -> bool:
-    """Whether a fingerprint is of the wanted data, by a version that didn't look into the files that the config names."""
+    """True if a fingerprint is of the wanted data, by a version that didn't look into the files that the config names."""
     return SEPARATOR in wanted and fingerprint == data_of(wanted)
 
 

@@ -1,4 +1,4 @@
-"""What a run is made from beside its config, known by content: its corpus, and the files that the config names.
+"""Inputs of a run beside its config, identified by content: its corpus, and the files that the config names.
 
 A path says where a file lies and not what is in it; the same path with other content is another run.
 """

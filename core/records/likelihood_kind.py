@@ -1,4 +1,4 @@
-"""What kind of number a run's validation NELBO is, and what a comparison of two such numbers says."""
+"""Kinds of validation NELBO (exact, bound, not comparable) and the comparison of two of them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ ACROSS = (
 
 
 def incomparable(one: Likelihood, two: Likelihood) -> str | None:
-    """Why two arms' numbers say nothing of each other, or None where they do."""
+    """Reason why two arms' numbers can't be compared, or None."""
     if "tuned" in (one.kind, two.kind):
         return "a model tuned to preferences isn't one of the text's likelihood, so its NELBO isn't compared"
     if one.tokenizer != two.tokenizer:
@@ -30,13 +30,13 @@ def incomparable(one: Likelihood, two: Likelihood) -> str | None:
 
 
 def across(one: Likelihood, two: Likelihood, difference: float) -> bool:
-    """Whether a difference, one's number minus two's, is of a bound against an exact likelihood and proves nothing: the
+    """True if a difference, one's number minus two's, is of a bound against an exact likelihood and proves nothing: the
     exact one is the lower."""
     return {one.kind, two.kind} == {"exact", "bound"} and (difference < 0) == (one.kind == "exact")
 
 
 def listed(arms: Mapping[str, Likelihood]) -> str:
-    """Which arms' numbers are of which kind, in a sentence each; nothing where all are of one. arms: by label."""
+    """Describe the kinds of the arms' numbers, a sentence each; empty if all have one kind. arms: by label."""
     groups: dict[tuple[Any, ...], list[str]] = {}
     for label, found in arms.items():
         groups.setdefault((found.kind, found.of, found.tokenizer), []).append(label)

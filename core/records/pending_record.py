@@ -70,7 +70,7 @@ def discard(folder: Path) -> None:
 
 
 def spill_path(folder: Path) -> Path:
-    """Where the record of a run's folder is kept while the folder is full."""
+    """Path at which the record of a run is kept while its folder's disk is full."""
     chosen = os.environ.get(SPILL_VARIABLE)
     place = Path(expanded(chosen)) if chosen else Path(tempfile.gettempdir()) / f"ablate-spill-{os.getuid()}"
     return place / f"{hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:24]}.json"

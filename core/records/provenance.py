@@ -1,4 +1,4 @@
-"""Where a run came from: code, packages, host, device, job."""
+"""Provenance of a run: code, packages, host, device, job."""
 
 import hashlib
 import os

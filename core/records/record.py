@@ -1,4 +1,4 @@
-"""What a run leaves behind: one JSON line, written whole or not at all.
+"""Record of a run: one line of JSON, written completely or not at all.
 
 A folder of runs holds one `record.json` each; `cat */record.json` is JSON Lines. Everything that a report needs is in
 the records: no other file is read to rebuild it.
@@ -85,8 +85,8 @@ class RunRecord:
 
     @property
     def tokens(self) -> float:
-        """What its weights were trained on, stages before it included: by its last row; of a finished run without one, as its
-        config asks for."""
+        """Tokens that the weights were trained on, earlier stages included: by the last row; without one, as
+        its config asks for."""
         own = (self.validation.get("tokens") or self.curve.get("tokens") or [0.0])[-1]
         if not own and self.status == "complete":
             own = math.prod(self.config.get(part, {}).get(name, 0) for part, name in _TOKENS)
@@ -126,7 +126,7 @@ class RunRecord:
 
 
 def digest(content: bytes) -> str:
-    """What a record's file is known by: `sha256sum record.json` gives the same."""
+    """SHA-256 of a record's file, as of `sha256sum record.json`."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -179,7 +179,7 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder has the record of a run that ended, well or not: one that nothing may replace."""
+    """True if a folder has the record of a run that ended, well or not: one that nothing may replace."""
     path = folder / FILE_NAME
     return path.exists() and _is_finished(path.read_bytes())
 

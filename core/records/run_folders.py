@@ -1,4 +1,4 @@
-"""Which runs a study's folder holds: one rule for whoever asks, whatever links and strangers' files lie there.
+"""Listing of the runs in a study's folder: one rule for all readers, whatever links and other files lie there.
 
 A study's, an arm's and a run's folder may be links: people move runs to other disks. A run that is reached by two names
 counts once, by the name that goes through fewer links. Below a link nothing deeper than a run's folder is looked at: it may
@@ -27,7 +27,7 @@ class Listing:
 
 
 def look(study: Path, depth: int = DEPTH) -> Listing:
-    """What lies below a study's folder, or with depth 1 below an arm's; nothing that was set aside, and no run's stages."""
+    """List the runs below a study's folder, or with depth 1 below an arm's, without what was set aside and stages."""
     found: dict[tuple[int, int], tuple[int, list[str], Path]] = {}
     broken: list[tuple[Path, str]] = []
     for place, links in _folders(str(study), DEPTH - depth, 0, broken):

@@ -1,4 +1,4 @@
-"""Which code trained a run: by a hash of the source files that take part, or, of older records, by their commit."""
+"""Version of the code that trained a run: a hash of its source files or, in older records, the commit."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ def by_version(
 
 
 def mixture(records: Sequence[RunRecord], missing: int = 0, code: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """What to say of runs that aren't all known to be of one version of the code; empty where they are.
+    """Note on runs of several or unknown versions of the code; empty if all are of one.
 
     missing: runs that are still to be trained, by the version that `code` is the provenance of.
     """
@@ -77,7 +77,7 @@ def _named(name: str) -> str:
 
 
 def _which(records: Sequence[RunRecord]) -> str:
-    """Which runs, by their seeds, and by their arms where these are few."""
+    """Name runs by their seeds, and by their arms where these are few."""
     arms = dict.fromkeys(str(record.study.get("arm")) for record in records)
     seeds = spans(sorted({record.seed for record in records}))
     return f"{', '.join(arms)}, seeds {seeds}" if len(arms) <= 2 else f"seeds {seeds}"

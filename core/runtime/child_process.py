@@ -1,4 +1,4 @@
-"""What a process that another one started does first: keep a pipe for events, and end with its parent."""
+"""Start of a child process: it keeps a pipe for events and ends with its parent."""
 
 import contextlib
 import importlib

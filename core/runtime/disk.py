@@ -1,4 +1,4 @@
-"""What a disk has been told to keep."""
+"""Durable writes: fsync of files and folders."""
 
 import os
 from pathlib import Path

@@ -14,11 +14,11 @@ _HUGE = re.compile(r"[\[{:,]\s*-?(\d{20,})\s*[\]},]")
 
 
 class DamagedFileError(ValueError):
-    """What a file holds can't be read; says why in a line, without the file's name."""
+    """The content of a file can't be read; the message says why in a line, without the file's name."""
 
 
 def read(path: Path, *, finite: bool = True) -> Any:
-    """What a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises FileNotFoundError where nothing lies, and DamagedFileError for what isn't a file, can't be opened or isn't JSON.
     """
@@ -85,12 +85,12 @@ def _small(digits: str) -> int:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number; true and false are none."""
+    """True if it is a finite number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and are_numbers((value,))
 
 
 def are_numbers(values: Iterable[Any]) -> bool:
-    """Whether all are finite numbers."""
+    """True if all are finite numbers."""
     try:
         return all(map(math.isfinite, values))
     except (TypeError, OverflowError):
@@ -98,7 +98,7 @@ def are_numbers(values: Iterable[Any]) -> bool:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a whole number that fits into 64 bits."""
+    """True if it is a whole number that fits into 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
 
 

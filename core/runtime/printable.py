@@ -1,4 +1,4 @@
-"""What a stranger's file, declaration or record says, as a terminal may show it: nothing in it moves the cursor, changes
+"""Text from files, declarations and records made safe for a terminal: nothing in it moves the cursor, changes
 colours or the direction of reading, or fakes a line."""
 
 import logging

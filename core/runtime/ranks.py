@@ -1,4 +1,4 @@
-"""Which of how many processes this is, as whoever started them says in the environment."""
+"""Rank and world size from the launcher's environment variables."""
 
 import os
 from collections.abc import Mapping

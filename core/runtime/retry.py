@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class OutOfPatienceError(RuntimeError):
-    """What was waited for didn't come back in time."""
+    """The wait for something exceeded its limit."""
 
 
 def _go_on() -> None:
@@ -31,7 +31,7 @@ def _go_on() -> None:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, and how often to look: pauses double from first_s to most_s, each with a random share off.
+    """Waiting time and retry interval: pauses double from first_s to most_s, each with a random share off.
 
     check: called between short sleeps; it raises when whoever waits is told to stop.
     """
@@ -93,7 +93,7 @@ class Patience:
 
 
 def no_space(error: BaseException | None) -> str | None:
-    """What to say of an error that means a full disk or quota, whatever library wrapped it; None for another one."""
+    """Message for an error of a full disk or quota, whatever library wrapped it; None for any other."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             where = f" ({error.filename})" if error.filename else ""

@@ -28,7 +28,7 @@ def ranked(values: Sequence[float]) -> list[int]:
 
 
 def below(value: float, other: float) -> bool:
-    """Whether a value is smaller than another by more than rounding."""
+    """True if a value is smaller than another by more than rounding."""
     return value < other and not math.isclose(value, other, rel_tol=TIE)
 
 

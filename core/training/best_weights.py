@@ -25,7 +25,7 @@ class DamagedError(ValueError):
 
 
 class Best(NamedTuple):
-    """What is kept: the metric, its value, after which step it was, and the file's sha256."""
+    """Best weights kept: the metric, its value, after which step it was, and the file's sha256."""
 
     metric: str
     value: float
@@ -34,7 +34,7 @@ class Best(NamedTuple):
 
 
 def read_best(folder: Path) -> Best | None:
-    """What a folder's best weights say of themselves; None where there are none.
+    """Read the description of a folder's best weights; None if there are none.
 
     Raises DamagedError where the file can't be read, or holds other weights than its header says.
     """

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: its learning curve, its validations and its expert load."""
+"""Lightning callbacks that log a run's learning curve, validations and expert load."""
 
 import copy
 import math

@@ -39,7 +39,7 @@ class Checkpoint(NamedTuple):
 
 
 def layout(config: RunConfig, ranks: Ranks, name: str, step: int) -> dict[str, Any]:
-    """What is said of a checkpoint: its name, its step, and how the training was spread."""
+    """Description of a checkpoint: its name, its step, and how the training was spread."""
     return {
         "name": name,
         "step": step,
@@ -51,7 +51,7 @@ def layout(config: RunConfig, ranks: Ranks, name: str, step: int) -> dict[str, A
 
 
 def identity(config: RunConfig) -> str:
-    """Which run a checkpoint is of, whatever layout it goes on in and wherever its first weights lie."""
+    """Identity of a checkpoint's run, independent of its layout and of the path of its initial weights."""
     content = to_dict(config)
     del content["deepspeed"]
     content["trainer"] = content["trainer"] | {"initial_weights": None}
@@ -80,7 +80,7 @@ def discard(path: Path) -> None:
 
 
 def read_latest(place: Path) -> dict[str, Any] | None:
-    """What latest.json says; None where there is none. Raises ValueError for what says nothing."""
+    """Content of latest.json; None if there is none. Raises ValueError for unusable content."""
     try:
         latest = json.loads((place / LATEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):

@@ -78,7 +78,7 @@ class Checkpointer(lightning.Callback):
             raise StepReachedError(f"paused after step {step} of {self.config.trainer.steps}")
 
     def _pause(self) -> bool:
-        """Whether any rank was asked to pause: all of them have to save the same step."""
+        """True if any rank was asked to pause: all of them have to save the same step."""
         if self._votes is None:
             return pausing.requested()
         vote = torch.tensor([int(pausing.requested())])

@@ -1,4 +1,4 @@
-"""What a run can't be trained with, refused early: without the libraries that train, which take seconds to import."""
+"""Early checks of what a run can't be trained with: without the libraries that train, which take seconds to import."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

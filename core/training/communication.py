@@ -1,4 +1,4 @@
-"""What a run's processes send each other."""
+"""Counting of the bytes that a run's processes send each other."""
 
 import functools
 from collections.abc import Callable

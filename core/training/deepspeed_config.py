@@ -1,4 +1,4 @@
-"""How a run is spread over devices, without the libraries that train: what can't be is refused before they are imported."""
+"""DeepSpeed configuration of a run, checked before the libraries that train are imported."""
 
 import ctypes
 import json
@@ -27,7 +27,7 @@ PRECISIONS = ("fp16", "bf16", "amp", "torch_autocast")
 
 
 def uses_cuda(config: RunConfig) -> bool:
-    """Whether the run trains on a GPU: where there is one and the config doesn't say cpu."""
+    """True if the run trains on a GPU: where there is one and the config doesn't say cpu."""
     return config.trainer.accelerator != "cpu" and has_cuda()
 
 
@@ -112,7 +112,7 @@ def engine_config(config: RunConfig, devices: int) -> dict[str, Any]:
 
 
 def _users(config: RunConfig, devices: int) -> dict[str, Any]:
-    """What the user's file adds: what the config says too is left out of it, and refused where it says otherwise."""
+    """Additions of the user's file; what the config says too is left out, and refused where it differs."""
     path = config.deepspeed.json
     assert path is not None
     try:
@@ -141,7 +141,7 @@ def _users(config: RunConfig, devices: int) -> dict[str, Any]:
 
 
 def _said(config: RunConfig, devices: int) -> dict[str, tuple[str, Any]]:
-    """What the config's fields say in DeepSpeed's words: the field and the value, by dotted key."""
+    """The config's fields in DeepSpeed's terms: the field and the value, by dotted key."""
     trainer, offload = config.trainer, config.deepspeed.offload
     micro = trainer.batch_size // (devices * trainer.accumulate)
     precision = {f"{name}.enabled": ("trainer.precision", name == trainer.precision) for name in PRECISIONS}

@@ -18,7 +18,7 @@ SPARE_ROWS = 1024  # of a vocabulary, beyond what its tokens use: padding and re
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would be.
+    """Result of a dry run.
 
     shapes: of the hidden states, the logits of a sequence, and the routing of a layer (none for a dense model), for one
     device's micro-batch. learning_rates: (step, rate) through the schedule. tokens: seen in training; epochs: how often
@@ -62,13 +62,13 @@ def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
 
 
 def passes(config: RunConfig, corpus: Corpus) -> float:
-    """How often training goes through the corpus."""
+    """Number of passes of training over the corpus."""
     draws = config.objective.draws if config.objective.traits.pairs else 1  # masks of the same pair, in one step
     return config.tokens_per_step * config.trainer.steps / draws / len(corpus.train_T)
 
 
 def unfed(config: RunConfig, corpus: Corpus) -> str | None:
-    """Why a corpus can't feed the model that is to learn from it, in one line; None where it can.
+    """Reason why a corpus can't feed its model, in one line; None if it can.
 
     Most rows of the vocabulary would never be trained, or the same text is gone through too often.
     """

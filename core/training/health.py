@@ -17,7 +17,7 @@ IMBALANCE_FLOOR = 0.98  # the load-balancing loss is 1 at balance, and below it 
 
 
 class Alarm(NamedTuple):
-    """What looked wrong after which step."""
+    """An alarm of a run: its kind, step and description."""
 
     step: int
     kind: str

@@ -1,4 +1,4 @@
-"""Who is told of a run's rows as they come."""
+"""RowLogger protocol: receives metric rows during training."""
 
 from typing import Protocol
 

@@ -59,7 +59,7 @@ class MaskedDiffusion(lightning.LightningModule):
         return {"loss": loss} | {name: value.detach() for name, value in reported.items()}
 
     def _ask_reference(self, batch: Batch) -> Prediction:
-        """What the network as it started predicts, under the same timesteps and masks."""
+        """Predict with the initial network, under the same timesteps and masks."""
         assert self.reference is not None
         with torch.no_grad():
             return predict(self.reference, self.input(batch), batch)
@@ -103,7 +103,7 @@ class MaskedDiffusion(lightning.LightningModule):
         return predict(self.denoiser, self.input(batch), batch)
 
     def input(self, batch: Batch) -> Tensor:
-        """What the network sees of a batch."""
+        """The network's input of a batch."""
         return self.objective.input(batch)
 
     def configure_optimizers(self) -> Any:

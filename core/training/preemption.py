@@ -30,7 +30,7 @@ def request() -> bool:
 
 
 def requested() -> bool:
-    """Whether the training under way has been asked to pause."""
+    """True if the training under way has been asked to pause."""
     return _State.requested
 
 

@@ -152,7 +152,7 @@ def _listen(rank: int, process: Process, heard: "queue.Queue[tuple[int, dict[str
 
 
 def _reason(ended: list[int | None], said: dict[int, RunRecord], folder: Path) -> str:
-    """Which rank ended the run and why: one that a signal killed, else one that didn't merely lose its peers."""
+    """Describe which rank ended the run and why: one that a signal killed, else one that didn't merely lose its peers."""
     killed = [rank for rank, status in enumerate(ended) if status is not None and status < 0]
     if killed:
         return f"rank {killed[0]} died (signal {-(ended[killed[0]] or 0)}; its last words are in rank-{killed[0]}.log)"

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest that is whole and this user's. What is newer is set aside.
+"""Choice of the checkpoint to resume from: the newest intact one signed by this user. Newer ones are set aside.
 
 Without the libraries that train, like core.training.checkpoint_files.
 """
@@ -70,7 +70,7 @@ def find(
 
 
 def _look(place: Path) -> bool:
-    """Whether latest.json tells of a checkpoint that isn't there, or of none in a way that can be read; noted then."""
+    """True if latest.json tells of a checkpoint that isn't there, or of none in a way that can be read; noted then."""
     try:
         latest = read_latest(place)
     except ValueError:

@@ -176,7 +176,7 @@ def attempt(
 
 
 def _facts(config: RunConfig, ranks: Ranks) -> dict[str, Any]:
-    """What is known of a run before it trains."""
+    """Facts of a run before training."""
     return {
         "run_hash": config_hash(config),
         "arm_hash": config_hash(config, with_seed=False),
@@ -280,7 +280,7 @@ def _trainer(
 
 
 def _environment(ranks: Ranks) -> lightning.fabric.plugins.environments.ClusterEnvironment | None:
-    """What says how processes meet. Lightning requeues no Slurm job: whoever started the training owns that."""
+    """Lightning's environment of the processes. Lightning requeues no Slurm job: whoever started the training owns that."""
     environments = lightning.fabric.plugins.environments
     if LAUNCHED in os.environ or ranks.size == 1:
         return environments.LightningEnvironment()

@@ -1,4 +1,4 @@
-"""What a checkpoint's files were when it was saved, signed: nothing in it is read before it is known to be that still.
+"""Signed hashes of a checkpoint's files, checked before any of them is opened.
 
 step-N/seal.json    {"said": {..., "files": {path: [bytes, digest]}}, "key": which key, "mac": HMAC-SHA256 of "said"}
 
@@ -94,7 +94,7 @@ def seal(folder: Path, said: Mapping[str, Any], digests: Mapping[str, Digest]) -
 
 
 def read_seal(folder: Path) -> dict[str, Any]:
-    """What was signed with a checkpoint, "files" among it.
+    """Read a checkpoint's signed seal, with its "files".
 
     Raises SealError where nothing was, it was changed since, or another key signed it.
     """
@@ -123,7 +123,7 @@ def _away(error: Exception) -> str | None:
 
 
 def damage(folder: Path, files: Mapping[str, Digest], share: tuple[int, int] = (0, 1)) -> str | None:
-    """What is wrong with the files of a checkpoint; None where they are those that were signed.
+    """Describe damage to the files of a checkpoint; None if they are as signed.
 
     share: (k, n) reads every n-th file only, from the k-th, biggest first: n processes that each take a share read all.
     """

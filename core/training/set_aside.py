@@ -36,7 +36,7 @@ def note(checkpoints: Path, sentence: str) -> None:
 
 
 def notes(checkpoints: Path) -> list[str]:
-    """What was noted of a run so far."""
+    """Notes of a run so far."""
     try:
         lines = (checkpoints / SET_ASIDE / NOTES).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -32,7 +32,7 @@ class KeyAwayError(OSError):
 
 
 def key_file() -> Path:
-    """Where the key lies, or will. Raises OSError where there is no home directory."""
+    """Path of the key, existing or not. Raises OSError where there is no home directory."""
     if VARIABLE in os.environ:
         return Path(expanded(os.environ[VARIABLE]))
     try:
@@ -67,7 +67,7 @@ def check_key() -> None:
 
 
 def name_of(key: bytes) -> str:
-    """What a seal says of the key that signed it, which tells nothing of the key."""
+    """Fingerprint of a key for seals; it reveals nothing of the key."""
     return hashlib.sha256(b"name of the key\0" + key).hexdigest()[:16]
 
 

@@ -117,7 +117,7 @@ def train_stages(
 
 
 def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] | None, *, first: bool = True) -> Turn:
-    """Where a stage stands. first: of the processes that train it, which alone writes."""
+    """Find the state of a stage. first: of the processes that train it, which alone writes."""
     started_from, config = None, stage.config
     if former is not None:
         weights, started_from = handed_on(*former)

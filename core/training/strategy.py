@@ -132,7 +132,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def from_all_ranks(value: Any) -> list[Any]:
-    """What each rank gave, in order of rank, on every rank."""
+    """Gather a value from all ranks, in order of rank, on every rank."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -164,7 +164,7 @@ def clip_exactly(module: nn.Module, limit: float) -> Tensor:
 
 
 def is_spread(parameter: nn.Parameter) -> bool:
-    """Whether the parameter is this rank's part of the experts."""
+    """True if the parameter is this rank's part of the experts."""
     return hasattr(parameter, "held")
 
 

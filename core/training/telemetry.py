@@ -1,4 +1,4 @@
-"""What validation tells of routing, layer by layer, and how a run remembers it.
+"""Routing telemetry of validations, by layer, and its form in the record.
 
 Shapes: S sparse layers, N tokens, K experts of each among E, T = 10 bins of the timestep, M = 2: visible and masked.
 """
@@ -18,7 +18,7 @@ DIGITS = 5  # of shares in a record: a record of 64 experts would be megabytes o
 
 
 def observe(routings: Sequence[LayerRouting], masking: Masking) -> dict[str, Tensor]:
-    """What one batch's routing is counted for: on the device, of this rank's tokens alone where not said otherwise.
+    """Count one batch's routing: on the device, of this rank's tokens alone where not said otherwise.
 
     Filling counts for nothing. top1_SN: the highest probability of each token. load_STME: assignments by timestep, masked
     status and expert. pairs_SEE: tokens that reach both experts (the diagonal: that reach the one). choices_SNK: int16, -1

@@ -32,7 +32,7 @@ def open_run(folder: Path, settings: Mapping[str, Any] | None = None) -> tuple[R
 
 
 def stage_folder(folder: Path, name: str) -> Path:
-    """Where a run in `folder` has the first stage that trainer.initial_weights names as "stage:HASH"."""
+    """Folder of the first stage of a run in `folder` that trainer.initial_weights names as "stage:HASH"."""
     return folder / STAGES / name.removeprefix(STAGE)
 
 

@@ -1,4 +1,4 @@
-"""What won on a proxy, said of a larger model: what carries over as it is, and what is rescaled, by which rule.
+"""Transfer of a winner to a larger model: settings that stay, and settings that are rescaled, by which rule.
 
 Only what the study decided is carried; all else is the target's own. A rule says how an optimum moves with scale, as a
 ratio between proxy and target: its constant is of the models that it was fitted on.

@@ -1,4 +1,4 @@
-"""What a launcher tells while it works, and what it says at the end."""
+"""Events and summary of a launcher."""
 
 from dataclasses import dataclass
 from pathlib import Path

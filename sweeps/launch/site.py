@@ -1,4 +1,4 @@
-"""What a sweep asks of Slurm: options of the command line over the site's defaults, which a small file holds."""
+"""Slurm requests: options of the command line over the site's defaults, which a small file holds."""
 
 import os
 import re
@@ -119,7 +119,7 @@ class Request:
         return "\n".join((*WATCHED, *self.setup, *UNWATCHED)) if self.setup else ""
 
     def wrapped(self, python: str) -> str:
-        """How the script starts Python."""
+        """Command by which the script starts Python."""
         return f"{self.wrapper} {python}" if self.wrapper else python
 
 

@@ -1,4 +1,4 @@
-"""How long an array task has, and whether it is still the one that Slurm means."""
+"""Time limit of an array task, and a check that Slurm hasn't started it elsewhere."""
 
 import logging
 import time
@@ -12,21 +12,21 @@ log = logging.getLogger("sweeps.task")
 
 
 class Shift:
-    """What Slurm says of this task, asked now and then. lead_s: of its time limit, what is kept for a checkpoint."""
+    """Slurm's information on this task, asked now and then. lead_s: of its time limit, what is kept for a checkpoint."""
 
     def __init__(self, place: Place | None, lead_s: float) -> None:
         self._place, self._lead_s = place, lead_s
         self._checked, self._ends, self._moved = float("-inf"), float("inf"), False
 
     def is_on(self) -> bool:
-        """Whether Slurm hasn't started this task elsewhere."""
+        """True if Slurm hasn't started this task elsewhere."""
         self._ask()
         if self._moved:
             log.warning("Slurm has started this task elsewhere: leaving")
         return not self._moved
 
     def has(self, seconds: float) -> bool:
-        """Whether so much time is left."""
+        """True if so much time is left."""
         left = self._ends - time.monotonic() - self._lead_s
         if left < seconds:
             log.info("%.0f s left: too short for another run", left)

@@ -1,4 +1,4 @@
-"""What a plan costs in time, measured on this machine before it is spent."""
+"""Training time of a plan, estimated from a few steps on this machine."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +59,7 @@ def _steps(config: RunConfig) -> float:
 
 
 def _compute_shape(config: RunConfig) -> str:
-    """What a step's time depends on: not the seed, nor weights of losses, nor the optimizer's settings."""
+    """Key of what a step's time depends on: not the seed, nor weights of losses, nor the optimizer's settings."""
     content = to_dict(config)
     trainer, objective = content["trainer"], content["objective"]
     used = [trainer[name] for name in ("batch_size", "accelerator", "precision", "compile")]

@@ -1,4 +1,4 @@
-"""What a run's folder holds, and who may touch it.
+"""Layout of a run's folder, and its locks.
 
 <out>/<study>/<arm>/seed-<seed>-<run hash>-<data>/
     .lock           held by the process that works on the run, for as long as it lives
@@ -45,7 +45,7 @@ _held: set[int] = set()
 
 
 def run_folder(plan: Sweep, run: PlannedRun, out: Path) -> Path:
-    """Where a run lives. Another config or other data are another folder: what is finished is never written over."""
+    """Folder of a run. Another config or other data have another folder: finished runs are never overwritten."""
     return out / plan.study_name / run.arm / f"seed-{run.seed}-{run.run_hash}-{data_digest(run.fingerprint)}"
 
 
@@ -62,7 +62,7 @@ def keep_design(study: Path, design: StudyDesign) -> None:
 
 
 def data_digest(fingerprint: str) -> str:
-    """What a run's folder says of its data."""
+    """Digest of a run's data in its folder's name."""
     return hashlib.sha256(fingerprint.encode()).hexdigest()[:6]
 
 
@@ -106,7 +106,7 @@ class RunLock:
         self._hold = fencing.take(self.folder)
 
     def holds(self) -> bool:
-        """Whether nobody has taken the run since this process did."""
+        """True if nobody has taken the run since this process did."""
         return self._hold is None or self._hold.is_valid()
 
     def heeded(self) -> AbstractContextManager[None]:
@@ -120,7 +120,7 @@ class RunLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file at the moment; nothing is made where there is none."""
+    """True if a process holds a lock file at the moment; nothing is made where there is none."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -162,7 +162,7 @@ def recorded(folder: Path, run: PlannedRun) -> RunRecord | None:
 
 
 def fits(record: RunRecord, run: PlannedRun) -> bool:
-    """Whether a record is of a run: of its config, on its data, and ended."""
+    """True if a record is of a run: of its config, on its data, and ended."""
     same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
     if same and run.first is not None:
         same = designs.first_stage_data(record.study) in (None, run.first_fingerprint)
@@ -206,7 +206,7 @@ def leave(record: RunRecord, folder: Path, run: PlannedRun, patience: Patience) 
 
 
 def _is_of_weights(record: RunRecord, folder: Path) -> bool:
-    """Whether the weights that a record speaks of are those in the folder."""
+    """True if the weights that a record speaks of are those in the folder."""
     wanted = {saved.WEIGHTS: record.provenance.get("weights_sha256"), saved.BEST: record.best.get("weights_sha256")}
     for name, content in wanted.items():
         if content is None:

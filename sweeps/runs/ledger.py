@@ -1,4 +1,4 @@
-"""Which run is whose: one Optuna study per ablation, one trial per attempt at a run.
+"""Queue of runs shared by concurrent workers: one Optuna study per ablation, one trial per attempt at a run.
 
 Records are the truth and trials follow them: a record is written first, its trial told second, and whatever a crash
 leaves between the two is repaired by `Ledger.reconcile`. Two locks order everything else:
@@ -130,7 +130,7 @@ class Ledger:
         return lost
 
     def waiting(self) -> int:
-        """How many runs of the plan wait for a worker."""
+        """Number of runs of the plan that wait for a worker."""
         return len(self._waiting())
 
     def claim(self) -> tuple[Claim | None, bool]:
@@ -244,12 +244,12 @@ class Ledger:
         return [trial for trial in self._trials(TrialState.RUNNING) if key_of(trial) in self._runs]
 
     def durations_s(self) -> list[float]:
-        """How long each complete run took, from claim to tell."""
+        """Seconds of each complete run, from claim to tell."""
         complete = [trial for trial in self._trials(TrialState.COMPLETE) if key_of(trial) in self._runs]
         return [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
 
     def _attempt(self, trial: Waiting, folder: Path) -> int:
-        """How often the run was begun anew before: one that goes on where it was stopped is the same attempt still."""
+        """Number of earlier attempts at the run; continuing from a checkpoint isn't a new attempt."""
         if trial.before == 0:
             return 0
         earlier = [t for t in self._trials() if key_of(t) == trial.key and t._trial_id < trial.trial_id]

@@ -1,4 +1,4 @@
-"""Where workers run, and what became of them: by the lock that a live worker holds, and by the scheduler's word."""
+"""Worker liveness: decides from run locks and Slurm states whether a run is alive, lost or preempted."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ QUEUE_AGE_S = 2.0
 
 
 class Fate(Enum):
-    """What became of the worker of a trial that is RUNNING while nobody holds the run's lock."""
+    """Fate of the worker of a RUNNING trial whose run's lock is free."""
 
     ALIVE = "alive"  # or not known to be dead: it is left alone
     DIED = "died"
@@ -28,19 +28,19 @@ class Fate(Enum):
 
 
 class Workplace:
-    """What the ledger must know of a place for workers. place: the Slurm array task that this process is; None elsewhere."""
+    """Facts about a place where workers run. place: the Slurm array task that this process is; None elsewhere."""
 
     def __init__(self, place: Place | None = None) -> None:
         self.place, self._host = place, socket.gethostname()
         self._queues: dict[str, tuple[float, dict[str, Task] | None]] = {}
 
     def attributes(self) -> dict[str, Any]:
-        """What a trial remembers of the worker that claimed it."""
+        """Attributes of a trial that identify the worker that claimed it."""
         known = {"pid": os.getpid(), "host": self._host}
         return known if self.place is None else known | {"slurm": vars(self.place)}
 
     def fate(self, trial: FrozenTrial) -> Fate:
-        """What became of a trial's worker, asked by one who has the run's lock.
+        """Determine the fate of a trial's worker; the caller holds the run's lock.
 
         A lock tells surely on one host alone: some cluster file systems don't share locks between hosts, and there Slurm
         is asked. Its silence proves nothing.
@@ -58,7 +58,7 @@ class Workplace:
         return Fate.MOVED if task is not None and task.restarts > place.restarts else Fate.DIED
 
     def is_gone(self, trial: FrozenTrial) -> bool:
-        """Whether Slurm has started a trial's task again, or doesn't know it any more. The worker may outlive that."""
+        """True if Slurm has started a trial's task again, or doesn't know it any more. The worker may outlive that."""
         place = place_of(trial)
         queue = None if place is None else self._queue(place.job)
         if place is None or queue is None:

@@ -1,4 +1,4 @@
-"""How often workers died of a run, counted in its folder: across restarts of the sweep, and on whatever storage."""
+"""Count of the workers that died of a run, kept in its folder: across restarts and storages."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""What would be in a sweep's way in a folder of runs, said before anything is trained. Nothing is changed."""
+"""Obstacles in a folder of runs, found before anything is trained. Changes nothing."""
 
 import os
 from collections.abc import Iterable, Iterator

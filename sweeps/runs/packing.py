@@ -1,4 +1,4 @@
-"""How to share a machine's cores and GPUs among runs: measured, in processes side by side, as the runs would be."""
+"""Packing of runs on a machine's cores and GPUs, by measuring processes side by side."""
 
 import json
 import os
@@ -18,7 +18,7 @@ GAIN = 1.05  # more processes on a GPU must make so many times the steps, or the
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker has: CPU cores, and a GPU (which others may have too) or none."""
+    """Resources of one worker: CPU cores, and a GPU (which others may have too) or none."""
 
     cores: tuple[int, ...]
     gpu: str | None = None

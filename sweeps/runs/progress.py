@@ -1,4 +1,4 @@
-"""How far a run is, by its progress file, and how far a study's finished runs are decoded, as whoever watches reads it."""
+"""Progress of a run, by its progress file, and of the decoding of a study's finished runs."""
 
 import time
 from collections import Counter
@@ -79,7 +79,7 @@ class Standing:
 
 
 def standing(design: Design, folder: Path) -> Standing | None:
-    """How far a study's runs are decoded, by its folder; None for a design without decoders."""
+    """Progress of decoding a study's runs, by its folder; None for a design without decoders."""
     if design.decoders is None:
         return None
     total, answered, failed = 0, 0, Counter[str]()

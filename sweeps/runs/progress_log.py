@@ -1,4 +1,4 @@
-"""How far a run is, told to whoever watches it."""
+"""Logger that reports a run's progress."""
 
 import json
 import logging

@@ -52,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Verification:
-    """How many records there are, and what is wrong with them."""
+    """Number of records, and the problems found."""
 
     complete: int
     failed: int
@@ -66,7 +66,7 @@ class Verification:
 
 
 def settled(look: Callable[[], Verification]) -> Verification:
-    """What is wrong at two looks, one after the other: while a sweep goes on, records come after the ledger was read."""
+    """Problems that two checks in a row find: while a sweep goes on, records come after the ledger was read."""
     first = look()
     if first.trusted:
         return first
@@ -98,14 +98,14 @@ def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:
 
 
 def together(folder: Path, runs: Sequence[Run], compared: list[Run], diffs: Path) -> Iterator[Finding]:
-    """What is wrong with records as a set. compared: those that are judged beside each other; diffs: folder of patches."""
+    """Find problems of records as a set. compared: those that are judged beside each other; diffs: folder of patches."""
     yield from _twins(folder, runs)
     yield from _mixtures(compared)
     yield from _differences(runs, diffs)
 
 
 def each(run: Run) -> Iterator[str]:
-    """What is wrong with a record, by itself and its weights alone."""
+    """Find problems of a record by itself and its weights."""
     yield from _hashes(run)
     yield from _numbers(run)
     yield from _weights(run)
@@ -171,7 +171,7 @@ def _weights(run: Run) -> Iterator[str]:
 
 
 def first_stage(run: Run, place: str) -> Iterator[Finding]:
-    """What is wrong with the record of the first stage that a run starts from."""
+    """Find problems of the record of a run's first stage."""
     name = run.record.config.get("trainer", {}).get("initial_weights")
     if not isinstance(name, str) or not name.startswith(STAGE) or run.record.status == "failed":
         return
@@ -198,7 +198,7 @@ def first_stage(run: Run, place: str) -> Iterator[Finding]:
 
 
 def answers(run: Run, place: str, asked: DecodersDesign) -> Iterator[Finding]:
-    """What is wrong with what a finished run's model answered. asked: the design's decoders."""
+    """Find problems of a finished run's decoded responses. asked: the design's decoders."""
     found, broken = decoded.look(run.path.parent)
     place = f"{place}/{decoded.FOLDER}"
     yield from (
@@ -260,7 +260,7 @@ def _twins(folder: Path, runs: Sequence[Run]) -> Iterator[Finding]:
 
 
 def _mixtures(runs: list[Run]) -> Iterator[Finding]:
-    """What differs between runs that are compared with each other."""
+    """Find differences between runs that are compared with each other."""
     facts: dict[str, dict[str, int]] = defaultdict(Counter)
     for run in runs:
         provenance = run.record.provenance
@@ -281,7 +281,7 @@ def _mixtures(runs: list[Run]) -> Iterator[Finding]:
 
 
 def _differences(runs: Sequence[Run], folder: Path) -> Iterator[Finding]:
-    """What isn't known of the code that was trained. folder: of the patches."""
+    """Find what isn't known of the code that trained. folder: of the patches."""
     without = sum(
         bool(r.record.provenance.get("git_dirty")) and not r.record.provenance.get("git_diff_sha256") for r in runs
     )

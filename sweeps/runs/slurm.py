@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class SlurmError(RuntimeError):
-    """What a Slurm command had to say, in one line."""
+    """Error of a Slurm command, in one line."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Place:
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place | None":
-        """Where this process runs; None outside an array."""
+        """The array task of this process; None outside an array."""
         if "SLURM_ARRAY_JOB_ID" not in environment:
             return None
         restarts = int(environment.get("SLURM_RESTART_COUNT") or 0)
@@ -68,7 +68,7 @@ class Task:
 
 
 def is_installed() -> bool:
-    """Whether Slurm's commands are on the PATH."""
+    """True if Slurm's commands are on the PATH."""
     return shutil.which("sbatch") is not None
 
 
@@ -108,7 +108,7 @@ def submit(script: str) -> str:
 
 
 def has_gpus(partition: str | None) -> bool:
-    """Whether nodes of a partition, or of the default one, have GPUs, as Slurm says; False where it can't be asked."""
+    """True if nodes of a partition, or of the default one, have GPUs, as Slurm says; False where it can't be asked."""
     chosen = [f"--partition={partition}"] if partition else []
     try:
         lines = call("sinfo", "--noheader", "--format=%P %G", *chosen, again=()).splitlines()

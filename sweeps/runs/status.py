@@ -59,7 +59,7 @@ class RunStatus:
 
 
 class Row(Protocol):
-    """What is to be trained, as a status lists it: a run, or a search's configuration."""
+    """Row of a status: a run, or a search's configuration."""
 
     @property
     def label(self) -> str: ...
@@ -82,7 +82,7 @@ R = TypeVar("R", bound=Row)
 
 @dataclass(frozen=True, kw_only=True)
 class StudyStatus(Generic[R]):
-    """Where a study of any kind stands, by its last design.
+    """Status of a study of any kind, by its last design.
 
     preempted, deaths: how often a row was put back, and lost its worker, so far. tasks: array tasks that wait or run; None
     where Slurm doesn't say, with the reason in `silence`. confirmation: of the runs that confirm this study, where it has
@@ -111,17 +111,17 @@ class StudyStatus(Generic[R]):
 
     @property
     def is_under_way(self) -> bool:
-        """Whether anything is left that a worker would do."""
+        """True if anything is left that a worker would do."""
         return bool(self.of("queued", "running"))
 
     @property
     def remainder(self) -> str:
-        """What is left beside the rows, for people."""
+        """Text on what is left beside the rows."""
         return ""
 
     @property
     def awaited(self) -> str:
-        """Why there is no confirmation yet, where the study's kind has one."""
+        """Reason why there is no confirmation yet, where the study's kind has one."""
         return ""
 
     def details(self) -> Iterator[tuple[str, bool]]:
@@ -221,7 +221,7 @@ def open_known(study: str, url: str, patience: Patience | None = None) -> Patien
 
 
 def unknown(study: str) -> UserError:
-    """What to say when a storage has no study of that name."""
+    """Error for a storage without a study of that name."""
     return UserError(f"the storage knows nothing of {study}: name the one it was run with (--storage)")
 
 
@@ -269,7 +269,7 @@ def worker_of(trial: FrozenTrial) -> str | None:
 
 
 def lives(trial: FrozenTrial, workplace: Workplace) -> bool:
-    """Whether a trial's worker does, by Slurm's word and on this host by its process: a lock could be in its way."""
+    """True if a trial's worker does, by Slurm's word and on this host by its process: a lock could be in its way."""
     if workplace.is_gone(trial):
         return False
     if trial.user_attrs.get("host") != socket.gethostname():

@@ -39,7 +39,7 @@ def waiting_runs(storage: BaseStorage, study_id: int) -> list[Waiting]:
 
 
 def key_of(trial: FrozenTrial) -> Key:
-    """Which run a trial is an attempt at; empty for a trial that some other program added."""
+    """Key of a trial's run; empty for a trial that another program added."""
     return trial.user_attrs.get("run_hash", ""), trial.user_attrs.get("data_fingerprint", "")
 
 

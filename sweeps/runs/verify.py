@@ -36,19 +36,19 @@ Told = Mapping[
 
 
 class Checks(Protocol):
-    """What one kind of study adds to the checks of its records."""
+    """Checks that one kind of study adds."""
 
     def counts(self, run: Run) -> bool:
-        """Whether a record is of the design last run."""
+        """True if a record is of the design last run."""
 
     def of_run(self, run: Run, place: str) -> Iterator[Finding]:
-        """What is wrong with a record of that design, beside what its own file shows."""
+        """Find problems of a record of that design, beside those of its own file."""
 
     def of_ledger(self, runs: Sequence[Run]) -> Iterator[Finding]:
-        """How records and ledger differ."""
+        """Find differences between records and queue."""
 
     def missing(self, recorded: Collection[tuple[str, int]]) -> int:
-        """How many runs should have a record and have none. recorded: arm hashes and seeds."""
+        """Number of runs without the record that they should have. recorded: arm hashes and seeds."""
 
 
 def check_records(

@@ -121,11 +121,11 @@ class Worker:
                 return
 
     def _has_time(self) -> bool:
-        """Whether another run may be begun here."""
+        """True if another run may be begun here."""
         return True
 
     def _look_again(self) -> bool:
-        """Whether runs were found after none had been waiting."""
+        """True if runs were found after none had been waiting."""
         return False
 
     def _let_go(self, claim: Claim) -> None:

@@ -1,4 +1,4 @@
-"""Which parameters matter for being among the best, and, of unguided searches, how much importance chance alone gives them.
+"""Importance of parameters for being among the best, with that expected by chance in unguided searches.
 
 PED-ANOVA (arXiv 2304.10255; conditional spaces: 2601.20800), as Optuna computes it. It lives here, not in analysis, because
 it needs Optuna's distributions and estimators. An importance has no unit and is never zero: it is tested beside the

@@ -91,7 +91,7 @@ class SearchPlan:
         return tuple(PlannedRun(arm, dict(settings), each, config_hash(each), arm_hash, data) for each in configs)
 
     def place(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
-        """What a run's record remembers: that it is of a search, and which of its trials."""
+        """Reference from a run's record to its search and trial."""
         asked = {
             "identity": self.design.identity,
             "trial": trial,

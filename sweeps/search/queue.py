@@ -1,4 +1,4 @@
-"""Whose turn it is: a search's studies, shared by any number of workers of any number of processes.
+"""Queue of search trials shared by concurrent workers.
 
 As in sweeps.runs.ledger, records are the truth. The search's lock orders decisions (what to train next); a configuration's
 lock is held from before its trial is RUNNING until after it is told, so whoever gets it and finds the trial RUNNING knows
@@ -57,7 +57,7 @@ class SearchLedger:
                 self.folder_id = keep_to_folder(tuner.study, out, plan.search.question)
 
     def claim(self) -> tuple[Claim | None, bool]:
-        """What to train next, of the group that has had least.
+        """Claim the next job, of the group that has had least.
 
         Returns it, or None and whether a configuration is in training whose outcome may make another go on. When
         neither is so, the search is over and paused configurations are told so.
@@ -82,7 +82,7 @@ class SearchLedger:
         return None, False
 
     def is_over(self) -> bool:
-        """Whether nothing is left to train, wait for, or decide about."""
+        """True if nothing is left to train, wait for, or decide about."""
         states = (TrialState.RUNNING, TrialState.WAITING)
         return all(tuner.is_closed() and not tuner.trials(*states) for tuner in self.tuners)
 
@@ -92,7 +92,7 @@ class SearchLedger:
         return {f"c-{trial.user_attrs['arm'][:10]}" for trial in complete}
 
     def arm_folder(self, job: Job) -> Path:
-        """Where a configuration's runs lie."""
+        """Folder of a configuration's runs."""
         return self.folder / self.plan.runs(job.settings, job.config)[0].arm
 
     def reconcile(self, *, retry_failed: bool = False) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What a search found, read from its records alone, and the runs that confirm it."""
+"""Results of a search, read from its records, and the runs that confirm it."""
 
 import math
 import os
@@ -103,7 +103,7 @@ class Results:
         return [c for c, own in zip(among, losses, strict=True) if not any(_dominates(other, own) for other in losses)]
 
     def finalists(self) -> dict[str, Configuration]:
-        """What the confirmation trains beside the control: of each group, the best in every objective, by arm name."""
+        """Arms of the confirmation beside the control: of each group, the best in every objective, by arm name."""
         chosen: dict[str, Configuration] = {}
         for group in self.groups():
             for objective, metric in enumerate(self.design.metrics):
@@ -148,7 +148,7 @@ def _entries(folder: Path, name: str) -> list[Path]:
 
 
 def _place(entry: Path, unreadable: list[str]) -> Mapping[str, Any] | None:
-    """Which trial a configuration is; None, and a line of why, where its file can't be read."""
+    """Trial of a configuration; None, with a line of the reason, where its file can't be read."""
     try:
         place = jsonfiles.read(entry)
     except FileNotFoundError:

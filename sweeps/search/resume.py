@@ -1,4 +1,4 @@
-"""What a paused run has come to already."""
+"""Metrics of a paused run so far."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def paused_record(folder: Path, run: PlannedRun) -> RunRecord | None:
 
 
 def metrics_at(record: RunRecord, step: int | None) -> dict[str, float] | None:
-    """What was measured at a step, whatever the run has come to since; None where nothing was, and for no step."""
+    """Metrics at a step, whatever was measured since; None without any, and for no step."""
     steps = record.validation.get("step", [])
     if step not in steps:
         return None

@@ -1,4 +1,4 @@
-"""Who trains on: successive halving over training tokens, asynchronous and by promotion (ASHA, arXiv 1810.05934).
+"""Promotion of configurations: asynchronous successive halving over training tokens (ASHA, arXiv 1810.05934).
 
 Optuna's pruners stop a trial where it stands, at once or never. Here a configuration is paused at each rung and goes on
 from its checkpoint once it is among the best 1 / ETA of those that reached the rung, whoever came first.

@@ -42,7 +42,7 @@ def ordered(space: Mapping[str, Parameter]) -> list[str]:
 
 
 def applies(parameter: Parameter, settings: Mapping[str, Level]) -> bool:
-    """Whether a parameter exists beside these settings."""
+    """True if a parameter exists beside these settings."""
     return all(key in settings and settings[key] in levels for key, levels in parameter.when.items())
 
 

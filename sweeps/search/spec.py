@@ -72,7 +72,7 @@ KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (Log, Uniform, In
 
 @dataclass(frozen=True)
 class Budget:
-    """What a search may spend: a number of configurations, or of training tokens, over all their seeds."""
+    """Budget of a search: a number of configurations, or of training tokens, over all their seeds."""
 
     trials: int | None = None
     tokens: float | None = None
@@ -148,7 +148,7 @@ class Search:
 
     @property
     def guided(self) -> bool:
-        """Whether the sampler proposes by what it has seen: then its configurations aren't independent draws."""
+        """True if the sampler proposes by what it has seen: then its configurations aren't independent draws."""
         return self.sampler not in UNGUIDED
 
     @property

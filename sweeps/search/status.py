@@ -124,7 +124,7 @@ class Group:
     exhausted: bool
 
     def undrawn(self, trials: int) -> int:
-        """How many configurations a budget still allows."""
+        """Number of configurations that a budget still allows."""
         return 0 if self.exhausted else max(0, trials - len(latest(self.trials)))
 
     def total(self, name: str) -> float:
@@ -132,7 +132,7 @@ class Group:
         return float(sum(trial.user_attrs.get(name, 0) for trial in self.trials))
 
     def is_closed(self, design: SearchDesign) -> bool:
-        """Whether no configuration will be drawn any more."""
+        """True if no configuration will be drawn any more."""
         spent = not self.undrawn(design.trials) if design.trials else self.total("tokens") >= (design.tokens or 0)
         return spent or self.exhausted
 
@@ -190,7 +190,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
 
 
 class _Reader:
-    """What trials say, read with their design. rate: tokens a worker trains in a second; None before any were told."""
+    """Reader of trials with their design. rate: tokens a worker trains in a second; None before any were told."""
 
     def __init__(self, design: SearchDesign, folder: Path, groups: Sequence[Group]) -> None:
         self._design, self._folder, self._groups = design, folder, groups
@@ -234,7 +234,7 @@ class _Reader:
         return {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned"}.get(trial.state, "failed")
 
     def _recorded(self, arm: str) -> bool:
-        """Whether every seed of a configuration has its record."""
+        """True if every seed of a configuration has its record."""
         places = self._folder / f"c-{arm[:10]}"
         return all(any(places.glob(f"seed-{seed}-*/{FILE_NAME}")) for seed in self._seeds)
 

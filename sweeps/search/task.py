@@ -86,7 +86,7 @@ def begin(job: dict[str, Any], storage: PatientStorage, workplace: Workplace, st
 
 
 def confirmation_of(ledger: SearchLedger) -> Plan:
-    """What confirms a search that is over, by its records.
+    """Plan of the confirmation of a finished search, by its records.
 
     Raises UserError where nothing was trained to the end, and where records that the ledger knows can't be seen.
     """

@@ -66,11 +66,11 @@ class SearchWorker:
                 return
 
     def _may_claim(self) -> bool:
-        """Whether something more may be begun here."""
+        """True if something more may be begun here."""
         return True
 
     def _may_wait(self) -> bool:
-        """Whether to stay while there is nothing to train before others have trained something."""
+        """True if the worker should wait, with nothing to train before others have trained something."""
         return True
 
     def _work_on(self, claim: Claim) -> None:

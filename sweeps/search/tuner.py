@@ -1,4 +1,4 @@
-"""What to train next, and what came of it: one Optuna study, asked and told.
+"""Tuner: asks one Optuna study for jobs and tells it the results.
 
 A trial is a configuration with all its seeds. While it trains it is RUNNING; paused at a rung, or queued again after its
 worker died, it is WAITING, and whoever sets it RUNNING again has it alone (the storage compares and sets). Values on the
@@ -76,13 +76,13 @@ class Tuner:
         return float(sum(trial.user_attrs.get("tokens", 0.0) for trial in self.trials()))
 
     def is_closed(self) -> bool:
-        """Whether the budget has no room for another configuration, or nothing new can be drawn."""
+        """True if the budget has no room for another configuration, or nothing new can be drawn."""
         budget = self.plan.search.budget
         full = len(self.trained()) >= budget.trials if budget.trials else self.tokens() >= (budget.tokens or 0)
         return full or bool(self._storage.get_study_user_attrs(self._id).get("exhausted"))
 
     def next(self) -> Job | None:
-        """What to train now: what was cut off, else what should go on, else a new configuration; None when nothing is."""
+        """Next job: an interrupted one, else a promoted one, else a new configuration; None if there is none."""
         waiting = self.trials(TrialState.WAITING)
         for trial in waiting:
             paused = len(trial.intermediate_values) > trial.user_attrs["target"] and len(self.plan.rungs) > 1
@@ -186,7 +186,7 @@ class Tuner:
                 self._storage.set_trial_user_attr(trial._trial_id, name, value)
 
     def job(self, trial: FrozenTrial) -> Job:
-        """What a trial is to train next."""
+        """Next job of a trial."""
         settings, rung = trial.user_attrs["settings"], trial.user_attrs["target"]
         config = self._resolve(settings).config
         assert config is not None

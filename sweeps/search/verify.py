@@ -30,7 +30,7 @@ Told = Mapping[str, list[FrozenTrial]]  # the ledger's trials, by group
 
 @dataclass(frozen=True)
 class _Configuration:
-    """What a folder holds of a configuration: its entry and its records, by seed. shared: with another search."""
+    """A configuration's folder: its entry and its records, by seed. shared: with another search."""
 
     place: str
     entry: Mapping[str, Any]
@@ -172,7 +172,7 @@ def _ledger(plan: SearchPlan, found: Mapping[str, _Configuration], trials: list[
 
 
 def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: bool) -> Iterator[Finding]:
-    """How a trial's words and a configuration's records differ; of a trial under way only what can't change any more."""
+    """Find differences between a trial and its records; of a trial under way only what can't change any more."""
     own, runs, place = trial.user_attrs, list(held.runs.values()), held.place
     if own["settings"] != held.entry["settings"]:
         yield Finding(place, "the ledger says that it has other settings")
@@ -207,7 +207,7 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
 
 
 def _is_finite(plan: SearchPlan, runs: list[Run]) -> bool:
-    """Whether all runs have values to be compared by: without, a trial fails whose records are complete."""
+    """True if all runs have values to be compared by: without, a trial fails whose records are complete."""
     values = [run.record.metrics.get(name) for run in runs for name in plan.design.metrics]
     return all(value is not None and math.isfinite(value) for value in values)
 

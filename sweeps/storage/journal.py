@@ -65,7 +65,7 @@ def check_file(path: Path) -> None:
 
 
 def is_journal(file: BinaryIO) -> bool:
-    """Whether it is empty, or its first line is an entry, or the beginning of one that a crash cut off."""
+    """True if it is empty, or its first line is an entry, or the beginning of one that a crash cut off."""
     file.seek(0)
     first = file.readline(MOST_FIRST_BYTES)
     if first.endswith(b"\n"):

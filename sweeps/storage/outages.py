@@ -1,4 +1,4 @@
-"""What an error of a storage means: an outage, which ends by itself, or something that somebody has to mend.
+"""Classification of storage errors: outages, which end by themselves, and errors that need action.
 
 A database says so by its SQLSTATE, whose first two characters are its class. Where a connection was refused the driver
 passes on words alone.
@@ -35,7 +35,7 @@ ADOPTED = "what is recorded stays, and a new ledger takes it in (a search draws 
 
 
 def outage(error: BaseException | None) -> str | None:
-    """What to say of an error that means that the storage is away, read-only, full or busy; None for any other one."""
+    """Message for an error of a storage that is away, read-only, full or busy; None for any other."""
     error = _root(error)
     if _of_database(error):
         return _line(error) if _passes(error) else None
@@ -50,7 +50,7 @@ def outage(error: BaseException | None) -> str | None:
 
 
 def momentary(error: BaseException | None) -> str | None:
-    """What to say of an outage that is over in a moment: connections run short, a server that starts."""
+    """Message for a brief outage: connections run short, a server that starts."""
     error, state = _root(error), _state(error)
     if not _of_database(error):
         return None
@@ -63,7 +63,7 @@ def momentary(error: BaseException | None) -> str | None:
 
 
 def refusal(error: BaseException | None) -> str | None:
-    """What to say of an error of the storage that waiting doesn't mend, and what to do; None for one of the program."""
+    """Message for an error of the storage that waiting doesn't mend, with what to do; None for one of the program."""
     error = _root(error)
     if _of_database(error):
         return _line(error) + _advice(error)

@@ -76,7 +76,7 @@ class ForwardingStorage(BaseStorage):
 
 
 class ProxiedStorage(ForwardingStorage):
-    """What a proxy serves: it never waits (its clients do), and says an outage in words that they know.
+    """Storage served by a proxy: it never waits (its clients do), and says an outage in words that they know.
 
     let_go: closes the database's connections, after an outage: who knows what they lead to.
     """
@@ -213,7 +213,7 @@ class PatientStorage(ForwardingStorage):
         return doubtful and self._was_mine(trial_id)
 
     def _was_mine(self, trial_id: int) -> bool:
-        """Whose claim a trial is that was claimed while the connection broke; nobody's becomes this process's."""
+        """True if a trial claimed while the connection broke is this process's; an unclaimed one becomes so."""
         owner = self._signature(trial_id)
         for _ in range(10):
             if owner is not None:

@@ -1,4 +1,4 @@
-"""What tells one study's folder, storage and jobs from any other's. Light: nothing here imports torch."""
+"""Identity of a study's folder, storage and jobs. Imports no torch."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ UNNAMED = "xxxxxxxx"  # where the first submission will put what is of its folde
 
 
 def folder_id(out: Path) -> str:
-    """What tells one folder of runs from any other, wherever it is moved to."""
+    """Identity of a folder of runs, which moves with it."""
     path = out / FOLDER_ID
     if not path.exists():
         records.write_atomically(path, uuid.uuid4().hex + "\n")
@@ -25,7 +25,7 @@ def folder_id(out: Path) -> str:
 
 
 def job_name(study: str, out: Path, *, dry_run: bool = False) -> str:
-    """What a study's Slurm jobs are called, whoever submits them: by it they are found again.
+    """Name of a study's Slurm jobs, by which they are found again.
 
     dry_run: nothing is written, and a folder of runs that has no id yet is given none.
     """

@@ -117,7 +117,7 @@ class Ablation:
 
     @property
     def source(self) -> ArmSource:
-        """Where the arms come from."""
+        """Source of the arms."""
         if self.recipes is not None:
             return Recipes(self.recipes)
         return self.ladder or Factorial(

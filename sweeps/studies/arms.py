@@ -67,19 +67,19 @@ class ArmSource(Protocol):
         """The arms with their configs. Raises UserError for arms that can't be built."""
 
     def summary(self) -> dict[str, Any]:
-        """How large the design is: its number of arms, or what else is counted."""
+        """Size of the design: its number of arms, or what else is counted."""
 
     def describe(self) -> dict[str, Any]:
         """Fields of the Design that say what the arms come from."""
 
     def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
-        """What differs between the arms."""
+        """Factors that differ between the arms."""
 
     def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
         """The names of the two arms of every planned contrast."""
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
-        """What makes an arm hard to compare with the control."""
+        """Notes on what makes an arm hard to compare with the control."""
 
 
 def differences(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def describe_arm(arm: Arm, config: RunConfig) -> DesignArm:
 
 
 def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
-    """Whether two arms' likelihoods are of one kind."""
+    """True if two arms' likelihoods are of one kind."""
     one, other = likelihood(config), likelihood(control)
     if reason := incomparable(one, other):
         return [reason]
@@ -125,7 +125,7 @@ def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
 
 
 def load_notes(config: RunConfig, control: RunConfig, metrics: Sequence[str]) -> list[str]:
-    """Whether two arms' MaxVio has one upper bound, where it is judged."""
+    """True if two arms' MaxVio has one upper bound, where it is judged."""
     model, base = config.model, control.model
     if "load/max_vio" in metrics and model.experts * base.top_k != base.experts * model.top_k:
         return ["MaxVio isn't comparable here: its maximum is E/k − 1, which differs between arms"]

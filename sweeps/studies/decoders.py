@@ -21,7 +21,7 @@ SET_ELSEWHERE = ("length", "seed")  # by the task, and by `decode_seeds`
 
 @dataclass(frozen=True)
 class Decoders:
-    """How every trained model is decoded afterwards, on the task that it was trained on: no run is trained for it, and no
+    """Decoding of every trained model afterwards, on the task that it was trained on: no run is trained for it, and no
     config knows of it.
 
     factors, control, arms: as an ablation's; their keys are fields of core.diffusion.sampling.Sampling, or tokens_per_call
@@ -43,7 +43,7 @@ class Decoders:
         check_fields(self, "decoders: ")
 
     def describe(self, configs: Mapping[str, RunConfig]) -> DecodersDesign:
-        """What a design says of them. configs: of the arms that are to be decoded, by name, the control first; a
+        """Describe the decoders for a design. configs: of the arms that are to be decoded, by name, the control first; a
         causal one is decoded token after token alone.
 
         Raises UserError for what can't be decoded so, and for arms that answer no task or not the same one.

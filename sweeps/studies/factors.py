@@ -253,7 +253,7 @@ def _named(settings: Mapping[str, Level], arms: Sequence[Arm]) -> str:
 
 
 def _matters(key: str, settings: Mapping[str, Level]) -> bool:
-    """Whether a level says anything of an arm: what a router that is told nothing would see doesn't."""
+    """True if a level says anything of an arm: what a router that is told nothing would see doesn't."""
     kind = settings.get("model.router.kind")
     return key != "model.router.sees" or kind is None or (kind in ROUTERS and ROUTERS[str(kind)].sees_timestep)
 

@@ -1,4 +1,4 @@
-"""What is to be trained, as a ledger, a worker and a scheduler's task need to know it: without what it takes to plan it."""
+"""Plan and PlannedRun: the resolved runs of a study. Imports none of the planning code."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ class Sweep:
 
     @property
     def goal(self) -> str:
-        """Which direction of the metric is better: "min" or "max"."""
+        """Better direction of the metric: "min" or "max"."""
         return METRICS[self.design.primary].goal
 
     @property
@@ -58,7 +58,7 @@ class Sweep:
         return self.design.devices
 
     def place(self, run: PlannedRun) -> dict[str, Any]:
-        """What a run's record remembers of its place in the design (the record's `study`)."""
+        """Reference from a run's record to its place in the design (the record's `study`)."""
         return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": self.design.to_json()}
 
 

@@ -52,7 +52,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
 def outline(
     name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()
 ) -> tuple[Design, dict[str, dict[str, Any]]]:
-    """What of a design follows from the declaration alone, and each arm's config; no data or other file is looked at.
+    """The part of a design that follows from the declaration, and each arm's config; reads no data or other file.
 
     Raises UserError as `plan` does, for what this shows.
     """
@@ -71,7 +71,7 @@ def _resolved(
 
 
 def _asked(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[DesignArm]) -> Design:
-    """What a design is to answer, and by what, without its data."""
+    """Question, arms and rules of a design, without its data."""
     configs = {each.arm.name: each.config for each in arms}
     return Design(
         ablation="",

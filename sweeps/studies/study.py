@@ -25,7 +25,7 @@ CONFIRMATION_SEED = 1000  # the first of the seeds that are kept for confirmatio
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run needs. devices: processes that train it together, a GPU each where there are any (see
+    """Resources of one run. devices: processes that train it together, a GPU each where there are any (see
     trainer.strategy=deepspeed)."""
 
     devices: int = 1

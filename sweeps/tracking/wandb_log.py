@@ -20,7 +20,7 @@ WHOLE, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class Log:
-    """What one file says. steps: of its history rows, in order. torn: its end is missing, as after `kill -9`."""
+    """Content of one file. steps: of its history rows, in order. torn: its end is missing, as after `kill -9`."""
 
     path: Path
     run_id: str
@@ -32,7 +32,7 @@ class Log:
 
 
 def read(path: Path) -> Log:
-    """What a file says. Raises UserError where it is none, or where nothing says which run it is of."""
+    """Read a file. Raises UserError where it is none, or doesn't name its run."""
     records, torn = _records(path)
     run: Any = None
     steps = []

@@ -201,7 +201,7 @@ def _data(run: PlannedRun) -> dict[str, Any]:
 
 
 def has_credentials(base_url: str, api_key: str | None) -> bool:
-    """Whether W&B's own look-up would find a key for a server, without asking anybody."""
+    """True if W&B's own look-up would find a key for a server, without asking anybody."""
     if api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     names = [os.environ["NETRC"]] if "NETRC" in os.environ else ["~/.netrc", "~/_netrc"]

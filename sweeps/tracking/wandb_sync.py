@@ -67,7 +67,7 @@ class Offline:
 
 
 def offline_runs(study: Path) -> Offline:
-    """Which of a study's runs wait for being sent. Reads names and small files alone."""
+    """Find the runs of a study that wait for being sent. Reads names and small files alone."""
     segments = defaultdict(list)
     for path in sorted(study.glob("*/seed-*/wandb/offline-run-*/run-*.wandb")):
         segments[path.parents[2], path.stem.removeprefix("run-")].append(path)
@@ -234,7 +234,7 @@ def _remember(run: OfflineRun, reason: str | None) -> None:
 
 
 def _state(path: Path) -> dict[str, Any]:
-    """What is remembered of a segment; empty before it was begun. `wandb sync`'s word is taken for what it sent by hand."""
+    """State of a segment; empty before it was begun. `wandb sync`'s word is taken for what it sent by hand."""
     try:
         content: dict[str, Any] = json.loads(path.with_name(STATE).read_text(encoding="utf-8"))
     except FileNotFoundError:

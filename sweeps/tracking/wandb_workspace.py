@@ -27,7 +27,7 @@ WIDE, HALF = 24, 12  # of W&B's grid
 
 @dataclass(frozen=True)
 class Content:
-    """What a study's analysis found, for a report: a sentence, tables in Markdown, and a line for each failed run."""
+    """Content of a study's W&B report: a sentence, tables in Markdown, and a line for each failed run."""
 
     headline: str
     tables: Sequence[str]

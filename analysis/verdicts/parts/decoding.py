@@ -65,7 +65,7 @@ class Decoding:
 
     @property
     def headline(self) -> str:
-        """What it found, in a sentence or two."""
+        """Result in a sentence or two."""
         return _headline(self)
 
 

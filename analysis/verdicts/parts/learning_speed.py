@@ -140,7 +140,7 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
 
 
 def _alike(study: Study, arm: str, seed: int, control_T: np.ndarray, arm_T: np.ndarray) -> bool:
-    """Whether two runs were validated at the same tokens, or have first stages, whose tokens count too."""
+    """True if two runs were validated at the same tokens, or have first stages, whose tokens count too."""
     staged = any(study.cells[each, seed].before for each in (arm, study.design.control))
     return staged or np.array_equal(control_T, arm_T)
 
@@ -203,7 +203,7 @@ def learning_speed(
 
 
 def _first_below(x_T: np.ndarray, y_T: np.ndarray, target: float) -> float:
-    """Where a curve first reaches the target, which its last value does."""
+    """First point at which a curve reaches the target, as its last value does."""
     place = int(np.argmax(y_T <= target))
     if place == 0:
         return float(x_T[0])

@@ -32,7 +32,7 @@ class HashRouter(Router):
         return torch.full_like(experts_NK, 1 / self.top_k, dtype=torch.float32), experts_NK, None
 
     def keys(self, given: Conditions) -> Tensor:
-        """What each token's experts are drawn by. Returns (N,) int64."""
+        """Key by which each token's experts are drawn. Returns (N,) int64."""
         return hashed(given.tokens_BL.flatten() + (self.layer << 32))
 
 

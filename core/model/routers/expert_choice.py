@@ -92,7 +92,7 @@ class ECDLMRouter(TopKRouter):
 
 
 def taken(ranked_NE: Tensor, capacity_B: Tensor, most: int) -> Tensor:
-    """Which tokens each expert takes: the highest of each sequence, as many as its capacity. Returns (N, E) bool.
+    """Choose the tokens of each expert: the highest of each sequence, as many as its capacity. Returns (N, E) bool.
 
     ranked_NE: (N, E), in units below which two are alike. capacity_B: (B,) int64, none above `most`. Tokens that say
     the same (every one of a wholly masked sequence) rank the same but for rounding, which depends on the device and its

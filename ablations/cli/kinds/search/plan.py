@@ -42,7 +42,7 @@ def make_plan(arguments: argparse.Namespace) -> SearchPlan:
 
 
 def refusal(plan: SearchPlan) -> str | None:
-    """Why the confirmation can't reach significance, with the number of seeds that would; None where it can."""
+    """Reason why the confirmation can't reach significance, with the seeds that would suffice; None if it can."""
     comparisons = len(plan.groups) * len(plan.search.metrics)
     answer = reaches_significance(
         plan.search.confirm, alpha=plan.search.alpha, power=plan.search.power, comparisons=comparisons

@@ -39,7 +39,7 @@ BIASED = "selected for these values, therefore biased"
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    """What was found and how it was confirmed, as one page; the confirmation has its own report beside its records."""
+    """Write a search's report as one page; the confirmation has its own report beside its records."""
     results, folder = load_results(arguments)
     study = confirmed(results, folder)
     content = report(results, study)
@@ -61,7 +61,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 
 def load_results(arguments: argparse.Namespace) -> tuple[Results, Path]:
-    """What is recorded of the search that the arguments name, and its folder. Raises UserError where nothing is."""
+    """Results of the search that the arguments name, and its folder. Raises UserError where nothing is."""
     name, search = agenda.declared(arguments.name)
     recorded = agenda.recorded_sizes(arguments.out, name, search)
     size = agenda.meant_size(name, search, arguments.out, arguments.size)
@@ -116,7 +116,7 @@ def report(results: Results, study: Study | None) -> dict[str, Any]:
 
 
 def _notes(results: Results) -> list[str]:
-    """What a reader must know that the numbers don't tell: that versions of the code are mixed."""
+    """Notes beside the numbers: mixed versions of the code."""
     trained = [record for each in results.complete for record in each.records]
     mixed = mixture(trained)
     return [f"{mixed}."] if mixed else []
@@ -141,7 +141,7 @@ def _unequal_tokens(arms: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def _unequal_budgets(groups: Mapping[str, Sequence[Configuration]]) -> str | None:
-    """What the compared groups spent on tuning, where that differs: the better tuned one may look better for that alone."""
+    """Note on unequal tuning budgets of the compared groups: the better tuned one may look better for that alone."""
     spent = {name: sum(each.tokens for each in found) for name, found in groups.items()}
     counts = {name: len(found) for name, found in groups.items()}
     if len(groups) < 2 or (len(set(counts.values())) == 1 and max(spent.values()) <= UNEQUAL * min(spent.values())):
