@@ -85,7 +85,7 @@ class Registry(Mapping[str, E]):
 
 
 def _origin(entry: Entry) -> tuple[object, object]:
-    """Where an entry's implementation is defined."""
+    """Module and name of an entry's implementation."""
     implementation = getattr(entry, "implementation", None)
     return getattr(implementation, "__module__", implementation), getattr(implementation, "__qualname__", None)
 

@@ -54,7 +54,7 @@ class RouterConfig:
 
     @property
     def traits(self) -> RouterKind:
-        """What is true of this kind of router."""
+        """Traits of this kind of router."""
         return ROUTERS[self.kind]
 
 
@@ -141,7 +141,7 @@ class ModelConfig:
 
     @property
     def experts_met(self) -> int:
-        """How many experts a token meets on average: all of them under the soft router."""
+        """Mean number of experts per token: all of them under the soft router."""
         return self.experts if self.num_experts and self.router.traits.all_experts else self.experts_per_token
 
     @property

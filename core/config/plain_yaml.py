@@ -49,7 +49,7 @@ for _tag, _pattern, _letters in ((OTHERWISE[0], WHOLE, "-+0123456789"), (OTHERWI
 
 
 def parse(text: str) -> Any:
-    """What a YAML text holds.
+    """Parse a YAML text.
 
     Raises UserError for a key that is given twice, and yaml.YAMLError, ValueError or RecursionError for what can't be read.
     """

@@ -69,7 +69,7 @@ class ObjectiveConfig:
 
     @property
     def traits(self) -> ObjectiveKind:
-        """What is true of this kind of objective."""
+        """Traits of this kind of objective."""
         return OBJECTIVES[self.kind]
 
     @property
@@ -326,7 +326,7 @@ def _check_objective(config: RunConfig) -> None:
 
 
 def decay_steps(config: RunConfig) -> int:
-    """How many of the last steps the learning rate falls over, under optimizer.schedule=wsd."""
+    """Number of last steps over which the learning rate falls, under optimizer.schedule=wsd."""
     return max(1, round(config.optimizer.decay_fraction * config.trainer.steps))
 
 

@@ -46,7 +46,7 @@ class Vocabulary:
 
 
 class Tokenizer(Protocol):
-    """What turns documents into ids."""
+    """Tokenizer: documents to ids."""
 
     vocabulary: Vocabulary
     end: str  # how a text can have written the end token; "" where it can't

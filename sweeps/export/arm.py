@@ -60,7 +60,7 @@ def arm_of(design: Design, name: str) -> DesignArm:
 
 
 def basis_of(design: Design, arm_name: str, records: Sequence[RunRecord]) -> dict[str, Any]:
-    """What an arm's evidence rests on: the design, seeds, commits, data, and the hash of each complete record of it.
+    """Basis of an arm's evidence: the design, seeds, commits, data, and the hash of each complete record of it.
 
     Raises UserError for an unknown arm and for no complete record of it.
     """
@@ -103,7 +103,7 @@ def settings_table(arm: Mapping[str, Any]) -> list[str]:
 
 
 def found_at(basis: Mapping[str, Any]) -> str:
-    """Where and on what the arm was judged, in a sentence."""
+    """Scale and data of an arm's verdict, in a sentence."""
     return (
         f"Judged by {basis['metric']} against {basis['control']} over {len(basis['seeds'])} seeds "
         f"({', '.join(map(str, basis['seeds']))}), {basis['size']} size, data {', '.join(basis['data_fingerprint'])}, "

@@ -103,7 +103,7 @@ class FullScale:
 
     @property
     def extrapolated(self) -> dict[str, Any]:
-        """How far the target lies beyond what was trained, and what the published fits say at its compute."""
+        """Distance of the target from what was trained, and the published fits at its compute."""
         small, large = Scale.of(self.proxy), Scale.of(self.config)
         rate, batch = published_optimum(large.flops)
         grown = {
@@ -216,7 +216,7 @@ def _script(scale: FullScale, folder: Path, request: Request) -> str:
 
 
 def predicted(scale: FullScale) -> str:
-    """How the target lies on the cluster and what that takes, in two sentences."""
+    """Layout of the target on the cluster and its cost, in two sentences."""
     layout, plan, tokens = scale.plan.layout, scale.plan, Scale.of(scale.config).tokens
     return (
         f"ZeRO-{layout.stage}, expert parallel over {layout.expert_parallel}, {layout.micro_batch} sequences a device and "
@@ -228,7 +228,7 @@ def predicted(scale: FullScale) -> str:
 
 
 def _stretched(scale: FullScale) -> str:
-    """What to know of a learning rate or a batch that a rule has moved by orders of magnitude; else nothing."""
+    """Note on a learning rate or batch that a rule moved by orders of magnitude; else empty."""
     grown = scale.extrapolated
     factor, published = grown["flops"]["factor"], grown["published_optimum"]
     if scale.rule.name == "none" or factor < STRETCHED or not any(c.key in (RATE, BATCH) for c in scale.carried):
@@ -241,7 +241,7 @@ def _stretched(scale: FullScale) -> str:
 
 
 def _unfed(config: RunConfig) -> str | None:
-    """Why the data can't feed the model, as a dry run will say it; a corpus may be on the cluster alone."""
+    """Reason why the data can't feed the model, as a dry run gives it; a corpus may be on the cluster alone."""
     try:
         return unfed(config, load_corpus(config.data))
     except UserError as error:
@@ -249,7 +249,7 @@ def _unfed(config: RunConfig) -> str | None:
 
 
 def _auxiliary_loss(config: RunConfig) -> str:
-    """What the card has to say of the loss that the exported class computes itself."""
+    """Note on the loss that the exported class computes itself."""
     try:
         return auxiliary_loss(config.model, config.objective.load_balancing_weight)
     except UserError:  # no class can say the model, as the card says elsewhere

@@ -30,7 +30,7 @@ AS_IT_IS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a run is: training FLOPs, hidden size, active parameters, tokens."""
+    """Scale of a run: training FLOPs, hidden size, active parameters, tokens."""
 
     flops: float
     hidden_size: int
@@ -46,7 +46,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Rule:
-    """How the best learning rate and batch (in tokens) move from one scale to another, each as a factor."""
+    """Factors by which learning rate and batch (in tokens) change from one scale to another."""
 
     name: str
     source: str
@@ -107,7 +107,7 @@ def rule_of(name: str) -> Rule:
 
 
 def decided(design: Design, arm: str, proxy: RunConfig) -> dict[str, Any]:
-    """What a verdict for an arm decides, by key: the winner's values where the control has others; nothing for the control.
+    """Settings that a verdict decides, by key: the winner's values where the control has others; nothing for the control.
 
     proxy: the arm's own config, which has the value of a key that only the control sets.
     """

@@ -24,7 +24,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Summary:
-    """How many of a plan's runs ended how.
+    """Counts of a plan's runs by outcome.
 
     done, failed: recorded by this sweep. reused, failed_before: recorded earlier and left as they are.
     missing: without a record still, and nobody trains them. elsewhere: without a record too, in training by another process.

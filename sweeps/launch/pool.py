@@ -77,7 +77,7 @@ class Pool:
         threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
 
     def events(self) -> Iterator[tuple[int, dict[str, Any] | None]]:
-        """What workers say, as it comes: (number, event), and (number, None) when one has ended; until all have."""
+        """Events of workers as they come: (number, event), and (number, None) when one has ended; until all have."""
         while self._speaking:
             number, event = self._heard.get()
             self._speaking -= event is None

@@ -83,7 +83,7 @@ def _plain(board: "Board", stream: IO[str]) -> Iterator[Present]:
 
 
 class Board:
-    """What is known of a sweep at the moment: counts, the runs in training, and when the others will be done."""
+    """State of a running study: counts, the runs in training, and when the others will be done."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -184,5 +184,5 @@ def bars() -> Labelled:
 
 
 def bar(step: int, steps: int) -> ProgressBar:
-    """How far a run is."""
+    """Progress of a run."""
     return ProgressBar(total=steps, completed=step, width=BAR)
