@@ -20,7 +20,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     path = folder / "report.html"
     write_report(study, judgement, path)
     add_look(folder, "report", len(study.design.seeds), study.complete)
-    files = write_files(study, judgement, arguments.files) if arguments.files is not None else []
+    files = write_files(judgement, arguments.files) if arguments.files is not None else []
     if arguments.json:
         show_json(judgement.to_dict() | {"report": str(path), "files": [str(file) for file in files]})
         return 0

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from analysis.figures.palette import ARM_COLOURS
-from analysis.figures.static import INK, Picture, styled
+from analysis.figures.picture import INK, Picture, styled
 from core.config.loading import text
 
 WIDE = 20.0  # times the smallest: a range that is shown on a logarithmic scale

@@ -1,216 +1,153 @@
-"""Figures: drawing functions on prepared data, for a page (as inlined SVG) or for a paper (as files).
+"""Figures on paper, and on a page without scripts: drawn by matplotlib from `analysis.figure`."""
 
-Text and axes take the page's own colour (light or dark), ids are unique to the figure, and equal data give equal bytes.
-"""
-
-import functools
-import io
-import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ParamSpec
-from xml.sax.saxutils import escape
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import matplotlib
 import matplotlib.ticker
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
+from analysis.figure import Dot, Figure, Forest, Heat, Lines, Series, View
 from analysis.figures.palette import ARM_COLOURS
-from analysis.formatting import coverage
-from analysis.study import Study
-from analysis.verdicts.comparisons import MetricTable
-from analysis.verdicts.parts.decoding import Decoding
+from analysis.figures.picture import INK, Picture, figure_of, styled
+from core.runtime.units import short
 
-INK, GRID = "#010203", "#040506"  # stand-ins, replaced by what the page says
-PAPER_GRID = "#d9dde3"
 VERDICT_COLOURS = {"better": "#009e73", "worse": "#d55e00", "equivalent": "#0072b2"}
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "svg.fonttype": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a label with two dollar signs is a label
-}
-
-P = ParamSpec("P")
+WIDTH = 9.2  # inches
+MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-@dataclass(frozen=True)
-class Band:
-    """One line with a spread: x (T,), mean (T,), low and high (T,)."""
-
-    x_T: np.ndarray
-    mean_T: np.ndarray
-    low_T: np.ndarray
-    high_T: np.ndarray
+def pictures(figures: Iterable[Figure]) -> dict[str, Picture]:
+    """All pictures by name."""
+    return {name: picture for figure in figures for name, picture in drawn(figure).items()}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A finished figure. name: what its ids begin with; alt: what it shows, in words; seed: where it shows a single one."""
-
-    figure: Figure
-    name: str
-    alt: str
-    seed: int | None = None
-
-    def svg(self) -> str:
-        """An SVG to be inlined in a page, in the page's own colours."""
-        with matplotlib.rc_context(STYLE):
-            return _svg(self.figure, self.name, self.alt)
-
-    def save(self, path: Path) -> None:
-        """Write a file on white, as its suffix says: .svg, .png or .pdf. The figure can't be inlined after that."""
-        for axis in self.figure.axes:
-            for part in (*axis.spines.values(), *axis.get_xgridlines(), *axis.get_ygridlines()):
-                part.set(color=PAPER_GRID)
-        dated = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)  # equal data give equal bytes
-        with matplotlib.rc_context(STYLE | {"svg.hashsalt": self.name}):
-            metadata = {dated: None} if dated else {}
-            self.figure.savefig(path, dpi=200, facecolor="white", metadata=metadata)
-
-
-def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
-    """Hold the style from the first axis to the last byte: matplotlib reads it at every step."""
-
-    @functools.wraps(draw)
-    def drawn(*arguments: P.args, **options: P.kwargs) -> Picture:
-        with matplotlib.rc_context(STYLE):
-            return draw(*arguments, **options)
-
-    return drawn
+def drawn(figure: Figure) -> dict[str, Picture]:
+    """The pictures of a figure by name: one, or of lines each that its views name."""
+    data = figure.data
+    if isinstance(data, Lines):
+        names = dict.fromkeys(view.picture for view in data.views if view.picture and view.series)
+        return {name: lines(data, name, data.alts[name]) for name in names}
+    if isinstance(data, Forest):
+        return {figure.name: forest(data, figure.name, figure.alt)}
+    return {figure.name: (ranked_load if data.ranked else slider_load)(data, figure.name, figure.alt)}
 
 
 @styled
-def effects(tables: Sequence[MetricTable], alpha: float) -> Picture:
+def forest(data: Forest, name: str, alt: str) -> Picture:
     """Arm minus control with its interval, one panel per metric; the margin is a band around zero."""
-    rows = [row for row in tables[0].rows if row.verdict != "control"]
-    figure = figure_of(9.2, 1.3 + 0.34 * len(rows))
-    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-    for axis, table in zip(axes, tables, strict=True):
+    arms = [row.name for row in data.panels[0][-1]]
+    figure = figure_of(WIDTH, 1.3 + 0.34 * len(arms))
+    axes = figure.subplots(1, len(data.panels), sharey=True, squeeze=False)[0]
+    for axis, (label, unit, goal, margin, rows) in zip(axes, data.panels, strict=True):
         axis.axvline(0, color=INK, linewidth=0.8)
-        if table.margin is not None:
-            axis.axvspan(-table.margin, table.margin, color=VERDICT_COLOURS["equivalent"], alpha=0.12, linewidth=0)
-        for place, row in enumerate(r for r in table.rows if r.verdict != "control"):
-            if row.effect is None:
+        if margin is not None:
+            axis.axvspan(-margin, margin, color=VERDICT_COLOURS["equivalent"], alpha=0.12, linewidth=0)
+        for place, row in enumerate(rows):
+            if row.ends is None:
                 axis.text(0, place, "no comparison", va="center", ha="center", fontsize=8)
                 continue
-            colour = VERDICT_COLOURS.get(row.verdict.split(" ")[0].rstrip(","), INK)
-            axis.plot([row.effect.low, row.effect.high], [place, place], color=colour, linewidth=2.2)
-            axis.plot(row.effect.estimate, place, "o", color=colour, markersize=6)
-        better = "← better" if table.goal == "min" else "better →"
-        axis.set_title(f"{table.label}  ({better})")
-        axis.set_xlabel(f"arm − control{f', {table.unit}' if table.unit else ''}")
+            colour = VERDICT_COLOURS.get(row.tone, INK)
+            axis.plot(row.ends[1:], [place, place], color=colour, linewidth=2.2)
+            axis.plot(row.ends[0], place, "o", color=colour, markersize=6)
+        axis.set_title(f"{label}  ({'← better' if goal == 'min' else 'better →'})")
+        axis.set_xlabel(f"arm − control{f', {unit}' if unit else ''}")
         axis.grid(axis="y", visible=False)
         axis.locator_params(axis="x", nbins=4)
-    axes[0].set_yticks(range(len(rows)), [row.label for row in rows])
-    axes[0].set_ylim(len(rows) - 0.5, -0.5)
-    names = ", ".join(table.label for table in tables)
-    return Picture(figure, "effects", f"Effect of each arm against the control with {coverage(alpha)}s: {names}")
-
-
-@styled
-def frontier(found: Decoding) -> Picture:
-    """Exact match with its interval against network calls of a response, one panel for each arm; the line joins ways that no
-    other beats with as few calls."""
-    arms = list(dict.fromkeys(way.arm for way in found.ways))
-    figure = figure_of(9.2, 3.6)
-    axes = figure.subplots(1, len(arms), squeeze=False, sharey=True)[0]
-    groups = list(dict.fromkeys(group(way.label) for way in found.ways))
-    for axis, arm in zip(axes, arms, strict=True):
-        ways = sorted(
-            (way for way in found.ways if way.arm == arm and way.right and way.calls), key=lambda way: way.calls or 0
-        )
-        best: list[tuple[float, float]] = []
-        for way in ways:
-            assert way.right is not None and way.calls is not None
-            place = groups.index(group(way.label))
-            colour = ARM_COLOURS[place % len(ARM_COLOURS)]
-            x = way.calls * 1.02 ** (place - len(groups) / 2)  # so that equal costs don't hide each other
-            axis.plot([x, x], [way.right.low, way.right.high], color=colour, linewidth=1.4)
-            axis.plot(x, way.right.estimate, "o", color=colour, markersize=5, label=group(way.label))
-            if not best or way.right.estimate > best[-1][1]:
-                best.append((way.calls, way.right.estimate))
-        if best:
-            axis.plot(*zip(*best, strict=True), color=INK, linewidth=0.8, zorder=0)
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
-        axis.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
-        axis.set_xlabel("network calls of a response (NFE)")
-        axis.set_title(arm if len(arms) > 1 else "exact match")
-    handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if not h.get_label().startswith("_")}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), fontsize=9)
-    return Picture(figure, "frontier", f"Exact match on {found.task} against network calls, by way of decoding")
-
-
-def group(label: str) -> str:
-    """Part of a decoding setting's label drawn in one colour: all but the last, which sets the cost."""
-    return label.rpartition(", ")[0] or label
-
-
-@styled
-def lines(
-    name: str, panels: Mapping[str, Mapping[str, Band]], arms: Sequence[str], alt: str, *, zero: bool = False
-) -> Picture:
-    """Lines with bands, one panel per title; each of `arms` keeps its colour in every figure."""
-    figure = figure_of(9.2, 2.9 + 0.2 * -(-len(arms) // 3))
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, bands) in zip(axes, panels.items(), strict=True):
-        if zero:
-            axis.axhline(0, color=INK, linewidth=0.8)
-        for arm, band in bands.items():
-            colour = ARM_COLOURS[arms.index(arm) % len(ARM_COLOURS)]
-            style = "-" if arms.index(arm) < len(ARM_COLOURS) else "--"
-            axis.plot(band.x_T, band.mean_T, style, color=colour, linewidth=1.6, label=arm)
-            axis.fill_between(band.x_T, band.low_T, band.high_T, color=colour, alpha=0.15, linewidth=0)
-        axis.set_title(title)
-        axis.set_xlabel("training tokens")
-        axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        axis.locator_params(axis="x", nbins=5)
-    handles = {h.get_label(): h for axis in axes for h in axis.get_lines() if not h.get_label().startswith("_")}
-    if handles:
-        figure.legend(
-            handles.values(), handles.keys(), loc="outside lower center", ncols=min(3, len(handles)), fontsize=9
-        )
+    axes[0].set_yticks(range(len(arms)), arms)
+    axes[0].set_ylim(len(arms) - 0.5, -0.5)
     return Picture(figure, name, alt)
 
 
 @styled
-def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
-    """Heatmap of final expert load over layers x experts, one panel per arm; 1 = the balanced share.
+def lines(data: Lines, name: str, alt: str) -> Picture:
+    """The views of one picture as panels: bands, dots and extrapolations, each name in one colour."""
+    views = [view for view in data.views if view.picture == name and view.series]
+    kinds = 1 + max(one.place for view in data.views for one in view.series)
+    figure = figure_of(WIDTH, data.height + 0.2 * -(-kinds // 3))
+    log = any(view.log_x for view in views)
+    axes = figure.subplots(1, len(views), squeeze=False, sharey=log and not any(view.log_y for view in views))[0]
+    for axis, view in zip(axes, views, strict=True):
+        if view.zero:
+            axis.axhline(0, color=INK, linewidth=0.8)
+        if view.rule is not None:
+            axis.axhline(view.rule[0], color=INK, linewidth=0.8, linestyle=":", label=view.rule[1])
+        if view.front is not None:
+            axis.plot(*view.front, color=INK, linewidth=0.8, zorder=0)
+        for one in view.series:
+            _series(axis, one, view, kinds)
+        _axes(axis, view, first=axis is axes[0])
+    _legend(figure, axes)
+    return Picture(figure, name, alt)
 
-    loads: (layers, experts) shares of assignments by arm label, mean over seeds.
-    """
+
+def _series(axis: Any, one: Series, view: View, kinds: int) -> None:
+    colour = ARM_COLOURS[one.place % len(ARM_COLOURS)]
+    style = ":" if one.beyond else "-" if one.place < len(ARM_COLOURS) else "--"
+    name = None if one.beyond else one.name
+    if len(one.x):
+        axis.plot(one.x, one.y, style, color=colour, linewidth=1.6, label=None if one.dots else name)
+    if one.low is not None and one.high is not None:
+        axis.fill_between(one.x, one.low, one.high, color=colour, alpha=0.15, linewidth=0)
+    marker = MARKERS[one.place % len(MARKERS)]
+    for place, dot in enumerate((*one.dots, *one.marks)):
+        x = dot.x
+        if dot.low is not None:
+            x *= 1.02 ** (one.place - kinds / 2)  # so that equal costs don't hide each other
+            axis.plot([x, x], [dot.low, dot.high], color=colour, linewidth=1.4)
+        label = name if place == 0 else None
+        axis.plot(x, dot.y, dot.mark or marker, color=colour, markersize=dot.size, fillstyle=_fill(dot), label=label)
+    if one.limit is not None:
+        axis.axhline(one.limit, color=colour, linewidth=0.7, linestyle="--")
+
+
+def _fill(dot: Dot) -> Any:
+    return "full" if dot.mark or dot.low is not None else "none"
+
+
+def _axes(axis: Any, view: View, *, first: bool) -> None:
+    axis.set_title(view.panel or view.title)
+    axis.set_xlabel(view.x)
+    if not view.log_x:
+        axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        axis.locator_params(axis="x", nbins=5)
+        return
+    axis.set_xscale("log", base=view.log_x)
+    axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: short(value)))
+    axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    if not view.log_y:
+        axis.set_ylabel(view.y if first else "")
+        return
+    axis.set_yscale("log", base=view.log_y)
+    axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def _legend(figure: Any, axes: Sequence[Any]) -> None:
+    handles: Mapping[str, Any] = {
+        label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        columns = min(3, len(handles))
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=9)
+
+
+@styled
+def ranked_load(data: Heat, name: str, alt: str) -> Picture:
+    """Heatmap of the last expert load over layers x experts, one panel per arm; 1 = the balanced share."""
+    loads = {arm: frames[-1] for arm, _, frames in data.panels}
     columns = min(3, len(loads))
     rows = -(-len(loads) // columns)
     layers = max(load.shape[0] for load in loads.values())
-    figure = figure_of(9.2, rows * (0.75 + 0.26 * layers) + 0.5)
+    figure = figure_of(WIDTH, rows * (0.75 + 0.26 * layers) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axis in grid.flat[len(loads) :]:
         axis.set_visible(False)
     picture = None
     for axis, (label, load_LE) in zip(grid.flat, loads.items(), strict=False):
-        relative_LE = load_LE * load_LE.shape[1]
         # A mesh, not an image: an image would be a bitmap inside the SVG.
-        picture = axis.pcolormesh(relative_LE, cmap="RdBu_r", vmin=0, vmax=2, edgecolors="none")
+        picture = axis.pcolormesh(load_LE * load_LE.shape[1], cmap="RdBu_r", vmin=0, vmax=2, edgecolors="none")
         axis.invert_yaxis()
         axis.set_title(label, fontsize=9)
         layers, experts = load_LE.shape
@@ -223,27 +160,31 @@ def expert_load(loads: Mapping[str, np.ndarray]) -> Picture:
     assert picture is not None
     bar = figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.9, pad=0.02, extend="max")
     bar.set_label("load / balanced load")
-    return Picture(figure, "load", "Expert load by layer and expert for each arm, relative to the balanced share")
+    return Picture(figure, name, alt)
 
 
 @styled
-def timestep_load(loads: Mapping[str, np.ndarray], seed: int) -> Picture:
-    """Expert by timestep heatmaps: a row for each arm, for each layer visible and masked tokens; 1 = balanced.
+def slider_load(data: Heat, name: str, alt: str) -> Picture:
+    """Expert by timestep heatmaps: a row for each arm, for each layer its panels; 1 = balanced.
 
-    loads: (layers, bins, 2, experts) shares of assignments by arm label, of the runs of one seed; NaN where a bin has no
-    such token. Of more than three layers the first, the middle and the last are shown.
+    Of more than three layers the first, the middle and the last are shown.
     """
-    layers = max(load.shape[0] for load in loads.values())
+    loads: dict[str, dict[str, np.ndarray]] = {}
+    for arm, what, frames in data.panels:
+        loads.setdefault(arm, {})[what.removesuffix(" tokens")] = frames
+    kinds = list(next(iter(loads.values())))
+    layers = max(frames.shape[1] for _, _, frames in data.panels)
     shown = list(range(layers)) if layers <= 3 else [0, layers // 2, layers - 1]
-    figure = figure_of(9.2, 0.6 + 0.95 * len(loads))
-    grid = figure.subplots(len(loads), 2 * len(shown), squeeze=False, sharex=True)
+    figure = figure_of(WIDTH, 0.6 + 0.95 * len(loads))
+    grid = figure.subplots(len(loads), len(kinds) * len(shown), squeeze=False, sharex=True)
+    cells = [(layer, kind) for layer in shown for kind in kinds]
     picture = None
-    for row, (label, load_LTME) in zip(grid, loads.items(), strict=True):
-        for axis, (layer, status) in zip(row, ((la, m) for la in shown for m in (0, 1)), strict=True):
-            if layer >= len(load_LTME):
+    for row, (label, own) in zip(grid, loads.items(), strict=True):
+        for axis, (layer, kind) in zip(row, cells, strict=True):
+            if layer >= own[kind].shape[1]:
                 axis.set_visible(False)
                 continue
-            relative_ET = load_LTME[layer, :, status].T * load_LTME.shape[-1]
+            relative_ET = own[kind][:, layer].T * own[kind].shape[-1]
             # Bitmaps: with 64 experts a mesh would be megabytes.
             picture = axis.imshow(
                 relative_ET, cmap="RdBu_r", vmin=0, vmax=2, aspect="auto", extent=(0, 1, len(relative_ET), 0)
@@ -252,100 +193,10 @@ def timestep_load(loads: Mapping[str, np.ndarray], seed: int) -> Picture:
             axis.set_xticks([0, 0.5, 1], ["0", "½", "1"])
             axis.set_yticks([])
         row[0].set_ylabel("\n".join(textwrap.wrap(label, 18)), fontsize=7, rotation=0, ha="right", va="center")
-    for axis, (layer, tokens) in zip(grid[0], ((la, m) for la in shown for m in ("visible", "masked")), strict=True):
-        axis.set_title(f"layer {layer}, {tokens}", fontsize=8)
+    for axis, (layer, kind) in zip(grid[0], cells, strict=True):
+        axis.set_title(f"layer {layer}, {kind}", fontsize=8)
     for axis in grid[-1]:
         axis.set_xlabel("timestep", fontsize=8)
     assert picture is not None
     figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.6, pad=0.02, extend="max").set_label("load / balanced")
-    alt = "Share of each expert by timestep, for each arm and layer, visible and masked tokens"
-    return Picture(figure, "timestep", alt, seed)
-
-
-def bands(study: Study, table: str, column: str, *, minus_control: bool = False) -> dict[str, Band]:
-    """A logged column of each arm against tokens, mean and standard deviation over seeds.
-
-    table: "curve" or "validation". minus_control: paired differences from the control, seed by seed.
-    """
-    series = {arm: study.series(arm, table, column) for arm in study.arms}
-    out = {}
-    for arm, by_seed in series.items():
-        if minus_control:
-            base = series[study.design.control]
-            by_seed = {
-                s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and np.array_equal(base[s][0], x)
-            }
-            if arm == study.design.control or study.incomparable(column, arm, study.design.control):
-                continue
-        lengths = {len(y) for _, y in by_seed.values()}
-        if len(lengths) != 1 or 0 in lengths:
-            continue  # nothing finished, or runs logged at different steps
-        values_ST = np.stack([y for _, y in by_seed.values()])
-        mean_T, sd_T = values_ST.mean(0), values_ST.std(0, ddof=1) if len(values_ST) > 1 else 0 * values_ST[0]
-        x_T = next(iter(by_seed.values()))[0]
-        out[study.labels[arm]] = Band(x_T, mean_T, mean_T - sd_T, mean_T + sd_T)
-    return out
-
-
-def final_loads(study: Study) -> dict[str, np.ndarray]:
-    """Each arm's expert load at the end, mean over its finished seeds. Values (layers, experts), heaviest first.
-
-    Experts are ordered by their load in each run and layer: those of two seeds have nothing in common but their number.
-    """
-    out = {}
-    for arm in study.arms:
-        found = [
-            r.expert_load["load"][-1]
-            for r in study.records_of(arm)
-            if r.status == "complete" and r.expert_load.get("load")
-        ]
-        if found:
-            ordered = np.sort(np.array(found, dtype=float), axis=-1)[..., ::-1]
-            out[study.labels[arm]] = np.mean(ordered, axis=0)
-    return out
-
-
-def timestep_loads(study: Study) -> tuple[dict[str, np.ndarray], int] | None:
-    """Each arm's load by timestep at the end, in the first seed that all arms with such a load finished; and that seed.
-
-    Of one run, because experts of different seeds have nothing in common but their number.
-    """
-    kept: dict[str, dict[int, np.ndarray]] = {}
-    for arm in study.arms:
-        for record in study.records_of(arm):
-            if record.status == "complete" and "load_by_timestep" in record.routing:
-                load = np.array(record.routing["load_by_timestep"], dtype=float)
-                kept.setdefault(study.labels[arm], {})[record.seed] = load
-    common = [seed for seed in study.design.seeds if kept and all(seed in own for own in kept.values())]
-    return ({label: own[common[0]] for label, own in kept.items()}, common[0]) if common else None
-
-
-def figure_of(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _lay_out(figure: Figure) -> None:
-    """Place everything, once: `savefig` would draw the whole figure a first time for that."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        figure.dpi = 72  # of SVG
-        FigureCanvasSVG(figure)
-        engine.execute(figure)
-        figure.set_layout_engine(None)
-
-
-def _svg(figure: Figure, name: str, alt: str) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):
-        _lay_out(figure)
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r'\b(id="|href="#)', rf"\1{name}-", svg)
-    svg = svg.replace("url(#", f"url(#{name}-")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = svg.replace(INK, "currentColor").replace(GRID, "var(--rule)")
-    svg = re.sub(r"font: ([\d.]+)px 'DejaVu Sans'[^;\"]*", r"font: \1px var(--font)", svg)
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', rf'<svg viewBox="\1" role="img" xmlns="http://www.w3.org/2000/svg" '
-                 rf'xmlns:xlink="http://www.w3.org/1999/xlink"><title>{escape(alt)}</title>', svg, count=1)  # fmt: skip
-    return svg
+    return Picture(figure, name, alt)

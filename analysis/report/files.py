@@ -5,8 +5,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis.report.html import pictures
-from analysis.study import Study
+from analysis.figures.static import pictures
 from analysis.table import Table, tables_on
 from analysis.verdicts.answer import Judgement
 from core.records.record import write_atomically
@@ -18,7 +17,7 @@ LATEX = {
 FORMATS = ("svg", "png", "pdf")
 
 
-def write_files(study: Study, judgement: Judgement, folder: Path) -> list[Path]:
+def write_files(judgement: Judgement, folder: Path) -> list[Path]:
     """Write every table and figure of a report below `folder`, and return the files.
 
     CSV has the numbers in full; Markdown and LaTeX (booktabs) round as the report does.
@@ -30,7 +29,7 @@ def write_files(study: Study, judgement: Judgement, folder: Path) -> list[Path]:
         for suffix, text in writers.items():
             written.append(folder / f"{table.name}.{suffix}")
             write_atomically(written[-1], text(table))
-    for name, picture in pictures(study, judgement).items():
+    for name, picture in pictures(judgement.figures).items():
         for suffix in FORMATS:
             written.append(folder / f"{name}.{suffix}")
             picture.save(written[-1])

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,13 @@ import jinja2
 from markupsafe import Markup, escape
 
 from analysis import formatting as words
+from analysis.figure import Figure
 from analysis.figures import interactive as charts
-from analysis.figures import ladder as ladder_plots
-from analysis.figures import ladder_interactive as ladder_charts
 from analysis.figures import static as plots
 from analysis.report import citation as citing
 from analysis.report import run_tables as runs
 from analysis.study import Study, uncollected
-from analysis.table import tables_on, text
+from analysis.table import Table, tables_on, text
 from analysis.verdicts.answer import Judgement
 from core.records.metrics import METRICS
 from core.records.record import write_atomically
@@ -28,7 +27,7 @@ from core.records.record import write_atomically
 PAGE, ASSETS = Path(__file__).parent / "page", Path(__file__).parent / "assets"
 STYLES = (PAGE / "look.css", PAGE / "page.css")
 SCRIPTS = (ASSETS / "d3.min.js", ASSETS / "plot.min.js", PAGE / "charts.js", PAGE / "page.js")
-FIGURES = {"curves": "curves", "auxiliary": "curves", "load": "routing", "timestep": "routing"}
+VERDICT_PARTS = {"tests": "verdict"}  # places below the verdicts on their page
 TITLES = {
     "verdict": "Verdict", "scaling": "Scaling", "arms": "Arms", "curves": "Curves", "routing": "Routing",
     "samplers": "Samplers", "runs": "Runs", "provenance": "Provenance", "cite": "How to cite",
@@ -48,27 +47,23 @@ def render(study: Study, judgement: Judgement) -> str:
     script run but the report's own, whatever a text holds.
     """
     finished = [record for record in study.cells.values() if record.status == "complete"]
-    ladder = judgement.found.get("ladder")
-    drawn = pictures(study, judgement)
-    data = ladder_charts.charts(ladder) if ladder else charts.charts(study, judgement)
+    drawn, shown = {figure.name: plots.drawn(figure) for figure in judgement.figures}, contents(judgement)
     scripts = [path.read_text(encoding="utf-8") for path in SCRIPTS]
     came_from = runs.provenance(finished)
     return environment().get_template("page.html.jinja").render(
-        pages={name: TITLES[name] for name in _pages(judgement, drawn)},
+        pages=_pages(judgement, shown),
         css=Markup("".join(path.read_text(encoding="utf-8") for path in STYLES)),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
-        charts=Markup(_embedded(data)),
-        tables=tables_on(judgement.tables, "page"),
+        charts=Markup(_embedded(charts.charts(judgement.figures))),
+        contents=shown,
         study=study,
         judgement=judgement,
         design=study.design,
         report_command=_report_command(study.design.command),
-        figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
-        alts={name: picture.alt for name, picture in drawn.items()},
+        drawn={name: [Markup(each.svg()) for each in own.values()] for name, own in drawn.items()},
         runs=runs.runs(study),
         arms=runs.arms(study, judgement.comparisons),
-        seeds={name: picture.seed for name, picture in drawn.items()},
         scale=runs.scale(study, finished),
         provenance=came_from,
         interval=words.coverage(study.design.alpha),
@@ -87,7 +82,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (words.number, words.signed, text, subscript):
+    for each in (words.number, words.signed, text, subscript, code):
         environment.filters[each.__name__] = each
     return environment
 
@@ -97,10 +92,32 @@ def subscript(head: str) -> Markup:
     return Markup(re.sub(r"_(\w+)$", r"<sub>\1</sub>", str(escape(head))))
 
 
-def _pages(judgement: Judgement, drawn: Mapping[str, plots.Picture]) -> list[str]:
-    """The pages that have something to show, in order."""
-    places = {table.place for table in tables_on(judgement.tables, "page")} | {FIGURES.get(name, "") for name in drawn}
-    return [name for name in TITLES if name in (*judgement.pages, *places, "runs", "provenance", "cite")]
+def code(prose: str) -> Markup:
+    """A paragraph, what it has between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(prose))))
+
+
+def contents(judgement: Judgement) -> dict[str, list[Table | Figure]]:
+    """Tables and figures by the part of the page that they stand in, a figure below the table that it names."""
+    tables = tables_on(judgement.tables, "page")
+    places = [each.place for each in tables] + [each.place for each in judgement.figures]
+    found: dict[str, list[Table | Figure]] = {place: [] for place in places}
+    names = {(table.place, table.name) for table in tables}
+    for figure in judgement.figures:
+        found[figure.place] += [] if figure.after else [figure]
+    for table in tables:
+        below = [each for each in judgement.figures if (each.place, each.after) == (table.place, table.name)]
+        found[table.place] += [table, *below]
+    for figure in judgement.figures:
+        found[figure.place] += [figure] if figure.after and (figure.place, figure.after) not in names else []
+    return found
+
+
+def _pages(judgement: Judgement, places: Iterable[str]) -> dict[str, str]:
+    """The titles of the pages that have something to show, in order: the known ones, and others before the list of runs."""
+    own = {*judgement.pages, *(VERDICT_PARTS.get(place, place) for place in places)}
+    order = [*list(TITLES)[:-3], *sorted(own - set(TITLES)), *list(TITLES)[-3:]]
+    return {name: TITLES.get(name, name.capitalize()) for name in order if name in {*own, *list(TITLES)[-3:]}}
 
 
 def _policy(scripts: list[str]) -> str:
@@ -115,59 +132,6 @@ def _embedded(data: Mapping[str, Any]) -> str:
     """JSON that can't end the script element that holds it."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def pictures(study: Study, judgement: Judgement) -> dict[str, plots.Picture]:
-    """The report's figures by name, as far as the records have what they show."""
-    if ladder := judgement.found.get("ladder"):
-        return ladder_plots.pictures(ladder)
-    metric, arms = judgement.comparisons[0], list(study.labels.values())
-    figures: dict[str, plots.Picture] = {}
-    if any(row.effect for row in metric.rows):
-        figures["effects"] = plots.effects(judgement.comparisons, study.design.alpha)
-    decoding = judgement.found.get("decoding")
-    if decoding and any(way.right for way in decoding.ways):
-        figures["frontier"] = plots.frontier(decoding)
-    curves = plots.bands(study, "validation", metric.metric)
-    if curves:
-        differences = plots.bands(study, "validation", metric.metric, minus_control=True)
-        figures["curves"] = plots.lines(
-            "curves",
-            {metric.title: curves},
-            arms,
-            f"{metric.label} on validation against training tokens",
-        )
-        if differences:
-            figures["differences"] = plots.lines(
-                "differences",
-                {f"{metric.label}: arm − control, {metric.unit}".rstrip(", "): differences},
-                arms,
-                f"paired difference of {metric.label} from the control against training tokens",
-                zero=True,
-            )
-    loads = plots.final_loads(study)
-    if loads:
-        figures["load"] = plots.expert_load(loads)
-    figures |= _routing_figures(study)
-    by_timestep = plots.timestep_loads(study)
-    if by_timestep:
-        figures["timestep"] = plots.timestep_load(*by_timestep)
-    return figures
-
-
-def _routing_figures(study: Study) -> dict[str, plots.Picture]:
-    figures: dict[str, plots.Picture] = {}
-    arms = list(study.labels.values())
-    vio = plots.bands(study, "validation", "load/max_vio")
-    if vio:
-        figures["max_vio"] = plots.lines("maxvio", {"MaxVio": vio}, arms, "MaxVio against training tokens")
-    losses = {
-        "load-balancing loss (1 = balanced)": plots.bands(study, "curve", "train/load_balancing"),
-        "router z-loss": plots.bands(study, "curve", "train/z_loss"),
-    }
-    if all(losses.values()):
-        figures["auxiliary"] = plots.lines("aux", losses, arms, "Auxiliary losses against training tokens")
-    return figures
 
 
 def _report_command(command: str) -> str:

@@ -8,10 +8,12 @@ from markupsafe import Markup
 
 from analysis.figures import search as search_plots
 from analysis.figures import static as plots
+from analysis.figures.picture import Picture
 from analysis.formatting import coverage
 from analysis.report.html import STYLES, environment
 from analysis.study import uncollected
 from analysis.verdicts.answer import Judgement
+from analysis.verdicts.arm_figures import effects
 from core.records.metrics import METRICS
 from core.records.record import write_atomically
 
@@ -25,7 +27,7 @@ def write_search_page(content: Mapping[str, Any], judgement: Judgement | None, p
     """Write the page. content: what `ablate report --json` prints. judgement: of the confirmation, where there is one."""
     metric = METRICS[content["metrics"][0]]
     trials = content["trials"]
-    drawn: dict[str, plots.Picture] = {}
+    drawn: dict[str, Picture] = {}
     if any(trial["value"] is not None for trial in trials):
         better = content["goals"][0] == "max"
         drawn["history"] = search_plots.history(trials, metric.label, higher_is_better=better)
@@ -33,15 +35,14 @@ def write_search_page(content: Mapping[str, Any], judgement: Judgement | None, p
     mattered = {group["group"]: group["importance"] for group in content["groups"] if group["importance"]}
     if mattered:
         drawn["importance"] = search_plots.importance(mattered)
-    effects = None
-    if judgement is not None and any(row.effect for row in judgement.comparisons[0].rows):
-        effects = plots.effects(judgement.comparisons, judgement.design.alpha)
+    found = effects(judgement.comparisons, judgement.design.alpha) if judgement is not None else None
+    confirmed = [Markup(picture.svg()) for picture in plots.pictures([found] if found else []).values()]
     page = environment().get_template("search.html.jinja").render(
         css=Markup("".join(each.read_text(encoding="utf-8") for each in STYLES)),
         content=content,
         judgement=judgement,
         figures={name: Markup(picture.svg()) for name, picture in drawn.items()},
-        effects=Markup(effects.svg()) if effects is not None else "",
+        effects=Markup("").join(confirmed),
         titles=TITLES,
         interval=coverage(judgement.design.alpha) if judgement is not None else "",
         metric=metric,

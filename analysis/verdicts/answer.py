@@ -1,12 +1,14 @@
 """Answer: what every judge returns, and Judgement, the answer of a study whose runs are records."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from analysis.figure import Figure
 from analysis.study import Study
 from analysis.table import Table
 from analysis.verdicts.comparisons import MetricTable
@@ -36,6 +38,10 @@ class Answer(Protocol):
     def tables(self) -> Sequence[Table]:
         """All tables, in the order of a terminal."""
 
+    @property
+    def figures(self) -> Sequence[Figure]:
+        """All figures, as data."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -59,6 +65,7 @@ class Part:
 
     found: Mapping[str, Any]
     tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
     sentence: str = ""
     sources: tuple[str, ...] = ()
 
@@ -68,10 +75,10 @@ class Judgement:
     """The answer of a study from its records.
 
     winner_reason: why that arm may be exported, or why none may. found: results by their key in `ablate report --json`.
-    pages: names of the report's pages that it always has; further ones follow from the places of tables and figures.
-    extent: the size of the design in words. methods: how it was analysed, in a sentence for a paper; sources: the statistics
-    that it rests on. notes: what the numbers don't show of how they came about. declared: when and at which commit
-    the study was declared, and what was changed since.
+    draw: makes the figures' data, once they are asked for. pages: names of the report's pages that it always has; further
+    ones follow from the places of tables and figures. extent: the size of the design in words. methods: how it was
+    analysed, in a sentence for a paper; sources: the statistics that it rests on. notes: what the numbers don't show of how
+    they came about. declared: when and at which commit the study was declared, and what was changed since.
     """
 
     study: Study = field(repr=False)
@@ -80,12 +87,18 @@ class Judgement:
     winner_reason: str
     tables: tuple[Table, ...]
     found: Mapping[str, Any]
+    draw: Callable[[], Sequence[Figure]] = field(repr=False)
     pages: tuple[str, ...]
     extent: str
     methods: str
     sources: tuple[str, ...]
     notes: tuple[str, ...]
     declared: str
+
+    @cached_property
+    def figures(self) -> Sequence[Figure]:
+        """All figures, as data."""
+        return self.draw()
 
     @property
     def question(self) -> str:

@@ -10,6 +10,7 @@ from analysis.statistics.power import reach_of
 from analysis.study import Study
 from analysis.verdicts import parts
 from analysis.verdicts.answer import Context, Judgement, Part
+from analysis.verdicts.arm_figures import arm_figures
 from analysis.verdicts.comparison_tables import contrasts_table, verdict_table
 from analysis.verdicts.comparisons import MetricTable, failures, metric_table, planned_contrasts
 from analysis.verdicts.headline import asides, contrasts, headline
@@ -55,6 +56,7 @@ def judge(study: Study, brief: bool = False) -> Judgement:
         found=results
         | {"noise_sd": max(sds) if sds else None}
         | {key: value for part in found for key, value in part.found.items()},
+        draw=lambda: [*arm_figures(whole, tables), *(figure for part in found for figure in part.figures)],
         pages=("verdict", "arms"),
         extent=f"{len(design.arms)} arms × {'up to ' if bought else ''}{counted(len(design.seeds), 'seed')}",
         methods=_methods(study, tables[0], bought),

@@ -9,6 +9,7 @@ from analysis.scaling.trend import Interval
 from analysis.study import Study
 from analysis.table import Column, Table
 from analysis.verdicts.answer import Judgement
+from analysis.verdicts.ladder_figures import ladder_figures
 from analysis.verdicts.lineage import declared, notes
 from core.records.metrics import METRICS
 from core.runtime.units import counted, short
@@ -35,6 +36,7 @@ def answer(study: Study, found: Ladder | None) -> Judgement:
         winner_reason="a ladder's answer is a law, not an arm",
         tables=tuple(tables(found)) if found else (),
         found={"ladder": found} if found else {},
+        draw=lambda: ladder_figures(found) if found else (),
         pages=("scaling",),
         extent=f"{len(design.arms)} points × {counted(len(design.seeds), 'seed')}",
         methods="",

@@ -49,4 +49,4 @@ def part(study: Study, context: Context) -> Part | None:
         Table("looks", heads, short, terminal=title.lower(), below=(bought.kept,), on=("terminal",)),
     )
     sources = ("any-time valid intervals, see docs/ablations.md",)
-    return Part({"course": bought}, tables if bought.looks else (), savings(bought), sources)
+    return Part({"course": bought}, tables if bought.looks else (), sentence=savings(bought), sources=sources)

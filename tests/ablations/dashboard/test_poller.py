@@ -13,7 +13,7 @@ from ablations.dashboard.optuna_dashboard import application
 from ablations.dashboard.poller import Watcher
 from ablations.dashboard.record_cache import RecordReader
 from ablations.dashboard.server import Page
-from analysis.figures import static as plots
+from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
 from analysis.verdicts.interim import running
 from core.errors import UserError
@@ -187,7 +187,7 @@ def test_a_new_record_among_2000_is_read_alone_and_told_alone(tmp_path, monkeypa
 
 
 def test_arms_have_the_colours_of_the_reports_figures() -> None:
-    assert watching.ARM_COLOURS == plots.ARM_COLOURS
+    assert watching.ARM_COLOURS == ARM_COLOURS
 
 
 def test_bands_are_means_over_the_runs_that_came_so_far() -> None:

@@ -2,24 +2,25 @@ import numpy as np
 import pytest
 
 from analysis.figures import interactive as charts
-from analysis.figures import static as plots
+from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
+from analysis.verdicts.arm_figures import bands, expert_load
 from analysis.verdicts.judge import judge
 from tests.analysis.conftest import METRIC, make_design
 
 
 def drawn(found):
     study = Study.of(found)
-    return study, charts.charts(study, judge(study))
+    return study, charts.charts(judge(study).figures)
 
 
 def test_curves_are_the_bands_that_paper_shows(records_of) -> None:
     study, found = drawn(records_of(make_design(), {"arm1": -0.3}))
     views = {view["title"]: view for view in found["curves"]["views"]}
-    band = plots.bands(study, "validation", METRIC)["arm1 label"]
+    band = bands(study, "validation", METRIC)["arm1 label"]
     series = next(one for one in views["NELBO, nats/token"]["series"] if one["name"] == "arm1 label")
     assert series["y"] == pytest.approx(band.mean_T, rel=1e-4) and series["low"] == pytest.approx(band.low_T, rel=1e-4)
-    assert series["colour"] == plots.ARM_COLOURS[1] and len(series["seeds"]) == 6
+    assert series["colour"] == ARM_COLOURS[1] and len(series["seeds"]) == 6
     paired = views["NELBO, nats/token: arm − control"]
     assert paired["zero"] and [one["name"] for one in paired["series"]] == ["arm1 label", "arm2 label"]
     runs = {one["seed"]: one["y"] for one in paired["series"][0]["seeds"]}
@@ -73,4 +74,4 @@ def test_loads_at_steps_that_differ_stay_on_paper_where_no_arm_is_lost(records_o
     found = records_of(make_design())
     found[3].expert_load["step"] = [10, 20, 40]
     study, charted = drawn(found)
-    assert "load" not in charted and len(plots.final_loads(study)) == 3
+    assert "load" not in charted and len(expert_load(study).data.panels) == 3

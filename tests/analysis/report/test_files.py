@@ -37,7 +37,7 @@ def test_text_is_escaped(study) -> None:
 
 
 def test_all_tables_and_figures_are_written_the_same_twice(study, tmp_path) -> None:
-    first, second = (write_files(study, judge(study), tmp_path / name) for name in ("one", "two"))
+    first, second = (write_files(judge(study), tmp_path / name) for name in ("one", "two"))
     assert [path.name for path in first] == [path.name for path in second]
     assert {path.suffix for path in first} == {".csv", ".md", ".tex", ".svg", ".png", ".pdf"}
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(first, second, strict=True))

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from analysis.figures.static import pictures
 from analysis.report.files import as_csv, as_latex, as_markdown
-from analysis.report.html import pictures, render
+from analysis.report.html import render
 from analysis.report.terminal import terminal_table
 from analysis.scaling.extrapolation import asked, undetermined, weaknesses
 from analysis.scaling.families import choose, compare, fit
@@ -167,7 +168,7 @@ def test_page_terminal_json_and_files_say_the_same(judged) -> None:
         "health",
         "points",
     ]
-    assert list(pictures(study, judgement)) == ["compute", "isoflop", "health"]
+    assert list(pictures(judgement.figures)) == ["compute", "isoflop", "health"]
 
 
 def test_too_little_is_said_in_a_line() -> None:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.figures.static import bands
 from analysis.study import Study
 from analysis.table import tables_on
+from analysis.verdicts.arm_figures import bands
 from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule, sequential_run

@@ -48,7 +48,7 @@ def run_report(arguments: argparse.Namespace) -> int:
     if study is not None and judgement is not None:
         write_report(study, judgement, folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html")
         if arguments.files is not None:
-            content["files"] = [str(file) for file in write_files(study, judgement, arguments.files)]
+            content["files"] = [str(file) for file in write_files(judgement, arguments.files)]
     elif arguments.files is not None:
         raise UserError(f"--files: {arguments.name} has no confirmed estimates yet, and those are what its tables show")
     write_search_page(content, judgement, page)
