@@ -128,8 +128,9 @@ class Judgement:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "to_dict"):
-        return _plain(value.to_dict())
+    for name in ("to_dict", "to_json"):
+        if hasattr(value, name):
+            return _plain(getattr(value, name)())
     if is_dataclass(value):
         return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
