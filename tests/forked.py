@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -25,6 +25,14 @@ def one_template() -> Iterator[None]:
         yield
 
 
+def wait_until(holds: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait until a condition holds. Raises AssertionError when it doesn't within limit_s."""
+    until = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.02)
+
+
 class Started:
     """A process under way. What it prints to stderr is in a file."""
 
@@ -37,12 +45,9 @@ class Started:
 
     def wait(self, timeout: float = LIMIT_S) -> int:
         """The exit status, negative = the signal that ended it."""
-        until = time.monotonic() + timeout
-        while (status := self._process.poll()) is None:
-            assert time.monotonic() < until, f"process {self.pid} didn't end"
-            time.sleep(0.02)
+        wait_until(lambda: self.poll() is not None, timeout)
         self._process.stdin.close()
-        return status
+        return self.poll()
 
     def communicate(self, timeout: float = LIMIT_S) -> tuple[str, str]:
         """Wait for the end; what was printed to stdout and stderr."""

@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -17,6 +15,7 @@ import pytest
 from core.records import record as records
 from tests.ablations.shell import ROOT, ablate
 from tests.ablations.test_run import DECLARATION
+from tests.forked import is_alive, wait_until
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
 
@@ -56,13 +55,6 @@ def finished(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("record.json")}
 
 
-def wait_until(holds: Callable[[], object], limit_s: float = 300) -> None:
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.05)
-
-
 def assert_whole(folder: Path) -> None:
     """Eight runs, each with one trusted record and one completed trial."""
     found = [records.read(path) for path in finished(folder)]
@@ -88,7 +80,7 @@ def test_kill_a_worker_then_the_parent_then_run_again(folder) -> None:
     finally:
         parent.kill()
         parent.wait()
-    wait_until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in orphans), 20)
+    wait_until(lambda: not any(map(is_alive, orphans)), 20)
     before = finished(folder)
     assert 3 <= len(before) < 8
     again = ablate("run", "toy.py", "--workers", "2", cwd=folder)

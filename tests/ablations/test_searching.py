@@ -32,8 +32,7 @@ from sweeps.search.task import begin
 from sweeps.spec import Log, Search
 from sweeps.storage.storage import default_url, open_storage
 from tests.ablations.shell import ROOT, ablate, mistake
-from tests.ablations.test_kill import wait_until
-from tests.forked import start
+from tests.forked import start, wait_until
 from tests.sweeps.search.conftest import declare
 
 DECLARATION = '''

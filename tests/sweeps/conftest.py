@@ -51,6 +51,21 @@ def make_plan():
     return make
 
 
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def starts(tmp_path, monkeypatch):
+    """The file in which the slow trainer, which takes half a second, notes each start."""
+    path = tmp_path / "starts"
+    path.touch()
+    monkeypatch.setenv("STARTS", str(path))
+    monkeypatch.setenv("SLOW_S", "0.5")
+    return path
+
+
 @pytest.fixture(scope="session")
 def postgres():
     """A real PostgreSQL server; a test that stops it starts it again."""

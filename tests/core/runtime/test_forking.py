@@ -14,7 +14,7 @@ import pytest
 from core.runtime import forking
 from core.runtime.child_process import import_path, leave_with_parent
 from core.runtime.forking import Process, Template, TemplateGoneError, begin, warm
-from tests.forked import is_alive
+from tests.forked import is_alive, wait_until
 
 HERE = "tests.core.runtime.test_forking"
 
@@ -95,10 +95,7 @@ def test_a_template_ends_with_whoever_started_it(tmp_path) -> None:
     assert is_alive(template)
     parent.kill()
     parent.wait()
-    until = time.monotonic() + 60
-    while is_alive(template) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not is_alive(template)
+    wait_until(lambda: not is_alive(template), 60)
 
 
 if __name__ == "__main__":

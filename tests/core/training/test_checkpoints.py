@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -19,7 +18,7 @@ from core.runtime.ranks import Ranks
 from core.training.checkpoint_files import FOLDER, keep, layout, saved_step
 from core.training.run import train
 from tests.core.training.test_run import QUICK
-from tests.forked import Started, is_alive, logging_to
+from tests.forked import LIMIT_S, Started, is_alive, logging_to, wait_until
 from tests.forked import start as fork
 
 LONG = QUICK | {
@@ -28,7 +27,6 @@ LONG = QUICK | {
 SPREAD = {"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2}
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
 SLOW = pytest.mark.slow
-LIMIT_S = 300  # on a machine that is busy, two processes take a minute to begin
 
 
 def start(config: RunConfig, folder: Path, devices: int, fresh: bool = False) -> subprocess.Popen[bytes] | Started:
@@ -42,10 +40,8 @@ def start(config: RunConfig, folder: Path, devices: int, fresh: bool = False) ->
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen[bytes] | Started) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while saved_step(folder) is None:
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was saved"
-        time.sleep(0.02)
+    wait_until(lambda: saved_step(folder) is not None or process.poll() is not None)
+    assert saved_step(folder) is not None, "no checkpoint was saved"
 
 
 def ranks_of(folder: Path) -> list[psutil.Process]:
@@ -151,10 +147,7 @@ def test_no_process_outlives_its_parent(tmp_path: Path) -> None:
     assert len(ranks) == 2
     process.kill()
     process.wait()
-    until = time.monotonic() + 60
-    while any(map(is_alive, ranks)) and time.monotonic() < until:
-        time.sleep(0.02)
-    assert not any(map(is_alive, ranks))
+    wait_until(lambda: not any(map(is_alive, ranks)), 60)
 
 
 def test_a_checkpoint_of_another_layout_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Whole sweeps, with real processes that are really killed."""
 
-import contextlib
 import hashlib
 import io
 import json
@@ -11,6 +10,7 @@ import time
 from collections import Counter
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -24,21 +24,7 @@ from sweeps.runs.folders import pending, recorded, run_folder
 from sweeps.runs.progress_log import read_progress
 from sweeps.storage.storage import default_url, open_storage
 from tests.forked import start as fork
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def starts(tmp_path, monkeypatch):
-    """Where the slow trainer notes each start."""
-    path = tmp_path / "starts"
-    path.touch()
-    monkeypatch.setenv("STARTS", str(path))
-    monkeypatch.setenv("SLOW_S", "0.6")
-    return path
+from tests.forked import wait_until
 
 
 @pytest.fixture
@@ -59,13 +45,6 @@ def digests(plan, out):
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()}
 
 
-def wait_for(condition, limit_s=300.0):
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-
-
 def trials_of(out, study="balance"):
     storage = open_storage(default_url(out))
     return storage.get_all_trials(storage.get_study_id_from_name(study))
@@ -73,13 +52,6 @@ def trials_of(out, study="balance"):
 
 def complete(out):
     return Counter(t.user_attrs["run_hash"] for t in trials_of(out) if t.state.name == "COMPLETE")
-
-
-def is_alive(pid):
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, 0)
-        return True
-    return False
 
 
 def test_a_sweep_trains_every_run_once_and_the_next_one_none(make_plan, out):
@@ -111,7 +83,7 @@ def test_a_killed_worker_is_replaced_and_its_run_trained_again(make_plan, out, s
     def kill_once(event):
         heard.append(event)
         if event.kind == "started" and not killed:
-            wait_for(lambda: event.run.run_hash in starts.read_text())
+            wait_until(lambda: event.run.run_hash in starts.read_text())
             [line] = [line for line in starts.read_text().splitlines() if event.run.run_hash in line]
             killed.append(event.run)
             os.kill(int(line.split()[1]), signal.SIGKILL)
@@ -129,13 +101,13 @@ def test_a_killed_worker_is_replaced_and_its_run_trained_again(make_plan, out, s
 @pytest.mark.slow
 def test_a_killed_sweep_leaves_no_orphan_and_the_next_finishes_it(parent, out, starts):
     process = parent()
-    wait_for(lambda: len(digests(parent.plan, out)) >= 2 and len(starts.read_text().splitlines()) >= 3)
+    wait_until(lambda: len(digests(parent.plan, out)) >= 2 and len(starts.read_text().splitlines()) >= 3)
     workers = {int(line.split()[1]) for line in starts.read_text().splitlines()}
     process.kill()
     process.wait()
     before = digests(parent.plan, out)
     assert 2 <= len(before) < 8
-    wait_for(lambda: not any(is_alive(pid) for pid in workers), 5)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in workers), 5)
     assert digests(parent.plan, out).items() >= before.items()
     before = digests(parent.plan, out)
     assert "RUNNING" in {trial.state.name for trial in trials_of(out)}
@@ -153,14 +125,14 @@ def test_a_killed_sweep_leaves_no_orphan_and_the_next_finishes_it(parent, out, s
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stopped_sweep_says_what_is_kept_and_continues_later(parent, out, starts, number):
     process = parent()
-    wait_for(lambda: len(digests(parent.plan, out)) >= 1 and len(starts.read_text().splitlines()) >= 3)
+    wait_until(lambda: len(digests(parent.plan, out)) >= 1 and len(starts.read_text().splitlines()) >= 3)
     workers = {int(line.split()[1]) for line in starts.read_text().splitlines()}
     began = time.monotonic()
     os.killpg(process.pid, number)  # as a terminal does: to the whole foreground group
     output, said = process.communicate(timeout=120)
     assert time.monotonic() - began < 8
     assert process.wait() == 130
-    assert not any(is_alive(pid) for pid in workers)
+    assert not any(psutil.pid_exists(pid) for pid in workers)
     summary = json.loads(output.splitlines()[-1])
     assert summary["interrupted"] and summary["missing"] > 0
     assert "runs recorded; `ablate run balance` trains the rest" in said
@@ -268,7 +240,7 @@ def test_plain_lines_say_now_and_then_what_trains(make_plan, out, monkeypatch):
         (folder / "progress.json").write_text(json.dumps(row))
         show(Event("planned", "4 runs", to_train=3))
         show(Event("started", "started a", plan.runs[1], folder))
-        wait_for(lambda: stream.getvalue().count("\n") > 3)
+        wait_until(lambda: stream.getvalue().count("\n") > 3)
     last = timeless(stream.getvalue().splitlines()[-1])
     assert re.fullmatch(
         re.escape(f"training {plan.runs[1].label} (12/30 NELBO 4.321) · 1 of 4 done") + ", about . s left", last

@@ -170,12 +170,10 @@ def test_who_asks_inside_has_the_same_template(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_sweep_whose_template_is_lost_trains_every_run_once(make_plan, tmp_path, monkeypatch, number):
+def test_a_sweep_whose_template_is_lost_trains_every_run_once(make_plan, out, starts, monkeypatch, number):
     """Killed workers are replaced by processes that start without it."""
-    monkeypatch.setenv("STARTS", str(tmp_path / "starts"))
-    monkeypatch.setenv("SLOW_S", "0.6")
     monkeypatch.setattr(forking, "FORKING_S", 1.0)
-    plan, out, heard = make_plan(seeds=range(3)), tmp_path / "out", []
+    plan, heard = make_plan(seeds=range(3)), []
 
     def strike(event):
         heard.append(event)

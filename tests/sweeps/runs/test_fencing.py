@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from sweeps.runs.ledger import MOST_LOSSES, TAKEN_OVER, Ledger
 from sweeps.runs.losses import LOSSES_FILE
 from sweeps.storage.storage import default_url, open_storage
 from tests.forked import start as fork
+from tests.forked import wait_until
 from tests.sweeps.tracking.test_wandb_run import read_back
 from tests.sweeps.trainers import record_of
 
@@ -38,15 +38,13 @@ def plan(make_plan):
 
 
 @pytest.fixture
-def sweep(plan, tmp_path, monkeypatch):
+def sweep(plan, starts, tmp_path, monkeypatch):
     """Sweeps of one folder of runs in processes of their own, and what to do to them."""
     out = tmp_path / "out"
     folder = run_folder(plan, plan.runs[0], out)
     (tmp_path / "plan.json").write_text(json.dumps(plan.to_json()))
-    for name, value in (("ASLEEP", "asleep"), ("SLEEP_AT", "row"), ("STARTS", "starts")):
-        monkeypatch.setenv(name, value if name == "SLEEP_AT" else str(tmp_path / value))
-    monkeypatch.setenv("SLOW_S", "60")
-    (tmp_path / "starts").touch()
+    for name, value in {"ASLEEP": str(tmp_path / "asleep"), "SLEEP_AT": "row", "SLOW_S": "60"}.items():
+        monkeypatch.setenv(name, value)
     started = []
 
     def start(trainer="sleepy", **environment):
@@ -57,9 +55,9 @@ def sweep(plan, tmp_path, monkeypatch):
 
     def asleep(folder=folder):
         """The worker that stopped itself, its lock lost."""
-        wait_for(lambda: (tmp_path / "asleep").exists() and (tmp_path / "asleep").read_text())
+        wait_until(lambda: (tmp_path / "asleep").exists() and (tmp_path / "asleep").read_text())
         worker = psutil.Process(int((tmp_path / "asleep").read_text()))
-        wait_for(lambda: worker.status() == psutil.STATUS_STOPPED)
+        wait_until(lambda: worker.status() == psutil.STATUS_STOPPED)
         (folder / LOCK_FILE).unlink()
         return worker
 
@@ -70,13 +68,6 @@ def sweep(plan, tmp_path, monkeypatch):
         with contextlib.suppress(psutil.NoSuchProcess):
             if (sleeper := psutil.Process(int(pid))).status() == psutil.STATUS_STOPPED:  # a test that failed
                 sleeper.kill()
-
-
-def wait_for(condition, limit_s=100.0):
-    until = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.01)
 
 
 def contents(folder):
@@ -146,10 +137,10 @@ def test_one_that_wakes_while_the_other_still_trains_gives_way_too(sweep, plan, 
     first = sweep.start(SLEEP_AT=at)
     worker, gate = sweep.asleep(), sweep.here / "gate"
     second = sweep.start(GATE=str(gate))
-    wait_for(lambda: json.loads((sweep.folder / CLAIM_FILE).read_text())["number"] == 3)  # lost, then claimed
-    wait_for((sweep.folder / "progress.json").exists)
+    wait_until(lambda: json.loads((sweep.folder / CLAIM_FILE).read_text())["number"] == 3)  # lost, then claimed
+    wait_until((sweep.folder / "progress.json").exists)
     worker.send_signal(signal.SIGCONT)
-    wait_for(lambda: "is given up here" in log_of(sweep.out))
+    wait_until(lambda: "is given up here" in log_of(sweep.out))
     assert not (sweep.folder / "record.json").exists() and not (sweep.folder / WEIGHTS).exists()
     gate.touch()
     assert end(second)["missing"] == end(first)["missing"] == 0
@@ -445,7 +436,7 @@ def test_a_run_whose_worker_is_killed_in_each_of_ten_sweeps_is_given_up(sweep, p
     starts, heard = sweep.here / "starts", ""
     for _ in range(10):
         begun, process = len(starts.read_text().splitlines()), sweep.start("slow")
-        wait_for(lambda: len(starts.read_text().splitlines()) > begun or process.poll() is not None)  # noqa: B023
+        wait_until(lambda: len(starts.read_text().splitlines()) > begun or process.poll() is not None)  # noqa: B023
         if process.poll() is None:
             process.send_signal(signal.SIGSTOP)  # it neither notices nor asks its worker to end
             os.kill(int(starts.read_text().split()[-1]), signal.SIGKILL)

@@ -212,13 +212,9 @@ def test_a_password_that_was_changed_and_a_right_that_was_taken_are_one_line(dat
 
 @pytest.mark.slow
 def test_a_sweep_whose_database_is_dropped_ends_with_one_line_and_trains_nothing_twice(
-    make_plan, tmp_path, database, admin, monkeypatch
+    make_plan, out, starts, database, admin
 ):
-    starts = tmp_path / "starts"
-    starts.touch()
-    monkeypatch.setenv("STARTS", str(starts))
-    monkeypatch.setenv("SLOW_S", "0.2")
-    plan, out, trainer = make_plan(seeds=range(4)), tmp_path / "out", "tests.sweeps.trainers:slow"
+    plan, trainer = make_plan(seeds=range(4)), "tests.sweeps.trainers:slow"
     drop = when_finished(2, lambda: admin.execute(f"DROP DATABASE {name_of(database)} WITH (FORCE)"))
     with pytest.raises(UserError, match="does not exist; make it again"):
         run(plan, out, storage_url=database, workers=2, on_event=drop, trainer=trainer)

@@ -20,25 +20,11 @@ from sweeps.launch.local import run
 from sweeps.runs.folders import recorded, run_folder
 from sweeps.runs.ledger import Ledger
 from sweeps.storage.storage import default_url, open_storage
+from tests.forked import wait_until
 from tests.sweeps.postgres import PASSWORD, free_port, served
 from tests.sweeps.trainers import quick
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def out(tmp_path):
-    return tmp_path / "out"
-
-
-@pytest.fixture
-def starts(tmp_path, monkeypatch):
-    """Where the slow trainer notes each start."""
-    path = tmp_path / "starts"
-    path.touch()
-    monkeypatch.setenv("STARTS", str(path))
-    monkeypatch.setenv("SLOW_S", "0.5")
-    return path
 
 
 def when_finished(count, disaster):
@@ -110,12 +96,10 @@ def test_a_server_that_crashes_and_a_worker_that_is_killed(make_plan, out, start
     def on_event(event):
         disaster(event)
         if event.kind == "started" and len(disaster.heard) > 10 and not killed:
-            until = time.monotonic() + 20
-            while not (line := [x for x in starts.read_text().splitlines() if event.run.run_hash in x]):
-                assert time.monotonic() < until
-                time.sleep(0.02)
+            wait_until(lambda: event.run.run_hash in starts.read_text())
+            [line] = [line for line in starts.read_text().splitlines() if event.run.run_hash in line]
             killed.append(event.run)
-            os.kill(int(line[0].split()[1]), signal.SIGKILL)
+            os.kill(int(line.split()[1]), signal.SIGKILL)
 
     disaster = when_finished(2, crash)
     summary = run(plan, out, storage_url=database, workers=2, on_event=on_event, trainer="tests.sweeps.trainers:slow")
