@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from ablations.cli.models import Opened, open_model
 from ablations.cli.options import check_lists
 from ablations.cli.terminal import console, show_json
@@ -18,6 +16,7 @@ from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.model.flops import count
 from core.probes.grid import Cell
+from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
 
@@ -131,13 +130,11 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(ordered), "low": ordered[quarter], "high": ordered[-1 - quarter]}
 
 
-def _print(content: dict[str, Any], out: Console) -> None:
+def _print(content: dict[str, Any], out: Terminal) -> None:
     model = content["model"]
-    out.print(
+    out.unwrapped(
         f"{model['total']:,} parameters, {model['active']:,} active; {content['machine']}; medians [quartiles] of "
-        f"{content['rounds']} rounds",
-        markup=False,
-        soft_wrap=True,
+        f"{content['rounds']} rounds"
     )
     for key, group in itertools.groupby(content["costs"], _cell_name):
         out.print()
@@ -156,10 +153,9 @@ def _print(content: dict[str, Any], out: Console) -> None:
         out.print(table)
         for error in content["errors"]:
             if _cell_name(error["cell"]) == key:
-                out.print(
+                out.unwrapped(
                     f"{error['cache']}: predictions move by {error['distance']:.4f} (total variation), {error['changed']:.1%}"
-                    f" have another first choice; {error['agreement']:.1%} of the decoded tokens are those without a cache",
-                    soft_wrap=True,
+                    f" have another first choice; {error['agreement']:.1%} of the decoded tokens are those without a cache"
                 )
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from tqdm import tqdm
 
 from ablations.cli.bench_lm_eval import asked_of, responder_of, save
@@ -21,6 +20,7 @@ from core.execution.examining import Verdict, examine_all
 from core.execution.sandbox import Limits, confinement
 from core.probes.humaneval import UNTIL, Problem, pass_rate, problems, wanted_k
 from core.records.record import write_atomically
+from core.runtime.terminal import Terminal
 
 if TYPE_CHECKING:
     from core.probes.responses import Responder
@@ -115,7 +115,7 @@ def _judged(verdicts: Sequence[Verdict], samples: int) -> dict[str, Any]:
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """As JSON lines, which the package's own evaluation reads too."""
+    """Write the samples as JSON lines, which the package's own evaluation reads too."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -123,29 +123,26 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise UserError(f"{path} can't be written: name another file with --to") from None
 
 
-def _print(content: Mapping[str, Any], path: Path, out: Console) -> None:
+def _print(content: Mapping[str, Any], path: Path, out: Terminal) -> None:
     settings = content["settings"]
     if settings["truncated"]:
-        out.print(
+        out.unwrapped(
             f"{settings['truncated']} of {content['problems']} prompts lost their beginning: they are longer than "
-            f"{settings['context']} tokens leave room for",
-            soft_wrap=True,
+            f"{settings['context']} tokens leave room for"
         )
     for rate in content.get("pass", ()):
-        out.print(
+        out.unwrapped(
             f"pass@{rate['k']}: {rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}] of {content['problems']} "
-            f"problems, {settings['samples_per_problem']} samples of each (95 % interval over problems)",
-            soft_wrap=True,
+            f"problems, {settings['samples_per_problem']} samples of each (95 % interval over problems)"
         )
     if content.get("failures"):
         said = ", ".join(f"{kind} {count}" for kind, count in content["failures"].items())
-        out.print(f"failures: {said}", markup=False, soft_wrap=True)
+        out.unwrapped(f"failures: {said}")
     if "pass" not in content:
-        out.print("nothing was executed: --execute runs what the model wrote, confined", soft_wrap=True)
+        out.unwrapped("nothing was executed: --execute runs what the model wrote, confined")
     elif not content["confinement"]["namespaces"]:
-        out.print(
-            "this kernel permits no namespaces: the programs could read what any user of this machine may read",
-            soft_wrap=True,
+        out.unwrapped(
+            "this kernel permits no namespaces: the programs could read what any user of this machine may read"
         )
-    out.print(f"completions: {path.with_suffix('.jsonl')}", markup=False, soft_wrap=True)
-    out.print(f"results: {path}", markup=False, soft_wrap=True)
+    out.unwrapped(f"completions: {path.with_suffix('.jsonl')}")
+    out.unwrapped(f"results: {path}")

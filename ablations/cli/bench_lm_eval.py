@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from ablations.cli.models import Opened, open_model
 from ablations.cli.options import check_lists
 from ablations.cli.terminal import console, show_json
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.records.record import write_atomically
+from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def run_lm_eval(arguments: argparse.Namespace) -> int:
         show_json(content)
         return 0
     _print(content, console())
-    console().print(f"results: {path}", markup=False, soft_wrap=True)
+    console().unwrapped(f"results: {path}")
     return 0
 
 
@@ -206,7 +205,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         raise UserError(f"{path} can't be written: name another file with --to") from None
 
 
-def _print(content: Mapping[str, Any], out: Console) -> None:
+def _print(content: Mapping[str, Any], out: Terminal) -> None:
     names = ("few-shot", "metric", "filter", "value", "± s.e.", "examples")
     table = labelled("task", *names, left=("metric", "filter"))
     for row in content["rows"]:
@@ -220,14 +219,12 @@ def _print(content: Mapping[str, Any], out: Console) -> None:
     out.print(table)
     for kind, cut in content["truncated"].items():
         if cut:
-            out.print(
+            out.unwrapped(
                 f"{kind}: {cut} of {content['requests'][kind]} requests lost the beginning of their context, which is longer "
-                f"than {content['settings']['context']} tokens leave room for",
-                soft_wrap=True,
+                f"than {content['settings']['context']} tokens leave room for"
             )
     if content["mean_standard_error"]:
-        out.print(
+        out.unwrapped(
             f"likelihoods are bounds by {content['settings']['draws']} masks each; their standard error is "
-            f"{content['mean_standard_error']:.2g} nats on average",
-            soft_wrap=True,
+            f"{content['mean_standard_error']:.2g} nats on average"
         )

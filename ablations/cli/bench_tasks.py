@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 
 from ablations.cli.terminal import console, show_json
 from analysis.formatting import coverage, percent, pvalue
@@ -14,6 +13,7 @@ from analysis.statistics.compare import holm
 from core.data.tasks import first_held_out, room, task_of
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
+from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
 
@@ -95,11 +95,10 @@ def _mcnemar(right_N: np.ndarray, base_N: np.ndarray) -> float:
     return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def _print(content: dict[str, Any], out: Console) -> None:
-    out.print(
+def _print(content: dict[str, Any], out: Terminal) -> None:
+    out.unwrapped(
         f"{content['task']}: {content['examples']} held-out prompts, {content['length']} tokens decoded after each; exact "
-        f"match with its {coverage(ALPHA)} (Wilson); p: McNemar against one token a call, Holm over the rows",
-        soft_wrap=True,
+        f"match with its {coverage(ALPHA)} (Wilson); p: McNemar against one token a call, Holm over the rows"
     )
     table = labelled("decoding", "exact match", "difference", "p adj.", "NFE", "TPF")
     for row in content["rows"]:
@@ -143,11 +142,10 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show_json(content)
         return 0
-    console().print(
+    console().unwrapped(
         f"{content['task']}: the right response is likelier than one wrong by a symbol in {content['preferred']:.1%} "
         f"[{content['low']:.1%}, {content['high']:.1%}] of {content['pairs']} held-out pairs ({coverage(ALPHA)}, Wilson), by "
         f"{content['margin']:.3g} nats on average; {content['uncertain']} pairs are undecided by {content['draws']} draws of "
-        "masks",
-        soft_wrap=True,
+        "masks"
     )
     return 0

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 
 from ablations.cli.models import open_model
 from ablations.cli.terminal import console, show_json
@@ -20,6 +19,7 @@ from core.data.tokenizers import load_tokenizer
 from core.diffusion.sampling import Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError
 from core.probes.text_quality import NgramJudge, distinct, entropy, longest_copied_span
+from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
 
@@ -124,12 +124,11 @@ def _judged(samples: Sequence[np.ndarray], judge: NgramJudge, train_T: np.ndarra
     }
 
 
-def _print(content: dict[str, Any], out: Console) -> None:
-    out.print(
+def _print(content: dict[str, Any], out: Terminal) -> None:
+    out.unwrapped(
         f"{content['samples']} responses of {content['length']} tokens to held-out beginnings, temperature "
         f"{content['temperature']:g}; n-gram judge in nats per token, entropy of a response's own tokens in nats, its "
-        "longest span of training text in tokens",
-        soft_wrap=True,
+        "longest span of training text in tokens"
     )
     asked = ["judge, bits/byte"] if "judge_bits_per_byte" in content["rows"][0] else []
     table = labelled("decoding", "n-gram judge", *asked, "distinct-4", "entropy", "copied", "TPF")

@@ -53,10 +53,10 @@ class Command:
     checks: tuple[Check, ...] = ()
     changes: Literal["noted", "shown", "ignored"] = "noted"
 
-    def add_to(self, commands: "argparse._SubParsersAction[Any]") -> None:
-        """Add the command's parser to those of `ablate`."""
+    def add_to(self, commands: "argparse._SubParsersAction[Any]") -> argparse.ArgumentParser:
+        """Add the command's parser to those of `ablate`, and return it."""
         usage = f"{self.name}{' NAME' if self.study else ''} [options]{' [key=value ...]' if self.settings else ''}"
-        parser = commands.add_parser(
+        parser: argparse.ArgumentParser = commands.add_parser(
             self.name,
             help=self.help,
             description=f"{self.help[0].upper()}{self.help[1:]}.",
@@ -72,6 +72,7 @@ class Command:
         if self.json:
             parser.add_argument("--json", action="store_true", help="print JSON")
         self.options(parser)
+        return parser
 
     def handler_for(self, kind: str) -> Handler:
         """The function that carries the command out for a kind of study; empty: for none. Imports it."""

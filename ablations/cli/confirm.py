@@ -49,8 +49,8 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     add_look(folder, "confirm", len(seeds), confirming.complete, winner=found.winner)
     out = console()
     out.print(terminal_table(found))
-    out.print(f"report: {folder / 'report.html'}", markup=False, soft_wrap=True)
-    out.print(f"{study_name(design.ablation, design.size)}: {verdict(found, arm)}", markup=False, soft_wrap=True)
+    out.unwrapped(f"report: {folder / 'report.html'}")
+    out.unwrapped(f"{study_name(design.ablation, design.size)}: {verdict(found, arm)}")
     return 1 if summary.failed + summary.failed_before or summary.missing else 0
 
 

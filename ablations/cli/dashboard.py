@@ -12,7 +12,7 @@ from ablations.cli.command import INTERRUPTED
 from ablations.cli.recorded import load_study, started_folder
 from ablations.cli.terminal import console, show_json
 from ablations.dashboard.optuna_dashboard import MISSING, application, installed
-from ablations.dashboard.poller import Watcher, give_way
+from ablations.dashboard.poller import Poller, favour_requests
 from ablations.dashboard.server import Page, Server
 from analysis.report.files import as_markdown
 from analysis.table import tables_on
@@ -53,7 +53,7 @@ def _save(arguments: argparse.Namespace) -> int:
         show_json(saved)
         return 0
     for name, address in saved.items():
-        console().print(f"{name}: {address}", markup=False, soft_wrap=True)
+        console().unwrapped(f"{name}: {address}")
     return 0
 
 
@@ -70,16 +70,16 @@ def _serve(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     study, is_search = started_folder(arguments)
     report = agenda.command("report", arguments)
-    watcher = Watcher(study, arguments.out, arguments.storage, report)
-    beside = application(lambda: watcher.storage if is_search else None)
-    with Server(Page(watcher.board, beside), arguments.port or 0) as server:
+    poller = Poller(study, arguments.out, arguments.storage, report)
+    beside = application(lambda: poller.storage if is_search else None)
+    with Server(Page(poller.state, beside), arguments.port or 0) as server:
         say(f"{study}: {server.url}")
         if line := tunnel(server.server_port):
             say(line)
         if is_search and not installed():
             say(MISSING)
-        give_way()
-        watcher.start()
+        favour_requests()
+        poller.start()
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             server.serve_forever(poll_interval=0.2)
@@ -87,7 +87,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             say(f"\nthe page of {study} has ended; whatever trains goes on", file=sys.stderr)
         finally:
             signal.signal(signal.SIGTERM, before)
-            watcher.stop()
+            poller.stop()
     return INTERRUPTED
 
 

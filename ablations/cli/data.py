@@ -26,8 +26,8 @@ def _get(name: str) -> int:
     folder = FETCHED[name]()
     texts = sorted(folder.glob("*.txt"))
     size = sum(path.stat().st_size for path in texts)
-    console().print(f"{len(texts)} texts, {size:,} bytes: {folder}", markup=False, soft_wrap=True)
-    console().print(f"use it: data.corpus={name}", markup=False)
+    console().unwrapped(f"{len(texts)} texts, {size:,} bytes: {folder}")
+    console().print(f"use it: data.corpus={name}")
     return 0
 
 
@@ -50,12 +50,12 @@ def _tokenise(arguments: argparse.Namespace) -> int:
     check_share(*sizes, arguments.held_out_share)
     write_shards(folder, train_T, validation_T, ids, bytes_per_token)
     out = console()
-    out.print(f"{sentence(*sizes)}; {bytes_per_token:.2f} bytes a token", markup=False, soft_wrap=True)
+    out.unwrapped(f"{sentence(*sizes)}; {bytes_per_token:.2f} bytes a token")
     settings = (
         f"data.corpus={shlex.quote(f'tokens:{folder}')} model.vocab_size={ids.size} model.mask_id={ids.mask} "
         f"model.eos_id={ids.eos} model.pad_id={ids.pad}"
     )
     if arguments.held_out_share is not None:
         settings += f" data.held_out_share={arguments.held_out_share:g}"
-    out.print(f"use it: {settings}", markup=False, soft_wrap=True)
+    out.unwrapped(f"use it: {settings}")
     return 0

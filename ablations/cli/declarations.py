@@ -1,4 +1,4 @@
-"""A declaration as it is now, held against the design that a folder of runs was last run with: whose it is, what differs."""
+"""Comparison of a declaration with the design that a folder of runs was last run with: its owner, and what changed."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ from sweeps.search.spec import Search
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.plan import Plan
 from sweeps.studies.resolve import outline
-from sweeps.studies.study import CONFIRM, first_seeds, study_name
+from sweeps.studies.study import CONFIRM, Study, first_seeds, study_name
 
 
 def check_owner(arguments: argparse.Namespace, study: str) -> None:
@@ -169,9 +169,7 @@ def _command(arguments: argparse.Namespace, size: str, design: StudyDesign) -> s
     return shlex.join([*words[:2], arguments.name, *words[3:]])
 
 
-def _searched(
-    design: StudyDesign | None, declaration: Ablation | Search, arguments: argparse.Namespace, size: str
-) -> str:
+def _searched(design: StudyDesign | None, declaration: Study, arguments: argparse.Namespace, size: str) -> str:
     """The same of a search: its space, budget and seeds, as far as the design says them."""
     if not isinstance(design, SearchDesign) or not isinstance(declaration, Search):
         return ""

@@ -5,13 +5,12 @@ import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 
-from rich.console import Console
-
 from ablations.cli import studies as agenda
 from ablations.cli.plan import make_plan
 from ablations.cli.terminal import console
 from core.errors import UserError
 from core.records.decoded import Decoded
+from core.runtime.terminal import Terminal
 from core.training.deepspeed_config import uses_cuda
 from sweeps.launch.machine import default_workers
 from sweeps.runs.answers import Asked, answer, missing
@@ -25,11 +24,11 @@ def run_decode(arguments: argparse.Namespace) -> int:
     if plan.design.decoders is None:
         raise UserError(f"{plan.name}: it declares no decoders, so there is nothing to decode (see docs/sampling.md)")
     failed = decode_here(arguments, plan, console())
-    console().print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
+    console().print(f"next: {agenda.command('report', arguments, plan.size)}")
     return 1 if failed else 0
 
 
-def decode_here(arguments: argparse.Namespace, plan: Plan, out: Console) -> int:
+def decode_here(arguments: argparse.Namespace, plan: Plan, out: Terminal) -> int:
     """Decode finished runs on this machine, a process for each core or GPU, and say how many answers could not be had."""
     todo = list(missing(plan, arguments.out))
     workers = default_workers() if arguments.workers in (None, "auto") else arguments.workers
@@ -48,11 +47,11 @@ def decode_here(arguments: argparse.Namespace, plan: Plan, out: Console) -> int:
                 failures += sum(one.reason is not None for one in found)
                 done += len(found)
                 tell_answers(plan, asked.run, asked.folder, found)
-                out.print(f"decoded {asked.run.label}: {done} of {total}", markup=False)
+                out.print(f"decoded {asked.run.label}: {done} of {total}")
                 for one in found:
                     if one.reason is not None:
-                        out.print(f"  {one.decoder} failed: {one.reason}", markup=False, style="red")
-    out.print(f"{plan.study_name}: {done - failures} ways of decoding answered, {failures} failed", markup=False)
+                        out.print(f"  {one.decoder} failed: {one.reason}", style="red")
+    out.print(f"{plan.study_name}: {done - failures} ways of decoding answered, {failures} failed")
     return failures
 
 

@@ -5,15 +5,13 @@ import json
 import re
 from typing import Any
 
-from rich.console import Console
-
 from ablations.cli.terminal import console
 from core.config.loading import parse_overrides
 from core.config.presets import resolve
 from core.config.run import RunConfig, to_dict
 from core.model.flops import count, flops_per_token
 from core.model.shapes import shapes
-from core.runtime.terminal import line
+from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import labelled
 
 
@@ -40,7 +38,7 @@ def describe(name: str, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _print(content: dict[str, Any], out: Console) -> None:
+def _print(content: dict[str, Any], out: Terminal) -> None:
     sizes, flops = content["parameters"], content["flops_per_token"]
     out.print(line(content["name"], "bold") + line(f": {_kind(content['config']['model'])}"))
     out.print(

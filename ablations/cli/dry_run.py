@@ -26,7 +26,7 @@ def run_dry(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def run_dry_stages(stages: Sequence[Stage], arguments: argparse.Namespace) -> int:
-    """The same of every stage: all are checked before the first is described."""
+    """Check every stage, then print the plan of each."""
     cluster = Cluster.parse(arguments.cluster) if arguments.cluster else None
     check_stages(stages, cluster.devices if cluster else arguments.devices, here=False)
     for number, stage in enumerate(stages, start=1):
@@ -50,7 +50,7 @@ def _checked(config: RunConfig, arguments: argparse.Namespace) -> list[str]:
 def _print(lines: Sequence[str]) -> None:
     out = console()
     for line in lines:
-        out.print(line, markup=False, soft_wrap=True)
+        out.unwrapped(line)
 
 
 def _lines(config: RunConfig, found: DryRun, devices: int) -> list[str]:

@@ -53,7 +53,7 @@ def run_export(arguments: argparse.Namespace) -> int:
         return _as_hf(arguments, study, arm, folder)
     evidence = _evidence(arguments, study, judgement, arm)
     out = console()
-    out.print(f"{arm}: {evidence['chosen']}", markup=False)
+    out.print(f"{arm}: {evidence['chosen']}")
     if arguments.target:
         ablation = agenda.resolve(arguments.name)[1].sized(study.design.size)
         target = arguments.to or folder / "export" / Path(arguments.target).stem
@@ -61,8 +61,8 @@ def run_export(arguments: argparse.Namespace) -> int:
         return at_full_scale(arguments, study.design, arm, runs, evidence, target, by_hand=by_hand, matched=matched)
     target = arguments.to or folder / "export"
     export(study.design, arm, runs, evidence, target)
-    out.print(f"config: {target / CONFIG}", markup=False, soft_wrap=True)
-    out.print(f"train it: ablate train {shlex.quote(str(target / CONFIG))}", markup=False, soft_wrap=True)
+    out.unwrapped(f"config: {target / CONFIG}")
+    out.unwrapped(f"train it: ablate train {shlex.quote(str(target / CONFIG))}")
     return 0
 
 
@@ -102,7 +102,7 @@ def _as_hf(arguments: argparse.Namespace, study: Study, arm: str, folder: Path) 
     run = first_run(arm, study.records_of(arm), study.design)
     place = next((folder / arm).glob(f"seed-{run.seed}-{run.run_hash}-*"))
     line = export_run(place, arguments.to or folder / "export" / "hf")
-    console().print(Text(f"{arm}, seed {run.seed}: {line}"), soft_wrap=True)
+    console().unwrapped(Text(f"{arm}, seed {run.seed}: {line}"))
     return 0
 
 
@@ -178,18 +178,16 @@ def _tell(scale: FullScale, lacks: Sequence[str], folder: Path) -> None:
     """Print what was transferred and what is lacking."""
     out = console()
     if not scale.carried:
-        out.print(UNDECIDED, markup=False, soft_wrap=True)
+        out.unwrapped(UNDECIDED)
     for each in scale.carried:
-        out.print(
-            f"{each.key}: {each.proxy} on the proxy, {each.target} here: {each.how}", markup=False, soft_wrap=True
-        )
-    out.print(scale.sizes(), markup=False, soft_wrap=True)
-    out.print(f"{scale.cluster}: {predicted(scale)}", markup=False, soft_wrap=True)
+        out.unwrapped(f"{each.key}: {each.proxy} on the proxy, {each.target} here: {each.how}")
+    out.unwrapped(scale.sizes())
+    out.unwrapped(f"{scale.cluster}: {predicted(scale)}")
     for line in lacks:
-        out.print(f"note: {line}", markup=False, soft_wrap=True)
-    out.print(f"config, script, evidence and card: {folder}", markup=False, soft_wrap=True)
+        out.unwrapped(f"note: {line}")
+    out.unwrapped(f"config, script, evidence and card: {folder}")
     path = shlex.quote(str(folder))
-    out.print(f"check it: ablate train {path} --cluster {scale.cluster} --dry-run", markup=False, soft_wrap=True)
+    out.unwrapped(f"check it: ablate train {path} --cluster {scale.cluster} --dry-run")
 
 
 def _target(name: str, given: dict[str, Any]) -> RunConfig:

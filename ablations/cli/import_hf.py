@@ -63,10 +63,10 @@ def run_import(arguments: argparse.Namespace) -> int:
         _broken(denoiser),
     ]
     for line in filter(None, [*notes, *about]):
-        out.print(line, markup=False, soft_wrap=True)
-    out.print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
-    out.print(f"weights: {target / WEIGHTS}", markup=False, soft_wrap=True)
-    out.print(f"train it on: ablate train {shlex.quote(str(target / 'config.yaml'))}", markup=False, soft_wrap=True)
+        out.unwrapped(line)
+    out.unwrapped(f"config: {target / 'config.yaml'}")
+    out.unwrapped(f"weights: {target / WEIGHTS}")
+    out.unwrapped(f"train it on: ablate train {shlex.quote(str(target / 'config.yaml'))}")
     return 0
 
 

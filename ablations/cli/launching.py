@@ -101,7 +101,7 @@ def train_here(arguments: argparse.Namespace, plan: Plan, *, retry_failed: bool)
 
 
 def trained_elsewhere(arguments: argparse.Namespace, count: int, size: str) -> str:
-    """That another process trains what is left, and how to follow it."""
+    """A line that another process trains the remaining runs, with the command that follows it."""
     follow = agenda.command("status", arguments, size)
     return f"{counted(count, 'run')} in training by another process, which records them: {follow} follows it"
 

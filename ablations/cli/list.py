@@ -48,7 +48,7 @@ def _rows(name: str, out: Path) -> list[tuple[ModuleType | None, dict[str, Any]]
     """The rows of a declaration, JSON-ready, each with the module of its kind; None with the error of a broken one."""
     try:
         _, declaration = agenda.declared(name)
-        module = module_of(agenda.kind_of(declaration), "list")
+        module = module_of(declaration.kind, "list")
         return [(module, row) for row in module.rows(name, declaration, out)]
     except UserError as error:  # one broken declaration hides no other
         return [(None, {"name": name, "size": "", "error": str(error)})]

@@ -1,4 +1,4 @@
-"""A trained network by its folder, and what turns its tokens into text and back."""
+"""Opened: a trained network by its folder, with the tokenizer that turns its tokens into text and back."""
 
 import argparse
 from collections.abc import Sequence
@@ -125,5 +125,5 @@ def _check_fit(model: ModelConfig, tokenizer: Tokenizer, name: str) -> None:
 
 
 def given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, object]:
-    """Those of the options that were given."""
+    """The named options that were given, with their values."""
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}

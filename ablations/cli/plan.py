@@ -7,8 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ablations.cli import studies as agenda
 from ablations.cli.launching import cores, resolve_workers
 from ablations.cli.terminal import console, show_json
@@ -21,7 +19,7 @@ from core.config.run import RunConfig, config_hash
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
 from core.records.design import Design
-from core.runtime.terminal import line
+from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import Labelled, labelled
 from core.runtime.units import counted, duration, short, significant
 from sweeps.launch.machine import default_workers
@@ -39,7 +37,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 
 def show_plan(
-    content: dict[str, Any], arguments: argparse.Namespace, print_content: Callable[[dict[str, Any], Console], None]
+    content: dict[str, Any], arguments: argparse.Namespace, print_content: Callable[[dict[str, Any], Terminal], None]
 ) -> int:
     """Print a plan for people or as JSON. Raises UserError, after that, for one that can't reach significance."""
     if arguments.json:
@@ -126,16 +124,16 @@ def _known_noise(folder: Path, design: Design) -> float | None:
     return judge(study, brief=True).found["noise_sd"] if study is not None else None
 
 
-def print_plan(content: dict[str, Any], out: Console) -> None:
+def print_plan(content: dict[str, Any], out: Terminal) -> None:
     """The plan for people."""
     out.print(line(content["ablation"], "bold") + line(f" {content['size']}", "dim"))
-    out.print(content["question"], markup=False)
+    out.print(content["question"])
     out.print(_points(content) if "point" in content["arms"][0] else _arms(content))
     for arm in content["arms"]:
         for note in arm["notes"]:
-            out.print(f"note: {arm['label']}: {note}", markup=False)
+            out.print(f"note: {arm['label']}: {note}")
     for each in content["data"]:
-        out.print(each, markup=False, soft_wrap=True)
+        out.unwrapped(each)
     runs = content["runs"]
     if points := [arm["point"] for arm in content["arms"] if "point" in arm]:
         epochs = max(point["epochs"] for point in points)
@@ -183,7 +181,7 @@ def _points(content: dict[str, Any]) -> Labelled:
     return table
 
 
-def _print_effect(content: dict[str, Any], out: Console) -> None:
+def _print_effect(content: dict[str, Any], out: Terminal) -> None:
     line = (
         f"detects {content['detectable_effect_sd']:.2f} sd of paired differences (Holm over {content['comparisons']})"
     )

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ablations.cli.recorded import load_study
@@ -20,7 +19,7 @@ from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.probes.checks import at_length
 from core.records.likelihood_kind import listed
-from core.runtime.terminal import line
+from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
 from core.training.deepspeed_config import uses_cuda
@@ -80,12 +79,11 @@ def default_lengths(config: RunConfig) -> list[int]:
     return [*(n for n in (8 << i for i in range(30)) if n < whole), whole, min(2 * whole, config.model.max_positions)]
 
 
-def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: Console) -> None:
+def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: Terminal) -> None:
     """A row for each arm and length: arm minus control, then the interaction with length."""
-    out.print(
+    out.unwrapped(
         f"NELBO in nats/token of {sequences} held-out sequences of each length; arm minus control within seeds, Holm "
-        "over arms and lengths",
-        soft_wrap=True,
+        "over arms and lengths"
     )
     alpha = study.design.alpha
     table = labelled("arm", "length", "mean", "effect", coverage(alpha), "Holm p", "n")
@@ -97,12 +95,10 @@ def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: C
     out.print(table)
     for row in rows:
         if row.slope is not None and row.p_slope is not None:
-            out.print(
+            out.unwrapped(
                 f"{study.labels[row.arm]}: the difference changes by {signed(row.slope.estimate)} "
                 f"[{signed(row.slope.low)}, {signed(row.slope.high)}] as the length doubles, "
-                f"Holm p = {pvalue(row.p_slope, alpha)}",
-                markup=False,
-                soft_wrap=True,
+                f"Holm p = {pvalue(row.p_slope, alpha)}"
             )
 
 

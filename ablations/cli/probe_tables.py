@@ -5,21 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from analysis.formatting import coverage, pvalue
+from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 
 ALPHA = 0.05
 
 
-def print_run(content: dict[str, Any], path: Path, out: Console) -> None:
+def print_run(content: dict[str, Any], path: Path, out: Terminal) -> None:
     """A row for each layer in both designs, then what other routing does to the NELBO."""
-    out.print(
+    out.unwrapped(
         f"{_router(content)}, seed {content['seed']}: {content['sequences']} held-out sequences of {content['data']}, "
-        f"{content['timesteps']} timesteps, {content['nelbo']:.4f} nats per token",
-        markup=False,
-        soft_wrap=True,
+        f"{content['timesteps']} timesteps, {content['nelbo']:.4f} nats per token"
     )
     names = (
         "design",
@@ -44,17 +42,16 @@ def print_run(content: dict[str, Any], path: Path, out: Console) -> None:
                 pvalue(row["adjusted"], ALPHA),
             )
     out.print(table)
-    out.print(
-        "crossed: the same tokens at every timestep, their masked status the same; plain: each sequence at one timestep",
-        soft_wrap=True,
+    out.unwrapped(
+        "crossed: the same tokens at every timestep, their masked status the same; plain: each sequence at one timestep"
     )
-    out.print(f"routed as half the timesteps away: {_change(content['swapped'])}", markup=False, soft_wrap=True)
+    out.unwrapped(f"routed as half the timesteps away: {_change(content['swapped'])}")
     if content["told"] is not None:
-        out.print(f"told the timestep half of them away: {_change(content['told'])}", markup=False, soft_wrap=True)
-    out.print(f"probe: {path}", markup=False, soft_wrap=True)
+        out.unwrapped(f"told the timestep half of them away: {_change(content['told'])}")
+    out.unwrapped(f"probe: {path}")
 
 
-def print_study(rows: Sequence[dict[str, Any]], out: Console) -> None:
+def print_study(rows: Sequence[dict[str, Any]], out: Terminal) -> None:
     """A row for each arm: means over layers and seeds, and standard errors over seeds."""
     table = labelled("arm", "runs", "crossed", "% of H", "depend", "plain", "swapped", "told")
     for row in rows:
@@ -70,16 +67,15 @@ def print_study(rows: Sequence[dict[str, Any]], out: Console) -> None:
             _over_runs(np.array([run["told"]["mean"] for run in runs if run["told"] is not None]), "+.4f"),
         )
     out.print(table)
-    out.print(
+    out.unwrapped(
         "means over layers and runs, ± standard error over runs. crossed, plain: I(E;T|M) in nats, of two designs; % of H: "
         f"crossed as a share of H(E|M); depend: runs with a layer of adjusted p < {ALPHA} (crossed); swapped, told: change "
         "of the NELBO, nats per token, when tokens are routed as half the timesteps away, and when routers are told the "
-        "timestep half of them away",
-        soft_wrap=True,
+        "timestep half of them away"
     )
     for row in rows:
         for note in row["notes"]:
-            out.print(f"{row['label']}: {note}", markup=False, soft_wrap=True)
+            out.unwrapped(f"{row['label']}: {note}")
 
 
 def _router(content: dict[str, Any]) -> str:

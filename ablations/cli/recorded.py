@@ -23,7 +23,7 @@ def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
 
 
 def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
-    """As `study_of`. Raises UserError where nothing of it has been run."""
+    """The study as by `study_of`. Raises UserError where nothing of it has been run."""
     study, is_search = study_of(arguments)
     check_started(study, arguments)
     return study, is_search
@@ -40,9 +40,9 @@ def check_started(study: str, arguments: argparse.Namespace) -> None:
 
 def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
     """The size that is meant of an ablation, and its folder of runs. Raises UserError where there is none."""
-    name, ablation = agenda.resolve(arguments.name)
-    recorded = agenda.recorded_sizes(arguments.out, name, ablation)
-    size = agenda.meant_size(name, ablation, arguments.out, arguments.size)
+    name, declaration = agenda.declared_with_arms(arguments.name)
+    recorded = agenda.recorded_sizes(arguments.out, name, declaration)
+    size = agenda.meant_size(name, declaration, arguments.out, arguments.size)
     if size not in recorded:
         raise nothing_recorded(arguments, name, size)
     return size, recorded[size]

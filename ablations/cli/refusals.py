@@ -1,4 +1,4 @@
-"""Mistakes that the command line, a declaration and the folder of runs show, refused before a command's own imports."""
+"""Early refusal of mistakes that the command line, a declaration or a folder of runs shows, before a handler is imported."""
 
 import argparse
 import sys
@@ -26,7 +26,7 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
     if "declaration" not in command.checks or ("folder" in command.checks and Path(arguments.name).is_dir()):
         return
     stem, declaration = agenda.declared(arguments.name)
-    arguments.study_kind = agenda.kind_of(declaration)
+    arguments.study_kind = declaration.kind
     if "runs" in command.checks and "plan" not in command.checks:
         started_folder(arguments)
     _check_folder_of_runs(command, arguments, stem)

@@ -26,7 +26,7 @@ def run_report(arguments: argparse.Namespace) -> int:
         return 0
     out = console()
     out.print(terminal_table(judgement))
-    out.print(f"report: {path}", markup=False, soft_wrap=True)
+    out.unwrapped(f"report: {path}")
     if files:
-        out.print(f"{len(files)} tables and figures: {arguments.files}", markup=False, soft_wrap=True)
+        out.unwrapped(f"{len(files)} tables and figures: {arguments.files}")
     return 0

@@ -49,7 +49,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     )
     if summary.elsewhere:
         out.print(trained_elsewhere(arguments, summary.elsewhere, plan.size))
-    out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
+    out.print(f"next: {agenda.command('report', arguments, plan.size)}")
     if failed:
         out.print(line("some runs failed", "red") + line(": the report names them; --retry-failed runs them again"))
     return 1 if failed or summary.missing or undecoded else 0

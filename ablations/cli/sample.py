@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from ablations.cli.models import Opened, given, open_model
@@ -16,6 +15,7 @@ from core.diffusion.anomalies import find_anomalies
 from core.diffusion.sampling import Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError
 from core.records.record import write_atomically
+from core.runtime.terminal import Terminal
 
 ONLY_DIFFUSION = ("block_length", "steps", "remasking", "threshold", "low_threshold", "cfg", "cache")
 DIGITS = 6
@@ -90,7 +90,7 @@ def _content(
 
 
 def _traces(opened: Opened, sampled: Sampled) -> list[dict[str, Any]]:
-    """Of each sequence: its tokens, their text, the call that fixed each (-1: given) and its probability then."""
+    """For each sequence its tokens, their text, the call that fixed each (-1: given) and its probability then."""
     rows = []
     for index in range(len(sampled.tokens_BL)):
         length, tokens = int(sampled.length_B[index]), sampled.sequence(index).tolist()
@@ -106,9 +106,9 @@ def _traces(opened: Opened, sampled: Sampled) -> list[dict[str, Any]]:
     return rows
 
 
-def _print(content: dict[str, Any], arguments: argparse.Namespace, out: Console) -> None:
+def _print(content: dict[str, Any], arguments: argparse.Namespace, out: Terminal) -> None:
     for sequence in content["sequences"]:
-        out.print(Text(sequence["text"]), soft_wrap=True)  # its line breaks are its own
+        out.unwrapped(Text(sequence["text"]))  # its line breaks are its own
         anomalies = sequence["anomalies"]
         if anomalies["repeats"]:
             loop = f", a loop of {anomalies['loop']} tokens" if anomalies["loop"] else ""
@@ -116,10 +116,9 @@ def _print(content: dict[str, Any], arguments: argparse.Namespace, out: Console)
         if anomalies["stuck"]:
             out.print(f"stuck: {anomalies['guesses']} calls in a row fixed nothing more probable than a half")
     calls = sum(sequence["nfe"] for sequence in content["sequences"])
-    out.print(
+    out.unwrapped(
         f"{content['tokens']} tokens, {calls} network calls, {content['tokens_per_call']:.2f} tokens a call, "
-        f"{content['tokens_per_second']:.0f} tokens/s",
-        soft_wrap=True,
+        f"{content['tokens_per_second']:.0f} tokens/s"
     )
     if arguments.trace is not None:
-        out.print(f"trace: {arguments.trace}", markup=False, soft_wrap=True)
+        out.unwrapped(f"trace: {arguments.trace}")

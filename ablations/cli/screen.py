@@ -1,9 +1,9 @@
-"""Responses while they are decoded: on a terminal the sequences themselves, elsewhere a line for each block."""
+"""Display of responses while they are decoded: on a terminal the sequences themselves, elsewhere a line for each block."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
@@ -12,9 +12,10 @@ from core.diffusion.autoregressive import decode_autoregressive
 from core.diffusion.predictors import NetworkPredictor
 from core.diffusion.sampler import collect, decode, lay_out
 from core.diffusion.sampling import Fixed, Sampled, Sampling
+from core.runtime.terminal import Terminal
 
 
-def sampled_from(opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling, out: Console | None) -> Sampled:
+def sampled_from(opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling, out: Terminal | None) -> Sampled:
     """Decode a response to each prompt. out: where people watch; None = nobody does."""
     events = _events(opened, prompts, settings)
     shown = events if out is None else _Screen(opened, prompts, settings, out).watched(events)
@@ -34,7 +35,7 @@ def _events(opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling
 class _Screen:
     """Display of tokens as they are fixed: on a terminal the sequences themselves, elsewhere a line for each block."""
 
-    def __init__(self, opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling, out: Console) -> None:
+    def __init__(self, opened: Opened, prompts: Sequence[Sequence[int]], settings: Sampling, out: Terminal) -> None:
         self.opened, self.out = opened, out
         self.fill = -1 if opened.config.mask_id is None else opened.config.mask_id
         self.tokens_BL, self.length_B = lay_out(prompts, settings.length, self.fill)
@@ -43,15 +44,15 @@ class _Screen:
         self.by_line = bool(settings.block_length) and not opened.config.causal
 
     def watched(self, events: Iterator[Fixed]) -> Iterator[Fixed]:
-        """The same events, shown as they pass."""
+        """Yield the events, showing each as it passes."""
         if not self.out.is_terminal:
             for event in events:
                 if self.by_line and self.block not in (event.block, -1):
-                    self.out.print(self._line(), markup=False, soft_wrap=True)
+                    self.out.unwrapped(self._line())
                 self._take(event)
                 yield event
             if self.by_line:
-                self.out.print(self._line(), markup=False, soft_wrap=True)
+                self.out.unwrapped(self._line())
             return
         with Live(self._render(), console=self.out, auto_refresh=False, transient=True) as live:
             for event in events:

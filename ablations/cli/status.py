@@ -4,7 +4,7 @@ import argparse
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,10 @@ from ablations.cli import studies as agenda
 from ablations.cli.recorded import study_of
 from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import line
-from core.runtime.units import counted, duration, short
+from core.runtime.units import counted, duration
 from sweeps.launch.progress import bar, bars
-from sweeps.runs.progress import Standing
-from sweeps.runs.status import RunStatus, Status, status
+from sweeps.runs.status import Row, StudyStatus, labels, status
 from sweeps.search import status as searches
-from sweeps.search.status import ConfigurationStatus, SearchStatus
 from sweeps.studies.study import CONFIRM, study_name
 from sweeps.tracking.wandb_sync import offline_runs
 
@@ -32,8 +30,7 @@ WORDS = {
     "queued": "queued", "running": "running", "finished": "finished", "failed": "failed", "lost": "lost",
     "stopped": "left by a sweep that was stopped", "missing": "missing", "paused": "paused", "pruned": "pruned",
 }  # fmt: skip
-Row = RunStatus | ConfigurationStatus
-Found = Status | SearchStatus
+Found = StudyStatus[Any]
 
 
 def run_status(arguments: argparse.Namespace) -> int:
@@ -53,11 +50,9 @@ def run_status(arguments: argparse.Namespace) -> int:
     if not arguments.watch:
         console().print(render(found, again))
         if said := getattr(arguments, "drift", ""):
-            console().print(f"note: {said}", markup=False, soft_wrap=True)
+            console().unwrapped(f"note: {said}")
         if waiting := _wait_for_sync(arguments.out, study):
-            console().print(
-                f"{counted(waiting, 'run')} wait to be sent to W&B: {agenda.command('sync', arguments)}", markup=False
-            )
+            console().print(f"{counted(waiting, 'run')} wait to be sent to W&B: {agenda.command('sync', arguments)}")
         return 0
     try:
         _watch(look, found, again)
@@ -72,7 +67,7 @@ def _watch(look: Callable[[], Found], found: Found, again: str) -> None:
     if not out.is_terminal or out.is_dumb_terminal:
         said = _summary(found)
         while found.is_under_way:
-            out.print(said, markup=False, soft_wrap=True)
+            out.unwrapped(said)
             while found.is_under_way and _summary(found) == said:
                 time.sleep(WATCH_S)
                 found = look()
@@ -129,52 +124,25 @@ def render(found: Found, again: str) -> RenderableType:
     parts.append(table)
     if len(running) > MOST_ROWS:
         parts.append(line(f"and {len(running) - MOST_ROWS} more (--json lists all)"))
-    if isinstance(found, SearchStatus):
-        parts += [line(each) for each in _pauses(found)]
-    if isinstance(found, Status) and found.decoded is not None:
-        parts += _decoded(found.decoded)
+    parts += [line(text, style="red" if failed else "") for text, failed in found.details()]
     failures = found.of("failed", "lost")
     for reason, rows in by_reason(failures):
-        parts.append(line(f"{rows[0].state}: {_labels(rows)}: {reason}", style="red"))
+        parts.append(line(f"{rows[0].state}: {labels(rows)}: {reason}", style="red"))
     if failures:
         parts.append(line(f"again: {again}"))
     for reason, rows in by_reason([row for row in found.of("missing") if row.reason]):
-        parts.append(line(f"missing: {_labels(rows)}: {reason}", style="yellow"))
-    if isinstance(found, SearchStatus) and found.confirmation is not None:
+        parts.append(line(f"missing: {labels(rows)}: {reason}", style="yellow"))
+    if found.confirmation is not None:
         parts.append(render(found.confirmation, again))
-    elif isinstance(found, SearchStatus):
-        parts.append(line("the confirmation hasn't begun" if found.over else "confirmation: once the search is over"))
+    elif found.awaited:
+        parts.append(line(found.awaited))
     return Group(*parts)
 
 
-def _decoded(found: Standing) -> list[Text]:
-    left = found.wanted - found.answered
-    more = f"; ablate decode has the other {left}" if left else ""
-    parts = [line(f"decoded: {found.answered} of {found.wanted} ways of the finished runs{more}")]
-    return parts + [line(f"{count} failed: {reason}", style="red") for reason, count in found.failed.items()]
-
-
 def _summary(found: Found) -> str:
-    return f"{found.study}: {_counted(found.counts, 'run') if isinstance(found, Status) else _searched(found)}"
-
-
-def _counted(counts: Mapping[str, int], what: str) -> str:
-    said = [f"{count} {WORDS[state]}" for state, count in counts.items() if count]
-    return f"{counted(sum(counts.values()), what)}: {', '.join(said)}" if said else f"0 {what}s"
-
-
-def _searched(found: SearchStatus) -> str:
-    said = _counted(found.counts, "configuration")
-    if found.budget_tokens is not None:
-        return f"{said}; {short(found.tokens)} of {short(found.budget_tokens)} tokens"
-    return f"{said}; {found.undrawn} still to draw" if found.undrawn else said
-
-
-def _pauses(found: SearchStatus) -> list[str]:
-    by_step: dict[int, list[Any]] = {}
-    for row in found.of("paused"):
-        by_step.setdefault(row.until, []).append(row)
-    return [f"paused after step {step}: {_labels(rows)}" for step, rows in sorted(by_step.items())]
+    counts = [f"{count} {WORDS[state]}" for state, count in found.counts.items() if count]
+    total = f"{counted(sum(found.counts.values()), found.noun)}: {', '.join(counts)}" if counts else f"0 {found.noun}s"
+    return f"{found.study}: {'; '.join(filter(None, (total, found.remainder)))}"
 
 
 def tasks_said(found: Found) -> list[str]:
@@ -203,8 +171,3 @@ def by_reason(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     for row in rows:
         groups.setdefault((row.state, row.reason or "no reason given"), []).append(row)
     return [(reason, group) for (_, reason), group in groups.items()]
-
-
-def _labels(rows: Sequence[Row]) -> str:
-    shown = ", ".join(row.label for row in rows[:5])
-    return shown + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

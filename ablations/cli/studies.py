@@ -1,4 +1,4 @@
-"""Finding declarations: a question is on the agenda by its file being in `ablations/`."""
+"""Declarations by name or path: every file in `ablations/` is a study on the agenda."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ from sweeps.studies.ablation import Ablation, Size
 from sweeps.studies.decoders import Decoders
 from sweeps.studies.factors import Factor
 from sweeps.studies.ladder import Ladder, Target
-from sweeps.studies.study import STUDY_KINDS, Resources, confirm_size, study_name
+from sweeps.studies.study import STUDY_KINDS, Resources, Study, confirm_size, study_name
 
 DECLARED = {
     kind.__name__: kind
@@ -34,15 +34,21 @@ def discover() -> dict[str, Path]:
 
 
 def resolve(name: str) -> tuple[str, Ablation]:
-    """An ablation by its name on the agenda, or by the path of a .py file anywhere. Raises UserError as `declared` does,
-    and for a search."""
-    stem, found = declared(name)
-    if isinstance(found, Search):
-        raise UserError(f"{name} is a search; this is for ablations")
+    """An ablation by its name or path. Raises UserError as `declared` does, and for another kind of study."""
+    stem, found = declared_with_arms(name)
+    assert isinstance(found, Ablation)
     return stem, found
 
 
-def declared(name: str) -> tuple[str, Ablation | Search]:
+def declared_with_arms(name: str) -> tuple[str, Study]:
+    """A declaration whose designs have arms, each trained on seeds. Raises UserError as `declared` does, and for others."""
+    stem, found = declared(name)
+    if not STUDY_KINDS[found.kind].has_arms:
+        raise UserError(f"{name} is a {found.kind}; this is for ablations")
+    return stem, found
+
+
+def declared(name: str) -> tuple[str, Study]:
     """A declaration by its name on the agenda, or by the path of a .py file anywhere.
 
     Raises UserError when there is none, or when the file declares neither `ablation = Ablation(...)` nor `search =
@@ -75,11 +81,6 @@ def declared_in(name: str) -> str:
     return str(Path(name).resolve()) if name.endswith(".py") and Path(name).stem not in discover() else Path(name).stem
 
 
-def kind_of(declaration: Ablation | Search) -> str:
-    """The kind of study that a declaration declares."""
-    return "search" if isinstance(declaration, Search) else "ablation"
-
-
 def command(verb: str, arguments: argparse.Namespace, size: str | None = None, more: Sequence[str] = ()) -> str:
     """The command that does something else with the same declaration, in the same size and folder."""
     size = size or arguments.size or "full"
@@ -96,22 +97,20 @@ def run_command(arguments: argparse.Namespace, size: str) -> str:
     return command("run", arguments, size, more)
 
 
-def recorded_sizes(out: Path, name: str, ablation: Ablation | Search) -> Mapping[str, Path]:
+def recorded_sizes(out: Path, name: str, study: Study) -> Mapping[str, Path]:
     """The sizes of a declaration that have a folder of runs below `out`, their confirmations after them."""
-    sizes = ("full", *ablation.sizes)
+    sizes = ("full", *study.sizes)
     folders = {size: out / study_name(name, size) for size in (*sizes, *map(confirm_size, sizes))}
     return {size: folder for size, folder in folders.items() if folder.is_dir()}
 
 
-def meant_size(
-    name: str, ablation: Ablation | Search, out: Path, wanted: str | None, *, first_of_several: bool = False
-) -> str:
+def meant_size(name: str, study: Study, out: Path, wanted: str | None, *, first_of_several: bool = False) -> str:
     """The size that was named, else the full one where it was run, else the only one that was.
 
     Raises UserError for an unknown size, and where several were run, unless the first of them will do.
     """
-    sizes = ("full", *ablation.sizes)
-    recorded = [size for size in recorded_sizes(out, name, ablation) if size in sizes]
+    sizes = ("full", *study.sizes)
+    recorded = [size for size in recorded_sizes(out, name, study) if size in sizes]
     size = wanted or ("full" if "full" in recorded else next(iter(recorded), "full"))
     if size not in (*sizes, *map(confirm_size, sizes)):
         raise UserError(f"unknown size '{size}' of '{name}': known: {', '.join(sizes)}")
@@ -120,7 +119,7 @@ def meant_size(
     return size
 
 
-def _load(path: Path) -> Ablation | Search:
+def _load(path: Path) -> Study:
     spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ablations.cli.recorded import started_folder
@@ -76,7 +75,7 @@ def _content(study: str, found: Offline, failures: Mapping[str, str]) -> dict[st
     return {"study": study, **counts, "failed": failed}
 
 
-def _show(content: Mapping[str, Any], out: Console) -> None:
+def _show(content: Mapping[str, Any], out: Terminal) -> None:
     failed = content["failed"]
     if not content["sent"] and not failed:
         nothing = "nothing to send" if content["sent_before"] or content["training"] else "no run was mirrored offline"
@@ -86,12 +85,12 @@ def _show(content: Mapping[str, Any], out: Console) -> None:
     said += [f"{content['sent_before']} sent before"] if content["sent_before"] else []
     said += [f"{content['training']} in training left alone"] if content["training"] else []
     said += [f"{len(failed)} not sent"] if failed else []
-    out.print(f"{content['study']}: {', '.join(said)}", markup=False)
+    out.print(f"{content['study']}: {', '.join(said)}")
     by_reason: dict[str, list[str]] = {}
     for each in failed:
         by_reason.setdefault(each["reason"], []).append(each["run"])
     for reason, labels in by_reason.items():
         more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-        out.print(f"not sent: {', '.join(labels[:5])}{more}: {reason}", markup=False, style="red", soft_wrap=True)
+        out.unwrapped(f"not sent: {', '.join(labels[:5])}{more}: {reason}", style="red")
     if failed:
-        out.print("the same command sends what is left", markup=False)
+        out.print("the same command sends what is left")

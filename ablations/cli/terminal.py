@@ -4,7 +4,6 @@ import json
 import os
 from typing import Any
 
-from rich.console import Console
 from rich.padding import Padding
 
 from core.runtime.terminal import Terminal, line
@@ -12,7 +11,7 @@ from core.runtime.terminal import Terminal, line
 WIDTH = 80  # columns, where there is no terminal
 
 
-def console() -> Console:
+def console() -> Terminal:
     """Standard output, as wide as the terminal; elsewhere as $COLUMNS says, or 80 columns."""
     columns = os.environ.get("COLUMNS", "")
     elsewhere = int(columns) if columns.isdigit() and int(columns) else WIDTH

@@ -65,8 +65,8 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     study = Study.load(folder, design)
     assert study is not None  # it has a design
     out = console()
-    out.print(f"{plan.study_name}: {savings(last)}", markup=False)
-    out.print(f"next: {agenda.command('report', arguments, plan.size)}", markup=False)
+    out.print(f"{plan.study_name}: {savings(last)}")
+    out.print(f"next: {agenda.command('report', arguments, plan.size)}")
     if study.failed:
         failed = line(f"{counted(study.failed, 'run')} failed", "red")
         out.print(failed + line(": the report names them; --retry-failed runs them again"))

@@ -1,4 +1,4 @@
-"""`ablate verify`: what of an ablation's or a search's records can't be trusted."""
+"""`ablate verify`: hash the records of a study again, and list the problems found."""
 
 import argparse
 import os
@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ablations.cli import studies as agenda
 from ablations.cli.recorded import nothing_recorded
 from ablations.cli.terminal import console, show_json
@@ -18,6 +16,7 @@ from core.errors import UserError
 from core.records import design as designs
 from core.records import interim_analyses
 from core.records.design import SearchDesign
+from core.runtime.terminal import Terminal
 from core.runtime.units import counted
 from sweeps.runs.record_checks import Finding, Verification, settled
 from sweeps.runs.trials import key_of
@@ -31,7 +30,7 @@ from sweeps.studies.study import CONFIRM, study_name
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Re-hash everything; one line per finding. Returns 0 when all can be trusted, else 1."""
+    """Hash everything again and print a line per finding. Returns 1 where there is a problem, else 0."""
     name, declaration = agenda.declared(arguments.name)
     sizes = agenda.recorded_sizes(arguments.out, name, declaration)
     size = arguments.size or agenda.meant_size(name, declaration, arguments.out, None, first_of_several=True)
@@ -78,14 +77,14 @@ def _content(study: str, found: Verification) -> dict[str, Any]:
     return content | {"findings": [vars(finding) for finding in found.findings]}
 
 
-def _show(study: str, found: Verification, out: Console) -> None:
+def _show(study: str, found: Verification, out: Terminal) -> None:
     for finding in found.findings:
-        out.print(f"{'note: ' if finding.note else ''}{finding}", markup=False, soft_wrap=True)
+        out.unwrapped(f"{'note: ' if finding.note else ''}{finding}")
     wrong = sum(not finding.note for finding in found.findings)
-    verdict = "all can be trusted" if found.trusted else f"{wrong} thing{'s' if wrong > 1 else ''} can't be trusted"
+    verdict = f"{counted(wrong, 'problem')} found" if wrong else "no problem found"
     paused = f", {found.paused} paused" if found.paused else ""
     counts = f"{counted(found.complete, 'run')} complete{paused}, {found.failed} failed, {found.missing} missing"
-    out.print(f"{study}: {counts}: {verdict}", markup=False, soft_wrap=True)
+    out.unwrapped(f"{study}: {counts}: {verdict}")
 
 
 def _storage(arguments: argparse.Namespace, study: str) -> PatientStorage | None:

@@ -1,1 +1,1 @@
-"""The live page of a study: what is read as it changes, and the server that shows it on this machine."""
+"""The live page of a study: a poller of its records and queue, and a local server."""

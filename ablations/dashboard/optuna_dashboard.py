@@ -1,4 +1,4 @@
-"""optuna-dashboard beside the page of a search: its application on the same ledger, below the same token, to be read only."""
+"""optuna-dashboard below the page of a search: its application on the same storage, behind the same token, read-only."""
 
 import functools
 import importlib.util

@@ -1,4 +1,4 @@
-"""The thread that keeps a page's board up to date: ledger, records and judgement, none of it in a request's way."""
+"""Poller: the thread that keeps the page's content up to date from queue, records and judgement."""
 
 import gc
 import sys
@@ -12,7 +12,7 @@ from ablations.dashboard import sections
 from ablations.dashboard.curves import Curves
 from ablations.dashboard.optuna_dashboard import MISSING, installed
 from ablations.dashboard.record_cache import Reading, RecordReader
-from ablations.dashboard.state import Board
+from ablations.dashboard.state import PageState
 from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
 from core.errors import UserError
@@ -31,15 +31,15 @@ PAUSE_S, REST = 2.0, 4.0  # between looks, and of a look's own time: a fifth of 
 PATIENCE_S = 5.0
 
 
-def give_way() -> None:
-    """Have this process answer promptly while a thread of it reads and judges: threads change after 1 ms instead of 5, and
+def favour_requests() -> None:
+    """Make this process answer promptly while a thread of it reads and judges: threads change after 1 ms instead of 5, and
     what was imported isn't looked through for garbage any more, which takes 0.1 s at a time."""
     sys.setswitchinterval(1e-3)
     gc.collect()
     gc.freeze()
 
 
-class Watcher:
+class Poller:
     """Looks at a study again and again, and puts what it sees on a board.
 
     What can't be read is said on the board ("trouble"), and tried again at the next look.
@@ -47,7 +47,7 @@ class Watcher:
 
     def __init__(self, study: str, out: Path, url: str | None, report: str) -> None:
         """report: the command that writes the report. Raises UserError where nothing of the study has been run."""
-        self.study, self.out, self.board = study, out, Board()
+        self.study, self.out, self.state = study, out, PageState()
         self._url, self._report = url, report
         self._storage: PatientStorage | None = None
         self._reader: RecordReader | None = None
@@ -56,7 +56,7 @@ class Watcher:
         self._curves, self._unjudged, self._due = Curves(), list[str](), False
         self._before: dict[str, Mapping[str, Any]] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="watcher")
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="poller")
         self.design = read_design(study, out)
         self._head()
 
@@ -94,7 +94,7 @@ class Watcher:
                 self._due = False  # only now: what failed is tried again at the next look
             trouble += self._unjudged
         self._tell(found, rows, shown)
-        self.board.put("trouble", trouble)
+        self.state.put("trouble", trouble)
 
     def _watch(self) -> None:
         while not self._stop.is_set():
@@ -103,13 +103,13 @@ class Watcher:
                 self.look()
             except Exception as error:  # whatever it is belongs on the page, which goes on
                 first = (str(error).splitlines() or ["no message"])[0]
-                self.board.put(
+                self.state.put(
                     "trouble", [f"this page couldn't be brought up to date: {type(error).__name__}: {first}"]
                 )
             self._stop.wait(max(PAUSE_S, REST * (time.monotonic() - began)))
 
     def _head(self) -> None:
-        self.board.put("head", sections.head(self.design, self._report))
+        self.state.put("head", sections.head(self.design, self._report))
 
     @property
     def _is_search(self) -> bool:
@@ -154,7 +154,7 @@ class Watcher:
         for reading in self._reader.read():
             self._reading, changed = reading, changed or reading.changed
             if reading.done < reading.total:
-                self.board.put("progress", sections.progress(found, self._reader.study(design), reading))
+                self.state.put("progress", sections.progress(found, self._reader.study(design), reading))
         if changed or self._known is None or self._known.design != design:
             self._known, changed = self._reader.study(design), True
         return changed
@@ -179,21 +179,21 @@ class Watcher:
                 training[row["status"].arm].append(row["progress"])
         for place, arm in enumerate(study.arms):
             about = {"name": arm, "label": study.labels[arm], "colour": ARM_COLOURS[place % len(ARM_COLOURS)]}
-            self.board.put(f"curve {place}", about | self._curves.of(study, arm, training[arm]))
-        self.board.put("curves", {"arms": len(study.arms)})
+            self.state.put(f"curve {place}", about | self._curves.of(study, arm, training[arm]))
+        self.state.put("curves", {"arms": len(study.arms)})
 
     def _judge(self, study: Study, found: Status | SearchStatus | None) -> None:
         self._unjudged = []
         try:
-            self.board.put("verdict", sections.verdict(study))
+            self.state.put("verdict", sections.verdict(study))
             add_look(self._place(found)[0], "dashboard", len(study.design.seeds), study.complete)
         except UserError as error:
-            self.board.put("verdict", {"headline": "", "families": []})
+            self.state.put("verdict", {"headline": "", "families": []})
             self._unjudged = [f"no verdict: {error}"]
 
     def _tell(self, found: Status | SearchStatus | None, rows: list[dict[str, Any]], study: Study | None) -> None:
-        self.board.put("progress", sections.progress(found, study, self._reading))
-        self.board.put("failures", sections.failures(found, study))
-        self.board.put("workers", sections.workers(rows, study.labels if study else {}))
+        self.state.put("progress", sections.progress(found, study, self._reading))
+        self.state.put("failures", sections.failures(found, study))
+        self.state.put("workers", sections.workers(rows, study.labels if study else {}))
         if isinstance(found, SearchStatus) and isinstance(self.design, SearchDesign):
-            self.board.put("search", sections.search(found, self.design) | {"beside": installed() or MISSING})
+            self.state.put("search", sections.search(found, self.design) | {"beside": installed() or MISSING})

@@ -12,7 +12,7 @@ from analysis.verdicts.judge import judge
 from analysis.verdicts.lineage import looked_at, notes
 from core.records.design import Design, SearchDesign, StudyDesign
 from core.records.metrics import METRICS
-from sweeps.runs.status import STATES, RunStatus, Status
+from sweeps.runs.status import STATES, Row, RunStatus, Status
 from sweeps.search.status import ConfigurationStatus, SearchStatus
 
 MOST_RUNS = 8  # named beside a reason
@@ -78,7 +78,7 @@ def _row(row: Comparison) -> dict[str, Any]:
 
 def failures(found: Status | SearchStatus | None, study: Study | None) -> dict[str, Any]:
     """Failed and lost runs by reason, and damaged records."""
-    rows: list[RunStatus | ConfigurationStatus] = list(found.of("failed", "lost")) if found else []
+    rows: list[Row] = list(found.of("failed", "lost")) if found else []
     known = {row.label for row in rows}
     labels = study.labels if study is not None else {}
     if study is not None:
@@ -103,13 +103,14 @@ def failures(found: Status | SearchStatus | None, study: Study | None) -> dict[s
     }
 
 
-def named(row: RunStatus | ConfigurationStatus, labels: Mapping[str, str]) -> str:
+def named(row: Row, labels: Mapping[str, str]) -> str:
     """A run by its arm's label; a configuration by its trial."""
     return f"{labels.get(row.arm, row.arm)}, seed {row.seed}" if isinstance(row, RunStatus) else row.label
 
 
 def workers(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Workers and their runs. rows: of each run in training "status", "progress" and "rate" in tokens/s. labels: of arms."""
+    """Workers and the runs that they train. rows: "status", "progress" and "rate" (tokens a second) of each run in training.
+    labels: of arms."""
     return [
         {
             "where": row["status"].where, "label": named(row["status"], labels), "step": row["status"].step,

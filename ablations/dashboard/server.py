@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from ablations.dashboard.state import Board
+from ablations.dashboard.state import PageState
 from core.errors import UserError, require
 
 ADDRESS = "127.0.0.1"
@@ -26,9 +26,9 @@ FILES = {
     "/": ("ablations.dashboard", "page.html", "text/html; charset=utf-8"),
     "/page.js": ("ablations.dashboard", "page.js", "text/javascript; charset=utf-8"),
     "/charts.js": ("ablations.dashboard", "charts.js", "text/javascript; charset=utf-8"),
-    "/look.css": ("analysis", "page/look.css", "text/css; charset=utf-8"),
+    "/look.css": ("analysis.report", "page/look.css", "text/css; charset=utf-8"),
     "/page.css": ("ablations.dashboard", "page.css", "text/css; charset=utf-8"),
-    "/d3.js": ("analysis", "assets/d3.min.js", "text/javascript; charset=utf-8"),
+    "/d3.js": ("analysis.report", "assets/d3.min.js", "text/javascript; charset=utf-8"),
 }
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; "
@@ -50,13 +50,13 @@ Application = Callable[[dict[str, Any], Start], Iterable[bytes]]
 
 
 class Page:
-    """The WSGI application. beside: another one, for the paths of OTHERS; None while there is none."""
+    """The WSGI application. optuna: that of optuna-dashboard, for the paths of OTHERS; None while there is none."""
 
-    def __init__(self, board: Board, beside: Callable[[], Application | None] = lambda: None) -> None:
+    def __init__(self, state: PageState, optuna: Callable[[], Application | None] = lambda: None) -> None:
         self.token = secrets.token_urlsafe(32)
         # Cookies don't know ports: two pages of one machine must not overwrite each other's.
         self.cookie = f"ablate_{hashlib.sha256(self.token.encode()).hexdigest()[:12]}"
-        self._board, self._beside = board, beside
+        self.page_state, self._optuna = state, optuna
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         """Answer one request."""
@@ -79,19 +79,19 @@ class Page:
             package, name, kind = FILES[path]
             content = _file(package, name)
             return _answer(start, "200 OK", content, {"Content-Type": kind, "Content-Security-Policy": POLICY})
-        beside = self._beside() if path.startswith(OTHERS) else None
-        if beside is not None:
-            return beside(environ, _guarded(start))
+        optuna = self._optuna() if path.startswith(OTHERS) else None
+        if optuna is not None:
+            return optuna(environ, _guarded(start))
         return _say(start, "404 Not Found", "there is no such page")
 
     def _is_token(self, text: str) -> bool:
         return compare_digest(text.encode(), self.token.encode())
 
     def _state(self, environ: Mapping[str, Any], query: Mapping[str, list[str]], start: Start) -> Iterable[bytes]:
-        revision = self._board.revision
+        revision = self.page_state.revision
         if environ.get("HTTP_IF_NONE_MATCH") == f'"{revision}"':
             return _answer(start, "304 Not Modified", b"", {"ETag": f'"{revision}"'})
-        revision, content = self._board.since(query.get("since", [""])[0])
+        revision, content = self.page_state.since(query.get("since", [""])[0])
         return _answer(start, "200 OK", content, {"Content-Type": "application/json", "ETag": f'"{revision}"'})
 
 
@@ -111,7 +111,7 @@ class Server(socketserver.ThreadingMixIn, WSGIServer):
         self._page = page
 
     def server_bind(self) -> None:
-        """As WSGIServer does, without asking a name server for this machine's name."""
+        """Bind as WSGIServer does, without asking a name server for this machine's name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = ADDRESS, self.server_address[1]
         self.setup_environ()

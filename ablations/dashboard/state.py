@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Board:
+class PageState:
     """Sections by name. A reader that knows one revision is given the sections that changed since.
 
     A revision is "<board>-<number>": one of another board, of a command that was started again, counts for nothing.

@@ -26,6 +26,10 @@ class Terminal(Console):
         options.setdefault("crop", False)
         super().print(*(one_line(each) if isinstance(each, str) else each for each in objects), **options)
 
+    def unwrapped(self, content: str | Text, style: str | None = None) -> None:
+        """Print lines that aren't wrapped at the terminal's width, as they hold a path, a command or a sentence to copy."""
+        self.print(content, style=style, soft_wrap=True)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As of rich, with what is shown made harmless."""
         if isinstance(renderable, str):

@@ -97,6 +97,11 @@ class StudyKind:
     declaration: type[Any]
     operations: str = "sweeps.runs.operations"
 
+    @property
+    def has_arms(self) -> bool:
+        """True if its designs have arms, each trained on seeds."""
+        return self.operations == StudyKind.operations
+
 
 S = TypeVar("S", bound=Study)
 STUDY_KINDS: dict[str, StudyKind] = {}  # by name

@@ -13,7 +13,7 @@ from unittest import mock
 import pytest
 
 from ablations.cli import studies as agenda
-from ablations.dashboard.poller import Watcher
+from ablations.dashboard.poller import Poller
 from core.errors import UserError
 from tests.ablations.shell import ablate
 from tests.ablations.test_run import DECLARATION
@@ -259,8 +259,8 @@ def test_every_command_that_reads_answers_or_says_why_not(place, fault) -> None:
                 found.append(f"{' '.join(command)}: {problem}")
     with contextlib.chdir(place):
         try:
-            watcher = Watcher("toy", Path("runs"), None, "report")
-            watcher.look()
+            poller = Poller("toy", Path("runs"), None, "report")
+            poller.look()
         except UserError:
             pass
         except Exception as error:
@@ -332,17 +332,17 @@ def test_links_count_for_every_command_and_a_run_counts_once(place) -> None:
     with undrawn():
         assert "runs: 6 complete, 0 failed, 0 missing" in ablate("report", "toy.py", cwd=place).stdout
     verified = ablate("verify", "toy.py", cwd=place)
-    assert "6 runs complete, 0 failed, 0 missing: all can be trusted" in verified.stdout, verified.stdout
+    assert "6 runs complete, 0 failed, 0 missing: no problem found" in verified.stdout, verified.stdout
     done = ablate("run", "toy.py", cwd=place)
     assert "0 runs trained, 6 recorded before, 0 failed, 0 missing" in done.stdout, done.stderr
     with contextlib.chdir(place):
-        watcher = Watcher("toy", Path("runs"), None, "report")
-        watcher.look()
-        assert watcher._known is not None and watcher._known.complete == 6
+        poller = Poller("toy", Path("runs"), None, "report")
+        poller.look()
+        assert poller._known is not None and poller._known.complete == 6
 
 
 def test_what_files_and_declarations_say_reaches_the_terminal_escaped(place) -> None:
-    hostile = f"{ESCAPE}{FLIPPED}[red]\nablate: all can be trusted"
+    hostile = f"{ESCAPE}{FLIPPED}[red]\nablate: no problem found"
     declared = (place / "toy.py").read_text().replace('"Does top-k matter to a toy?"', repr(f"Does it?{hostile}"))
     (place / "toy.py").write_text(declared.replace('label="top-k"', f"label={hostile!r}"))
     design = place / "runs" / "toy" / "design.json"

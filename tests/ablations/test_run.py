@@ -409,7 +409,7 @@ def test_a_sweep_over_two_devices(tmp_path) -> None:
 def test_verify_trusts_what_was_run_and_finds_what_was_edited(swept, tmp_path) -> None:
     done = ablate("verify", "toy.py", cwd=swept)
     assert done.returncode == 0, done.stdout
-    assert "toy: 6 runs complete, 0 failed, 0 missing: all can be trusted" in done.stdout
+    assert "toy: 6 runs complete, 0 failed, 0 missing: no problem found" in done.stdout
     copy = tmp_path / "copy"
     shutil.copytree(swept, copy)
     path = next((copy / "runs" / "toy").rglob("record.json"))
@@ -418,7 +418,7 @@ def test_verify_trusts_what_was_run_and_finds_what_was_edited(swept, tmp_path) -
     path.write_text(json.dumps(content) + "\n")
     done = ablate("verify", "toy.py", cwd=copy)
     assert done.returncode == 1 and "changed since the ledger was told" in done.stdout
-    assert "3 things can't be trusted" in done.stdout
+    assert "3 problems found" in done.stdout
     answer = json.loads(ablate("verify", "toy.py", "--json", cwd=copy).stdout)
     assert not answer["trusted"] and len(answer["findings"]) == 3
     (copy / "runs" / "journal.log").unlink()

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy import stats
 
 from ablations.cli.kinds.search.report import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
@@ -22,6 +21,7 @@ from analysis.report.search import write_search_page
 from analysis.study import Study
 from analysis.verdicts.judge import judge
 from core.config.loading import build
+from core.runtime.terminal import Terminal
 from core.training.run import train
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.worker import StopSignal
@@ -169,9 +169,9 @@ def test_status_verify_retry_and_cancel_know_searches(searched) -> None:
     assert "toy: 8 configurations: {complete} finished, {paused} pruned".format(**outcome(searched)) in shown.stdout
     assert "toy.confirm: 12 runs: 12 finished" in shown.stdout
     done = ablate("verify", "toy.py", cwd=searched)
-    settled = "toy: {complete} runs complete, {paused} paused, 0 failed, 0 missing: all can be trusted"
+    settled = "toy: {complete} runs complete, {paused} paused, 0 failed, 0 missing: no problem found"
     assert settled.format(**outcome(searched)) in done.stdout, done.stdout
-    assert "toy.confirm: 12 runs complete, 0 failed, 0 missing: all can be trusted" in done.stdout
+    assert "toy.confirm: 12 runs complete, 0 failed, 0 missing: no problem found" in done.stdout
     assert done.returncode == 0
     done = ablate("retry", "toy.py", cwd=searched)
     assert "toy: 0 failed and 0 lost configurations queued again" in done.stdout
@@ -260,7 +260,7 @@ def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> No
     assert content["confirmation"]["is_control"] == ["winner-topk"]
     assert [row["is_control"] for group in content["groups"] for row in group["best"]].count(True) == 1
     out = io.StringIO()
-    print_report(content, study, Console(file=out, width=200))
+    print_report(content, study, Terminal(file=out, width=200))
     said = out.getvalue()
     assert "(the control: learning_rate" in said and "winner-topk is the control itself" in said
     for once in ("therefore biased", "Which rate suits a toy?", "confirmation on seeds"):
@@ -287,7 +287,7 @@ def test_only_draws_that_look_at_nothing_have_an_expected_best(searched, sampler
         }  # the control was no draw
         assert content["expected_best"][-1] == {"n": len(drawn), "value": pytest.approx(min(drawn))}
     out = io.StringIO()
-    print_report(report(results, None), None, Console(file=out, width=200))
+    print_report(report(results, None), None, Terminal(file=out, width=200))
     assert "expected best of n configurations" in out.getvalue() and "no expected best" not in out.getvalue()
 
 
@@ -308,7 +308,7 @@ def test_intervals_of_a_confirmation_have_the_declared_level(searched) -> None:
     widths = [row["high"] - row["low"] for row in rows]
     assert widths[1] == pytest.approx(widths[0] * stats.t.ppf(0.9, 3) / stats.t.ppf(0.975, 3))
     out = io.StringIO()
-    print_report(report(results, lax), lax, Console(file=out, width=200))
+    print_report(report(results, lax), lax, Terminal(file=out, width=200))
     assert "80 % interval" in out.getvalue() and "95 % interval" not in out.getvalue()
 
 
@@ -331,7 +331,7 @@ def test_a_search_that_finds_nothing_better_says_so(tmp_path, monkeypatch) -> No
     study = confirmed(results, folder)
     assert study.arms == ["control"] and study.missing == 0
     out = io.StringIO()
-    print_report(report(results, study), study, Console(file=out, width=200))
+    print_report(report(results, study), study, Terminal(file=out, width=200))
     said = out.getvalue()
     assert "winner is the control itself: nothing better was found" in said and "No verdict" not in said
 
@@ -410,7 +410,7 @@ def test_an_effect_below_the_margin_is_not_shown_as_the_margin(searched, tmp_pat
     study = replace(study, design={**study.design, "margin": 0.01})
     content = report(results, study)
     content["confirmation"]["arms"][1]["effect"] = 0.00996
-    out = Console(file=io.StringIO(), width=200)
+    out = Terminal(file=io.StringIO(), width=200)
     print_report(content, study, out)
     write_search_page(content, judge(study), tmp_path / "page.html")
     for shown in (out.file.getvalue(), (tmp_path / "page.html").read_text()):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.dashboard.poller import Watcher, give_way
+from ablations.dashboard.poller import Poller, favour_requests
 from ablations.dashboard.server import Page, Server
 from core.records.record import FILE_NAME
 from tests.analysis.conftest import make_design, make_record
@@ -63,12 +63,12 @@ def measure() -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         out = Path(place)
         design = leave_study(out)
-        give_way()
+        favour_requests()
         began = time.perf_counter()
-        watcher = Watcher("toy", out, None, "ablate report toy")
-        with Server(Page(watcher.board)) as server:
+        poller = Poller("toy", out, None, "ablate report toy")
+        with Server(Page(poller.state)) as server:
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-            watcher.start()
+            poller.start()
             client = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()))
             client.open(server.url).read()
             base = server.url.partition("/?")[0]
@@ -85,12 +85,12 @@ def measure() -> dict[str, float]:
             found |= {"p50": statistics.median(seconds), "longest": max(seconds)}
             found["p95"] = statistics.quantiles(seconds, n=20)[-1] if len(seconds) > 1 else seconds[0]
             server.shutdown()
-        watcher.stop()
+        poller.stop()
         known = json.loads(content)["revision"]
         leave_last(out, design)
         began = time.perf_counter()
-        watcher.look()
-        return found | {"look": time.perf_counter() - began, "update_bytes": len(watcher.board.since(known)[1])}
+        poller.look()
+        return found | {"look": time.perf_counter() - began, "update_bytes": len(poller.state.since(known)[1])}
 
 
 def table(found: dict[str, float]) -> list[str]:

@@ -45,5 +45,10 @@ def ordered() -> list[Command]:
     return sorted(COMMANDS.values(), key=lambda command: (place.get(command.name, len(ORDER)), command.name))
 
 
-for _module in pkgutil.iter_modules(__path__):
-    register(importlib.import_module(f"{__name__}.{_module.name}").COMMAND)
+def find() -> None:
+    """Register the commands of this folder's files."""
+    for module in pkgutil.iter_modules(__path__):
+        register(importlib.import_module(f"{__name__}.{module.name}").COMMAND)
+
+
+find()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ablations.dashboard.poller import Watcher
+from ablations.dashboard.poller import Poller
 from ablations.dashboard.server import Page, Server
 from core.records.design import FILE_NAME as DESIGN_FILE
 from tests.ablations.dashboard.half_done import Sweep, begin
@@ -28,13 +28,13 @@ ablation = declare(factors=(Factor("objective.load_balancing_weight", (0.01, 0.0
 @contextmanager
 def served(sweep: Sweep) -> Iterator[str]:
     """The address of a page of a sweep that is looked at all the time."""
-    watcher = Watcher(sweep.planned.study_name, sweep.out, None, "ablate report toy.py")
-    with Server(Page(watcher.board)) as server:
+    poller = Poller(sweep.planned.study_name, sweep.out, None, "ablate report toy.py")
+    with Server(Page(poller.state)) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        watcher.start()
+        poller.start()
         yield server.url
         server.shutdown()
-        watcher.stop()
+        poller.stop()
 
 
 @needs_chromium

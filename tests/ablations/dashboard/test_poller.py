@@ -10,7 +10,7 @@ import pytest
 from ablations.dashboard import poller as watching
 from ablations.dashboard.curves import POINTS, band
 from ablations.dashboard.optuna_dashboard import application
-from ablations.dashboard.poller import Watcher
+from ablations.dashboard.poller import Poller
 from ablations.dashboard.record_cache import RecordReader
 from ablations.dashboard.server import Page
 from analysis.figures.palette import ARM_COLOURS
@@ -33,14 +33,14 @@ from tests.sweeps.search.conftest import declare
 REASON = "TrainingDivergedError: training diverged at step 7"
 
 
-def told(watcher: Watcher) -> dict:
+def told(poller: Poller) -> dict:
     """All sections after a look."""
-    watcher.look()
-    return json.loads(watcher.board.since("")[1])["sections"]
+    poller.look()
+    return json.loads(poller.state.since("")[1])["sections"]
 
 
-def watch(sweep) -> Watcher:
-    return Watcher(sweep.planned.study_name, sweep.out, None, "ablate report toy.py")
+def watch(sweep) -> Poller:
+    return Poller(sweep.planned.study_name, sweep.out, None, "ablate report toy.py")
 
 
 def test_a_page_that_was_kept_equals_one_from_reading_everything_anew(tmp_path) -> None:
@@ -61,9 +61,9 @@ def test_a_page_that_was_kept_equals_one_from_reading_everything_anew(tmp_path) 
     assert now["failures"]["unreadable"][0].endswith(
         "not JSON: Unterminated string starting at: line 1 column 2 (char 1)"
     )
-    before = kept.board.revision
+    before = kept.state.revision
     kept.look()
-    assert json.loads(kept.board.since(before)[1])["sections"].keys() <= {"progress", "workers"}  # the time left
+    assert json.loads(kept.state.since(before)[1])["sections"].keys() <= {"progress", "workers"}  # the time left
 
 
 def test_what_is_said_of_a_sweep_on_its_way(tmp_path) -> None:
@@ -117,20 +117,20 @@ def test_a_file_is_read_once_unless_it_changed_and_kept_without_what_isnt_shown(
 def test_a_ledger_or_a_design_that_cant_be_read_is_said_and_what_is_known_stays(tmp_path) -> None:
     sweep = begin(tmp_path)
     sweep.finish(6)
-    watcher = watch(sweep)
-    assert told(watcher)["trouble"] == []
+    poller = watch(sweep)
+    assert told(poller)["trouble"] == []
     (sweep.folder / DESIGN_FILE).write_text("{")
-    found = told(watcher)
+    found = told(poller)
     assert "the design can't be read" in found["trouble"][0] and found["progress"]["counts"]["finished"] == 6
-    (sweep.folder / DESIGN_FILE).write_text(json.dumps(dict(sweep.planned.design)))
+    (sweep.folder / DESIGN_FILE).write_text(json.dumps(sweep.planned.design.to_json()))
     (tmp_path / "journal.log").rename(tmp_path / "moved.log")
     found = told(watch(sweep))
     assert "the ledger can't be read" in found["trouble"][0] and "--storage" in found["trouble"][0]
     assert found["progress"]["counts"] == {"finished": 6, "missing": 18} and found["verdict"]["families"]
-    found = told(Watcher("toy", tmp_path, f"journal:{tmp_path}/moved.log", ""))
+    found = told(Poller("toy", tmp_path, f"journal:{tmp_path}/moved.log", ""))
     assert found["trouble"] == [] and found["progress"]["counts"] == {"queued": 18, "finished": 6}
     with pytest.raises(UserError, match="nothing of other has been run"):
-        Watcher("other", tmp_path, None, "")
+        Poller("other", tmp_path, None, "")
 
 
 @pytest.mark.slow
@@ -140,10 +140,10 @@ def test_a_search_shows_its_best_and_optunas_own_page_beside_it(tmp_path) -> Non
     ledger = SearchLedger(planned, tmp_path, open_storage(default_url(tmp_path)))
     (ledger.folder / DESIGN_FILE).write_text(json.dumps(planned.design.to_json()))
     SearchWorker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
-    watcher = Watcher("toy", tmp_path, None, "")
-    page = Page(watcher.board, application(lambda: watcher.storage))
+    poller = Poller("toy", tmp_path, None, "")
+    page = Page(poller.state, application(lambda: poller.storage))
     assert ask(page, "/api/studies")[0] == 404  # the ledger isn't open yet
-    found = told(watcher)
+    found = told(poller)
     assert found["trouble"] == [] and found["search"]["beside"] is True
     values = {trial: value for trial, value, state, _ in found["search"]["values"] if state == "finished"}
     (best,) = found["search"]["best"]
@@ -158,30 +158,28 @@ def test_a_search_shows_its_best_and_optunas_own_page_beside_it(tmp_path) -> Non
 
 def test_a_new_record_among_2000_is_read_alone_and_told_alone(tmp_path, monkeypatch) -> None:
     design = dashboard.leave_study(tmp_path, rows=2, bulk=False)
-    watcher = Watcher("toy", tmp_path, None, "")
-    assert json.loads(watcher.board.since("")[1])["sections"].keys() == {
-        "head"
-    }  # what is shown before anything is read
+    poller = Poller("toy", tmp_path, None, "")
+    assert json.loads(poller.state.since("")[1])["sections"].keys() == {"head"}  # what is shown before anything is read
     readings = []
-    put = watcher.board.put
+    put = poller.state.put
     monkeypatch.setattr(
-        watcher.board,
+        poller.state,
         "put",
         lambda name, content: (
             readings.append(content["reading"]) if name == "progress" else None,
             put(name, content),
         ),
     )
-    found = told(watcher)
+    found = told(poller)
     assert [64, 1999] in readings and readings[-1] is None and len(readings) > 20
     assert found["progress"]["counts"] == {"finished": 1999, "missing": 1}
-    before, whole = watcher.board.since("")
+    before, whole = poller.state.since("")
     assert len(whole) < 100_000
     read, really = [], records.read
     monkeypatch.setattr("ablations.dashboard.record_cache.records.read", lambda path: read.append(path) or really(path))
     dashboard.leave_last(tmp_path, design)
-    watcher.look()
-    now = watcher.board.since(before)[1]
+    poller.look()
+    now = poller.state.since(before)[1]
     assert len(read) == 1 and len(now) < 10_000
     assert json.loads(now)["sections"].keys() == {"progress", "verdict", "curve 19"}
 

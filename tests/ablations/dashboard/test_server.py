@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from ablations.dashboard.server import Page, Server
-from ablations.dashboard.state import Board
+from ablations.dashboard.state import PageState
 from core.errors import UserError
 
 
@@ -34,7 +34,7 @@ def ask(page: Page, path: str = "/", *, method="GET", host="127.0.0.1:8123", coo
 
 @pytest.fixture
 def page() -> Page:
-    board = Board()
+    board = PageState()
     board.put("head", {"question": "Why?"})
     return Page(board)
 
@@ -92,9 +92,9 @@ def test_only_what_changed_is_told_and_nothing_where_nothing_did(page) -> None:
     tag = headers["ETag"]
     status, headers, content = ask(page, "/state?since=", HTTP_IF_NONE_MATCH=tag)
     assert (status, content, headers["ETag"]) == (304, "", tag)
-    page._board.put("head", {"question": "Why?"})
+    page.page_state.put("head", {"question": "Why?"})
     assert ask(page, "/state", HTTP_IF_NONE_MATCH=tag)[0] == 304
-    page._board.put("curves", {"mean": [float("nan"), 1 / 3]})
+    page.page_state.put("curves", {"mean": [float("nan"), 1 / 3]})
     status, _, content = ask(page, f"/state?since={first['revision']}", HTTP_IF_NONE_MATCH=tag)
     assert status == 200 and json.loads(content)["sections"] == {"curves": {"mean": [None, 0.333333]}}
     for other in ("", "of another command-7", "x", f"{first['revision']}9x"):  # everything
@@ -109,7 +109,7 @@ def test_another_application_is_below_the_same_token_and_can_only_be_read(page) 
         start("200 OK", [("Content-Security-Policy", "default-src 'self'")])
         return [environ["PATH_INFO"].encode()]
 
-    both = Page(Board(), lambda: beside)
+    both = Page(PageState(), lambda: beside)
     status, headers, content = ask(both, "/dashboard/studies/0")
     assert (status, content) == (200, "/dashboard/studies/0")
     assert headers["Content-Security-Policy"] == "default-src 'self'" and headers["X-Frame-Options"] == "DENY"

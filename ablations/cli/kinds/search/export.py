@@ -16,6 +16,7 @@ from core.records.design import Design
 from sweeps.export.arm import export
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import Results, confirmation
+from sweeps.search.spec import Search
 
 
 def run_export(arguments: argparse.Namespace) -> int:
@@ -49,8 +50,8 @@ def run_export(arguments: argparse.Namespace) -> int:
     if arguments.target:
         return _at_full_scale(arguments, study.design, arm, runs, evidence, folder, by_hand=arm != judgement.winner)
     export(study.design, arm, runs, evidence, target)
-    console().print(f"{arm}: {chosen}", markup=False)
-    console().print(f"config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
+    console().print(f"{arm}: {chosen}")
+    console().unwrapped(f"config: {target / 'config.yaml'}")
     return 0
 
 
@@ -68,7 +69,7 @@ def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder:
         by_hand = arguments.arm is not None
         return _at_full_scale(arguments, design, arm, finalists[name].records, told, folder, by_hand=by_hand)
     export(design, arm, finalists[name].records, told, target)
-    console().print(f"{name}: unconfirmed; config: {target / 'config.yaml'}", markup=False, soft_wrap=True)
+    console().unwrapped(f"{name}: unconfirmed; config: {target / 'config.yaml'}")
     return 0
 
 
@@ -82,6 +83,8 @@ def _at_full_scale(
     *,
     by_hand: bool,
 ) -> int:
-    matched = agenda.declared(arguments.name)[1].match is not None
+    declaration = agenda.declared(arguments.name)[1]
+    assert isinstance(declaration, Search)
+    matched = declaration.match is not None
     target = arguments.to or folder / "export" / Path(arguments.target).stem
     return at_full_scale(arguments, design, arm, runs, told, target, by_hand=by_hand, matched=matched)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import optuna
-from rich.console import Console
 
 from ablations.cli import studies as agenda
 from ablations.cli.launching import cores, resolve_workers
@@ -13,7 +12,7 @@ from ablations.cli.plan import check_calibration, show_plan
 from analysis.statistics.power import reaches_significance
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
-from core.runtime.terminal import line
+from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import labelled
 from core.runtime.units import counted, duration, short
 from sweeps.launch.machine import default_workers
@@ -122,17 +121,17 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
     return content
 
 
-def print_plan(content: dict[str, Any], out: Console) -> None:
+def print_plan(content: dict[str, Any], out: Terminal) -> None:
     """The plan for people."""
     out.print(line(content["ablation"], "bold") + line(f" {content['size']}, a search", "dim"))
-    out.print(content["question"], markup=False)
+    out.print(content["question"])
     table = labelled("key", "range", "control", folded=("range",), left=("control",))
     for key, said in content["space"].items():
         table.add(key, line(said), line(content["control_settings"].get(key, "")))
     out.print(table)
     per = f" for each {content['compare']} ({', '.join(content['groups'])})" if content["compare"] else ""
     budget = counted(content["trials"], "configuration") if content["trials"] else f"{short(content['tokens'])} tokens"
-    out.print(f"budget: {budget}{per}, seeds {', '.join(map(str, content['seeds']))} in each", markup=False)
+    out.print(f"budget: {budget}{per}, seeds {', '.join(map(str, content['seeds']))} in each")
     rungs = f", compared at steps {', '.join(map(str, content['rungs']))}" if len(content["rungs"]) > 1 else ""
     out.print(
         f"sampler {content['sampler']}, pruner {content['pruner']}{rungs}; objectives {', '.join(content['metrics'])}"
@@ -143,9 +142,9 @@ def print_plan(content: dict[str, Any], out: Console) -> None:
         f"{len(content['confirm']['seeds'])} fresh seeds"
     )
     rest = f"; most often in the way: {content['infeasible']}" if content["infeasible"] else ""
-    out.print(f"{content['feasible_share']:.0%} of random points can be trained{rest}", markup=False)
+    out.print(f"{content['feasible_share']:.0%} of random points can be trained{rest}")
     for each in content["data"]:
-        out.print(each, markup=False, soft_wrap=True)
+        out.unwrapped(each)
     if content.get("estimated_seconds") is not None:
         out.print(
             f"time: about {duration(content['estimated_seconds'])} with {counted(content['workers'], 'worker')} "

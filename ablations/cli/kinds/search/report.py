@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from ablations.cli import studies as agenda
 from ablations.cli.recorded import drift_note
@@ -25,6 +24,7 @@ from analysis.verdicts.judge import judge
 from core.errors import UserError
 from core.records.design import SearchDesign
 from core.records.versions import mixture
+from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 from core.runtime.units import counted, ranked, short, significant
 from sweeps.search.importance import importances
@@ -132,7 +132,7 @@ def _trial(found: Configuration) -> dict[str, Any]:
 
 
 def _unequal_tokens(arms: Sequence[Mapping[str, Any]]) -> str | None:
-    """That confirmed arms were trained on other numbers of tokens than the control: more may be better for that alone."""
+    """A warning where confirmed arms were trained on other numbers of tokens than the control; None where they weren't."""
     spent = {row["arm"]: row["tokens"] for row in arms if row["tokens"] is not None}
     if len(set(spent.values())) < 2:
         return None
@@ -278,15 +278,15 @@ def _effects(
     return row
 
 
-def print_report(content: dict[str, Any], study: Study | None, out: Console) -> None:
+def print_report(content: dict[str, Any], study: Study | None, out: Terminal) -> None:
     """The report for people, and where its page is."""
     _print_content(content, study, out)
     if "report" in content:
-        out.print(f"report: {content['report']}", markup=False, soft_wrap=True)
+        out.unwrapped(f"report: {content['report']}")
 
 
-def _print_content(content: dict[str, Any], study: Study | None, out: Console) -> None:
-    out.print(content["question"], markup=False, style="bold")
+def _print_content(content: dict[str, Any], study: Study | None, out: Terminal) -> None:
+    out.print(content["question"], style="bold")
     counts = content["configurations"]
     out.print(
         f"{counted(counts['complete'], 'configuration')} trained to the end, {counts['paused']} paused "
@@ -294,11 +294,11 @@ def _print_content(content: dict[str, Any], study: Study | None, out: Console) -
         f"failed; {short(content['tokens'])} tokens"
     )
     for warning in content["warnings"]:
-        out.print(warning, markup=False, style="yellow")
+        out.print(warning, style="yellow")
     for note in content["notes"]:
-        out.print(f"note: {note}", markup=False, style="yellow")
+        out.print(f"note: {note}", style="yellow")
     for failure in content["failures"][:SHOWN]:
-        out.print(f"trial {failure['trial']} failed: {failure['reason']}", markup=False, style="red")
+        out.print(f"trial {failure['trial']} failed: {failure['reason']}", style="red")
     if any(group["best"] for group in content["groups"]):
         out.print()
         out.print(f"the search's own best ({BIASED})", style="bold")
@@ -326,29 +326,29 @@ def _print_content(content: dict[str, Any], study: Study | None, out: Console) -
         )
     out.print(table)
     for name in found["is_control"]:
-        out.print(f"{name} is the control itself: nothing better was found, and its row is the control's", markup=False)
+        out.print(f"{name} is the control itself: nothing better was found, and its row is the control's")
     if len(found["arms"]) == 1:
         return  # the control alone: there is nothing to judge, nor to export
     out.print()
     out.print(terminal_table(judge(study), titled=False))
     said = "nothing yet" if found["winner"] is None else found["winner"]
-    out.print(f"to export: {said}: {found['winner_reason']}", markup=False)
+    out.print(f"to export: {said}: {found['winner_reason']}")
 
 
-def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) -> None:
+def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Terminal) -> None:
     if group["group"]:
-        out.print(f"{group['group']}:", markup=False)
+        out.print(f"{group['group']}:")
     for row in group["best"]:
-        out.print(f"  {_described(row, metrics)}", markup=False)
+        out.print(f"  {_described(row, metrics)}")
     if group["pareto"]:
         out.print(f"  Pareto front: {counted(len(group['pareto']), 'configuration')}")
         for row in group["pareto"]:
-            out.print(f"    {_described(row, metrics)}", markup=False)
+            out.print(f"    {_described(row, metrics)}")
     step = group["judged_at_step"]
     for title, key in (("expected best of", "expected_best"), ("best of the first", "best_so_far")):
         if group[key] and (key == "expected_best" or group["guided_by"]):
             curve = ", ".join(f"{row['n']}: {significant(row['value'], 4)}" for row in group[key])
-            out.print(f"  {title} n configurations at step {step}: {curve}", markup=False)
+            out.print(f"  {title} n configurations at step {step}: {curve}")
     if group["guided_by"] and group["best_so_far"]:
         out.print(
             f"  no expected best: {group['guided_by']} proposes by what it has seen, so trials aren't random draws"
@@ -362,7 +362,7 @@ def _print_group(group: dict[str, Any], metrics: Sequence[str], out: Console) ->
             said = f"{row['parameter']}: {row['importance']:.3f}"
             if row["pvalue"] is not None:
                 said += f", null {row['null']:.3f}, p = {pvalue(row['pvalue'], 0.05)}"
-            out.print(f"    {said}", markup=False)
+            out.print(f"    {said}")
 
 
 def _described(row: Mapping[str, Any], metrics: Sequence[str]) -> str:

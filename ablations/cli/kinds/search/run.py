@@ -49,7 +49,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     results = Results.load(arguments.out / planned.study_name, planned.design)
     out = console()
     said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    out.print(f"{planned.study_name}: {said}", markup=False)
+    out.print(f"{planned.study_name}: {said}")
     if results is None or not results.complete:
         raise RuntimeError(
             "no configuration was trained to the end, so there is nothing to confirm: see the failures above"
@@ -66,5 +66,5 @@ def run_run(arguments: argparse.Namespace) -> int:
     )
     if summary.elsewhere:
         out.print(trained_elsewhere(arguments, summary.elsewhere, planned.size))
-    out.print(f"next: {agenda.command('report', arguments, planned.size)}", markup=False)
+    out.print(f"next: {agenda.command('report', arguments, planned.size)}")
     return 1 if failed or summary.missing else 0
