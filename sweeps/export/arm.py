@@ -1,4 +1,4 @@
-"""The winning arm as files that others can train from, with the evidence that it won."""
+"""Export of an arm: its config, with the evidence for it."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The winning arm at full scale: a folder that a cluster can train from.
+"""Export of the winning arm at full scale: a folder that a cluster can train from.
 
 <folder>/
     config.yaml      the whole config, its layout included; `ablate train` takes it

@@ -1,4 +1,4 @@
-"""From a point of the space to a config that can be trained, or to what stands in the way, before anything is trained."""
+"""Resolver: turns a point of a search's space into a config, or says why that can't be trained."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""A search becomes a plan: its configs' common ground, its rungs and its groups, checked before anything is trained."""
+"""SearchPlan: a search resolved into its settings, rungs and groups, checked before anything is trained."""
 
 import hashlib
 import json

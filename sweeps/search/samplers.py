@@ -1,4 +1,4 @@
-"""Optuna's samplers by the names that a search knows them by, and what they are shown."""
+"""Registry of Optuna's samplers, and the view of the storage that they are given."""
 
 import hashlib
 import warnings

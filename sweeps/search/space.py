@@ -1,4 +1,4 @@
-"""The searched space as Optuna sees it: distributions, draws, and settings of configs back and forth."""
+"""The searched space for Optuna: distributions, draws, and settings from and to its parameters."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The vocabulary of a search: a question, the space that is searched, and how much it may cost."""
+"""Search: the declaration of a search, the ranges of its space, and its budget."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace

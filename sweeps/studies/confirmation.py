@@ -1,4 +1,4 @@
-"""The winner of an ablation and its control again, on seeds that had no part in the choice.
+"""Confirmation: the winner of an ablation and its control, trained on seeds that had no part in the choice.
 
 The best of several arms looks better than it is on the seeds that it was chosen on; fresh seeds owe it nothing.
 """

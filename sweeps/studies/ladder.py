@@ -1,4 +1,4 @@
-"""Ladders: every model of growing size on every number of tokens, with the steps at which it costs what it should."""
+"""Ladder: models of growing size on several numbers of tokens, each trained for the steps that its budget allows."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Arms of equal compute: expert widths at which every arm spends the control's FLOPs per token."""
+"""Compute matching: expert widths at which every arm spends the control's FLOPs per token."""
 
 from collections.abc import Mapping
 from dataclasses import replace

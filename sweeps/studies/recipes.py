@@ -1,4 +1,4 @@
-"""Named recipes as arms: each with the steps at which its training, a first stage included, costs what the control's does."""
+"""Recipes as arms: each gets the steps at which its training, a first stage included, costs what the control's does."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A declaration becomes a plan: every run that it needs, checked before anything is trained."""
+"""Planning of ablations: a declaration becomes a design and its runs, checked before anything is trained."""
 
 import shlex
 from collections.abc import Sequence
