@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
 from core.records import run_folders as listing
-from core.records.design import Design, DesignFactor, SearchDesign
+from core.records.design import Design, DesignFactor, SearchDesign, Whole
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.runtime import json_files as jsonfiles
-from core.runtime.json_files import DamagedFileError, is_whole
+from core.runtime.json_files import DamagedFileError
 from core.runtime.units import below, ranked
 from sweeps.search.plan import SearchPlan, described, differing
 from sweeps.studies.arms import Arm, ResolvedArm, describe_arm, planned_runs
@@ -50,6 +51,15 @@ class Configuration:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """Which trial of a search a configuration is, as the file beside its runs says."""
+
+    trial: Whole
+    group: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Results:
     """The configurations of one search, in the order of their trials."""
 
@@ -72,10 +82,10 @@ class Results:
             except DamagedFileError as error:
                 raise UserError(f"{path} is damaged ({error}): `ablate run` of the search writes it again") from None
         found, unreadable = [], list[str]()
-        for entry in _entries(folder, entry_file(design.identity)):
-            runs = list(_runs(entry.parent, unreadable))
-            if runs and (place := _place(entry, unreadable)) is not None:
-                found.append(_configuration(place, runs, design))
+        for path in _entries(folder, entry_file(design.identity)):
+            runs = list(_runs(path.parent, unreadable))
+            if runs and (entry := _entry(path, unreadable)) is not None:
+                found.append(_configuration(entry, runs, design))
         return cls(design, tuple(sorted(found, key=lambda c: (c.group, c.trial))), tuple(unreadable))
 
     @property
@@ -147,27 +157,26 @@ def _entries(folder: Path, name: str) -> list[Path]:
     return list(found.values())
 
 
-def _place(entry: Path, unreadable: list[str]) -> Mapping[str, Any] | None:
-    """Trial of a configuration; None, with a line of the reason, where its file can't be read."""
+def read_entry(path: Path) -> Entry:
+    """Which trial a configuration is. Raises FileNotFoundError, and DamagedFileError for a file that doesn't say."""
     try:
-        place = jsonfiles.read(entry)
+        return msgspec.convert(jsonfiles.read(path), Entry)
+    except msgspec.ValidationError:
+        raise DamagedFileError("says of no trial") from None
+
+
+def _entry(path: Path, unreadable: list[str]) -> Entry | None:
+    """As `read_entry`; None, and a line of why, for a file that can't be read."""
+    try:
+        return read_entry(path)
     except FileNotFoundError:
         return None
     except DamagedFileError as error:
-        unreadable.append(f"{entry}: {error}")
+        unreadable.append(f"{path}: {error}")
         return None
-    if (
-        not isinstance(place, dict)
-        or not is_whole(place.get("trial"))
-        or not isinstance(place.get("group"), str)
-        or not isinstance(place.get("settings"), dict)
-    ):
-        unreadable.append(f"{entry}: says of no trial")
-        return None
-    return place
 
 
-def _configuration(place: Mapping[str, Any], runs: Sequence[RunRecord], design: SearchDesign) -> Configuration:
+def _configuration(entry: Entry, runs: Sequence[RunRecord], design: SearchDesign) -> Configuration:
     by_seed = {run.seed: run for run in runs}
     runs = [by_seed[seed] for seed in design.seeds if seed in by_seed]
     failed = [run for run in runs if run.status == "failed"]
@@ -177,9 +186,9 @@ def _configuration(place: Mapping[str, Any], runs: Sequence[RunRecord], design: 
     status = "complete" if finite else "failed" if failed or whole else "paused"
     return Configuration(
         arm=f"c-{runs[0].arm_hash[:10]}",
-        trial=place["trial"],
-        group=place["group"],
-        settings=place["settings"],
+        trial=entry.trial,
+        group=entry.group,
+        settings=entry.settings,
         status=status,
         reason=(failed[0].reason or "")
         if failed

@@ -16,11 +16,10 @@ from core.records import design as designs
 from core.records import record as records
 from core.records.design import SearchDesign
 from core.records.inputs import fingerprint
-from core.runtime import json_files as jsonfiles
 from sweeps.runs.record_checks import Finding, Run, Verification, read_runs
 from sweeps.runs.verify import NO_LEDGER, check_records
 from sweeps.search.plan import SearchPlan, identity_of
-from sweeps.search.results import entry_file
+from sweeps.search.results import Entry, entry_file, read_entry
 from sweeps.search.resume import metrics_at
 from sweeps.search.samplers import latest
 from sweeps.search.status import groups_of
@@ -33,7 +32,7 @@ class _Configuration:
     """A configuration's folder: its entry and its records, by seed. shared: with another search."""
 
     place: str
-    entry: Mapping[str, Any]
+    entry: Entry
     runs: Mapping[int, Run]
     shared: bool
 
@@ -119,11 +118,8 @@ def _configurations(
     for path in sorted(folder.glob("*/search-*.json")):
         place = path.relative_to(folder).as_posix()
         try:
-            entry = jsonfiles.read(path)
-            trial, group, settings = entry["trial"], entry["group"], entry["settings"]
-            if not (isinstance(trial, int) and isinstance(group, str) and isinstance(settings, dict)):
-                raise ValueError
-        except (OSError, ValueError, KeyError, TypeError):
+            entry = read_entry(path)
+        except (OSError, ValueError):
             findings.append(Finding(place, "can't be read: nothing says which trial this is"))
             continue
         if plan is None or path.name != entry_file(plan.design.identity):
@@ -136,15 +132,15 @@ def _configurations(
     return found
 
 
-def _differs(plan: SearchPlan, arm: str, entry: Mapping[str, Any]) -> str | None:
+def _differs(plan: SearchPlan, arm: str, entry: Entry) -> str | None:
     try:
-        config = plan.resolver.resolve(entry["settings"]).config
+        config = plan.resolver.resolve(entry.settings).config
     except (UserError, KeyError, TypeError, AttributeError, AssertionError):
         config = None
     if config is None or f"c-{config_hash(config, with_seed=False)[:10]}" != arm:
         return "its settings don't give the config that was trained"
-    if entry["group"] not in {group.label for group in plan.groups}:
-        return f"there is no group '{entry['group']}'"
+    if entry.group not in {group.label for group in plan.groups}:
+        return f"there is no group '{entry.group}'"
     return None
 
 
@@ -174,7 +170,7 @@ def _ledger(plan: SearchPlan, found: Mapping[str, _Configuration], trials: list[
 def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: bool) -> Iterator[Finding]:
     """Find differences between a trial and its records; of a trial under way only what can't change any more."""
     own, runs, place = trial.user_attrs, list(held.runs.values()), held.place
-    if own["settings"] != held.entry["settings"]:
+    if own["settings"] != held.entry.settings:
         yield Finding(place, "the ledger says that it has other settings")
     several = len(plan.rungs) > 1  # else values on the way are of seeds
     for tokens, value in trial.intermediate_values.items() if several and whole else ():

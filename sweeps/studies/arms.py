@@ -1,16 +1,17 @@
 """Arms of a design: what each trains, and how a design describes it.
 
-A source of arms (factors, a ladder's points, recipes) resolves a declaration's settings into arms; it keeps `ArmSource`.
+An ArmSource (factors, a ladder, recipes) resolves a declaration's settings into arms.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from core.config.loading import flatten
 from core.config.presets import preset
 from core.config.run import RunConfig, config_hash, content_hash, get_field, to_dict
 from core.data.likelihood import likelihood
+from core.errors import UserError
 from core.model.flops import count, flops_per_token
 from core.records.design import DesignArm, DesignFactor, ParameterCounts
 from core.records.likelihood_kind import ACROSS, incomparable
@@ -57,29 +58,40 @@ class Shared:
         check_settings(self.settings, self.overrides, taken)
 
 
-class ArmSource(Protocol):
-    """Whatever the arms of an ablation come from. Its first arm is the control."""
+class ArmSource:
+    """Base of whatever the arms of an ablation come from. The first arm is the control."""
 
     def check(self, shared: Shared) -> None:
         """Raise UserError for what can't be resolved, as far as this shows at once."""
 
     def resolve(self, shared: Shared) -> Sequence[ResolvedArm]:
         """The arms with their configs. Raises UserError for arms that can't be built."""
+        raise NotImplementedError
 
     def summary(self) -> dict[str, Any]:
         """Size of the design: its number of arms, or what else is counted."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
-        """Fields of the Design that say what the arms come from."""
+        """Fields of a Design that tell of the source itself."""
+        return {}
+
+    def alone(self, control: DesignArm, arm: DesignArm) -> dict[str, Any]:
+        """Fields of an ablation of the control and one arm alone. Raises UserError where arms aren't compared."""
+        raise UserError("an arm is confirmed beside its control, which this study doesn't have")
 
     def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
         """Factors that differ between the arms."""
+        levels = {key: tuple(dict.fromkeys(each.arm.settings[key] for each in arms)) for key in arms[0].arm.settings}
+        return tuple(DesignFactor(key, key.rsplit(".", 1)[-1], of_key) for key, of_key in levels.items())
 
     def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
         """The names of the two arms of every planned contrast."""
+        return ()
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
         """Notes on what makes an arm hard to compare with the control."""
+        return likelihood_notes(arm.config, control.config)
 
 
 def differences(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
@@ -87,14 +99,6 @@ def differences(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
     flat = [dict(flatten(to_dict(config))) for config in configs]
     keys = [key for key, value in flat[0].items() if any(other[key] != value for other in flat)]
     return [{key: get_field(config, key) for key in keys} for config in configs]
-
-
-def varied(arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
-    """The keys in which arms differ, and the values that each takes, as factors of a design."""
-    return tuple(
-        DesignFactor(key, key.rsplit(".", 1)[-1], tuple(dict.fromkeys(each.arm.settings[key] for each in arms)))
-        for key in arms[0].arm.settings
-    )
 
 
 def describe_arm(arm: Arm, config: RunConfig) -> DesignArm:

@@ -38,16 +38,8 @@ def confirmation_plan(
         raise UserError(f"seeds {used} had a part in the choice: confirm on seeds above {max(design.seeds)}")
     size = design.size
     edition = edition_of(name, ablation, size)
-    control = known[design.control].settings
-    differs = {key: value for key, value in known[arm].settings.items() if control.get(key) != value}
-    alone = replace(
-        edition,
-        arms=(differs,),
-        contrasts=(),
-        decoders=None,
-        seeds=tuple(seeds),
-        sizes={},
-    )
+    fields = edition.source.alone(known[design.control], known[arm])
+    alone = replace(edition, **fields, decoders=None, seeds=tuple(seeds), sizes={})
     planned = plan(name, alone, overrides=design.overrides)
     for entry in planned.design.arms:
         if entry.name not in known or entry.hash != known[entry.name].hash:

@@ -14,11 +14,11 @@ from core.config.router_kinds import ROUTERS
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.model.flops import flops_per_token
-from core.records.design import DesignFactor
+from core.records.design import DesignArm, DesignFactor
 from core.registry import nearest
 from core.runtime.printable import one_line
 from core.runtime.units import counted
-from sweeps.studies.arms import Arm, ResolvedArm, Shared, likelihood_notes, load_notes
+from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, likelihood_notes, load_notes
 from sweeps.studies.matching import SOLVED, match_flops
 from sweeps.studies.study import Level
 
@@ -48,8 +48,8 @@ class Factor:
 
 
 @dataclass(frozen=True)
-class Factorial:
-    """Arms by combinations of levels: the ArmSource of an ablation that varies factors.
+class Factorial(ArmSource):
+    """Combinations of factors' levels as arms.
 
     The fields are an Ablation's. Without varied factors the only arm is "trained", where `may_be_single`: of models that are
     decoded in several ways.
@@ -105,8 +105,9 @@ class Factorial:
     def summary(self) -> dict[str, Any]:
         return {"arms": len(self.expand())}
 
-    def describe(self) -> dict[str, Any]:
-        return {}
+    def alone(self, control: DesignArm, arm: DesignArm) -> dict[str, Any]:
+        differs = {key: value for key, value in arm.settings.items() if control.settings.get(key) != value}
+        return {"arms": (differs,), "contrasts": ()}
 
     def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
         return tuple(DesignFactor(factor.key, factor.name, tuple(factor.levels)) for factor in self.varied)

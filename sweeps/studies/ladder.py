@@ -9,9 +9,9 @@ from core.config.loading import build, flatten
 from core.config.run import RunConfig
 from core.errors import UserError
 from core.model.flops import count, flops_per_token
-from core.records.design import DesignFactor, LadderDesign, LadderPoint, LadderTarget
+from core.records.design import LadderDesign, LadderPoint, LadderTarget
 from core.runtime.units import short
-from sweeps.studies.arms import Arm, ResolvedArm, Shared, differences, likelihood_notes, varied
+from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, differences
 
 SOLVED = "trainer.steps"
 TOLERANCE = 0.01  # of a budget: a run has a whole number of steps
@@ -84,7 +84,7 @@ class PointArm(ResolvedArm):
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Ladder(ArmSource):
     """Models of growing size on several numbers of tokens: what a scaling law is fitted to, instead of factors.
 
     families: by name, models of one kind as config settings, one for each size.
@@ -94,8 +94,6 @@ class Ladder:
         a large model feeds a small one for ever.
     least_steps: shorter runs are left out of both designs: what a few steps reach says little about the law of many.
     targets: by name, where the law is extrapolated to.
-
-    It is an ArmSource: its points are the arms.
     """
 
     families: Mapping[str, tuple[Mapping[str, Any], ...]]
@@ -156,15 +154,6 @@ class Ladder:
     def describe(self) -> dict[str, Any]:
         targets = {name: LadderTarget(**asdict(target)) for name, target in self.targets.items()}
         return {"ladder": LadderDesign(targets)}
-
-    def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
-        return varied(arms)
-
-    def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
-        return ()
-
-    def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
-        return likelihood_notes(arm.config, control.config)
 
     def _of_family(self, family: str, models: Sequence[tuple[RunConfig, int]]) -> Iterator[Point]:
         low, high = self.between

@@ -9,9 +9,9 @@ from core.config.recipes import Recipe
 from core.config.run import RunConfig, config_hash, to_dict
 from core.errors import UserError
 from core.model.flops import flops_per_token, training_flops
-from core.records.design import DesignFactor
+from core.records.design import DesignArm
 from core.records.fingerprints import STAGE
-from sweeps.studies.arms import Arm, ResolvedArm, Shared, differences, likelihood_notes, load_notes, varied
+from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, differences, likelihood_notes, load_notes
 from sweeps.studies.ladder import with_steps
 
 TOLERANCE = 0.01  # of the control's FLOPs
@@ -34,8 +34,8 @@ class RecipeArm(ResolvedArm):
 
 
 @dataclass(frozen=True)
-class Recipes:
-    """The ArmSource of an ablation whose arms are recipes by name, the first of them the control."""
+class Recipes(ArmSource):
+    """Recipes by name as arms, the first of them the control."""
 
     by_name: Mapping[str, Recipe]
 
@@ -75,17 +75,12 @@ class Recipes:
                 )
         return arms
 
+    def alone(self, control: DesignArm, arm: DesignArm) -> dict[str, Any]:
+        kept = {control.label, arm.label}
+        return {"recipes": {name: recipe for name, recipe in self.by_name.items() if name in kept}}
+
     def summary(self) -> dict[str, Any]:
         return {"arms": len(self.by_name)}
-
-    def describe(self) -> dict[str, Any]:
-        return {}
-
-    def factors(self, arms: Sequence[ResolvedArm]) -> tuple[DesignFactor, ...]:
-        return varied(arms)
-
-    def contrasts(self, arms: Sequence[ResolvedArm]) -> tuple[tuple[str, str], ...]:
-        return ()
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
         notes = likelihood_notes(arm.config, control.config) + load_notes(arm.config, control.config, metrics)

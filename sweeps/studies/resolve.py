@@ -74,6 +74,7 @@ def _asked(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[Des
     """Question, arms and rules of a design, without its data."""
     configs = {each.arm.name: each.config for each in arms}
     return Design(
+        kind=edition.kind,
         ablation="",
         size="",
         question=edition.question,

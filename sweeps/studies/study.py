@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from core.config.loading import flatten
 from core.errors import UserError
-from core.records.design import StudyDesign
 from core.records.metrics import METRICS
 from core.registry import nearest
 from core.runtime.json_files import is_whole
@@ -33,22 +32,6 @@ class Resources:
     def __post_init__(self) -> None:
         if not isinstance(self.devices, int) or self.devices < 1:
             raise UserError(f"resources: devices must be a whole number of at least 1, not {self.devices!r}")
-
-
-class AnyPlan(Protocol):
-    """A resolved study of any kind: what queues and launchers need to know of it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def size(self) -> str: ...
-    @property
-    def design(self) -> StudyDesign: ...
-    @property
-    def study_name(self) -> str: ...
-    @property
-    def devices(self) -> int: ...
-    def to_json(self) -> dict[str, Any]: ...
 
 
 class Study(Protocol):
@@ -77,7 +60,7 @@ class Study(Protocol):
     def check(self, overrides: Mapping[str, Any]) -> None:
         """Raise UserError, naming the field, for what can't be planned with the command line's settings."""
 
-    def resolve(self, name: str, *, size: str = "full", overrides: Sequence[str] = ()) -> AnyPlan:
+    def resolve(self, name: str, *, size: str = "full", overrides: Sequence[str] = ()) -> Any:
         """The plan of an edition. overrides: `key=value` settings over its own.
 
         Raises UserError for everything that would only fail, or mislead, once runs are trained.

@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import pytest
 
+from core.config.recipes import Recipe
 from core.errors import UserError
 from sweeps.studies.ablation import Size
 from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
 from sweeps.studies.factors import Factor
 from sweeps.studies.resolve import plan
-from tests.sweeps.conftest import declare
+from tests.sweeps.conftest import SMALL, declare
 
 WEIGHT, TOP_K = "objective.load_balancing_weight", "model.top_k"
 
@@ -33,6 +34,20 @@ def test_the_winner_and_the_control_alone_are_trained_as_they_were_on_fresh_seed
     # The same configs but for the seed, the command line's settings included.
     assert {run.arm_hash for run in confirming.runs} == {entry.hash for entry in first.design.arms[:2]}
     assert {run.config.trainer.steps for run in confirming.runs} == {7}
+
+
+def test_a_recipe_is_confirmed_beside_the_control_alone() -> None:
+    dense = {"model.num_experts": 0, "model.top_k": 0, "model.expert_width": 0, "model.dense_width": 16}
+    recipes = {
+        "sparse": Recipe({}, "here"),
+        "dense": Recipe(dense, "here"),
+        "shifted": Recipe({"model.shifted": True}, "here"),
+    }
+    declared = declare(factors=(), control={}, settings=SMALL | {"trainer.steps": 400}, recipes=recipes)
+    design = plan("balance", declared).design
+    confirming = confirmation_plan("balance", declared, design, "dense", fresh_seeds(design, 2), "")
+    assert [run.arm for run in confirming.runs] == ["sparse", "dense"] * 2
+    assert {run.arm_hash for run in confirming.runs} == {entry.hash for entry in design.arms[:2]}
 
 
 def test_seeds_that_chose_and_declarations_that_changed_are_refused() -> None:
