@@ -22,6 +22,7 @@ from core.records import study_history as history
 from core.records.decoded import Decoded
 from core.records.design import Design, Likelihood
 from core.records.fingerprints import data_of, lacks_files, named_files
+from core.records.metrics import METRICS
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.run_folders import look as listing_of
 from core.records.study_history import Event, HistoryError
@@ -182,7 +183,7 @@ class Study:
     def likelihoods(self, metric: str, one: str, two: str) -> tuple[Likelihood, Likelihood] | None:
         """Likelihood kinds of two arms in a metric; None for one that is no likelihood, and for older designs."""
         kinds = self.design.by_name[one].likelihood, self.design.by_name[two].likelihood
-        if metric not in likelihood.METRICS or kinds[0] is None or kinds[1] is None:
+        if not METRICS[metric].likelihood or kinds[0] is None or kinds[1] is None:
             return None
         return kinds[0], kinds[1]
 

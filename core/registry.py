@@ -56,6 +56,8 @@ class Registry(Mapping[str, E]):
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
+        if not isinstance(name, str):
+            return False
         if name not in self._read() and not self.light and name in self._modules():
             importlib.import_module(f"{self.folder}.{name}")
         return name in self._entries

@@ -15,10 +15,8 @@ from analysis.scaling.trend import Interval, fit_trend
 from analysis.study import Study
 from core.errors import UserError
 from core.records.design import DesignArm
-from core.records.metrics import METRICS
+from core.records.metrics import METRICS, metrics_in
 from core.runtime.units import counted
-
-HEALTH = ("load/max_vio", "val/z_loss")
 
 BOOTSTRAP = 200
 
@@ -88,7 +86,7 @@ def _point(study: Study, arm: DesignArm) -> Point:
     assert point is not None
     finished = np.isfinite(losses)
     health = {}
-    for metric in HEALTH:
+    for metric in metrics_in("health"):
         values = study.values(arm.name, metric)
         values = values[np.isfinite(values)]
         if len(values):  # the geometric mean over seeds: the trend is one of logs
@@ -153,7 +151,7 @@ def _health(
 ) -> tuple[Health, ...]:
     rows = []
     for family in dict.fromkeys(point.family for point in points if point.sparsity > 1):
-        for metric in HEALTH:
+        for metric in metrics_in("health"):
             own = [point for point in points if point.family == family and metric in point.health]
             try:
                 trend = fit_trend([p.parameters for p in own], [p.tokens for p in own], [p.health[metric] for p in own])

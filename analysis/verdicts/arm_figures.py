@@ -10,7 +10,7 @@ from analysis.formatting import coverage
 from analysis.study import Study
 from analysis.verdicts.comparison_tables import tone
 from analysis.verdicts.comparisons import MetricTable
-from core.records.metrics import METRICS
+from core.records.metrics import METRICS, metrics_in
 
 MOST_RUNS = 200  # whose single lines are on the page
 TRAINING = {
@@ -73,8 +73,10 @@ def curves(study: Study, tables: Sequence[MetricTable]) -> Figure | None:
         views.append(
             _view(study, "validation", table.metric, table.title, "differences" if primary else "", minus=table)
         )
-    if "load/max_vio" not in [table.metric for table in tables]:
-        views.append(_view(study, "validation", "load/max_vio", METRICS["load/max_vio"].label))
+    judged = [table.metric for table in tables]
+    views += [
+        _view(study, "validation", name, METRICS[name].label) for name in metrics_in("chart") if name not in judged
+    ]
     views += [_view(study, "curve", name, label) for name, label in TRAINING.items()]
     alts = {
         "curves": f"{first.label} on validation against training tokens",

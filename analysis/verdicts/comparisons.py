@@ -192,7 +192,7 @@ def across_kinds(study: Study, metric: str, pair: tuple[str, str], effect: Paire
 def _listed(study: Study, metric: str) -> str:
     arms = study.design.arms
     known = {arm.label: arm.likelihood for arm in arms if arm.likelihood is not None}
-    return likelihood.listed(known) if metric in likelihood.METRICS and len(known) == len(arms) else ""
+    return likelihood.listed(known) if METRICS[metric].likelihood and len(known) == len(arms) else ""
 
 
 def _looked_at(

@@ -10,15 +10,12 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from core.config.field_types import check_fields
 from core.config.run import ModelConfig
+from core.diffusion.decode_rules import DECODE_RULES
 from core.errors import UserError, require
 
 if TYPE_CHECKING:
     from torch import Tensor  # seconds to import, which whoever only checks settings can do without
 
-Remasking = Literal["low_confidence", "random", "entropy", "margin"]
-REMASKING: tuple[Remasking, ...] = get_args(Remasking)
-# Rules whose scores are shares of 1, so that a threshold means something.
-WITH_THRESHOLD: tuple[Remasking, ...] = ("low_confidence", "margin")
 Caching = Literal["none", "prefix", "dual"]
 CACHING: tuple[Caching, ...] = get_args(Caching)
 
@@ -40,7 +37,7 @@ class Sampling:
     length: int = 128
     block_length: int | None = None
     steps: int | None = None
-    remasking: Remasking = "low_confidence"
+    remasking: str = "low_confidence"
     threshold: float | None = None
     low_threshold: float | None = None
     temperature: float = 0.0
@@ -55,7 +52,7 @@ class Sampling:
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
         for name in ("temperature", "guidance"):
             require(getattr(self, name) <= MOST, f"{name}={getattr(self, name)} must be at most {MOST:g}")
-        require(self.remasking in REMASKING, f"remasking={self.remasking} must be one of {', '.join(REMASKING)}")
+        require(self.remasking in DECODE_RULES, f"remasking={self.remasking} must be one of {', '.join(DECODE_RULES)}")
         require(self.cache in CACHING, f"cache={self.cache} must be one of {', '.join(CACHING)}")
         self._check_blocks()
         self._check_threshold()
@@ -96,9 +93,9 @@ class Sampling:
             self.steps is None, f"steps={self.steps} and threshold={self.threshold} exclude each other: leave one out"
         )
         require(
-            self.remasking in WITH_THRESHOLD,
+            DECODE_RULES[self.remasking].shares,
             f"threshold={self.threshold} needs a score that is a share of 1, and remasking={self.remasking} gives none: use "
-            f"{' or '.join(WITH_THRESHOLD)}",
+            f"{' or '.join(rule.name for rule in DECODE_RULES.entries() if rule.shares)}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Choice of tokens and of the positions fixed by one network call: pure functions.
+"""Unmasking: draws tokens from a prediction and chooses those that are fixed; pure functions of one network call.
 
 Shapes: B sequences, W positions of the active block, M masked positions of the block over all sequences, V vocabulary.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core.diffusion.sampling import Remasking
+from core.diffusion.decode_rules import DECODE_RULES
 
 
 def draw_tokens(
@@ -30,25 +30,13 @@ def draw_tokens(
 def score_positions(
     log_probs_MV: Tensor,
     tokens_M: Tensor,
-    remasking: Remasking,
+    remasking: str,
     generators: Sequence[torch.Generator],
     count_B: Sequence[int],
 ) -> Tensor:
-    """Priority of each position for being fixed in this call. Returns (M,) float64.
-
-    low_confidence: the probability of its drawn token (LLaDA, arXiv 2502.09992, Sec. 2.4); at temperatures above 0 the order
-    then depends on what was drawn, and not even one token a step samples the model's distribution. random: by chance.
-    entropy: minus the prediction's entropy, in nats. margin: its two largest probabilities' difference (arXiv 2502.06768).
-    """
-    if remasking == "random":
-        return _rows_of(generators, count_B, ())
-    if remasking == "low_confidence":
-        return log_probs_MV.gather(-1, tokens_M[:, None])[:, 0].exp()
-    probs_MV = log_probs_MV.exp()
-    if remasking == "margin":
-        first_M2 = probs_MV.topk(2, dim=-1).values
-        return first_M2[:, 0] - first_M2[:, 1]
-    return torch.special.entr(probs_MV).sum(-1).neg()
+    """The scores by which positions are fixed, the highest first. remasking: a name in DECODE_RULES. Returns (M,) float64."""
+    rule = DECODE_RULES[remasking].implementation
+    return rule(log_probs_MV, tokens_M, lambda: _rows_of(generators, count_B, ()))
 
 
 def _rows_of(generators: Sequence[torch.Generator], count_B: Sequence[int], shape: tuple[int, ...]) -> Tensor:
@@ -62,7 +50,7 @@ def _rows_of(generators: Sequence[torch.Generator], count_B: Sequence[int], shap
 
 
 def step_counts(masked_B: Tensor, steps: int) -> Tensor:
-    """Tokens fixed per step, as equal as possible, the larger first (LLaDA's linear schedule). Returns (B, steps)."""
+    """How many tokens each step fixes, as equal as can be, the larger first (LLaDA's linear schedule). Returns (B, steps)."""
     more_BS = torch.arange(steps, device=masked_B.device) < (masked_B % steps)[:, None]
     return masked_B.div(steps, rounding_mode="floor")[:, None] + more_BS
 

@@ -6,7 +6,6 @@ from typing import Any
 from core.config.objective_kinds import Likelihood as Kind
 from core.records.design import Likelihood
 
-METRICS = ("val/nelbo", "val/bits_per_byte", "val/excess_nelbo")  # those that are likelihoods
 CALLED: dict[Kind, str] = {
     "exact": "exact negative log-likelihoods",
     "bound": "bounds, at or above their model's negative log-likelihood",

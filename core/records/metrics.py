@@ -1,17 +1,55 @@
-"""The metrics that a run reports: what each means, its unit, and which direction is better."""
+"""Metrics of a run: what each means, its unit, which direction is better, and where it shows.
 
+Every metric shows where a study names it as `metric` or `secondary`: in tables, figures, W&B and on the live page. `metric`
+registers one together with the function that measures it; those of core.training.metrics are found by themselves.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor  # seconds to import, which analysis must not spend
+
+    from core.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A validation that is over. outputs: of each batch of all ranks (core.training.module's validation_step). column: one of
+    their columns over all batches, fp64; None where the run has no such column."""
+
+    config: "RunConfig"
+    outputs: "Sequence[Mapping[str, Tensor]]"
+    column: "Callable[[str], Tensor | None]"
+
+
+Measure = Callable[[Validation], float | None]  # None: the run has no such number
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of a run."""
+    """One number of a run.
 
+    goal: the better direction. measured: which runs have it at every validation, all or those of text, of a source of known
+    entropy, or with experts. likelihood: it is one, so that arms of unlike kinds of likelihood aren't compared by it. panel:
+    it has a panel in every study's W&B workspace; chart: a curve on every report's page; health: a column in a ladder's table
+    of points. implementation: measures it at every validation; None: the training loop does.
+    """
+
+    name: str
     label: str
     unit: str
     goal: Literal["min", "max"]
     meaning: str
+    measured: Literal["always", "text", "source", "experts", ""] = ""
+    likelihood: bool = False
+    panel: bool = False
+    chart: bool = False
+    health: bool = False
+    implementation: Measure | None = None
 
 
 RATIO_BINS = 10
@@ -27,53 +65,122 @@ def part_metric(name: str) -> str:
     return f"val/nelbo@{name}"
 
 
-METRICS: dict[str, Metric] = {
-    "val/nelbo": Metric(
-        "NELBO", "nats/token", "min", "bound on the negative log-likelihood of held-out text, auxiliary losses excluded"
+BUILT_IN = (
+    Metric(
+        "val/nelbo",
+        "NELBO",
+        "nats/token",
+        "min",
+        "bound on the negative log-likelihood of held-out text, auxiliary losses excluded",
+        likelihood=True,
+        measured="always",
     ),
-    **{
-        ratio_metric(index): Metric(
+    *(
+        Metric(
+            ratio_metric(index),
             f"cross-entropy at mask ratio {(index - 1) / RATIO_BINS:g}-{index / RATIO_BINS:g}",
             "nats/token",
             "min",
             "of masked tokens, in held-out sequences of that mask ratio",
         )
         for index in range(1, RATIO_BINS + 1)
-    },
-    "val/bits_per_byte": Metric("bits per byte", "bits/byte", "min", "the same bound per byte of text"),
-    "val/excess_nelbo": Metric(
+    ),
+    Metric(
+        "val/bits_per_byte",
+        "bits per byte",
+        "bits/byte",
+        "min",
+        "the same bound per byte of text",
+        likelihood=True,
+        measured="text",
+    ),
+    Metric(
+        "val/excess_nelbo",
         "excess NELBO",
         "nats/token",
         "min",
         "NELBO minus that of the exact posterior of a synthetic source on the same masks",
+        likelihood=True,
+        measured="source",
     ),
-    "val/preference_accuracy": Metric(
-        "preference accuracy",
-        "share",
+    Metric(
+        "load/max_vio",
+        "MaxVio",
+        "",
+        "min",
+        "(max load - mean load) / mean load over the validation set, mean over layers",
+        measured="experts",
+        panel=True,
+        chart=True,
+        health=True,
+    ),
+    Metric(
+        "load/max_vio_batch",
+        "MaxVio of a batch",
+        "",
+        "min",
+        "the same of single validation batches, mean over them and over layers",
+        measured="experts",
+    ),
+    Metric(
+        "router/top1_probability",
+        "top-1 probability",
+        "",
         "max",
-        "held-out pairs whose chosen response's bound gained more on the reference than the rejected one's (a tie is half)",
+        "the router's highest probability, mean over validation tokens and layers",
+        measured="experts",
     ),
-    "val/preference_margin": Metric(
-        "preference margin", "", "max", "beta times the difference of implicit rewards, mean over held-out pairs"
+    Metric(
+        "load/entropy",
+        "utilisation entropy",
+        "",
+        "max",
+        "entropy of expert load over log E (1 = balanced), mean over layers",
+        measured="experts",
     ),
-    "load/max_vio": Metric(
-        "MaxVio", "", "min", "(max load - mean load) / mean load over the validation set, mean over layers"
+    Metric(
+        "load/dead_experts",
+        "dead experts",
+        "share",
+        "min",
+        "share of experts that no validation token reaches, mean over layers",
+        measured="experts",
     ),
-    "load/max_vio_batch": Metric(
-        "MaxVio of a batch", "", "min", "the same of single validation batches, mean over them and over layers"
+    Metric(
+        "val/z_loss",
+        "router z-loss",
+        "",
+        "min",
+        "mean squared log-sum-exp of router logits, mean over layers",
+        measured="experts",
+        panel=True,
+        health=True,
     ),
-    "router/top1_probability": Metric(
-        "top-1 probability", "", "max", "the router's highest probability, mean over validation tokens and layers"
+    Metric(
+        "val/load_balancing",
+        "load-balancing loss",
+        "",
+        "min",
+        "E sum f P on validation, mean over layers (1 = balanced)",
+        measured="experts",
+        panel=True,
     ),
-    "load/entropy": Metric(
-        "utilisation entropy", "", "max", "entropy of expert load over log E (1 = balanced), mean over layers"
-    ),
-    "load/dead_experts": Metric(
-        "dead experts", "share", "min", "share of experts that no validation token reaches, mean over layers"
-    ),
-    "val/load_balancing": Metric(
-        "load-balancing loss", "", "min", "E sum f P on validation, mean over layers (1 = balanced)"
-    ),
-    "val/z_loss": Metric("router z-loss", "", "min", "mean squared log-sum-exp of router logits, mean over layers"),
-    "train/tokens_per_second": Metric("throughput", "tokens/s", "max", "training tokens per second of wall time"),
-}
+    Metric("train/tokens_per_second", "throughput", "tokens/s", "max", "training tokens per second of wall time"),
+)
+
+METRICS: Registry[Metric] = Registry("metric", BUILT_IN, folder="core.training.metrics")
+
+
+def metric(name: str, **traits: Any) -> Callable[[Measure], Measure]:
+    """Register a function as a metric that is measured at every validation. traits: fields of Metric."""
+
+    def register(measure: Measure) -> Measure:
+        METRICS.add(Metric(name, **traits, implementation=measure))
+        return measure
+
+    return register
+
+
+def metrics_in(place: Literal["panel", "chart", "health"]) -> tuple[str, ...]:
+    """The metrics that show in a place whatever a study judges."""
+    return tuple(each.name for each in METRICS.entries() if getattr(each, place))

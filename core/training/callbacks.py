@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core.config.run import RunConfig
 from core.model.balance import dead_share, max_violation, utilisation_entropy
-from core.records.metrics import RATIO_BINS, part_metric, ratio_metric
+from core.records.metrics import METRICS, RATIO_BINS, Validation, part_metric, ratio_metric
 from core.runtime.lightning_import import lightning
 from core.training import health
 from core.training.communication import ALL_TO_ALL, REDUCTION
@@ -166,7 +166,7 @@ class Recorder(lightning.Callback):
         self._outputs = [output for outputs in gathered for output in outputs if len(output["nelbo_B"])]
         binned = not self.config.objective.traits.causal
         row = summarise(self._outputs, binned=binned)
-        row |= by_part(self._outputs, self.parts)
+        row |= by_part(self._outputs, self.parts) | measured(self.config, self._outputs)
         if self.floor is not None:
             row["val/excess_nelbo"] = row["val/nelbo"] - self.floor
         if self.bytes_per_token is not None:
@@ -206,10 +206,6 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
         "val/nelbo": float(nelbo_N.mean()),
         "val/nelbo_se": stratified_error(nelbo_N[ratio_N.argsort(stable=True)]),
     }
-    if "margin_P" in outputs[0]:
-        margin_N = torch.cat([output["margin_P"] for output in outputs]).double().cpu()
-        row["val/preference_accuracy"] = float(((margin_N > 0) + 0.5 * (margin_N == 0)).mean())
-        row["val/preference_margin"] = float(margin_N.mean())
     if binned:
         bin_N = (ratio_N * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS)
         for index in range(1, RATIO_BINS + 1):
@@ -226,6 +222,19 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
 
 def _tokens(output: dict[str, Tensor]) -> float:
     return float(output["top1_SN"].shape[1] if "top1_SN" in output else len(output["nelbo_B"]))
+
+
+def measured(config: RunConfig, outputs: Sequence[dict[str, Tensor]]) -> dict[str, float]:
+    """The metrics that are registered with a function that measures them."""
+
+    def column(name: str) -> Tensor | None:
+        return torch.cat([output[name] for output in outputs]).double().cpu() if name in outputs[0] else None
+
+    validation = Validation(config, outputs, column)
+    values = {
+        each.name: each.implementation(validation) for each in METRICS.entries() if each.implementation is not None
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def by_part(outputs: Sequence[dict[str, Tensor]], parts: Sequence[str]) -> dict[str, float]:

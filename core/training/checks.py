@@ -15,7 +15,7 @@ from core.data.corpus import Corpus
 from core.errors import UserError
 from core.model.shapes import Shape, shapes
 from core.records.fingerprints import STAGE
-from core.records.metrics import part_metric
+from core.records.metrics import METRICS, part_metric
 from core.runtime.paths import expanded
 from core.training.checkpoint_files import WEIGHTS
 from core.training.deepspeed_config import check_devices, has_cuda
@@ -75,12 +75,10 @@ def check_metric(config: RunConfig, corpus: Corpus, metric: str, named: str) -> 
 
     named: what an error calls the field.
     """
-    known = ["val/nelbo"]
-    known += ["val/bits_per_byte"] if corpus.bytes_per_token is not None else []
-    known += ["val/excess_nelbo"] if corpus.source is not None else []
+    has = {"always": True, "text": corpus.bytes_per_token is not None, "source": corpus.source is not None}
+    has |= {"experts": config.model.num_experts > 0}
+    known = [each.name for each in METRICS.entries() if each.goal == "min" and has.get(each.measured, False)]
     known += [part_metric(part.name) for part in corpus.parts]
-    if config.model.num_experts:
-        known += ["val/load_balancing", "val/z_loss", "load/max_vio", "load/max_vio_batch", "load/dead_experts"]
     if metric not in known:
         raise UserError(
             f"{named}={metric} is nothing that this run minimises at every validation: use one of {', '.join(known)}"

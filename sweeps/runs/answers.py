@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.config.run import RunConfig
+from core.diffusion.decode_rules import DECODE_RULES
 from core.diffusion.sampling import Sampling
 from core.records import decoded
 from core.records.decoded import Decoded
@@ -63,7 +64,7 @@ def _answer(way: Decoded, config: RunConfig, denoiser: "Denoiser", folder: Path,
     from core.probes.tasks import exact_match
 
     settings, began = Sampling(**way.settings), time.perf_counter()
-    by_chance = settings.temperature > 0 or settings.remasking == "random"
+    by_chance = settings.temperature > 0 or DECODE_RULES[settings.remasking].random
     try:
         results = [
             exact_match(config, denoiser, replace(settings, seed=seed), way.examples)

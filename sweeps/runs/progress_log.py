@@ -13,7 +13,7 @@ from core.records.record import write_atomically
 from core.runtime.retry import no_space
 from sweeps.runs.progress import LINE_S, PROGRESS_FILE, Pace, read_progress
 
-__all__ = ["ProgressLogger", "read_progress", "told"]
+__all__ = ["ProgressLogger", "curve_metrics", "read_progress"]
 
 INTERVAL_S = 1.0
 MOST_POINTS = 128
@@ -68,8 +68,8 @@ class ProgressLogger:
                 log.warning("progress isn't shown at the moment: %s", reason)
 
 
-def told(design: StudyDesign) -> tuple[str, ...]:
-    """The metrics whose curves whoever watches is to see while a run trains: a design's first one, and the training loss."""
+def curve_metrics(design: StudyDesign) -> tuple[str, ...]:
+    """The metrics whose curves the live page shows while a run trains: the training loss and the design's first metric."""
     return ("train/nelbo", design.primary)
 
 

@@ -36,7 +36,7 @@ from core.training.preemption import TrainingPausedError
 from core.training.signing_key import check_key
 from sweeps.runs.folders import recorded
 from sweeps.runs.ledger import TAKEN_OVER, Claim, Ledger
-from sweeps.runs.progress_log import ProgressLogger, told
+from sweeps.runs.progress_log import ProgressLogger, curve_metrics
 from sweeps.runs.trials import failed_record
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import STORAGE_VARIABLE, open_storage
@@ -182,7 +182,7 @@ class Worker:
 
     def _record(self, claim: Claim, tracker: WandbTracker) -> RunRecord:
         """Train, and leave a record whatever happens."""
-        config, keep = claim.run.config, told(self._ledger.plan.design)
+        config, keep = claim.run.config, curve_metrics(self._ledger.plan.design)
         progress = ProgressLogger(claim.folder, config.trainer.steps, tokens_per_step=config.tokens_per_step, keep=keep)
         loggers = [progress, tracker]
         place = self._ledger.plan.place(claim.run)

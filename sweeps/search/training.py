@@ -27,7 +27,7 @@ from core.runtime.units import counted, significant
 from core.training.checkpoint_files import saved_step
 from core.training.preemption import TrainingPausedError
 from sweeps.runs.folders import clean, recorded, rescue, run_folder
-from sweeps.runs.progress_log import ProgressLogger, told
+from sweeps.runs.progress_log import ProgressLogger, curve_metrics
 from sweeps.runs.trials import failed_record
 from sweeps.runs.worker import StopRequestedError, StopSignal, Train, serve
 from sweeps.search.plan import SearchPlan, described
@@ -151,7 +151,10 @@ class SearchWorker:
         attempt = plan.rungs.index(job.until) if job.until else len(plan.rungs) - 1
         tracker = WandbTracker(plan.sweep, run, folder, run_id(run, self._ledger.folder_id, attempt))
         progress = ProgressLogger(
-            folder, run.config.trainer.steps, tokens_per_step=run.config.tokens_per_step, keep=told(plan.design)
+            folder,
+            run.config.trainer.steps,
+            tokens_per_step=run.config.tokens_per_step,
+            keep=curve_metrics(plan.design),
         )
         loggers = [progress, tracker]
         several: dict[str, Any] = {"devices": plan.devices} if plan.devices > 1 else {}

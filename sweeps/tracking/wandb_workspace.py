@@ -15,12 +15,11 @@ import wandb_workspaces.workspaces as ws
 from core.errors import UserError
 from core.records import record as records
 from core.records.design import Design
-from core.records.metrics import METRICS
+from core.records.metrics import METRICS, metrics_in
 from sweeps.studies.study import study_name
 from sweeps.tracking.wandb_run import LONGEST_NAME
 
 SAVED = "dashboard.json"  # beside a study's records: which workspace and report are its own
-ROUTING = ("load/max_vio", "val/z_loss", "val/load_balancing")
 MEDIA = ["expert_load/heatmap", "routing/load_by_timestep"]
 WIDE, HALF = 24, 12  # of W&B's grid
 
@@ -80,7 +79,7 @@ def workspace(design: Design, content: Content, entity: str, project: str) -> ws
         name=study,
         sections=[
             ws.Section(name="Loss", panels=_curves(_losses(design)), is_open=True),
-            ws.Section(name="Routing", panels=[*_curves(ROUTING), _media()], is_open=True),
+            ws.Section(name="Routing", panels=[*_curves(metrics_in("panel")), _media()], is_open=True),
             ws.Section(name="Factors", panels=_factors(design), is_open=True),
             ws.Section(name="Failed runs", panels=[wr.MarkdownPanel(markdown=_failed(content))], is_open=True),
         ],
@@ -98,7 +97,7 @@ def report_of(design: Design, content: Content, entity: str, project: str) -> wr
     failed = wr.Runset(
         entity=entity, project=project, name="failed", filters=f"{own} and Metric('State') in ['failed', 'crashed']"
     )
-    figures = _laid_out([*_curves(_losses(design)), *_curves(ROUTING), _media(), *_factors(design)])
+    figures = _laid_out([*_curves(_losses(design)), *_curves(metrics_in("panel")), _media(), *_factors(design)])
     return wr.Report(
         entity=entity,
         project=project,

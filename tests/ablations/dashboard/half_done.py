@@ -10,7 +10,7 @@ from core.records import record as records
 from core.records.record import RunRecord
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import Claim, Ledger
-from sweeps.runs.progress_log import ProgressLogger, told
+from sweeps.runs.progress_log import ProgressLogger, curve_metrics
 from sweeps.runs.trials import failed_record
 from sweeps.spec import Factor
 from sweeps.storage.storage import default_url, open_storage
@@ -83,7 +83,10 @@ class Sweep:
         claim = self.claim()
         config = claim.run.config
         logger = ProgressLogger(
-            claim.folder, config.trainer.steps, tokens_per_step=config.tokens_per_step, keep=told(self.planned.design)
+            claim.folder,
+            config.trainer.steps,
+            tokens_per_step=config.tokens_per_step,
+            keep=curve_metrics(self.planned.design),
         )
         for step, loss in list(zip(STEPS, losses_of(claim.run), strict=True))[:steps]:
             logger._written = 0.0  # at most once a second otherwise

@@ -1,0 +1,93 @@
+"""The code of docs/extending.md, one test for each heading: every extension is one file that works."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.config.loading import build
+from core.config.objective_kinds import OBJECTIVES
+from core.config.router_kinds import ROUTERS
+from core.data.corpora import load
+from core.data.corpus import CORPORA
+from core.diffusion.decode_rules import DECODE_RULES
+from core.diffusion.sampling import Sampling
+from core.diffusion.unmasking import score_positions
+from core.errors import UserError
+from core.model.flops import count
+from core.records.metrics import METRICS
+from core.training.run import train
+from tests.core.training.test_run import QUICK
+
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+
+
+def block(heading: str) -> str:
+    """The first block of Python under a heading of the page."""
+    found = re.search(rf"^## {re.escape(heading)}\n.*?^```python\n(.*?)^```", PAGE.read_text(), re.S | re.M)
+    assert found is not None and "\n## " not in found[0], heading
+    return found[1]
+
+
+def run_file(heading: str, folder: Path) -> None:
+    """Run a heading's file as a user's own."""
+    path = folder / f"{heading.lower().replace(' ', '_')}.py"
+    path.write_text(block(heading))
+    runpy.run_path(str(path))
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """Registries as they were, once a test is over."""
+    kept = [(registry, registry.entries()) for registry in (ROUTERS, OBJECTIVES, CORPORA, METRICS, DECODE_RULES)]
+    yield
+    for registry, entries in kept:
+        registry._entries = {entry.name: entry for entry in entries}
+        registry.version += 1  # what was cached by it is out of date
+
+
+def test_router(tmp_path) -> None:
+    with pytest.raises(UserError, match="model.router.kind: Invalid value 'tempered', expected one of"):
+        build(QUICK, {"model.router.kind": "tempered"})
+    run_file("Router", tmp_path)
+    config = build(QUICK, {"model.router.kind": "tempered", "model.router.sees": "mask_ratio", "trainer.steps": 2})
+    assert count(config.model) == count(build(QUICK).model)  # weights are read from the class
+    assert train(config, tmp_path / "run").status == "complete"
+    with pytest.raises(UserError, match="model.router.kind=tempered depends on how much of a sequence is masked"):
+        build(QUICK, {"model.router.kind": "tempered", "model.causal": True, "objective.kind": "autoregressive"})
+
+
+def test_objective(tmp_path) -> None:
+    run_file("Objective", tmp_path)
+    record = train(build(QUICK, {"objective.kind": "half", "trainer.steps": 2}), tmp_path / "run")
+    assert record.status == "complete" and record.metrics["val/nelbo"] > 0
+    with pytest.raises(UserError, match="objective.kind=half needs model.causal=false"):
+        build(QUICK, {"objective.kind": "half", "model.causal": True})
+
+
+def test_corpus(tmp_path) -> None:
+    run_file("Corpus", tmp_path)
+    (tmp_path / "a.txt").write_text("a line of text to learn from\n" * 200)
+    config = build(QUICK, {"data.corpus": f"lines:{tmp_path / 'a.txt'}", "data.validation_sequences": 2})
+    corpus = load(config.data)
+    assert corpus.fingerprint.startswith("lines:") and corpus.bytes_per_token is not None
+    mixed = build(QUICK, {"data.corpus": f"0.5*lines:{tmp_path / 'a.txt'} + 0.5*stdlib"}).data
+    assert len(load(mixed).parts) == 2
+
+
+def test_metric(tmp_path) -> None:
+    run_file("Metric", tmp_path)
+    record = train(build(QUICK, {"trainer.steps": 2}), tmp_path / "run")
+    assert record.metrics["val/worst_nelbo"] > record.metrics["val/nelbo"]
+    assert METRICS["val/worst_nelbo"].goal == "min"
+
+
+def test_decode_rule(tmp_path) -> None:
+    with pytest.raises(UserError, match="remasking=first must be one of low_confidence, random, entropy, margin"):
+        Sampling(remasking="first")
+    run_file("Decode rule", tmp_path)
+    tokens_M = torch.tensor([5, 2])
+    scores_M = score_positions(torch.zeros(2, 8).double(), tokens_M, Sampling(remasking="first").remasking, [], [])
+    assert scores_M.tolist() == [-5, -2]
