@@ -65,7 +65,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--version", action=Version, nargs=0, help="the version, and the commit where it is known")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for command in commands.ordered():
-        command.add_to(subparsers)
+        command.add_to(subparsers, with_options=command.name in argv)  # launchers have some, and take time to import
     # DeepSpeed's launcher puts --local_rank=N before every argument; LOCAL_RANK says it too.
     words = [word for word in argv if word != "--debug" and not word.startswith("--local_rank=")]
     arguments, rest = parser.parse_known_args(words)

@@ -18,10 +18,7 @@ LIMIT_S = 300  # on a busy machine a process takes a minute to begin
 @contextlib.contextmanager
 def one_template() -> Iterator[None]:
     """Inside, every worker, rank and command is forked from one template, which starts with the first of them."""
-    with warm(
-        ("tests.unsynced", "ablations.__main__", "sweeps.runs.worker", "sweeps.search.training", *MODULES),
-        at_once=False,
-    ):
+    with warm(("tests.unsynced", "ablations.__main__", "sweeps.launch.process", *MODULES), at_once=False):
         yield
 
 

@@ -53,7 +53,9 @@ class Command:
     checks: tuple[Check, ...] = ()
     changes: Literal["noted", "shown", "ignored"] = "noted"
 
-    def add_to(self, commands: "argparse._SubParsersAction[Any]") -> argparse.ArgumentParser:
+    def add_to(
+        self, commands: "argparse._SubParsersAction[Any]", *, with_options: bool = True
+    ) -> argparse.ArgumentParser:
         """Add the command's parser to those of `ablate`, and return it."""
         usage = f"{self.name}{' NAME' if self.study else ''} [options]{' [key=value ...]' if self.settings else ''}"
         parser: argparse.ArgumentParser = commands.add_parser(
@@ -71,7 +73,8 @@ class Command:
             parser.add_argument("--size", metavar="SIZE", help="a declared size of the study (default: full)")
         if self.json:
             parser.add_argument("--json", action="store_true", help="print JSON")
-        self.options(parser)
+        if with_options:
+            self.options(parser)
         return parser
 
     def handler_for(self, kind: str) -> Handler:

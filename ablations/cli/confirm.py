@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ablations.cli import studies as agenda
 from ablations.cli.command import INTERRUPTED
-from ablations.cli.launching import check_flags, submit, train_here
+from ablations.cli.launching import check_flags, launcher_of, submit, train_here
 from ablations.cli.recorded import load_study
 from ablations.cli.terminal import console
 from analysis.report.html import write_report
@@ -36,7 +36,7 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     command = agenda.command("confirm", arguments, design.size, more)
     plan = confirmation_plan(name, ablation, design, arm, seeds, command)
     say("\n".join(describe(run.config.data for run in plan.runs)))
-    if arguments.launcher == "slurm":
+    if not launcher_of(arguments).here:
         return submit(arguments, plan, retry_failed=arguments.retry_failed)
     summary = train_here(arguments, plan, retry_failed=arguments.retry_failed)
     if summary.interrupted:

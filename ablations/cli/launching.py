@@ -1,8 +1,11 @@
-"""Runs of a plan trained on this machine, or submitted to Slurm."""
+"""Runs of a plan trained by the launcher that the command line names."""
 
 import argparse
 import os
 import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,93 +14,95 @@ from core.capacity.room import check_room
 from core.errors import UserError
 from core.runtime.printable import say
 from core.runtime.units import counted
-from sweeps.launch import local, site, slurm
-from sweeps.launch.events import Summary
+from sweeps.kinds import AnyPlan
+from sweeps.launch.events import Event, Summary
+from sweeps.launch.launcher import Launcher, Order, Submission, launchers
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
+from sweeps.launch.obstacles import check_places
 from sweeps.launch.progress import present
 from sweeps.runs.folders import run_folder
-from sweeps.runs.obstacles import check_places
 from sweeps.runs.packing import best_workers
-from sweeps.search import slurm as search_slurm
-from sweeps.search.plan import SearchPlan
-from sweeps.studies.plan import Plan, Sweep
+from sweeps.runs.progress import CLOCK
+from sweeps.studies.plan import Sweep
 
-SLURM_ONLY = (
-    "partition",
-    "account",
-    "qos",
-    "time",
-    "gpus_per_run",
-    "cpus_per_run",
-    "array_parallelism",
-    "sbatch",
-    "dry_run",
-)
+
+def launcher_of(arguments: argparse.Namespace) -> Launcher:
+    """The launcher that --launcher names."""
+    return launchers()[arguments.launcher]
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
     """Refuse options that the chosen launcher has no use for."""
-    given = [
-        name for name in SLURM_ONLY if getattr(arguments, name) is not None and getattr(arguments, name) is not False
-    ]
-    if arguments.launcher == "local" and given:
-        raise UserError(f"--{given[0].replace('_', '-')} is an option of --launcher slurm: add that, or leave it out")
-    if arguments.launcher == "slurm" and getattr(arguments, "workers", None) is not None:
-        raise UserError("--workers counts this machine's processes; with --launcher slurm use --array-parallelism")
+    chosen = launcher_of(arguments)
+    own = {option.name for option in chosen.options}
+    for launcher in launchers().values():
+        for option in launcher.options:
+            if option.name not in own and not any(
+                getattr(arguments, option.key) is missing for missing in (None, False)
+            ):
+                raise UserError(
+                    f"--{option.name} is an option of --launcher {launcher.name}: add that, or leave it out"
+                )
+    if not chosen.here and getattr(arguments, "workers", None) is not None:
+        raise UserError(
+            f"--workers counts this machine's processes; with --launcher {chosen.name} use --{chosen.parallelism}"
+        )
 
 
-def request_of(arguments: argparse.Namespace) -> site.Request:
-    """Slurm request of the command line, over the site's defaults."""
-    options: dict[str, Any] = {
-        name: getattr(arguments, name) for name in SLURM_ONLY if name not in ("sbatch", "dry_run")
-    }
-    return site.defaults().over(options | {"sbatch": site.parse_options(arguments.sbatch or [])})
+def _launch(
+    arguments: argparse.Namespace, plan: AnyPlan, retry_failed: bool, on_event: Callable[[Event], None], **more: Any
+) -> Summary | Submission | None:
+    launcher = launcher_of(arguments)
+    options = {option.key: getattr(arguments, option.key) for option in launcher.options}
+    order = Order(arguments.storage, retry_failed, on_event=on_event, options=options, **more)
+    return launcher.launch(plan, arguments.out, order)
 
 
-def submit(arguments: argparse.Namespace, plan: Plan | SearchPlan, *, retry_failed: bool) -> int:
+def submit(arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool) -> int:
     """Submit what isn't recorded yet, or with --dry-run show what would be submitted."""
-    options: dict[str, Any] = {"storage_url": arguments.storage, "retry_failed": retry_failed}
-    options["dry_run"] = bool(arguments.dry_run)
     check_free(plan, arguments.out)
-    if isinstance(plan, SearchPlan):
-        done = search_slurm.submit(plan, arguments.out, request_of(arguments), **options)
-    else:
-        done = slurm.submit(plan, arguments.out, request_of(arguments), **options)
+    done = _launch(arguments, plan, retry_failed, lambda event: None)
     if done is None:
         say(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
         return 0
-    runs = counted(done.runs, "run") if done.runs else "a search"
+    assert not isinstance(done, Summary)  # its workers don't run here
     for note in done.notes:
         say(f"note: {note}", file=sys.stderr)
     if done.job is None:
         say(done.text, end="")
-        say(f"not submitted, and nothing is written: {runs}, {counted(done.tasks, 'array task')}", file=sys.stderr)
+        say(done.line, file=sys.stderr)
         return 0
-    say(
-        f"job {done.job}: {runs} wait{'' if done.runs > 1 else 's'} for {counted(done.tasks, 'array task')} ({done.script})"
-    )
+    say(done.line)
     say(f"next: {agenda.command('status', arguments, plan.size)}")
     return 0
 
 
-def check_free(plan: Plan | SearchPlan, out: Path) -> None:
+def check_free(plan: AnyPlan, out: Path) -> None:
     """Refuse files in the place of a plan's folders."""
-    runs = [run_folder(plan, run, out) for run in plan.runs] if isinstance(plan, Plan) else []
-    check_places(out, out / plan.study_name, runs)
+    check_places(out, out / plan.study_name, [run_folder(plan.sweep, run, out) for run in plan.sweep.runs])
 
 
-def train_here(arguments: argparse.Namespace, plan: Plan, *, retry_failed: bool) -> Summary:
-    """Train what a plan has no record of yet on this machine, its progress on the terminal."""
-    workers = resolve_workers(arguments.workers, plan)
-    with present(plan) as on_event:
-        return local.run(
-            plan,
-            arguments.out,
-            storage_url=arguments.storage,
-            workers=workers,
-            on_event=on_event,
-            retry_failed=retry_failed,
-        )
+def train_here(
+    arguments: argparse.Namespace,
+    plan: AnyPlan,
+    *,
+    retry_failed: bool,
+    calibrated: Sweep | None = None,
+) -> Summary:
+    """Train what a plan has no record of yet on this machine, its progress on the terminal.
+
+    calibrated: the plan on whose first run `--workers auto` is measured; None = the same.
+    """
+    arguments.workers = workers = resolve_workers(arguments.workers, calibrated or plan.sweep)
+    with present(plan.sweep) if plan.sweep.runs else nullcontext(say_event) as on_event:
+        done = _launch(arguments, plan, retry_failed, on_event, workers=workers)
+    assert isinstance(done, Summary)  # its workers run here
+    return done
+
+
+def say_event(event: Event) -> None:
+    """Print an event as a line with the time."""
+    say(f"{time.strftime(CLOCK)} {event.text}", file=sys.stderr)
 
 
 def trained_elsewhere(arguments: argparse.Namespace, count: int, size: str) -> str:

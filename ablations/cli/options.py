@@ -4,9 +4,11 @@ import argparse
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from core.errors import UserError
 from core.runtime.units import NUMERAL
+from sweeps.launch.launcher import Option, launchers
 
 MOST_DIGITS = 15  # of a number on the command line
 
@@ -66,31 +68,28 @@ def storage_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: $ABLATE_STORAGE, or a journal)")
 
 
-def slurm_options(parser: argparse.ArgumentParser) -> None:
-    """Add the launcher and the options of Slurm."""
+def launcher_options(parser: argparse.ArgumentParser) -> None:
+    """Add --launcher, and the options of each launcher as a group."""
     parser.add_argument(
-        "--launcher", choices=("local", "slurm"), default="local", help="where workers run (default: on this machine)"
+        "--launcher", choices=tuple(launchers()), default="local", help="where workers run (default: on this machine)"
     )
-    group = parser.add_argument_group(
-        "with --launcher slurm (defaults: ~/.config/ablate/slurm.toml, or $ABLATE_CONFIG)"
-    )
-    for name in ("partition", "account", "qos"):
-        group.add_argument(f"--{name}", metavar=name[0].upper(), help=f"Slurm's {name}")
-    group.add_argument("--time", metavar="LIMIT", help="time limit of an array task, such as 4h, 90m or 1-12:00:00")
-    group.add_argument(
-        "--gpus-per-run",
-        type=whole,
-        metavar="N",
-        help="GPUs of an array task (default: one where the partition has GPUs)",
-    )
-    group.add_argument("--cpus-per-run", type=whole, metavar="N", help="CPUs of each array task (default: Slurm's)")
-    group.add_argument(
-        "--array-parallelism", type=whole, metavar="N", help="largest number of array tasks (default: 64)"
-    )
-    group.add_argument(
-        "--sbatch", action="append", metavar="KEY=VALUE", help="any other option of sbatch; may be repeated"
-    )
-    group.add_argument("--dry-run", action="store_true", help="print the batch script; nothing is submitted or written")
+    for launcher in launchers().values():
+        group = parser.add_argument_group(launcher.title) if launcher.options else parser
+        for option in launcher.options:
+            if f"--{option.name}" in parser._option_string_actions:
+                continue  # two launchers have it
+            group.add_argument(f"--{option.name}", help=option.help, **_form(option))
+
+
+def _form(option: Option) -> dict[str, Any]:
+    if option.kind == "flag":
+        return {"action": "store_true"}
+    form: dict[str, Any] = {"metavar": option.metavar}
+    if option.kind == "whole":
+        form["type"] = whole
+    if option.kind == "many":
+        form["action"] = "append"
+    return form
 
 
 def check_lists(arguments: argparse.Namespace, names: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ablations.cli.launching import check_flags, check_free, submit
+from ablations.cli.launching import check_flags, check_free, launcher_of, submit
 from ablations.cli.plan import make_plan, power_of
 from ablations.cli.recorded import check_started
 from analysis.study import Study
@@ -11,11 +11,11 @@ from analysis.verdicts.until_decided import Rule
 from core.records.design import Design
 from core.records.interim_analyses import add_retry
 from core.runtime.printable import say
-from sweeps.runs.folders import pending, write_design
+from sweeps.launch.launcher import launchers
+from sweeps.runs.folders import write_design
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.status import read_design
 from sweeps.storage.storage import choose_url, open_storage
-from sweeps.storage.submissions import submissions
 from sweeps.studies.plan import Plan
 
 
@@ -36,8 +36,8 @@ def run_retry(arguments: argparse.Namespace) -> int:
     url = choose_url(arguments.storage, arguments.out, arguments.out / plan.study_name)
     arguments.storage = url
     ledger = Ledger(plan, arguments.out.absolute(), open_storage(url))
-    queue_again(ledger, failed_too(arguments))
-    if arguments.launcher == "slurm":
+    say(ledger.queue_again(retry_failed=failed_too(arguments)))
+    if not launcher_of(arguments).here:
         return submit(arguments, plan, retry_failed=False)
     if ledger.waiting():
         say_next(plan.study_name, plan.design.command, arguments.out, bool(power_of(plan.design)["refused"]))
@@ -61,19 +61,9 @@ def _hashes(design: Design) -> list[str]:
 
 def say_next(study: str, command: str, out: Path, exploratory: bool) -> None:
     how = " --exploratory" if exploratory else ""
-    how += " --launcher slurm" if submissions(out / study) else ""
+    how += "".join(f" --launcher {name}" for name, one in launchers().items() if one.has(out / study))
     say(f"next: {command}{how} (workers that still run take them by themselves)")
 
 
 def failed_too(arguments: argparse.Namespace) -> bool:
     return bool(arguments.failed) or not arguments.lost
-
-
-def queue_again(ledger: Ledger, retry_failed: bool) -> None:
-    before = len(pending(ledger.plan, ledger.out))
-    waiting = ledger.waiting()
-    ledger.reconcile(retry_failed=retry_failed)
-    failed = len(pending(ledger.plan, ledger.out)) - before
-    again = ledger.waiting() - waiting - failed
-    name = ledger.plan.study_name
-    say(f"{name}: {failed} failed and {again} lost, stopped or new runs queued; {ledger.waiting()} wait")

@@ -6,7 +6,7 @@ from ablations.cli import studies as agenda
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.declarations import say_before
 from ablations.cli.decode import decode_here
-from ablations.cli.launching import check_flags, submit, train_here, trained_elsewhere
+from ablations.cli.launching import check_flags, launcher_of, submit, train_here, trained_elsewhere
 from ablations.cli.plan import make_plan, power_of
 from ablations.cli.terminal import console
 from ablations.cli.until_decided import run_until_decided
@@ -33,7 +33,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     folder = arguments.out / plan.study_name
     check_fixed(folder, plan.design)
     say_before(folder, plan)
-    if arguments.launcher == "slurm":
+    if not launcher_of(arguments).here:
         return submit(arguments, plan, retry_failed=arguments.retry_failed)
     summary = train_here(arguments, plan, retry_failed=arguments.retry_failed)
     if summary.interrupted:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ablations.cli import studies as agenda
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.declarations import say_before
-from ablations.cli.launching import submit, train_here
+from ablations.cli.launching import launcher_of, submit, train_here
 from ablations.cli.status import tasks_said
 from ablations.cli.terminal import console
 from analysis.study import Study
@@ -23,9 +23,8 @@ from core.runtime.printable import say
 from core.runtime.terminal import line
 from core.runtime.units import counted
 from sweeps.launch.blocks import StalledError, train_blocks, wait
-from sweeps.launch.pool import warm_workers
+from sweeps.launch.pool import TRAINER, warm_workers
 from sweeps.runs.folders import write_design
-from sweeps.runs.worker import TRAINER
 from sweeps.storage.storage import choose_url
 from sweeps.studies.plan import Plan
 
@@ -50,7 +49,7 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
         if (ended := _retry(arguments, plan, rule, found)) is not None:
             return ended
         found = analyse(folder, plan.design, rule, noted=noted)
-    with warm_workers(TRAINER) if found.wanted and arguments.launcher != "slurm" else nullcontext():  # for all blocks
+    with warm_workers(TRAINER) if found.wanted and launcher_of(arguments).here else nullcontext():  # for all blocks
         try:
             last = train_blocks(found, lambda: analyse(folder, plan.design, rule), train)
         except StalledError as error:
@@ -103,7 +102,7 @@ def _retry(arguments: argparse.Namespace, plan: Plan, rule: Rule, found: Sequent
 
 def _train(arguments: argparse.Namespace, block: Plan, *, retry_failed: bool) -> int | None:
     """Train a block, or submit it and wait; an exit status where the command ends with it."""
-    if arguments.launcher != "slurm":
+    if launcher_of(arguments).here:
         return INTERRUPTED if train_here(arguments, block, retry_failed=retry_failed).interrupted else None
     submit(arguments, block, retry_failed=retry_failed)
     if arguments.dry_run:

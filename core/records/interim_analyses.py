@@ -48,8 +48,7 @@ def add(folder: Path, design: Design, rule: Mapping[str, Any], content: Mapping[
     """Add an entry, with its time and commit."""
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     entry = {"at": at, "git_commit": commit(), "design": _digest(design), "rule": dict(rule), **content}
-    with (folder / FILE_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
+    jsonfiles.append_line(folder / FILE_NAME, entry)
 
 
 def add_retry(folder: Path, design: Design, cells: Sequence[tuple[str, int]]) -> list[Retry]:

@@ -32,7 +32,7 @@ def source_sha256() -> str:
     """
     found = hashlib.sha256()
     paths = [path for part in PARTS for path in sorted((ROOT / part).glob("*.py"))]
-    for path in [*paths, ROOT / "sweeps" / "runs" / "worker.py"]:
+    for path in [*paths, ROOT / "sweeps" / "launch" / "worker.py"]:
         content = path.read_bytes().replace(b"\r\n", b"\n")
         found.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
     return found.hexdigest()

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ def parse(content: bytes | str, *, finite: bool = True) -> Any:
     if _HUGE.search(text) is not None:  # rarely: then it is read again, to see whether it is a number or within a text
         json.loads(text, parse_int=_small)
     return found
+
+
+def append_line(path: Path, entry: Mapping[str, Any]) -> None:
+    """Add an entry to a file of JSON lines, made where there is none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
 
 
 def read_lines(path: Path, fits: Callable[[Any], bool], noun: str) -> list[dict[str, Any]]:

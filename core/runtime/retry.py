@@ -1,14 +1,15 @@
 """Waiting for what comes back: a full disk that is cleared, a server that is restarted."""
 
 import errno
-import itertools
 import logging
 import os
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+
+from tenacity import RetryCallState, Retrying, stop_after_delay, wait_exponential
 
 from core.errors import UserError
 
@@ -63,25 +64,38 @@ class Patience:
         Raises OutOfPatienceError, whose cause is the last error, after limit_s.
         """
         began = time.monotonic()
-        for attempt in itertools.count():
-            try:
-                result = action(attempt > 0)
-            except Exception as error:
-                reason = trouble(error)
-                if reason is None:
-                    raise
-                on_trouble()
-                waited = time.monotonic() - began
-                if waited >= self.limit_s:
-                    raise OutOfPatienceError(f"{reason}; given up after {waited:.0f} s") from error
-                pause = min(self.most_s, self.first_s * 2 ** min(attempt, 16)) * random.uniform(0.5, 1.0)
-                log.warning("%s; waiting, next try in %.1f s", reason, pause)
-                self.sleep(pause)
-            else:
-                if attempt:
-                    log.warning("it works again after %.1f s", time.monotonic() - began)
-                return result
-        raise AssertionError("unreachable")
+
+        def reason(state: RetryCallState) -> str | None:
+            error = state.outcome.exception() if state.outcome else None
+            return trouble(error) if isinstance(error, Exception) else None
+
+        def pause_s(state: RetryCallState) -> float:
+            return wait_exponential(self.first_s, self.most_s)(state) * random.uniform(0.5, 1.0)
+
+        def give_up(state: RetryCallState) -> NoReturn:
+            assert state.outcome is not None
+            raise OutOfPatienceError(
+                f"{reason(state)}; given up after {time.monotonic() - began:.0f} s"
+            ) from state.outcome.exception()
+
+        def tell(state: RetryCallState) -> None:
+            log.warning("%s; waiting, next try in %.1f s", reason(state), state.upcoming_sleep)
+
+        for attempt in Retrying(
+            retry=lambda state: reason(state) is not None,
+            stop=stop_after_delay(self.limit_s),
+            wait=pause_s,
+            sleep=self.sleep,
+            after=lambda state: on_trouble(),
+            before_sleep=tell,
+            retry_error_callback=give_up,
+        ):
+            number = attempt.retry_state.attempt_number
+            with attempt:
+                result = action(number > 1)
+        if number > 1:
+            log.warning("it works again after %.1f s", time.monotonic() - began)
+        return result
 
     def sleep(self, seconds: float) -> None:
         """Sleep, but end by the exception of `check` soon after a stop is asked for."""

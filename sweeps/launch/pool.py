@@ -17,28 +17,24 @@ from core.records import record as records
 from core.runtime.child_process import BRIEF_SPINNING, import_path
 from core.runtime.forking import Process, Template, begin, warm
 from core.runtime.ranks import MODULES
+from sweeps.kinds import AnyPlan
 from sweeps.launch.machine import gpus, share_of_cores, share_of_gpus
-from sweeps.runs.worker import CORES_VARIABLE
-from sweeps.search.plan import SearchPlan
 from sweeps.storage.storage import STORAGE_VARIABLE
-from sweeps.studies.plan import Plan
 
 GRACE_S = 10.0
+CORES_VARIABLE = "ABLATE_CORES"
+TRAINER = "core.training.run:train"
+PROGRAM = "sweeps.launch.process"
 
 
 class Pool:
-    """The workers of one sweep, by number from 0. Leaving its context leaves none alive.
+    """The workers of one sweep, by number from 0. Leaving its context leaves none alive."""
 
-    program: the module that a worker runs; it is given the job file.
-    """
-
-    def __init__(
-        self, plan: Plan | SearchPlan, out: Path, storage_url: str, trainer: str, program: str = "sweeps.runs.worker"
-    ) -> None:
+    def __init__(self, plan: AnyPlan, out: Path, storage_url: str, trainer: str) -> None:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
         self._content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer}
-        self._devices, self._program, self._trainer = plan.devices, program, trainer
+        self._devices, self._trainer = plan.devices, trainer
         self._scope = contextlib.ExitStack()
         self._template: Template | None = None
         self._processes: dict[int, Process] = {}
@@ -71,7 +67,7 @@ class Pool:
             }
         )
         with self._log(number).open("ab") as log:
-            process = begin(self._template, self._program, [str(self._job)], environment, log)
+            process = begin(self._template, PROGRAM, [str(self._job)], environment, log)
         self._processes[number] = process
         self._speaking += 1
         threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
@@ -130,6 +126,6 @@ def warm_workers(trainer: str, devices: int = 1) -> Iterator[Template | None]:
 
     devices: of each run; the ranks of several are forked too.
     """
-    modules = (trainer.partition(":")[0], "sweeps.search.training", *(MODULES if devices > 1 else ()))
+    modules = (trainer.partition(":")[0], PROGRAM, *(MODULES if devices > 1 else ()))
     with warm(modules) if not gpus() else contextlib.nullcontext() as template:
         yield template

@@ -20,7 +20,7 @@ from core.runtime.terminal_table import Column, Labelled
 from core.runtime.units import duration
 from sweeps.launch.events import Event
 from sweeps.runs.progress import CLOCK, LINE_S, read_progress
-from sweeps.studies.plan import Plan, PlannedRun
+from sweeps.studies.plan import PlannedRun, Sweep
 
 BAR = 24  # columns of a terminal
 MOST_NAMED = 4  # runs in one line
@@ -28,7 +28,7 @@ Present = Callable[[Event], None]
 
 
 @contextmanager
-def present(plan: Plan, stream: TextIO | None = None) -> Iterator[Present]:
+def present(plan: Sweep, stream: TextIO | None = None) -> Iterator[Present]:
     """Show a sweep on a stream (None = stderr): give what it yields to the launcher as `on_event`.
 
     On a terminal a live display; elsewhere one line per event. NO_COLOR and TERM=dumb are honoured.
@@ -85,7 +85,7 @@ def _plain(board: "Board", stream: IO[str]) -> Iterator[Present]:
 class Board:
     """State of a running study: counts, the runs in training, and when the others will be done."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Sweep) -> None:
         self.plan = plan
         self.counts: Counter[str] = Counter()
         self.training: dict[tuple[str, str], tuple[PlannedRun, Path, float]] = {}

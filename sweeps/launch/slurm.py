@@ -8,7 +8,6 @@
 """
 
 import json
-import math
 import os
 import shlex
 import shutil
@@ -21,15 +20,13 @@ from core.config.run import RunConfig
 from core.errors import UserError
 from core.records import record as records
 from core.runtime.child_process import SOURCE_ROOT
+from core.runtime.units import counted
+from sweeps.kinds import AnyPlan, operations_of
+from sweeps.launch.pool import TRAINER
 from sweeps.launch.site import CPUS, Request, clock, seconds
 from sweeps.runs import slurm as scheduler
-from sweeps.runs.folders import pending, write_design
-from sweeps.runs.ledger import Ledger
-from sweeps.runs.worker import TRAINER
-from sweeps.search.plan import SearchPlan
 from sweeps.storage.storage import choose_url, open_storage
 from sweeps.storage.submissions import STORAGE_FILE, SUBMISSIONS, job_name, submissions
-from sweeps.studies.plan import Plan
 
 SCRIPT, JOB = "job.sbatch", "job.json"
 LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)
@@ -49,7 +46,7 @@ export ABLATE_CLAIMED="$(mktemp)"
 failures=0
 while :; do
   srun --ntasks=1 --mpi=none ${{SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}} \\
-    {python} -P -m {program} {folder} </dev/null &
+    {python} -P -m sweeps.launch.task {folder} </dev/null &
   worker=$!
   status=0
   while kill -0 "$worker" 2>/dev/null; do wait "$worker"; status=$?; done
@@ -65,12 +62,11 @@ exit "$status"
 
 @dataclass(frozen=True)
 class Array:
-    """The array's tasks: how many, GPUs of each, what trains, and the module that each of them runs."""
+    """The array's tasks: how many, GPUs of each, and what trains."""
 
     tasks: int
     gpus: int | None
     trainer: str
-    program: str = "sweeps.launch.task"
     notes: tuple[str, ...] = ()
 
 
@@ -89,9 +85,17 @@ class Submission:
     job: str | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def line(self) -> str:
+        """What was submitted, or would be, for people."""
+        runs, tasks = counted(self.runs, "run") if self.runs else "a search", counted(self.tasks, "array task")
+        if self.job is None:
+            return f"not submitted, and nothing is written: {runs}, {tasks}"
+        return f"job {self.job}: {runs} wait{'' if self.runs > 1 else 's'} for {tasks} ({self.script})"
+
 
 def submit(
-    plan: Plan,
+    plan: AnyPlan,
     out: Path,
     request: Request,
     *,
@@ -100,32 +104,26 @@ def submit(
     dry_run: bool = False,
     trainer: str = TRAINER,
 ) -> Submission | None:
-    """Queue every run without a record, write the batch script, and submit it; None where nothing waits.
+    """Queue what isn't recorded, write the batch script, and submit it; None where nothing waits.
 
     With `dry_run` nothing is queued, written nor submitted. Raises UserError for what Slurm refuses, and where it isn't
     installed.
     """
-    configs = [run.config for run in plan.runs]
-    gpus, notes = gpus_of(plan.study_name, plan.devices, configs, request)
+    gpus, notes = gpus_of(plan.study_name, plan.devices, plan.configs, request)
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
-    if dry_run:
-        runs = len(pending(plan, out, retry_failed=retry_failed))
-    else:
-        if not scheduler.is_installed():
-            scheduler.call("sbatch")
-        ledger = Ledger(plan, out, open_storage(url))
-        write_design(out / plan.study_name, plan.design)
-        ledger.reconcile(retry_failed=retry_failed)
-        runs = ledger.waiting()
-    if not runs:
+    if not dry_run and not scheduler.is_installed():
+        scheduler.call("sbatch")
+    storage = None if dry_run else open_storage(url)
+    runs, most = operations_of(plan.kind).demand(plan, out, storage, retry_failed=retry_failed)
+    if not most:
         return None
-    array = Array(min(runs, request.array_parallelism), gpus, trainer, notes=notes)
+    array = Array(min(most, request.array_parallelism), gpus, trainer, notes)
     return write(plan, out, url, request, array, runs, dry_run=dry_run)
 
 
 def write(
-    plan: Plan | SearchPlan, out: Path, url: str, request: Request, array: Array, runs: int, *, dry_run: bool
+    plan: AnyPlan, out: Path, url: str, request: Request, array: Array, runs: int, *, dry_run: bool
 ) -> Submission:
     """Write the batch script and what its tasks read, and submit it; `dry_run` writes nothing. out: absolute."""
     lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
@@ -178,7 +176,6 @@ def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: i
         setup=request.setup_lines(),
         root=shlex.quote(str(SOURCE_ROOT)),
         python=request.wrapped(shlex.quote(sys.executable)),
-        program=array.program,
         folder=shlex.quote(str(folder)),
         most=MOST_FAILED_STARTS,
     )
@@ -238,8 +235,3 @@ def _write_secret(path: Path, text: str) -> None:
     handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text + "\n")
-
-
-def quantile(values: list[float], share: float) -> float:
-    """The smallest of the values that is at least as large as that share of them."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

@@ -1,4 +1,4 @@
-"""One task of a Slurm array: a worker that claims runs until none is left or its time is short.
+"""One task of a Slurm array: a worker that works through a queue, and what follows it, until time is short.
 
     python -m sweeps.launch.task FOLDER
 
@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,123 +22,104 @@ from core.runtime.printable import log_to_stderr, say
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.signing_key import check_key
 from sweeps.launch.machine import share_of_cores
-from sweeps.launch.slurm import JOB, quantile
+from sweeps.launch.process import queue_of, trainer_of
+from sweeps.launch.slurm import JOB
 from sweeps.launch.time_limit import Shift
+from sweeps.launch.worker import StopRequestedError, StopSignal, Train, Worker
 from sweeps.runs import slurm as scheduler
 from sweeps.runs.folders import keep_design
-from sweeps.runs.ledger import Claim, Ledger
 from sweeps.runs.liveness import PREEMPTED, Workplace
+from sweeps.runs.queue import C, Queue
 from sweeps.runs.slurm import Place, SlurmError
-from sweeps.runs.worker import StopRequestedError, StopSignal, Train, Worker, trainer_of
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import open_storage
 from sweeps.storage.submissions import STORAGE_FILE
-from sweeps.studies.plan import Plan
 
 GRACE_S = 20.0  # after SIGTERM; Slurm's KillWait is 30 s by default
-LONG_RUN = 0.9  # quantile of measured durations that has to fit into what is left
-LOCK_PATIENCE_S = 120.0  # a file server lets go of a lost node's locks after about 90 s
 RETRY_S = 5.0
 
 log = logging.getLogger("sweeps.task")
 
 
-class TaskWorker(Worker):
-    """A worker that knows its place in the cluster."""
+class TaskWorker(Worker[C]):
+    """A worker that knows its place in the cluster. lead_s: of its time limit, what is kept for a checkpoint."""
 
-    def __init__(self, ledger: Ledger, train: Train, stop: StopSignal, lead_s: float) -> None:
-        super().__init__(ledger, train, lambda **event: None, stop)
-        self._shift = Shift(ledger.workplace.place, lead_s)
-        self._trained = 0
-        self._idle_since: float | None = None
+    patient = True
 
-    def _has_time(self) -> bool:
+    def __init__(self, queue: Queue[C], train: Train, stop: StopSignal, lead_s: float) -> None:
+        super().__init__(queue, train, lambda **event: None, stop)
+        self._shift = Shift(queue.workplace.place, lead_s)
+        self._lasted: list[float] = []
+
+    def _may_begin(self) -> bool:
         if not self._shift.is_on():
             return False
-        durations = self._ledger.durations_s()
-        if not self._trained or not durations:  # whoever is new begins: a run longer than the limit goes on in pieces
-            return True
-        return self._shift.has(quantile(durations, LONG_RUN))
+        # Whoever is new begins: what is longer than the time limit goes on in pieces.
+        return not self._lasted or self._shift.has(self._queue.expected_s(self._lasted))
 
-    def _run(self, claim: Claim) -> None:
-        note_claim(claim.run.run_hash)
-        super()._run(claim)
-        self._trained += 1
-        self._idle_since = None
+    def _leave(self, claim: C) -> None:
+        self._queue.put_back(claim, PREEMPTED)
 
-    def _let_go(self, claim: Claim) -> None:
-        self._ledger.put_back(claim, PREEMPTED)
-
-    def _look_again(self) -> bool:
-        """Queue the runs of workers that Slurm has ended, waiting a little for locks that outlive them."""
-        self._idle_since = self._idle_since or time.monotonic()
-        while True:
-            self._ledger.reconcile()
-            gone = [trial for trial in self._ledger.running() if self._ledger.workplace.is_gone(trial)]
-            waiting = self._ledger.waiting()
-            if not (waiting or gone) or time.monotonic() - self._idle_since > LOCK_PATIENCE_S:
-                return False
-            if waiting:
-                time.sleep(0.2)  # if somebody holds the locks of all that wait
-                return True
-            log.info("waiting for %d runs of workers that Slurm has ended", len(gone))
-            self._stop.check()
-            time.sleep(RETRY_S)
+    def _work_on(self, claim: C) -> None:
+        _note_claim(claim.label)
+        began = time.monotonic()
+        super()._work_on(claim)
+        self._lasted.append(time.monotonic() - began)
 
 
-def note_claim(name: str) -> None:
+def _note_claim(name: str) -> None:
     """Tell the batch script that this worker has come to train: it may be replaced if it is killed."""
     if marker := os.environ.get("ABLATE_CLAIMED"):
         Path(marker).write_text(name, encoding="utf-8")
 
 
-def start_again(ledger: Ledger, lead_s: float) -> None:
-    """Have Slurm start this task again if runs wait. While Slurm refuses to answer, stay: it requeues who is preempted."""
-    place = ledger.workplace.place
-    if place is not None and _runs_wait(ledger):
-        requeue(place, lead_s)
+def work(queue: Queue[Any], train: Train, stop: StopSignal, lead_s: float) -> None:
+    """Work through a queue and those that follow it. When work is left behind, have the task started again."""
+    while True:
+        left_idle = False
+        try:
+            left_idle = TaskWorker(queue, train, stop, lead_s).work()
+        except StopRequestedError:
+            log.info("told to stop")
+        if (following := queue.following()) is None:
+            break
+        queue = following
+    if queue.workplace.place is not None and _is_wanted(queue, left_idle):
+        requeue(queue.workplace.place, lead_s)
 
 
 def requeue(place: Place, lead_s: float) -> None:
-    """Ask Slurm until it answers, for as long as that makes sense."""
-    deadline = time.monotonic() + lead_s
-    while True:
-        try:
-            done = scheduler.requeue(place)
-            log.info("requeued" if done else "not requeued: Slurm has decided about this task already")
-            return
-        except SlurmError as error:
-            log.error("Slurm doesn't requeue this task: %s", error)
-        if time.monotonic() > deadline:
-            return
-        time.sleep(RETRY_S)
-
-
-def _runs_wait(ledger: Ledger) -> bool:
+    """Have Slurm start this task again. While it doesn't answer, stay: it requeues who is preempted."""
+    patience = Patience(limit_s=lead_s, first_s=RETRY_S, most_s=RETRY_S)
     try:
-        return ledger.waiting() > 0
+        done = patience.call(lambda again: scheduler.requeue(place), _no_answer)
+    except OutOfPatienceError as error:
+        log.error("%s", error)
+    else:
+        log.info("requeued" if done else "not requeued: Slurm has decided about this task already")
+
+
+def _no_answer(error: Exception) -> str | None:
+    return f"Slurm doesn't requeue this task: {error}" if isinstance(error, SlurmError) else None
+
+
+def _is_wanted(queue: Queue[Any], left_idle: bool) -> bool:
+    try:
+        return queue.needs_worker(left_idle=left_idle)
     except StopRequestedError:  # the storage is away, and this process was told to stop: whoever comes next will see
         return True
 
 
-def begin_sweep(
-    job: dict[str, Any], storage: PatientStorage, workplace: Workplace, stop: StopSignal
-) -> Callable[[], None]:
-    """The work of a sweep's task: its plan's runs, until none is left."""
-    plan, out = Plan.from_json(job["plan"]), Path(job["out"])
-    ledger = Ledger(plan, out, storage, workplace)
-    keep_design(out / plan.study_name, plan.design)
+def begin(job: dict[str, Any], storage: PatientStorage, workplace: Workplace, stop: StopSignal) -> None:
+    """Work through a job: {"plan", "out", "trainer", "lead_s"}."""
+    queue = queue_of(job, storage, workplace)
+    keep_design(queue.folder, queue.sweep.design)
     if workplace.place is not None and workplace.place.restarts:
-        ledger.reconcile()
-    worker = TaskWorker(ledger, trainer_of(job["trainer"]), stop, job["lead_s"])
-    return lambda: work(worker, ledger, job["lead_s"])
+        queue.reconcile()
+    work(queue, trainer_of(job["trainer"]), stop, job["lead_s"])
 
 
-def main(
-    folder: Path,
-    environment: Any = os.environ,
-    begin: Callable[[dict[str, Any], PatientStorage, Workplace, StopSignal], Callable[[], None]] = begin_sweep,
-) -> int:
+def main(folder: Path, environment: Any = os.environ) -> int:
     """Work through what waits; 2 for a job that can't be read or a storage that can't be used."""
     os.environ.update(BRIEF_SPINNING | os.environ)  # before torch is imported
     log_to_stderr()
@@ -155,7 +135,7 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         storage.patience.call(lambda again: save_diff(out), no_space)
         check_key()
-        begin(job, storage, Workplace(place), stop)()
+        begin(job, storage, Workplace(place), stop)
     except StopRequestedError:  # while it waited for the storage: whoever comes next sees what is left
         if place is not None:
             requeue(place, job["lead_s"])
@@ -167,15 +147,6 @@ def main(
         say(f"ablate: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def work(worker: Worker, ledger: Ledger, lead_s: float, again: Callable[[Ledger, float], None] = start_again) -> None:
-    """Let the worker work; when it leaves runs behind, have the task started again."""
-    try:
-        worker.work()
-    except StopRequestedError:
-        log.info("told to stop")
-    again(ledger, lead_s)
 
 
 def _leave_slurm(environment: Any) -> None:

@@ -1,7 +1,6 @@
 """Adding to a study's history: designs as they are run, and results as they are shown."""
 
 import datetime
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from core.records.design_changes import changes
 from core.records.provenance import commit
 from core.records.run_folders import look
 from core.records.study_history import DesignEvent, Event, HistoryError, Look, designs_of
+from core.runtime.json_files import append_line
 from core.runtime.printable import say
 
 
@@ -80,6 +80,4 @@ def _stamp(seconds: float) -> str:
 
 
 def _append(study: Path, event: DesignEvent | Look) -> None:
-    study.mkdir(parents=True, exist_ok=True)
-    with (study / history.FILE_NAME).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event.to_json()) + "\n")
+    append_line(study / history.FILE_NAME, event.to_json())

@@ -12,7 +12,7 @@ leaves between the two is repaired by `Ledger.reconcile`. Two locks order everyt
 import contextlib
 import logging
 import math
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +23,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from core.records import fencing
 from core.records import record as records
 from core.records.fencing import FencedOffError
 from core.records.record import RunRecord, set_aside
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.checkpoint_files import saved_step
 from sweeps.runs import losses
-from sweeps.runs.folders import RunLock, clean, leave, locked, recorded, rescue, run_folder
+from sweeps.runs.folders import RunLock, clean, leave, locked, pending, recorded, rescue, run_folder
 from sweeps.runs.liveness import LOST, MOVED, PREEMPTED, Fate, Workplace
+from sweeps.runs.queue import TAKEN_OVER, Claim, Ended, Lost, Queue
 from sweeps.runs.trials import (
     Key,
     Waiting,
@@ -48,13 +50,16 @@ from sweeps.studies.plan import Plan, PlannedRun
 MOST_LOSSES = 2
 PLAN_LOCK = ".plan.lock"
 RECORDED = "already recorded"
-TAKEN_OVER = "taken over by another process"
+BUSY_S = 5.0  # how long to wait for another process that decides about the last runs
+LOCK_PATIENCE_S = 120.0  # a file server lets go of a lost node's locks after about 90 s
+RETRY_S = 5.0
+LONG_RUN = 0.9  # quantile of measured durations that has to fit into what is left of a time limit
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Claim:
+@dataclass(kw_only=True)
+class RunClaim(Claim):
     """A run that this process alone works on, until it is finished or abandoned.
 
     attempt: how often it was begun from its first step before; going on from where it was left is the same attempt.
@@ -63,25 +68,23 @@ class Claim:
 
     run: PlannedRun
     folder: Path
-    attempt: int
     trial_id: int
-    lock: RunLock
     first: bool = False
+
+    @classmethod
+    def of(cls, run: PlannedRun, lock: RunLock, trial: Waiting, attempt: int) -> "RunClaim":
+        """The claim of a run whose lock is held."""
+        return cls(
+            label=run.label, lock=lock, runs=(run,), attempt=attempt, run_hash=run.run_hash, run=run,
+            folder=lock.folder, trial_id=trial.trial_id, first=trial.before == 0,
+        )  # fmt: skip
 
     @property
     def key(self) -> Key:
         return self.run.run_hash, self.run.fingerprint
 
 
-@dataclass(frozen=True)
-class Lost:
-    """A run whose worker died. gave_up: it died too often, and a failed record says so."""
-
-    run: PlannedRun
-    gave_up: bool
-
-
-class Ledger:
+class Ledger(Queue[RunClaim]):
     """The trials of one plan.
 
     Raises UserError when the storage's study of that name belongs to another folder of runs.
@@ -94,7 +97,8 @@ class Ledger:
         storage: BaseStorage,
         workplace: Workplace = Workplace(),  # noqa: B008  (this machine)
     ) -> None:
-        self.plan, self.out, self._storage, self.workplace = plan, out, storage, workplace
+        self.plan = self.sweep = plan
+        self.out, self.folder, self._storage, self.workplace = out, out / plan.study_name, storage, workplace
         self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
         self._order = {key: place for place, key in enumerate(self._runs)}
         self._seen: deque[Waiting] = deque()  # that waited when this process last looked, in the plan's order
@@ -129,11 +133,49 @@ class Ledger:
                     lock.release()
         return lost
 
+    def queue_again(self, *, retry_failed: bool) -> str:
+        before, waited = len(pending(self.plan, self.out)), self.waiting()
+        self.reconcile(retry_failed=retry_failed)
+        failed, waiting = len(pending(self.plan, self.out)) - before, self.waiting()
+        again = waiting - waited - failed
+        name = self.plan.study_name
+        return f"{name}: {failed} failed and {again} lost, stopped or new runs queued; {waiting} wait"
+
     def waiting(self) -> int:
         """Number of runs of the plan that wait for a worker."""
         return len(self._waiting())
 
-    def claim(self) -> tuple[Claim | None, bool]:
+    def counts(self) -> Counter[str]:
+        """How many runs are recorded as complete or failed, and how many have no record: "missing"."""
+        found = (recorded(run_folder(self.plan, run, self.out), run) for run in self.plan.runs)
+        return Counter("missing" if record is None else record.status for record in found)
+
+    def needs_worker(self, *, left_idle: bool) -> bool:
+        """Whether runs wait."""
+        return self.waiting() > 0
+
+    def pause(self, busy: bool, idle_s: float, *, patient: bool) -> float | None:
+        """Seconds to wait before the next claim; None to leave. `patient` queues the runs of workers that Slurm has ended,
+        and waits a little for locks that outlive them."""
+        if busy and idle_s < BUSY_S:
+            return 0.1
+        if not patient:
+            return None
+        self.reconcile()
+        gone = [trial for trial in self._running() if self.workplace.is_gone(trial)]
+        waiting = self.waiting()
+        if not (waiting or gone) or idle_s > LOCK_PATIENCE_S:
+            return None
+        if waiting:
+            return 0.2  # if somebody holds the locks of all that wait
+        log.info("waiting for %d runs of workers that Slurm has ended", len(gone))
+        return RETRY_S
+
+    def expected_s(self, lasted: Sequence[float]) -> float:
+        """Seconds that a long run takes: a high quantile of those that are complete."""
+        return quantile(self.durations_s() or lasted, LONG_RUN)
+
+    def claim(self) -> tuple[RunClaim | None, bool]:
         """The next waiting run, in the plan's order, for this process alone.
 
         Returns the claim, or None and whether runs still wait whose lock another process holds at the moment.
@@ -145,7 +187,7 @@ class Ledger:
         self._seen = deque(sorted(self._waiting(), key=lambda trial: self._order[trial.key]))
         return self._next(hasty=False)
 
-    def _next(self, *, hasty: bool) -> tuple[Claim | None, bool]:
+    def _next(self, *, hasty: bool) -> tuple[RunClaim | None, bool]:
         busy = False
         while self._seen:
             trial = self._seen.popleft()
@@ -171,7 +213,7 @@ class Ledger:
         found = waiting_runs(self._storage, self._study._study_id)
         return [trial for trial in found if trial.key in self._runs]
 
-    def _claim(self, trial: Waiting, run: PlannedRun, folder: Path, lock: RunLock) -> Claim | None:
+    def _claim(self, trial: Waiting, run: PlannedRun, folder: Path, lock: RunLock) -> RunClaim | None:
         if not self._take(trial):
             return None
         try:
@@ -179,15 +221,14 @@ class Ledger:
             if record is None:
                 with lock.heeded():
                     self._patience.call(lambda again: clean(folder), no_space)
-                return Claim(run, folder, self._attempt(trial, folder), trial.trial_id, lock, first=trial.before == 0)
+                return RunClaim.of(run, lock, trial, self._attempt(trial, folder))
         except FencedOffError:
             with contextlib.suppress(UpdateFinishedTrialError):
                 self._fail(trial.trial_id, TAKEN_OVER)
             return None
         except SystemExit:  # told to stop while it waited for room
-            self.put_back(
-                Claim(run, folder, 0, trial.trial_id, lock), PREEMPTED if self.workplace.place else "interrupted"
-            )
+            reason = PREEMPTED if self.workplace.place else "interrupted"
+            self.put_back(RunClaim.of(run, lock, trial, 0), reason)
             raise
         self._tell(trial.trial_id, run, record)  # trained meanwhile by a sweep on another storage
         return None
@@ -200,8 +241,14 @@ class Ledger:
     def _acquire(self, lock: RunLock) -> bool:
         return self._patience.call(lambda again: lock.acquire(), no_space)
 
-    def finish(self, claim: Claim, record: RunRecord, attributes: Mapping[str, Any]) -> None:
-        """Tell the trial what its record says, and let go of the run. The record must have been written before."""
+    def prepare(self, claim: RunClaim, run: PlannedRun) -> None:
+        """Check that the run is still this process's; `claim` has emptied its folder."""
+        fencing.check(claim.folder)
+
+    def place(self, claim: RunClaim, run: PlannedRun) -> dict[str, Any]:
+        return self.plan.place(run)
+
+    def finish(self, claim: RunClaim, record: RunRecord, attributes: Mapping[str, Any]) -> Ended:
         try:
             for name, value in attributes.items():
                 self._storage.set_trial_user_attr(claim.trial_id, name, value)
@@ -209,8 +256,11 @@ class Ledger:
         except UpdateFinishedTrialError:
             log.warning("%s: another process has told of it already", claim.run.label)
         claim.lock.release()
+        if record.status == "complete":
+            return Ended("finished", f"finished {claim.label}")
+        return Ended("failed", f"failed {claim.label}: {record.reason}")
 
-    def abandon(self, claim: Claim, reason: str, *, keep_lock: bool = False) -> None:
+    def abandon(self, claim: RunClaim, reason: str, *, keep_lock: bool = False) -> None:
         """Let go of a run that was stopped, or taken over: it is gone on with next time, unless it is recorded."""
         record = recorded(claim.folder, claim.run)
         reason = reason if claim.lock.holds() else TAKEN_OVER
@@ -224,7 +274,7 @@ class Ledger:
         if not keep_lock:
             claim.lock.release()
 
-    def put_back(self, claim: Claim, reason: str) -> None:
+    def put_back(self, claim: RunClaim, reason: str) -> None:
         """Abandon a run so that any worker may go on with it at once."""
         with locked(self.out / PLAN_LOCK):
             try:
@@ -239,7 +289,7 @@ class Ledger:
             finally:
                 claim.lock.release()
 
-    def running(self) -> list[FrozenTrial]:
+    def _running(self) -> list[FrozenTrial]:
         """The plan's trials that some worker has claimed and not told of."""
         return [trial for trial in self._trials(TrialState.RUNNING) if key_of(trial) in self._runs]
 
@@ -297,7 +347,7 @@ class Ledger:
                 return []
             if record is None and (record := self._take_over(lock, run)) is None:
                 record = self._count_loss(run, folder, trial) if fate is Fate.DIED else None
-                lost.append(Lost(run, gave_up=record is not None))
+                lost.append(Lost(run.label, record is not None, run))
             if record is None:
                 self._fail(trial._trial_id, LOST if fate is Fate.DIED else MOVED)
             else:
@@ -390,3 +440,8 @@ class Ledger:
         for trial in self._trials():
             trials[key_of(trial)].append(trial)
         return trials
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest of the values that is at least as large as that share of them."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

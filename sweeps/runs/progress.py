@@ -1,24 +1,32 @@
 """Progress of a run, by its progress file, and of the decoding of a study's finished runs."""
 
+import json
+import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from core.records import decoded
 from core.records import record as records
-from core.records.design import Design
-from core.records.record import OutOfReachError, UnreadableRecordError
+from core.records.design import Design, StudyDesign
+from core.records.record import OutOfReachError, UnreadableRecordError, write_atomically
 from core.records.run_folders import look
 from core.runtime import json_files as jsonfiles
 from core.runtime.json_files import DamagedFileError, are_numbers
+from core.runtime.retry import no_space
 from core.runtime.units import duration
 
 PROGRESS_FILE = "progress.json"
 LINE_S = 30.0  # between lines in a log that say how far a run is
 CLOCK = "%H:%M:%S"
+INTERVAL_S = 1.0
+MOST_POINTS = 128
+
+log = logging.getLogger(__name__)
 
 
 class Pace:
@@ -38,6 +46,70 @@ class Pace:
             if since < step < self._steps
             else ""
         )
+
+
+class ProgressLogger:
+    """Keeps a run's progress.json: {"step", "steps", "loss", "started", "updated", "tokens_per_step", "curves"}, times in
+    seconds of the epoch.
+
+    curves: of each metric to keep, {"step": [T], "value": [T]}, thinned to at most MOST_POINTS; a run that goes on from a
+    checkpoint goes on with them. Written atomically, and at most once a second. Each half minute a line goes to the log.
+    """
+
+    def __init__(
+        self, folder: Path, steps: int, *, tokens_per_step: float | None = None, keep: Sequence[str] = ()
+    ) -> None:
+        self._path, self._steps, self._tokens = folder / PROGRESS_FILE, steps, tokens_per_step
+        self._started, self._written, self._logged = time.time(), 0.0, time.time()
+        self._pace = Pace(steps)
+        self._loss: float | None = None
+        before = (read_progress(folder) or {}).get("curves", {}) if keep else {}
+        self._curves: dict[str, dict[str, list[float]]] = {
+            name: before.get(name, {"step": [], "value": []}) for name in keep
+        }
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Note the newest training loss; "train/nelbo" goes before "train/loss", which has the auxiliary losses."""
+        loss = metrics.get("train/nelbo", metrics.get("train/loss", metrics.get("loss")))
+        self._loss = self._loss if loss is None else float(loss)
+        for name, curve in self._curves.items():
+            if name in metrics and step is not None and math.isfinite(metrics[name]):
+                _append(curve, step, float(metrics[name]))
+        now = time.time()
+        if step is not None:
+            left = self._pace.left(step)
+            if now - self._logged >= LINE_S:
+                self._logged = now
+                so_far = "" if self._loss is None else f", NELBO {self._loss:.3f}"
+                log.info("step %d of %d%s%s", step, self._steps, so_far, left)
+        if now - self._written >= INTERVAL_S:
+            self._written = now
+            row: dict[str, Any] = {"step": step, "steps": self._steps, "loss": self._loss}
+            row |= {"started": self._started, "updated": now}
+            row |= {"tokens_per_step": self._tokens, "curves": self._curves}
+            try:
+                write_atomically(self._path, json.dumps(row) + "\n")
+            except OSError as error:  # a run needs nobody who watches it
+                if (reason := no_space(error)) is None:
+                    raise
+                log.warning("progress isn't shown at the moment: %s", reason)
+
+
+def curve_metrics(design: StudyDesign) -> tuple[str, ...]:
+    """The metrics whose curves are shown while a run trains: the training loss, and the design's first one."""
+    return ("train/nelbo", design.primary)
+
+
+def _append(curve: dict[str, list[float]], step: int, value: float) -> None:
+    """Add a point in place of whatever was noted for this step or later ones, before the run was stopped."""
+    steps, values = curve["step"], curve["value"]
+    while steps and steps[-1] >= step:
+        steps.pop()
+        values.pop()
+    if len(steps) >= MOST_POINTS:  # every second one, the newest of them included
+        steps[:], values[:] = steps[1::2], values[1::2]
+    steps.append(step)
+    values.append(value)
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:

@@ -5,8 +5,10 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
 from core.errors import UserError
 
@@ -26,7 +28,15 @@ log = logging.getLogger(__name__)
 
 
 class SlurmError(RuntimeError):
-    """Error of a Slurm command, in one line."""
+    """Error of a Slurm command, in one line. killed: it was ended by a signal."""
+
+    def __init__(self, line: str, *, killed: bool = False) -> None:
+        super().__init__(line)
+        self._killed = killed
+
+    def passes(self, texts: Collection[str]) -> bool:
+        """True if it is worth another try: its line has one of the texts, or the command was killed."""
+        return self._killed or any(text in str(self).lower() for text in texts)
 
 
 @dataclass(frozen=True)
@@ -82,20 +92,26 @@ def call(*command: str, again: Collection[str] = AWAY) -> str:
         raise UserError(
             f"Slurm isn't here: '{command[0]}' is not on the PATH (without --launcher, runs train on this machine)"
         )
-    for pause_s in (*PAUSES_S, None):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
-        except subprocess.TimeoutExpired:
-            done = subprocess.CompletedProcess(command, 1, "", f"{command[0]}: no answer within {TIMEOUT_S:g} s")
-        if done.returncode == 0:
-            return done.stdout
+    attempts = Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, SlurmError) and error.passes(again)),
+        stop=stop_after_attempt(1 + len(PAUSES_S)),
+        wait=wait_chain(*map(wait_fixed, PAUSES_S)),
+        sleep=time.sleep,
+        before_sleep=before_sleep_log(log, logging.INFO),
+        reraise=True,
+    )
+    return attempts(_call, command)
+
+
+def _call(command: Sequence[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]}: no answer within {TIMEOUT_S:g} s") from None
+    if done.returncode:
         line = _last_line(done.stderr) or f"{command[0]} ended with status {done.returncode}"
-        transient = done.returncode < 0 or any(text in line.lower() for text in again)
-        if pause_s is None or not transient:
-            raise SlurmError(line)
-        log.info("%s; trying again in %g s", line, pause_s)
-        time.sleep(pause_s)
-    raise AssertionError
+        raise SlurmError(line, killed=done.returncode < 0)
+    return done.stdout
 
 
 def submit(script: str) -> str:

@@ -61,6 +61,16 @@ class SearchPlan:
         return Sweep(name=self.name, size=self.size, design=self.design, runs=())
 
     @property
+    def kind(self) -> str:
+        """The kind of study, by its name in sweeps.kinds."""
+        return "search"
+
+    @property
+    def configs(self) -> list[RunConfig]:
+        """Configs whose devices a launcher asks for."""
+        return [self.resolver.control]
+
+    @property
     def resolver(self) -> Resolver:
         return Resolver(self.search, self.settings)
 

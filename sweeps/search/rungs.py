@@ -6,8 +6,13 @@ from its checkpoint once it is among the best 1 / ETA of those that reached the 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from core.records import record as records
+from core.records.record import RunRecord, UnreadableRecordError
 from core.runtime.units import ranked
+from core.training.checkpoint_files import saved_step
+from sweeps.studies.plan import PlannedRun
 
 ETA = 3
 MOST_RUNGS = 4
@@ -70,3 +75,23 @@ def promotable(reached: Mapping[int, Mapping[int, float]], waiting: Mapping[int,
             if waiting.get(number) == rung:
                 return number
     return None
+
+
+def paused_record(folder: Path, run: PlannedRun) -> RunRecord | None:
+    """The record of a run that was paused and can go on; None where there is none of this config and data."""
+    try:
+        record = records.read(folder / records.FILE_NAME)
+    except (FileNotFoundError, UnreadableRecordError):
+        return None
+    same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint
+    return record if same and record.status == "paused" and saved_step(folder) is not None else None
+
+
+def metrics_at(record: RunRecord, step: int | None) -> dict[str, float] | None:
+    """The metrics of a record's validation at a step, however far the run has come since; None where there are none."""
+    steps = record.validation.get("step", [])
+    if step not in steps:
+        return None
+    place = steps.index(step)  # of a record that was tampered with a column may be short, or hold nothing there
+    row = {name: column[place] for name, column in record.validation.items() if place < len(column)}
+    return {name: value for name, value in row.items() if value is not None}

@@ -63,6 +63,10 @@ class Tuner:
         self._sign = 1.0 if plan.design.goals[0] == "min" else -1.0
         self._draws: dict[tuple[tuple[str, Level], ...], Resolved] = {}
 
+    def label(self, number: int) -> str:
+        """A trial's name for people."""
+        return f"trial {number}" + (f" ({self.group.label})" if self.group.label else "")
+
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """The study's trials, by number."""
         return self._storage.get_all_trials(self._id, deepcopy=False, states=states or None)

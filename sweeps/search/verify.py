@@ -20,7 +20,7 @@ from sweeps.runs.record_checks import Finding, Run, Verification, read_runs
 from sweeps.runs.verify import NO_LEDGER, check_records
 from sweeps.search.plan import SearchPlan, identity_of
 from sweeps.search.results import Entry, entry_file, read_entry
-from sweeps.search.resume import metrics_at
+from sweeps.search.rungs import metrics_at
 from sweeps.search.samplers import latest
 from sweeps.search.status import groups_of
 

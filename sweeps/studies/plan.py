@@ -48,6 +48,21 @@ class Sweep:
         return study_name(self.name, self.size)
 
     @property
+    def kind(self) -> str:
+        """The kind of study, by its name in sweeps.kinds."""
+        return self.design.kind
+
+    @property
+    def sweep(self) -> "Sweep":
+        """The plan that run folders, records and W&B know the study by."""
+        return self
+
+    @property
+    def configs(self) -> list[RunConfig]:
+        """Configs whose devices a launcher asks for."""
+        return [run.config for run in self.runs]
+
+    @property
     def goal(self) -> str:
         """Better direction of the metric: "min" or "max"."""
         return METRICS[self.design.primary].goal

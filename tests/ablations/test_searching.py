@@ -23,12 +23,12 @@ from analysis.verdicts.judge import judge
 from core.config.loading import build
 from core.runtime.terminal import Terminal
 from core.training.run import train
+from sweeps.launch.task import begin
+from sweeps.launch.worker import StopSignal
 from sweeps.runs.liveness import Workplace
-from sweeps.runs.worker import StopSignal
 from sweeps.search.importance import importances
 from sweeps.search.plan import differing, plan
 from sweeps.search.results import Results
-from sweeps.search.task import begin
 from sweeps.spec import Log, Search
 from sweeps.storage.storage import default_url, open_storage
 from tests.ablations.shell import ROOT, ablate, mistake
@@ -230,7 +230,7 @@ def test_a_dry_run_for_slurm_prints_the_script_or_that_nothing_waits(searched, t
     assert not (searched / "runs" / "toy" / "slurm").exists()
     (tmp_path / "toy.py").write_text(DECLARATION)
     done = ablate("run", "toy.py", "--launcher", "slurm", "--dry-run", "--array-parallelism", "3", cwd=tmp_path)
-    assert done.returncode == 0 and "-P -m sweeps.search.task" in done.stdout and "--array=0-2" in done.stdout
+    assert done.returncode == 0 and "-P -m sweeps.launch.task" in done.stdout and "--array=0-2" in done.stdout
     assert "not submitted, and nothing is written: a search, 3 array tasks" in done.stderr
     mistake(ablate("run", "toy.py", "--dry-run", cwd=tmp_path), "--dry-run is an option of --launcher slurm")
     assert not (tmp_path / "runs").exists()
@@ -326,7 +326,7 @@ def test_a_search_that_finds_nothing_better_says_so(tmp_path, monkeypatch) -> No
     monkeypatch.setenv("WANDB_MODE", "disabled")
     job = {"plan": plan("toy", declare()).to_json(), "out": str(tmp_path), "lead_s": 1.0}
     job["trainer"] = "tests.sweeps.search.trainers:landscape"  # of which the control is the best
-    begin(job, open_storage(default_url(tmp_path)), Workplace(), StopSignal((signal.SIGUSR1,)))()
+    begin(job, open_storage(default_url(tmp_path)), Workplace(), StopSignal((signal.SIGUSR1,)))
     results, folder = Results.load(tmp_path / "toy"), tmp_path / "toy"
     study = confirmed(results, folder)
     assert study.arms == ["control"] and study.missing == 0

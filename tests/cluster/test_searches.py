@@ -7,16 +7,15 @@ from collections import Counter, defaultdict
 
 import pytest
 
+from sweeps.launch import slurm
 from sweeps.launch.site import Request
+from sweeps.launch.worker import StopSignal, Worker
 from sweeps.runs import slurm as scheduler
 from sweeps.runs.folders import pending
-from sweeps.runs.worker import StopSignal
-from sweeps.search import slurm
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation_here
 from sweeps.search.status import status
-from sweeps.search.training import SearchWorker
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import Budget, declare
@@ -69,7 +68,7 @@ def test_a_preempted_search_goes_on_as_if_nothing_had_been(cluster, tmp_path, mo
     assert any((4, 7) in parts for parts in trained(tmp_path).values())
     monkeypatch.delenv("STEPS")
     ledger = SearchLedger(planned, tmp_path / "whole", open_storage(default_url(tmp_path / "whole")))
-    SearchWorker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
+    Worker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
     whole = Results.load(ledger.folder, planned.design)
     assert found(Results.load(out / "toy")) == found(whole) and len(found(whole)) == 9
     confirming = confirmation_here(planned, out)

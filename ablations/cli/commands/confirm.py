@@ -3,12 +3,12 @@
 import argparse
 
 from ablations.cli.command import Command
-from ablations.cli.options import slurm_options, storage_option, workers_options
+from ablations.cli.options import launcher_options, storage_option, workers_options
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
-    slurm_options(parser)
+    launcher_options(parser)
     workers_options(parser, "number of fresh seeds")
     storage_option(parser)
 

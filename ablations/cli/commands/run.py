@@ -3,7 +3,7 @@
 import argparse
 
 from ablations.cli.command import Command
-from ablations.cli.options import exploratory_option, positive, slurm_options, storage_option, workers_options
+from ablations.cli.options import exploratory_option, launcher_options, positive, storage_option, workers_options
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="with --until-decided: seeds per block (default: a tenth of the declared ones, at least 2)",
     )
     exploratory_option(parser)
-    slurm_options(parser)
+    launcher_options(parser)
     workers_options(parser)
     storage_option(parser)
 

@@ -9,8 +9,8 @@ import numpy as np
 from core.records import record as records
 from core.records.record import RunRecord
 from sweeps.runs.folders import run_folder, write_design
-from sweeps.runs.ledger import Claim, Ledger
-from sweeps.runs.progress_log import ProgressLogger, curve_metrics
+from sweeps.runs.ledger import Ledger, RunClaim
+from sweeps.runs.progress import ProgressLogger, curve_metrics
 from sweeps.runs.trials import failed_record
 from sweeps.spec import Factor
 from sweeps.storage.storage import default_url, open_storage
@@ -72,13 +72,13 @@ class Sweep:
             records.write(record, claim.folder)
             self.ledger.finish(claim, record, {})
 
-    def claim(self) -> Claim:
+    def claim(self) -> RunClaim:
         """Take the next run as a worker does."""
         claim = self.ledger.claim()[0]
         assert claim is not None
         return claim
 
-    def train(self, steps: int = 3) -> Claim:
+    def train(self, steps: int = 3) -> RunClaim:
         """Begin the next run, and come so many rows far."""
         claim = self.claim()
         config = claim.run.config

@@ -19,10 +19,9 @@ from analysis.verdicts.interim import running
 from core.errors import UserError
 from core.records import record as records
 from core.records.design import FILE_NAME as DESIGN_FILE
-from sweeps.runs.worker import StopSignal
+from sweeps.launch.worker import StopSignal, Worker
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
-from sweeps.search.training import SearchWorker
 from sweeps.storage.storage import default_url, open_storage
 from tests.ablations.dashboard.half_done import begin, path_of, record_of
 from tests.ablations.dashboard.test_server import ask
@@ -139,7 +138,7 @@ def test_a_search_shows_its_best_and_optunas_own_page_beside_it(tmp_path) -> Non
     planned = plan("toy", declare())
     ledger = SearchLedger(planned, tmp_path, open_storage(default_url(tmp_path)))
     (ledger.folder / DESIGN_FILE).write_text(json.dumps(planned.design.to_json()))
-    SearchWorker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
+    Worker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
     poller = Poller("toy", tmp_path, None, "")
     page = Page(poller.state, application(lambda: poller.storage))
     assert ask(page, "/api/studies")[0] == 404  # the ledger isn't open yet

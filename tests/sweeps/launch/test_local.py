@@ -21,7 +21,7 @@ from sweeps.launch.local import run
 from sweeps.launch.machine import share_of_cores
 from sweeps.launch.progress import Board, present
 from sweeps.runs.folders import pending, recorded, run_folder
-from sweeps.runs.progress_log import read_progress
+from sweeps.runs.progress import read_progress
 from sweeps.storage.storage import default_url, open_storage
 from tests.forked import start as fork
 from tests.forked import wait_until
@@ -61,7 +61,9 @@ def test_a_sweep_trains_every_run_once_and_the_next_one_none(make_plan, out):
     for planned in plan.runs:
         record = recorded(run_folder(plan, planned, out), planned)
         assert record.status == "complete"
-        assert record.study["design"] == plan.design == json.loads((out / "balance" / "design.json").read_text())
+        assert (
+            record.study["design"] == plan.design.to_json() == json.loads((out / "balance" / "design.json").read_text())
+        )
         assert record.provenance["threads"] == len(share_of_cores(0, 2))
     assert complete(out) == {planned.run_hash: 1 for planned in plan.runs}
     assert Counter(event.kind for event in heard) == {"message": 1, "planned": 1, "started": 4, "finished": 4}

@@ -8,13 +8,12 @@ import torch
 
 from sweeps.launch import task as tasks
 from sweeps.launch import time_limit as shift
-from sweeps.launch.slurm import quantile
-from sweeps.launch.task import TaskWorker, start_again
+from sweeps.launch.task import work
+from sweeps.launch.worker import StopSignal
 from sweeps.runs import slurm as scheduler
-from sweeps.runs.ledger import Ledger
+from sweeps.runs.ledger import Ledger, quantile
 from sweeps.runs.liveness import PREEMPTED, Workplace
 from sweeps.runs.slurm import Place, SlurmError, Task
-from sweeps.runs.worker import StopSignal
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.trainers import quick
 
@@ -37,6 +36,7 @@ def slurm(monkeypatch):
     monkeypatch.setattr(scheduler, "call", call)
     monkeypatch.setattr(shift, "CHECK_S", -1.0)
     monkeypatch.setattr(tasks, "RETRY_S", 0.0)
+    monkeypatch.setattr("sweeps.runs.ledger.RETRY_S", 0.0)
     monkeypatch.setattr(signal, "setitimer", lambda *arguments: None)
     return told
 
@@ -47,14 +47,13 @@ def ledger(make_plan, tmp_path):
     return Ledger(make_plan(), tmp_path / "out", open_storage(default_url(tmp_path / "out")), place)
 
 
-def worker(ledger, train=quick, lead_s=0.0):
-    return TaskWorker(ledger, train, StopSignal((signal.SIGUSR1,)), lead_s)
+def stop():
+    return StopSignal((signal.SIGUSR1,))
 
 
 def test_the_first_worker_of_a_script_submitted_by_hand_queues_the_runs(ledger, slurm):
-    worker(ledger).work()
+    work(ledger, quick, stop(), 1.0)
     assert len(ledger.durations_s()) == 4 and ledger.waiting() == 0
-    start_again(ledger, 1.0)
     assert slurm["asked"] == []
 
 
@@ -62,36 +61,35 @@ def test_a_task_with_too_little_time_for_another_run_is_started_again(ledger, sl
     ledger.reconcile()
     monkeypatch.setattr(ledger, "durations_s", lambda: [100.0] * 9 + [400.0])
     slurm["left"] = 200.0
-    worker(ledger, lead_s=120.0).work()
+    work(ledger, quick, stop(), 120.0)
     assert ledger.waiting() == 3  # a new task begins a run whatever its time: it goes on in pieces if it must
-    start_again(ledger, 1.0)
     assert slurm["asked"] == [("scontrol", "requeue", "7_0")]
     slurm["left"] = None  # no limit
-    worker(ledger, lead_s=120.0).work()
+    work(ledger, quick, stop(), 120.0)
     assert ledger.waiting() == 0
 
 
 def test_a_task_that_slurm_has_started_elsewhere_leaves(ledger, slurm):
     ledger.reconcile()
     slurm["restarts"] = 1
-    worker(ledger).work()
+    work(ledger, quick, stop(), 1.0)
     assert ledger.waiting() == 4
-    start_again(ledger, 1.0)
     assert slurm["asked"] == []  # one owner: it is started again already
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING"])
 def test_a_cancelled_task_is_not_brought_back(ledger, slurm, state):
     ledger.reconcile()
-    slurm["state"] = state
-    start_again(ledger, 1.0)
+    slurm["state"], slurm["left"] = state, 0.0
+    work(ledger, quick, stop(), 1.0)
+    assert ledger.waiting() == 3
     assert slurm["asked"] == []
 
 
 def test_a_task_stays_while_slurm_does_not_answer(ledger, slurm):
     ledger.reconcile()
     slurm["away"] = True
-    start_again(ledger, 0.05)
+    tasks.requeue(ledger.workplace.place, 0.05)
     assert len(slurm["asked"]) > 1
 
 
@@ -102,9 +100,8 @@ def test_a_run_that_is_stopped_waits_for_anybody(ledger, slurm):
         os.kill(os.getpid(), signal.SIGUSR1)
         raise AssertionError("the signal was not heeded")
 
-    again = []
-    tasks.work(worker(ledger, train), ledger, 1.0, lambda *arguments: again.append(arguments))
-    assert again and ledger.waiting() == 4
+    work(ledger, train, stop(), 1.0)
+    assert slurm["asked"] == [("scontrol", "requeue", "7_0")] and ledger.waiting() == 4
     assert [t.user_attrs["reason"] for t in ledger._study.get_trials() if t.state.name == "FAIL"] == [PREEMPTED]
 
 

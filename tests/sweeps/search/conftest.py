@@ -2,12 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from sweeps.runs.worker import StopSignal
+from sweeps.launch.worker import StopSignal, Worker
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results
 from sweeps.search.spec import Budget, Choice, Int, Log, Search
-from sweeps.search.training import SearchWorker
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.conftest import SMALL
 from tests.sweeps.search import trainers
@@ -42,7 +41,7 @@ def run(tmp_path):
         ledger = SearchLedger(planned, out, open_storage(default_url(out)))
         (ledger.folder / "design.json").write_text(__import__("json").dumps(planned.design.to_json()))
         heard = []
-        SearchWorker(ledger, train, lambda **event: heard.append(event), StopSignal()).work()
+        Worker(ledger, train, lambda **event: heard.append(event), StopSignal()).work()
         results = Results.load(ledger.folder)
         return SimpleNamespace(plan=planned, ledger=ledger, heard=heard, results=results, out=out)
 

@@ -8,13 +8,12 @@ from optuna.trial import TrialState
 
 from core.data.corpora import fingerprint
 from core.records import record as records
+from sweeps.launch.local import run as search_here
+from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
 from sweeps.runs.folders import LOCK_FILE, recorded, run_folder
-from sweeps.runs.worker import StopRequestedError, StopSignal
-from sweeps.search.local import search as search_here
 from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation
-from sweeps.search.training import SearchWorker
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, WEIGHT, Budget, Choice, Int, Log, declare
@@ -237,8 +236,8 @@ def test_a_worker_that_lost_its_configuration_leaves_it_to_the_other(tmp_path, r
             slept.append(folder)
             (folder.parent / LOCK_FILE).unlink()
             other = SearchLedger(plan("toy", declare(budget=Budget(trials=3))), out, open_storage(default_url(out)))
-            assert other.reconcile() == (1, 0)
-            SearchWorker(other, trainers.landscape, lambda **event: None, StopSignal()).work()
+            assert [lost.gave_up for lost in other.reconcile()] == [False]
+            Worker(other, trainers.landscape, lambda **event: None, StopSignal()).work()
             slept.append({path: path.read_bytes() for path in out.rglob("*.json")})
         return trainers.landscape(config, folder, **rest)
 
@@ -274,17 +273,17 @@ def test_workers_share_a_search_and_dead_ones_are_replaced(tmp_path, monkeypatch
     monkeypatch.setenv("STEPS", str(tmp_path / "steps"))
     planned, out, heard = plan("toy", declare(budget=Budget(trials=12))), tmp_path / "out", []
     out.mkdir()
-    counts, interrupted = search_here(
+    done = search_here(
         planned, out, storage_url=url.format(out=out) or None, workers=3, on_event=heard.append,
         trainer="tests.sweeps.search.trainers:deadly",
     )  # fmt: skip
-    assert not interrupted and counts["complete"] >= 1 and counts["complete"] + counts["pruned"] == 12
+    counts = done.states
+    assert not done.interrupted and counts["complete"] >= 1 and counts["complete"] + counts["pruned"] == 12
     assert sum(event.kind == "lost" for event in heard) == 2
     parts = [tuple(line.split()[:3]) for line in (tmp_path / "steps").read_text().splitlines()]
     assert len(parts) == len(set(parts))  # nothing is trained twice
     assert len(Results.load(out / "toy").configurations) == 12
-    again, _ = search_here(planned, out, storage_url=url.format(out=out) or None, workers=1)
-    assert again == counts
+    assert search_here(planned, out, storage_url=url.format(out=out) or None, workers=1).states == counts
 
 
 def test_a_plan_can_be_rebuilt_from_its_design() -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from sweeps.search.local import search
+from sweeps.launch.local import run as search
 from sweeps.search.plan import plan
 from sweeps.search.results import Results
 from sweeps.search.status import status
@@ -18,10 +18,9 @@ pytestmark = pytest.mark.slow
 def check(planned, out, url, workers, tmp_path, monkeypatch) -> None:
     """The whole budget is searched, by several workers, and no step is trained twice."""
     monkeypatch.setenv("STEPS", str(tmp_path / "steps"))
-    counts, interrupted = search(
-        planned, out, storage_url=url, workers=workers, trainer="tests.sweeps.search.trainers:sluggish"
-    )
-    assert not interrupted and counts["complete"] >= 1 and counts["complete"] + counts["pruned"] == 24
+    done = search(planned, out, storage_url=url, workers=workers, trainer="tests.sweeps.search.trainers:sluggish")
+    counts = done.states
+    assert not done.interrupted and counts["complete"] >= 1 and counts["complete"] + counts["pruned"] == 24
     lines = [line.split() for line in (tmp_path / "steps").read_text().splitlines()]
     parts = Counter(tuple(line[:3]) for line in lines)
     assert set(parts.values()) == {1} and len({line[3] for line in lines}) > 1

@@ -10,17 +10,16 @@ from optuna.trial import TrialState
 from core.errors import UserError
 from core.records.design import Design
 from core.records.record import write_atomically
+from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.slurm import Place
-from sweeps.runs.worker import StopRequestedError, StopSignal
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation
 from sweeps.search.samplers import SamplerView
 from sweeps.search.status import status
-from sweeps.search.training import SearchWorker
 from sweeps.storage.storage import default_url, open_storage
 from tests.analysis.conftest import make_design
 from tests.sweeps.search import trainers
@@ -113,7 +112,7 @@ def test_a_dead_workers_configuration_is_lost_until_it_is_queued_again(tmp_path)
     [row] = look().of("lost")
     assert row.reason == "its worker is dead"
     claim.lock.release()  # as its death does
-    assert ledger.reconcile() == (1, 0)
+    assert "0 failed and 1 lost" in ledger.queue_again(retry_failed=False)
     now = look()
     assert now.counts["queued"] == 1 and now.deaths == 1
 
@@ -156,12 +155,12 @@ def test_failed_configurations_are_tried_again_within_the_budget(run, tmp_path, 
     failed = {trial.number for trial in found.ledger.tuners[0].trials(TrialState.FAIL)}
     assert len(failed) >= 2 and status("toy", found.out).counts["failed"] == len(failed)
     (found.out / "mended").touch()
-    assert found.ledger.reconcile() == (0, 0)  # only when asked to
-    assert found.ledger.reconcile(retry_failed=True) == (0, len(failed))
-    assert found.ledger.reconcile(retry_failed=True) == (0, 0)
+    assert "0 failed and 0 lost" in found.ledger.queue_again(retry_failed=False)  # only when asked to
+    assert f"{len(failed)} failed and 0 lost" in found.ledger.queue_again(retry_failed=True)
+    assert "0 failed and 0 lost" in found.ledger.queue_again(retry_failed=True)
     now = status("toy", found.out)
     assert now.counts["queued"] == len(failed) and now.counts["failed"] == 0 and now.undrawn == 0
-    SearchWorker(found.ledger, mended, lambda **event: None, StopSignal()).work()
+    Worker(found.ledger, mended, lambda **event: None, StopSignal()).work()
     now = status("toy", found.out)
     assert now.over and now.counts["failed"] == 0 and len(now.configurations) == 12
     counts = found.ledger.counts()
@@ -180,7 +179,7 @@ def test_samplers_see_a_failure_that_was_tried_again_as_its_second_try_alone(run
     assert {shown[number] for number in failed} == {TrialState.PRUNED}
     (found.out / "mended").touch()
     found.ledger.reconcile(retry_failed=True)
-    SearchWorker(found.ledger, mended, lambda **event: None, StopSignal()).work()
+    Worker(found.ledger, mended, lambda **event: None, StopSignal()).work()
     shown = {trial.number: trial for trial in seen.get_all_trials(tuner._id)}
     assert {shown[number].state for number in failed} == {TrialState.FAIL}
     second = [trial for trial in shown.values() if trial.user_attrs.get("retries") in failed]
@@ -208,6 +207,6 @@ def test_what_is_given_up_leaves_a_record_and_can_be_tried_again(run, tmp_path) 
     [given_up] = [c for c in found.results.configurations if c.status == "failed"]
     assert given_up.reason == "lost: worker died 3 times (out of memory?)"
     assert [record.status for record in given_up.records] == ["complete", "failed"]
-    assert found.ledger.reconcile(retry_failed=True) == (0, 1)
+    assert "1 failed and 0 lost" in found.ledger.queue_again(retry_failed=True)
     again = run(train=train, budget=Budget(trials=3), pruner="none", seeds=(0, 1))
     assert again.ledger.counts() == {"complete": 3}

@@ -10,21 +10,19 @@ from core.errors import UserError
 from core.training import preemption as pausing
 from core.training.checkpoint_files import FOLDER, LATEST, saved_step
 from core.training.preemption import TrainingPausedError
-from sweeps.launch import task
+from sweeps.launch import slurm, task
 from sweeps.launch import time_limit as shift
 from sweeps.launch.site import Request
+from sweeps.launch.worker import StopSignal
 from sweeps.runs import slurm as scheduler
 from sweeps.runs.folders import pending
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.slurm import Place, Task
-from sweeps.runs.worker import StopSignal
-from sweeps.search import slurm
-from sweeps.search import task as tasks
+from sweeps.search import queue as queues
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import confirmation_here
 from sweeps.search.status import status
-from sweeps.search.task import SearchTask, confirmation_of
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
 from tests.sweeps.search.conftest import RATE, Budget, Log, declare
@@ -54,7 +52,7 @@ def work(out, train: str = LANDSCAPE, **changes) -> None:
     planned = plan("toy", declare(**({"control": POOR} | changes)))
     job = {"plan": planned.to_json(), "out": str(out), "trainer": train, "lead_s": 1.0}
     stop = StopSignal((signal.SIGUSR1,), {signal.SIGUSR1: 60.0})
-    tasks.begin(json.loads(json.dumps(job)), open_storage(default_url(out)), Workplace(Place("7", "0", 0)), stop)()
+    task.begin(json.loads(json.dumps(job)), open_storage(default_url(out)), Workplace(Place("7", "0", 0)), stop)
 
 
 def test_a_task_searches_then_confirms(queue, tmp_path) -> None:
@@ -112,14 +110,13 @@ def test_a_task_whose_time_is_short_is_started_again(queue, tmp_path) -> None:
 
 
 def test_who_has_nothing_to_train_for_long_gives_its_place_back(queue, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tasks, "IDLE_S", 0.0)
+    monkeypatch.setattr(queues, "IDLE_S", 0.0)
     changes = {"budget": Budget(trials=1), "pruner": "none"}
     storage, planned = open_storage(default_url(tmp_path)), plan("toy", declare(control=POOR, **changes))
     busy, _ = SearchLedger(planned, tmp_path, storage, Workplace(Place("7", "1", 0))).claim()
     ledger = SearchLedger(planned, tmp_path, storage, Workplace(Place("7", "0", 0)))
-    idle = SearchTask(ledger, trainers.landscape, StopSignal((signal.SIGUSR1,)), 0.0)
-    idle.work()
-    assert idle.dismissed and not ledger.is_over()
+    assert task.TaskWorker(ledger, trainers.landscape, StopSignal((signal.SIGUSR1,)), 0.0).work()
+    assert not ledger.is_over()
     work(tmp_path, **changes)
     assert queue["asked"] == []
     busy.lock.release()
@@ -140,12 +137,12 @@ def test_a_task_waits_for_records_that_it_cannot_see_yet(queue, tmp_path, monkey
     ledger = SearchLedger(planned, tmp_path, open_storage(default_url(tmp_path)))
     [path] = [path for path in (tmp_path / "toy").rglob("record.json") if b'"status":"complete"' in path.read_bytes()]
     hidden = path.rename(path.with_name("hidden"))
-    monkeypatch.setattr(tasks, "SIGHT_S", 0.0)
+    monkeypatch.setattr(queues, "SIGHT_S", 0.0)
     with pytest.raises(UserError, match="that the ledger knows as complete aren't there"):
-        confirmation_of(ledger)
-    monkeypatch.setattr(tasks, "SIGHT_S", 60.0)
-    monkeypatch.setattr(tasks.time, "sleep", lambda seconds: hidden.exists() and hidden.rename(path))
-    assert len(confirmation_of(ledger).runs) == 6
+        ledger.following()
+    monkeypatch.setattr(queues, "SIGHT_S", 60.0)
+    monkeypatch.setattr(queues.time, "sleep", lambda seconds: hidden.exists() and hidden.rename(path))
+    assert len(ledger.following().plan.runs) == 6
 
 
 def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(queue, tmp_path, monkeypatch) -> None:
@@ -155,10 +152,10 @@ def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(queue, t
     planned, request = plan("toy", declare(control=POOR)), Request(array_parallelism=4)
     dry = slurm.submit(planned, tmp_path, request, dry_run=True, trainer=LANDSCAPE)
     assert (dry.tasks, dry.runs, dry.job) == (4, 0, None) and not (tmp_path / "toy" / "design.json").exists()
-    assert "-P -m sweeps.search.task " in dry.text and "#SBATCH --array=0-3\n" in dry.text and not dry.script.exists()
+    assert "-P -m sweeps.launch.task " in dry.text and "#SBATCH --array=0-3\n" in dry.text and not dry.script.exists()
     sent = slurm.submit(planned, tmp_path, request, trainer=LANDSCAPE)
     assert (sent.tasks, sent.job, sent.script.read_text()) == (4, "7", sent.text)
-    assert task.main(sent.script.parent, {}, tasks.begin) == 0  # as `sbatch` of that script would, outside Slurm
+    assert task.main(sent.script.parent, {}) == 0  # as `sbatch` of that script would, outside Slurm
     assert not status("toy", tmp_path).is_under_way
     assert slurm.submit(planned, tmp_path, request, dry_run=True) is None
     assert [path.name for path in (tmp_path / "toy" / "slurm").iterdir()] == ["1"]

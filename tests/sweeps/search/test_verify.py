@@ -8,11 +8,10 @@ import pytest
 
 from core.records.design import SearchDesign
 from core.records.provenance import save_diff
-from sweeps.runs.worker import StopRequestedError, StopSignal
+from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.status import groups_of
-from sweeps.search.training import SearchWorker
 from sweeps.search.verify import verify
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
@@ -29,7 +28,7 @@ def whole(tmp_path_factory):
     out, planned = tmp_path_factory.mktemp("whole") / "out", plan("toy", declare(**CHANGES, budget=Budget(trials=6)))
     ledger = SearchLedger(planned, out, open_storage(default_url(out)))
     (ledger.folder / "design.json").write_text(json.dumps(planned.design.to_json()))
-    SearchWorker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
+    Worker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
     return planned, out
 
 
@@ -100,7 +99,7 @@ def test_a_search_with_failures_and_second_tries_can_be_trusted(run):
     (found.out / "mended").touch()
     found.ledger.reconcile(retry_failed=True)
     assert look().findings == () and look().failed == 0
-    SearchWorker(found.ledger, mended, lambda **event: None, StopSignal()).work()
+    Worker(found.ledger, mended, lambda **event: None, StopSignal()).work()
     assert look().findings == () and look().failed == 0
 
 

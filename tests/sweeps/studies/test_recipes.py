@@ -14,11 +14,11 @@ from core.model.flops import training_flops
 from core.records import record as records
 from core.training.run import train
 from sweeps.export.arm import export
+from sweeps.launch.worker import StopSignal, Worker
 from sweeps.runs.cost import calibrate
 from sweeps.runs.folders import recorded, run_folder
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.record_checks import first_stage, read_runs
-from sweeps.runs.worker import StopSignal, Worker
 from sweeps.storage.storage import default_url, open_storage
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.factors import Factor

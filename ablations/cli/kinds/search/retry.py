@@ -3,8 +3,8 @@
 import argparse
 
 from ablations.cli.kinds.search.plan import make_plan, refusal
-from ablations.cli.launching import check_flags, submit
-from ablations.cli.retry import failed_too, queue_again, say_next
+from ablations.cli.launching import check_flags, launcher_of, submit
+from ablations.cli.retry import failed_too, say_next
 from core.errors import UserError
 from core.records.design import SearchDesign
 from core.runtime.printable import say
@@ -28,12 +28,11 @@ def run_retry(arguments: argparse.Namespace) -> int:
     arguments.storage = choose_url(arguments.storage, out, out / plan.study_name)
     storage = open_storage(arguments.storage)
     ledger = SearchLedger(plan, out, storage)
-    lost, failed = ledger.reconcile(retry_failed=failed_too(arguments))
-    say(f"{plan.study_name}: {failed} failed and {lost} lost configurations queued again")
+    say(ledger.queue_again(retry_failed=failed_too(arguments)))
     confirming = confirmation_here(plan, out) if ledger.is_over() else None
     if confirming is not None and (out / confirming.study_name).is_dir():
-        queue_again(Ledger(confirming, out, storage), failed_too(arguments))
-    if arguments.launcher == "slurm":
+        say(Ledger(confirming, out, storage).queue_again(retry_failed=failed_too(arguments)))
+    if not launcher_of(arguments).here:
         return submit(arguments, plan, retry_failed=False)
     if confirming is None or pending(confirming, out):
         say_next(plan.study_name, plan.design.command, out, bool(refusal(plan)))

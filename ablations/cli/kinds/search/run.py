@@ -1,25 +1,18 @@
 """`ablate run` of a search."""
 
 import argparse
-import sys
-import time
 from dataclasses import replace
 from typing import Any
 
 from ablations.cli import studies as agenda
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.kinds.search.plan import make_plan, refusal
-from ablations.cli.launching import check_flags, resolve_workers, submit, trained_elsewhere
+from ablations.cli.launching import check_flags, launcher_of, submit, train_here, trained_elsewhere
 from ablations.cli.terminal import console
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
 from core.runtime.printable import say
 from core.runtime.units import counted
-from sweeps.launch.events import Event
-from sweeps.launch.local import run
-from sweeps.launch.progress import present
-from sweeps.runs.progress import CLOCK
-from sweeps.search.local import search
 from sweeps.search.results import Results, confirmation
 from sweeps.storage.storage import choose_url
 
@@ -33,30 +26,27 @@ def run_run(arguments: argparse.Namespace) -> int:
     if (refused := refusal(planned)) and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
     say("\n".join(describe_data([planned.resolver.control.data])))
-    if arguments.launcher == "slurm":
+    if not launcher_of(arguments).here:
         return submit(arguments, planned, retry_failed=arguments.retry_failed)
     control = planned.runs(planned.resolver.control_settings, planned.resolver.control)
-    workers = resolve_workers(arguments.workers, replace(planned.sweep, runs=control))
-
-    def tell(event: Event) -> None:
-        say(f"{time.strftime(CLOCK)} {event.text}", file=sys.stderr)
-
-    url = choose_url(arguments.storage, arguments.out.absolute(), arguments.out.absolute() / planned.study_name)
-    options: dict[str, Any] = {"storage_url": url, "workers": workers, "retry_failed": arguments.retry_failed}
-    counts, interrupted = search(planned, arguments.out, on_event=tell, **options)
-    if interrupted:
+    calibrated = replace(planned.sweep, runs=control)
+    arguments.storage = choose_url(
+        arguments.storage, arguments.out.absolute(), arguments.out.absolute() / planned.study_name
+    )
+    options: dict[str, Any] = {"retry_failed": arguments.retry_failed, "calibrated": calibrated}
+    searched = train_here(arguments, planned, **options)
+    if searched.interrupted:
         return INTERRUPTED
     results = Results.load(arguments.out / planned.study_name, planned.design)
     out = console()
-    said = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    said = ", ".join(f"{count} {state}" for state, count in sorted(searched.states.items()))
     out.print(f"{planned.study_name}: {said}")
     if results is None or not results.complete:
         raise RuntimeError(
             "no configuration was trained to the end, so there is nothing to confirm: see the failures above"
         )
     confirming = confirmation(planned, results)
-    with present(confirming) as on_event:
-        summary = run(confirming, arguments.out, on_event=on_event, **options)
+    summary = train_here(arguments, confirming, **options)
     if summary.interrupted:
         return INTERRUPTED
     failed = summary.failed + summary.failed_before

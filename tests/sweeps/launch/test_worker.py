@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from core.records import record as records
+from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
 from sweeps.runs.folders import pending, recorded, run_folder
 from sweeps.runs.ledger import Ledger
-from sweeps.runs.progress_log import ProgressLogger, read_progress
-from sweeps.runs.worker import StopRequestedError, StopSignal, Worker
+from sweeps.runs.progress import ProgressLogger, read_progress
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps import trainers
 
@@ -89,7 +89,7 @@ def test_a_stop_that_comes_between_runs_is_heeded_before_the_next(workshop, monk
     def finish_late(*arguments):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
-        finish(*arguments)
+        return finish(*arguments)
 
     monkeypatch.setattr(workshop.ledger, "finish", finish_late)
     with pytest.raises(StopRequestedError):
@@ -114,7 +114,9 @@ def test_training_on_other_data_than_planned_fails_and_keeps_both_records(worksh
 
 def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monkeypatch):
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("sweeps.runs.progress_log.time", SimpleNamespace(time=lambda: clock.now))
+    monkeypatch.setattr(
+        "sweeps.runs.progress.time", SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
+    )
     logger = ProgressLogger(tmp_path, steps=50)
     assert read_progress(tmp_path) is None
     seen = []
@@ -141,10 +143,9 @@ def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monke
 def test_the_log_says_each_half_minute_how_far_a_run_is(tmp_path, monkeypatch, caplog):
     clock = SimpleNamespace(now=1000.0)
     times = SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
-    monkeypatch.setattr("sweeps.runs.progress_log.time", times)
     monkeypatch.setattr("sweeps.runs.progress.time", times)
     logger = ProgressLogger(tmp_path, steps=500)
-    with caplog.at_level(logging.INFO, logger="sweeps.runs.progress_log"):
+    with caplog.at_level(logging.INFO, logger="sweeps.runs.progress"):
         for step in range(101, 171):  # from a checkpoint
             clock.now += 1
             logger.log_metrics({"train/nelbo": 5.0 - step / 100, "train/loss": 9.0}, step)
@@ -156,7 +157,7 @@ def test_the_log_says_each_half_minute_how_far_a_run_is(tmp_path, monkeypatch, c
 
 
 def test_the_curves_of_a_run_in_training_are_kept_thin_and_go_on_where_the_run_does(tmp_path, monkeypatch):
-    monkeypatch.setattr("sweeps.runs.progress_log.INTERVAL_S", 0.0)
+    monkeypatch.setattr("sweeps.runs.progress.INTERVAL_S", 0.0)
     keep = ("train/nelbo", "val/nelbo")
     logger = ProgressLogger(tmp_path, 2000, tokens_per_step=64, keep=keep)
     for step in range(1, 1001):

@@ -1,0 +1,116 @@
+"""Launchers: where workers run, by the name that `--launcher` takes.
+
+A launcher is one file in sweeps/launch/launchers with a LAUNCHER at module level, or an object of an installed package that
+is named as an entry point of the group "ablate.launchers". Its module is imported to show its options: what is heavy is
+imported in its functions.
+"""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from sweeps.launch import launchers as package
+
+if TYPE_CHECKING:  # they load Optuna
+    from sweeps.kinds import AnyPlan
+    from sweeps.launch.events import Event, Summary
+
+GROUP = "ablate.launchers"
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of the command line that only this launcher has a use for: `--name`, without the dashes.
+
+    kind: a text; a whole number; a flag; or a text that may be given several times.
+    """
+
+    name: str
+    help: str
+    metavar: str = ""
+    kind: Literal["text", "whole", "flag", "many"] = "text"
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked of a launcher beside the plan. options: its own, by key; those not given are None or False.
+
+    storage_url: None = $ABLATE_STORAGE, or a journal in the folder of runs. workers: processes on this machine; None = one
+    per GPU or core. on_event: is told how the sweep gets on, by a launcher whose workers run here.
+    """
+
+    storage_url: str | None = None
+    retry_failed: bool = False
+    workers: int | None = None
+    on_event: "Callable[[Event], None]" = lambda event: None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Submission(Protocol):
+    """Work that a scheduler was given. job: its number; None for a dry run, which writes nothing. text: of the script.
+    line: for people. notes: of what it doesn't ask for, and what it does without having been told."""
+
+    @property
+    def job(self) -> str | None: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def line(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """What was ended. text: what it is a number of, for people. notes: lines on what is out of reach."""
+
+    count: int
+    text: str
+    notes: tuple[str, ...] = ()
+
+
+class Launcher(Protocol):
+    """A place for workers.
+
+    here: they end with this process, which waits for them. title: of its options in `--help`. parallelism: the option that
+    limits its workers, where `--workers` doesn't.
+    """
+
+    name: str
+    here: bool
+    title: str
+    options: Sequence[Option]
+    parallelism: str
+
+    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> "Summary | Submission | None":
+        """Have a plan's runs trained: Summary where they were `here`; else what was submitted, or None where nothing waits.
+
+        Raises UserError for what can't be done as asked.
+        """
+        ...
+
+    def cancel(self, study: Path, folders: Sequence[Path]) -> Cancelled:
+        """End the workers of a study. folders: its own and those of what follows it. Raises UserError."""
+        ...
+
+    def has(self, study: Path) -> bool:
+        """Whether the study in a folder was submitted by this launcher."""
+        ...
+
+
+@functools.cache
+def launchers() -> Mapping[str, Launcher]:
+    """Every launcher by name, those of installed packages after ours."""
+    from importlib.metadata import entry_points  # takes longer than all else of `--help`
+
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    found = {name: importlib.import_module(f"{package.__name__}.{name}").LAUNCHER for name in names}
+    return found | {entry.name: entry.load() for entry in entry_points(group=GROUP)}

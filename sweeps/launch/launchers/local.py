@@ -1,0 +1,47 @@
+"""Workers on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.runtime.units import counted
+from sweeps.launch import running_sweeps
+from sweeps.launch.launcher import Cancelled, Launcher, Option, Order
+
+if TYPE_CHECKING:  # they load Optuna
+    from sweeps.kinds import AnyPlan
+    from sweeps.launch.events import Summary
+
+
+class Local:
+    """Processes that this one starts, watches and ends."""
+
+    name, here, title, parallelism = "local", True, "", "workers"
+    options: Sequence[Option] = ()
+
+    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> "Summary":
+        """Train on this machine, waiting for the end."""
+        from sweeps.launch.local import run  # loads Optuna
+
+        return run(
+            plan,
+            out,
+            storage_url=order.storage_url,
+            workers=order.workers,
+            on_event=order.on_event,
+            retry_failed=order.retry_failed,
+        )
+
+    def cancel(self, study: Path, folders: Sequence[Path]) -> Cancelled:
+        """Ask the sweeps of this host to stop, as Ctrl-C does."""
+        stopped = [running_sweeps.stop(folder) for folder in folders]
+        mine = {process for processes, _ in stopped for process in processes}
+        hosts = sorted({host for _, hosts in stopped for host in hosts})
+        text = f"{counted(len(mine), 'sweep')} on this machine asked to stop"
+        return Cancelled(len(mine), text, tuple(f"one runs on {host}: cancel it there" for host in hosts))
+
+    def has(self, study: Path) -> bool:
+        return False
+
+
+LAUNCHER: Launcher = Local()

@@ -1,0 +1,64 @@
+"""Workers in the tasks of a Slurm array."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from core.errors import UserError
+from core.runtime.units import counted
+from sweeps.launch.launcher import Cancelled, Launcher, Option, Order
+from sweeps.runs import slurm as scheduler
+from sweeps.storage.submissions import job_name, submissions
+
+if TYPE_CHECKING:  # they load Optuna
+    from sweeps.kinds import AnyPlan
+    from sweeps.launch.slurm import Submission
+
+
+class Slurm:
+    """An array of long-lived workers, submitted as a batch script. They outlive this process."""
+
+    name, here, parallelism = "slurm", False, "array-parallelism"
+    title = "with --launcher slurm (defaults: ~/.config/ablate/slurm.toml, or $ABLATE_CONFIG)"
+    options: Sequence[Option] = (
+        *(Option(name, f"Slurm's {name}", name[0].upper()) for name in ("partition", "account", "qos")),
+        Option("time", "time limit of an array task, such as 4h, 90m or 1-12:00:00", "LIMIT"),
+        Option("gpus-per-run", "GPUs of an array task (default: one where the partition has GPUs)", "N", "whole"),
+        Option("cpus-per-run", "CPUs of each array task (default: Slurm's)", "N", "whole"),
+        Option(parallelism, "largest number of array tasks (default: 64)", "N", "whole"),
+        Option("sbatch", "any other option of sbatch; may be repeated", "KEY=VALUE", "many"),
+        Option("dry-run", "print the batch script; nothing is submitted or written", kind="flag"),
+    )
+
+    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> "Submission | None":
+        """Submit an array whose tasks claim what waits."""
+        from sweeps.launch import site, slurm  # loads Optuna
+
+        asked = {key: value for key, value in order.options.items() if key not in ("sbatch", "dry_run")}
+        request = site.defaults().over(asked | {"sbatch": site.parse_options(order.options.get("sbatch") or [])})
+        return slurm.submit(
+            plan,
+            out,
+            request,
+            storage_url=order.storage_url,
+            retry_failed=order.retry_failed,
+            dry_run=bool(order.options.get("dry_run")),
+        )
+
+    def cancel(self, study: Path, folders: Sequence[Path]) -> Cancelled:
+        """End the study's jobs."""
+        ended = 0
+        if submissions(study):
+            name = job_name(study.name, study.parent)
+            try:
+                if ended := len(scheduler.tasks(name=name)):
+                    scheduler.cancel(name)
+            except scheduler.SlurmError as error:
+                raise UserError(f"Slurm doesn't cancel {name}: {error}") from None
+        return Cancelled(ended, f"{counted(ended, 'array task')} cancelled")
+
+    def has(self, study: Path) -> bool:
+        return bool(submissions(study))
+
+
+LAUNCHER: Launcher = Slurm()

@@ -1,0 +1,40 @@
+"""The launcher of docs/extending.md, as the file that it is there."""
+
+import argparse
+
+import pytest
+
+from ablations.cli.launching import check_flags
+from ablations.cli.options import launcher_options
+from core.errors import UserError
+from sweeps.launch import launchers as package
+from sweeps.launch.launcher import Order, launchers
+from sweeps.runs.folders import pending
+from tests.ablations.test_extending import block
+from tests.sweeps import trainers
+
+
+@pytest.fixture
+def serial(tmp_path, monkeypatch):
+    """The launcher, found by its name among ours."""
+    (tmp_path / "serial.py").write_text(block("Launcher"))
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    monkeypatch.setattr("core.training.run.train", trainers.quick)
+    launchers.cache_clear()
+    yield launchers()["serial"]
+    launchers.cache_clear()
+
+
+def test_a_launcher_is_one_file(serial, make_plan, tmp_path):
+    plan, out = make_plan(), tmp_path / "out"
+    done = serial.launch(plan, out, Order())
+    assert (done.done, done.missing, done.failed) == (4, 0, 0) and pending(plan, out) == ()
+    assert serial.launch(plan, out, Order()).reused == 4
+
+
+def test_the_command_line_takes_it_and_refuses_the_options_of_others(serial):
+    parser = argparse.ArgumentParser()
+    launcher_options(parser)
+    check_flags(parser.parse_args(["--launcher", "serial"]))
+    with pytest.raises(UserError, match="--partition is an option of --launcher slurm"):
+        check_flags(parser.parse_args(["--launcher", "serial", "--partition", "gpu"]))
