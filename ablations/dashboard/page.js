@@ -122,7 +122,7 @@ const short = (words) => (words.length > 240 ? `${words.slice(0, 240).replace(/[
 function caution(verdict) {
   const share = `${d3.format(".3~g")(100 * (1 - verdict.alpha))}\u00a0%`;
   const kept = verdict.looked === null
-    ? `Arm minus control within seeds, in ${withUnit(verdict)}. Intervals are confidence sequences: they contain the difference with probability ${share}, each on its own, however often this page is looked at, and the p-values, adjusted by Holm over the arms, hold as often. An interval is of the runs there are now, a p-value the smallest there has been.`
+    ? `Difference from the control, paired by seed, in ${withUnit(verdict)}. Intervals are confidence sequences: they contain the difference with probability ${share}, each on its own, however often this page is looked at, and the p-values, adjusted by Holm over the arms, hold as often. Intervals use the current runs; the p-value is the smallest seen so far.`
     : `The sweep buys seeds until it is decided. What is shown is as of its own last look (after ${verdict.looked} seeds), and allows for all its looks.`;
   const report = verdict.looked === null ? " They are wider than the report's t intervals, which hold for one look: those may not be looked at before all seeds are in." : "";
   const margin = verdict.margin ? ` The band is the margin of ${verdict.margin} ${verdict.unit}, below which a difference doesn't matter.` : "";

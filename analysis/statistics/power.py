@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from analysis.scaling.roots import root
+from analysis.statistics.roots import root
 from core.errors import UserError
 from core.records.design import Design
 

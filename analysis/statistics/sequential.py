@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from analysis.scaling.roots import root
+from analysis.statistics.roots import root
 from core.errors import UserError
 
 PRIOR_SCALE = 1.0  # of effect sizes: under common random numbers they are large

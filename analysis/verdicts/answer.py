@@ -14,6 +14,9 @@ from analysis.table import Table
 from analysis.verdicts.comparisons import MetricTable
 from analysis.verdicts.until_decided import SequentialRun
 from core.records.design import Design
+from core.registry import Registry
+
+Analysis = Callable[[Study, "Context"], "Part | None"]
 
 # Keys of `ablate report --json` that every answer has, whatever was analysed.
 KEYS: Mapping[str, Any] = {
@@ -68,6 +71,31 @@ class Part:
     figures: tuple[Figure, ...] = ()
     sentence: str = ""
     sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PartKind:
+    """An analysis that every study of arms is given. order: its place among the others.
+
+    implementation: a function `(study, context) -> Part | None`, None where it has nothing to say of the study.
+    """
+
+    name: str
+    order: int
+    implementation: Analysis
+
+
+PARTS: Registry[PartKind] = Registry("parts of an answer", folder="analysis.verdicts.parts")
+
+
+def part(name: str, *, order: int = 50) -> Callable[[Analysis], Analysis]:
+    """Register a function as a part of every answer."""
+
+    def register(implementation: Analysis) -> Analysis:
+        PARTS.add(PartKind(name, order, implementation))
+        return implementation
+
+    return register
 
 
 @dataclass(frozen=True)

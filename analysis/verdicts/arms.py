@@ -1,15 +1,11 @@
 """The answer of a study of arms: every arm beside the control in each metric, and the parts that its design asks for."""
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
 from typing import Any
 
 from analysis.formatting import coverage, pvalue
 from analysis.statistics.power import reach_of
 from analysis.study import Study
-from analysis.verdicts import parts
-from analysis.verdicts.answer import Context, Judgement, Part
+from analysis.verdicts.answer import PARTS, Context, Judgement
 from analysis.verdicts.arm_figures import arm_figures
 from analysis.verdicts.comparison_tables import contrasts_table, verdict_table
 from analysis.verdicts.comparisons import MetricTable, failures, metric_table, planned_contrasts
@@ -35,7 +31,9 @@ def judge(study: Study, brief: bool = False) -> Judgement:
     names = [design.metric, *design.secondary]
     tables = tuple(metric_table(study, metric, primary=metric == design.metric, looks=looks) for metric in names)
     planned = planned_contrasts(study, looks)
-    found = list(_parts(study, Context(tables[0], bought, brief)))
+    context = Context(tables[0], bought, brief)
+    kinds = sorted(PARTS.entries(), key=lambda kind: kind.order)
+    found = [part for kind in kinds if (part := kind.implementation(study, context)) is not None]
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     weak = exploratory(design)
     words = [weak, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
@@ -68,15 +66,6 @@ def judge(study: Study, brief: bool = False) -> Judgement:
         notes=notes(whole),
         declared=declared(whole),
     )
-
-
-def _parts(study: Study, context: Context) -> Iterator[Part]:
-    """The results of every module in `analysis.verdicts.parts`, in their order, as far as they have something to say."""
-    names = [each.name for each in pkgutil.iter_modules(parts.__path__, f"{parts.__name__}.")]
-    modules = sorted(map(importlib.import_module, names), key=lambda module: (module.ORDER, module.__name__))
-    for module in modules:
-        if (found := module.part(study, context)) is not None:
-            yield found
 
 
 def exploratory(design: Design) -> str:

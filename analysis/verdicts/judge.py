@@ -1,26 +1,32 @@
 """judge: from a study to its answer, by the judge of what its design declares."""
 
-import importlib
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 from analysis.study import Study
 from analysis.verdicts import arms
 from analysis.verdicts.answer import Judgement
+from core.registry import Registry, load
 
-Judge = Callable[[Study, bool], Judgement]
 
-# Judges by the kind of a design, or by the section of a design that they answer: functions `(study, brief) -> Judgement`, or
-# the modules of this package with a function `judge`, imported when they are needed. Other packages add their own.
-JUDGES: dict[str, Judge | str] = {"ladder": "analysis.verdicts.ladder"}
+@dataclass(frozen=True)
+class Judge:
+    """A judge of other studies than those of arms. name: of a kind of study, or of the section of a design that it answers.
+
+    implementation: a function `(study, brief) -> Judgement`, or its name, "module:function", imported when it is needed.
+    """
+
+    name: str
+    implementation: Callable[[Study, bool], Judgement] | str
+
+
+JUDGES = Registry("judges", [Judge("ladder", "analysis.verdicts.ladder:judge")])
 
 
 def judge(study: Study, *, brief: bool = False) -> Judgement:
     """The answer of a study. brief: only what a headline needs."""
-    found: Any = next((each for name, each in JUDGES.items() if _declares(study, name)), arms.judge)
-    return (importlib.import_module(found).judge if isinstance(found, str) else found)(study, brief)
-
-
-def _declares(study: Study, name: str) -> bool:
     design = study.design
-    return design.kind == name or name in design.extra or getattr(design, name, None) is not None
+    declared = {design.kind, *design.extra, *(name for name, section in vars(design).items() if section is not None)}
+    found = next((load(each.implementation) for each in JUDGES.entries() if each.name in declared), arms.judge)
+    answer: Judgement = found(study, brief)
+    return answer

@@ -1,4 +1,1 @@
-"""Parts of the answer of a study of arms, one in each module, which are all run by `analysis.verdicts.arms`.
-
-A module has `part(study, context) -> Part | None` (None: nothing to say) and `ORDER`, its place among the others.
-"""
+"""Parts of the answer of a study of arms, one in each module: a function that `analysis.verdicts.answer.part` registers."""

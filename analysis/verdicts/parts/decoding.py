@@ -7,16 +7,16 @@ from analysis.formatting import coverage, percent, pvalue
 from analysis.statistics.clustered import Shift
 from analysis.study import Study
 from analysis.table import Cell, Column, Medium, Prose, Table
-from analysis.verdicts.answer import Context, Part
+from analysis.verdicts.answer import Context, Part, part
 from analysis.verdicts.comparison_tables import tone
 from analysis.verdicts.decoding import Decoding, Way, decoding
 
-ORDER = 10
 ENDS = ("estimate", "low", "high")
 COSTS = ("p_holm", "p_mcnemar", "p_equivalence", "calls", "tokens_per_call", "ms")
 
 
-def part(study: Study, context: Context) -> Part | None:
+@part("decoding", order=10)
+def decoding_part(study: Study, context: Context) -> Part | None:
     """The comparison of a design that has decoding configurations; None for another."""
     if study.design.decoders is None:
         return None

@@ -3,10 +3,9 @@
 from analysis.statistics.factorial import Contrast, Factorial, of_study
 from analysis.study import Study
 from analysis.table import Column, Table
-from analysis.verdicts.answer import Context, Part
+from analysis.verdicts.answer import Context, Part, part
 from analysis.verdicts.comparison_tables import effect_cells, effect_columns, exact_effect
 
-ORDER = 40
 BOUGHT = "arms have bought different numbers of seeds, and those with large effects the fewest"
 MAIN = "Mean difference from the control's level, averaged over all levels of the other factors."
 CROSSED = (
@@ -15,7 +14,8 @@ CROSSED = (
 )
 
 
-def part(study: Study, context: Context) -> Part | None:
+@part("factorial", order=40)
+def factorial_part(study: Study, context: Context) -> Part | None:
     """Both families of contrasts in the study's metric, or why there are none."""
     if context.brief or len(study.design.factors) < 2:
         return None

@@ -3,14 +3,13 @@
 from analysis.formatting import pvalue, signed
 from analysis.study import Study
 from analysis.table import Column, Medium, Prose, Table
-from analysis.verdicts.answer import Context, Part
+from analysis.verdicts.answer import Context, Part, part
 from analysis.verdicts.headline import savings
 from core.runtime.units import counted
 
-ORDER = 20
 
-
-def part(study: Study, context: Context) -> Part | None:
+@part("interim analyses", order=20)
+def interim_analyses_part(study: Study, context: Context) -> Part | None:
     """A table of all comparisons by analysis, and for a terminal one of the analyses alone."""
     bought, alpha, margin = context.course, study.design.alpha, study.design.margin
     if bought is None:

@@ -11,13 +11,12 @@ from analysis.formatting import coverage, pvalue, ratio
 from analysis.statistics.compare import VERDICT_FLOOR, holm, paired_effect
 from analysis.study import Study
 from analysis.table import EVERYWHERE, Column, Medium, Prose, Range, Table
-from analysis.verdicts.answer import Context, Part
+from analysis.verdicts.answer import Context, Part, part
 from analysis.verdicts.comparisons import ACROSS
 from core.errors import UserError
 from core.records import likelihood_kind as likelihood
 from core.records.metrics import METRICS
 
-ORDER = 30
 _Series = dict[int, tuple[np.ndarray, np.ndarray]]
 
 
@@ -50,7 +49,8 @@ class SpeedRow:
     note: str
 
 
-def part(study: Study, context: Context) -> Part | None:
+@part("learning speed", order=30)
+def learning_speed_part(study: Study, context: Context) -> Part | None:
     """The learning speed of every arm; None for a brief answer, and where arms have other numbers of seeds."""
     if context.brief or context.course is not None:
         return None

@@ -8,8 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from analysis.routing.profile import paired_change
-from analysis.scaling import roots
-from analysis.statistics import compare, power, sequential
+from analysis.statistics import compare, power, roots, sequential
 from analysis.statistics.clustered import Shift, mcnemar, shift
 from analysis.statistics.compare import equivalence, paired_effect
 from analysis.statistics.selection import confirm
