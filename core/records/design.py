@@ -3,6 +3,7 @@
 `parse` and `read` take every schema so far; `to_json` writes the newest. A new kind of study registers its own class.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ from core.runtime.json_files import LARGEST, DamagedFileError
 FILE_NAME = "design.json"
 SCHEMA = 1  # designs of before have none
 ABLATION = "ablation"  # the kind that files leave out
+WORDS = {"str": "text", "int": "whole number", "float": "number", "object": "mapping", "array": "list"}
 
 Whole = Annotated[int, Meta(gt=-LARGEST, le=LARGEST - 1)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -328,7 +330,7 @@ def parse(content: Any) -> StudyDesign:
             {**content, "extra": {name: value for name, value in content.items() if name not in known}}, cls
         )
     except msgspec.ValidationError as error:
-        raise DamagedFileError(_in_words(str(error))) from None
+        raise DamagedFileError(in_words(str(error))) from None
 
 
 def parse_or_none(content: Any) -> StudyDesign | None:
@@ -363,13 +365,15 @@ def _before(cls: type[Any]) -> dict[str, Any]:
     return {entry.name: entry.metadata["before"] for entry in fields(cls) if "before" in entry.metadata}
 
 
-def _in_words(error: str) -> str:
-    """Msgspec's message with the field first: "alpha: expected float < 1.0"."""
-    said, _, place = error.replace("`", "").partition(" - at $")
-    said = (
-        said.replace("Object missing required field", "it lacks").replace("object", "mapping").replace("array", "list")
+def in_words(error: str) -> str:
+    """Msgspec's message with the field first: "alpha: expected number < 1.0"."""
+    said, _, place = error.partition(" - at `$")
+    said = re.sub(
+        r"`(.+?)`", lambda quoted: " or ".join(WORDS.get(word, word) for word in quoted[1].split(" | ")), said
     )
-    return f"{place.lstrip('.')}: {said[:1].lower()}{said[1:]}" if place.lstrip(".") else said
+    said = said.replace("Object missing required field", "it lacks")
+    place = place.strip(".`")
+    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
 
 
 def plain(value: Any) -> Any:

@@ -60,8 +60,8 @@ def test_a_crash_while_writing_leaves_the_old_content(tmp_path, monkeypatch) -> 
 
 
 def test_every_field_of_a_record_is_checked_as_it_is_read() -> None:
-    assert set(whole._FIELDS) == set(RunRecord.__dataclass_fields__)
-    with pytest.raises(UnreadableRecordError, match="notes is no list of sentences"):
+    assert set(whole._Record.__annotations__) == set(RunRecord.__dataclass_fields__)
+    with pytest.raises(UnreadableRecordError, match=r"notes\[0\]: expected text, got whole number"):
         RunRecord.from_json(record(notes=[1]).to_json())
 
 
