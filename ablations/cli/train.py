@@ -16,9 +16,9 @@ from core.config.presets import resolve
 from core.config.run import RunConfig, config_hash
 from core.config.stages import Stage, is_staged, load_stages
 from core.data.corpora import describe
+from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records.design import StudyDesign
-from core.records.inputs import fingerprint
 from core.records.provenance import save_diff
 from core.records.record import FILE_NAME, RunRecord, UnreadableRecordError, read, set_aside
 from core.runtime.printable import say

@@ -7,7 +7,8 @@ what each layer of core.model saves; tests measure the same on real steps.
 from dataclasses import dataclass
 from functools import lru_cache
 
-from core.config.run import ModelConfig, RunConfig
+from core.config.model import ModelConfig
+from core.config.run import RunConfig
 
 INDEX = 8  # bytes of an int64
 FP32 = 4

@@ -6,7 +6,9 @@ from itertools import product
 from typing import Any, Literal, get_args
 
 from core.capacity.clusters import Cluster
-from core.config.run import DeepSpeedConfig, ModelConfig, RunConfig
+from core.config.model import ModelConfig
+from core.config.run import RunConfig
+from core.config.training import DeepSpeedConfig
 from core.errors import UserError, require
 
 Stage = Literal[0, 1, 2, 3]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from core.capacity.layouts import Layout
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.model.shapes import EXPERTS, weights
 
 ADAM = 12  # bytes a parameter: fp32 master, first and second moment

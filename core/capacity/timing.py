@@ -10,7 +10,8 @@ from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.links import all_to_all_s, gather_s, reduce_s
 from core.capacity.states import ADAM, sizes, states_of
-from core.config.run import ModelConfig, RunConfig
+from core.config.model import ModelConfig
+from core.config.run import RunConfig
 from core.model.flops import flops_per_token
 
 BACKWARD = 2  # times the forward pass, of matmuls

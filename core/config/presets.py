@@ -6,9 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from core.config.data import DataConfig
 from core.config.loading import build, load, nested
+from core.config.model import ModelConfig
+from core.config.objective import ObjectiveConfig
 from core.config.recipes import recipes
-from core.config.run import DataConfig, ModelConfig, ObjectiveConfig, OptimizerConfig, RunConfig, TrainerConfig, to_dict
+from core.config.run import RunConfig, to_dict
+from core.config.training import OptimizerConfig, TrainerConfig
 from core.errors import UserError
 
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.config.run import ModelConfig, RunConfig
+from core.config.model import ModelConfig
+from core.config.run import RunConfig
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data.corpus import CORPORA, Corpus, Part, Reading
 from core.data.mixtures import blend, shares
 from core.data.names import kinds, parse

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.config.run import ObjectiveConfig
+from core.config.objective import ObjectiveConfig
 
 
 class Masking(NamedTuple):

@@ -1,4 +1,4 @@
-"""Denoisers as the sampler asks them: any function of tokens, a source's exact posterior, a network with or without cache.
+"""Denoisers as the sampler asks them: any function of tokens, a network with or without cache.
 
 Shapes as in core.diffusion.sampling; G of the B sequences have one length.
 """
@@ -6,12 +6,10 @@ Shapes as in core.diffusion.sampling; G of the B sequences have one length.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from core.config.model import ModelConfig
-from core.data.synthetic import Source
 from core.diffusion.sampling import Caching, Canvas, Predict
 from core.errors import UserError
 from core.model.cache import Store, Window, new_stores
@@ -34,22 +32,6 @@ def from_function(denoise: Callable[[Tensor], Tensor]) -> Predict:
         return logits_MV[sequence_M.argsort(stable=True)]
 
     return predict
-
-
-def from_source(source: Source, mask_id: int) -> Predict:
-    """The predictor that knows a source: the logarithm of its exact posterior, -inf for what is no token of it.
-
-    mask_id: must not be one of the source's tokens.
-    """
-
-    def denoise(tokens_GL: Tensor) -> Tensor:
-        masked_GL = (tokens_GL == mask_id).numpy()
-        posterior_GLV = source.posterior(np.where(masked_GL, 0, tokens_GL.numpy()), masked_GL)
-        padded_GLV = np.zeros((*posterior_GLV.shape[:2], max(mask_id + 1, posterior_GLV.shape[2])))
-        padded_GLV[..., : posterior_GLV.shape[2]] = posterior_GLV
-        return torch.from_numpy(padded_GLV).log()
-
-    return from_function(denoise)
 
 
 def _by_length(length_B: Tensor) -> Iterator[tuple[Tensor, int]]:

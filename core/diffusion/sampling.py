@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, get_args
 
 from core.config.field_types import check_fields
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.diffusion.decode_rules import DECODE_RULES
 from core.errors import UserError, require
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.config.run import ModelConfig, RouterConfig
+from core.config.model import ModelConfig, RouterConfig
 from core.errors import UserError
 
 # What every layout leaves out.

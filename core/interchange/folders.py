@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.errors import UserError
 from core.interchange.layouts import FILES, LAYOUTS, Ids, Piece, config_from_hf, layout_for, layout_of, pieces
 from core.model.shapes import shapes

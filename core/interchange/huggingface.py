@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.errors import UserError
 from core.interchange.folders import INDEX, SINGLE, Found, check_empty, find, opened, read_config
 from core.interchange.layouts import FILES, LAYOUTS, Ids, Piece, config_to_hf, layout_of, pieces

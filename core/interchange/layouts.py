@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from core.config.run import ModelConfig, get_field
+from core.config.model import ModelConfig
+from core.config.run import get_field
 from core.errors import UserError
 from core.interchange.family import COMMON, Keys, Layout, refuse
 from core.interchange.llada import LLADA

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.errors import UserError
 from core.interchange.family import DENSE, NO_BIAS, OFF, Keys, Layout, head_size, kv_heads, no_experts, plain_theta
 

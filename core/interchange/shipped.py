@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.errors import UserError
 from core.interchange.family import (
     DENSE,

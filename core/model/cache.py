@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 
 
 class Store:

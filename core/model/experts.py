@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.model.grouped_experts import fill_multiple, mix, sort_by_expert
 from core.model.precision import computed_in
 

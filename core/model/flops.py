@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from core.config.run import ModelConfig, RunConfig
+from core.config.model import ModelConfig
+from core.config.run import RunConfig
 from core.model.block_schedule import block_shares
 from core.model.shapes import EXPERTS, layer_weights, outer_weights
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.model.balance import expert_counts, over_ranks
 from core.model.experts import Experts, SwiGLU
 from core.model.routing import Conditions, Routing

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.model.attention_masks import BlockMask, SegmentMask, beside_clean, block_causal, confine
 from core.model.cache import View, Window
 from core.model.experts import SwiGLU

@@ -1,4 +1,4 @@
-"""A run's fingerprint, read: its corpus's, then `|name=digest` of each file that its config names (core.records.inputs)."""
+"""A run's fingerprint, read: its corpus's, then `|name=digest` of each file that its config names (core.data.inputs)."""
 
 from collections.abc import Mapping
 from typing import Any

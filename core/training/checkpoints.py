@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 from core.config.run import RunConfig
+from core.data.inputs import learned_from
 from core.errors import UserError
 from core.records import fencing
-from core.records.inputs import learned_from
 from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
 from core.runtime.retry import no_space

@@ -8,7 +8,8 @@ from safetensors import SafetensorError, safe_open
 
 from core.config.loading import build, text
 from core.config.loading import load as load_config
-from core.config.run import ModelConfig, RunConfig, get_field, known_keys, to_dict
+from core.config.model import ModelConfig
+from core.config.run import RunConfig, get_field, known_keys, to_dict
 from core.config.stages import LAST, UNNAMED, Stage
 from core.data.corpora import load as load_corpus
 from core.data.corpus import Corpus

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from core.config.run import RunConfig
+from core.data.inputs import learned_from
 from core.errors import UserError
 from core.records import fencing
 from core.records import record as records
-from core.records.inputs import learned_from
 from core.runtime.child_process import import_path, module_command
 from core.runtime.ranks import Ranks
 from core.training import seals

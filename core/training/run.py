@@ -17,12 +17,12 @@ import torch
 from core.config.run import RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import describe as describe_data
 from core.data.corpora import load as load_corpus
+from core.data.inputs import fingerprint
 from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.flops import count, training_flops
 from core.records import pending_record as spill
 from core.records import record as records
-from core.records.inputs import fingerprint
 from core.records.provenance import describe, slurm_job
 from core.records.record import RunRecord
 from core.records.versions import source_sha256

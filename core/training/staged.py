@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 from core.config.run import RunConfig
 from core.config.stages import LAST, Stage
+from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records import pending_record as spill
 from core.records import record as records
-from core.records.inputs import fingerprint
 from core.records.record import FILE_NAME, RunRecord, UnreadableRecordError
 from core.runtime.ranks import Ranks
 from core.training.checkpoint_files import BEST, WEIGHTS

@@ -12,11 +12,11 @@ from typing import Any, Generic
 from optuna.exceptions import UpdateFinishedTrialError
 
 from core.config.run import RunConfig, config_hash
+from core.data.inputs import fingerprint
 from core.records import fencing
 from core.records import pending_record as spill
 from core.records import record as records
 from core.records.fencing import FencedOffError
-from core.records.inputs import fingerprint
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError, set_aside
 from core.runtime.child_process import STOPPED
 from core.runtime.retry import OutOfPatienceError

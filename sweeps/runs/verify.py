@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from optuna.storages import BaseStorage
 
+from core.data.inputs import fingerprint
 from core.records import design as designs
 from core.records import record as records
 from core.records.design import Design
-from core.records.inputs import fingerprint
 from core.records.provenance import DIFFS
 from core.runtime.json_files import DamagedFileError
 from sweeps.runs.record_checks import (

@@ -11,11 +11,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.config.run import config_hash
+from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
 from core.records.design import SearchDesign
-from core.records.inputs import fingerprint
 from sweeps.runs.record_checks import Finding, Run, Verification, read_runs
 from sweeps.runs.verify import NO_LEDGER, check_records
 from sweeps.search.plan import SearchPlan, identity_of

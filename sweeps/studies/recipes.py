@@ -27,7 +27,7 @@ class RecipeArm(ResolvedArm):
         return training_flops(self.config) + (training_flops(self.first) if self.first else 0.0)
 
     def details(self) -> dict[str, Any]:
-        from core.records.inputs import fingerprint  # numpy, which mistakes in declarations are refused without
+        from core.data.inputs import fingerprint  # numpy, which mistakes in declarations are refused without
 
         first = self.first and {"first": to_dict(self.first), "first_data_fingerprint": fingerprint(self.first)}
         return {"flops": self.flops} | (first or {})

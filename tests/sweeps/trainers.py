@@ -10,10 +10,10 @@ from pathlib import Path
 from unittest import mock
 
 from core.config.run import config_hash, to_dict
+from core.data.inputs import fingerprint
 from core.records import fencing
 from core.records import pending_record as spill
 from core.records import record as records
-from core.records.inputs import fingerprint
 from core.records.record import RunRecord
 from core.training.checkpoint_files import WEIGHTS
 

@@ -11,8 +11,9 @@ from core.capacity.layouts import Layout
 from core.capacity.memory import memory
 from core.capacity.states import ADAM, Group, _kept, groups, sizes, states
 from core.config.loading import build
+from core.config.model import ModelConfig
 from core.config.presets import PRESETS
-from core.config.run import ModelConfig, RunConfig
+from core.config.run import RunConfig
 from core.model.flops import count
 from core.training.rank_launcher import launch
 from tests.core.capacity.held import counted

@@ -4,7 +4,9 @@ import pytest
 import yaml
 
 from core.config.loading import build
-from core.config.run import ModelConfig, ObjectiveConfig, RunConfig, config_hash, known_keys, to_dict, to_yaml
+from core.config.model import ModelConfig
+from core.config.objective import ObjectiveConfig
+from core.config.run import RunConfig, config_hash, known_keys, to_dict, to_yaml
 from core.errors import UserError
 from core.model.flops import count
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data.chat import turns
 from core.data.corpora import load
 from core.data.tokenizers import train_bpe

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data import corpora, tokens
 from core.data.corpus import Corpus
 from core.data.synthetic import MarkovSource, stationary_distribution

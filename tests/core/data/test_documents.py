@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data import corpora, fetch
 from core.data.corpus import text_kinds
 from core.data.tokenizers import FileTokenizer, load_tokenizer, train_bpe

@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data.corpora import load
 from core.data.corpus import Corpus
 from core.data.files import find

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from core.config.data import DataConfig
 from core.config.loading import build
-from core.config.run import DataConfig, RunConfig
+from core.config.run import RunConfig
 from core.data import corpora
 from core.data.batches import TrainBatches
 from core.data.mixtures import BLOCK, Draws, shares

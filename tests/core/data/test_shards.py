@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import pytest
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data import corpora
 from core.data.shards import Shards, load_shards, open_shard, write_shards
 from core.data.tokenizers import Vocabulary

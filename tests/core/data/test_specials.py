@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data.corpora import load
 from core.data.corpus import Corpus
 from core.data.specials import special_tokens

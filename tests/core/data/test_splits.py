@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.config.run import DataConfig, RunConfig, config_hash, content_hash, to_dict
+from core.config.data import DataConfig
+from core.config.run import RunConfig, config_hash, content_hash, to_dict
 from core.data.corpora import describe, load
 from core.data.corpus import Corpus, text_kinds
 from core.data.shards import load_shards

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data import corpora
 from core.data.hierarchy import TreeSource
 from core.data.synthetic import HiddenMarkovSource, MarkovSource, Source, mixture, posterior_nelbo

@@ -1,6 +1,6 @@
 import pytest
 
-from core.config.run import DataConfig
+from core.config.data import DataConfig
 from core.data import tokens
 from core.data.corpora import load
 from core.data.tasks import TASKS, examples

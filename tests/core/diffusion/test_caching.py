@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.config.run import ModelConfig, RouterConfig
+from core.config.model import ModelConfig, RouterConfig
 from core.diffusion.autoregressive import decode_autoregressive, sample_autoregressive
 from core.diffusion.predictors import ComparedPredictor, NetworkPredictor
 from core.diffusion.sampler import sample

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from core.config.loading import build
-from core.config.run import ObjectiveConfig
+from core.config.objective import ObjectiveConfig
 from core.diffusion.masking import mask_tokens, mask_validation, sample_timesteps
 from core.diffusion.objective import objective_of
 

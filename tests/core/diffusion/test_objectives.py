@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.config.run import ObjectiveConfig
+from core.config.objective import ObjectiveConfig
 from core.data.synthetic import MarkovSource
 from core.diffusion.losses import context_weights, nelbo_per_token, token_cross_entropy, total_loss
 from core.diffusion.masking import mask_tokens

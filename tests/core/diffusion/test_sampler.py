@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from core.config.model import ModelConfig, RouterConfig
 from core.config.presets import preset
-from core.config.run import ModelConfig, RouterConfig
 from core.data.hierarchy import TreeSource
 from core.data.synthetic import HiddenMarkovSource, MarkovSource, Source
-from core.diffusion.predictors import NetworkPredictor, from_function, from_source
+from core.diffusion.predictors import NetworkPredictor, from_function
 from core.diffusion.reference_llada import generate
 from core.diffusion.sampler import collect, decode, sample
-from core.diffusion.sampling import Sampling, check_sampling
+from core.diffusion.sampling import Predict, Sampling, check_sampling
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.runtime.random_streams import numpy_stream
@@ -42,6 +42,22 @@ def network() -> Denoiser:
 
 def every_sequence(source: Source) -> np.ndarray:
     return np.array(list(itertools.product(range(source.vocabulary_size), repeat=LENGTH)))
+
+
+def from_source(source: Source, mask_id: int) -> Predict:
+    """The predictor that knows a source: the logarithm of its exact posterior, -inf for what is no token of it.
+
+    mask_id: must not be one of the source's tokens.
+    """
+
+    def denoise(tokens_GL: torch.Tensor) -> torch.Tensor:
+        masked_GL = (tokens_GL == mask_id).numpy()
+        posterior_GLV = source.posterior(np.where(masked_GL, 0, tokens_GL.numpy()), masked_GL)
+        padded_GLV = np.zeros((*posterior_GLV.shape[:2], max(mask_id + 1, posterior_GLV.shape[2])))
+        padded_GLV[..., : posterior_GLV.shape[2]] = posterior_GLV
+        return torch.from_numpy(padded_GLV).log()
+
+    return from_function(denoise)
 
 
 def counted(source: Source, settings: Sampling) -> np.ndarray:

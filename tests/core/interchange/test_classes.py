@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from core.config.model import ModelConfig, RouterConfig
 from core.config.presets import preset
-from core.config.run import ModelConfig, RouterConfig
 from core.errors import UserError
 from core.interchange.huggingface import load, save
 from core.interchange.layouts import LAYOUTS, auxiliary_loss, config_to_hf

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from core.config.model import ModelConfig, RouterConfig
 from core.config.presets import preset
-from core.config.run import ModelConfig, RouterConfig
 from core.errors import UserError
 from core.interchange.huggingface import load, save
 from core.interchange.layouts import config_from_hf, config_to_hf, layout_for
@@ -223,7 +223,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import torch
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.interchange.huggingface import load, save
 from core.model.transformer import Denoiser
 config = ModelConfig(hidden_size=512, num_layers=8, num_heads=8, head_dim=64, num_experts=16, top_k=2, expert_width=256)

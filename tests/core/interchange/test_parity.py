@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.interchange.huggingface import load, save
 from core.interchange.layouts import pieces
 from core.model.routing import TopKRouter

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core.config.loading import build
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.model.attention_masks import beside_clean, block_causal
 from core.model.flops import count, flops_per_token
 from core.model.transformer import Denoiser, initialise

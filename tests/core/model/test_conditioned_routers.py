@@ -7,8 +7,8 @@ import torch
 
 import core.model.grouped_experts as mixing
 from core.config.loading import build
+from core.config.model import ModelConfig, RouterConfig
 from core.config.router_kinds import ROUTERS
-from core.config.run import ModelConfig, RouterConfig
 from core.errors import UserError
 from core.model.balance import expert_counts
 from core.model.experts import reference_moe

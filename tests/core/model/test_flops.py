@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import pytest
 
+from core.config.data import DataConfig
+from core.config.model import ModelConfig
 from core.config.presets import preset
-from core.config.run import DataConfig, ModelConfig, RunConfig
+from core.config.run import RunConfig
 from core.model.flops import count, flops_per_token, training_flops
 from core.model.transformer import Denoiser
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import core.model.grouped_experts as mixing
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.model.experts import reference_moe
 from core.model.moe import MoE
 

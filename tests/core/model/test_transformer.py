@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.config.run import ModelConfig, RouterConfig
+from core.config.model import ModelConfig, RouterConfig
 from core.model.transformer import Attention, Denoiser, initialise, rope_tables, rotate
 
 SMALL = ModelConfig(hidden_size=32, num_layers=2, num_heads=2, head_dim=16, num_experts=4, top_k=2, expert_width=16)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from core.config.run import ModelConfig, RouterConfig
+from core.config.model import ModelConfig, RouterConfig
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.probes.decoding_cost import Cell, _Held, cache_errors, measure

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.config.run import RunConfig, TrainerConfig
+from core.config.run import RunConfig
+from core.config.training import TrainerConfig
 from core.training.deepspeed_config import has_cuda, uses_cuda
 
 PROGRAM = "import sys; from core.training.deepspeed_config import has_cuda; print(has_cuda(), 'torch' in sys.modules)"

@@ -11,9 +11,9 @@ from analysis.study import Study
 from core.config.loading import build
 from core.config.run import RunConfig
 from core.data import corpora
+from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records.fingerprints import data_of
-from core.records.inputs import fingerprint
 from core.runtime.ranks import Ranks
 from core.training.checkpoint_files import FOLDER
 from core.training.resume_point import find

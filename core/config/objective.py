@@ -1,0 +1,61 @@
+"""Configuration of the objective and its auxiliary losses."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from core.config.objective_kinds import OBJECTIVES, ObjectiveKind
+from core.errors import require
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Training objective and auxiliary losses (LLaDA-MoE, arXiv 2509.24389, Eq. 2, 4 and 5)."""
+
+    # masked_diffusion: Eq. 2. sft: Eq. 5, only responses are masked. autoregressive: next-token cross-entropy. vrpo:
+    # preference tuning on likelihood bounds (LLaDA 1.5, arXiv 2505.19223)
+    kind: str = field(default="masked_diffusion", metadata={"registry": OBJECTIVES})
+    epsilon: float = 1e-3  # the masking probability is (1 - epsilon) t + epsilon
+    timesteps: Literal["stratified", "antithetic", "uniform"] = "stratified"  # how the timesteps of a batch are drawn
+    exact_mask_count: bool = False  # mask a fixed number of tokens per timestep instead of each token independently
+    # weight of a masked token in training. bound: 1 / masking probability. cart: by the visible context around it (Dream)
+    weighting: Literal["bound", "cart"] = "bound"
+    cart_p: float = 0.1  # parameter of CART's geometric kernel, which reaches about 1 / p tokens to either side
+    # length of diffusion blocks over training. constant: model.block_length. wsd: rises from 1 to the whole sequence, stays
+    # there, falls to model.block_length (LLaDA2.0)
+    block_schedule: Literal["constant", "wsd"] = "constant"
+    block_warmup: float = 0.1  # share of the steps over which the block length rises (block_schedule=wsd)
+    block_decay: float = 0.1  # share of the steps over which the block length falls (block_schedule=wsd)
+    beta: float = 0.2  # vrpo: factor of the difference between the bound and the reference's bound, per nat
+    draws: int = 8  # vrpo: timesteps per response, each with one mask
+    load_balancing_weight: float = 0.01  # weight of the load-balancing loss, which is 1 at balance
+    z_loss_weight: float = 0.001  # weight of the router z-loss
+
+    def __post_init__(self) -> None:
+        require(0 < self.epsilon < 1, f"objective.epsilon must lie in (0, 1), not {self.epsilon}")
+        for name in ("block_warmup", "block_decay"):
+            require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
+        require(
+            self.block_warmup + self.block_decay <= 1,
+            f"objective.block_warmup={self.block_warmup} and objective.block_decay={self.block_decay} are shares of the "
+            "steps: together at most 1",
+        )
+        require(self.beta > 0, f"objective.beta must be positive, not {self.beta}")
+        require(self.draws >= 1, f"objective.draws must be at least 1, not {self.draws}")
+        require(0 < self.cart_p < 1, f"objective.cart_p must lie in (0, 1), not {self.cart_p}")
+        require(
+            self.weighting == "bound" or not (self.traits.causal or self.traits.pairs),
+            f"objective.weighting={self.weighting} weighs masked tokens by what is visible around them, and "
+            f"objective.kind={self.kind} doesn't learn so: use bound",
+        )
+        for name in ("load_balancing_weight", "z_loss_weight"):
+            require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
+
+    @property
+    def traits(self) -> ObjectiveKind:
+        """Traits of this kind of objective."""
+        return OBJECTIVES[self.kind]
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that the network computes for each example of a batch: of a pair both sides, once for each draw."""
+        return 2 * self.draws if self.traits.pairs else 1
