@@ -1,6 +1,7 @@
 """What becomes of an arm's settings on another model, against values worked out by hand."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,8 +98,8 @@ def test_what_the_target_itself_says_is_refused() -> None:
 def test_a_verdict_decides_where_the_winner_is_unlike_the_control() -> None:
     control, winner = {"model.top_k": 1, "objective.z_loss_weight": 0.1, "model.granularity": 2}, {"model.top_k": 2}
     winner |= {"objective.z_loss_weight": 0.1, "optimizer.beta2": 0.99}
-    arms = [{"name": "a", "settings": control}, {"name": "b", "settings": winner}]
-    design = {"arms": arms, "control": "a"}
+    arms = [SimpleNamespace(name="a", settings=control), SimpleNamespace(name="b", settings=winner)]
+    design = SimpleNamespace(arms=arms, control="a")
     assert decided(design, "a", PROXY) == {}
     assert decided(design, "b", PROXY) == {"model.top_k": 2, "optimizer.beta2": 0.99, "model.granularity": 1}
     config, carried = carry({}, PROXY, replace(TARGET, seed=3), COMPUTE, match=True, devices=64)
