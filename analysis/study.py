@@ -24,7 +24,7 @@ from core.records.design import Design, Likelihood
 from core.records.fingerprints import data_of, lacks_files, named_files
 from core.records.metrics import METRICS
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
-from core.records.run_folders import look as listing_of
+from core.records.run_folders import list_runs
 from core.records.study_history import Event, HistoryError
 from core.runtime.json_files import DamagedFileError
 
@@ -54,7 +54,7 @@ class Study:
         None when nothing was recorded.
         """
         found, unreadable, homes = [], [], dict[str, Path]()
-        listing = listing_of(folder)
+        listing = list_runs(folder)
         unreadable += [f"{path.relative_to(folder)}: {reason}" for path, reason in listing.broken]
         with uncollected():
             for path in listing.records:
@@ -117,7 +117,7 @@ class Study:
             return self
         for cell, record in self.cells.items():
             each = decoded.read_all(homes[record.run_hash + record.data_fingerprint])
-            wanted = decoded.wanted(asked, record.provenance.get("weights_sha256") or "")
+            wanted = decoded.expected(asked, record.provenance.get("weights_sha256") or "")
             found[cell] = {
                 way.decoder: each[way.decoder] for way in wanted if way.decoder in each and each[way.decoder].is_of(way)
             }

@@ -17,7 +17,7 @@ from core.records.design import Design, DesignArm, SearchDesign, StudyDesign
 from core.records.design_changes import changes
 from core.records.provenance import code
 from core.records.record import OutOfReachError, UnreadableRecordError
-from core.records.run_folders import look
+from core.records.run_folders import list_runs
 from core.records.versions import mixture
 from core.runtime.json_files import DamagedFileError
 from core.runtime.printable import one_line, say
@@ -151,7 +151,7 @@ def _runs(design: Design) -> set[tuple[str, int]]:
 
 def _config(folder: Path, arm: DesignArm) -> Mapping[str, Any]:
     """The config that an arm was trained with, by one of its records; empty where it has none."""
-    for path in look(folder / arm.name, depth=1).records:
+    for path in list_runs(folder / arm.name, depth=1).records:
         try:
             record = records.read(path)
         except (FileNotFoundError, UnreadableRecordError, OutOfReachError):

@@ -9,7 +9,7 @@ from analysis.study import Study
 from core.records import record as records
 from core.records.design import Design
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
-from core.records.run_folders import look
+from core.records.run_folders import list_runs
 
 LOSS = "train/nelbo"
 Stamp = tuple[int, int, int]
@@ -76,7 +76,7 @@ class RecordReader:
 
 def _stamped(study: Path) -> Iterator[tuple[Path, Stamp]]:
     """Every run's record.json below a study with what changes when it does."""
-    for path in look(study).records:
+    for path in list_runs(study).records:
         try:
             found = os.stat(path) if path.exists() else os.lstat(path)  # of a link that leads nowhere the link's own
         except FileNotFoundError:  # set aside since it was listed

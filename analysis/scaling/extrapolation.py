@@ -54,7 +54,7 @@ def places(runs: Runs, scale: Mapping[str, float]) -> Runs:
     return Runs(**own)
 
 
-def asked(runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> Runs:
+def judged_points(runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> Runs:
     """Points at which a law has to be determined: the largest models and the targets."""
     parts = [runs.where(runs.largest), *(places(runs, scale) for scale in targets.values())]
     return Runs(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in vars(runs)})

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from analysis.scaling.extrapolation import asked, distinct, extrapolations, undetermined, weaknesses
+from analysis.scaling.extrapolation import distinct, extrapolations, judged_points, undetermined, weaknesses
 from analysis.scaling.families import choose, compare, fit
 from analysis.scaling.forms import Form, Runs
 from analysis.scaling.isoflop import law_minimum, measured_minimum
@@ -27,7 +27,7 @@ VAGUE = 100.0  # a band whose ends differ by more than this factor says nothing
 PLAIN = Form("one law", (), 5, None)
 
 
-def climb(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
+def fit_ladder(study: Study, *, bootstrap: int = BOOTSTRAP) -> Ladder:
     """Fit everything that a ladder is declared for. What can't be fitted is a line of `notes`, never an error."""
     design, notes = study.design, []
     assert design.ladder is not None
@@ -74,7 +74,7 @@ def _determined(
     runs: Runs, form: Form, targets: Mapping[str, Mapping[str, float]], bootstrap: int
 ) -> Mapping[str, ScalingLaw]:
     """The form's laws. Raises UserError where rounding chose them: what they say would differ on another processor."""
-    laws = fit(runs, form, asked=asked(runs, targets) if runs.families else None, bootstrap=bootstrap)
+    laws = fit(runs, form, asked=judged_points(runs, targets) if runs.families else None, bootstrap=bootstrap)
     where = undetermined(laws, runs, targets)
     if where:
         raise UserError(f"the runs don't determine “{form.name}”: fits that are equally good differ by {where}")

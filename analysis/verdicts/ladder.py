@@ -21,9 +21,9 @@ LETTERS = {"parameters": "N", "tokens": "D"}
 
 def judge(study: Study, brief: bool = False) -> Judgement:
     """Fit the law of a ladder. brief: no law is fitted, and runs are counted alone."""
-    from analysis.scaling.ladder_fit import climb  # scipy.optimize
+    from analysis.scaling.ladder_fit import fit_ladder  # scipy.optimize
 
-    return answer(study, None if brief else climb(study))
+    return answer(study, None if brief else fit_ladder(study))
 
 
 def answer(study: Study, found: Ladder | None) -> Judgement:

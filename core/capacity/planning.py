@@ -100,7 +100,7 @@ def plan(
         if needs.fits:
             fitting.append(Candidate(one, needs, step_time(config, one, cluster, calibration, assumptions)))
         else:
-            refused.append(Refusal(one, why(needs), needs))
+            refused.append(Refusal(one, shortfall(needs), needs))
     if not fitting:
         raise UserError(_nothing_fits(config, cluster, refused))
     # Of equally fast ones that which leaves more memory.
@@ -117,7 +117,7 @@ def plan(
     )
 
 
-def why(needs: Memory) -> str:
+def shortfall(needs: Memory) -> str:
     """Describe what a layout that doesn't fit lacks, with its two largest parts."""
     if not needs.missing:
         return f"{needs.host / GB:.0f} GB of host memory a device, of {needs.host_capacity / GB:.0f}"
@@ -152,8 +152,8 @@ def _nothing_fits(config: RunConfig, cluster: Cluster, refused: Sequence[Refusal
     count = f"no layout of {len(refused)} fits" if len(refused) > 1 else "the layout doesn't fit"
     held = f"{cluster.device.memory / GB:.0f} GB with {needs.headroom:.0%} left free"
     return (
-        f"{count} {cluster} ({held}); {'the nearest, ' * (len(refused) > 1)}{layout}, needs {why(needs)}. What would help: "
-        f"{', '.join(part for part in helps if part)}"
+        f"{count} {cluster} ({held}); {'the nearest, ' * (len(refused) > 1)}{layout}, needs {shortfall(needs)}. "
+        f"What would help: {', '.join(part for part in helps if part)}"
     )
 
 

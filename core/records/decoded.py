@@ -55,7 +55,7 @@ class Decoded:
         return self.reason is None and self.is_of(wanted)
 
 
-def wanted(design: DecodersDesign, weights: str, *, causal: bool = False) -> list[Decoded]:
+def expected(design: DecodersDesign, weights: str, *, causal: bool = False) -> list[Decoded]:
     """The responses that a design's decoders ask of a model, still empty. weights: sha256 of the model's.
 
     A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
@@ -73,10 +73,10 @@ def write(decoded: Decoded, run: Path) -> Path:
 
 def read_all(run: Path) -> dict[str, Decoded]:
     """Everything readable that lies in a run's folder, by the decoder's name; the rest is decoded again."""
-    return look(run)[0]
+    return read_responses(run)[0]
 
 
-def look(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
+def read_responses(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
     """The same, and what can't be read: by the file's name, why."""
     found, broken = {}, {}
     for path in sorted((run / FOLDER).glob("*.json")):

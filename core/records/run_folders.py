@@ -26,7 +26,7 @@ class Listing:
     broken: tuple[tuple[Path, str], ...]
 
 
-def look(study: Path, depth: int = DEPTH) -> Listing:
+def list_runs(study: Path, depth: int = DEPTH) -> Listing:
     """List the runs below a study's folder, or with depth 1 below an arm's, without what was set aside and stages."""
     found: dict[tuple[int, int], tuple[int, list[str], Path]] = {}
     broken: list[tuple[Path, str]] = []

@@ -112,7 +112,7 @@ class FullScale:
         }
         return grown | {"published_optimum": {"learning_rate": rate, "batch_tokens": batch}}
 
-    def told(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """All of it, JSON-ready, as evidence.json has it."""
         plan = self.plan
         tokens = Scale.of(self.config).tokens
@@ -162,7 +162,7 @@ def write(
     if reason := _unfed(config):
         lacks.append(f"The dry run will refuse it: {reason}")
     lacks += [line for line in (_stretched(scale),) if line]
-    content = dict(basis) | {"evidence": dict(evidence), "full_scale": scale.told()}
+    content = dict(basis) | {"evidence": dict(evidence), "full_scale": scale.facts()}
     write_atomically(folder / EVIDENCE, json.dumps(content, indent=2, allow_nan=False) + "\n")
     write_atomically(folder / CARD, "\n".join(_card(scale, basis, evidence, lacks)) + "\n")
     return lacks

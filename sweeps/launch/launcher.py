@@ -102,7 +102,7 @@ class Launcher(Protocol):
         ...
 
     def has(self, study: Path) -> bool:
-        """Whether the study in a folder was submitted by this launcher."""
+        """True if the study in a folder was submitted by this launcher."""
         ...
 
 

@@ -112,7 +112,7 @@ class Worker(Generic[C]):
             time.sleep(pause_s)
 
     def _may_begin(self) -> bool:
-        """Whether another claim may be begun here."""
+        """True if another claim may be begun here."""
         return True
 
     def _leave(self, claim: C) -> None:

@@ -37,7 +37,7 @@ def missing(plan: Plan, out: Path) -> Iterator[Asked]:
         if record is None or record.status != "complete":
             continue
         have, weights = decoded.read_all(folder), record.provenance.get("weights_sha256") or ""
-        wanted = decoded.wanted(design, weights, causal=run.config.model.causal)
+        wanted = decoded.expected(design, weights, causal=run.config.model.causal)
         if todo := tuple(way for way in wanted if not (way.decoder in have and have[way.decoder].answers(way))):
             yield Asked(run, folder, todo)
 

@@ -11,7 +11,7 @@ from core.records import study_history as history
 from core.records.design import Design, StudyDesign
 from core.records.design_changes import changes
 from core.records.provenance import commit
-from core.records.run_folders import look
+from core.records.run_folders import list_runs
 from core.records.study_history import DesignEvent, Event, HistoryError, Look, designs_of
 from core.runtime.json_files import append_line
 from core.runtime.printable import say
@@ -25,7 +25,7 @@ def add_design(study: Path, design: StudyDesign) -> None:
         return
     noted = designs_of(events)
     last = noted[-1].design if noted else None
-    recorded = len(look(study).records)
+    recorded = len(list_runs(study).records)
     if last is None and (former := _former(study, recorded)) is not None:
         _append(study, former)
         last = former.design

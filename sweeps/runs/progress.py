@@ -14,7 +14,7 @@ from core.records import decoded
 from core.records import record as records
 from core.records.design import Design, StudyDesign
 from core.records.record import OutOfReachError, UnreadableRecordError, write_atomically
-from core.records.run_folders import look
+from core.records.run_folders import list_runs
 from core.runtime import json_files as jsonfiles
 from core.runtime.json_files import DamagedFileError, are_numbers
 from core.runtime.retry import no_space
@@ -156,7 +156,7 @@ def standing(design: Design, folder: Path) -> Standing | None:
         return None
     total, answered, failed = 0, 0, Counter[str]()
     cells = {(arm.hash, seed) for arm in design.arms for seed in design.seeds}
-    for path in look(folder).records:
+    for path in list_runs(folder).records:
         try:
             record = records.read(path)
         except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
@@ -164,7 +164,7 @@ def standing(design: Design, folder: Path) -> Standing | None:
         if record.status != "complete" or (record.arm_hash, record.seed) not in cells:
             continue
         have, weights = decoded.read_all(path.parent), record.provenance.get("weights_sha256") or ""
-        for way in decoded.wanted(design.decoders, weights, causal=bool(record.config["model"].get("causal"))):
+        for way in decoded.expected(design.decoders, weights, causal=bool(record.config["model"].get("causal"))):
             total += 1
             if (one := have.get(way.decoder)) is not None and one.is_of(way):
                 answered += one.reason is None

@@ -128,7 +128,7 @@ class Queue(Protocol[C]):
         ...
 
     def needs_worker(self, *, left_idle: bool) -> bool:
-        """Whether a worker is to come back. left_idle: the last one left because it found nothing to claim."""
+        """True if a worker is to come back. left_idle: the last one left because it found nothing to claim."""
         ...
 
     def following(self) -> "Queue[Any] | None":

@@ -17,7 +17,7 @@ from core.records import record as records
 from core.records.design import DecodersDesign
 from core.records.fingerprints import FILES, STAGE, lacks_files, named_files
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
-from core.records.run_folders import look
+from core.records.run_folders import list_runs
 from core.runtime.units import counted
 from core.training.checkpoint_files import BEST, STAGES, WEIGHTS
 from sweeps.runs.folders import data_digest
@@ -77,7 +77,7 @@ def settled(look: Callable[[], Verification]) -> Verification:
 
 def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:
     """Every record of a study; what can't be read, or lies where it doesn't belong, is a finding."""
-    listing = look(folder)
+    listing = list_runs(folder)
     findings += [Finding(path.relative_to(folder).as_posix(), reason) for path, reason in listing.broken]
     for path in listing.records:
         place = path.parent.relative_to(folder)
@@ -199,13 +199,13 @@ def first_stage(run: Run, place: str) -> Iterator[Finding]:
 
 def answers(run: Run, place: str, asked: DecodersDesign) -> Iterator[Finding]:
     """Find problems of a finished run's decoded responses. asked: the design's decoders."""
-    found, broken = decoded.look(run.path.parent)
+    found, broken = decoded.read_responses(run.path.parent)
     place = f"{place}/{decoded.FOLDER}"
     yield from (
         Finding(place, f"{name} can't be read ({why}): ablate decode has it anew") for name, why in broken.items()
     )
     weights, lacking = run.record.provenance.get("weights_sha256") or "", 0
-    wanted = decoded.wanted(asked, weights, causal=bool(run.record.config["model"].get("causal")))
+    wanted = decoded.expected(asked, weights, causal=bool(run.record.config["model"].get("causal")))
     for way in wanted:
         one = found.pop(way.decoder, None)
         if one is None:

@@ -204,7 +204,7 @@ class SearchLedger(Queue[SearchClaim]):
         return 0 if self.is_over() else math.inf
 
     def needs_worker(self, *, left_idle: bool) -> bool:
-        """Whether configurations are left, and the last worker didn't leave them to others."""
+        """True if configurations are left, and the last worker didn't leave them to others."""
         return not left_idle and not self.is_over()
 
     def following(self) -> Ledger | None:

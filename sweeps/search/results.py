@@ -13,9 +13,9 @@ import numpy as np
 from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
-from core.records import run_folders as listing
 from core.records.design import Design, DesignFactor, SearchDesign, Whole
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.records.run_folders import list_runs
 from core.runtime import json_files as jsonfiles
 from core.runtime.json_files import DamagedFileError
 from core.runtime.units import below, ranked
@@ -140,7 +140,7 @@ def entry_file(identity: str) -> str:
 
 
 def _runs(folder: Path, unreadable: list[str]) -> Iterator[RunRecord]:
-    for file in listing.look(folder, depth=1).records:
+    for file in list_runs(folder, depth=1).records:
         try:
             yield records.read(file)
         except FileNotFoundError:  # set aside since it was listed

@@ -16,11 +16,11 @@ from analysis.figures.static import pictures
 from analysis.report.files import as_csv, as_latex, as_markdown
 from analysis.report.html import render
 from analysis.report.terminal import terminal_table
-from analysis.scaling.extrapolation import asked, undetermined, weaknesses
+from analysis.scaling.extrapolation import judged_points, undetermined, weaknesses
 from analysis.scaling.families import choose, compare, fit
 from analysis.scaling.forms import Runs
 from analysis.scaling.ladder import Ladder, unfittable
-from analysis.scaling.ladder_fit import PLAIN, climb
+from analysis.scaling.ladder_fit import PLAIN, fit_ladder
 from analysis.scaling.law import ScalingLaw
 from analysis.study import Study
 from analysis.table import tables_on
@@ -84,7 +84,7 @@ def record_of(design: dict[str, Any], arm: dict[str, Any], seed: int, noise: flo
 @pytest.fixture(scope="module")
 def judged() -> tuple[Study, Judgement, Ladder]:
     study = study_of()
-    ladder = climb(study, bootstrap=40)  # 200 in a report
+    ladder = fit_ladder(study, bootstrap=40)  # 200 in a report
     return study, answer(study, ladder), ladder
 
 
@@ -175,7 +175,7 @@ def test_too_little_is_said_in_a_line() -> None:
     whole = study_of()
     small = [arm for arm in whole.design.to_json()["arms"] if arm["parameters"]["active"] <= 2e6]
     study = study_of(arms=small, control=small[0]["name"])
-    ladder = climb(study)
+    ladder = fit_ladder(study)
     assert ladder.laws == {} and ladder.extrapolations == () and ladder.optima == ()
     assert "parameters differ by a factor of 2" in headline(ladder) and "at least 4" in unfittable(study.design)
     assert unfittable(whole.design) == ""
@@ -206,7 +206,7 @@ def test_a_term_that_rises_is_no_law() -> None:
 
 
 def test_runs_that_say_nothing_of_a_term_are_not_extrapolated() -> None:
-    ladder = climb(study_of(noise=0.05), bootstrap=2)  # about as much scatter as N changes the loss by
+    ladder = fit_ladder(study_of(noise=0.05), bootstrap=2)  # about as much scatter as N changes the loss by
     assert ladder.weak and ladder.extrapolations == () and all(row.parameters is None for row in ladder.optima)
     assert "don't determine the law, so nothing is extrapolated" in headline(ladder)
     assert "say nothing" in ladder.weak[0]
@@ -234,7 +234,7 @@ def test_a_form_that_the_runs_do_not_determine_is_named_and_not_kept(judged) -> 
 
 
 def test_a_law_that_the_runs_do_not_determine_is_none() -> None:
-    ladder = climb(with_losses(study_of(), lambda n, d, place: 3 + 0.2 * (place % 2)), bootstrap=2)
+    ladder = fit_ladder(with_losses(study_of(), lambda n, d, place: 3 + 0.2 * (place % 2)), bootstrap=2)
     assert not ladder.laws and ladder.coefficients == () and ladder.extrapolations == ()
     assert "No law can be fitted yet: without the largest models, these runs determine none of the forms." in headline(
         ladder
@@ -246,12 +246,12 @@ def test_equally_good_fits_that_differ_at_a_target_are_no_law() -> None:
     loss = np.array([loss_of(*run, 1.0) for run in zip(n, d, strict=True)])  # two sizes: E, A and alpha trade
     runs = Runs(np.full(len(n), "dense"), n, d, loss, np.ones(len(n)), np.ones(len(n)), np.arange(len(n)))
     targets = {"7B": {"parameters": 7e9, "tokens": 2e12, "sparsity": 1.0, "granularity": 1.0}}
-    laws = fit(runs, PLAIN, asked=asked(runs, targets))
+    laws = fit(runs, PLAIN, asked=judged_points(runs, targets))
     assert undetermined(laws, runs, {}) == "" and undetermined(laws, runs, targets) == "over 1.0% at 7B"
 
 
 def test_a_term_that_is_not_there_is_said_to_be_none_however_small_the_scatter() -> None:
-    ladder = climb(with_losses(study_of(), lambda n, d, place: FLOOR + 40 * n**-0.3), bootstrap=2)
+    ladder = fit_ladder(with_losses(study_of(), lambda n, d, place: FLOOR + 40 * n**-0.3), bootstrap=2)
     assert ladder.weak == (
         "the term in D changes the loss by 0.0% above the smallest D, and the scatter is 0.0%: its coefficients say nothing",
     )
@@ -264,7 +264,7 @@ def test_a_law_is_fitted_where_its_only_form_could_not_be_judged() -> None:
     for arm in list(few):
         name, point = f"{arm['name']},twice", arm["point"]
         few.append(arm | {"name": name, "hash": f"hash-{name}", "point": point | {"tokens": 2 * point["tokens"]}})
-    ladder = climb(study_of(arms=few, control=few[0]["name"]), bootstrap=2)
+    ladder = fit_ladder(study_of(arms=few, control=few[0]["name"]), bootstrap=2)
     assert [form.error for form in ladder.forms] == [None] and ladder.forms[0].spread > 0.01  # two sizes are left
     assert pytest.approx(FLOOR, rel=0.05) == ladder.laws["dense"].E and ladder.weak == ()
     assert "the only form couldn't be judged" in ladder.notes[0]
@@ -281,7 +281,7 @@ def shaken(study: Study, seed: int, size: float) -> Study:
 
 def said(study: Study) -> str:
     """All words and numbers of a ladder's page."""
-    ladder = climb(study, bootstrap=20)
+    ladder = fit_ladder(study, bootstrap=20)
     shown = tables_on(ladder_tables(ladder), "file")
     return "\n".join([headline(ladder), *ladder.notes, *map(as_markdown, shown)])
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core.records.run_folders import look
+from core.records.run_folders import list_runs
 
 
 def _run(study: Path, arm: str, name: str) -> Path:
@@ -20,7 +20,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path) -> None:
     (study / "a" / "seed-0-again").symlink_to(one)
     (study / "loop").symlink_to(study)
     (study / "a" / "up").symlink_to("/")
-    found = look(study)
+    found = list_runs(study)
     assert [path.relative_to(study).as_posix() for path in found.records] == [
         "a/seed-0/record.json",
         "b/seed-1/record.json",
@@ -35,9 +35,9 @@ def test_what_is_set_aside_counts_for_nothing_and_what_is_broken_is_said(tmp_pat
     (tmp_path / "a" / "seed-1").write_text("")
     (tmp_path / "a" / "seed-2").symlink_to(tmp_path / "nowhere")
     (tmp_path / "b").symlink_to(tmp_path / "b")
-    found = look(tmp_path)
+    found = list_runs(tmp_path)
     assert found.records == (run / "record.json",)
     assert {path.name: reason for path, reason in found.broken} == {
         "seed-1": "a file, and no run's folder", "seed-2": "a link that leads nowhere", "b": "a link that leads nowhere"
     }  # fmt: skip
-    assert not look(tmp_path / "nowhere").records
+    assert not list_runs(tmp_path / "nowhere").records
