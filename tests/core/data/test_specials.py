@@ -1,7 +1,6 @@
 """Special tokens: read from beside a tokenizer.json, one id each, and one end token behind a conversation."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,18 +34,21 @@ def tokenizer(folder: Path, *added: str, **files: object) -> str:
     return str(folder / "tokenizer.json")
 
 
-def corpus(folder: Path, template: str, tokenizer_name: str, packing: bool = True, messages=MESSAGES) -> Corpus:
-    (folder / "data.jsonl").write_text("\n".join([json.dumps({"messages": messages})] * 40))
+def read(
+    folder: Path, tokenizer_name: str, row: dict, template: str = "", packing: bool = True, length: int = 8
+) -> Corpus:
+    """Instructions of one row, forty times, read by a chat template where one is given."""
+    (folder / "data.jsonl").write_text("\n".join([json.dumps(row)] * 40))
     (folder / "t.jinja").write_text(template)
     config = DataConfig(
-        corpus=f"instructions:{folder / 'data.jsonl'}",
-        tokenizer=tokenizer_name,
-        chat_template=str(folder / "t.jinja"),
-        sequence_length=8,
-        validation_sequences=1,
-        packing=packing,
-    )
+        corpus=f"instructions:{folder / 'data.jsonl'}", tokenizer=tokenizer_name, sequence_length=length,
+        chat_template=str(folder / "t.jinja") if template else None, validation_sequences=1, packing=packing,
+    )  # fmt: skip
     return load(config)
+
+
+def corpus(folder: Path, template: str, tokenizer_name: str, packing: bool = True, messages=MESSAGES) -> Corpus:
+    return read(folder, tokenizer_name, {"messages": messages}, template, packing)
 
 
 @pytest.mark.parametrize(
@@ -116,47 +118,21 @@ def test_the_end_token_that_the_tokenizer_names_closes_a_conversation(tmp_path: 
 
 
 def test_a_response_that_ends_with_the_end_token_has_one(tmp_path: Path) -> None:
-    (tmp_path / "data.jsonl").write_text("\n".join([json.dumps({"prompt": "a", "response": "ba</s>"})] * 40))
-    config = DataConfig(
-        corpus=f"instructions:{tmp_path / 'data.jsonl'}",
-        tokenizer=tokenizer(tmp_path),
-        sequence_length=8,
-        validation_sequences=1,
-        packing=True,
-    )
-    assert load(config).train_T[:8].tolist() == [A, B, A, EOS] * 2
-    assert load(replace(config, sequence_length=4)).train_T[:4].tolist() == [A, B, A, EOS]  # and takes one's room
+    row, name = {"prompt": "a", "response": "ba</s>"}, tokenizer(tmp_path)
+    assert read(tmp_path, name, row).train_T[:8].tolist() == [A, B, A, EOS] * 2
+    assert read(tmp_path, name, row, length=4).train_T[:4].tolist() == [A, B, A, EOS]  # and takes one's room
 
 
 def test_special_tokens_in_prompts_and_responses_are_text(tmp_path: Path) -> None:
-    rows = [{"prompt": "a</s>", "response": "<s>b"}] * 40
-    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    config = DataConfig(
-        corpus=f"instructions:{tmp_path / 'data.jsonl'}",
-        tokenizer=tokenizer(tmp_path),
-        sequence_length=16,
-        validation_sequences=1,
-    )
-    letters = [BYTES.index(letter) for letter in "a</s><s>b"]
-    assert load(config).train_T[:10].tolist() == [*letters, EOS]
+    found = read(tmp_path, tokenizer(tmp_path), {"prompt": "a</s>", "response": "<s>b"}, packing=False, length=16)
+    assert found.train_T[:10].tolist() == [*map(BYTES.index, "a</s><s>b"), EOS]
 
 
 def test_special_tokens_in_messages_are_text_and_a_templates_are_tokens(tmp_path: Path) -> None:
-    messages = [MESSAGES[0] | {"content": "</s>"}, MESSAGES[1] | {"content": "<s>b"}]
-    name = tokenizer(tmp_path, tokenizer_config=NAMED)
-    (tmp_path / "data.jsonl").write_text("\n".join([json.dumps({"messages": messages})] * 40))
-    (tmp_path / "t.jinja").write_text(CLOSED)
-    config = DataConfig(
-        corpus=f"instructions:{tmp_path / 'data.jsonl'}",
-        tokenizer=name,
-        chat_template=str(tmp_path / "t.jinja"),
-        sequence_length=16,
-        validation_sequences=1,
-    )
-    corpus = load(config)
-    letters = [BYTES.index(letter) for letter in "</s><s>b"]
-    assert corpus.train_T[:10].tolist() == [BOS, *letters, EOS]
-    assert corpus.train_maskable_T[:6].tolist() == [False] * 5 + [True]
+    row = {"messages": [MESSAGES[0] | {"content": "</s>"}, MESSAGES[1] | {"content": "<s>b"}]}
+    found = read(tmp_path, tokenizer(tmp_path, tokenizer_config=NAMED), row, CLOSED, packing=False, length=16)
+    assert found.train_T[:10].tolist() == [BOS, *map(BYTES.index, "</s><s>b"), EOS]
+    assert found.train_maskable_T[:6].tolist() == [False] * 5 + [True]
 
 
 def test_a_template_that_writes_the_mask_is_refused(tmp_path: Path) -> None:
@@ -173,14 +149,9 @@ def test_an_empty_response_has_an_end_token(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_changes_with_the_text_alone(tmp_path: Path) -> None:
-    bare, named, other = (
-        tokenizer(tmp_path / folder, **files)
-        for folder, files in (
-            ("bare", {}),
-            ("named", {"tokenizer_config": NAMED}),
-            ("other", {"tokenizer_config": NAMED | {"pad_token": "</s>"}}),
-        )
-    )
+    bare = tokenizer(tmp_path / "bare")
+    named = tokenizer(tmp_path / "named", tokenizer_config=NAMED)
+    other = tokenizer(tmp_path / "other", tokenizer_config=NAMED | {"pad_token": "</s>"})
     assert len({corpus(tmp_path, CLOSED, name).fingerprint for name in (bare, named)}) == 2
     assert len({corpus(tmp_path, CLOSED, name).fingerprint for name in (named, other)}) == 1
     (tmp_path / "plain").mkdir()

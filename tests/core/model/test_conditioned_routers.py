@@ -5,18 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-import core.model.grouped_experts as mixing
 from core.config.loading import build
 from core.config.model import ModelConfig, RouterConfig
 from core.config.router_kinds import ROUTERS
 from core.errors import UserError
 from core.model.balance import expert_counts
-from core.model.experts import reference_moe
 from core.model.moe import MoE
 from core.model.routers.expert_choice import ECDLMRouter
 from core.model.routing import Conditions, TopKRouter, hashed, share_of_mean, share_of_range, time_features
 from core.model.transformer import Denoiser, initialise
 from core.registry import load
+from tests.core.model.test_moe import assert_as_the_loop, take_path
 
 B, L, E, K, D = 3, 12, 6, 2, 8
 
@@ -310,12 +309,7 @@ def test_schedules_share_the_published_means_and_ends() -> None:
 def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
     monkeypatch: pytest.MonkeyPatch, kind: str, path: str, x_ND: torch.Tensor
 ) -> None:
-    if path == "cpu, many parts":
-        monkeypatch.setattr(mixing, "PART_BYTES", D * 4 * 5)
-    if path == "cpu, filled up":
-        monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
-    if path == "accelerator":
-        monkeypatch.setattr(mixing, "in_parts", lambda device: False)
+    take_path(path, monkeypatch, D * 4 * 5)
     layer, given = MoE(config(kind.removesuffix(" with filling"))), conditions()
     if kind.endswith("filling"):
         given = given._replace(real_N=torch.arange(B * L) % L < 9)
@@ -324,15 +318,8 @@ def test_fast_equals_slow_where_tokens_have_unlike_numbers_of_experts(
     x_ND.requires_grad_()
     fast, routing, counts_E = layer(x_ND, given)
     assert given.real_N is None or not fast[~given.real_N].any()
-    slow = reference_moe(layer.experts, x_ND, routing.gates_NK, routing.experts_NK)
-    torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
     assert counts_E.tolist() == [(routing.experts_NK == expert).sum() for expert in range(E)]
-    upstream = torch.randn(fast.shape, generator=torch.Generator().manual_seed(2))
-    inputs = [x_ND, *layer.parameters()]
-    fast_grads = torch.autograd.grad(fast, inputs, upstream, retain_graph=True)
-    slow_grads = torch.autograd.grad(slow, inputs, upstream)
-    for a, b in zip(fast_grads, slow_grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert_as_the_loop(layer, fast, routing, x_ND, 1e-5)
 
 
 def test_parameters_that_start_at_zero_do_and_others_stay_as_in_token_choice() -> None:

@@ -10,6 +10,7 @@ import core.model.grouped_experts as mixing
 from core.config.model import ModelConfig
 from core.model.experts import reference_moe
 from core.model.moe import MoE
+from core.model.routing import Routing
 
 
 def layer(experts: int, top_k: int) -> MoE:
@@ -20,31 +21,39 @@ def layer(experts: int, top_k: int) -> MoE:
     return made
 
 
-@pytest.mark.parametrize(
-    "path", ["cpu, one part", "cpu, many parts", "cpu, added by part", "cpu, filled up", "accelerator"]
-)
-@pytest.mark.parametrize(("experts", "top_k", "tokens"), [(1, 1, 5), (4, 1, 7), (8, 2, 33), (8, 8, 6), (16, 3, 2)])
-def test_fast_equals_slow_with_gradients(monkeypatch, path: str, experts: int, top_k: int, tokens: int) -> None:
+def take_path(path: str, monkeypatch: pytest.MonkeyPatch, part_bytes: int) -> None:
+    """Have the layer compute as it does for another device or size."""
     if path in ("cpu, many parts", "cpu, added by part"):
-        monkeypatch.setattr(mixing, "PART_BYTES", 16 * 4 * 5)  # five rows
+        monkeypatch.setattr(mixing, "PART_BYTES", part_bytes)
     if path == "cpu, added by part":
         monkeypatch.setattr(mixing, "BAG_BYTES", 0)  # as where outputs of all slots are too large to be kept
     if path == "cpu, filled up":
         monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
     if path == "accelerator":
         monkeypatch.setattr(mixing, "in_parts", lambda device: False)
-    made = layer(experts, top_k)
-    x_ND = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    inputs = [x_ND, *made.parameters()]
-    fast, routing, counts_E = made(x_ND)
+
+
+def assert_as_the_loop(made: MoE, fast: torch.Tensor, routing: Routing, x_ND: torch.Tensor, atol: float) -> None:
+    """That a layer's output and gradients are those of the definition written as a loop."""
     slow = reference_moe(made.experts, x_ND, routing.gates_NK, routing.experts_NK)
     torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
-    assert counts_E.sum() == tokens * top_k
-    upstream = torch.randn(fast.shape, generator=torch.Generator().manual_seed(2))
+    upstream, inputs = torch.randn(fast.shape, generator=torch.Generator().manual_seed(2)), [x_ND, *made.parameters()]
     fast_grads = torch.autograd.grad(fast, inputs, upstream, retain_graph=True)
-    slow_grads = torch.autograd.grad(slow, inputs, upstream)
-    for a, b in zip(fast_grads, slow_grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    for a, b in zip(fast_grads, torch.autograd.grad(slow, inputs, upstream), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize(
+    "path", ["cpu, one part", "cpu, many parts", "cpu, added by part", "cpu, filled up", "accelerator"]
+)
+@pytest.mark.parametrize(("experts", "top_k", "tokens"), [(1, 1, 5), (4, 1, 7), (8, 2, 33), (8, 8, 6), (16, 3, 2)])
+def test_fast_equals_slow_with_gradients(monkeypatch, path: str, experts: int, top_k: int, tokens: int) -> None:
+    take_path(path, monkeypatch, 16 * 4 * 5)  # five rows
+    made = layer(experts, top_k)
+    x_ND = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    fast, routing, counts_E = made(x_ND)
+    assert counts_E.sum() == tokens * top_k
+    assert_as_the_loop(made, fast, routing, x_ND, 1e-6)
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 7, 40])

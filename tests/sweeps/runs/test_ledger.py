@@ -1,6 +1,7 @@
 import os
 import signal
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
@@ -11,15 +12,23 @@ from sweeps.runs.folders import RunLock, clean, pending, recorded, run_folder
 from sweeps.runs.ledger import MOST_LOSSES, Ledger
 from sweeps.storage.storage import default_url, open_storage
 from sweeps.studies.factors import Factor
-from tests.sweeps.trainers import quick
+from tests.sweeps.trainers import quick, record_of
 
 
 @pytest.fixture
 def open_ledger(tmp_path):
     def make(plan, out=tmp_path / "out", url=None):
-        return Ledger(plan, out, open_storage(url or default_url(out)))
+        ledger = Ledger(plan, out, open_storage(url or default_url(out)))
+        ledger.reconcile()
+        return ledger
 
     return make
+
+
+@pytest.fixture
+def ledger(make_plan, open_ledger):
+    """Of two runs, both queued."""
+    return open_ledger(make_plan(seeds=(0,)))
 
 
 def states(ledger):
@@ -56,7 +65,6 @@ def die_while_training(ledger):
 def test_runs_are_claimed_in_the_plans_order_and_told_with_their_metric(make_plan, open_ledger):
     plan = make_plan()
     ledger = open_ledger(plan)
-    ledger.reconcile()
     assert ledger.waiting() == 4
     assert train_all(ledger) == list(plan.runs)
     trials = ledger._study.get_trials()
@@ -82,7 +90,6 @@ def test_reconciling_again_changes_nothing(make_plan, open_ledger):
 def test_a_claim_excludes_others_until_it_is_told(make_plan, open_ledger):
     plan = make_plan(seeds=(0,))
     first, second = open_ledger(plan), open_ledger(plan)
-    first.reconcile()
     claim, _ = first.claim()
     assert second.reconcile() == []
     assert second.claim()[0].run != claim.run
@@ -92,10 +99,7 @@ def test_a_claim_excludes_others_until_it_is_told(make_plan, open_ledger):
     assert first._study.get_trials()[0].user_attrs["wandb"] == {"status": "disabled"}
 
 
-def test_a_dead_workers_run_is_lost_cleaned_and_queued_again(make_plan, open_ledger):
-    plan = make_plan(seeds=(0,))
-    ledger = open_ledger(plan)
-    ledger.reconcile()
+def test_a_dead_workers_run_is_lost_cleaned_and_queued_again(ledger):
     label = die_while_training(ledger)
     [lost] = ledger.reconcile()
     assert (lost.run.label, lost.gave_up) == (label, False)
@@ -107,28 +111,22 @@ def test_a_dead_workers_run_is_lost_cleaned_and_queued_again(make_plan, open_led
     assert not (claim.folder / "partial.bin").exists()
 
 
-def test_a_run_that_kills_its_workers_becomes_a_failed_record(make_plan, open_ledger):
-    plan = make_plan(seeds=(0,))
-    ledger = open_ledger(plan)
-    ledger.reconcile()
+def test_a_run_that_kills_its_workers_becomes_a_failed_record(ledger):
     label = die_while_training(ledger)
     for _ in range(MOST_LOSSES):
         assert [lost.gave_up for lost in ledger.reconcile()] == [False]
         assert die_while_training(ledger) == label
     assert [lost.gave_up for lost in ledger.reconcile()] == [True]
-    [run] = [run for run in plan.runs if run.label == label]
-    record = recorded(run_folder(plan, run, ledger.out), run)
+    [run] = [run for run in ledger.plan.runs if run.label == label]
+    record = recorded(run_folder(ledger.plan, run, ledger.out), run)
     assert (record.status, record.run_hash) == ("failed", run.run_hash)
     assert "lost: worker died 3 times" in record.reason
     assert record.study["arm"] == run.arm
-    assert run not in pending(plan, ledger.out)
+    assert run not in pending(ledger.plan, ledger.out)
     assert states(ledger) == {"FAIL": 3, "WAITING": 1}
 
 
-def test_a_kill_between_record_and_tell_is_repaired(make_plan, open_ledger):
-    plan = make_plan(seeds=(0,))
-    ledger = open_ledger(plan)
-    ledger.reconcile()
+def test_a_kill_between_record_and_tell_is_repaired(ledger):
     claim, _ = ledger.claim()
     train(claim)
     content = (claim.folder / "record.json").read_bytes()
@@ -138,47 +136,31 @@ def test_a_kill_between_record_and_tell_is_repaired(make_plan, open_ledger):
     assert (claim.folder / "record.json").read_bytes() == content
 
 
-def test_an_abandoned_run_is_trained_next_time(make_plan, open_ledger):
-    plan = make_plan(seeds=(0,))
-    ledger = open_ledger(plan)
-    ledger.reconcile()
+def test_an_abandoned_run_is_trained_next_time(ledger):
     claim, _ = ledger.claim()
     ledger.abandon(claim, "interrupted")
-    assert claim.run in pending(plan, ledger.out)
+    assert claim.run in pending(ledger.plan, ledger.out)
     assert [trial.user_attrs.get("reason") for trial in ledger._study.get_trials()] == ["interrupted", None]
     ledger.reconcile()
     assert states(ledger) == {"FAIL": 1, "WAITING": 2}
-    assert train_all(ledger) == list(plan.runs)
+    assert train_all(ledger) == list(ledger.plan.runs)
 
 
-def test_a_run_abandoned_after_its_record_was_written_counts_as_complete(make_plan, open_ledger):
-    ledger = open_ledger(make_plan(seeds=(0,)))
-    ledger.reconcile()
+def test_a_run_abandoned_after_its_record_was_written_counts_as_complete(ledger):
     claim, _ = ledger.claim()
     train(claim)
     ledger.abandon(claim, "interrupted")
     assert states(ledger) == {"COMPLETE": 1, "WAITING": 1}
 
 
-def test_failures_are_kept_until_a_retry_is_asked_for(make_plan, open_ledger):
-    plan = make_plan(seeds=(0,))
-    ledger = open_ledger(plan)
-    ledger.reconcile()
+def test_failures_are_kept_until_a_retry_is_asked_for(ledger):
     claim, _ = ledger.claim()
-    record = records.RunRecord(
-        status="failed",
-        reason="the loss is not finite",
-        run_hash=claim.run.run_hash,
-        arm_hash=claim.run.arm_hash,
-        seed=0,
-        config={},
-        data_fingerprint=claim.run.fingerprint,
-    )
+    record = replace(record_of(claim.run.config), status="failed", reason="the loss is not finite", metrics={})
     records.write(record, claim.folder)
     ledger.finish(claim, record, {})
     ledger.reconcile()
-    assert claim.run not in pending(plan, ledger.out)
-    assert claim.run in pending(plan, ledger.out, retry_failed=True)
+    assert claim.run not in pending(ledger.plan, ledger.out)
+    assert claim.run in pending(ledger.plan, ledger.out, retry_failed=True)
     train_all(ledger)
     ledger.reconcile(retry_failed=True)
     assert [r.run for r in (ledger.claim()[0],)] == [claim.run]
@@ -189,14 +171,12 @@ def test_failures_are_kept_until_a_retry_is_asked_for(make_plan, open_ledger):
 def test_a_changed_config_is_missing_and_stale_trials_are_left_alone(make_plan, open_ledger):
     old = make_plan()
     ledger = open_ledger(old)
-    ledger.reconcile()
     claim, _ = ledger.claim()
     ledger.finish(claim, train(claim), {})
     before = (claim.folder / "record.json").read_bytes()
     new = make_plan(overrides=["trainer.steps=31"])
     assert pending(new, ledger.out) == new.runs
     renewed = open_ledger(new)
-    renewed.reconcile()
     assert train_all(renewed) == list(new.runs)
     assert states(renewed) == {"COMPLETE": 5, "WAITING": 3}
     assert (claim.folder / "record.json").read_bytes() == before
@@ -211,7 +191,6 @@ def test_other_data_are_another_run(make_plan, open_ledger, tmp_path):
     overrides = [f"data.corpus=text:{corpus}"]
     first = make_plan(overrides=overrides)
     ledger = open_ledger(first)
-    ledger.reconcile()
     train_all(ledger)
     (corpus / "a.txt").write_text("z" * 500)
     from core.data import corpora
@@ -221,7 +200,6 @@ def test_other_data_are_another_run(make_plan, open_ledger, tmp_path):
     assert [run.run_hash for run in second.runs] == [run.run_hash for run in first.runs]
     assert pending(second, ledger.out) == second.runs
     renewed = open_ledger(second)
-    renewed.reconcile()
     assert train_all(renewed) == list(second.runs)
     assert pending(second, ledger.out) == pending(first, ledger.out) == ()
     assert states(renewed) == {"COMPLETE": 8}
@@ -236,7 +214,6 @@ def test_levels_may_change_between_sweeps(make_plan, open_ledger, tmp_path, sche
     plans.append(plans[0])
     for plan in plans:
         ledger = open_ledger(plan, url=url)
-        ledger.reconcile()
         train_all(ledger)
     trials = ledger._study.get_trials()
     assert states(ledger) == {"COMPLETE": 6}
@@ -248,36 +225,30 @@ def test_levels_may_change_between_sweeps(make_plan, open_ledger, tmp_path, sche
 def test_records_without_a_journal_are_adopted_once(make_plan, open_ledger):
     plan = make_plan()
     ledger = open_ledger(plan)
-    ledger.reconcile()
     train_all(ledger)
     (ledger.out / "journal.log").unlink()
     fresh = open_ledger(plan)
-    fresh.reconcile()
     fresh.reconcile()
     assert states(fresh) == {"COMPLETE": 4}
     assert [trial.value for trial in fresh._study.get_trials()] == [2.01, 2.0, 3.01, 3.0]
 
 
-def test_a_damaged_record_is_set_aside_and_its_run_trained(make_plan, open_ledger):
-    plan = make_plan(seeds=(0,))
-    ledger = open_ledger(plan)
-    ledger.reconcile()
+def test_a_damaged_record_is_set_aside_and_its_run_trained(ledger):
     train_all(ledger)
-    folder = run_folder(plan, plan.runs[0], ledger.out)
+    folder = run_folder(ledger.plan, ledger.plan.runs[0], ledger.out)
     (folder / "record.json").write_text('{"schema": 1, "sta')
-    assert pending(plan, ledger.out) == (plan.runs[0],)
+    assert pending(ledger.plan, ledger.out) == (ledger.plan.runs[0],)
     ledger.reconcile()
     claim, _ = ledger.claim()
     assert (folder / "attempts" / "1.json").read_text() == '{"schema": 1, "sta'
     ledger.finish(claim, train(claim), {})
-    assert pending(plan, ledger.out) == ()
+    assert pending(ledger.plan, ledger.out) == ()
     complete = [t for t in ledger._study.get_trials() if t.state == TrialState.COMPLETE]
-    assert Counter(t.user_attrs["run_hash"] for t in complete) == {run.run_hash: 1 for run in plan.runs}
+    assert Counter(t.user_attrs["run_hash"] for t in complete) == {run.run_hash: 1 for run in ledger.plan.runs}
 
 
 def test_a_complete_record_without_the_metric_is_a_failed_trial(make_plan, open_ledger):
     ledger = open_ledger(make_plan(metric="val/excess_nelbo"))
-    ledger.reconcile()
     claim, _ = ledger.claim()
     ledger.finish(claim, train(claim), {})
     trial = ledger._study.get_trials()[0]
@@ -290,8 +261,6 @@ def test_a_complete_record_without_the_metric_is_a_failed_trial(make_plan, open_
 def test_a_record_from_a_sweep_on_another_storage_is_never_touched(make_plan, open_ledger, tmp_path):
     plan = make_plan(seeds=(0,))
     mine, other = open_ledger(plan), open_ledger(plan, url=f"sqlite:///{tmp_path}/runs.db")
-    mine.reconcile()
-    other.reconcile()
     train_all(other)
     paths = [run_folder(plan, run, mine.out) / "record.json" for run in plan.runs]
     before = [path.stat().st_ino for path in paths]
@@ -337,19 +306,13 @@ def test_cleaning_keeps_locks_attempts_checkpoints_and_wandb(tmp_path):
     lock = RunLock(tmp_path)
     assert lock.acquire()
     clean(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".lock",
-        "attempts",
-        "checkpoints",
-        "wandb",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "attempts", "checkpoints", "wandb"]
     assert not RunLock(tmp_path).acquire()
     lock.release()
 
 
 def test_a_claim_that_is_stopped_while_it_waits_for_room_waits_again(make_plan, open_ledger, monkeypatch):
     ledger = open_ledger(make_plan())
-    ledger.reconcile()
 
     def stopped(folder):
         raise SystemExit(143)

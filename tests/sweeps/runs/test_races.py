@@ -11,9 +11,28 @@ from optuna.trial import TrialState
 
 from sweeps.runs.folders import pending
 from sweeps.runs.ledger import Ledger
-from sweeps.storage.storage import default_url, open_storage
+from sweeps.storage.storage import open_storage
 from tests.sweeps.postgres import served
 from tests.sweeps.trainers import quick
+
+
+def at_once(racers, work, *arguments):
+    """What so many processes that start together put into their queue, each of them None at its end."""
+    context = multiprocessing.get_context("fork")
+    ready, results = context.Barrier(racers), context.Queue()
+
+    processes = [context.Process(target=work, args=(*arguments, ready, results)) for _ in range(racers)]
+    for process in processes:
+        process.start()
+    found, ended = [], 0
+    while ended < racers:
+        item = results.get(timeout=90)
+        ended += item is None
+        found += [item] if item else []
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * racers
+    return found
 
 
 def _race(plan, out, url, ready, results):
@@ -29,20 +48,7 @@ def _race(plan, out, url, ready, results):
 def race(plan, out, url, racers, queue_by=None):
     """Who claimed what, once all runs of the plan have been claimed and told by so many processes."""
     Ledger(plan, out, open_storage(queue_by or url)).reconcile()
-    context = multiprocessing.get_context("fork")
-    ready, results = context.Barrier(racers), context.Queue()
-    processes = [context.Process(target=_race, args=(plan, out, url, ready, results)) for _ in range(racers)]
-    for process in processes:
-        process.start()
-    claimed, ended = [], 0
-    while ended < racers:
-        item = results.get(timeout=90)
-        ended += item is None
-        claimed += [item] if item else []
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * racers
-    return claimed
+    return at_once(racers, _race, plan, out, url)
 
 
 def assert_each_once(plan, out, url, claimed):
@@ -54,51 +60,40 @@ def assert_each_once(plan, out, url, claimed):
     assert {t.state for t in trials} == {TrialState.COMPLETE}
 
 
-def test_thirty_two_processes_on_the_journal(make_plan, tmp_path):
-    plan, out = make_plan(seeds=range(50)), tmp_path / "out"
-    url = default_url(out)
-    assert_each_once(plan, out, url, race(plan, out, url, 32))
+@pytest.fixture
+def url(request, tmp_path):
+    """The URL of a new storage of the kind that the test is parametrised by."""
+    files = {"journal": f"journal:{tmp_path}/runs.log", "sqlite": f"sqlite:///{tmp_path}/runs.db"}
+    return files.get(request.param) or request.getfixturevalue("database")
 
 
-def test_thirty_two_processes_on_postgres(make_plan, tmp_path, database):
-    plan, out = make_plan(seeds=range(50)), tmp_path / "out"
-    assert_each_once(plan, out, database, race(plan, out, database, 32))
+@pytest.mark.parametrize(
+    ("url", "racers"),
+    [("journal", 32), ("postgres", 32), pytest.param("sqlite", 8, marks=pytest.mark.slow)],
+    indirect=["url"],
+)
+def test_many_processes_train_each_run_once(make_plan, out, url, racers):
+    plan = make_plan(seeds=range(50 if racers == 32 else 20))
+    assert_each_once(plan, out, url, race(plan, out, url, racers))
 
 
-@pytest.mark.slow
-def test_eight_processes_on_sqlite(make_plan, tmp_path):
-    plan, out, url = make_plan(seeds=range(20)), tmp_path / "out", f"sqlite:///{tmp_path}/runs.db"
-    assert_each_once(plan, out, url, race(plan, out, url, 8))
-
-
-def _refused(storage, trials, ready, results):
+def _claim_alone(storage, trials, ready, results):
     """Compare and set alone, without the lock of the run's folder."""
     mine = open_storage(storage)
     ready.wait(60)
-    won = []
     for trial_id in trials:
         with contextlib.suppress(Exception):
-            won += [trial_id] if mine.set_trial_state_values(trial_id, TrialState.RUNNING) else []
-    results.put(won)
+            if mine.set_trial_state_values(trial_id, TrialState.RUNNING):
+                results.put((trial_id,))
+    results.put(None)
 
 
-@pytest.mark.parametrize("kind", ["journal", "sqlite", "postgres"])
-def test_the_storage_alone_gives_a_trial_to_one_of_many(make_plan, tmp_path, kind, request):
-    plan, out = make_plan(seeds=range(20)), tmp_path / "out"
-    url = {"journal": default_url(out), "sqlite": f"sqlite:///{tmp_path}/runs.db"}.get(kind)
-    url = url or request.getfixturevalue("database")
-    ledger = Ledger(plan, out, open_storage(url))
+@pytest.mark.parametrize("url", ["journal", "sqlite", "postgres"], indirect=True)
+def test_the_storage_alone_gives_a_trial_to_one_of_many(make_plan, out, url):
+    ledger = Ledger(make_plan(seeds=range(20)), out, open_storage(url))
     ledger.reconcile()
     trials = [trial._trial_id for trial in ledger._study.get_trials()]
-    context = multiprocessing.get_context("fork")
-    ready, results = context.Barrier(6), context.Queue()
-    processes = [context.Process(target=_refused, args=(url, trials, ready, results)) for _ in range(6)]
-    for process in processes:
-        process.start()
-    won = [trial_id for _ in processes for trial_id in results.get(timeout=60)]
-    for process in processes:
-        process.join()
-    assert sorted(won) == sorted(trials)
+    assert sorted(at_once(6, _claim_alone, url, trials)) == sorted((trial_id,) for trial_id in trials)
 
 
 def test_eight_processes_through_a_proxy(make_plan, tmp_path, database):

@@ -1,5 +1,6 @@
 """Worker processes that share a search through a database."""
 
+import contextlib
 from collections import Counter
 
 import pytest
@@ -15,13 +16,19 @@ from tests.sweeps.search.conftest import Budget, declare
 pytestmark = pytest.mark.slow
 
 
-def check(planned, out, url, workers, tmp_path, monkeypatch) -> None:
-    """The whole budget is searched, by several workers, and no step is trained twice."""
-    monkeypatch.setenv("STEPS", str(tmp_path / "steps"))
+@pytest.mark.parametrize(("workers", "proxied"), [(4, False), (2, True)], ids=["postgres", "proxy"])
+def test_workers_search_the_whole_budget_and_train_no_step_twice(out, database, monkeypatch, workers, proxied) -> None:
+    monkeypatch.setenv("STEPS", str(out.parent / "steps"))
+    planned = plan("toy", declare(budget=Budget(trials=24)))
+    with served(database) if proxied else contextlib.nullcontext(database) as url:
+        check(planned, out, url, workers)
+
+
+def check(planned, out, url, workers) -> None:
     done = search(planned, out, storage_url=url, workers=workers, trainer="tests.sweeps.search.trainers:sluggish")
     counts = done.states
     assert not done.interrupted and counts["complete"] >= 1 and counts["complete"] + counts["pruned"] == 24
-    lines = [line.split() for line in (tmp_path / "steps").read_text().splitlines()]
+    lines = [line.split() for line in (out.parent / "steps").read_text().splitlines()]
     parts = Counter(tuple(line[:3]) for line in lines)
     assert set(parts.values()) == {1} and len({line[3] for line in lines}) > 1
     assert len({line[0] for line in lines}) == 24
@@ -31,14 +38,3 @@ def check(planned, out, url, workers, tmp_path, monkeypatch) -> None:
     assert now.over and now.counts["finished"] == counts["complete"] and now.deaths == 0
     names = [known.study_name for known in open_storage(url).get_all_studies()]
     assert names == [group.study for group in planned.groups]
-
-
-def test_four_workers_on_postgres(tmp_path, database, monkeypatch) -> None:
-    planned = plan("toy", declare(budget=Budget(trials=24)))
-    check(planned, tmp_path / "out", database, 4, tmp_path, monkeypatch)
-
-
-def test_two_workers_through_a_proxy(tmp_path, database, monkeypatch) -> None:
-    planned = plan("toy", declare(budget=Budget(trials=24)))
-    with served(database) as url:
-        check(planned, tmp_path / "out", url, 2, tmp_path, monkeypatch)
