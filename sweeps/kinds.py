@@ -1,18 +1,23 @@
-"""Kinds of study: what launchers need of each, imported when it is used, as it loads Optuna."""
+"""Kinds of study: the operations of each, imported when they are used, as they load Optuna."""
 
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from optuna.storages import BaseStorage
+
 from core.config.run import RunConfig
 from core.records.design import StudyDesign
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.queue import Queue
+from sweeps.runs.record_checks import Verification
+from sweeps.runs.status import StudyStatus
+from sweeps.search.spec import Search  # noqa: F401  (registers its kind)
 from sweeps.storage.retrying import PatientStorage
+from sweeps.studies.ablation import Ablation
 from sweeps.studies.plan import Sweep
-
-MODULES = {"ablation": "sweeps.runs.operations", "search": "sweeps.search.operations"}
+from sweeps.studies.study import STUDY_KINDS
 
 
 class AnyPlan(Protocol):
@@ -55,7 +60,26 @@ class Operations(Protocol):
         """
         ...
 
+    def status(
+        self, study: str, out: Path, url: str | None = None, /, *, storage: PatientStorage | None = None
+    ) -> StudyStatus[Any]:
+        """Status of a study. url: of its storage; None: its newest submission's, else the default one's. storage: the same,
+        opened before.
+
+        Raises UserError when nothing of it has been run there.
+        """
+        ...
+
+    def verify(self, study: str, out: Path, storage: BaseStorage | None, /) -> dict[str, Verification]:
+        """Check every record: the study's own, and those of what belongs to it, by name. storage: None: there is none."""
+        ...
+
+    def folders(self, study: str, /) -> tuple[str, ...]:
+        """Names of the folders of a study and of what belongs to it. The last one holds the records that are compared."""
+        ...
+
 
 def operations_of(kind: str) -> Operations:
-    """The operations of a kind of study by its name."""
-    return cast(Operations, importlib.import_module(MODULES[kind]))
+    """The operations of a kind of study by its name; those of planned runs for a kind that isn't registered here."""
+    known = STUDY_KINDS.get(kind) or STUDY_KINDS[Ablation.kind]
+    return cast(Operations, importlib.import_module(known.operations))

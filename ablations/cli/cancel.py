@@ -6,16 +6,16 @@ import sys
 from ablations.cli import studies as agenda
 from ablations.cli.recorded import started_folder
 from core.runtime.printable import say
+from sweeps.kinds import operations_of
 from sweeps.launch.launcher import launchers
-from sweeps.studies.study import CONFIRM
 
 
 def run_cancel(arguments: argparse.Namespace) -> int:
     """Stop a sweep: its Slurm jobs, and its processes on this machine. What is recorded stays."""
-    study, is_search = started_folder(arguments)
+    study, kind = started_folder(arguments)
     folder = arguments.out / study
     # A search and its confirmation are one process after another, and may be two at once.
-    folders = [folder, *([folder.with_name(f"{study}.{CONFIRM}")] if is_search else [])]
+    folders = [arguments.out / name for name in operations_of(kind).folders(study)]
     scheduled_first = sorted(launchers().values(), key=lambda launcher: launcher.here)
     done = [launcher.cancel(folder, folders) for launcher in scheduled_first]
     say(f"{study}: {', '.join(each.text for each in done if each.text)}")

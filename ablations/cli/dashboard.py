@@ -19,6 +19,7 @@ from analysis.table import tables_on
 from analysis.verdicts.judge import judge
 from core.errors import UserError
 from core.runtime.printable import say
+from sweeps.studies.study import STUDY_KINDS
 
 
 def run_dashboard(arguments: argparse.Namespace) -> int:
@@ -68,15 +69,16 @@ def _check_credentials() -> None:
 
 def _serve(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
-    study, is_search = started_folder(arguments)
+    study, kind = started_folder(arguments)
+    searches = not STUDY_KINDS[kind].has_arms
     report = agenda.command("report", arguments)
     poller = Poller(study, arguments.out, arguments.storage, report)
-    beside = application(lambda: poller.storage if is_search else None)
+    beside = application(lambda: poller.storage if searches else None)
     with Server(Page(poller.state, beside), arguments.port or 0) as server:
         say(f"{study}: {server.url}")
         if line := tunnel(server.server_port):
             say(line)
-        if is_search and not installed():
+        if searches and not installed():
             say(MISSING)
         favour_requests()
         poller.start()

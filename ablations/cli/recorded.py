@@ -7,26 +7,23 @@ from typing import TYPE_CHECKING
 from ablations.cli import studies as agenda
 from ablations.cli.declarations import left_behind
 from core.errors import UserError
-from sweeps.search.spec import Search
 from sweeps.studies.study import CONFIRM, study_name
 
 if TYPE_CHECKING:
     from analysis.study import Study
 
 
-def study_of(arguments: argparse.Namespace) -> tuple[str, bool]:
-    """The study that NAME and --size mean, and whether it is a search: where no size is named, the only one that was run."""
+def study_of(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The study that NAME and --size mean, and its kind: where no size is named, the only one that was run."""
     name, declaration = agenda.declared(arguments.name)
-    return study_name(name, agenda.meant_size(name, declaration, arguments.out, arguments.size)), isinstance(
-        declaration, Search
-    )
+    return study_name(name, agenda.meant_size(name, declaration, arguments.out, arguments.size)), declaration.kind
 
 
-def started_folder(arguments: argparse.Namespace) -> tuple[str, bool]:
-    """The study as by `study_of`. Raises UserError where nothing of it has been run."""
-    study, is_search = study_of(arguments)
+def started_folder(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The study and its kind, as by `study_of`. Raises UserError where nothing of it has been run."""
+    study, kind = study_of(arguments)
     check_started(study, arguments)
-    return study, is_search
+    return study, kind
 
 
 def check_started(study: str, arguments: argparse.Namespace) -> None:

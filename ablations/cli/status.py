@@ -18,10 +18,9 @@ from ablations.cli.recorded import study_of
 from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import line
 from core.runtime.units import counted, duration
+from sweeps.kinds import operations_of
 from sweeps.launch.progress import bar, bars
-from sweeps.runs.status import Row, StudyStatus, labels, status
-from sweeps.search import status as searches
-from sweeps.studies.study import CONFIRM, study_name
+from sweeps.runs.status import Row, StudyStatus, labels
 from sweeps.tracking.wandb_sync import offline_runs
 
 WATCH_S = 2.0
@@ -35,15 +34,16 @@ Found = StudyStatus[Any]
 
 def run_status(arguments: argparse.Namespace) -> int:
     """Print the status of a study, once or until it is over."""
-    study, is_search = study_of(arguments)
+    study, kind = study_of(arguments)
+    operations = operations_of(kind)
+    folders = [arguments.out / name for name in operations.folders(study)]
 
     def look() -> Found:
-        read = searches.status if is_search else status
-        return read(study, arguments.out, arguments.storage)
+        return operations.status(study, arguments.out, arguments.storage)
 
     found = look()
     if arguments.json:
-        more = {"wait_for_sync": _wait_for_sync(arguments.out, study), "changed": getattr(arguments, "drift", "")}
+        more = {"wait_for_sync": _wait_for_sync(folders), "changed": getattr(arguments, "drift", "")}
         show_json(found.to_dict() | more)
         return 0
     again = agenda.command("retry", arguments)
@@ -51,7 +51,7 @@ def run_status(arguments: argparse.Namespace) -> int:
         console().print(render(found, again))
         if said := getattr(arguments, "drift", ""):
             console().unwrapped(f"note: {said}")
-        if waiting := _wait_for_sync(arguments.out, study):
+        if waiting := _wait_for_sync(folders):
             console().print(f"{counted(waiting, 'run')} wait to be sent to W&B: {agenda.command('sync', arguments)}")
         return 0
     try:
@@ -98,9 +98,8 @@ def _begun(live: Live) -> Iterator[Live]:
         live.stop()
 
 
-def _wait_for_sync(out: Path, study: str) -> int:
-    """Number of runs, a search's confirmation's included, that were logged offline and aren't sent yet."""
-    folders = (out / study, out / study_name(study, CONFIRM))
+def _wait_for_sync(folders: Sequence[Path]) -> int:
+    """Number of runs that were logged offline and aren't sent yet."""
     return sum(len(offline_runs(folder).waiting) for folder in folders if folder.is_dir())
 
 

@@ -13,14 +13,14 @@ from ablations.cli.recorded import started_folder
 from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import Terminal
 from core.runtime.units import counted
-from sweeps.studies.study import CONFIRM, study_name
+from sweeps.kinds import operations_of
 from sweeps.tracking.wandb_sync import Offline, OfflineRun, Server, offline_runs, send, sending
 
 
 def run_sync(arguments: argparse.Namespace) -> int:
     """Send what waits. Returns 1 when some of it couldn't be sent."""
-    study, is_search = started_folder(arguments)
-    folders = [arguments.out / name for name in (study, *([study_name(study, CONFIRM)] if is_search else []))]
+    study, kind = started_folder(arguments)
+    folders = [arguments.out / name for name in operations_of(kind).folders(study)]
     found, failures = _sync([folder for folder in folders if folder.is_dir()])
     content = _content(study, found, failures)
     if arguments.json:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import shlex
-from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,13 @@ from analysis.verdicts.sequential_log import contradictions
 from core.errors import UserError
 from core.records import design as designs
 from core.records import interim_analyses
-from core.records.design import SearchDesign
 from core.runtime.terminal import Terminal
 from core.runtime.units import counted
+from sweeps.kinds import operations_of
 from sweeps.runs.record_checks import Finding, Verification, settled
-from sweeps.runs.trials import key_of
-from sweeps.runs.verify import verify
-from sweeps.search import verify as searches
-from sweeps.search.spec import Search
-from sweeps.search.status import groups_of
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import JOURNAL, choose_url, open_storage
-from sweeps.studies.study import CONFIRM, study_name
+from sweeps.studies.study import study_name
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
@@ -41,13 +35,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
         raise UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: recorded are {known}")
     study = study_name(name, size)
     storage = _storage(arguments, study)
-    if isinstance(declaration, Search):
-        found = {study: settled(lambda: searches.verify(sizes[size], _groups(storage, study, arguments.out)))}
-        confirming = study_name(study, CONFIRM)
-        if (arguments.out / confirming).is_dir():
-            found[confirming] = settled(lambda: verify(arguments.out / confirming, _runs(storage, confirming)))
-    else:
-        found = {study: settled(lambda: _with_analyses(verify(sizes[size], _runs(storage, study)), sizes[size]))}
+    found = operations_of(declaration.kind).verify(study, arguments.out, storage)
+    found[study] = settled(lambda own=found[study]: _with_analyses(own, sizes[size]))  # type: ignore[misc]
     if said := getattr(arguments, "drift", ""):
         found[study] = replace(
             found[study], findings=(*found[study].findings, Finding(designs.FILE_NAME, said, note=True))
@@ -96,29 +85,3 @@ def _storage(arguments: argparse.Namespace, study: str) -> PatientStorage | None
             raise UserError(f"--storage: there is no file {shlex.quote(path)}")
         return None
     return open_storage(url)
-
-
-def _runs(storage: PatientStorage | None, study: str) -> dict[tuple[str, str], list[Any]] | None:
-    """An ablation's trials by run; None where the ledger has none."""
-    if storage is None:
-        return None
-    try:
-        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
-    except KeyError:
-        return None
-    told = defaultdict(list)
-    for trial in trials:
-        if any(key_of(trial)):
-            told[key_of(trial)].append(trial)
-    return told
-
-
-def _groups(storage: PatientStorage | None, study: str, out: Path) -> dict[str, list[Any]] | None:
-    """A search's trials by group; None where the ledger has none, or nothing says which search it was."""
-    if storage is None:
-        return None
-    try:
-        design = SearchDesign.read(out / study / designs.FILE_NAME)
-        return {label: group.trials for label, group in groups_of(storage, study, design).items()}
-    except (UserError, OSError, ValueError):
-        return None

@@ -10,25 +10,23 @@ from typing import Any
 
 from ablations.dashboard import sections
 from ablations.dashboard.curves import Curves
-from ablations.dashboard.optuna_dashboard import MISSING, installed
 from ablations.dashboard.record_cache import Reading, RecordReader
 from ablations.dashboard.state import PageState
 from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
 from core.errors import UserError
-from core.records.design import Design, SearchDesign
+from core.records.design import Design, StudyDesign
 from core.runtime.retry import OutOfPatienceError, Patience
+from sweeps.kinds import Operations, operations_of
 from sweeps.runs.history import add_look
 from sweeps.runs.progress import read_progress
-from sweeps.runs.status import RunStatus, Status, open_known, read_design, status
-from sweeps.search import status as searches
-from sweeps.search.status import SearchStatus
+from sweeps.runs.status import Row, RunStatus, StudyStatus, open_known, read_design
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url
-from sweeps.studies.study import CONFIRM, study_name
 
 PAUSE_S, REST = 2.0, 4.0  # between looks, and of a look's own time: a fifth of a core at most
 PATIENCE_S = 5.0
+Found = StudyStatus[Any]
 
 
 def favour_requests() -> None:
@@ -112,37 +110,35 @@ class Poller:
         self.state.put("head", sections.head(self.design, self._report))
 
     @property
-    def _is_search(self) -> bool:
-        return isinstance(self.design, SearchDesign)
+    def _operations(self) -> Operations:
+        return operations_of(self.design.kind)
 
-    def _ledger(self, trouble: list[str]) -> Status | SearchStatus | None:
+    def _ledger(self, trouble: list[str]) -> Found | None:
         try:
             if self._storage is None:
                 url = choose_url(self._url, self.out, self.out / self.study)
                 self._storage = open_known(self.study, url, Patience(limit_s=PATIENCE_S))
-            read = searches.status if self._is_search else status
-            return read(self.study, self.out, self._url, storage=self._storage)
+            return self._operations.status(self.study, self.out, self._url, storage=self._storage)
         except (ValueError, OutOfPatienceError) as error:
             trouble.append(f"the ledger can't be read, so what waits or trains isn't shown: {error}")
             return None
 
-    def _training(self, found: Status | SearchStatus | None) -> list[dict[str, Any]]:
+    def _training(self, found: Found | None) -> list[dict[str, Any]]:
         """Each run in training with its progress; of a search, each configuration."""
-        rows: list[dict[str, Any]] = []
-        if isinstance(found, Status):
-            rows = [self._row(run, run.folder) for run in found.of("running")]
-        elif isinstance(found, SearchStatus):
-            rows = [{"status": one, "progress": {}, "rate": None} for one in found.of("running")]
-            if found.confirmation is not None:
-                rows += [self._row(run, run.folder) for run in found.confirmation.of("running")]
+        studies = [each for each in (found, found and found.confirmation) if each is not None]
+        rows = [self._row(row) for each in studies for row in each.of("running")]
         self._before = {row["status"].folder: row["progress"] for row in rows if row["progress"]}
         return rows
 
-    def _row(self, run: Any, folder: str | None) -> dict[str, Any]:
-        progress = (read_progress(self.out / folder) or {}) if folder else {}
-        return {"status": run, "progress": progress, "rate": sections.rate(self._before.get(folder or ""), progress)}
+    def _row(self, row: Row) -> dict[str, Any]:
+        progress = (read_progress(self.out / row.folder) or {}) if row.folder else {}
+        return {
+            "status": row,
+            "progress": progress,
+            "rate": sections.rate(self._before.get(row.folder or ""), progress),
+        }
 
-    def _read(self, found: Status | SearchStatus | None) -> bool:
+    def _read(self, found: Found | None) -> bool:
         """Read what changed of the records, saying how far it is; whether anything did."""
         place, design = self._place(found)
         if design is None:
@@ -159,17 +155,16 @@ class Poller:
             self._known, changed = self._reader.study(design), True
         return changed
 
-    def _place(self, found: Status | SearchStatus | None) -> tuple[Path, Design | None]:
-        """Folder and design of the compared records; a search's are its confirmation's."""
-        if isinstance(self.design, Design):
-            return self.out / self.study, self.design
-        name = study_name(self.study, CONFIRM)
-        begun = isinstance(found, SearchStatus) and found.confirmation is not None
-        design = read_design(name, self.out) if begun else None
-        return self.out / name, design if isinstance(design, Design) else None
+    def _place(self, found: Found | None) -> tuple[Path, Design | None]:
+        """Folder and design of the compared records; a search's are its confirmation's, once that has begun."""
+        name = self._operations.folders(self.study)[-1]
+        own: StudyDesign | None = self.design
+        if name != self.study:
+            own = read_design(name, self.out) if found is not None and found.confirmation is not None else None
+        return self.out / name, own if isinstance(own, Design) else None
 
-    def _shown(self, found: Status | SearchStatus | None) -> Study | None:
-        return self._known if not self._is_search or self._place(found)[1] is not None else None
+    def _shown(self, found: Found | None) -> Study | None:
+        return self._known if self._place(found)[1] is not None else None
 
     def _draw(self, study: Study, rows: list[dict[str, Any]]) -> None:
         """A section for each arm, so that a run that changes one of them doesn't send all."""
@@ -182,7 +177,7 @@ class Poller:
             self.state.put(f"curve {place}", about | self._curves.of(study, arm, training[arm]))
         self.state.put("curves", {"arms": len(study.arms)})
 
-    def _judge(self, study: Study, found: Status | SearchStatus | None) -> None:
+    def _judge(self, study: Study, found: Found | None) -> None:
         self._unjudged = []
         try:
             self.state.put("verdict", sections.verdict(study))
@@ -191,9 +186,9 @@ class Poller:
             self.state.put("verdict", {"headline": "", "families": []})
             self._unjudged = [f"no verdict: {error}"]
 
-    def _tell(self, found: Status | SearchStatus | None, rows: list[dict[str, Any]], study: Study | None) -> None:
+    def _tell(self, found: Found | None, rows: list[dict[str, Any]], study: Study | None) -> None:
         self.state.put("progress", sections.progress(found, study, self._reading))
         self.state.put("failures", sections.failures(found, study))
         self.state.put("workers", sections.workers(rows, study.labels if study else {}))
-        if isinstance(found, SearchStatus) and isinstance(self.design, SearchDesign):
-            self.state.put("search", sections.search(found, self.design) | {"beside": installed() or MISSING})
+        for name, section in sections.OF_KIND.get(self.design.kind, {}).items() if found else ():
+            self.state.put(name, section(found, self.design))

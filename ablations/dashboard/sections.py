@@ -1,10 +1,11 @@
 """Sections of the live page, as plain data."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ablations.cli.status import by_reason, tasks_said
+from ablations.dashboard.optuna_dashboard import MISSING, installed
 from ablations.dashboard.record_cache import Reading
 from analysis.study import Study
 from analysis.verdicts.interim import Comparison, running
@@ -12,7 +13,7 @@ from analysis.verdicts.judge import judge
 from analysis.verdicts.lineage import looked_at, notes
 from core.records.design import Design, SearchDesign, StudyDesign
 from core.records.metrics import METRICS
-from sweeps.runs.status import STATES, Row, RunStatus, Status
+from sweeps.runs.status import STATES, Row, RunStatus, StudyStatus
 from sweeps.search.status import ConfigurationStatus, SearchStatus
 
 MOST_RUNS = 8  # named beside a reason
@@ -28,14 +29,14 @@ def head(design: StudyDesign, report: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def progress(found: Status | SearchStatus | None, study: Study | None, reading: Reading | None) -> dict[str, Any]:
+def progress(found: StudyStatus[Any] | None, study: Study | None, reading: Reading | None) -> dict[str, Any]:
     """Counts by state, in all and by arm, and the time left. By the ledger; by the records alone where it can't be read."""
     arms: list[dict[str, Any]] = []
     counts: Mapping[str, int] = {}
-    if isinstance(found, SearchStatus):
+    if found is not None and not found.of_arms:
         counts = found.counts
     elif study is not None:
-        rows = found.runs if isinstance(found, Status) else list(_recorded(study))
+        rows: Iterable[RunStatus] = found.rows if found is not None else _recorded(study)
         by_arm: dict[str, dict[str, int]] = {arm: {} for arm in study.arms}
         for row in rows:
             by_arm[row.arm][row.state] = by_arm[row.arm].get(row.state, 0) + 1
@@ -76,13 +77,13 @@ def _row(row: Comparison) -> dict[str, Any]:
     return asdict(row) | {"arms": list(row.arms), "notes": list(row.notes)}
 
 
-def failures(found: Status | SearchStatus | None, study: Study | None) -> dict[str, Any]:
+def failures(found: StudyStatus[Any] | None, study: Study | None) -> dict[str, Any]:
     """Failed and lost runs by reason, and damaged records."""
     rows: list[Row] = list(found.of("failed", "lost")) if found else []
     known = {row.label for row in rows}
     labels = study.labels if study is not None else {}
     if study is not None:
-        running_again = {row.label for row in found.of("queued", "running")} if isinstance(found, Status) else set()
+        running_again = {row.label for row in found.of("queued", "running")} if found else set()
         rows += [
             row
             for row in _recorded(study)
@@ -122,7 +123,7 @@ def workers(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, str]) -> lis
 
 
 def search(found: SearchStatus, design: SearchDesign) -> dict[str, Any]:
-    """A search's trials by value, and the best of each group so far."""
+    """A search's trials by value, the best of each group so far, and whether Optuna's own dashboard is shown beside them."""
     from sweeps.search.plan import described  # imports torch, which takes seconds
 
     sign = 1 if design.goals[0] == "min" else -1
@@ -140,7 +141,12 @@ def search(found: SearchStatus, design: SearchDesign) -> dict[str, Any]:
         "objectives": len(design.metrics), "undrawn": found.undrawn, "tokens": found.tokens,
         "budget_tokens": found.budget_tokens, "over": found.over,
         "confirmation": None if found.confirmation is None else {s: n for s, n in found.confirmation.counts.items() if n},
+        "beside": installed() or MISSING,
     }  # fmt: skip
+
+
+OF_KIND: Mapping[str, Mapping[str, Callable[[Any, Any], dict[str, Any]]]] = {"search": {"search": search}}
+"""Sections of one kind of study alone, by the kind and their name: from its status and its design."""
 
 
 def rate(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> float | None:

@@ -75,6 +75,8 @@ class Row(Protocol):
     def steps(self) -> int | None: ...
     @property
     def seconds_left(self) -> float | None: ...
+    @property
+    def folder(self) -> str | None: ...
 
 
 R = TypeVar("R", bound=Row)
@@ -86,10 +88,12 @@ class StudyStatus(Generic[R]):
 
     preempted, deaths: how often a row was put back, and lost its worker, so far. tasks: array tasks that wait or run; None
     where Slurm doesn't say, with the reason in `silence`. confirmation: of the runs that confirm this study, where it has
-    such and they have begun. noun: what a row is. states: those that are counted.
+    such and they have begun. noun: what a row is. of_arms: rows are
+    runs of arms. states: those that are counted.
     """
 
     noun: ClassVar[str] = "run"
+    of_arms: ClassVar[bool] = True
     states: ClassVar[tuple[str, ...]]
 
     study: str

@@ -60,6 +60,11 @@ class ConfigurationStatus:
     seconds_left: float | None = None
 
     @property
+    def folder(self) -> None:
+        """None: its runs have a folder each."""
+        return None
+
+    @property
     def label(self) -> str:
         return f"trial {self.trial} ({self.group})" if self.group else f"trial {self.trial}"
 
@@ -73,6 +78,7 @@ class SearchStatus(StudyStatus[ConfigurationStatus]):
     """
 
     noun: ClassVar[str] = "configuration"
+    of_arms: ClassVar[bool] = False
     states: ClassVar[tuple[str, ...]] = STATES
 
     configurations: tuple[ConfigurationStatus, ...]

@@ -14,6 +14,7 @@ import pytest
 
 from ablations.cli import status as following
 from ablations.cli.terminal import console
+from sweeps.runs import operations
 from sweeps.runs.folders import write_design
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.status import RunStatus, Status
@@ -58,7 +59,7 @@ def test_where_there_is_no_terminal_columns_are_said_or_eighty(monkeypatch, colu
 def test_a_log_has_a_line_for_each_change_and_no_codes(swept, monkeypatch) -> None:
     looks = [standing("queued", "running"), standing("queued", "running"), standing("running", "finished")]
     looks.append(standing("finished", "finished"))
-    monkeypatch.setattr(following, "status", lambda *known: looks.pop(0))
+    monkeypatch.setattr(operations, "status", lambda *known: looks.pop(0))
     monkeypatch.setattr(following, "WATCH_S", 0.0)
     done = ablate("status", "toy.py", "--watch", cwd=swept)
     assert done.returncode == 0 and done.stderr == ""
@@ -73,7 +74,7 @@ def test_ctrl_c_ends_the_watching_alone(swept, monkeypatch) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(following, "status", lambda *known: standing("running"))
+    monkeypatch.setattr(operations, "status", lambda *known: standing("running"))
     monkeypatch.setattr("ablations.cli.status.time.sleep", interrupted)
     done = ablate("status", "toy.py", "--watch", cwd=swept)
     assert (done.returncode, done.stderr) == (130, "ablate: no longer watched; the sweep goes on as it was\n")
