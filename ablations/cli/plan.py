@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,6 @@ from core.runtime.units import counted, duration, short, significant
 from sweeps.launch.machine import default_workers
 from sweeps.runs.folders import pending
 from sweeps.studies.plan import Plan
-from sweeps.studies.resolve import plan
-from sweeps.studies.study import first_seeds
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
@@ -50,12 +47,10 @@ def show_plan(
 
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
-    """The plan that the arguments name: NAME, --size, --seeds and key=value settings."""
-    name, ablation = agenda.resolve(arguments.name)
-    ablation = first_seeds(ablation, arguments.seeds)
-    planned = plan(name, ablation, size=arguments.size or "full", overrides=arguments.settings)
-    command, declared_in = agenda.run_command(arguments, planned.size), agenda.declared_in(arguments.name)
-    return replace(planned, design=replace(planned.design, command=command, declared_in=declared_in))
+    """The plan of NAME. Raises UserError for a study whose designs have no arms."""
+    agenda.declared_with_arms(arguments.name)
+    planned: Plan = agenda.make_plan(arguments)
+    return planned
 
 
 def power_of(design: Design) -> dict[str, Any]:

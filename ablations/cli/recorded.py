@@ -36,8 +36,8 @@ def check_started(study: str, arguments: argparse.Namespace) -> None:
 
 
 def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
-    """The size that is meant of an ablation, and its folder of runs. Raises UserError where there is none."""
-    name, declaration = agenda.declared_with_arms(arguments.name)
+    """The size that is meant of a study, and its folder of runs. Raises UserError where there is none."""
+    name, declaration = agenda.declared(arguments.name)
     recorded = agenda.recorded_sizes(arguments.out, name, declaration)
     size = agenda.meant_size(name, declaration, arguments.out, arguments.size)
     if size not in recorded:
@@ -56,6 +56,7 @@ def load_study(arguments: argparse.Namespace) -> tuple["Study", Path]:
     """Records of the named ablation in the chosen size, and its folder. Raises UserError where nothing is."""
     from analysis.study import Study  # numpy, which mistakes are refused without
 
+    agenda.declared_with_arms(arguments.name)
     size, folder = recorded_folder(arguments)
     study = Study.load(folder)
     if study is None:

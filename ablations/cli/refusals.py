@@ -6,13 +6,13 @@ from pathlib import Path
 
 from ablations.cli import studies as agenda
 from ablations.cli.command import Command
-from ablations.cli.declarations import check_owner, drift, left_behind
+from ablations.cli.declarations import check_owner, left_behind
+from ablations.cli.kinds import module_of
 from ablations.cli.recorded import check_started, recorded_folder, started_folder
 from core.config.loading import build, parse_overrides
 from core.config.run import known_keys
 from core.errors import UserError
 from core.runtime.printable import one_line, say
-from sweeps.studies.ablation import Ablation
 from sweeps.studies.study import edition_of, first_seeds, study_name
 
 
@@ -30,8 +30,6 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
     if "runs" in command.checks and "plan" not in command.checks:
         started_folder(arguments)
     _check_folder_of_runs(command, arguments, stem)
-    if not isinstance(declaration, Ablation):
-        return
     if "plan" in command.checks:
         edition = edition_of(stem, first_seeds(declaration, arguments.seeds), arguments.size or "full")
         settings = parse_overrides(arguments.settings)
@@ -60,7 +58,9 @@ def _check_folder_of_runs(command: Command, arguments: argparse.Namespace, stem:
         return
     if command.changes == "ignored":
         return  # it goes by what the declaration says now, or by none
-    arguments.drift = one_line(drift(arguments, size))  # with labels and questions of whoever wrote them
+    arguments.drift = one_line(
+        module_of(declaration.kind, "drift").drift(arguments, size)
+    )  # with labels and questions of whoever wrote them
     if arguments.drift and command.changes == "noted":
         say(f"note: {arguments.drift}", file=sys.stderr)
 

@@ -9,8 +9,9 @@ import shlex
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from core.errors import UserError
 from core.registry import nearest
@@ -19,7 +20,7 @@ from sweeps.studies.ablation import Ablation, Size
 from sweeps.studies.decoders import Decoders
 from sweeps.studies.factors import Factor
 from sweeps.studies.ladder import Ladder, Target
-from sweeps.studies.study import STUDY_KINDS, Resources, Study, confirm_size, study_name
+from sweeps.studies.study import STUDY_KINDS, Resources, Study, confirm_size, first_seeds, study_name
 
 DECLARED = {
     kind.__name__: kind
@@ -95,6 +96,15 @@ def run_command(arguments: argparse.Namespace, size: str) -> str:
     if getattr(arguments, "until_decided", False):
         more += ["--until-decided", *(["--block", str(arguments.block)] if arguments.block else [])]
     return command("run", arguments, size, more)
+
+
+def make_plan(arguments: argparse.Namespace) -> Any:
+    """The plan of NAME by --size, --seeds and the settings, as its kind resolves it, with the command that runs it."""
+    name, study = declared(arguments.name)
+    study = first_seeds(study, arguments.seeds)
+    plan: Any = study.resolve(name, size=arguments.size or "full", overrides=arguments.settings)
+    command = run_command(arguments, plan.size)
+    return replace(plan, design=replace(plan.design, command=command, declared_in=declared_in(arguments.name)))
 
 
 def recorded_sizes(out: Path, name: str, study: Study) -> Mapping[str, Path]:

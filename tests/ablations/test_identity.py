@@ -11,8 +11,7 @@ import pytest
 
 from ablations.__main__ import parse
 from ablations.cli import studies as agenda
-from ablations.cli.declarations import drift
-from ablations.cli.kinds.search import plan as searching
+from ablations.cli.kinds.search.drift import drift
 from ablations.cli.plan import make_plan
 from core.records import record as records
 from core.records import study_history as history
@@ -263,7 +262,7 @@ search = Search(
 """
     path.write_text(text)
     arguments = parse(["report", "rates.py"])
-    planned = searching.make_plan(parse(["run", "rates.py", "--exploratory"]))
+    planned = agenda.make_plan(parse(["run", "rates.py", "--exploratory"]))
     write_design(Path("runs/rates"), planned.design)
     assert drift(arguments, "full") == ""
     path.write_text(text.replace("trials=4", "trials=8").replace("1e-2", "1e-1"))

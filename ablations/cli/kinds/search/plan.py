@@ -1,7 +1,6 @@
 """`ablate plan` of a search: its space, what it may cost, and whether its confirmation can reach significance."""
 
 import argparse
-from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -16,28 +15,16 @@ from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import labelled
 from core.runtime.units import counted, duration, short
 from sweeps.launch.machine import default_workers
-from sweeps.search.plan import SearchPlan, plan
+from sweeps.search.plan import SearchPlan
 from sweeps.search.rungs import expected_steps
 from sweeps.search.space import draw
-from sweeps.search.spec import Search
-from sweeps.studies.study import first_seeds
 
 DRAWS = 200  # random points that say how much of the space can be trained
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print the space, the budget, and what they cost."""
-    return show_plan(describe(make_plan(arguments), arguments), arguments, print_plan)
-
-
-def make_plan(arguments: argparse.Namespace) -> SearchPlan:
-    """The plan that the arguments name. `--seeds N` sets the seeds inside each configuration."""
-    name, search = agenda.declared(arguments.name)
-    assert isinstance(search, Search)
-    search = first_seeds(search, arguments.seeds)
-    planned = plan(name, search, size=arguments.size or "full", overrides=arguments.settings)
-    command, declared_in = agenda.run_command(arguments, planned.size), agenda.declared_in(arguments.name)
-    return replace(planned, design=replace(planned.design, command=command, declared_in=declared_in))
+    return show_plan(describe(agenda.make_plan(arguments), arguments), arguments, print_plan)
 
 
 def refusal(plan: SearchPlan) -> str | None:

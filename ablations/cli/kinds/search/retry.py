@@ -2,7 +2,8 @@
 
 import argparse
 
-from ablations.cli.kinds.search.plan import make_plan, refusal
+from ablations.cli import studies as agenda
+from ablations.cli.kinds.search.plan import refusal
 from ablations.cli.launching import check_flags, launcher_of, submit
 from ablations.cli.retry import failed_too, say_next
 from core.errors import UserError
@@ -19,7 +20,7 @@ from sweeps.storage.storage import choose_url, open_storage
 def run_retry(arguments: argparse.Namespace) -> int:
     """Queue failed and lost configurations, and runs of the confirmation, again."""
     check_flags(arguments)
-    plan, out = make_plan(arguments), arguments.out.absolute()
+    plan, out = agenda.make_plan(arguments), arguments.out.absolute()
     former = read_design(plan.study_name, out)
     if not isinstance(former, SearchDesign) or former.identity != plan.design.identity:
         raise UserError(f"{plan.study_name} was last run with another space or other settings: {former.command}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from ablations.cli import studies as agenda
 from ablations.cli.command import INTERRUPTED
-from ablations.cli.kinds.search.plan import make_plan, refusal
+from ablations.cli.kinds.search.plan import refusal
 from ablations.cli.launching import check_flags, launcher_of, submit, train_here, trained_elsewhere
 from ablations.cli.terminal import console
 from core.data.corpora import describe as describe_data
@@ -22,7 +22,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     if arguments.until_decided:
         raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
     check_flags(arguments)
-    planned = make_plan(arguments)
+    planned = agenda.make_plan(arguments)
     if (refused := refusal(planned)) and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
     say("\n".join(describe_data([planned.resolver.control.data])))
