@@ -2,11 +2,14 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from ablations.__main__ import main
+from ablations.cli import commands
 from core.config.loading import build
 from core.config.objective_kinds import OBJECTIVES
 from core.config.router_kinds import ROUTERS
@@ -91,3 +94,17 @@ def test_decode_rule(tmp_path) -> None:
     tokens_M = torch.tensor([5, 2])
     scores_M = score_positions(torch.zeros(2, 8).double(), tokens_M, Sampling(remasking="first").remasking, [], [])
     assert scores_M.tolist() == [-5, -2]
+
+
+def test_command(tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "seeds.py").write_text(block("Command"))
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    monkeypatch.setattr(commands, "COMMANDS", dict(commands.COMMANDS))
+    commands.find()
+    with monkeypatch.context() as patched:
+        patched.delitem(sys.modules, "ablations.cli.commands.seeds")
+        assert main(["seeds", "--least", "8"]) == 0
+    assert "balance 8\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "list the number of seeds of every study" in capsys.readouterr().out
