@@ -54,7 +54,7 @@ class Operations(Protocol):
         ...
 
     def demand(self, plan: Any, out: Path, storage: PatientStorage | None, *, retry_failed: bool) -> tuple[int, int]:
-        """How many runs wait (0 = a search, which draws them), and how many workers may be of use at once.
+        """Number of waiting runs (0 = a search, which draws them) and of workers of use at once.
 
         With a storage it is brought in line with the records first; without, the records alone are asked.
         """

@@ -50,7 +50,7 @@ def _rows_of(generators: Sequence[torch.Generator], count_B: Sequence[int], shap
 
 
 def step_counts(masked_B: Tensor, steps: int) -> Tensor:
-    """How many tokens each step fixes, as equal as can be, the larger first (LLaDA's linear schedule). Returns (B, steps)."""
+    """Tokens fixed per step, as equal as possible, the larger first (LLaDA's linear schedule). Returns (B, steps)."""
     more_BS = torch.arange(steps, device=masked_B.device) < (masked_B % steps)[:, None]
     return masked_B.div(steps, rounding_mode="floor")[:, None] + more_BS
 

@@ -25,7 +25,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended. states: how many runs, or configurations, are in each state now.
+    """Summary of a finished sweep. states: how many runs, or configurations, are in each state now.
 
     done, failed: runs recorded by this sweep. reused, failed_before: recorded earlier and left as they are.
     missing: without a record still, and nobody trains them. elsewhere: without a record too, in training by another process.

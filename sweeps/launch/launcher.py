@@ -41,7 +41,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of a launcher beside the plan. options: its own, by key; those not given are None or False.
+    """Request to a launcher beside the plan. options: its own, by key; those not given are None or False.
 
     storage_url: None = $ABLATE_STORAGE, or a journal in the folder of runs. workers: processes on this machine; None = one
     per GPU or core. on_event: is told how the sweep gets on, by a launcher whose workers run here.
@@ -70,7 +70,7 @@ class Submission(Protocol):
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What was ended. text: what it is a number of, for people. notes: lines on what is out of reach."""
+    """Result of a cancellation. text: what it counts, for people. notes: lines on what is out of reach."""
 
     count: int
     text: str

@@ -87,7 +87,7 @@ class Submission:
 
     @property
     def line(self) -> str:
-        """What was submitted, or would be, for people."""
+        """Line on what was submitted, or would be."""
         runs, tasks = counted(self.runs, "run") if self.runs else "a search", counted(self.tasks, "array task")
         if self.job is None:
             return f"not submitted, and nothing is written: {runs}, {tasks}"

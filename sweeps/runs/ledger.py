@@ -146,7 +146,7 @@ class Ledger(Queue[RunClaim]):
         return len(self._waiting())
 
     def counts(self) -> Counter[str]:
-        """How many runs are recorded as complete or failed, and how many have no record: "missing"."""
+        """Numbers of runs recorded as complete or failed, and of those without a record: "missing"."""
         found = (recorded(run_folder(self.plan, run, self.out), run) for run in self.plan.runs)
         return Counter("missing" if record is None else record.status for record in found)
 

@@ -20,7 +20,7 @@ queue = Ledger
 
 
 def demand(plan: Plan, out: Path, storage: PatientStorage | None, *, retry_failed: bool) -> tuple[int, int]:
-    """How many runs wait, and how many workers may train them at once. Without a storage: by the records alone."""
+    """Number of waiting runs, and of workers that may train them at once. Without a storage: by the records alone."""
     if storage is None:
         runs = len(pending(plan, out, retry_failed=retry_failed))
     else:

@@ -40,7 +40,7 @@ C = TypeVar("C", bound=Claim)
 
 @dataclass(frozen=True)
 class Ended:
-    """How work on a claim ended. event: "finished", "failed" or "paused"; text: one line for people."""
+    """Outcome of work on a claim. event: "finished", "failed" or "paused"; text: one line for people."""
 
     event: str
     text: str
@@ -120,11 +120,11 @@ class Queue(Protocol[C]):
         ...
 
     def waiting(self) -> float:
-        """How many claims wait for a worker; infinite while a search isn't over."""
+        """Number of claims that wait for a worker; infinite while a search isn't over."""
         ...
 
     def counts(self) -> Mapping[str, int]:
-        """How many runs or configurations there are in each state."""
+        """Numbers of runs or configurations by state."""
         ...
 
     def needs_worker(self, *, left_idle: bool) -> bool:

@@ -25,7 +25,7 @@ queue = SearchLedger
 
 
 def demand(plan: SearchPlan, out: Path, storage: PatientStorage | None, *, retry_failed: bool) -> tuple[int, int]:
-    """How many runs of the confirmation wait (0 = the search isn't over), and how many workers may be of use at once.
+    """Number of waiting runs of the confirmation (0 = the search isn't over), and of workers of use at once.
 
     Raises UserError for a search that is over, and of which nothing was trained to the end.
     """

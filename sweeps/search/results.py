@@ -52,7 +52,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Entry:
-    """Which trial of a search a configuration is, as the file beside its runs says."""
+    """Entry of a configuration in its search: its trial, from the file beside its runs."""
 
     trial: Whole
     group: str
@@ -158,7 +158,7 @@ def _entries(folder: Path, name: str) -> list[Path]:
 
 
 def read_entry(path: Path) -> Entry:
-    """Which trial a configuration is. Raises FileNotFoundError, and DamagedFileError for a file that doesn't say."""
+    """Read a configuration's entry. Raises FileNotFoundError, and DamagedFileError for a file that doesn't say."""
     try:
         return msgspec.convert(jsonfiles.read(path), Entry)
     except msgspec.ValidationError:
