@@ -59,11 +59,6 @@ class Loaded(NamedTuple):
     bytes_per_token: float | None
 
 
-def load_shards(argument: str, share: float | None = None) -> Loaded:
-    """Result of `read_shards` without its description of the files."""
-    return read_shards(argument, share)[0]
-
-
 def read_shards(argument: str, share: float | None = None) -> tuple[Loaded, Origin]:
     """A shard file, or a folder of them, and which of its files are what.
 

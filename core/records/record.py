@@ -19,8 +19,8 @@ from core.records import fencing
 from core.records import field_checks as whole
 from core.records.fencing import FencedOffError
 from core.runtime import json_files as jsonfiles
-from core.runtime.disk import sync_folder
 from core.runtime.json_files import DamagedFileError
+from core.runtime.paths import sync_folder
 
 SCHEMA = 1
 FILE_NAME = "record.json"

@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths as people write them, and folders whose names are to be on the disk."""
 
 import os
 from pathlib import Path
@@ -17,3 +17,12 @@ def expanded(text: str) -> str:
             f"{text}: '{Path(path).parts[0]}' is nobody's home folder (./{text} is a name that starts with ~)"
         )
     return path
+
+
+def sync_folder(folder: Path) -> None:
+    """Return once the names in a folder are on the disk: a file's own fsync doesn't promise that of its name."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

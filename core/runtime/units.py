@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from core.errors import UserError
 
+# Not humanize: it writes 1.40 G and "3 hours" for 1.4G and 3.2 h, and has no number parser for what people write.
 NUMERAL = re.compile(r"[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 
 LARGEST_PLAIN = 1e6  # numbers from here on are powers of ten

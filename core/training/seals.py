@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from core.records import record as records
-from core.runtime.disk import sync_folder
+from core.runtime.paths import sync_folder
 from core.runtime.retry import Patience
 from core.training.signing_key import KeyAwayError, key_file, name_of, own_key
 

@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 
 from core.errors import UserError
-from core.runtime.disk import sync_folder
-from core.runtime.paths import expanded
+from core.runtime.paths import expanded, sync_folder
 
 VARIABLE = "ABLATE_KEY_FILE"
 BYTES = 32

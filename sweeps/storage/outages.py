@@ -24,7 +24,7 @@ MADE_MEANWHILE = ("23505", "42P07", "42710")  # by another process that opens a 
 NO_DATABASE = "3D000"
 NOT_WHOLE = ("42P01", "23503", "23505")  # a table is gone, or what is left of one refers to it
 # What a database says of a mistake, not of an outage, where it gives no SQLSTATE.
-MISTAKES = (
+USER_ERRORS = (
     "authentication failed", "does not exist", "no such table", "no such database", "no such user",
     "readonly database", "no pg_hba.conf entry", "no password supplied", "not permitted to log in", "permission denied",
     "certificate verify failed", "does not support SSL", "not a database", "malformed",
@@ -119,7 +119,7 @@ def _passes(error: BaseException | None) -> bool:
     if isinstance(error, sql.DBAPIError) and error.connection_invalidated:
         return True
     connection = isinstance(error, sql.OperationalError | sql.InterfaceError)
-    return connection and not any(words in str(getattr(error, "orig", error)) for words in MISTAKES)
+    return connection and not any(words in str(getattr(error, "orig", error)) for words in USER_ERRORS)
 
 
 def _grpc_code(error: BaseException | None) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 
 from core.config.data import DataConfig
 from core.data import corpora
-from core.data.shards import Shards, load_shards, open_shard, write_shards
+from core.data.shards import Shards, open_shard, read_shards, write_shards
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
 
@@ -56,16 +56,16 @@ def write(folder, layout: str):
 def test_layouts_are_told_by_their_content(tmp_path, layout: str) -> None:
     path = write(tmp_path, layout)
     assert np.array_equal(open_shard(path), TOKENS)
-    train, held, vocabulary, digest, _ = load_shards(str(path))
+    train, held, vocabulary, digest, _ = read_shards(str(path), None)[0]
     assert np.array_equal(np.concatenate([train[:], held[:]]), TOKENS) and len(held) == 400
     assert vocabulary == Vocabulary(int(TOKENS.max()) + 1)
-    assert digest.startswith("tokens:") and load_shards(str(path))[3] == digest
+    assert digest.startswith("tokens:") and read_shards(str(path), None)[0][3] == digest
 
 
 def test_headerless_tokens_may_begin_with_any_two_bytes(tmp_path) -> None:
     for first in (0xFEFF, 0xFFFE):  # the marks of UTF-16
         (tmp_path / "a.bin").write_bytes(np.array([first, *range(99)], dtype="<u2").tobytes())
-        assert len(load_shards(str(tmp_path / "a.bin")).train) == 90
+        assert len(read_shards(str(tmp_path / "a.bin"), None)[0].train) == 90
 
 
 def test_slices_are_read_across_the_seams() -> None:
@@ -77,10 +77,10 @@ def test_slices_are_read_across_the_seams() -> None:
 def test_named_shards_are_held_out_and_order_is_by_name(tmp_path) -> None:
     for name, part in (("b_train", TOKENS[1000:2000]), ("a_train", TOKENS[:1000]), ("val_0", TOKENS[2000:2500])):
         (tmp_path / f"{name}.bin").write_bytes(llmc(part))
-    train, held, _, digest, _ = load_shards(str(tmp_path))
+    train, held, _, digest, _ = read_shards(str(tmp_path), None)[0]
     assert np.array_equal(train[:], TOKENS[:2000]) and np.array_equal(held[:], TOKENS[2000:2500])
     (tmp_path / "val_0.bin").write_bytes(llmc(TOKENS[2100:2600]))
-    assert load_shards(str(tmp_path))[3] != digest
+    assert read_shards(str(tmp_path), None)[0][3] != digest
 
 
 @pytest.mark.parametrize(
@@ -98,37 +98,37 @@ def test_named_shards_are_held_out_and_order_is_by_name(tmp_path) -> None:
 def test_damaged_and_mislabelled_shards_are_refused(tmp_path, content: bytes, expected: str) -> None:
     (tmp_path / "a.bin").write_bytes(content)
     with pytest.raises(UserError, match=expected):
-        load_shards(str(tmp_path / "a.bin"))
+        read_shards(str(tmp_path / "a.bin"), None)[0]
 
 
 def test_a_megatron_pair_that_disagrees_is_refused(tmp_path) -> None:
     path = write(tmp_path, "megatron")
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated: 7990 bytes, but its index announces 4000 tokens of uint16"):
-        load_shards(str(path))
+        read_shards(str(path), None)[0]
     index = path.with_suffix(".idx")
     index.write_bytes(index.read_bytes()[:40])
     with pytest.raises(UserError, match="is truncated: it announces 4 sequences"):
-        load_shards(str(path))
+        read_shards(str(path), None)[0]
     index.write_bytes(b"other")
     with pytest.raises(UserError, match="is no Megatron index"):
-        load_shards(str(path))
+        read_shards(str(path), None)[0]
 
 
 def test_ids_beyond_the_vocabulary_are_refused(tmp_path) -> None:
     write(tmp_path, "nanogpt")
     (tmp_path / "meta.json").write_text(json.dumps({"vocab_size": 4000}))
     with pytest.raises(UserError, match=r"token id 499\d, beyond vocab_size=4000 of its meta.json"):
-        load_shards(str(tmp_path))
+        read_shards(str(tmp_path), None)[0]
     (tmp_path / "meta.json").write_text(json.dumps({"vocab_size": "many"}))
     with pytest.raises(UserError, match="must hold whole numbers"):
-        load_shards(str(tmp_path))
+        read_shards(str(tmp_path), None)[0]
 
 
 def test_headerless_32_bit_shards_are_read_when_told(tmp_path) -> None:
     (tmp_path / "a.npy").write_bytes(TOKENS.astype("<u4").tobytes())
     (tmp_path / "meta.json").write_text(json.dumps({"dtype": "uint32", "vocab_size": 5001, "mask_id": 5000}))
-    train, _, vocabulary, *_ = load_shards(str(tmp_path))
+    train, _, vocabulary, *_ = read_shards(str(tmp_path), None)[0]
     assert train[:10].tolist() == TOKENS[:10].tolist() and vocabulary == Vocabulary(5001, 5000)
 
 
@@ -137,7 +137,7 @@ def test_what_is_written_reads_back(tmp_path, size: int) -> None:
     vocabulary = Vocabulary(size, size - 1, 0, 1)
     tokens = np.random.default_rng(1).integers(0, size - 1, 3000)
     write_shards(tmp_path, tokens[:2500], tokens[2500:], vocabulary, 3.25)
-    train, held, found, _, bytes_per_token = load_shards(str(tmp_path))
+    train, held, found, _, bytes_per_token = read_shards(str(tmp_path), None)[0]
     assert bytes_per_token == 3.25
     assert (
         found == vocabulary
