@@ -151,7 +151,6 @@ class Ledger(Queue[RunClaim]):
         return Counter("missing" if record is None else record.status for record in found)
 
     def needs_worker(self, *, left_idle: bool) -> bool:
-        """True if runs wait."""
         return self.waiting() > 0
 
     def pause(self, busy: bool, idle_s: float, *, patient: bool) -> float | None:

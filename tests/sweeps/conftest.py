@@ -3,6 +3,7 @@ import signal
 
 import pytest
 
+from sweeps.runs import slurm as scheduler
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.factors import Factor
 from sweeps.studies.plan import Plan
@@ -97,3 +98,26 @@ def workplace(monkeypatch, tmp_path):
     yield
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Slurm as it is told to be: the state of task 0 of job 7, and what it was asked to do."""
+    said = {"state": "RUNNING", "restarts": 0, "left": 600.0, "asked": []}
+
+    def call(*command, **options):
+        said["asked"].append(command)
+        if said.get("away"):
+            raise scheduler.SlurmError("socket timed out")
+        return ""
+
+    def tasks(**chosen):
+        return [scheduler.Task("7", "0", said["state"], "None", said["restarts"], said["left"], "n1")]
+
+    monkeypatch.setattr(scheduler, "tasks", tasks)
+    monkeypatch.setattr(scheduler, "call", call)
+    monkeypatch.setattr("sweeps.launch.time_limit.CHECK_S", -1.0)
+    for place in ("launch.task", "runs.ledger", "search.queue"):
+        monkeypatch.setattr(f"sweeps.{place}.RETRY_S", 0.0)
+    monkeypatch.setattr(signal, "setitimer", lambda *arguments: None)
+    return said

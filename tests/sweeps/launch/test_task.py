@@ -7,38 +7,13 @@ import pytest
 import torch
 
 from sweeps.launch import task as tasks
-from sweeps.launch import time_limit as shift
 from sweeps.launch.task import work
 from sweeps.launch.worker import StopSignal
-from sweeps.runs import slurm as scheduler
 from sweeps.runs.ledger import Ledger, quantile
 from sweeps.runs.liveness import PREEMPTED, Workplace
-from sweeps.runs.slurm import Place, SlurmError, Task
+from sweeps.runs.slurm import Place
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.trainers import quick
-
-
-@pytest.fixture
-def slurm(monkeypatch):
-    """Slurm as it is told to be: this task's state, and what it was asked to do."""
-    told = {"state": "RUNNING", "restarts": 0, "left": 600.0, "asked": []}
-
-    def queue(**chosen):
-        return [Task("7", "0", told["state"], "None", told["restarts"], told["left"], "n1")]
-
-    def call(*command, **options):
-        told["asked"].append(command)
-        if told.get("away"):
-            raise SlurmError("socket timed out")
-        return ""
-
-    monkeypatch.setattr(scheduler, "tasks", queue)
-    monkeypatch.setattr(scheduler, "call", call)
-    monkeypatch.setattr(shift, "CHECK_S", -1.0)
-    monkeypatch.setattr(tasks, "RETRY_S", 0.0)
-    monkeypatch.setattr("sweeps.runs.ledger.RETRY_S", 0.0)
-    monkeypatch.setattr(signal, "setitimer", lambda *arguments: None)
-    return told
 
 
 @pytest.fixture

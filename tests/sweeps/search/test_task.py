@@ -10,14 +10,14 @@ from core.errors import UserError
 from core.training import preemption as pausing
 from core.training.checkpoint_files import FOLDER, LATEST, saved_step
 from core.training.preemption import TrainingPausedError
-from sweeps.launch import slurm, task
-from sweeps.launch import time_limit as shift
+from sweeps.launch import task
 from sweeps.launch.site import Request
+from sweeps.launch.slurm import submit
 from sweeps.launch.worker import StopSignal
 from sweeps.runs import slurm as scheduler
 from sweeps.runs.folders import pending
 from sweeps.runs.liveness import Workplace
-from sweeps.runs.slurm import Place, Task
+from sweeps.runs.slurm import Place
 from sweeps.search import queue as queues
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
@@ -31,22 +31,6 @@ LANDSCAPE = "tests.sweeps.search.trainers:landscape"
 POOR = {RATE: 0.05}  # a control that is easily beaten
 
 
-@pytest.fixture
-def queue(monkeypatch):
-    """Slurm as it is told to be: this task's state, and what it was asked to do."""
-    told = {"restarts": 0, "left": 600.0, "asked": []}
-
-    def tasks_of(**chosen):
-        return [Task("7", "0", "RUNNING", "None", told["restarts"], told["left"], "n1")]
-
-    monkeypatch.setattr(scheduler, "tasks", tasks_of)
-    monkeypatch.setattr(scheduler, "call", lambda *command, **options: told["asked"].append(command) or "")
-    monkeypatch.setattr(shift, "CHECK_S", -1.0)
-    monkeypatch.setattr(task, "RETRY_S", 0.0)
-    monkeypatch.setattr(signal, "setitimer", lambda *arguments: None)
-    return told
-
-
 def work(out, train: str = LANDSCAPE, **changes) -> None:
     """One task's work, as its process does it."""
     planned = plan("toy", declare(**({"control": POOR} | changes)))
@@ -55,12 +39,12 @@ def work(out, train: str = LANDSCAPE, **changes) -> None:
     task.begin(json.loads(json.dumps(job)), open_storage(default_url(out)), Workplace(Place("7", "0", 0)), stop)
 
 
-def test_a_task_searches_then_confirms(queue, tmp_path) -> None:
+def test_a_task_searches_then_confirms(slurm, tmp_path) -> None:
     work(tmp_path)
     now = status("toy", tmp_path)
     assert now.over and not now.is_under_way and now.counts["finished"] == 1 and now.counts["pruned"] == 8
     assert now.confirmation.counts["finished"] == len(now.confirmation.runs) == 6
-    assert queue["asked"] == []
+    assert slurm["asked"] == []
     planned = plan("toy", declare(control=POOR))
     assert pending(confirmation_here(planned, tmp_path), tmp_path) == ()
     before = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
@@ -79,14 +63,14 @@ def cut(config, folder, *, until=None, **rest):
     return trainers.landscape(config, folder, until=until, **rest)
 
 
-def test_a_task_that_is_cut_off_puts_its_configuration_back_and_is_started_again(queue, tmp_path) -> None:
+def test_a_task_that_is_cut_off_puts_its_configuration_back_and_is_started_again(slurm, tmp_path) -> None:
     starts = 0
     while starts < 20 and (not starts or status("toy", tmp_path / "out").is_under_way):
         work(tmp_path / "out", "tests.sweeps.search.test_task:cut", seeds=(0, 1))
         starts += 1
     now = status("toy", tmp_path / "out")
     assert starts == 7 and now.preempted == 6  # three configurations reach that rung, under two seeds each
-    assert queue["asked"] == [("scontrol", "requeue", "7_0")] * 6
+    assert slurm["asked"] == [("scontrol", "requeue", "7_0")] * 6
     work(tmp_path / "undisturbed", seeds=(0, 1))
     other = status("toy", tmp_path / "undisturbed")
     assert [(c.settings, c.value, c.state) for c in now.configurations] == [
@@ -96,20 +80,20 @@ def test_a_task_that_is_cut_off_puts_its_configuration_back_and_is_started_again
     assert now.confirmation.counts == other.confirmation.counts
 
 
-def test_a_task_that_slurm_has_started_elsewhere_leaves(queue, tmp_path) -> None:
-    queue["restarts"] = 1
+def test_a_task_that_slurm_has_started_elsewhere_leaves(slurm, tmp_path) -> None:
+    slurm["restarts"] = 1
     work(tmp_path)
-    assert status("toy", tmp_path).configurations == () and queue["asked"] == []
+    assert status("toy", tmp_path).configurations == () and slurm["asked"] == []
 
 
-def test_a_task_whose_time_is_short_is_started_again(queue, tmp_path) -> None:
-    queue["left"] = 0.5  # and a second is kept for checkpoints
+def test_a_task_whose_time_is_short_is_started_again(slurm, tmp_path) -> None:
+    slurm["left"] = 0.5  # and a second is kept for checkpoints
     work(tmp_path)
     assert len(status("toy", tmp_path).configurations) == 1  # whoever is new begins
-    assert queue["asked"] == [("scontrol", "requeue", "7_0")]
+    assert slurm["asked"] == [("scontrol", "requeue", "7_0")]
 
 
-def test_who_has_nothing_to_train_for_long_gives_its_place_back(queue, tmp_path, monkeypatch) -> None:
+def test_who_has_nothing_to_train_for_long_gives_its_place_back(slurm, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(queues, "IDLE_S", 0.0)
     changes = {"budget": Budget(trials=1), "pruner": "none"}
     storage, planned = open_storage(default_url(tmp_path)), plan("toy", declare(control=POOR, **changes))
@@ -118,20 +102,20 @@ def test_who_has_nothing_to_train_for_long_gives_its_place_back(queue, tmp_path,
     assert task.TaskWorker(ledger, trainers.landscape, StopSignal((signal.SIGUSR1,)), 0.0).work()
     assert not ledger.is_over()
     work(tmp_path, **changes)
-    assert queue["asked"] == []
+    assert slurm["asked"] == []
     busy.lock.release()
 
 
-def test_nothing_trained_to_the_end_confirms_nothing(queue, tmp_path, monkeypatch) -> None:
+def test_nothing_trained_to_the_end_confirms_nothing(slurm, tmp_path, monkeypatch) -> None:
     changes = {"space": {RATE: Log(1.0, 10.0)}, "control": {RATE: 2.0}, "budget": Budget(trials=3)}
     with pytest.raises(UserError, match="no configuration was trained to the end"):
         work(tmp_path, **changes)
     monkeypatch.setattr(scheduler, "is_installed", lambda: True)
     with pytest.raises(UserError, match="no configuration was trained to the end"):
-        slurm.submit(plan("toy", declare(**changes)), tmp_path, Request())
+        submit(plan("toy", declare(**changes)), tmp_path, Request())
 
 
-def test_a_task_waits_for_records_that_it_cannot_see_yet(queue, tmp_path, monkeypatch) -> None:
+def test_a_task_waits_for_records_that_it_cannot_see_yet(slurm, tmp_path, monkeypatch) -> None:
     work(tmp_path)
     planned = plan("toy", declare(control=POOR))
     ledger = SearchLedger(planned, tmp_path, open_storage(default_url(tmp_path)))
@@ -145,19 +129,19 @@ def test_a_task_waits_for_records_that_it_cannot_see_yet(queue, tmp_path, monkey
     assert len(ledger.following().plan.runs) == 6
 
 
-def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(queue, tmp_path, monkeypatch) -> None:
+def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(slurm, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(task, "_leave_slurm", lambda environment: None)
     monkeypatch.setattr("sweeps.runs.slurm.is_installed", lambda: True)
     monkeypatch.setattr("sweeps.runs.slurm.submit", lambda script: "7")
     planned, request = plan("toy", declare(control=POOR)), Request(array_parallelism=4)
-    dry = slurm.submit(planned, tmp_path, request, dry_run=True, trainer=LANDSCAPE)
+    dry = submit(planned, tmp_path, request, dry_run=True, trainer=LANDSCAPE)
     assert (dry.tasks, dry.runs, dry.job) == (4, 0, None) and not (tmp_path / "toy" / "design.json").exists()
     assert "-P -m sweeps.launch.task " in dry.text and "#SBATCH --array=0-3\n" in dry.text and not dry.script.exists()
-    sent = slurm.submit(planned, tmp_path, request, trainer=LANDSCAPE)
+    sent = submit(planned, tmp_path, request, trainer=LANDSCAPE)
     assert (sent.tasks, sent.job, sent.script.read_text()) == (4, "7", sent.text)
     assert task.main(sent.script.parent, {}) == 0  # as `sbatch` of that script would, outside Slurm
     assert not status("toy", tmp_path).is_under_way
-    assert slurm.submit(planned, tmp_path, request, dry_run=True) is None
+    assert submit(planned, tmp_path, request, dry_run=True) is None
     assert [path.name for path in (tmp_path / "toy" / "slurm").iterdir()] == ["1"]
-    more = slurm.submit(plan("toy", declare(control=POOR, budget=Budget(trials=30))), tmp_path, request, dry_run=True)
+    more = submit(plan("toy", declare(control=POOR, budget=Budget(trials=30))), tmp_path, request, dry_run=True)
     assert more is not None
