@@ -33,7 +33,7 @@ class Pool:
     def __init__(self, plan: AnyPlan, out: Path, storage_url: str, trainer: str) -> None:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
-        self._content = {"plan": plan.to_json(), "out": str(out), "trainer": trainer}
+        self._content = {"kind": plan.kind, "plan": plan.to_json(), "out": str(out), "trainer": trainer}
         self._devices, self._trainer = plan.devices, trainer
         self._scope = contextlib.ExitStack()
         self._template: Template | None = None

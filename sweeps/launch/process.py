@@ -36,13 +36,13 @@ def trainer_of(name: str = TRAINER) -> Train:
 
 
 def queue_of(job: dict[str, Any], storage: PatientStorage, workplace: Workplace) -> Queue[Any]:
-    """The queue of a job's plan: {"plan", "out", ...}."""
-    operations = operations_of(job["plan"].get("kind", "ablation"))
+    """The queue of a job's plan: {"kind", "plan", "out", ...}; in a job of an earlier version, its plan has the kind."""
+    operations = operations_of(job.get("kind") or job["plan"].get("kind", "ablation"))
     return operations.queue(operations.plan_of(job["plan"]), Path(job["out"]), storage, workplace)
 
 
 def main(arguments: list[str]) -> None:
-    """Work through a job file: {"plan", "out", "trainer"}."""
+    """Work through a job file: {"kind", "plan", "out", "trainer"}."""
     emit = take_events_pipe()
     leave_with_parent(sys.stdin.fileno())
     stop = StopSignal()

@@ -134,7 +134,13 @@ def write(
         return Submission(folder / SCRIPT, text, array.tasks, runs, None, array.notes)
     folder = _new_folder(out / plan.study_name)
     try:
-        content = {"plan": plan.to_json(), "out": str(out), "trainer": array.trainer, "lead_s": lead_s}
+        content = {
+            "kind": plan.kind,
+            "plan": plan.to_json(),
+            "out": str(out),
+            "trainer": array.trainer,
+            "lead_s": lead_s,
+        }
         records.write_atomically(folder / JOB, json.dumps(content))
         _write_secret(folder / STORAGE_FILE, url)
         text = script(request, folder, array, name=name, lead_s=lead_s)
