@@ -1,4 +1,4 @@
-"""What a folder of runs is of: a declaration edited, renamed or doubled, code that changed, results that were looked at.
+"""Identity of a folder of runs: edited, renamed and doubled declarations, changed code, results that were shown.
 
 Records are written by a stand-in, as plans have them; the commands are the product's own.
 """

@@ -1,4 +1,4 @@
-"""What somebody meets who declares a first question, on a study of tiny runs: mistakes, narrow terminals, lost records."""
+"""A newcomer's first study, on tiny runs: mistakes, narrow terminals, lost records."""
 
 import io
 import json

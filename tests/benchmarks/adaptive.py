@@ -1,4 +1,4 @@
-"""What buying seeds until a sweep is decided saves, and the error rates that it keeps, simulated from recorded studies.
+"""Savings and error rates of sequential designs, simulated from recorded studies.
 
     python -m tests.benchmarks.adaptive [--repeats 200]
 

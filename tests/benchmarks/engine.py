@@ -1,4 +1,4 @@
-"""What DeepSpeed's engine costs: seconds of a step with it and without, and of expert parallelism beside replicas.
+"""Cost of DeepSpeed's engine: seconds of a step with it and without, and of expert parallelism beside replicas.
 
     python -m tests.benchmarks.engine FOLDER
 

@@ -1,4 +1,4 @@
-"""How long a worker waits for its next run: 2000 runs finished, 32 workers, on PostgreSQL and on the journal."""
+"""Waiting time of a worker for its next run: 2000 runs finished, 32 workers, on PostgreSQL and on the journal."""
 
 import multiprocessing
 import random

@@ -1,4 +1,4 @@
-"""What the platform costs a sweep, beside a loop of processes and beside Optuna with Lightning, on the same runs.
+"""Overhead of the platform, beside a loop of processes and beside Optuna with Lightning, on the same runs.
 
     python -m tests.benchmarks.sweep train CONFIG.json FOLDER     one run, as a script of one's own would do it
     python -m tests.benchmarks.sweep optimize FOLDER RUNS         runs under study.optimize until none is left

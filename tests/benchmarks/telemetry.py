@@ -1,4 +1,4 @@
-"""What routing telemetry costs: its share of a run's time, validations at the preset's interval and at every tenth step."""
+"""Cost of routing telemetry: its share of a run's time, validations at the preset's interval and at every tenth step."""
 
 import tempfile
 import time

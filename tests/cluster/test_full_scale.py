@@ -1,4 +1,4 @@
-"""What is exported trains on a cluster by its own script, and goes on after it was told to stop."""
+"""An export trains on a cluster by its own script, and continues after a request to stop."""
 
 import re
 import subprocess

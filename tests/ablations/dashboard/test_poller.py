@@ -1,4 +1,4 @@
-"""What the page is told: the same as from reading everything anew, whatever was read before."""
+"""Poller: its state equals that of reading everything again, whatever was read before."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""How much of a law families share, judged on models that weren't fitted; and the band's coverage."""
+"""Sharing of a law between families, judged on models that weren't fitted; and the band's coverage."""
 
 from dataclasses import replace
 

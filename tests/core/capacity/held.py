@@ -1,4 +1,4 @@
-"""What DeepSpeed's engine holds in a real run: bytes of weights, gradients and optimizer states on one rank."""
+"""Memory of DeepSpeed's engine in a real run: bytes of weights, gradients and optimizer states on one rank."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What memory is free, as the kernel's files say it, and which measurements it is too little for."""
+"""Free memory by the kernel's files, and the measurements that it is too little for."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""What is held out: by whole words of names, else about a tenth by size; and the line that says so."""
+"""Held-out data: by whole words of names, else about a tenth by size; and the line that describes them."""
 
 import struct
 from pathlib import Path

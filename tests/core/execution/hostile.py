@@ -1,4 +1,4 @@
-"""What a hostile program tries, and the ways to confine it: as this machine does it, without namespaces, by a plain user."""
+"""Hostile programs, and the ways to confine them: as this machine does it, without namespaces, by a plain user."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is measured of decoding, apart from the time itself."""
+"""Measurements of decoding, apart from the time itself."""
 
 from dataclasses import replace
 

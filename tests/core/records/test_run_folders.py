@@ -1,4 +1,4 @@
-"""Which runs a folder holds, with links and strangers' files in it."""
+"""Listing of a folder's runs, with links and other files in it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a stranger wrote is one harmless line."""
+"""Text from others becomes one harmless line."""
 
 import io
 import logging

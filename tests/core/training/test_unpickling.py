@@ -1,4 +1,4 @@
-"""What DeepSpeed reads holds the types that are known, and nothing else is made or called."""
+"""Unpickling for DeepSpeed admits known types; nothing else is made or called."""
 
 import os
 import pickle

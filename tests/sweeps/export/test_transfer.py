@@ -1,4 +1,4 @@
-"""What becomes of an arm's settings on another model, against values worked out by hand."""
+"""Transfer of an arm's settings to another model, against values worked out by hand."""
 
 from dataclasses import replace
 from types import SimpleNamespace

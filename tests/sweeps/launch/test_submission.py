@@ -1,4 +1,4 @@
-"""What is asked of Slurm, and the script that asks it; no Slurm is needed here."""
+"""Slurm requests and the batch script; no Slurm is needed here."""
 
 import json
 import re

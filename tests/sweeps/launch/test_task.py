@@ -1,4 +1,4 @@
-"""When an array task begins another run, and when it has itself started again."""
+"""Array tasks: when they begin another run, and when they requeue themselves."""
 
 import os
 import signal

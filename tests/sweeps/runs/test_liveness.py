@@ -1,4 +1,4 @@
-"""Whose worker is dead, by Slurm's word; what a study's status makes of it."""
+"""Dead workers by Slurm's states, and a study's status with them."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Where a search stands, read while it goes on and after everything that can happen to it."""
+"""Status of a search, read while it runs and after every kind of failure."""
 
 import json
 import subprocess

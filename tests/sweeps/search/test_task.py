@@ -1,4 +1,4 @@
-"""What a task of a search's array does, and when it has itself started again."""
+"""Tasks of a search's array, and when they requeue themselves."""
 
 import json
 import os
