@@ -28,23 +28,14 @@ def held_out_rows(count: int, share: float | None) -> int:
     return min(count - 1, max(1, int(count * (share or SHARE) + 1e-9))) if count > 1 else 0
 
 
-def of_pairs(
-    name: str,
-    pairs: list[tuple[str, str, str]],
-    held: int,
-    reading: Reading,
-) -> Corpus:
+def of_pairs(name: str, pairs: list[tuple[str, str, str]], held: int, reading: Reading) -> Corpus:
     """Prompts and responses, each with what an error calls it; the last ones are held out."""
     said = [Conversation(where, [(prompt, False), (response, True)]) for where, prompt, response in pairs]
     return of_turns(name, said, held, load_tokenizer(reading.tokenizer), reading)
 
 
 def of_turns(
-    name: str,
-    conversations: Sequence[Conversation],
-    held: int,
-    tokenizer: Tokenizer,
-    reading: Reading,
+    name: str, conversations: Sequence[Conversation], held: int, tokenizer: Tokenizer, reading: Reading
 ) -> Corpus:
     """Conversations, of which the last ones are held out. An end token is put behind each, unless it ends with one."""
     ids, responses, sequence_length, packing = [], [], reading.sequence_length, reading.packing
