@@ -81,5 +81,5 @@ class Operations(Protocol):
 
 def operations_of(kind: str) -> Operations:
     """The operations of a kind of study by its name; those of planned runs for a kind that isn't registered here."""
-    known = STUDY_KINDS.get(kind) or STUDY_KINDS[Ablation.kind]
+    known = STUDY_KINDS[kind if kind in STUDY_KINDS else Ablation.kind]
     return cast(Operations, importlib.import_module(known.operations))

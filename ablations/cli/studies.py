@@ -144,7 +144,7 @@ def _load(path: Path) -> Study:
         raise UserError(f"{path.name} can't be read{_place(path, error)}: {line}") from error
     found = [
         getattr(module, kind.variable)
-        for kind in STUDY_KINDS.values()
+        for kind in STUDY_KINDS.entries()
         if isinstance(getattr(module, kind.variable, None), kind.declaration)
     ]
     if len(found) != 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from core.config.field_types import check_fields
 from core.config.loading import flatten
 from core.errors import UserError
-from sweeps.studies.study import Level, Resources, StudyKind, check_seeds, check_sizes, register
+from sweeps.studies.study import STUDY_KINDS, Level, Resources, StudyKind, check_seeds, check_sizes
 
 if TYPE_CHECKING:
     from sweeps.search.plan import SearchPlan
@@ -181,7 +181,7 @@ class Search:
         return plan(name, self, size=size, overrides=overrides)
 
 
-register(StudyKind("search", "search", Search, operations="sweeps.search.operations"))
+STUDY_KINDS.add(StudyKind("search", "search", Search, operations="sweeps.search.operations"))
 
 
 def range_text(parameter: Parameter) -> str:

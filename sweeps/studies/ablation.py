@@ -15,6 +15,7 @@ from sweeps.studies.ladder import Ladder
 from sweeps.studies.plan import Plan
 from sweeps.studies.recipes import Recipes
 from sweeps.studies.study import (
+    STUDY_KINDS,
     Level,
     Resources,
     StudyKind,
@@ -23,7 +24,6 @@ from sweeps.studies.study import (
     check_metrics,
     check_seeds,
     check_sizes,
-    register,
 )
 
 FACTORIAL = ("factors", "control", "arms", "contrasts", "match")  # fields that a ladder and recipes stand in for
@@ -171,4 +171,4 @@ class Ablation:
         return plan(name, self, size=size, overrides=overrides)
 
 
-register(StudyKind("ablation", "ablation", Ablation))
+STUDY_KINDS.add(StudyKind("ablation", "ablation", Ablation))

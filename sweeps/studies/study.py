@@ -1,7 +1,7 @@
 """Study protocol, and what all kinds of study share: sizes, seeds, names, and the checks of these.
 
-A declaration is an object of a class that keeps the protocol. `register` makes such a class known by the name of the
-variable that a declaration's file binds it to, and by the `kind` of the designs that it resolves to.
+A declaration is an object of a class that keeps the protocol. `STUDY_KINDS` knows such classes by the `kind` of the designs
+that they resolve to, and by the variable that a declaration's file binds an object to.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 from core.config.loading import flatten
 from core.errors import UserError
 from core.records.metrics import METRICS
-from core.registry import nearest
+from core.registry import Registry, nearest
 from core.runtime.json_files import is_whole
 
 Level = str | int | float | bool | None
@@ -81,21 +81,18 @@ class StudyKind:
     operations: str = "sweeps.runs.operations"
 
     @property
+    def implementation(self) -> type[Any]:
+        """The class that declares it."""
+        return self.declaration
+
+    @property
     def has_arms(self) -> bool:
         """True if its designs have arms, each trained on seeds."""
         return self.operations == StudyKind.operations
 
 
 S = TypeVar("S", bound=Study)
-STUDY_KINDS: dict[str, StudyKind] = {}  # by name
-
-
-def register(kind: StudyKind) -> None:
-    """Make a kind of study known. Raises ValueError where another has its name or variable."""
-    for known in STUDY_KINDS.values():
-        if known.declaration is not kind.declaration and {known.name, known.variable} & {kind.name, kind.variable}:
-            raise ValueError(f"a kind of study is called {known.name} or {known.variable} already")
-    STUDY_KINDS[kind.name] = kind
+STUDY_KINDS: Registry[StudyKind] = Registry("kind of study")
 
 
 def edition_of(name: str, study: S, size: str) -> S:

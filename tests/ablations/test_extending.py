@@ -4,12 +4,16 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from ablations.__main__ import main
 from ablations.cli import commands
+from analysis.study import Study
+from analysis.verdicts.answer import PARTS
+from analysis.verdicts.judge import judge
 from core.config.loading import build
 from core.config.objective_kinds import OBJECTIVES
 from core.config.router_kinds import ROUTERS
@@ -22,29 +26,36 @@ from core.errors import UserError
 from core.model.flops import count
 from core.records.metrics import METRICS
 from core.training.run import train
+from sweeps.kinds import operations_of
+from sweeps.launch.worker import StopSignal, Worker
+from sweeps.runs.folders import write_design
+from sweeps.storage.storage import default_url, open_storage
+from sweeps.studies.study import STUDY_KINDS
 from tests.core.training.test_run import QUICK
+from tests.sweeps import trainers
+from tests.sweeps.conftest import SMALL
 
+REGISTRIES = (ROUTERS, OBJECTIVES, CORPORA, METRICS, DECODE_RULES, STUDY_KINDS, PARTS)
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 
-def block(heading: str) -> str:
-    """The first block of Python under a heading of the page."""
-    found = re.search(rf"^## {re.escape(heading)}\n.*?^```python\n(.*?)^```", PAGE.read_text(), re.S | re.M)
-    assert found is not None and "\n## " not in found[0], heading
-    return found[1]
+def block(heading: str, place: int = 0) -> str:
+    """A block of Python under a heading of the page, the first one by default."""
+    _, _, section = PAGE.read_text().partition(f"\n## {heading}\n")
+    return re.findall(r"^```python\n(.*?)^```", section.partition("\n## ")[0], re.S | re.M)[place]
 
 
-def run_file(heading: str, folder: Path) -> None:
-    """Run a heading's file as a user's own."""
+def run_file(heading: str, folder: Path, place: int = 0) -> dict[str, Any]:
+    """Run a heading's file as a user's own. Returns its names."""
     path = folder / f"{heading.lower().replace(' ', '_')}.py"
-    path.write_text(block(heading))
-    runpy.run_path(str(path))
+    path.write_text(block(heading, place))
+    return runpy.run_path(str(path))
 
 
 @pytest.fixture(autouse=True)
 def registries():
     """Registries as they were, once a test is over."""
-    kept = [(registry, registry.entries()) for registry in (ROUTERS, OBJECTIVES, CORPORA, METRICS, DECODE_RULES)]
+    kept = [(registry, registry.entries()) for registry in REGISTRIES]
     yield
     for registry, entries in kept:
         registry._entries = {entry.name: entry for entry in entries}
@@ -108,3 +119,19 @@ def test_command(tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "list the number of seeds of every study" in capsys.readouterr().out
+
+
+def test_kind_of_study(tmp_path) -> None:
+    declare = run_file("Kind of study", tmp_path)["Replication"]
+    run_file("Kind of study", tmp_path, place=1)
+    made = declare(question="How far?", base="tiny", settings=SMALL, seeds=range(3)).resolve("mine")
+    assert made.design.kind == "replication" and [run.arm for run in made.runs] == ["trained"] * 3
+    operations, storage = operations_of(made.design.kind), open_storage(default_url(tmp_path))
+    ledger = operations.queue(made, tmp_path, storage)
+    write_design(tmp_path / "mine", made.design)
+    ledger.reconcile()
+    Worker(ledger, trainers.quick, lambda **event: None, StopSignal()).work()
+    assert operations.status("mine", tmp_path).counts["finished"] == 3
+    assert all(found.trusted for found in operations.verify("mine", tmp_path, storage).values())
+    study = Study.load(tmp_path / "mine")
+    assert "Between 3 seeds the standard deviation is" in judge(study).headline
