@@ -16,7 +16,6 @@ from scipy import special
 
 from analysis.routing.resampling import band, crossed_nulls, plain_null, pvalues, signs, step_down
 from analysis.statistics.information import (
-    Estimate,
     Jackknifed,
     crossed_tables,
     dependent_share,
@@ -64,55 +63,6 @@ class Change:
     pvalue: float
 
 
-def timestep_dependence_test(
-    counts_GMK: np.ndarray, tbin_G: np.ndarray, *, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> float:
-    """p-value of the plain design: is the expert independent of the timestep bin, given masked status?
-
-    counts_GMK: (G, 2, K) assignments of each sequence; tbin_G: (G,) its bin. A sequence's score is its counts less its
-    total times the pooled shares; the summed scores of all bins are compared with those under random signs of the
-    sequences (the effective scores of Hemerik, Goeman & Finos, J. R. Stat. Soc. B 2020), which leaves each sequence's own
-    variance as it is. Raises UserError for fewer than 100 sequences, fewer than 2 bins or 2 sequences in one, and counts
-    that are none.
-    """
-    counts, bins = _plain(counts_GMK, tbin_G)
-    drawn_R1 = plain_null(counts[None], bins, signs(len(counts), resamples, rng))
-    return float(pvalues(drawn_R1)[0])
-
-
-def crossed_dependence_test(counts_GTMK: np.ndarray, *, rng: np.random.Generator, resamples: int = RESAMPLES) -> float:
-    """p-value of the crossed design: do the same tokens meet the same experts at all timesteps?
-
-    counts_GTMK: (G, T, 2, K) assignments of each sequence at each timestep, of tokens whose status never changes; or
-    (G, T, K). A sequence's scores, less their mean over timesteps, are summed over sequences and compared with those under
-    timesteps permuted within each sequence, which is exact where a sequence's timesteps are exchangeable; and with those
-    under random signs of whole sequences, because nested masks make neighbouring timesteps alike. The larger p-value is
-    given.
-    Raises UserError as `timestep_dependence_test` does.
-    """
-    counts = _crossed(counts_GTMK)
-    signed_R1, permuted_R1 = crossed_nulls(counts[None], rng, resamples)
-    return float(max(pvalues(signed_R1)[0], pvalues(permuted_R1)[0]))
-
-
-def conditional_mutual_information(counts_GMK: np.ndarray, tbin_G: np.ndarray) -> Estimate:
-    """I(E; T | M) in nats of the plain design and its standard error, by the delete-one-sequence jackknife.
-
-    The plug-in value is biased up by tens of millinats, as is Miller and Madow's: both take tokens for independent. Shapes
-    and errors as in `timestep_dependence_test`.
-    """
-    counts, bins = _plain(counts_GMK, tbin_G)
-    found = jackknife(mutual_information, *plain_tables(counts, bins))
-    return Estimate(float(found.value), float(found.standard_error))
-
-
-def crossed_mutual_information(counts_GTMK: np.ndarray) -> Estimate:
-    """The same of the crossed design; shapes and errors as in `crossed_dependence_test`."""
-    counts = _crossed(counts_GTMK)
-    found = jackknife(mutual_information, *crossed_tables(counts))
-    return Estimate(float(found.value), float(found.standard_error))
-
-
 def plain_profile(
     counts_SGMK: np.ndarray,
     tbin_G: np.ndarray,
@@ -121,7 +71,15 @@ def plain_profile(
     resamples: int = RESAMPLES,
     alpha: float = 0.05,
 ) -> RoutingProfile:
-    """The plain design layer by layer: counts_SGMK are (S, G, 2, K), the rest as in `timestep_dependence_test`."""
+    """Profile of the plain design: is the expert independent of the timestep bin, given masked status, in each layer?
+
+    counts_SGMK: (S, G, 2, K) assignments of each sequence; tbin_G: (G,) its bin. A sequence's score is its counts less its
+    total times the pooled shares; the summed scores of all bins are compared with those under random signs of the
+    sequences (the effective scores of Hemerik, Goeman & Finos, J. R. Stat. Soc. B 2020), which leaves each sequence's own
+    variance as it is. Information is by the delete-one-sequence jackknife: plug-in values, Miller and Madow's too, take
+    tokens for independent. Raises UserError for fewer than 100 sequences, fewer than 2 bins or 2 sequences in one, and
+    counts that are none.
+    """
     layers = [_plain(counts, tbin_G) for counts in _layers(counts_SGMK)]
     bins, tables = layers[0][1], (plain_tables(*layer) for layer in layers)
     signs_RG = signs(len(bins), resamples, rng)
@@ -132,7 +90,14 @@ def plain_profile(
 def crossed_profile(
     counts_SGTMK: np.ndarray, *, rng: np.random.Generator, resamples: int = RESAMPLES, alpha: float = 0.05
 ) -> RoutingProfile:
-    """The crossed design layer by layer: counts_SGTMK are (S, G, T, 2, K), the rest as in `crossed_dependence_test`."""
+    """Profile of the crossed design: do the same tokens meet the same experts at all timesteps, in each layer?
+
+    counts_SGTMK: (S, G, T, 2, K) assignments of each sequence at each timestep, of tokens whose status never changes; or
+    (S, G, T, K). A sequence's scores, less their mean over timesteps, are summed over sequences and compared with those
+    under timesteps permuted within each sequence, which is exact where a sequence's timesteps are exchangeable; and with
+    those under random signs of whole sequences, because nested masks make neighbouring timesteps alike. The larger p-value
+    is given. Raises UserError as `plain_profile` does.
+    """
     counts = np.stack([_crossed(layer) for layer in _layers(counts_SGTMK)])
     nulls = crossed_nulls(counts, rng, resamples)
     pvalue_S, adjusted_S = (np.maximum(*map(judge, nulls)) for judge in (pvalues, step_down))

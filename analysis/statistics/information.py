@@ -7,17 +7,9 @@ sequences, not of tokens.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import xlogy
-
-
-class Estimate(NamedTuple):
-    """A number and its standard error."""
-
-    value: float
-    standard_error: float
 
 
 @dataclass(frozen=True)

@@ -40,14 +40,6 @@ class Anytime:
     n: int
 
 
-@dataclass(frozen=True)
-class Look:
-    """One planned interim analysis: after n seeds, reject where the paired t test's p-value is below `pvalue`."""
-
-    n: int
-    pvalue: float
-
-
 def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> float:
     """Bayes factor of the differences for an effect against none (JZS; Rouder et al. 2009, Eq. 1).
 
@@ -63,17 +55,6 @@ def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> flo
         return math.inf if mean else 1.0
     log = _log_factor(mean / sd * math.sqrt(n), n, scale)
     return math.exp(log) if log < 700 else math.inf
-
-
-def rejects(differences_S: ArrayLike, *, alpha: float = 0.05, scale: float = PRIOR_SCALE) -> bool:
-    """True if the seeds so far reject "no difference"; may be asked after every new seed.
-
-    differences_S: (S,) paired differences in the order in which seeds came. Once it has said yes it stays so, whatever
-    comes after. The probability that it ever says yes without an effect is alpha at most (for normal differences).
-    """
-    differences = _checked(differences_S)
-    _check_level(alpha)
-    return strongest(differences, scale=scale)[0] >= 1 / alpha
 
 
 def strongest(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> tuple[float, int]:
@@ -96,7 +77,7 @@ def confidence_sequence(
 ) -> tuple[float, float]:
     """An interval of the mean difference that holds at all numbers of seeds at once with probability 1 - alpha.
 
-    The differences that `rejects` doesn't reject at this number of seeds. Infinite where nothing can be said yet.
+    The differences whose Bayes factor is below 1 / alpha at this number of seeds. Infinite where nothing can be said yet.
     """
     differences = _checked(differences_S)
     _check_level(alpha)
@@ -115,7 +96,7 @@ def anytime(
     most. The p-value is the smallest one of the looks' t tests, each over its share (Bonferroni over looks): the
     probability that it ever is alpha or less without an effect is alpha at most, wherever one stops and for whatever
     reason. p_equivalence: the same of two one-sided t tests against |difference| >= margin. With few looks, planned ahead,
-    this sees more than the Bayes factor of `rejects`, which allows for endless ones. Raises UserError for fewer than 2
+    this sees more than the strongest Bayes factor, which allows for endless ones. Raises UserError for fewer than 2
     differences, values that aren't finite, identical differences, and looks that don't increase to S.
     """
     differences = _checked(differences_S)
@@ -168,36 +149,6 @@ def chance_of_verdict(differences_S: ArrayLike, planned: int, *, pvalue: float, 
         below, above = special.stdtr(n - 1, (np.array([-within, within]) - mean) / scale)
         chance += float(above - below)
     return min(1.0, chance)
-
-
-def planned_looks(seeds: Sequence[int], *, alpha: float = 0.05) -> tuple[Look, ...]:
-    """O'Brien & Fleming's (1979) bounds for looks after the given numbers of seeds, as p-values of the paired t test.
-
-    The two-sided probability of crossing any of them is alpha: computed for a Brownian motion by recursive integration,
-    and turned into p-values, which carries it over to t tests nearly exactly. Raises UserError for numbers of seeds that
-    don't increase from at least 2.
-    """
-    _check_level(alpha)
-    numbers = [int(n) for n in seeds]
-    if not numbers or numbers[0] < 2 or any(a >= b for a, b in itertools.pairwise(numbers)):
-        raise UserError(f"looks: increasing numbers of seeds from 2 on are needed, not {numbers}")
-    time = np.array(numbers) / numbers[-1]
-    constant = root(lambda c: alpha - _crossing(c, time), 0.5, 10.0)
-    return tuple(Look(n, float(2 * special.ndtr(-constant / math.sqrt(t)))) for n, t in zip(numbers, time, strict=True))
-
-
-def _crossing(constant: float, time_K: np.ndarray) -> float:
-    """P(|B(t)| >= constant at any of the times), B a Brownian motion: its density between the bounds, time by time."""
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    x, w = constant * nodes, constant * weights
-    density = _normal_density(x, time_K[0])
-    for before, now in itertools.pairwise(time_K):
-        density = _normal_density(x[:, None] - x[None, :], now - before) @ (w * density)
-    return float(1 - w @ density)
-
-
-def _normal_density(x: np.ndarray, variance: float) -> np.ndarray:
-    return np.exp(-x * x / (2 * variance)) / math.sqrt(2 * math.pi * variance)
 
 
 def _sequence(differences: np.ndarray, alpha: float, scale: float) -> tuple[float, float]:

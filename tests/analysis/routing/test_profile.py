@@ -5,22 +5,37 @@ import math
 import numpy as np
 import pytest
 
-from analysis.routing.profile import (
-    conditional_mutual_information,
-    crossed_dependence_test,
-    crossed_mutual_information,
-    crossed_profile,
-    paired_change,
-    plain_profile,
-    timestep_dependence_test,
-)
+from analysis.routing.profile import RESAMPLES, _crossed, _plain, crossed_profile, paired_change, plain_profile
 from analysis.routing.resampling import crossed_nulls, plain_null, pvalues, signs, step_down
-from analysis.statistics.information import mutual_information, plain_tables
+from analysis.statistics.information import crossed_tables, jackknife, mutual_information, plain_tables
 from core.errors import UserError
 
 BINS, EXPERTS, LENGTH, TOP = 8, 8, 64, 2
 REPEATS = 400
 ERROR = 3 * math.sqrt(0.05 * 0.95 / REPEATS)  # three standard errors of a size of 0.05
+
+
+def timestep_dependence_test(counts_GMK, tbin_G, *, rng, resamples: int = RESAMPLES) -> float:
+    """p-value of one layer in the plain design."""
+    counts, bins = _plain(counts_GMK, tbin_G)
+    return float(pvalues(plain_null(counts[None], bins, signs(len(counts), resamples, rng)))[0])
+
+
+def crossed_dependence_test(counts_GTMK, *, rng, resamples: int = RESAMPLES) -> float:
+    """p-value of one layer in the crossed design."""
+    return float(max(pvalues(drawn)[0] for drawn in crossed_nulls(_crossed(counts_GTMK)[None], rng, resamples)))
+
+
+def conditional_mutual_information(counts_GMK, tbin_G) -> tuple[float, float]:
+    """Information and its standard error of one layer in the plain design."""
+    found = jackknife(mutual_information, *plain_tables(*_plain(counts_GMK, tbin_G)))
+    return float(found.value), float(found.standard_error)
+
+
+def crossed_mutual_information(counts_GTMK) -> tuple[float, float]:
+    """The same of one layer in the crossed design."""
+    found = jackknife(mutual_information, *crossed_tables(_crossed(counts_GTMK)))
+    return float(found.value), float(found.standard_error)
 
 
 def plain(
@@ -143,7 +158,7 @@ def test_the_jackknife_is_unbiased_where_the_plug_in_is_not() -> None:
 def test_the_crossed_jackknife_is_unbiased_too() -> None:
     counts = crossed(np.random.default_rng(17), REPEATS // 2, tokens=2)
     plug_in = [mutual_information(repeat.sum(0).swapaxes(0, 1)) for repeat in counts]
-    value = [crossed_mutual_information(repeat).value for repeat in counts]
+    value = [crossed_mutual_information(repeat)[0] for repeat in counts]
     assert np.mean(plug_in) > 0.005 and abs(np.mean(value)) < 0.0002
 
 

@@ -4,7 +4,6 @@ from scipy import stats
 
 from analysis.statistics.power import (
     MAX_DETECTABLE,
-    allocate,
     detectable_effect,
     power_of,
     reaches_significance,
@@ -60,41 +59,3 @@ def test_nonsense_is_refused() -> None:
     for call in (lambda: detectable_effect(1), lambda: seeds_needed(0), lambda: seeds_needed(1e-9)):
         with pytest.raises(UserError):
             call()
-
-
-def test_a_budget_goes_where_the_noise_is() -> None:
-    common = {"budget": 400.0, "sd_seed": 0.02}
-    quiet, loud = (allocate(10.0, 0.1, sd_eval=sd, **common) for sd in (0.002, 0.2))
-    assert quiet.seeds > loud.seeds and quiet.evaluations < loud.evaluations
-    assert quiet.cost <= 400 and loud.cost <= 400 and quiet.detectable < loud.detectable
-    # With few batches of much noise the optimum is sd_eval / sd_seed sqrt(cost_train / cost_eval).
-    assert loud.evaluations == pytest.approx(0.2 / 0.02 * (10 / 0.1) ** 0.5, rel=0.6)
-
-
-def test_what_to_buy_next() -> None:
-    common = {"sd_seed": 0.02, "budget": 400.0}
-    assert allocate(10.0, 0.1, sd_eval=0.0, **common).next == "seeds"
-    assert allocate(10.0, 0.1, sd_eval=0.0, growth=8.0, **common).next == "tokens"
-    assert allocate(10.0, 0.1, sd_eval=0.2, now=(6, 4), **common).next == "evaluations"
-
-
-def test_the_allocation_sees_what_it_says() -> None:
-    found = allocate(10.0, 0.5, sd_seed=0.02, sd_eval=0.05, budget=600.0)
-    rng = np.random.default_rng(0)
-    sd = np.hypot(0.02, 0.05 / found.evaluations**0.5)
-    draws = rng.normal(found.detectable, sd, (2000, found.seeds))
-    assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.03)
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"budget": 10.0}, "two pairs"),
-        ({"cost_train": -1.0}, "cost_train must be positive"),
-        ({"sd_seed": -1.0}, "at least 0"),
-    ],
-)
-def test_an_allocation_that_cannot_be_is_refused(change, said: str) -> None:
-    given = {"cost_train": 10.0, "cost_eval": 0.1, "sd_seed": 0.02, "sd_eval": 0.1, "budget": 400.0} | change
-    with pytest.raises(UserError, match=said):
-        allocate(**given)
