@@ -1,16 +1,22 @@
 """The code of docs/extending.md, one test for each heading: every extension is one file that works."""
 
+import io
 import re
 import runpy
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from ablations.__main__ import main
 from ablations.cli import commands
+from analysis.report.files import write_files
+from analysis.report.html import render
+from analysis.report.terminal import terminal_table
 from analysis.study import Study
 from analysis.verdicts.answer import PARTS
 from analysis.verdicts.judge import judge
@@ -31,6 +37,7 @@ from sweeps.launch.worker import StopSignal, Worker
 from sweeps.runs.folders import write_design
 from sweeps.storage.storage import default_url, open_storage
 from sweeps.studies.study import STUDY_KINDS
+from tests.analysis.conftest import make_design, make_record
 from tests.core.training.test_run import QUICK
 from tests.sweeps import trainers
 from tests.sweeps.conftest import SMALL
@@ -47,6 +54,17 @@ def block(heading: str, place: int = 0) -> str:
 
 def run_file(heading: str, folder: Path, place: int = 0) -> dict[str, Any]:
     """Run a heading's file as a user's own. Returns its names."""
+
+
+def blocks(heading: str) -> list[str]:
+    """All blocks of Python under a heading of the page."""
+    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.S | re.M)
+    assert section is not None, heading
+    return re.findall(r"^```python\n(.*?)^```", section[1], re.S | re.M)
+
+
+def run_file(heading: str, folder: Path) -> None:
+    """Run a heading's file as a user's own."""
     path = folder / f"{heading.lower().replace(' ', '_')}.py"
     path.write_text(block(heading, place))
     return runpy.run_path(str(path))
@@ -56,6 +74,7 @@ def run_file(heading: str, folder: Path, place: int = 0) -> dict[str, Any]:
 def registries():
     """Registries as they were, once a test is over."""
     kept = [(registry, registry.entries()) for registry in REGISTRIES]
+    kept = [(registry, registry.entries()) for registry in (ROUTERS, OBJECTIVES, CORPORA, METRICS, DECODE_RULES, PARTS)]
     yield
     for registry, entries in kept:
         registry._entries = {entry.name: entry for entry in entries}
@@ -135,3 +154,22 @@ def test_kind_of_study(tmp_path) -> None:
     assert all(found.trusted for found in operations.verify("mine", tmp_path, storage).values())
     study = Study.load(tmp_path / "mine")
     assert "Between 3 seeds the standard deviation is" in judge(study).headline
+
+
+def test_statistical_test_that_is_shown(tmp_path, monkeypatch) -> None:
+    statistic, shown = blocks("Statistical test that is shown")
+    module = ModuleType("analysis.statistics.sign_test")
+    exec(statistic, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    (tmp_path / "part.py").write_text(shown)
+    runpy.run_path(str(tmp_path / "part.py"))
+    design = make_design()
+    cells = [(arm["name"], seed) for arm in design["arms"] for seed in design["seeds"]]
+    study = Study.of([make_record(design, arm, seed, -0.3 if arm == "arm1" else 0.0) for arm, seed in cells])
+    judgement = judge(study)
+    assert judgement.to_dict()["sign_test"]["arm1"] == pytest.approx(2 / 2**6)
+    assert "<h2>Sign test</h2>" in render(study, judgement)
+    assert (tmp_path / "files" / "sign-test.tex") in write_files(judgement, tmp_path / "files")
+    console = Console(record=True, file=io.StringIO())
+    console.print(terminal_table(judgement))
+    assert "Sign test" in console.export_text()
