@@ -114,17 +114,8 @@ def test_a_causal_model_can_be_the_judge(tmp_path, capsys) -> None:
     causal = {"model.causal": True, "objective.kind": "autoregressive"}
     for name, changes in (("masked", {}), ("causal", causal)):
         assert train(build(QUICK, text, changes), tmp_path / name).status == "complete"
-    arguments = [
-        "bench",
-        "text",
-        str(tmp_path / "masked"),
-        "--count",
-        "4",
-        "--prompt-length",
-        "8",
-        "--block-length",
-        "8",
-    ]
+    asked = "--count 4 --prompt-length 8 --block-length 8"
+    arguments = ["bench", "text", str(tmp_path / "masked"), *asked.split()]
     assert main([*arguments, "--judge", str(tmp_path / "causal"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert all(5 < row["judge_bits_per_byte"] < 12 for row in rows)  # untaught: about log2 of its vocabulary

@@ -15,15 +15,10 @@ from tests.ablations.shell import ablate, mistake
 from tests.ablations.test_bench_lm_eval import models  # noqa: F401  (a fixture)
 
 PROBLEMS = [
-    Problem(
-        f"Own/{n}",
-        f"def f{n}(a):\n    '''a + {n}'''\n",
-        f"    return a + {n}\n",
-        f"def check(f):\n    assert f(1) == {1 + n}\n",
-        f"f{n}",
-    )
+    Problem(f"Own/{n}", f"def f{n}(a):\n    '''a + {n}'''\n", f"    return a + {n}\n",
+            f"def check(f):\n    assert f(1) == {1 + n}\n", f"f{n}")
     for n in range(3)
-]
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +50,8 @@ def test_completions_are_judged_by_running_them(models, tmp_path, monkeypatch) -
         return [["    return a + 1\n", "    return a + 2\n"][place % 2] for place in range(len(asks))]
 
     monkeypatch.setattr(Responder, "respond", respond)
-    arguments = (
-        "bench",
-        "humaneval",
-        str(models / "masked"),
-        "--length",
-        "16",
-        "--samples-per-problem",
-        "2",
-        "--execute",
-    )
+    options = "--length 16 --samples-per-problem 2 --execute"
+    arguments = ("bench", "humaneval", str(models / "masked"), *options.split())
     done = ablate(*arguments, "--json", "--to", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)

@@ -39,18 +39,8 @@ def test_there_are_commands_to_check() -> None:
 def test_every_command_is_one_that_ablate_takes(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)[1:]
     arguments = parse([word for word in words if word != "..."])
-    if arguments.command in (
-        "plan",
-        "run",
-        "status",
-        "report",
-        "verify",
-        "sync",
-        "cancel",
-        "retry",
-        "decode",
-        "confirm",
-    ) and not arguments.name.endswith(".py"):
+    of_study = ["plan", "run", "status", "report", "verify", "sync", "cancel", "retry", "decode", "confirm"]
+    if arguments.command in of_study and not arguments.name.endswith(".py"):
         sizes = declared(arguments.name)[1].sizes
         assert arguments.size in ("full", None) or arguments.size in sizes, f"{page}: {line}"
 

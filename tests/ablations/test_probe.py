@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from ablations.__main__ import main
 from ablations.cli import studies as agenda
@@ -18,15 +17,6 @@ from tests.core.training.test_run import QUICK
 
 TOLD = QUICK | {"model.router.kind": "timestep_only", "trainer.steps": 4, "trainer.validate_every": 0}
 FEW = ("--sequences", "100", "--timesteps", "4")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Networks this small are not worth two threads' waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -49,22 +49,8 @@ def said(capsys, *arguments: object, status: int = 0) -> str:
 
 def test_a_response_a_line_for_each_block_and_a_trace(run, tmp_path, capsys) -> None:
     trace = tmp_path / "new" / "trace.json"
-    shown = said(
-        capsys,
-        run,
-        "--prompt",
-        "def ",
-        "--prompt",
-        "x",
-        "--length",
-        16,
-        "--block-length",
-        8,
-        "--steps",
-        4,
-        "--trace",
-        trace,
-    )
+    prompts = ("--prompt", "def ", "--prompt", "x")
+    shown = said(capsys, run, *prompts, *["--length", "16", "--block-length", "8", "--steps", "4", "--trace"], trace)
     assert shown.startswith("block 1: 16 of 32 tokens in 2 calls\nblock 2: 32 of 32 tokens in 4 calls\ndef ")
     assert "32 tokens, 8 network calls, 4.00 tokens a call" in shown and f"trace: {trace}" in shown
     content = json.loads(trace.read_text())
@@ -91,23 +77,8 @@ def test_masks_in_a_prompt_are_filled_and_nothing_is_added(run, capsys) -> None:
 
 
 def test_caches_thresholds_and_guidance_reach_the_sampler(run, capsys) -> None:
-    content = json.loads(
-        said(
-            capsys,
-            run,
-            "--length",
-            16,
-            "--block-length",
-            8,
-            "--cache",
-            "dual",
-            "--threshold",
-            0.001,
-            "--cfg",
-            1,
-            "--json",
-        )
-    )
+    options = "--length 16 --block-length 8 --cache dual --threshold 0.001 --cfg 1 --json"
+    content = json.loads(said(capsys, run, *options.split()))
     assert content["settings"]["guidance"] == 1.0 and content["settings"]["cache"] == "dual"
     assert content["sequences"][0]["nfe"] == 4  # everything is sure enough: one call for each block, and its blind twin
 

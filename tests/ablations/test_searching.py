@@ -438,8 +438,8 @@ def test_the_page_of_a_search_has_every_figure(tmp_path, guided: bool) -> None:
             "trial": n,
             "group": "",
             "status": "complete",
-            "settings": {"a.rate": 10.0**-n, "a.kind": "topk"},
             "value": 5.0 - n,
+            "settings": {"a.rate": 10.0**-n, "a.kind": "topk"},
         }
         for n in range(4)
     ]

@@ -20,21 +20,11 @@ from tests.benchmarks import recording
 DATA = Path(__file__).parent / "data" / "blocks.json"
 SEEDS = tuple(range(10))
 SETTINGS = {
-    "data.corpus": "stdlib",
-    "data.sequence_length": 64,
-    "data.validation_sequences": 128,
-    "model.hidden_size": 32,
-    "model.num_layers": 2,
-    "model.num_heads": 1,
-    "model.head_dim": 32,
-    "model.expert_width": 32,
-    "trainer.steps": 150,
-    "trainer.batch_size": 8,
-    "trainer.validate_every": 150,
-    "trainer.log_every": 75,
-    "optimizer.warmup_steps": 20,
+    "data.corpus": "stdlib", "data.sequence_length": 64, "data.validation_sequences": 128, "model.hidden_size": 32,
+    "model.num_layers": 2, "model.num_heads": 1, "model.head_dim": 32, "model.expert_width": 32, "trainer.steps": 150,
+    "trainer.batch_size": 8, "trainer.validate_every": 150, "trainer.log_every": 75, "optimizer.warmup_steps": 20,
     "optimizer.learning_rate": 5e-3,
-}
+}  # fmt: skip
 KIND, RATE, BALANCE, TOP_K = (
     "model.router.kind",
     "optimizer.learning_rate",
@@ -45,7 +35,7 @@ KIND, RATE, BALANCE, TOP_K = (
 QUESTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "router": tuple(
         {KIND: kind}
-        for kind in (
+        for kind in [
             "topk",
             "random",
             "hash",
@@ -55,7 +45,7 @@ QUESTIONS: dict[str, tuple[dict[str, Any], ...]] = {
             "film",
             "additive",
             "bias_balanced",
-        )
+        ]
     ),
     "learning rate": tuple({RATE: rate} for rate in (5e-3, 1e-3, 2.5e-3, 4e-3, 6e-3, 1e-2)),
     "load balancing and top-k": (

@@ -34,20 +34,10 @@ GRID: dict[str, tuple[float, ...]] = {
 }
 SEEDS = (0, 1)
 SETTINGS = {
-    "data.corpus": "stdlib",
-    "data.sequence_length": 64,
-    "data.validation_sequences": 64,
-    "model.hidden_size": 32,
-    "model.num_layers": 2,
-    "model.num_heads": 1,
-    "model.head_dim": 32,
-    "model.expert_width": 32,
-    "trainer.steps": 216,
-    "trainer.batch_size": 8,
-    "trainer.validate_every": 24,
-    "trainer.log_every": 72,
-    "optimizer.warmup_steps": 20,
-}
+    "data.corpus": "stdlib", "data.sequence_length": 64, "data.validation_sequences": 64, "model.hidden_size": 32,
+    "model.num_layers": 2, "model.num_heads": 1, "model.head_dim": 32, "model.expert_width": 32, "trainer.steps": 216,
+    "trainer.batch_size": 8, "trainer.validate_every": 24, "trainer.log_every": 72, "optimizer.warmup_steps": 20,
+}  # fmt: skip
 
 
 def configs() -> list[RunConfig]:

@@ -281,17 +281,8 @@ def test_seeds_are_bought_in_arrays_until_it_is_decided(cluster, tmp_path, monke
     monkeypatch.setenv("PYTHONPATH", str(SOURCE_ROOT))
     path, out = tmp_path / "weights.py", tmp_path / "runs"
     path.write_text(WEIGHTS)
-    command = [
-        "run",
-        str(path),
-        "--until-decided",
-        "--launcher",
-        "slurm",
-        "--array-parallelism",
-        "2",
-        "--out",
-        str(out),
-    ]
+    options = "--until-decided --launcher slurm --array-parallelism 2 --out"
+    command = ["run", str(path), *options.split(), str(out)]
     assert main(command) == 0
     said = capsys.readouterr()
     assert said.out.count("job ") >= 1 and "Bought until decided" in said.out and "open" in said.err

@@ -11,20 +11,10 @@ from sweeps.studies.resolve import plan
 from tests.sweeps import postgres as postgresql
 
 SMALL = {
-    "data.corpus": "markov",
-    "data.sequence_length": 16,
-    "data.validation_sequences": 8,
-    "model.hidden_size": 16,
-    "model.num_heads": 1,
-    "model.head_dim": 16,
-    "model.num_layers": 1,
-    "model.num_experts": 4,
-    "model.expert_width": 8,
-    "trainer.steps": 30,
-    "trainer.batch_size": 4,
-    "trainer.validate_every": 15,
-    "trainer.log_every": 5,
-}
+    "data.corpus": "markov", "data.sequence_length": 16, "data.validation_sequences": 8, "model.hidden_size": 16,
+    "model.num_heads": 1, "model.head_dim": 16, "model.num_layers": 1, "model.num_experts": 4, "model.expert_width": 8,
+    "trainer.steps": 30, "trainer.batch_size": 4, "trainer.validate_every": 15, "trainer.log_every": 5,
+}  # fmt: skip
 
 
 def declare(**changes) -> Ablation:

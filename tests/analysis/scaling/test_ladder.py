@@ -160,14 +160,8 @@ def test_page_terminal_json_and_files_say_the_same(judged) -> None:
         if table.name != "points":
             assert table.title in html and table.title in shown
     assert content["ladder"]["form"]["name"] == "one law with sparsity" and "laws" not in content["ladder"]
-    assert [table.name for table in tables_on(judgement.tables, "file")] == [
-        "law",
-        "forms",
-        "isoflop",
-        "extrapolation",
-        "health",
-        "points",
-    ]
+    names = [table.name for table in tables_on(judgement.tables, "file")]
+    assert names == ["law", "forms", "isoflop", "extrapolation", "health", "points"]
     assert list(pictures(judgement.figures)) == ["compute", "isoflop", "health"]
 
 

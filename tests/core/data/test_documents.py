@@ -23,12 +23,15 @@ def rows(path, key: str = "text") -> None:
     path.write_text("\n".join(json.dumps({key: line}) for line in LINES) + "\n\n")
 
 
+def assert_lines(documents) -> None:
+    found = sorted([*documents.train.values(), *documents.validation.values()])
+    assert found == sorted(line.encode() for line in LINES)
+
+
 def test_json_lines_are_documents(tmp_path) -> None:
     rows(tmp_path / "a.jsonl")
     documents = text_kinds()["text"](str(tmp_path / "a.jsonl"))
-    assert sorted([*documents.train.values(), *documents.validation.values()]) == sorted(
-        line.encode() for line in LINES
-    )
+    assert_lines(documents)
     assert "a.jsonl:1" in documents.train.keys() | documents.validation.keys()
 
 
@@ -38,9 +41,7 @@ def test_parquet_rows_are_documents(tmp_path) -> None:
 
     parquet.write_table(pyarrow.table({"text": LINES}), tmp_path / "a.parquet")
     documents = text_kinds()["text"](str(tmp_path))
-    assert sorted([*documents.train.values(), *documents.validation.values()]) == sorted(
-        line.encode() for line in LINES
-    )
+    assert_lines(documents)
     parquet.write_table(pyarrow.table({"content": LINES}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match='has no column "text"; its columns are content'):
         text_kinds()["text"](str(tmp_path))
@@ -89,14 +90,7 @@ def test_a_trained_bpe_loses_nothing_and_knows_its_special_tokens(tokenizer) -> 
 
 def test_the_end_token_is_the_one_that_the_tokenizer_names(tmp_path, tokenizer) -> None:
     made = json.loads(tokenizer.read_text())
-    new = {
-        "id": 300,
-        "content": "<|im_end|>",
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-    }
+    new = {"id": 300, "content": "<|im_end|>"} | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(made | {"added_tokens": [*made["added_tokens"], new | {"special": True}]}))
     unnamed = FileTokenizer(path)

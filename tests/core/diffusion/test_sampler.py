@@ -126,15 +126,8 @@ def test_it_is_llada_s_loop_at_temperature_zero(network, block_length: int, step
 
     settings = Sampling(length=24, block_length=block_length, steps=steps, guidance=guidance)
     for prompt in PROMPTS[:2]:
-        expected = generate(
-            logits,
-            torch.tensor([prompt]),
-            steps=steps,
-            length=24,
-            block_length=block_length,
-            mask_id=MASK,
-            guidance=guidance,
-        )
+        asked = {"steps": steps, "length": 24, "block_length": block_length, "guidance": guidance}
+        expected = generate(logits, torch.tensor([prompt]), mask_id=MASK, **asked)
         for predict in (NetworkPredictor(network), from_function(logits)):
             assert sample(predict, [prompt], settings, MASK).tokens_BL.tolist() == expected.tolist()
 
@@ -177,14 +170,8 @@ def test_routers_that_see_the_sequence_or_the_ratio_never_see_filling(kind: str)
 def test_tokens_are_told_as_they_are_fixed_and_fixed_once(network) -> None:
     settings = Sampling(length=12, block_length=4, steps=6, temperature=0.5)
     events = list(decode(NetworkPredictor(network), PROMPTS, settings, MASK))
-    assert [event.step for event in events] == list(range(6)) and [event.block for event in events] == [
-        0,
-        0,
-        1,
-        1,
-        2,
-        2,
-    ]
+    assert [event.step for event in events] == list(range(6))
+    assert [event.block for event in events] == [0, 0, 1, 1, 2, 2]
     places = [
         pair for event in events for pair in zip(event.sequence_M.tolist(), event.position_M.tolist(), strict=True)
     ]

@@ -12,6 +12,7 @@ import pytest
 
 from core.execution import sandbox
 from core.execution.sandbox import Ended, Limits, run, start
+from tests.forked import wait_until
 
 SHORT = Limits(wall_s=1.0)  # for programs that don't end
 LONG = Limits(wall_s=120.0)  # never reached, on a busy machine either
@@ -152,14 +153,10 @@ def test_it_ends_with_whoever_started_it() -> None:
     marker = secrets.token_hex(8)
     starter = f"from core.execution.sandbox import run; run('import time; time.sleep(600)', arguments=['{marker}'])"
     process = subprocess.Popen([os.sys.executable, "-c", starter])
-    deadline = time.monotonic() + PATIENCE_S
-    while not [pid for pid in left_behind(marker) if pid != str(process.pid)] and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: [pid for pid in left_behind(marker) if pid != str(process.pid)], PATIENCE_S)
     process.kill()
     process.wait()
-    while left_behind(marker) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left_behind(marker) == []
+    wait_until(lambda: not left_behind(marker), PATIENCE_S)
 
 
 def test_where_nothing_can_be_confined_nothing_is_run(monkeypatch) -> None:

@@ -127,17 +127,8 @@ def test_blocks_count_from_the_sequences_first_token_and_compute_nothing_after_t
         network.hidden = hidden
     assert [int(event.position_M[0]) // 4 for event in events] == [1, 1, 1, 2, 2, 2, 2, 3, 3]
     assert [event.block for event in events] == [0, 0, 0, 1, 1, 1, 1, 2, 2]
-    assert seen == [
-        8,
-        4,
-        4,
-        8,
-        4,
-        4,
-        4,
-        6,
-        2,
-    ]  # a block's first call also computes the one before, now that it is clean
+    # A block's first call also computes the one before, now that it is clean.
+    assert seen == [8, 4, 4, 8, 4, 4, 4, 6, 2]
 
 
 def test_a_network_with_blocks_is_decoded_in_its_own(network: Denoiser) -> None:

@@ -25,15 +25,6 @@ from tests.core.training.test_run import QUICK
 SEQUENCES, TIMESTEPS, MASK = 128, 4, 256
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small are not worth two threads' waiting for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def frozen(kind: str = "topk", **changes: Any) -> tuple[RunConfig, Denoiser]:
     """A network of random weights, of a router that is told something where it can be."""
     settings = {"model.router.kind": kind, "data.sequence_length": 16}

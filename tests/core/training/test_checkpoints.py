@@ -53,6 +53,14 @@ def learned(record: RunRecord) -> dict[str, list[float]]:
     return {name: column for name, column in record.curve.items() if name != "train/reduction_bytes"}
 
 
+def assert_same_end(again: RunRecord, whole: RunRecord, cut: Path, undisturbed: Path) -> None:
+    """That a run that was cut came to the validations and weights of one that was not, and kept no checkpoint."""
+    assert again.validation == whole.validation
+    first, second = (load_file(folder / "model.safetensors") for folder in (undisturbed, cut))
+    assert all((first[name] == second[name]).all() for name in first)
+    assert not (cut / FOLDER).exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "devices"),
     [
@@ -89,11 +97,8 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     assert step is not None and 0 < step < 60
     again = train(config, cut, devices=devices)
     assert again.status == "complete", again.reason
-    assert learned(again) == learned(whole) and again.validation == whole.validation
-    assert again.expert_load == whole.expert_load
-    first, second = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", cut))
-    assert all((first[name] == second[name]).all() for name in first)
-    assert not (cut / FOLDER).exists()  # a complete run needs none
+    assert learned(again) == learned(whole) and again.expert_load == whole.expert_load
+    assert_same_end(again, whole, cut, tmp_path / "whole")
 
 
 def cut_off(parallel: int, folder: Path) -> Path:

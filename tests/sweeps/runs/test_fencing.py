@@ -104,15 +104,10 @@ def end(process):
     return json.loads(output.splitlines()[-1])
 
 
-@pytest.mark.parametrize(
-    "at",
-    [
-        "row",
-        pytest.param("progress.json", marks=pytest.mark.slow),
-        pytest.param(WEIGHTS, marks=pytest.mark.slow),
-        pytest.param("record.json", marks=pytest.mark.slow),
-    ],
-)
+LATER = [pytest.param(at, marks=pytest.mark.slow) for at in ("progress.json", WEIGHTS, "record.json")]
+
+
+@pytest.mark.parametrize("at", ["row", *LATER])
 def test_a_worker_that_sleeps_through_the_loss_of_its_lock_changes_nothing(sweep, plan, at):
     first = sweep.start(SLEEP_AT=at)
     worker = sweep.asleep()

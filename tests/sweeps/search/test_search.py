@@ -77,7 +77,10 @@ def test_a_larger_budget_goes_on_with_the_same_search(run, tmp_path) -> None:
     assert [c.settings for c in more.results.configurations[:6]] == [c.settings for c in few.results.configurations]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "cma_es", "qmc", "random", "nsga2"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cma_es", "qmc", "nsga2")]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", *SLOW])
 def test_every_sampler_searches_and_starts_with_the_control(run, sampler) -> None:
     found = run(sampler=sampler, pruner="none", budget=Budget(trials=20), space=SPACE)
     assert found.ledger.counts()["complete"] == 20
@@ -85,6 +88,7 @@ def test_every_sampler_searches_and_starts_with_the_control(run, sampler) -> Non
     assert len({json.dumps(c.settings) for c in found.results.configurations}) == 20
 
 
+@pytest.mark.slow
 def test_tpe_learns_where_random_search_does_not(run, tmp_path) -> None:
     space = {RATE: Log(1e-5, 0.4), WEIGHT: Log(1e-6, 10.0)}
     means = {}

@@ -5,13 +5,13 @@ import math
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from core.config.run import config_hash, to_dict
-from core.data.corpora import fingerprint
+from core.config.run import config_hash
 from core.records import record as records
-from core.records.record import RunRecord
 from core.training.checkpoint_files import FOLDER, LATEST, saved_step
+from tests.sweeps.trainers import record_of
 
 
 def loss_of(config, step: int) -> float:
@@ -35,16 +35,11 @@ def landscape(config, folder, *, loggers=(), study=None, until=None, bound=0.5):
     values = [loss_of(config, int(step)) for step in steps]
     if config.optimizer.learning_rate > bound:
         raise FloatingPointError(f"the loss is not finite at step {start + 1}")
-    record = RunRecord(
+    record = replace(
+        record_of(config, study),
         status="paused" if until else "complete",
-        run_hash=config_hash(config),
-        arm_hash=config_hash(config, with_seed=False),
-        seed=config.seed,
-        config=to_dict(config),
         metrics={"val/nelbo": values[-1], "load/max_vio": config.objective.load_balancing_weight},
         validation={"step": steps, "tokens": tokens, "val/nelbo": values},
-        data_fingerprint=fingerprint(config.data),
-        study=dict(study or {}),
     )
     if until:
         records.write_atomically(folder / FOLDER / LATEST, json.dumps({"step": until, "name": "step"}))
