@@ -54,17 +54,6 @@ def block(heading: str, place: int = 0) -> str:
 
 def run_file(heading: str, folder: Path, place: int = 0) -> dict[str, Any]:
     """Run a heading's file as a user's own. Returns its names."""
-
-
-def blocks(heading: str) -> list[str]:
-    """All blocks of Python under a heading of the page."""
-    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.S | re.M)
-    assert section is not None, heading
-    return re.findall(r"^```python\n(.*?)^```", section[1], re.S | re.M)
-
-
-def run_file(heading: str, folder: Path) -> None:
-    """Run a heading's file as a user's own."""
     path = folder / f"{heading.lower().replace(' ', '_')}.py"
     path.write_text(block(heading, place))
     return runpy.run_path(str(path))
@@ -74,7 +63,6 @@ def run_file(heading: str, folder: Path) -> None:
 def registries():
     """Registries as they were, once a test is over."""
     kept = [(registry, registry.entries()) for registry in REGISTRIES]
-    kept = [(registry, registry.entries()) for registry in (ROUTERS, OBJECTIVES, CORPORA, METRICS, DECODE_RULES, PARTS)]
     yield
     for registry, entries in kept:
         registry._entries = {entry.name: entry for entry in entries}
@@ -157,12 +145,10 @@ def test_kind_of_study(tmp_path) -> None:
 
 
 def test_statistical_test_that_is_shown(tmp_path, monkeypatch) -> None:
-    statistic, shown = blocks("Statistical test that is shown")
     module = ModuleType("analysis.statistics.sign_test")
-    exec(statistic, module.__dict__)
+    exec(block("Statistical test that is shown"), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    (tmp_path / "part.py").write_text(shown)
-    runpy.run_path(str(tmp_path / "part.py"))
+    run_file("Statistical test that is shown", tmp_path, 1)
     design = make_design()
     cells = [(arm["name"], seed) for arm in design["arms"] for seed in design["seeds"]]
     study = Study.of([make_record(design, arm, seed, -0.3 if arm == "arm1" else 0.0) for arm, seed in cells])
