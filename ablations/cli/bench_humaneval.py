@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ablations.cli.bench_lm_eval import asked_of, responder_of, save
 from ablations.cli.terminal import console, show_json
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.errors import UserError
 from core.execution.examining import Verdict, examine_all
 from core.execution.sandbox import Limits, confinement

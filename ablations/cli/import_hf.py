@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
 from ablations.cli.terminal import console
+from core.config.data import DataConfig
 from core.config.loading import load as load_config
-from core.config.run import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, TrainerConfig, to_yaml
+from core.config.model import ModelConfig
+from core.config.objective import ObjectiveConfig
+from core.config.run import RunConfig, to_yaml
+from core.config.training import TrainerConfig
 from core.data.tokenizers import load_tokenizer
 from core.errors import UserError
 from core.interchange.folders import TEMPLATE, TOKENIZER, check_empty, check_weights, copy_tokenizer, find, read_config
@@ -146,7 +150,7 @@ def dtype_of(name: str | None) -> "torch.dtype | None":
 
 
 def _run_config(model: ModelConfig, weights: Path, load_balancing: float | None, tokenizer: str) -> RunConfig:
-    kind: Literal["autoregressive", "masked_diffusion"] = "autoregressive" if model.causal else "masked_diffusion"
+    kind = "autoregressive" if model.causal else "masked_diffusion"
     objective = ObjectiveConfig(kind=kind)
     if load_balancing is not None:
         objective = replace(objective, load_balancing_weight=load_balancing)

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.config.run import ModelConfig, RunConfig
+from core.config.model import ModelConfig
+from core.config.run import RunConfig
 from core.data.corpus import CORPORA
 from core.data.documents import encoded
 from core.data.names import kinds

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from ablations.cli.doctor import examine
 from core.config.loading import load as load_config
+from core.config.model import ModelConfig
 from core.config.presets import preset
-from core.config.run import ModelConfig
 from core.data.tokenizers import train_bpe
 from core.interchange.huggingface import save
 from core.model.transformer import Denoiser, initialise

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from core.capacity.clusters import device_of_record
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from sweeps.launch.machine import share_of_cores
 from sweeps.runs.packing import measure_packings
 from tests.benchmarks import adaptive, commands, dashboard, engine, layer, ledger, search, stack, step, sweep, telemetry

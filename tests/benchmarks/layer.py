@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config.run import ModelConfig
+from core.config.model import ModelConfig
 from core.model.moe import MoE
 from tests.benchmarks.timing import interleaved
 

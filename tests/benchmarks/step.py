@@ -5,7 +5,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from core.config.run import DataConfig, ModelConfig, RunConfig, TrainerConfig
+from core.config.data import DataConfig
+from core.config.model import ModelConfig
+from core.config.run import RunConfig
+from core.config.training import TrainerConfig
 from core.data.batches import Batch
 from core.diffusion.masking import mask_tokens
 from core.runtime.random_streams import torch_stream

@@ -154,7 +154,7 @@ def test_a_compiler_leaves_the_mixture_as_it_is() -> None:
 def test_a_mixture_imports_no_compiler_where_nothing_is_compiled() -> None:
     program = (
         "import sys, torch\n"
-        "from core.config.run import ModelConfig\n"
+        "from core.config.model import ModelConfig\n"
         "from core.model.moe import MoE\n"
         "made = MoE(ModelConfig(hidden_size=16, num_experts=4, top_k=2, expert_width=16))\n"
         "made(torch.randn(8, 16))[0].sum().backward()\n"

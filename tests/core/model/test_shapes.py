@@ -82,7 +82,7 @@ def test_sizes_of_states_are_those_of_the_network(model: ModelConfig) -> None:
 def test_counting_thousands_of_models_imports_no_torch() -> None:
     program = (
         "import sys\n"
-        "from core.config.run import ModelConfig\n"
+        "from core.config.model import ModelConfig\n"
         "from core.model.flops import count\n"
         "found = {count(ModelConfig(hidden_size=4 * n)).total for n in range(8, 2008)}\n"
         "assert len(found) == 2000 and 'torch' not in sys.modules\n"
