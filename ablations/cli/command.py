@@ -13,7 +13,7 @@ from core.errors import UserError
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells report it
 
 Handler = Callable[[argparse.Namespace], int]
-Check = Literal["declaration", "plan", "runs", "records", "any size", "folder", "out"]
+Check = Literal["plan", "runs", "records", "any size", "folder", "out"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,26 +30,23 @@ class Parser(argparse.ArgumentParser):
 class Command:
     """A command of `ablate`: the COMMAND of a file in ablations/cli/commands.
 
-    handler: takes the parsed arguments and returns the exit status; or its name, "package.module:function", which is
-        imported when the command runs.
     options: adds the command's own options. study, settings, json: it takes NAME and --size; key=value; --json.
-    by_kind: a kind of study may have a handler of its own (see ablations.cli.kinds).
-    checks: mistakes that are refused before the handler is imported:
-        "declaration": NAME declares a study, and its folder of runs isn't another declaration's; "folder": a run's folder
-        may stand in its place; "plan": the study can be planned with these settings; "runs": it has been run; "records": it
-        has records; "any size": where it was run in several sizes, the first will do; "out": --out is no file.
+    handler: takes the parsed arguments and returns the exit status; or its name, imported when the command runs (default:
+        "ablations.cli.NAME:run_NAME", or the file of that name of the study's kind, see ablations.cli.kinds).
+    checks: mistakes that are refused before the handler is imported, beside another declaration's folder of runs: "plan": the
+        study can be planned with these settings; "runs": it has been run; "records": it has records; "any size": where it was
+        run in several sizes, the first will do; "folder": a run's folder may stand in place of NAME; "out": --out is no file.
     changes: edits of the declaration since it was run are noted on standard error, shown by the handler, or ignored.
     """
 
     name: str
     help: str
-    handler: Handler | str
     options: Callable[[argparse.ArgumentParser], object] = lambda parser: None
+    handler: Handler | str = ""
     study: bool = False
     settings: bool = False
     json: bool = False
     usage: str = ""
-    by_kind: bool = False
     checks: tuple[Check, ...] = ()
     changes: Literal["noted", "shown", "ignored"] = "noted"
 
@@ -79,7 +76,7 @@ class Command:
 
     def handler_for(self, kind: str) -> Handler:
         """The function that carries the command out for a kind of study; empty: for none. Imports it."""
-        if self.by_kind and kind and isinstance(self.handler, str):
-            handler: Handler = getattr(module_of(kind, self.name), self.handler.partition(":")[2])
+        if not self.handler:
+            handler: Handler = getattr(module_of(kind if self.study else "", self.name), f"run_{self.name}")
             return handler
         return pkgutil.resolve_name(self.handler) if isinstance(self.handler, str) else self.handler

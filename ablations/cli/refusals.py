@@ -23,7 +23,8 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
     """
     _check_folders(command, arguments)
     arguments.study_kind = ""
-    if "declaration" not in command.checks or ("folder" in command.checks and Path(arguments.name).is_dir()):
+    or_folder = "folder" in command.checks
+    if not (command.study or or_folder) or (or_folder and Path(arguments.name).is_dir()):
         return
     stem, declaration = agenda.declared(arguments.name)
     arguments.study_kind = declaration.kind
@@ -58,9 +59,8 @@ def _check_folder_of_runs(command: Command, arguments: argparse.Namespace, stem:
         return
     if command.changes == "ignored":
         return  # it goes by what the declaration says now, or by none
-    arguments.drift = one_line(
-        module_of(declaration.kind, "drift").drift(arguments, size)
-    )  # with labels and questions of whoever wrote them
+    found = module_of(declaration.kind, "drift").drift(arguments, size)
+    arguments.drift = one_line(found)  # with labels and questions of whoever wrote them
     if arguments.drift and command.changes == "noted":
         say(f"note: {arguments.drift}", file=sys.stderr)
 

@@ -29,4 +29,4 @@ def test_commands_have_names_of_their_own_and_the_order_names_no_other() -> None
     assert set(ORDER) <= set(COMMANDS)
     assert [command.name for command in ordered()][: len(ORDER)] == list(ORDER)
     with pytest.raises(ValueError, match="two commands 'list'"):
-        register(Command("list", "another", len))
+        register(Command("list", "another"))

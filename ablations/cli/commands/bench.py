@@ -84,7 +84,6 @@ def _judged_options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "bench",
     "measure the cost and the quality of decoding",
-    "ablations.cli.bench:run_bench",
     options,
     json=True,
     usage="bench sampling|tasks|text|pairs|lm-eval|humaneval MODEL [options]",

@@ -5,8 +5,7 @@ from ablations.cli.command import Command
 COMMAND = Command(
     "cancel",
     "stop a study: its Slurm jobs and its processes on this machine",
-    "ablations.cli.cancel:run_cancel",
     study=True,
-    checks=("declaration", "runs"),
+    checks=("runs",),
     changes="ignored",
 )

@@ -8,9 +8,7 @@ from ablations.cli.options import positive, storage_option
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--wandb",
-        metavar="ENTITY/PROJECT",
-        help="save a W&B workspace and report in this project instead",
+        "--wandb", metavar="ENTITY/PROJECT", help="save a W&B workspace and report in this project instead"
     )
     storage_option(parser)
     parser.add_argument("--port", type=positive, metavar="N", help="port on 127.0.0.1 (default: a free one)")
@@ -19,9 +17,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "dashboard",
     "serve a live page of a study, or save its W&B workspace",
-    "ablations.cli.dashboard:run_dashboard",
     options,
     study=True,
     json=True,
-    checks=("declaration", "runs"),
+    checks=("runs",),
 )

@@ -22,7 +22,6 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "data",
     "download text, or tokenise text into shards",
-    "ablations.cli.data:run_data",
     options,
     usage="data get NAME | ablate data tokenize CORPUS [options]",
     checks=("out",),

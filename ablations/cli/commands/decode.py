@@ -6,9 +6,8 @@ from ablations.cli.options import workers_options
 COMMAND = Command(
     "decode",
     "decode held-out prompts in every declared decoding setting",
-    "ablations.cli.decode:run_decode",
     workers_options,
     study=True,
     settings=True,
-    checks=("declaration", "plan"),
+    checks=("plan",),
 )

@@ -10,10 +10,5 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "describe",
-    "print parameters, FLOPs and shapes of a configuration",
-    "ablations.cli.describe:run_describe",
-    options,
-    settings=True,
-    json=True,
+    "describe", "print parameters, FLOPs and shapes of a configuration", options, settings=True, json=True
 )

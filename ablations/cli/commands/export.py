@@ -27,10 +27,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "export",
     "write the winning arm as a configuration with its evidence, or a run's weights",
-    "ablations.cli.export:run_export",
     options,
     study=True,
     settings=True,
-    by_kind=True,
-    checks=("declaration", "records", "folder"),
+    checks=("records", "folder"),
 )

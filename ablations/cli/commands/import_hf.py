@@ -19,7 +19,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "import",
     "convert a Hugging Face model to a configuration and weights",
-    "ablations.cli.import_hf:run_import",
     options,
     checks=("out",),
+    handler="ablations.cli.import_hf:run_import",
 )

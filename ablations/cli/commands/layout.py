@@ -31,7 +31,6 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "layout",
     "find the fastest layout on a cluster, and its cost",
-    "ablations.cli.layout:run_layout",
     options,
     settings=True,
     json=True,

@@ -15,12 +15,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "plan",
     "print arms, cost and the minimum detectable effect",
-    "ablations.cli.plan:run_plan",
     options,
     study=True,
     settings=True,
     json=True,
-    by_kind=True,
-    checks=("declaration", "plan"),
+    checks=("plan",),
     changes="ignored",
 )

@@ -28,10 +28,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "probe",
     "measure routing by timestep, or the NELBO at other lengths",
-    "ablations.cli.probe:run_probe",
     options,
     settings=True,
     json=True,
     usage="probe routing|lengths RUN|NAME [options] [data.key=value ...]",
-    checks=("declaration", "folder"),
+    checks=("folder",),
 )

@@ -15,11 +15,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "report",
     "print the verdict and write report.html",
-    "ablations.cli.report:run_report",
     options,
     study=True,
     json=True,
-    by_kind=True,
-    checks=("declaration", "records"),
+    checks=("records",),
     changes="shown",
 )

@@ -17,11 +17,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "retry",
     "queue failed and lost runs again",
-    "ablations.cli.retry:run_retry",
     options,
     study=True,
     settings=True,
-    by_kind=True,
-    checks=("declaration", "plan", "runs"),
+    checks=("plan", "runs"),
     changes="ignored",
 )

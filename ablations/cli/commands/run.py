@@ -24,13 +24,5 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "run",
-    "train the runs that have no record",
-    "ablations.cli.run:run_run",
-    options,
-    study=True,
-    settings=True,
-    by_kind=True,
-    checks=("declaration", "plan"),
-    changes="ignored",
+    "run", "train the runs that have no record", options, study=True, settings=True, checks=("plan",), changes="ignored"
 )

@@ -35,7 +35,6 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "sample",
     "decode with a model and show tokens being fixed",
-    "ablations.cli.sample:run_sample",
     options,
     json=True,
     usage="sample MODEL [--prompt TEXT ...] [options]",

@@ -14,10 +14,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 COMMAND = Command(
     "status",
     "print the runs, jobs and time left of a study",
-    "ablations.cli.status:run_status",
     options,
     study=True,
     json=True,
-    checks=("declaration", "runs"),
+    checks=("runs",),
     changes="shown",
 )

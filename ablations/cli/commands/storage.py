@@ -28,5 +28,5 @@ def run_storage(arguments: argparse.Namespace) -> int:
 
 
 COMMAND = Command(
-    "storage", "serve a database to workers over gRPC", run_storage, options, usage="storage serve [options]"
+    "storage", "serve a database to workers over gRPC", options, run_storage, usage="storage serve [options]"
 )

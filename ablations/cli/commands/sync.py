@@ -3,10 +3,5 @@
 from ablations.cli.command import Command
 
 COMMAND = Command(
-    "sync",
-    "send runs that were logged offline to W&B, once each",
-    "ablations.cli.sync:run_sync",
-    study=True,
-    json=True,
-    checks=("declaration", "runs"),
+    "sync", "send runs that were logged offline to W&B, once each", study=True, json=True, checks=("runs",)
 )

@@ -19,10 +19,5 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "train",
-    "train one run, or stages, from a configuration or preset",
-    "ablations.cli.train:run_train",
-    options,
-    settings=True,
-    checks=("out",),
+    "train", "train one run, or stages, from a configuration or preset", options, settings=True, checks=("out",)
 )

@@ -6,10 +6,9 @@ from ablations.cli.options import storage_option
 COMMAND = Command(
     "verify",
     "compute all hashes again and list the problems found",
-    "ablations.cli.verify:run_verify",
     storage_option,
     study=True,
     json=True,
-    checks=("declaration", "any size"),
+    checks=("any size",),
     changes="shown",
 )

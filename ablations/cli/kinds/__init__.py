@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def module_of(kind: str, command: str) -> ModuleType:
-    """The module that carries out a command for a kind of study."""
+    """The module that carries out a command for a kind of study; an empty kind has none of its own."""
     own = f"{__name__}.{kind}"
-    name = f"{own}.{command}" if find_spec(own) and find_spec(f"{own}.{command}") else f"ablations.cli.{command}"
-    return importlib.import_module(name)
+    found = kind and find_spec(own) and find_spec(f"{own}.{command}")
+    return importlib.import_module(f"{own}.{command}" if found else f"ablations.cli.{command}")
