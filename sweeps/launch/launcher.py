@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from core.runtime.units import counted
 from sweeps.launch import launchers as package
 
 if TYPE_CHECKING:  # they load Optuna
@@ -54,18 +55,28 @@ class Order:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Submission(Protocol):
-    """Work that a scheduler was given. job: its number; None for a dry run, which writes nothing. text: of the script.
-    line: for people. notes: of what it doesn't ask for, and what it does without having been told."""
+@dataclass(frozen=True)
+class Submission:
+    """An array that was submitted; or, where job is None, that would be, and nothing of it was written.
+
+    text: of the script. runs: that wait; 0 = a search, which draws them. notes: of what it doesn't ask for, and what it does
+    without having been told.
+    """
+
+    script: Path
+    text: str
+    tasks: int
+    runs: int
+    job: str | None
+    notes: tuple[str, ...] = ()
 
     @property
-    def job(self) -> str | None: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    @property
-    def line(self) -> str: ...
+    def line(self) -> str:
+        """Line on what was submitted, or would be."""
+        runs, tasks = counted(self.runs, "run") if self.runs else "a search", counted(self.tasks, "array task")
+        if self.job is None:
+            return f"not submitted, and nothing is written: {runs}, {tasks}"
+        return f"job {self.job}: {runs} wait{'' if self.runs > 1 else 's'} for {tasks} ({self.script})"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from core.config.run import RunConfig
 from core.errors import UserError
 from core.records import record as records
 from core.runtime.child_process import SOURCE_ROOT
-from core.runtime.units import counted
 from sweeps.kinds import AnyPlan, operations_of
+from sweeps.launch.launcher import Submission
 from sweeps.launch.pool import TRAINER
 from sweeps.launch.site import CPUS, Request, clock, seconds
 from sweeps.runs import slurm as scheduler
@@ -68,30 +68,6 @@ class Array:
     gpus: int | None
     trainer: str
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Submission:
-    """An array that was submitted; or, where job is None, that would be, and nothing of it was written.
-
-    text: of the script. runs: that wait; 0 = a search, which draws them. notes: of what it doesn't ask for, and what it does
-    without having been told.
-    """
-
-    script: Path
-    text: str
-    tasks: int
-    runs: int
-    job: str | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def line(self) -> str:
-        """Line on what was submitted, or would be."""
-        runs, tasks = counted(self.runs, "run") if self.runs else "a search", counted(self.tasks, "array task")
-        if self.job is None:
-            return f"not submitted, and nothing is written: {runs}, {tasks}"
-        return f"job {self.job}: {runs} wait{'' if self.runs > 1 else 's'} for {tasks} ({self.script})"
 
 
 def submit(

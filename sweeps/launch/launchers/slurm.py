@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from core.errors import UserError
 from core.runtime.units import counted
-from sweeps.launch.launcher import Cancelled, Launcher, Option, Order
+from sweeps.launch.launcher import Cancelled, Launcher, Option, Order, Submission
 from sweeps.runs import slurm as scheduler
 from sweeps.storage.submissions import job_name, submissions
 
 if TYPE_CHECKING:  # they load Optuna
     from sweeps.kinds import AnyPlan
-    from sweeps.launch.slurm import Submission
 
 
 class Slurm:
@@ -30,7 +29,7 @@ class Slurm:
         Option("dry-run", "print the batch script; nothing is submitted or written", kind="flag"),
     )
 
-    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> "Submission | None":
+    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> Submission | None:
         """Submit an array whose tasks claim what waits."""
         from sweeps.launch import site, slurm  # loads Optuna
 
