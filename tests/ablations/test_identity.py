@@ -15,6 +15,7 @@ from ablations.cli.kinds.search.drift import drift
 from ablations.cli.plan import make_plan
 from core.records import record as records
 from core.records import study_history as history
+from core.records.study_history import Look
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
 from sweeps.studies.plan import Plan
@@ -268,7 +269,7 @@ search = Search(
     path.write_text(text.replace("trials=4", "trials=8").replace("1e-2", "1e-1"))
     said = drift(arguments, "full")
     assert "space, budget: `ablate run rates.py --exploratory` goes by what it is now" in said
-    assert [event["recorded"] for event in history.read(Path("runs/rates"))] == [0]
+    assert [event.recorded for event in history.read(Path("runs/rates"))] == [0]
 
 
 def test_verify_looks_at_the_first_of_several_sizes(toy: Path) -> None:
@@ -325,7 +326,7 @@ def test_a_second_confirmation_says_that_it_is_one(toy: Path) -> None:
         text = printed("confirm", "toy.py", "--seeds", str(count))
         assert ("This is confirmation 2; tried before: " in text) == (count == 6)
     assert f"{winner} on seeds 1000–1003 (not confirmed). Beside alpha / 2 = 0.025" in text
-    assert [event["event"] for event in history.read(folder)].count("look") == 2
+    assert sum(isinstance(event, Look) for event in history.read(folder)) == 2
 
 
 def test_a_history_that_is_damaged_is_said_and_left_alone(toy: Path) -> None:

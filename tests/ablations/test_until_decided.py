@@ -147,7 +147,8 @@ def test_a_retry_of_a_sweep_that_was_looked_at_is_noted_before_it_is_queued(plac
 
 
 def test_a_run_that_fails_again_and_is_looked_at_without_its_pair_is_noted_again(tmp_path) -> None:
-    rule, design = replace(Rule.of(8), futile=0.0), make_design(arms=2, seeds=8, margin=None)
+    rule, content = replace(Rule.of(8), futile=0.0), make_design(arms=2, seeds=8, margin=None)
+    design = Design.from_json(content)
     cell = ("arm1", 1)
     assert add_retry(tmp_path, design, [cell]) == [] and not list(tmp_path.iterdir())  # nothing was looked at
     add(tmp_path, design, asdict(rule), {"seeds": 4, "decisions": {}, "steps": []})
@@ -156,6 +157,6 @@ def test_a_run_that_fails_again_and_is_looked_at_without_its_pair_is_noted_again
     add(tmp_path, design, asdict(rule), {"seeds": 6, "decisions": {}, "steps": []})
     found = add_retry(tmp_path, design, [cell])
     assert found == [(4, [cell]), (6, [cell])]  # the look after 6 seeds went without its pair, and stays so
-    whole = [make_record(design, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
-    seen = sequential_run(Study.of(whole, rule.designed(Design.from_json(design), {}, found)))
+    whole = [make_record(content, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
+    seen = sequential_run(Study.of(whole, rule.designed(design, {}, found)))
     assert [look.steps[0].n for look in seen.looks] == [3, 5, 8]
