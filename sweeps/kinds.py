@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from optuna.storages import BaseStorage
 
@@ -83,3 +83,11 @@ def operations_of(kind: str) -> Operations:
     """The operations of a kind of study by its name; those of planned runs for a kind that isn't registered here."""
     known = STUDY_KINDS[kind if kind in STUDY_KINDS else Ablation.kind]
     return cast(Operations, importlib.import_module(known.operations))
+
+
+if TYPE_CHECKING:  # mypy holds the modules to the protocol
+    from sweeps.runs import operations as of_runs
+    from sweeps.search import operations as of_searches
+
+    _runs: Operations = of_runs
+    _searches: Operations = of_searches

@@ -5,7 +5,7 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from core.config.field_types import check_fields
@@ -60,7 +60,7 @@ class Factorial(ArmSource):
     listed: Listed = "all"
     pairs: Contrasts = ()
     match: str | None = None
-    may_be_single: bool = field(default=False)
+    may_be_single: bool = False
 
     def check(self, shared: Shared) -> None:
         keys = [factor.key for factor in self.varied]
