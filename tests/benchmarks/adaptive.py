@@ -90,16 +90,10 @@ def as_study(scores_SA: np.ndarray, rule: Rule, margin: float | None = MARGIN) -
     names = [f"arm{place}" for place in range(scores_SA.shape[1])]
     arms = tuple(
         DesignArm(
-            name=name,
-            label=name,
-            settings={},
-            hash=name,
-            parameters=ParameterCounts(1, 1),
-            flops_per_token=1.0,
-            notes=(),
+            name=name, label=name, settings={}, hash=name, parameters=ParameterCounts(1, 1), flops_per_token=1.0, notes=()
         )
         for name in names
-    )
+    )  # fmt: skip
     design = Design(
         ablation="adaptive", size="full", question="", metric="val/nelbo", secondary=(), margin=margin, alpha=0.05, power=0.8,
         control=names[0], seeds=tuple(range(rule.fixed)), factors=(), arms=arms, base="", contrasts=(), overrides=(),

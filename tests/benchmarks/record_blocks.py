@@ -25,28 +25,12 @@ SETTINGS = {
     "trainer.batch_size": 8, "trainer.validate_every": 150, "trainer.log_every": 75, "optimizer.warmup_steps": 20,
     "optimizer.learning_rate": 5e-3,
 }  # fmt: skip
-KIND, RATE, BALANCE, TOP_K = (
-    "model.router.kind",
-    "optimizer.learning_rate",
-    "objective.load_balancing_weight",
-    "model.top_k",
-)
+KIND, RATE = "model.router.kind", "optimizer.learning_rate"
+BALANCE, TOP_K = "objective.load_balancing_weight", "model.top_k"
+KINDS = ("topk", "random", "hash", "expert_choice", "adaptive_k", "soft", "film", "additive", "bias_balanced")
 # By question, its arms; the first is the control.
 QUESTIONS: dict[str, tuple[dict[str, Any], ...]] = {
-    "router": tuple(
-        {KIND: kind}
-        for kind in [
-            "topk",
-            "random",
-            "hash",
-            "expert_choice",
-            "adaptive_k",
-            "soft",
-            "film",
-            "additive",
-            "bias_balanced",
-        ]
-    ),
+    "router": tuple({KIND: kind} for kind in KINDS),
     "learning rate": tuple({RATE: rate} for rate in (5e-3, 1e-3, 2.5e-3, 4e-3, 6e-3, 1e-2)),
     "load balancing and top-k": (
         *({BALANCE: weight, TOP_K: 2} for weight in (0.01, 0.0, 0.1, 1.0)),
