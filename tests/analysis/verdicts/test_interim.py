@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.statistics.sequential import confidence_sequence, rejects
+from analysis.statistics.sequential import confidence_sequence
 from analysis.study import Study
 from analysis.verdicts.interim import PENDING, differences, running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule
 from core.records.design import Design
 from tests.analysis.conftest import METRIC, make_design
+from tests.analysis.statistics.test_sequential import rejects
 
 PAIR = ("arm1", "control")
 
