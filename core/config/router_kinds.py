@@ -75,6 +75,10 @@ def _timed(model: "ModelConfig") -> tuple[Weight, ...]:
     return (Weight("time_EF", (model.experts, model.router.time_features), per_sequence=True),)
 
 
+def _linear_and_timed(model: "ModelConfig") -> tuple[Weight, ...]:
+    return (*linear(model), *_timed(model))
+
+
 def _film(model: "ModelConfig") -> tuple[Weight, ...]:
     shape = (2 * model.hidden_size, model.router.time_features)
     return (*linear(model), Weight("film_CF", shape, per_sequence=True))
@@ -126,65 +130,28 @@ def _room_of_ec_dlm(model: "ModelConfig") -> float:
     return chosen if model.router.k_schedule == "constant" else min(model.experts, chosen * most / mean)
 
 
-ROUTERS: Registry[RouterKind] = Registry(
-    "model.router.kind",
-    (
-        RouterKind("topk", "core.model.routing:TopKRouter"),
-        RouterKind(
-            "bias_balanced",
-            "core.model.routers.bias_balanced:BiasBalancedRouter",
-            lambda model: (*linear(model), Weight("bias_E", (model.experts,), buffer=True)),
-        ),
-        RouterKind(
-            "additive",
-            "core.model.routers.timed:AdditiveRouter",
-            lambda model: (*linear(model), *_timed(model)),
-            sees_timestep=True,
-        ),
-        RouterKind("film", "core.model.routers.timed:FilmRouter", _film, sees_timestep=True, input_copies=3),
-        RouterKind("bin_bias", "core.model.routers.timed:BinBiasRouter", _bins, sees_timestep=True),
-        RouterKind(
-            "timestep_only", "core.model.routers.timed:TimestepOnlyRouter", _timed, sees_timestep=True, input_copies=0
-        ),
-        RouterKind(
-            "unmodulated",
-            "core.model.routers.timed:UnmodulatedRouter",
-            lambda model: (*linear(model), *_timed(model)),
-            sees_timestep=True,
-            input_copies=2,
-        ),
-        RouterKind(
-            "adaptive_k",
-            "core.model.routers.adaptive_k:AdaptiveKRouter",
-            follows_ratio=True,
-            rows=lambda model: 2 * model.experts_per_token - 1,
-            check=_check_adaptive_k,
-            check_settings=_check_schedule,
-        ),
-        RouterKind(
-            "expert_choice",
-            "core.model.routers.expert_choice:ExpertChoiceRouter",
-            follows_ratio=True,
-            experts_choose=True,
-            sees_sequence=True,
-            rows=_room_for_twice,
-        ),
-        RouterKind(
-            "ec_dlm",
-            "core.model.routers.expert_choice:ECDLMRouter",
-            follows_ratio=True,
-            experts_choose=True,
-            sees_sequence=True,
-            rows=_room_of_ec_dlm,
-            check=_check_ec_dlm,
-            check_settings=_check_gates,
-        ),
-        RouterKind("soft", "core.model.routers.controls:SoftRouter", all_experts=True),
-        RouterKind("hash", "core.model.routers.controls:HashRouter", lambda model: (), input_copies=0),
-        RouterKind(
-            "random", "core.model.routers.controls:RandomRouter", lambda model: (), sees_sequence=True, input_copies=0
-        ),
-    ),
-    folder="core.model.routers",
-    light=False,
-)
+BUILT_IN = (
+    RouterKind("topk", "core.model.routing:TopKRouter"),
+    RouterKind("bias_balanced", "core.model.routers.bias_balanced:BiasBalancedRouter",
+               lambda model: (*linear(model), Weight("bias_E", (model.experts,), buffer=True))),
+    RouterKind("additive", "core.model.routers.timed:AdditiveRouter", _linear_and_timed,
+               sees_timestep=True),
+    RouterKind("film", "core.model.routers.timed:FilmRouter", _film, sees_timestep=True, input_copies=3),
+    RouterKind("bin_bias", "core.model.routers.timed:BinBiasRouter", _bins, sees_timestep=True),
+    RouterKind("timestep_only", "core.model.routers.timed:TimestepOnlyRouter", _timed, sees_timestep=True,
+               input_copies=0),
+    RouterKind("unmodulated", "core.model.routers.timed:UnmodulatedRouter",
+               _linear_and_timed, sees_timestep=True, input_copies=2),
+    RouterKind("adaptive_k", "core.model.routers.adaptive_k:AdaptiveKRouter", follows_ratio=True,
+               rows=lambda model: 2 * model.experts_per_token - 1, check=_check_adaptive_k,
+               check_settings=_check_schedule),
+    RouterKind("expert_choice", "core.model.routers.expert_choice:ExpertChoiceRouter", follows_ratio=True,
+               experts_choose=True, sees_sequence=True, rows=_room_for_twice),
+    RouterKind("ec_dlm", "core.model.routers.expert_choice:ECDLMRouter", follows_ratio=True, experts_choose=True,
+               sees_sequence=True, rows=_room_of_ec_dlm, check=_check_ec_dlm, check_settings=_check_gates),
+    RouterKind("soft", "core.model.routers.controls:SoftRouter", all_experts=True),
+    RouterKind("hash", "core.model.routers.controls:HashRouter", lambda model: (), input_copies=0),
+    RouterKind("random", "core.model.routers.controls:RandomRouter", lambda model: (), sees_sequence=True,
+               input_copies=0),
+)  # fmt: skip
+ROUTERS: Registry[RouterKind] = Registry("model.router.kind", BUILT_IN, folder="core.model.routers", light=False)
