@@ -45,12 +45,11 @@ P = ParamSpec("P")
 
 @dataclass(frozen=True)
 class Picture:
-    """A finished figure. name: what its ids begin with; alt: what it shows, in words; seed: where it shows a single one."""
+    """A finished figure. name: what its ids begin with; alt: what it shows, in words."""
 
     figure: Figure
     name: str
     alt: str
-    seed: int | None = None
 
     def svg(self) -> str:
         """An SVG to be inlined in a page, in the page's own colours."""
