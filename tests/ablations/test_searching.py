@@ -254,7 +254,7 @@ def test_export_at_full_scale_carries_what_the_search_decided(searched, tmp_path
 def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> None:
     results = Results.load(searched / "runs" / "toy")
     best = results.best("topk")
-    changed = Results({**results.design, "control": best.arm}, results.configurations, ())
+    changed = Results(replace(results.design, control=best.arm), results.configurations, ())
     study = Study.load(searched / "runs" / "toy.confirm")
     content = report(changed, study)
     assert content["confirmation"]["is_control"] == ["winner-topk"]
@@ -270,7 +270,7 @@ def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> No
 def searched_as(results: Results, sampler: str, **changes) -> Results:
     """The same configurations as another sampler's."""
     declared = results.design.declared | {"sampler": sampler}
-    return Results({**results.design, "declared": declared, **changes}, results.configurations, ())
+    return Results(replace(results.design, declared=declared, **changes), results.configurations, ())
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc"])
@@ -303,7 +303,7 @@ def test_a_guided_searchs_history_is_shown_as_it_happened(searched) -> None:
 
 def test_intervals_of_a_confirmation_have_the_declared_level(searched) -> None:
     results, study = Results.load(searched / "runs" / "toy"), Study.load(searched / "runs" / "toy.confirm")
-    lax = replace(study, design={**study.design, "alpha": 0.2})
+    lax = replace(study, design=replace(study.design, alpha=0.2))
     rows = [report(results, each)["confirmation"]["arms"][0] for each in (study, lax)]
     widths = [row["high"] - row["low"] for row in rows]
     assert widths[1] == pytest.approx(widths[0] * stats.t.ppf(0.9, 3) / stats.t.ppf(0.975, 3))
@@ -407,7 +407,7 @@ def test_an_effect_below_the_margin_is_not_shown_as_the_margin(searched, tmp_pat
     folder = searched / "runs" / "toy"
     results = Results.load(folder)
     study = confirmed(results, folder)
-    study = replace(study, design={**study.design, "margin": 0.01})
+    study = replace(study, design=replace(study.design, margin=0.01))
     content = report(results, study)
     content["confirmation"]["arms"][1]["effect"] = 0.00996
     out = Terminal(file=io.StringIO(), width=200)
