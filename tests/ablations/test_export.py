@@ -16,6 +16,7 @@ from core.config.run import config_hash
 from core.config.stages import load_stages
 from core.data.shards import write_shards
 from core.data.tokenizers import Vocabulary
+from core.records.design import Design
 from core.training.dry_run import dry_run
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.spec import Factor
@@ -62,7 +63,7 @@ def confirmed(swept, tmp_path) -> Path:
 
 
 def leave_confirmation(folder: Path, per_weight: float) -> None:
-    design = json.loads((folder / "runs" / "toy" / "design.json").read_text())
+    design = Design.read(folder / "runs" / "toy" / "design.json")
     planned = confirmation_plan(
         "toy", declare(seeds=range(5)), design, BEST, fresh_seeds(design, 5), "ablate confirm toy.py"
     )

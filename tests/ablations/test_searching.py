@@ -243,7 +243,7 @@ def test_export_at_full_scale_carries_what_the_search_decided(searched, tmp_path
     told = json.loads((tmp_path / "w" / "evidence.json").read_text())
     carried = {entry["key"]: entry["proxy"] for entry in told["full_scale"]["carried"]}
     design = Study.load(searched / "runs" / "toy.confirm").design
-    controls = next(arm["settings"] for arm in design["arms"] if arm["name"] == "control")
+    controls = design.by_name["control"].settings
     assert told["arm"]["name"] == told["evidence"]["winner"] == "winner-bias_balanced"
     assert carried and carried.items() <= told["arm"]["settings"].items()
     assert not any(controls.get(key) == value for key, value in carried.items())
