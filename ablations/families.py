@@ -11,9 +11,7 @@ autoregressive start included in its budget, is better by 0.13 nats [0.11, 0.15]
 options, don't differ detectably. Nothing is said about other scales.
 """
 
-from core.config.presets import preset
-from core.config.recipes import recipes
-from sweeps.spec import Ablation, Size
+from sweeps.spec import Ablation, Size, preset, recipes
 
 ablation = Ablation(
     question="At equal training FLOPs, which way of learning gives the lowest NELBO: the published systems as recipes?",

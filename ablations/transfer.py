@@ -11,10 +11,9 @@ rule's rate differs detectably from the untransferred 0.016 (6 seeds, in nats: c
 from typing import Any
 
 from core.config.loading import build
-from core.config.presets import preset
 from core.config.run import RunConfig, to_dict
 from sweeps.export.transfer import BATCH, RATE, RULES, Scale
-from sweeps.spec import Ablation, Factor, Size
+from sweeps.spec import Ablation, Factor, Size, preset
 
 STEPS = "trainer.steps"
 

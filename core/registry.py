@@ -75,8 +75,12 @@ class Registry(Mapping[str, E]):
     def _read(self) -> Mapping[str, E]:
         if self._unread and self.light:
             self._unread = False  # before: the modules look entries up themselves
-            for name in module_names(self.folder):
-                importlib.import_module(f"{self.folder}.{name}")
+            try:
+                for name in module_names(self.folder):
+                    importlib.import_module(f"{self.folder}.{name}")
+            except BaseException:
+                self._unread = True  # the next look-up says it again, rather than know of a part
+                raise
         return self._entries
 
     def _modules(self) -> list[str]:

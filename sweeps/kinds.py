@@ -81,8 +81,17 @@ class Operations(Protocol):
 
 def operations_of(kind: str) -> Operations:
     """The operations of a kind of study by its name; those of planned runs for a kind that isn't registered here."""
-    known = STUDY_KINDS[kind if kind in STUDY_KINDS else Ablation.kind]
-    return cast(Operations, importlib.import_module(known.operations))
+    return operations_in(module_of(kind))
+
+
+def module_of(kind: str) -> str:
+    """The name of the module with a kind's operations."""
+    return STUDY_KINDS[kind if kind in STUDY_KINDS else Ablation.kind].operations
+
+
+def operations_in(module: str) -> Operations:
+    """The operations that a module, named by its place among packages, has for its kind of study."""
+    return cast(Operations, importlib.import_module(module))
 
 
 if TYPE_CHECKING:  # mypy holds the modules to the protocol

@@ -1,5 +1,7 @@
 """The vocabulary of declarations: what `ablations/` and users' own files import."""
 
+from core.config.presets import preset
+from core.config.recipes import Recipe, recipes
 from sweeps.search.spec import Budget, Choice, Int, Log, Search, Uniform
 from sweeps.studies.ablation import Ablation, Size
 from sweeps.studies.arms import Arm
@@ -9,6 +11,6 @@ from sweeps.studies.ladder import Ladder, Target
 from sweeps.studies.study import Level, Resources
 
 __all__ = [
-    "Ablation", "Arm", "Budget", "Choice", "Decoders", "Factor", "Int", "Ladder", "Level", "Log", "Resources", "Search",
-    "Size", "Target", "Uniform",
+    "Ablation", "Arm", "Budget", "Choice", "Decoders", "Factor", "Int", "Ladder", "Level", "Log", "Recipe", "Resources",
+    "Search", "Size", "Target", "Uniform", "preset", "recipes",
 ]  # fmt: skip

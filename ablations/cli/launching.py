@@ -32,7 +32,9 @@ def launcher_of(arguments: argparse.Namespace) -> Launcher:
 
 
 def check_flags(arguments: argparse.Namespace) -> None:
-    """Refuse options that the chosen launcher has no use for."""
+    """Refuse options that the chosen launcher has no use for, and --block without its --until-decided."""
+    if getattr(arguments, "block", None) and not arguments.until_decided:
+        raise UserError("--block is an option of --until-decided: add that, or leave it out")
     chosen = launcher_of(arguments)
     own = {option.name for option in chosen.options}
     for launcher in launchers().values():

@@ -116,7 +116,7 @@ def check_calibration(configs: Iterable[RunConfig]) -> None:
 def _known_noise(folder: Path, design: Design) -> float | None:
     """Standard deviation of paired differences seen in the records of this very design so far: the largest over arms."""
     study = Study.load(folder, design) if folder.is_dir() else None
-    return judge(study, brief=True).found["noise_sd"] if study is not None else None
+    return judge(study, brief=True).found.get("noise_sd") if study is not None else None
 
 
 def print_plan(content: dict[str, Any], out: Terminal) -> None:

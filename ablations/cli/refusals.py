@@ -13,7 +13,7 @@ from core.config.loading import build, parse_overrides
 from core.config.run import known_keys
 from core.errors import UserError
 from core.runtime.printable import one_line, say
-from sweeps.studies.study import edition_of, first_seeds, study_name
+from sweeps.studies.study import STUDY_KINDS, edition_of, first_seeds, study_name
 
 
 def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
@@ -28,7 +28,7 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
         return
     stem, declaration = agenda.declared(arguments.name)
     arguments.study_kind = declaration.kind
-    if "runs" in command.checks and "plan" not in command.checks:
+    if "runs" in command.checks and "plan" not in command.checks and not getattr(arguments, "wandb", None):
         started_folder(arguments)
     _check_folder_of_runs(command, arguments, stem)
     if "plan" in command.checks:
@@ -39,7 +39,7 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
         edition.check(settings)
         if "runs" in command.checks:
             check_started(study_name(stem, arguments.size or "full"), arguments)
-    elif "records" in command.checks:
+    elif "records" in command.checks and STUDY_KINDS[declaration.kind].has_arms:
         recorded_folder(arguments)
 
 

@@ -20,8 +20,6 @@ from core.runtime.units import counted
 
 def run_run(arguments: argparse.Namespace) -> int:
     """Train what isn't recorded yet: here, or on a cluster."""
-    if arguments.block and not arguments.until_decided:
-        raise UserError("--block is an option of --until-decided: add that, or leave it out")
     check_flags(arguments)
     plan = make_plan(arguments)
     refused = power_of(plan.design)["refused"]

@@ -27,6 +27,13 @@ DECLARED = {
     for kind in (Ablation, Budget, Decoders, Factor, Ladder, Resources, Search, Size, Target, *KINDS.values())
 }
 FOLDER = Path(__file__).resolve().parent.parent
+# Modules that declarations of earlier versions may import.
+MOVED = {
+    "core.presets": "sweeps.spec",
+    "core.recipes": "sweeps.spec",
+    "core.settings": "core.config.loading",
+    "sweeps.transfer": "sweeps.export.transfer",
+}
 
 
 def discover() -> dict[str, Path]:
@@ -140,7 +147,9 @@ def _load(path: Path) -> Study:
         raise UserError(f"{path.name}{_place(path, error)}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's file may raise, said with its place
         words = str(error).splitlines()[0] if str(error) else ""
-        line = f"{type(error).__name__}: {words}{_nearest_field(words)}".removesuffix(": ")
+        moved = MOVED.get(error.name or "") if isinstance(error, ModuleNotFoundError) else None
+        hint = f": what it had is in {moved} now" if moved else _nearest_field(words)
+        line = f"{type(error).__name__}: {words}{hint}".removesuffix(": ")
         raise UserError(f"{path.name} can't be read{_place(path, error)}: {line}") from error
     found = [
         getattr(module, kind.variable)
@@ -149,7 +158,7 @@ def _load(path: Path) -> Study:
     ]
     if len(found) != 1:
         raise UserError(
-            f"{path.name} must declare `ablation = Ablation(...)` (from sweeps.spec), or `search = Search(...)`"
+            f"{path.name} must declare `ablation = Ablation(...)` or `search = Search(...)` (both from sweeps.spec)"
             + (", not both" if found else "")
         )
     return found[0]

@@ -39,7 +39,7 @@ def write_files(judgement: Judgement, folder: Path) -> list[Path]:
 def as_csv(table: Table) -> str:
     """A row for each comparison, numbers in full; empty where there is none."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(table.exact[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(table.exact[0]) if table.exact else table.head("file"), lineterminator="\n")
     writer.writeheader()
     for row in table.exact:
         writer.writerow({name: "" if value is None else value for name, value in row.items()})

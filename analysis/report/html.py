@@ -88,8 +88,8 @@ def environment() -> jinja2.Environment:
 
 
 def subscript(head: str) -> Markup:
-    """A heading with what follows its underscore set below the line."""
-    return Markup(re.sub(r"_(\w+)$", r"<sub>\1</sub>", str(escape(head))))
+    """A heading; a symbol with an index, such as d_z, has the index set below the line."""
+    return Markup(re.sub(r"^([A-Za-z])_(\w)$", r"\1<sub>\2</sub>", str(escape(head))))
 
 
 def code(prose: str) -> Markup:

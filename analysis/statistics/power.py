@@ -1,4 +1,4 @@
-"""Power of a design: detectable effects, seeds needed, allocation of a budget."""
+"""Power of a design: detectable effects and seeds needed."""
 
 import functools
 import math

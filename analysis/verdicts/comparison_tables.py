@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.formatting import correlation, coverage, number, pvalue, signed
 from analysis.statistics.compare import PairedEffect
-from analysis.table import Cell, Column, Prose, Range, Table
+from analysis.table import EVERYWHERE, Cell, Column, Prose, Range, Table
 from analysis.verdicts.comparisons import MetricTable, Planned, Row
 from core.records.metrics import METRICS
 
@@ -50,7 +50,7 @@ def verdict_table(table: MetricTable, alpha: float) -> Table:
     title = table.title if table.primary else f"{table.title} (secondary)"
     caption = f"{METRICS[table.metric].meaning}; {'lower' if table.goal == 'min' else 'higher'} is better"
     if table.margin:
-        caption += f"; differences below {table.margin} {table.unit} are declared not to matter"
+        caption += f"; differences below {table.margin:g} {table.unit} are declared not to matter"
     return Table(
         table.metric.replace("/", "-").replace("@", "-at-"),
         (
@@ -92,6 +92,7 @@ def contrasts_table(planned: Sequence[Planned], primary: MetricTable, alpha: flo
         label="Planned contrasts",
         caption="The first arm minus the second within each seed; Holm adjusts over these rows.",
         hidden={"terminal": {place for place, row in enumerate(planned) if row.effect is None}},
+        on=EVERYWHERE if any(row.effect for row in planned) else ("page", "file"),
     )
     return [found] if planned else []
 

@@ -55,7 +55,7 @@ class Comparison:
 @dataclass(frozen=True)
 class Running:
     """Verdict of a study so far. looked: of a sequential design, after how many seeds one last looked; else None.
-    exploratory: as in `analysis.verdicts.judge.Judgement`."""
+    exploratory: as `analysis.verdicts.arms.exploratory` gives it."""
 
     metric: str
     label: str

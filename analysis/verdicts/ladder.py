@@ -5,6 +5,7 @@ from typing import Any
 
 from analysis.scaling.forms import Form
 from analysis.scaling.ladder import Ladder
+from analysis.scaling.ladder_fit import fit_ladder
 from analysis.scaling.trend import Interval
 from analysis.study import Study
 from analysis.table import Column, Table
@@ -21,8 +22,6 @@ LETTERS = {"parameters": "N", "tokens": "D"}
 
 def judge(study: Study, brief: bool = False) -> Judgement:
     """Fit the law of a ladder. brief: no law is fitted, and runs are counted alone."""
-    from analysis.scaling.ladder_fit import fit_ladder  # scipy.optimize
-
     return answer(study, None if brief else fit_ladder(study))
 
 

@@ -7,7 +7,7 @@ which data.tokenizer makes tokens of. Kinds that come with the package are in co
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, update_wrapper
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -125,7 +125,7 @@ def text(name: str) -> Callable[[ReadsDocuments], ReadsDocuments]:
     """Register a function that reads documents as a kind of corpus of text."""
 
     def register(read: ReadsDocuments) -> ReadsDocuments:
-        CORPORA.add(CorpusKind(name, partial(_of_text, name, read), documents=read))
+        CORPORA.add(CorpusKind(name, update_wrapper(partial(_of_text, name, read), read), documents=read))
         return read
 
     return register

@@ -4,6 +4,7 @@
 """
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -20,9 +21,11 @@ from core.runtime.json_files import LARGEST, DamagedFileError
 FILE_NAME = "design.json"
 SCHEMA = 1  # designs of before have none
 ABLATION = "ablation"  # the kind that files leave out
+CONVERSION_ERRORS = (msgspec.ValidationError, UnicodeEncodeError)  # the latter: names with half a surrogate pair
 WORDS = {"str": "text", "int": "whole number", "float": "number", "object": "mapping", "array": "list"}
 
 Whole = Annotated[int, Meta(gt=-LARGEST, le=LARGEST - 1)]
+Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # finite
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Cell = tuple[str, Whole]  # an arm's name and a seed
 
@@ -67,23 +70,23 @@ class LadderPoint:
     """
 
     family: str
-    tokens: float
-    flops: float
-    epochs: float
-    budget: float | None
-    tokens_per_parameter: float | None
-    sparsity: float
-    granularity: float
+    tokens: Number
+    flops: Number
+    epochs: Number
+    budget: Number | None
+    tokens_per_parameter: Number | None
+    sparsity: Number
+    granularity: Number
 
 
 @dataclass(frozen=True)
 class LadderTarget:
     """A model that a ladder's law is extrapolated to. parameters: active ones; sparsity: experts / chosen experts."""
 
-    parameters: float
-    tokens: float
-    sparsity: float
-    granularity: float
+    parameters: Number
+    tokens: Number
+    sparsity: Number
+    granularity: Number
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class DecodersDesign:
     examples: Whole
     decode_seeds: Whole
     length: Whole
-    margin: float | None
+    margin: Number | None
     control: str
     ways: Annotated[tuple[DecodingConfig, ...], Meta(min_length=1)]
     causal: tuple[str, ...] = ()
@@ -131,8 +134,8 @@ class AdaptiveDesign:
     fixed: Whole
     first: Whole
     block: Whole
-    share: float
-    futile: float
+    share: Number
+    futile: Number
     bought: Mapping[str, Whole]
     retried: tuple[tuple[Whole, tuple[Cell, ...]], ...] = ()
 
@@ -150,12 +153,12 @@ class DesignArm:
     settings: Mapping[str, Any]
     hash: str
     parameters: ParameterCounts
-    flops_per_token: float
+    flops_per_token: Number
     notes: tuple[str, ...] = field(metadata={"before": ()})
     likelihood: Likelihood | None = None
     point: LadderPoint | None = None
     data_fingerprint: str | None = None
-    flops: float | None = None
+    flops: Number | None = None
     first: Mapping[str, Any] | None = None
     first_data_fingerprint: str | None = None
 
@@ -201,7 +204,8 @@ class StudyDesign:
         """Made once: every record of a run holds it."""
         kind = {} if self.kind == ABLATION else {"kind": self.kind}
         content: dict[str, Any] = plain(self)
-        return kind | {"schema": SCHEMA} | content | dict(content.pop("extra", {}))
+        extra = content.pop("extra", {})
+        return kind | {"schema": SCHEMA} | content | extra
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
@@ -230,7 +234,7 @@ class Design(StudyDesign):
 
     kind: str = ABLATION
     metric: str
-    margin: float | None
+    margin: Number | None
     alpha: Share
     power: Share
     factors: tuple[DesignFactor, ...]
@@ -289,12 +293,12 @@ class SearchDesign(StudyDesign):
     space: Mapping[str, str]
     compare: str | None
     rungs: Annotated[tuple[Whole, ...], Meta(min_length=1)]
-    tokens_per_run: float
-    tokens_per_step: float
+    tokens_per_run: Number
+    tokens_per_step: Number
     sampler: str
     pruner: str
     trials: Whole | None
-    tokens: float | None
+    tokens: Number | None
     declared: Mapping[str, Any]
 
     def __post_init__(self) -> None:
@@ -316,7 +320,9 @@ def parse(content: Any) -> StudyDesign:
     if not isinstance(content, dict):
         raise DamagedFileError("no mapping")
     schema = content.get("schema", 0)
-    if not isinstance(schema, int) or schema > SCHEMA:
+    if not json_files.is_whole(schema):
+        raise DamagedFileError("schema: expected whole number")
+    if schema > SCHEMA:
         raise DamagedFileError(f"of schema {str(schema)[:20]}, and this version reads up to {SCHEMA}: update it")
     cls = KINDS.get(str(content.get("kind", ABLATION)), Design)
     if schema == 0:
@@ -329,8 +335,8 @@ def parse(content: Any) -> StudyDesign:
         return msgspec.convert(
             {**content, "extra": {name: value for name, value in content.items() if name not in known}}, cls
         )
-    except msgspec.ValidationError as error:
-        raise DamagedFileError(in_words(str(error))) from None
+    except CONVERSION_ERRORS as error:
+        raise DamagedFileError(in_words(error)) from None
 
 
 def parse_or_none(content: Any) -> StudyDesign | None:
@@ -344,11 +350,13 @@ def parse_or_none(content: Any) -> StudyDesign | None:
 def first_stage_data(study: Mapping[str, Any]) -> str | None:
     """The fingerprint that the first stage of a record's arm was planned on; None without one, and where it wasn't noted.
 
-    study: the record's.
+    study: the record's, whose design is read as far as this needs: it may be damaged, or of a later schema.
     """
-    design = parse_or_none(study.get("design"))
-    arm = design.by_name.get(study.get("arm") or "") if isinstance(design, Design) else None
-    return arm.first_data_fingerprint if arm else None
+    design = study.get("design")
+    arms = design.get("arms") if isinstance(design, dict) else None
+    entries = (arm for arm in (arms if isinstance(arms, list) else ()) if isinstance(arm, dict))
+    noted = next((arm.get("first_data_fingerprint") for arm in entries if arm.get("name") == study.get("arm")), None)
+    return noted if isinstance(noted, str) else None
 
 
 def are_cells(value: Any) -> bool:
@@ -356,7 +364,7 @@ def are_cells(value: Any) -> bool:
     try:
         msgspec.convert(value, tuple[Cell, ...])
         return True
-    except msgspec.ValidationError:
+    except CONVERSION_ERRORS:
         return False
 
 
@@ -365,12 +373,15 @@ def _before(cls: type[Any]) -> dict[str, Any]:
     return {entry.name: entry.metadata["before"] for entry in fields(cls) if "before" in entry.metadata}
 
 
-def in_words(error: str) -> str:
+def in_words(error: Exception) -> str:
     """Msgspec's message with the field first: "alpha: expected number < 1.0"."""
-    said, _, place = error.partition(" - at `$")
+    if isinstance(error, UnicodeEncodeError):
+        return "a name that is no text"
+    said, _, place = str(error).partition(" - at `$")
     said = re.sub(
         r"`(.+?)`", lambda quoted: " or ".join(WORDS.get(word, word) for word in quoted[1].split(" | ")), said
     )
+    said = re.sub(r"'([^']{40})[^']+'", r"'\1…'", said)
     said = said.replace("Object missing required field", "it lacks")
     place = place.strip(".`")
     return f"{place}: {said[:1].lower()}{said[1:]}" if place else said

@@ -8,11 +8,11 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from core.records.design import Whole, in_words
+from core.records.design import CONVERSION_ERRORS, Number, Whole, in_words
 from core.runtime.json_files import are_numbers
 
-Numbers = dict[str, float | None]
-Columns = dict[str, list[float | None]]
+Numbers = dict[str, Number | None]
+Columns = dict[str, list[Number | None]]
 DIMENSIONS = {"load_by_timestep": 4, "saturation": 2, "coactivation": 3}  # of tables of routing
 
 
@@ -25,7 +25,7 @@ class _Config(TypedDict, total=False):
 
 
 class _Load(TypedDict, total=False):
-    step: list[float]
+    step: list[Number]
 
 
 class _Best(TypedDict, total=False):
@@ -68,9 +68,9 @@ class _Record(TypedDict, total=False):
     best: _Best
     alarms: list[_Alarm]
     notes: list[str]
-    wall_time_s: float | None
-    tokens_per_second: float | None
-    flops: float | None
+    wall_time_s: Number | None
+    tokens_per_second: Number | None
+    flops: Number | None
     before: Numbers
     parameters: Numbers
     data_fingerprint: str
@@ -85,8 +85,8 @@ def trouble(content: Mapping[str, Any]) -> str | None:
     """Describe the first field of a record that has a wrong type; None if all are right."""
     try:
         msgspec.convert(content, _Record)
-    except msgspec.ValidationError as error:
-        return in_words(str(error))
+    except CONVERSION_ERRORS as error:
+        return _named(in_words(error), content)
     load = content.get("expert_load", {}).get("load", [])
     if load != [] and len(_shape(load)) != 3:
         return "expert_load: no table of numbers by step, layer and expert"
@@ -95,6 +95,17 @@ def trouble(content: Mapping[str, Any]) -> str | None:
         if table and len(shape) != DIMENSIONS.get(name, len(shape) or 1):
             return f"routing: '{name[:60]}' is no table of numbers"
     return None
+
+
+def _named(said: str, content: Mapping[str, Any]) -> str:
+    """A message with the key in a field of numbers that is meant, which msgspec leaves out."""
+    field, found, rest = said.partition("[...]")
+    for key, value in content.get(field, {}).items() if found else ():
+        try:
+            msgspec.convert({key: value}, Numbers if field in ("metrics", "before", "parameters") else Columns)
+        except CONVERSION_ERRORS:
+            return f"{field} '{str(key)[:60]}'{rest}"
+    return said
 
 
 def _shape(table: Any) -> tuple[int, ...]:

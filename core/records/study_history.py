@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from core.records.design import StudyDesign, Whole, parse
+from core.records.design import CONVERSION_ERRORS, StudyDesign, Whole, parse
 from core.runtime import json_files
 
 FILE_NAME = "history.jsonl"
@@ -62,7 +62,7 @@ def read(study: Path) -> list[Event]:
         return [_event(line) for line in lines]
     except json_files.DamagedFileError as error:
         raise HistoryError(f"{path.name} {error}") from None
-    except msgspec.ValidationError:
+    except CONVERSION_ERRORS:
         raise HistoryError(f"{path.name} is damaged: it holds something that is no event") from None
 
 

@@ -11,16 +11,7 @@ from core.records.design_changes import spans
 from core.records.record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = (
-    "core",
-    "core/config",
-    "core/records",
-    "core/runtime",
-    "core/data",
-    "core/diffusion",
-    "core/model",
-    "core/training",
-)  # folders whose source files take part
+ROOMS = ("config", "records", "runtime", "data", "diffusion", "model", "training")  # of core, folders in them included
 UNKNOWN = "unknown"
 
 
@@ -31,7 +22,8 @@ def source_sha256() -> str:
     Line ends are read as one character, as version control may change them.
     """
     found = hashlib.sha256()
-    paths = [path for part in PARTS for path in sorted((ROOT / part).glob("*.py"))]
+    core = ROOT / "core"
+    paths = [*sorted(core.glob("*.py")), *(path for room in ROOMS for path in sorted((core / room).rglob("*.py")))]
     for path in [*paths, ROOT / "sweeps" / "launch" / "worker.py"]:
         content = path.read_bytes().replace(b"\r\n", b"\n")
         found.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)

@@ -65,15 +65,12 @@ def train(
 
     Under trainer.strategy=deepspeed it trains in `devices` processes of this host; or, where torchrun, srun or
     DeepSpeed's launcher started this process, as one rank of theirs, and rank 0 leaves the record. A run that was cut off
-    goes on from its last checkpoint that is whole and this user's (core.training.resume_point). A failure at work gives
-    a record
-    with status "failed" and a reason (and traceback.txt beside it). A mistake in the config raises UserError before
-    training; an interruption passes through and leaves no record. A request to pause (core.training.preemption) is
-    heeded with
-    a checkpoint, whatever trainer.checkpoint_every says, and raises TrainingPausedError. A finished record that lies there
-    is set aside; once another process has taken the run over (core.records.fencing), nothing more is written and
-    FencedOffError is
-    raised.
+    goes on from its last checkpoint that is whole and this user's (core.training.resume_point). A failure at work gives a
+    record with status "failed" and a reason (and traceback.txt beside it). A mistake in the config raises UserError
+    before training; an interruption passes through and leaves no record. A request to pause (core.training.preemption) is
+    heeded with a checkpoint, whatever trainer.checkpoint_every says, and raises TrainingPausedError. A finished record
+    that lies there is set aside; once another process has taken the run over (core.records.fencing), nothing more is
+    written and FencedOffError is raised.
 
     before: of the stage whose weights the run starts from, where that isn't a first stage in its own folder, which is found:
     the record's FLOPs and tokens are of both.

@@ -1,6 +1,7 @@
 """Training block by block: an analysis after each block says which runs are wanted next."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -49,7 +50,11 @@ def wait(study: str, out: Path, storage_url: str, on_change: Callable[[Status], 
         now = status(study, out, storage_url)
         if not now.is_under_way or (now.tasks == () and not now.of("running")):
             return
-        if (now.tasks, now.silence) != before:
+        seen = (
+            Counter((task.state, task.reason) for task in now.tasks or ()),
+            now.silence,
+        )  # not the time that they have left
+        if seen != before:
             on_change(now)
-        before = now.tasks, now.silence
+        before = seen
         time.sleep(POLL_S)

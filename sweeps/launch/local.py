@@ -163,7 +163,8 @@ class _Sweep:
                 )
             else:
                 self._event("lost", f"{who} while training {lost.label}: queued again", lost.run)
-        if label is not None and label not in self._told_lost:  # another process has seen to it
+        # Of a planned run the record may be there: its worker died between that and its last event.
+        if label is not None and not self._runs and label not in self._told_lost:  # another process has seen to it
             self._tell(Event("lost", f"{died} while training {label}: another goes on with it"))
         self._told_lost.discard(label or "")
 

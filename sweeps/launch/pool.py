@@ -17,7 +17,7 @@ from core.records import record as records
 from core.runtime.child_process import BRIEF_SPINNING, import_path
 from core.runtime.forking import Process, Template, begin, warm
 from core.runtime.ranks import MODULES
-from sweeps.kinds import AnyPlan
+from sweeps.kinds import AnyPlan, module_of
 from sweeps.launch.machine import gpus, share_of_cores, share_of_gpus
 from sweeps.storage.storage import STORAGE_VARIABLE
 
@@ -33,7 +33,12 @@ class Pool:
     def __init__(self, plan: AnyPlan, out: Path, storage_url: str, trainer: str) -> None:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
-        self._content = {"kind": plan.kind, "plan": plan.to_json(), "out": str(out), "trainer": trainer}
+        self._content = {
+            "operations": module_of(plan.kind),
+            "plan": plan.to_json(),
+            "out": str(out),
+            "trainer": trainer,
+        }
         self._devices, self._trainer = plan.devices, trainer
         self._scope = contextlib.ExitStack()
         self._template: Template | None = None

@@ -19,7 +19,7 @@ from core.runtime.child_process import import_here, leave_with_parent, take_even
 from core.runtime.printable import log_to_stderr
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.signing_key import check_key
-from sweeps.kinds import operations_of
+from sweeps.kinds import module_of, operations_in
 from sweeps.launch.pool import CORES_VARIABLE, TRAINER
 from sweeps.launch.worker import StopSignal, Train, Worker
 from sweeps.runs.liveness import Workplace
@@ -36,13 +36,17 @@ def trainer_of(name: str = TRAINER) -> Train:
 
 
 def queue_of(job: dict[str, Any], storage: PatientStorage, workplace: Workplace) -> Queue[Any]:
-    """The queue of a job's plan: {"kind", "plan", "out", ...}; in a job of an earlier version, its plan has the kind."""
-    operations = operations_of(job.get("kind") or job["plan"].get("kind", "ablation"))
+    """The queue of a job's plan: {"operations", "plan", "out", ...}.
+
+    operations: the module of the kind's operations, which a worker imports though it doesn't know the kind. In a job of an
+    earlier version the plan names the kind.
+    """
+    operations = operations_in(job.get("operations") or module_of(job["plan"].get("kind", "ablation")))
     return operations.queue(operations.plan_of(job["plan"]), Path(job["out"]), storage, workplace)
 
 
 def main(arguments: list[str]) -> None:
-    """Work through a job file: {"kind", "plan", "out", "trainer"}."""
+    """Work through a job file: {"operations", "plan", "out", "trainer"}."""
     emit = take_events_pipe()
     leave_with_parent(sys.stdin.fileno())
     stop = StopSignal()

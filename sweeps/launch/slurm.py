@@ -20,7 +20,7 @@ from core.config.run import RunConfig
 from core.errors import UserError
 from core.records import record as records
 from core.runtime.child_process import SOURCE_ROOT
-from sweeps.kinds import AnyPlan, operations_of
+from sweeps.kinds import AnyPlan, module_of, operations_of
 from sweeps.launch.launcher import Submission
 from sweeps.launch.pool import TRAINER
 from sweeps.launch.site import CPUS, Request, clock, seconds
@@ -111,7 +111,7 @@ def write(
     folder = _new_folder(out / plan.study_name)
     try:
         content = {
-            "kind": plan.kind,
+            "operations": module_of(plan.kind),
             "plan": plan.to_json(),
             "out": str(out),
             "trainer": array.trainer,

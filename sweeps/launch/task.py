@@ -111,7 +111,7 @@ def _is_wanted(queue: Queue[Any], left_idle: bool) -> bool:
 
 
 def begin(job: dict[str, Any], storage: PatientStorage, workplace: Workplace, stop: StopSignal) -> None:
-    """Work through a job: {"kind", "plan", "out", "trainer", "lead_s"}."""
+    """Work through a job: {"operations", "plan", "out", "trainer", "lead_s"}."""
     queue = queue_of(job, storage, workplace)
     keep_design(queue.folder, queue.sweep.design)
     if workplace.place is not None and workplace.place.restarts:

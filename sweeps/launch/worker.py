@@ -145,7 +145,7 @@ class Worker(Generic[C]):
             claim.lock.release()
 
     def _say(self, claim: C, event: str, text: str) -> None:
-        log.info("%s", text)
+        log.info("%s in %s", text, claim.lock.folder)
         self._emit(event=event, text=text, label=claim.label, run_hash=claim.run_hash)
 
     def _run(self, claim: C, run: PlannedRun) -> tuple[RunRecord, dict[str, Any]]:

@@ -25,12 +25,11 @@ def add_design(study: Path, design: StudyDesign) -> None:
         return
     noted = designs_of(events)
     last = noted[-1].design if noted else None
-    recorded = len(list_runs(study).records)
-    if last is None and (former := _former(study, recorded)) is not None:
+    if last is None and (former := _former(study, _recorded(study))) is not None:
         _append(study, former)
         last = former.design
     if last is None or changes(last, design) or _is_adaptive(last) != _is_adaptive(design):
-        _append(study, DesignEvent(**_now(), recorded=recorded, design=replace(design, command="")))
+        _append(study, DesignEvent(**_now(), recorded=_recorded(study), design=replace(design, command="")))
 
 
 def add_look(study: Path, by: str, seeds: int, recorded: int, winner: str | None = None) -> None:
@@ -48,6 +47,10 @@ def add_look(study: Path, by: str, seeds: int, recorded: int, winner: str | None
         _append(study, Look(**_now(), recorded=recorded, by=by, seeds=seeds, winner=winner))
     except OSError as error:  # somebody else's folder, or a full disk: what is shown is shown all the same
         say(f"note: that these results were shown can't be noted in {study}: {error.strerror}", file=sys.stderr)
+
+
+def _recorded(study: Path) -> int:
+    return len(list_runs(study).records)
 
 
 def _is_adaptive(design: StudyDesign) -> bool:

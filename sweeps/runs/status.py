@@ -172,7 +172,8 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     Raises UserError when nothing of it has been run there.
     """
     design = read_design(study, out)
-    assert isinstance(design, Design)  # whoever asks knows of which kind it is
+    if not isinstance(design, Design):
+        raise UserError(f"{out / study} holds a search's runs, not an ablation's: name another folder with --out")
     storage = storage or open_known(study, choose_url(url, out, out / study))
     try:
         trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)

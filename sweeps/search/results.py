@@ -13,7 +13,7 @@ import numpy as np
 from core.errors import UserError
 from core.records import design as designs
 from core.records import record as records
-from core.records.design import Design, DesignFactor, SearchDesign, Whole
+from core.records.design import CONVERSION_ERRORS, Design, DesignFactor, SearchDesign, Whole
 from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.run_folders import list_runs
 from core.runtime import json_files as jsonfiles
@@ -161,7 +161,7 @@ def read_entry(path: Path) -> Entry:
     """Read a configuration's entry. Raises FileNotFoundError, and DamagedFileError for a file that doesn't say."""
     try:
         return msgspec.convert(jsonfiles.read(path), Entry)
-    except msgspec.ValidationError:
+    except CONVERSION_ERRORS:
         raise DamagedFileError("says of no trial") from None
 
 

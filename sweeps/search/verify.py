@@ -57,7 +57,7 @@ def trials_by_group(storage: BaseStorage | None, study: str, out: Path) -> dict[
             label: group.trials
             for label, group in groups_of(storage, study, SearchDesign.read(out / study / designs.FILE_NAME)).items()
         }
-    except (UserError, ValueError, KeyError):
+    except (UserError, OSError, ValueError, KeyError):
         return None
 
 

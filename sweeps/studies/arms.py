@@ -121,7 +121,7 @@ def describe_arm(arm: Arm, config: RunConfig) -> DesignArm:
 
 
 def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
-    """True if two arms' likelihoods are of one kind."""
+    """Notes on two arms whose likelihoods aren't of one kind."""
     one, other = likelihood(config), likelihood(control)
     if reason := incomparable(one, other):
         return [reason]
@@ -129,7 +129,7 @@ def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
 
 
 def load_notes(config: RunConfig, control: RunConfig, metrics: Sequence[str]) -> list[str]:
-    """True if two arms' MaxVio has one upper bound, where it is judged."""
+    """A note on two arms whose MaxVio have different maxima, where it is judged."""
     model, base = config.model, control.model
     if "load/max_vio" in metrics and model.experts * base.top_k != base.experts * model.top_k:
         return ["MaxVio isn't comparable here: its maximum is E/k − 1, which differs between arms"]

@@ -51,6 +51,7 @@ def test_a_plan_counts_every_point_and_refuses_what_no_law_can_be_fitted_to(fold
     assert shown.err.startswith("ablate: ladder: scaling law: parameters differ by a factor of 3")
     assert shown.err.count("\n") == 1 and "8 arms x 1 seed = 8 runs" in shown.out
     assert "0.3 tokens each" in shown.out and "FLOPs in all; up to" in shown.out
+    (folder / "runs" / "flat").mkdir(parents=True)  # as a study that was begun leaves it
     assert main(["plan", "flat.py", "--no-calibration", "--exploratory"]) == 0
 
 

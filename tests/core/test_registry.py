@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import UserError
-from core.registry import Registry, load
+from core.registry import Registry, load, module_names
 
 
 @dataclass(frozen=True)
@@ -52,3 +52,12 @@ def test_a_name_is_one_entrys_unless_the_same_code_adds_it_again(registry: Regis
     assert registry.version == before + 2
     with pytest.raises(UserError, match="there is a 'other' already"):
         registry.add(Kind("other", list))
+
+
+def test_a_folder_that_cant_be_imported_says_so_each_time(registry: Registry[Kind], tmp_path) -> None:
+    if registry.light:
+        (tmp_path / registry.folder / "zz.py").write_text("raise ValueError('no')")
+        module_names.cache_clear()
+        for _ in range(2):
+            with pytest.raises(ValueError, match="no"):
+                len(registry)

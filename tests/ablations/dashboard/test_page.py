@@ -43,7 +43,7 @@ def test_the_page_follows_a_sweep_without_being_loaded_again(tmp_path, monkeypat
     monkeypatch.setattr("ablations.dashboard.poller.PAUSE_S", 0.1)
     monkeypatch.setattr("ablations.dashboard.poller.REST", 0.0)
     sweep = begin(tmp_path)
-    design = json.loads(json.dumps(sweep.planned.design))
+    design = json.loads(json.dumps(sweep.planned.design.to_json()))
     design["arms"][1]["label"] = EVIL
     (sweep.folder / DESIGN_FILE).write_text(json.dumps(design))
     sweep.finish(11)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.records.design import SCHEMA, Design, SearchDesign, StudyDesign, parse
+from core.records.design import SCHEMA, Design, SearchDesign, StudyDesign, first_stage_data, parse
 from core.runtime.json_files import DamagedFileError
 from tests.analysis.conftest import make_design
 
@@ -43,14 +43,18 @@ def test_cells_are_those_that_were_bought() -> None:
 
 def test_what_a_later_version_adds_is_kept_and_its_kinds_are_designs() -> None:
     design = parse(newest(kind="mine", colour="red"))
-    assert isinstance(design, Design) and design.kind == "mine" and design.to_json()["colour"] == "red"
+    assert (
+        isinstance(design, Design) and design.kind == "mine" and design.to_json() == newest(kind="mine", colour="red")
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"schema": SCHEMA + 1}, "schema 2, and this version reads up to 1: update it"),
-        ({"schema": "new"}, "schema new"),
+        ({"schema": "new"}, "schema: expected whole number"),
+        ({"margin": float("inf")}, "margin: expected number <="),
+        ({"kind": "\udcff", "\udcff": 1}, "a name that is no text|kind"),
         ({"alpha": 1}, "alpha: expected number < 1.0"),
         ({"alpha": "x"}, "alpha: expected number, got text"),
         ({"arms": []}, "arms: expected list of length >= 1"),
@@ -72,3 +76,9 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], message: str) -> None:
 def test_the_design_of_another_kind_of_study_is_refused() -> None:
     with pytest.raises(DamagedFileError, match="of a study of another kind, 'ablation'"):
         SearchDesign.from_json(newest())
+
+
+def test_the_data_of_a_first_stage_are_known_of_a_design_that_is_damaged_otherwise() -> None:
+    arm = newest()["arms"][0] | {"first_data_fingerprint": "text:1"}
+    assert first_stage_data({"arm": arm["name"], "design": newest(arms=[arm], metric="no/such", schema=99)}) == "text:1"
+    assert first_stage_data({"arm": arm["name"], "design": {"arms": "?"}}) is None

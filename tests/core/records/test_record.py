@@ -65,6 +65,24 @@ def test_every_field_of_a_record_is_checked_as_it_is_read() -> None:
         RunRecord.from_json(record(notes=[1]).to_json())
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("metrics", '{"val/x":1e999}', "metrics 'val/x': expected number <="),
+        ("metrics", '{"val/x":true}', "metrics 'val/x': expected number or null, got bool"),
+        ("curve", '{"loss":["' + "y" * 99 + '"]}', r"curve 'loss'\[0\]: expected number or null, got text"),
+        ("study", '{"\\udcff":1}', "a name that is no text"),
+        ("status", '"' + "y" * 999 + '"', "status: invalid enum value 'y{40}…'"),
+    ],
+    ids=["infinite", "bool", "text", "surrogate", "long"],
+)
+def test_a_wrong_field_is_a_short_line_that_names_it(field: str, value: str, message: str) -> None:
+    content = json.loads(record().to_json()) | {field: "HERE"}
+    with pytest.raises(UnreadableRecordError, match=message) as refused:
+        RunRecord.from_json(json.dumps(content).replace('"HERE"', value))
+    assert len(str(refused.value)) < 200
+
+
 def test_digits_within_a_text_are_no_number() -> None:
     whole_one = record(reason="tokens [12345678901234567890123]")
     assert RunRecord.from_json(whole_one.to_json()) == whole_one
