@@ -35,12 +35,12 @@ demo: $(STAMP)  ## run the quick size of the `balance` ablation on real text and
 	@$(BIN)/ablate run balance --size quick
 	@$(BIN)/ablate report balance --size quick
 
-test: $(STAMP)  ## run the tests of every package, without slow ones and without services (4 minutes)
+test: $(STAMP)  ## run the tests of every package, without slow ones and without services (5 minutes)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not service'
 
-# The limit finds what hangs or has outgrown its purpose. No test takes 30 s on two idle cores; a slow or busy machine needs
-# several times as long, so the limit is four times that. A test of more than half of it is named, but doesn't fail.
-test-all: $(STAMP)  ## run all tests, Slurm, PostgreSQL and a browser included where they are installed (11 minutes)
+# The limit finds what hangs or has outgrown its purpose. No test takes a minute on two idle cores, most of the slow ones
+# half of one; a slow or busy machine needs twice as long, which is the limit. A test of more than half of it is named, but doesn't fail.
+test-all: $(STAMP)  ## run all tests, Slurm, PostgreSQL and a browser included where they are installed (14 minutes)
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20 --limit=120
 
 format: $(STAMP)  ## format and mend what can be mended
