@@ -10,10 +10,9 @@ from typing import Any
 from core.config.loading import flatten
 from core.config.presets import preset
 from core.config.run import RunConfig, config_hash, content_hash, get_field, to_dict
-from core.data.likelihood import likelihood
 from core.errors import UserError
 from core.model.flops import count, flops_per_token
-from core.records.design import DesignArm, DesignFactor, ParameterCounts
+from core.records.design import DesignArm, DesignFactor, Likelihood, ParameterCounts
 from core.records.likelihood_kind import ACROSS, incomparable
 from sweeps.studies.plan import PlannedRun
 from sweeps.studies.study import check_settings
@@ -115,14 +114,20 @@ def describe_arm(arm: Arm, config: RunConfig) -> DesignArm:
         hash=config_hash(config, with_seed=False),
         parameters=ParameterCounts(**asdict(count(model))),
         flops_per_token=flops_per_token(config),
-        likelihood=likelihood(config),
+        likelihood=_likelihood(config),
         notes=tuple(notes),
     )
 
 
+def _likelihood(config: RunConfig) -> Likelihood:
+    from core.data.likelihood import likelihood  # numpy, which mistakes in declarations are refused without
+
+    return likelihood(config)
+
+
 def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
     """Notes on two arms whose likelihoods aren't of one kind."""
-    one, other = likelihood(config), likelihood(control)
+    one, other = _likelihood(config), _likelihood(control)
     if reason := incomparable(one, other):
         return [reason]
     return [ACROSS] if one.kind != other.kind else []
