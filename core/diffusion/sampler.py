@@ -39,10 +39,9 @@ def decode(
     """Decode a response to each prompt, telling after each network call which tokens it fixed.
 
     A mask in a prompt is decoded with the response: blocks are of masks, in order, and the steps are split over the blocks of
-    the sequence that has most. streams: what a sequence's random
-    numbers are named after beside the seed (its place in the batch, unless given): they depend on nothing else, so that a
-    sequence is decoded alike in any batch. aligned: the block length of a network with blocks, which count from a
-    sequence's first token on; the prompt may fill a part of one.
+    the sequence that has most. streams: what a sequence's random numbers are named after beside the seed (its place in the
+    batch, unless given): they depend on nothing else, so that a sequence is decoded alike in any batch. aligned: the block
+    length of a network with blocks, which count from a sequence's first token on; the prompt may fill a part of one.
     """
     tokens_BL, length_B = lay_out(prompts, settings.length, mask_id, device)
     given_BL = (tokens_BL != mask_id) | (torch.arange(tokens_BL.shape[1], device=device) >= length_B[:, None])

@@ -141,8 +141,7 @@ def write(
     """Write the folder; returns what it lacks, and why, in sentences.
 
     basis, evidence: as `sweeps.export.arm` has them. request: the site's options for Slurm. Raises UserError when a
-    layout can't
-    be said to DeepSpeed.
+    layout can't be said to DeepSpeed.
     """
     config, devices = scale.config, scale.cluster.devices
     lacks = []

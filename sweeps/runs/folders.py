@@ -2,8 +2,7 @@
 
 <out>/<study>/<arm>/seed-<seed>-<run hash>-<data>/
     .lock           held by the process that works on the run, for as long as it lives
-    .claim          which process took the run last: a former one that still lives writes nothing any more
-    (core.records.fencing)
+    .claim          which process took the run last: one of before writes nothing more (core.records.fencing)
     losses.json     the workers that died of it
     record.json     the finished run; never changed once it is there
     progress.json   how far training is

@@ -70,7 +70,7 @@ DOTTED = re.compile(r"(?<![\w.])(?:core|sweeps|analysis|ablations)(?:\.\w+)+")
 
 
 def defined(dotted: str) -> bool:
-    """Whether a dotted name is a module of ours, or a name (with attributes) at the top level of one."""
+    """True if a dotted name is a module of ours, or a name (with attributes) at the top level of one."""
     parts = dotted.split(".")
     for length in range(len(parts), 0, -1):
         base = ROOT.joinpath(*parts[:length])

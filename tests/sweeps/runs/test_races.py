@@ -17,7 +17,7 @@ from tests.sweeps.trainers import quick
 
 
 def at_once(racers, work, *arguments):
-    """What so many processes that start together put into their queue, each of them None at its end."""
+    """Start so many processes together; return what they put into their queue, each of them None at its end."""
     context = multiprocessing.get_context("fork")
     ready, results = context.Barrier(racers), context.Queue()
 
