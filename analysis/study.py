@@ -1,6 +1,6 @@
 """Records -> one table: for every arm and seed of a design, the run that was recorded, or that none was.
 
-A record's `study` holds {"ablation", "size", "arm", "design"}, the last a core.records.design.Design as JSON.
+A record's `study` holds {"ablation", "size", "arm", "design"}, the last a core.records.designs.Design as JSON.
 """
 
 import gc
@@ -14,17 +14,13 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from core.records import decoded
-from core.records import design as designs
-from core.records import likelihood_kind as likelihood
-from core.records import record as records
-from core.records import study_history as history
+from core.records import decoded, designs, likelihood_kind, run_record, study_history
 from core.records.decoded import Decoded
-from core.records.design import Design, Likelihood
+from core.records.designs import Design, Likelihood
 from core.records.fingerprints import data_of, lacks_files, named_files
 from core.records.metrics import METRICS
-from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.run_folders import list_runs
+from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.study_history import Event, HistoryError
 from core.runtime.json_files import DamagedFileError
 
@@ -59,7 +55,7 @@ class Study:
         with uncollected():
             for path in listing.records:
                 try:
-                    found.append(records.read(path))
+                    found.append(run_record.read(path))
                     homes[found[-1].run_hash + found[-1].data_fingerprint] = path.parent
                 except FileNotFoundError:  # set aside since it was listed
                     continue
@@ -106,7 +102,7 @@ class Study:
     def with_history(self, folder: Path) -> "Study":
         """With what was noted in a folder of its designs and looks."""
         try:
-            return replace(self, history=tuple(history.read(folder)))
+            return replace(self, history=tuple(study_history.read(folder)))
         except HistoryError as error:
             return replace(self, history_trouble=f"What was declared and looked at before isn't known: {error}")
 
@@ -190,7 +186,7 @@ class Study:
     def incomparable(self, metric: str, one: str, two: str, seeds: int | None = None) -> str | None:
         """Reason why two arms' numbers can't be compared, or None. seeds: how many of the first; None: all."""
         kinds = self.likelihoods(metric, one, two)
-        if kinds is not None and (reason := likelihood.incomparable(*kinds)):
+        if kinds is not None and (reason := likelihood_kind.incomparable(*kinds)):
             return reason
         if any(self.data_differs(one, two, seed) for seed in self.design.seeds[:seeds]):
             whom = "the control" if self.design.control in (one, two) else "each other"

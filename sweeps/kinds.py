@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from optuna.storages import BaseStorage
 
 from core.config.run import RunConfig
-from core.records.design import StudyDesign
+from core.records.designs import StudyDesign
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.queue import Queue
 from sweeps.runs.record_checks import Verification

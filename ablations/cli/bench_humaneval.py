@@ -19,7 +19,7 @@ from core.errors import UserError
 from core.execution.examining import Verdict, examine_all
 from core.execution.sandbox import Limits, confinement
 from core.probes.humaneval import UNTIL, Problem, pass_rate, problems, wanted_k
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 from core.runtime.terminal import Terminal
 
 if TYPE_CHECKING:

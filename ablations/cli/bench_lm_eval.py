@@ -14,7 +14,7 @@ from ablations.cli.options import check_lists
 from ablations.cli.terminal import console, show_json
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.recorded import started_folder
 from core.runtime.printable import say
 from sweeps.kinds import operations_of
@@ -22,5 +22,5 @@ def run_cancel(arguments: argparse.Namespace) -> int:
     for note in (note for each in done for note in each.notes):
         say(note, file=sys.stderr)
     if any(each.count for each in done):
-        say(f"what is recorded stays; `{agenda.command('run', arguments)}` trains the rest")
+        say(f"what is recorded stays; `{studies.command('run', arguments)}` trains the rest")
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.launching import check_flags, launcher_of, submit, train_here
 from ablations.cli.recorded import load_study
@@ -30,10 +30,10 @@ def run_confirm(arguments: argparse.Namespace) -> int:
     arm = judgement.winner
     if arm is None or arm == design.control:
         raise UserError(f"{arguments.name}: there is no winner to confirm: {judgement.winner_reason}")
-    name, ablation = agenda.resolve(arguments.name)
+    name, ablation = studies.resolve(arguments.name)
     seeds = fresh_seeds(design, arguments.seeds or len(design.seeds))
     more = ["--seeds", str(arguments.seeds)] if arguments.seeds else []
-    command = agenda.command("confirm", arguments, design.size, more)
+    command = studies.command("confirm", arguments, design.size, more)
     plan = confirmation_plan(name, ablation, design, arm, seeds, command)
     say("\n".join(describe(run.config.data for run in plan.runs)))
     if not launcher_of(arguments).here:

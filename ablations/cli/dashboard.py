@@ -7,7 +7,7 @@ import signal
 import sys
 import types
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.recorded import load_study, started_folder
 from ablations.cli.terminal import console, show_json
@@ -71,7 +71,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     study, kind = started_folder(arguments)
     searches = not STUDY_KINDS[kind].has_arms
-    report = agenda.command("report", arguments)
+    report = studies.command("report", arguments)
     poller = Poller(study, arguments.out, arguments.storage, report)
     beside = application(lambda: poller.storage if searches else None)
     with Server(Page(poller.state, beside), arguments.port or 0) as server:

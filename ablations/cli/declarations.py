@@ -5,11 +5,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from core.errors import UserError
-from core.records import design as designs
-from core.records.design import StudyDesign
+from core.records import designs
 from core.records.design_changes import changes
+from core.records.designs import StudyDesign
 from core.records.provenance import code
 from core.records.versions import mixture
 from core.runtime.json_files import DamagedFileError
@@ -23,11 +23,11 @@ def check_owner(arguments: argparse.Namespace, study: str) -> None:
     design = recorded_design(arguments.out / study)
     if design is None or (theirs := _declared_in(design)) is None:
         return
-    mine = agenda.declared_in(arguments.name)
+    mine = studies.declared_in(arguments.name)
     if theirs == mine or _is_same(theirs, mine, design, arguments.name):
         return
     holds = f"{arguments.out / study} holds the runs of {theirs}"
-    if theirs not in agenda.discover() and not Path(theirs).exists():  # moved and edited, or another one: who can tell
+    if theirs not in studies.discover() and not Path(theirs).exists():  # moved and edited, or another one: who can tell
         raise UserError(
             f"{holds}, which is gone, and of another question ({design.question!r}): where {mine} is that declaration, "
             f"run it with that question first, then change it; else give it an --out of its own"
@@ -60,19 +60,19 @@ def say_before(folder: Path, plan: Plan) -> None:
 
 def left_behind(arguments: argparse.Namespace, study: str) -> str:
     """A hint on runs recorded under the declaration's former name: their folder and the commands to adopt them; or empty."""
-    name, declaration = agenda.declared(arguments.name)
+    name, declaration = studies.declared(arguments.name)
     for path in sorted(arguments.out.glob(f"*/{designs.FILE_NAME}")):
         design = recorded_design(path.parent)
         if design is None or path.parent.name == study or design.question != declaration.question:
             continue
         theirs = _declared_in(design)
-        if theirs is None or theirs == agenda.declared_in(arguments.name) or Path(theirs).exists():
+        if theirs is None or theirs == studies.declared_in(arguments.name) or Path(theirs).exists():
             continue
-        if theirs in agenda.discover() or design.size.endswith(CONFIRM):
+        if theirs in studies.discover() or design.size.endswith(CONFIRM):
             continue
         target = arguments.out / study_name(name, design.size)
         move = shlex.join(["mv", str(path.parent), str(target)])
-        again = agenda.command("run", arguments, design.size)
+        again = studies.command("run", arguments, design.size)
         where = f"runs of this question lie in {path.parent}, declared in {theirs}, which is gone"
         return f"{where}: `{move}`, then `{again}` takes them over"
     return ""
@@ -99,4 +99,4 @@ def _is_same(theirs: str, mine: str, design: StudyDesign, name: str) -> bool:
     try:
         return Path(theirs).read_bytes() == Path(mine).read_bytes()
     except OSError:
-        return bool(design.question == agenda.declared(name)[1].question)
+        return bool(design.question == studies.declared(name)[1].question)

@@ -5,7 +5,7 @@ import multiprocessing
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.plan import make_plan
 from ablations.cli.terminal import console
 from core.errors import UserError
@@ -24,7 +24,7 @@ def run_decode(arguments: argparse.Namespace) -> int:
     if plan.design.decoders is None:
         raise UserError(f"{plan.name}: it declares no decoders, so there is nothing to decode (see docs/sampling.md)")
     failed = decode_here(arguments, plan, console())
-    console().print(f"next: {agenda.command('report', arguments, plan.size)}")
+    console().print(f"next: {studies.command('report', arguments, plan.size)}")
     return 1 if failed else 0
 
 

@@ -7,21 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.declarations import recorded_design
 from core.errors import UserError
-from core.records import record as records
-from core.records.design import Design, DesignArm, StudyDesign
+from core.records import run_record
 from core.records.design_changes import changes
-from core.records.record import OutOfReachError, UnreadableRecordError
+from core.records.designs import Design, DesignArm, StudyDesign
 from core.records.run_folders import list_runs
+from core.records.run_record import OutOfReachError, UnreadableRecordError
 from sweeps.studies.resolve import outline
 from sweeps.studies.study import CONFIRM, first_seeds, study_name
 
 
 def drift(arguments: argparse.Namespace, size: str) -> str:
     """The differences between a declaration and its recorded design, and the command to type; empty if there are none."""
-    name, declaration = agenda.declared(arguments.name)
+    name, declaration = studies.declared(arguments.name)
     folder = arguments.out / study_name(name, size)
     design = recorded_design(folder)
     if not isinstance(design, Design):
@@ -60,7 +60,7 @@ def _config(folder: Path, arm: DesignArm) -> Mapping[str, Any]:
     """The config that an arm was trained with, by one of its records; empty where it has none."""
     for path in list_runs(folder / arm.name, depth=1).records:
         try:
-            record = records.read(path)
+            record = run_record.read(path)
         except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
             continue
         if record.arm_hash == arm.hash:
@@ -72,5 +72,5 @@ def last_command(arguments: argparse.Namespace, size: str, design: StudyDesign) 
     """The command that the design was last run with, for the declaration by the name that it has now."""
     words = shlex.split(design.command)
     if len(words) < 3:
-        return agenda.command("run", arguments, size)
+        return studies.command("run", arguments, size)
     return shlex.join([*words[:2], arguments.name, *words[3:]])

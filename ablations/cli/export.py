@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.confirm import confirmation_of, verdict
 from ablations.cli.import_hf import export_run
 from ablations.cli.recorded import drift_note, load_study
@@ -24,8 +24,8 @@ from core.config.loading import build, flatten, parse_overrides
 from core.config.presets import PRESETS, resolve
 from core.config.run import RunConfig, to_dict
 from core.errors import UserError
-from core.records.design import Design
-from core.records.record import RunRecord
+from core.records.designs import Design
+from core.records.run_record import RunRecord
 from core.runtime.units import parse
 from sweeps.export import transfer
 from sweeps.export.arm import CONFIG, arm_of, basis_of, export, first_run
@@ -55,7 +55,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     out = console()
     out.print(f"{arm}: {evidence['chosen']}")
     if arguments.target:
-        ablation = agenda.resolve(arguments.name)[1].sized(study.design.size)
+        ablation = studies.resolve(arguments.name)[1].sized(study.design.size)
         target = arguments.to or folder / "export" / Path(arguments.target).stem
         by_hand, matched = arm != judgement.winner, ablation.match is not None
         return at_full_scale(arguments, study.design, arm, runs, evidence, target, by_hand=by_hand, matched=matched)
@@ -125,7 +125,7 @@ def _evidence(arguments: argparse.Namespace, study: Study, judgement: Judgement,
     elif arguments.force:
         chosen, confirmed = f"UNCONFIRMED (--force): by the verdict, but {said}", False
     else:
-        hint = "" if confirming else f"; {agenda.command('confirm', arguments, study.design.size)} does that"
+        hint = "" if confirming else f"; {studies.command('confirm', arguments, study.design.size)} does that"
         raise UserError(f"{arguments.name}: the best of several looks better than it is, and {said}{hint} (--force exports "
                         "it, marked as unconfirmed)")  # fmt: skip
     return {"chosen": chosen, "confirmed": confirmed, "confirmation": confirming and confirming[1].to_dict()} | found

@@ -23,7 +23,7 @@ from core.errors import UserError
 from core.interchange.folders import TEMPLATE, TOKENIZER, check_empty, check_weights, copy_tokenizer, find, read_config
 from core.interchange.layouts import Ids, auxiliary_loss, ignored, layout_of, load_balancing_weight
 from core.model.flops import count
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 from core.training.checkpoint_files import WEIGHTS
 
 if TYPE_CHECKING:

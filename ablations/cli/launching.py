@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from core.capacity.room import check_room
 from core.errors import UserError
 from core.runtime.printable import say
@@ -75,7 +75,7 @@ def submit(arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool) 
         say(done.line, file=sys.stderr)
         return 0
     say(done.line)
-    say(f"next: {agenda.command('status', arguments, plan.size)}")
+    say(f"next: {studies.command('status', arguments, plan.size)}")
     return 0
 
 
@@ -109,7 +109,7 @@ def say_event(event: Event) -> None:
 
 def trained_elsewhere(arguments: argparse.Namespace, count: int, size: str) -> str:
     """A line that another process trains the remaining runs, with the command that follows it."""
-    follow = agenda.command("status", arguments, size)
+    follow = studies.command("status", arguments, size)
     return f"{counted(count, 'run')} in training by another process, which records them: {follow} follows it"
 
 

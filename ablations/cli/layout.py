@@ -19,8 +19,8 @@ from core.config.loading import parse_overrides
 from core.config.presets import resolve
 from core.errors import UserError
 from core.model.flops import count
-from core.records import record as records
-from core.records.record import UnreadableRecordError
+from core.records import run_record
+from core.records.run_record import UnreadableRecordError
 from core.runtime.printable import say
 from core.runtime.units import parse, short
 
@@ -88,9 +88,9 @@ def describe(name: str, made: Plan, tokens: float) -> dict[str, Any]:
 def _calibration(path: Path | None) -> Calibration | None:
     if path is None:
         return None
-    file = path / records.FILE_NAME if path.is_dir() else path
+    file = path / run_record.FILE_NAME if path.is_dir() else path
     try:
-        return Calibration.of_record(records.RunRecord.from_json(file.read_text(encoding="utf-8")))
+        return Calibration.of_record(run_record.RunRecord.from_json(file.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, UnreadableRecordError) as error:
         raise UserError(f"--calibrate {path}: no record can be read there: {error}") from None
 

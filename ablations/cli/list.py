@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.kinds import module_of
 from ablations.cli.terminal import console, indented, show_json
 from analysis.study import Study
@@ -22,7 +22,7 @@ from sweeps.studies.ablation import Ablation
 
 def run_list(arguments: argparse.Namespace) -> int:
     """Print a row for each question and size. Returns 1 where a declaration can't be read."""
-    found = [each for name in agenda.discover() for each in _rows(name, arguments.out)]
+    found = [each for name in studies.discover() for each in _rows(name, arguments.out)]
     rows = [row for _, row in found]
     if arguments.names:
         say("\n".join(f"{row['name']} {row['size']}" for row in rows if "error" not in row))
@@ -47,7 +47,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 def _rows(name: str, out: Path) -> list[tuple[ModuleType | None, dict[str, Any]]]:
     """The rows of a declaration, JSON-ready, each with the module of its kind; None with the error of a broken one."""
     try:
-        _, declaration = agenda.declared(name)
+        _, declaration = studies.declared(name)
         module = module_of(declaration.kind, "list")
         return [(module, row) for row in module.rows(name, declaration, out)]
     except UserError as error:  # one broken declaration hides no other
@@ -57,7 +57,7 @@ def _rows(name: str, out: Path) -> list[tuple[ModuleType | None, dict[str, Any]]
 def rows(name: str, ablation: Ablation, out: Path) -> list[dict[str, Any]]:
     """A row for each size: arms, seeds, recorded runs, the verdict."""
     rows = []
-    recorded = agenda.recorded_sizes(out, name, ablation)
+    recorded = studies.recorded_sizes(out, name, ablation)
     for size in ("full", *ablation.sizes):
         edition = ablation.sized(size)
         row: dict[str, Any] = {"name": name, "size": size, "question": edition.question}

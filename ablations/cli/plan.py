@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.launching import cores, resolve_workers
 from ablations.cli.terminal import console, show_json
 from analysis.scaling.ladder import unfittable
@@ -17,7 +17,7 @@ from core.capacity.room import check_room
 from core.config.run import RunConfig, config_hash
 from core.data.corpora import describe as describe_data
 from core.errors import UserError
-from core.records.design import Design
+from core.records.designs import Design
 from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import Labelled, labelled
 from core.runtime.units import counted, duration, short, significant
@@ -48,8 +48,8 @@ def show_plan(
 
 def make_plan(arguments: argparse.Namespace) -> Plan:
     """The plan of NAME. Raises UserError for a study whose designs have no arms."""
-    agenda.declared_with_arms(arguments.name)
-    planned: Plan = agenda.make_plan(arguments)
+    studies.declared_with_arms(arguments.name)
+    planned: Plan = studies.make_plan(arguments)
     return planned
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.probe_lengths import run_lengths
 from ablations.cli.probe_tables import print_run, print_study
 from ablations.cli.recorded import load_study
@@ -23,8 +23,8 @@ from core.data.corpora import load as load_corpus
 from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.probes.checks import check_probe
-from core.records.record import write_atomically
-from core.runtime import json_files as jsonfiles
+from core.records.run_record import write_atomically
+from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError
 from core.runtime.random_streams import numpy_stream
 from core.training.checkpoint_files import WEIGHTS
@@ -59,7 +59,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
         content = probe_run(folder, arguments.sequences, arguments.timesteps, settings)
         show_json(content) if arguments.json else print_run(content, folder / FILE_NAME, out)
         return 0
-    if folder.is_dir() and arguments.name not in agenda.discover():
+    if folder.is_dir() and arguments.name not in studies.discover():
         raise UserError(
             f"{folder} has no config.yaml: name the folder of a run, or import the model first: ablate import hf {folder}"
         )
@@ -154,7 +154,7 @@ def _finite(value: float) -> float | None:
 def _known(path: Path) -> dict[str, Any] | None:
     """A probe that lies there already; None where there is none, or it can't be read."""
     try:
-        content = jsonfiles.read(path)
+        content = json_files.read(path)
     except (FileNotFoundError, DamagedFileError):
         return None
     return content if isinstance(content, dict) else None

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.declarations import left_behind
 from core.errors import UserError
 from sweeps.studies.study import CONFIRM, study_name
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def study_of(arguments: argparse.Namespace) -> tuple[str, str]:
     """The study that NAME and --size mean, and its kind: where no size is named, the only one that was run."""
-    name, declaration = agenda.declared(arguments.name)
-    return study_name(name, agenda.meant_size(name, declaration, arguments.out, arguments.size)), declaration.kind
+    name, declaration = studies.declared(arguments.name)
+    return study_name(name, studies.meant_size(name, declaration, arguments.out, arguments.size)), declaration.kind
 
 
 def started_folder(arguments: argparse.Namespace) -> tuple[str, str]:
@@ -37,9 +37,9 @@ def check_started(study: str, arguments: argparse.Namespace) -> None:
 
 def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
     """The size that is meant of a study, and its folder of runs. Raises UserError where there is none."""
-    name, declaration = agenda.declared(arguments.name)
-    recorded = agenda.recorded_sizes(arguments.out, name, declaration)
-    size = agenda.meant_size(name, declaration, arguments.out, arguments.size)
+    name, declaration = studies.declared(arguments.name)
+    recorded = studies.recorded_sizes(arguments.out, name, declaration)
+    size = studies.meant_size(name, declaration, arguments.out, arguments.size)
     if size not in recorded:
         raise nothing_recorded(arguments, name, size)
     return size, recorded[size]
@@ -48,7 +48,7 @@ def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
 def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> UserError:
     """The mistake of asking for records before there are any."""
     verb, of = ("confirm", size.removesuffix(f".{CONFIRM}")) if size.endswith(f".{CONFIRM}") else ("run", size)
-    hint = left_behind(arguments, study_name(name, size)) or f"run it with {agenda.command(verb, arguments, of)}"
+    hint = left_behind(arguments, study_name(name, size)) or f"run it with {studies.command(verb, arguments, of)}"
     return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {hint}")
 
 
@@ -56,7 +56,7 @@ def load_study(arguments: argparse.Namespace) -> tuple["Study", Path]:
     """Records of the named ablation in the chosen size, and its folder. Raises UserError where nothing is."""
     from analysis.study import Study  # numpy, which mistakes are refused without
 
-    agenda.declared_with_arms(arguments.name)
+    studies.declared_with_arms(arguments.name)
     size, folder = recorded_folder(arguments)
     study = Study.load(folder)
     if study is None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.command import Command
 from ablations.cli.declarations import check_owner, left_behind
 from ablations.cli.kinds import module_of
@@ -26,7 +26,7 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
     or_folder = "folder" in command.checks
     if not (command.study or or_folder) or (or_folder and Path(arguments.name).is_dir()):
         return
-    stem, declaration = agenda.declared(arguments.name)
+    stem, declaration = studies.declared(arguments.name)
     arguments.study_kind = declaration.kind
     if "runs" in command.checks and "plan" not in command.checks and not getattr(arguments, "wandb", None):
         started_folder(arguments)
@@ -45,11 +45,11 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
 
 def _check_folder_of_runs(command: Command, arguments: argparse.Namespace, stem: str) -> None:
     """Refuse another declaration's folder; keep what was changed of this one since (`drift`) for the command, or say it."""
-    _, declaration = agenda.declared(arguments.name)
+    _, declaration = studies.declared(arguments.name)
     size = arguments.size or "full"
     if "plan" not in command.checks and size in ("full", *declaration.sizes):
         first = "any size" in command.checks
-        size = agenda.meant_size(stem, declaration, arguments.out, arguments.size, first_of_several=first)
+        size = studies.meant_size(stem, declaration, arguments.out, arguments.size, first_of_several=first)
     study = study_name(stem, size)
     check_owner(arguments, study)
     if not (arguments.out / study).is_dir():

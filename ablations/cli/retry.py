@@ -8,7 +8,7 @@ from ablations.cli.plan import make_plan, power_of
 from ablations.cli.recorded import check_started
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule
-from core.records.design import Design
+from core.records.designs import Design
 from core.records.interim_analyses import add_retry
 from core.runtime.printable import say
 from sweeps.launch.launcher import launchers

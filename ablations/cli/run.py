@@ -2,7 +2,7 @@
 
 import argparse
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.declarations import say_before
 from ablations.cli.decode import decode_here
@@ -47,7 +47,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     )
     if summary.elsewhere:
         out.print(trained_elsewhere(arguments, summary.elsewhere, plan.size))
-    out.print(f"next: {agenda.command('report', arguments, plan.size)}")
+    out.print(f"next: {studies.command('report', arguments, plan.size)}")
     if failed:
         out.print(line("some runs failed", "red") + line(": the report names them; --retry-failed runs them again"))
     return 1 if failed or summary.missing or undecoded else 0

@@ -14,7 +14,7 @@ from ablations.cli.terminal import console, show_json
 from core.diffusion.anomalies import find_anomalies
 from core.diffusion.sampling import Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 from core.runtime.terminal import Terminal
 
 ONLY_DIFFUSION = ("block_length", "steps", "remasking", "threshold", "low_threshold", "cfg", "cache")

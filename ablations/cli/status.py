@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.recorded import study_of
 from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import line
@@ -46,13 +46,13 @@ def run_status(arguments: argparse.Namespace) -> int:
         more = {"wait_for_sync": _wait_for_sync(folders), "changed": getattr(arguments, "drift", "")}
         show_json(found.to_dict() | more)
         return 0
-    again = agenda.command("retry", arguments)
+    again = studies.command("retry", arguments)
     if not arguments.watch:
         console().print(render(found, again))
         if said := getattr(arguments, "drift", ""):
             console().unwrapped(f"note: {said}")
         if waiting := _wait_for_sync(folders):
-            console().print(f"{counted(waiting, 'run')} wait to be sent to W&B: {agenda.command('sync', arguments)}")
+            console().print(f"{counted(waiting, 'run')} wait to be sent to W&B: {studies.command('sync', arguments)}")
         return 0
     try:
         _watch(look, found, again)

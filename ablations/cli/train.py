@@ -18,12 +18,12 @@ from core.config.stages import Stage, is_staged, load_stages
 from core.data.corpora import describe
 from core.data.inputs import fingerprint
 from core.errors import UserError
-from core.records.design import StudyDesign
+from core.records.designs import StudyDesign
 from core.records.provenance import save_diff
-from core.records.record import FILE_NAME, RunRecord, UnreadableRecordError, read, set_aside
+from core.records.run_record import FILE_NAME, RunRecord, UnreadableRecordError, read, set_aside
 from core.runtime.printable import say
 from core.runtime.ranks import Ranks
-from core.training import preemption as pausing
+from core.training import preemption
 from core.training.checkpoint_files import saved_step
 from core.training.checks import check
 from core.training.loggers import RowLogger
@@ -68,13 +68,13 @@ def run_train(arguments: argparse.Namespace) -> int:
     from core.training.run import train  # torch and Lightning, which mistakes are refused without
 
     if ranks.rank > 0:
-        with pausing.on_signals():
+        with preemption.on_signals():
             return int(train(config, folder).status != "complete")
     say("\n".join(describe([config.data])))
     save_diff(arguments.out)
     tracker = tracker_of(config, folder)
     loggers: list[RowLogger] = [ConsoleLogger(config.trainer.steps), tracker]
-    with pausing.on_signals():
+    with preemption.on_signals():
         record = train(config, folder, loggers=loggers, devices=arguments.devices)
     tracker.finish(record)
     say(f"record: {folder / 'record.json'}")
@@ -182,7 +182,7 @@ def run_stages(arguments: argparse.Namespace) -> int:
         raise UserError("processes that srun or torchrun started together train one stage: name it with --stage")
     ranks = replace(ranks, expert_parallel=stages[-1].config.deepspeed.expert_parallel)
     watcher = StageConsole(stages, arguments.out) if ranks.rank == 0 else None
-    with pausing.on_signals():
+    with preemption.on_signals():
         turn, record = train_stages(stages, arguments.out, devices=arguments.devices, watcher=watcher, ranks=ranks)[-1]
     if record.status != "complete":
         say(f"ablate: stage {turn.stage.name} failed: {record.reason}", file=sys.stderr)

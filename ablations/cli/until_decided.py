@@ -5,7 +5,7 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.declarations import say_before
 from ablations.cli.launching import launcher_of, submit, train_here
@@ -17,7 +17,7 @@ from analysis.verdicts.sequential_log import analyse, check_rule, sequential_des
 from analysis.verdicts.until_decided import Rule, SequentialRun
 from core.errors import UserError
 from core.records import interim_analyses
-from core.records.design import Design
+from core.records.designs import Design
 from core.records.study_history import Look
 from core.runtime.printable import say
 from core.runtime.terminal import line
@@ -53,7 +53,7 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
         try:
             last = train_blocks(found, lambda: analyse(folder, plan.design, rule), train)
         except StalledError as error:
-            follow = agenda.command("status", arguments, plan.size)
+            follow = studies.command("status", arguments, plan.size)
             raise UserError(f"{error} ({follow} tells); this command goes on where they end") from None
     if isinstance(last, int):
         return last
@@ -65,7 +65,7 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     assert study is not None  # it has a design
     out = console()
     out.print(f"{plan.study_name}: {savings(last)}")
-    out.print(f"next: {agenda.command('report', arguments, plan.size)}")
+    out.print(f"next: {studies.command('report', arguments, plan.size)}")
     if study.failed:
         failed = line(f"{counted(study.failed, 'run')} failed", "red")
         out.print(failed + line(": the report names them; --retry-failed runs them again"))

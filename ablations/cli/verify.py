@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.recorded import nothing_recorded
 from ablations.cli.terminal import console, show_json
 from analysis.verdicts.sequential_log import contradictions
 from core.errors import UserError
-from core.records import design as designs
-from core.records import interim_analyses
+from core.records import designs, interim_analyses
 from core.runtime.terminal import Terminal
 from core.runtime.units import counted
 from sweeps.kinds import operations_of
@@ -25,9 +24,9 @@ from sweeps.studies.study import study_name
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Hash everything again and print a line per finding. Returns 1 where there is a problem, else 0."""
-    name, declaration = agenda.declared(arguments.name)
-    sizes = agenda.recorded_sizes(arguments.out, name, declaration)
-    size = arguments.size or agenda.meant_size(name, declaration, arguments.out, None, first_of_several=True)
+    name, declaration = studies.declared(arguments.name)
+    sizes = studies.recorded_sizes(arguments.out, name, declaration)
+    size = arguments.size or studies.meant_size(name, declaration, arguments.out, None, first_of_several=True)
     if not sizes:
         raise nothing_recorded(arguments, name, size)
     if size not in sizes:

@@ -15,7 +15,7 @@ from ablations.dashboard.state import PageState
 from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
 from core.errors import UserError
-from core.records.design import Design, StudyDesign
+from core.records.designs import Design, StudyDesign
 from core.runtime.retry import OutOfPatienceError, Patience
 from sweeps.kinds import Operations, operations_of
 from sweeps.runs.history import add_look

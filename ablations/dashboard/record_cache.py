@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from analysis.study import Study
-from core.records import record as records
-from core.records.design import Design
-from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.records import run_record
+from core.records.designs import Design
 from core.records.run_folders import list_runs
+from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
 
 LOSS = "train/nelbo"
 Stamp = tuple[int, int, int]
@@ -49,7 +49,7 @@ class RecordReader:
             self._forget(path)
             self._stamps[path] = now[path]
             try:
-                self._found[path] = _slim(records.read(path), self.metric)
+                self._found[path] = _slim(run_record.read(path), self.metric)
             except (UnreadableRecordError, OutOfReachError) as error:
                 self._unreadable[path] = f"{path.relative_to(self.folder)}: {str(error).removeprefix(f'{path}: ')}"
             except FileNotFoundError:  # set aside since it was listed

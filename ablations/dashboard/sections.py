@@ -11,7 +11,7 @@ from analysis.study import Study
 from analysis.verdicts.interim import Comparison, running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.lineage import looked_at, notes
-from core.records.design import Design, SearchDesign, StudyDesign
+from core.records.designs import Design, SearchDesign, StudyDesign
 from core.records.metrics import METRICS
 from sweeps.runs.status import STATES, Row, RunStatus, StudyStatus
 from sweeps.search.status import ConfigurationStatus, SearchStatus

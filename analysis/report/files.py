@@ -8,7 +8,7 @@ from pathlib import Path
 from analysis.figures.static import pictures
 from analysis.table import Table, tables_on
 from analysis.verdicts.answer import Judgement
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

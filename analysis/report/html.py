@@ -12,17 +12,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from analysis import formatting as words
+from analysis import formatting
 from analysis.figure import Figure
 from analysis.figures import interactive as charts
 from analysis.figures import static as plots
-from analysis.report import citation as citing
+from analysis.report import citation
 from analysis.report import run_tables as runs
 from analysis.study import Study, uncollected
 from analysis.table import Table, tables_on, text
 from analysis.verdicts.answer import Judgement
 from core.records.metrics import METRICS
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 
 PAGE, ASSETS = Path(__file__).parent / "page", Path(__file__).parent / "assets"
 STYLES = (PAGE / "look.css", PAGE / "page.css")
@@ -66,9 +66,9 @@ def render(study: Study, judgement: Judgement) -> str:
         arms=runs.arms(study, judgement.comparisons),
         scale=runs.scale(study, finished),
         provenance=came_from,
-        interval=words.coverage(study.design.alpha),
-        version=citing.version(),
-        note=citing.origin(came_from),
+        interval=formatting.coverage(study.design.alpha),
+        version=citation.version(),
+        note=citation.origin(came_from),
         metrics=METRICS,
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for each in (words.number, words.signed, text, subscript, code):
+    for each in (formatting.number, formatting.signed, text, subscript, code):
         environment.filters[each.__name__] = each
     return environment
 

@@ -6,7 +6,7 @@ from typing import Any
 from analysis.study import Study
 from analysis.verdicts.comparisons import MetricTable
 from core.config.loading import flatten
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from core.runtime.units import short
 
 MISSING = object()

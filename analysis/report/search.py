@@ -15,7 +15,7 @@ from analysis.study import uncollected
 from analysis.verdicts.answer import Judgement
 from analysis.verdicts.arm_figures import effects
 from core.records.metrics import METRICS
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 
 TITLES = {
     "history": "History", "parallel": "Configurations side by side", "importance": "Which parameters mattered",

@@ -12,7 +12,7 @@ from analysis.scaling.isoflop import Cost, Minimum, counted_cost
 from analysis.scaling.law import ScalingLaw, checked
 from analysis.scaling.trend import Interval, Trend
 from core.errors import UserError
-from core.records.design import Design
+from core.records.designs import Design
 
 
 @dataclass(frozen=True)

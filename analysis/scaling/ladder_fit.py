@@ -14,7 +14,7 @@ from analysis.scaling.law import ScalingLaw
 from analysis.scaling.trend import Interval, fit_trend
 from analysis.study import Study
 from core.errors import UserError
-from core.records.design import DesignArm
+from core.records.designs import DesignArm
 from core.records.metrics import METRICS, metrics_in
 from core.runtime.units import counted
 

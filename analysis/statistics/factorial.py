@@ -17,7 +17,7 @@ from analysis.statistics.compare import VERDICT_FLOOR, PairedEffect, holm, paire
 from analysis.study import Study
 from core.config.loading import text
 from core.errors import UserError
-from core.records import likelihood_kind as likelihood
+from core.records import likelihood_kind
 
 Table = Mapping[str, Sequence[Any]]
 
@@ -144,7 +144,7 @@ def _unlike(study: Study) -> str | None:
         if (kinds := study.likelihoods(metric, one, two)) is None:
             continue
         mixed = "one is a bound and one an exact likelihood" if kinds[0].kind != kinds[1].kind else None
-        if reason := likelihood.incomparable(*kinds) or mixed:
+        if reason := likelihood_kind.incomparable(*kinds) or mixed:
             return f"values of “{labels[one]}” and “{labels[two]}” can't be averaged: {reason}"
     return None
 

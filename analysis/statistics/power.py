@@ -9,7 +9,7 @@ from scipy import special
 
 from analysis.statistics.roots import root
 from core.errors import UserError
-from core.records.design import Design
+from core.records.designs import Design
 
 # Pairing under common random numbers makes effects of several standard deviations ordinary, but a design that sees
 # nothing below four of them answers hardly any question.

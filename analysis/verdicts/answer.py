@@ -13,7 +13,7 @@ from analysis.study import Study
 from analysis.table import Table
 from analysis.verdicts.comparisons import MetricTable
 from analysis.verdicts.until_decided import SequentialRun
-from core.records.design import Design
+from core.records.designs import Design
 from core.registry import Registry
 
 Analysis = Callable[[Study, "Context"], "Part | None"]

@@ -12,7 +12,7 @@ from analysis.verdicts.comparisons import MetricTable, failures, metric_table, p
 from analysis.verdicts.headline import asides, contrasts, headline
 from analysis.verdicts.lineage import declared, looked_at, notes
 from analysis.verdicts.until_decided import SequentialRun, sequential_run
-from core.records.design import Design
+from core.records.designs import Design
 from core.records.metrics import METRICS
 from core.runtime.units import counted, ranked, significant
 

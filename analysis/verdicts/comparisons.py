@@ -11,7 +11,7 @@ from analysis.statistics.sequential import anytime
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule, arrivals, came_late, pairs_at
 from core.errors import UserError
-from core.records import likelihood_kind as likelihood
+from core.records import likelihood_kind
 from core.records.metrics import METRICS
 from core.runtime.units import counted
 
@@ -186,13 +186,13 @@ def across_kinds(study: Study, metric: str, pair: tuple[str, str], effect: Paire
     if kinds is None or effect is None or not words.startswith(("better", "worse")):
         return words
     lower = "lower" if effect.estimate < 0 else "higher"
-    return f"{lower}{ACROSS}" if likelihood.across(*kinds, effect.estimate) else words
+    return f"{lower}{ACROSS}" if likelihood_kind.across(*kinds, effect.estimate) else words
 
 
 def _listed(study: Study, metric: str) -> str:
     arms = study.design.arms
     known = {arm.label: arm.likelihood for arm in arms if arm.likelihood is not None}
-    return likelihood.listed(known) if METRICS[metric].likelihood and len(known) == len(arms) else ""
+    return likelihood_kind.listed(known) if METRICS[metric].likelihood and len(known) == len(arms) else ""
 
 
 def _looked_at(

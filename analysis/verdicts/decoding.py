@@ -14,7 +14,7 @@ from analysis.formatting import percent
 from analysis.statistics.clustered import Shift, cochran, mcnemar, shift
 from analysis.statistics.compare import VERDICT_FLOOR, holm, verdict
 from analysis.study import Study
-from core.records.design import DecodersDesign, DecodingConfig
+from core.records.designs import DecodersDesign, DecodingConfig
 from core.runtime.units import ranked
 
 

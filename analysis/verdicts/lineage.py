@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from analysis.study import Study
-from core.records.design import Design, parse_or_none
 from core.records.design_changes import changes, spans
+from core.records.designs import Design, parse_or_none
 from core.records.study_history import DesignEvent, Event, Look, designs_of
 from core.records.versions import mixture
 from core.runtime.units import counted

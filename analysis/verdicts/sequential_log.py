@@ -7,7 +7,7 @@ from pathlib import Path
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule, SequentialRun, sequential_run
 from core.errors import UserError
-from core.records.design import Design
+from core.records.designs import Design
 from core.records.interim_analyses import add, of_design, read, retried
 from core.runtime.units import counted
 

@@ -14,7 +14,7 @@ from analysis.statistics.compare import VERDICT_FLOOR, holm
 from analysis.statistics.sequential import SHARE, anytime, chance_of_verdict
 from analysis.study import Study
 from core.errors import UserError
-from core.records.design import AdaptiveDesign, Design
+from core.records.designs import AdaptiveDesign, Design
 from core.records.interim_analyses import Retry
 
 FIRST, BLOCK = 4, 2  # three degrees of freedom are the fewest at which only very large effects pass

@@ -10,7 +10,7 @@ from core.capacity.timing import step_time
 from core.config.loading import build
 from core.config.run import RunConfig
 from core.errors import UserError
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 
 FORWARD = 1 / 3  # of a training step, which a validation of as many sequences takes
 

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core.config import plain_yaml as plainyaml
+from core.config import plain_yaml
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.runtime.json_files import LARGEST
@@ -38,7 +38,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"'{argument}' is not a setting: write key=value, such as trainer.steps=100")
         try:
-            settings[key] = plainyaml.parse(text)
+            settings[key] = plain_yaml.parse(text)
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
         except (yaml.YAMLError, ValueError, RecursionError):  # a day that there isn't, a number of 5000 digits, nesting
@@ -112,7 +112,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping, or a UserError that names the file."""
     try:
-        content = plainyaml.parse(path.read_text(encoding="utf-8"))
+        content = plain_yaml.parse(path.read_text(encoding="utf-8"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:

@@ -3,7 +3,7 @@
 from core.config.run import RunConfig
 from core.data.corpus import CORPORA
 from core.data.names import kinds
-from core.records.design import Likelihood
+from core.records.designs import Likelihood
 
 
 def likelihood(config: RunConfig) -> Likelihood:

@@ -18,7 +18,7 @@ from core.data import files
 from core.data.splits import SHARE, Origin, hold_back, roles
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
-from core.runtime import json_files as jsonfiles
+from core.runtime import json_files
 
 META = "meta.json"
 LLMC = {20240520: (1, np.uint16), 20240801: (7, np.uint32)}  # magic: (version, dtype)
@@ -260,18 +260,18 @@ def _scan(
 def _meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     try:
-        meta = jsonfiles.read(path)
+        meta = json_files.read(path)
     except FileNotFoundError:
         return {}
-    except jsonfiles.DamagedFileError as error:
+    except json_files.DamagedFileError as error:
         raise UserError(f"can't read {path}: {error}") from None
     numbers = ("vocab_size", "mask_id", "eos_id", "pad_id")
     if not isinstance(meta, dict) or not all(
-        meta.get(n) is None or (jsonfiles.is_whole(meta[n]) and meta[n] >= 0) for n in numbers
+        meta.get(n) is None or (json_files.is_whole(meta[n]) and meta[n] >= 0) for n in numbers
     ):
         raise UserError(f"{path} must hold whole numbers from 0 on under {', '.join(numbers)}")
     if meta.get("bytes_per_token") is not None and not (
-        jsonfiles.is_number(meta["bytes_per_token"]) and meta["bytes_per_token"] > 0
+        json_files.is_number(meta["bytes_per_token"]) and meta["bytes_per_token"] > 0
     ):
         raise UserError(f"{path}: bytes_per_token must be a number above 0, not {meta['bytes_per_token']}")
     if meta.get("dtype", "uint16") not in ("uint16", "uint32"):
@@ -280,7 +280,7 @@ def _meta(folder: Path) -> dict[str, Any]:
     if meta.get("vocab_size") == 0:
         raise UserError(f"{path}: vocab_size must be at least 1, not 0")
     for name in numbers[1:]:
-        if meta.get(name, 0) >= meta.get("vocab_size", jsonfiles.LARGEST):
+        if meta.get(name, 0) >= meta.get("vocab_size", json_files.LARGEST):
             raise UserError(f"{path}: {name}={meta[name]} is beyond vocab_size={meta['vocab_size']}")
     return meta
 

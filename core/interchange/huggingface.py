@@ -16,7 +16,7 @@ from core.interchange.folders import INDEX, SINGLE, Found, check_empty, find, op
 from core.interchange.layouts import FILES, LAYOUTS, Ids, Piece, config_to_hf, layout_of, pieces
 from core.model.shapes import shapes
 from core.model.transformer import Denoiser
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 
 SHARD_BYTES = 2 * 2**30
 TORCH_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from core.records.design import DecodersDesign
-from core.records.record import write_atomically
-from core.runtime import json_files as jsonfiles
+from core.records.designs import DecodersDesign
+from core.records.run_record import write_atomically
+from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError, are_numbers, is_whole
 
 FOLDER = "decoded"  # within the run's
@@ -81,7 +81,7 @@ def read_responses(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
     found, broken = {}, {}
     for path in sorted((run / FOLDER).glob("*.json")):
         try:
-            content = jsonfiles.read(path)
+            content = json_files.read(path)
         except FileNotFoundError:
             continue
         except DamagedFileError as error:

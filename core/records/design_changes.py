@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import Any
 
 from core.config.loading import flatten, text
-from core.records.design import Design, DesignArm, StudyDesign
+from core.records.designs import Design, DesignArm, StudyDesign
 
 PLAIN = ("metric", "secondary", "margin", "alpha", "power", "control")
 WHOLE = {"contrasts": "planned contrasts", "decoders": "decoders", "ladder": "the ladder's targets"}

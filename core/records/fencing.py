@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.runtime import json_files as jsonfiles
+from core.runtime import json_files
 from core.runtime.child_process import exported
 
 CLAIM_FILE = ".claim"
@@ -159,8 +159,8 @@ def gone_if_taken(path: Path) -> Iterator[None]:
 def _read(folder: Path) -> dict[str, Any]:
     for left in reversed(range(TRIES)):
         try:
-            content = jsonfiles.parse((folder / CLAIM_FILE).read_bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, jsonfiles.DamagedFileError):
+            content = json_files.parse((folder / CLAIM_FILE).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, json_files.DamagedFileError):
             return {}
         except OSError:  # a file server that is away for a moment has taken nothing over
             if not left:

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from core.records.design import CONVERSION_ERRORS, Number, Whole, in_words
+from core.records.designs import CONVERSION_ERRORS, Number, Whole, in_words
 from core.runtime.json_files import are_numbers
 
 Numbers = dict[str, Number | None]

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.records import design as designs
-from core.records import record as records
-from core.records.design import Design
+from core.records import designs, run_record
+from core.records.designs import Design
 from core.records.provenance import commit
-from core.runtime import json_files as jsonfiles
+from core.runtime import json_files
 from core.runtime.json_files import is_whole
 
 FILE_NAME = "looks.jsonl"
@@ -27,8 +26,8 @@ def read(folder: Path) -> list[dict[str, Any]]:
     """The entries of a study's folder, oldest first; none where there is no file. Raises UserError for a damaged one."""
     path = folder / FILE_NAME
     try:
-        return jsonfiles.read_lines(path, _is_entry, "look")
-    except jsonfiles.DamagedFileError as error:
+        return json_files.read_lines(path, _is_entry, "look")
+    except json_files.DamagedFileError as error:
         raise UserError(f"{path} {error}") from None
 
 
@@ -48,7 +47,7 @@ def add(folder: Path, design: Design, rule: Mapping[str, Any], content: Mapping[
     """Add an entry, with its time and commit."""
     at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     entry = {"at": at, "git_commit": commit(), "design": _digest(design), "rule": dict(rule), **content}
-    jsonfiles.append_line(folder / FILE_NAME, entry)
+    json_files.append_line(folder / FILE_NAME, entry)
 
 
 def add_retry(folder: Path, design: Design, cells: Sequence[tuple[str, int]]) -> list[Retry]:
@@ -83,4 +82,4 @@ def retried(entries: Iterable[dict[str, Any]], design: Design) -> list[Retry]:
 def _digest(design: Design) -> str:
     """Digest of a design's runs and its metric, whatever its seeds."""
     content = [design.metric, design.data_fingerprint, sorted(arm.hash for arm in design.arms)]
-    return records.digest(json.dumps(content).encode())
+    return run_record.digest(json.dumps(content).encode())

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.config.objective_kinds import Likelihood as Kind
-from core.records.design import Likelihood
+from core.records.designs import Likelihood
 
 CALLED: dict[Kind, str] = {
     "exact": "exact negative log-likelihoods",

@@ -11,9 +11,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from core.records import fencing
-from core.records import record as records
-from core.records.record import RunRecord, UnreadableRecordError
+from core.records import fencing, run_record
+from core.records.run_record import RunRecord, UnreadableRecordError
 from core.runtime.paths import expanded
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 
@@ -37,7 +36,7 @@ def keep(record: RunRecord, folder: Path, patience: Patience | None = None) -> P
 
     try:
         path = (patience or Patience.of_environment()).call(
-            lambda again: records.write(record, folder), lambda error: _trouble(error, folder), spill
+            lambda again: run_record.write(record, folder), lambda error: _trouble(error, folder), spill
         )
     except OutOfPatienceError as error:
         where = spilled[0] if spilled else "nowhere: the spill folder is full too"
@@ -87,7 +86,7 @@ def _spill(record: RunRecord, folder: Path) -> Path | None:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         content = {"folder": str(folder.absolute()), "record": record.to_json()}
-        records.write_atomically(path, json.dumps(content) + "\n")
+        run_record.write_atomically(path, json.dumps(content) + "\n")
     except OSError as error:
         log.warning("the record of %s can't be kept in %s either: %s", folder, path, error.strerror)
         return None

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 from core.records.versions import source_sha256
 
 PACKAGES = (

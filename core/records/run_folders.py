@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.records.record import ATTEMPTS, FILE_NAME
+from core.records.run_record import ATTEMPTS, FILE_NAME
 
 RUN = "seed-"  # what a run's folder is called begins so
 DEPTH = 2  # of a run's folder below its study's

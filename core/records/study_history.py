@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from core.records.design import CONVERSION_ERRORS, StudyDesign, Whole, parse
+from core.records.designs import CONVERSION_ERRORS, StudyDesign, Whole, parse
 from core.runtime import json_files
 
 FILE_NAME = "history.jsonl"

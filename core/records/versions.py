@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from core.records.design_changes import spans
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("config", "records", "runtime", "data", "diffusion", "model", "training")  # of core, folders in them included

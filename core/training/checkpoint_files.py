@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.config.run import RunConfig, content_hash, to_dict
-from core.records import fencing
-from core.records import record as records
+from core.records import fencing, run_record
 from core.runtime.ranks import Ranks
 from core.training import seals
 from core.training.set_aside import SET_ASIDE
@@ -63,7 +62,7 @@ def keep(folder: Path, said: dict[str, Any], config: RunConfig, digests: dict[st
     seals.seal(folder / said["name"], {**said, "run": identity(config)}, digests)
     # Listed before the new one counts: a process that takes the run over adds to them, and those aren't ours to delete.
     named = [path.name for path in folder.iterdir() if NAME.fullmatch(path.name)]
-    records.write_atomically(folder / LATEST, json.dumps(said) + "\n")
+    run_record.write_atomically(folder / LATEST, json.dumps(said) + "\n")
     whole = sorted((name for name in named if (folder / name / seals.SEAL).is_file()), key=order_of, reverse=True)
     for name in set(named) - set(whole[:KEPT]):
         discard(folder / name)

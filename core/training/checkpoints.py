@@ -16,8 +16,7 @@ from core.records import fencing
 from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
 from core.runtime.retry import no_space
-from core.training import preemption as pausing
-from core.training import signing_key as keys
+from core.training import preemption, signing_key
 from core.training.checkpoint_files import FOLDER, SINGLE, discard, keep, layout
 from core.training.preemption import TrainingPausedError
 from core.training.seals import Digest
@@ -59,10 +58,10 @@ class Checkpointer(lightning.Callback):
     def _no_key(self) -> str | None:
         try:
             if self.ranks.rank == 0:
-                keys.own_key()
+                signing_key.own_key()
         except (OSError, UserError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-            return f"no key to sign it with can be kept ({reason}; {keys.VARIABLE} names another)"
+            return f"no key to sign it with can be kept ({reason}; {signing_key.VARIABLE} names another)"
         return None
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
@@ -80,8 +79,8 @@ class Checkpointer(lightning.Callback):
     def _pause(self) -> bool:
         """True if any rank was asked to pause: all of them have to save the same step."""
         if self._votes is None:
-            return pausing.requested()
-        vote = torch.tensor([int(pausing.requested())])
+            return preemption.requested()
+        vote = torch.tensor([int(preemption.requested())])
         dist.all_reduce(vote, group=self._votes)
         return bool(vote)
 

@@ -13,11 +13,11 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from core.config.run import RunConfig
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from core.runtime.child_process import BRIEF_SPINNING, STOPPED, import_path
 from core.runtime.forking import Process, begin, warm
 from core.runtime.ranks import LAUNCHED, MODULES
-from core.training import preemption as pausing
+from core.training import preemption
 from core.training.deepspeed_config import uses_cuda
 from core.training.loggers import RowLogger
 
@@ -103,7 +103,7 @@ def _watch(ranks: list[Process], folder: Path, loggers: Sequence[RowLogger]) -> 
     while any(process.poll() is None for process in ranks) and (deadline is None or time.monotonic() < deadline):
         if deadline is None and any(process.poll() for process in ranks):
             deadline = time.monotonic() + (PAUSE_GRACE_S if asked else GRACE_S)
-        if pausing.requested() and not asked:
+        if preemption.requested() and not asked:
             asked = True
             _ask_to_pause(ranks)
         _hear(heard, said, loggers, wait=0.1)
@@ -116,7 +116,7 @@ def _watch(ranks: list[Process], folder: Path, loggers: Sequence[RowLogger]) -> 
     if 0 in said and said[0].status == "complete" and not any(ended):
         return said[0]
     if asked and set(ended) == {STOPPED}:
-        raise pausing.TrainingPausedError
+        raise preemption.TrainingPausedError
     raise RankFailedError(_reason(ended, said, folder), next(iter(said.values()), None))
 
 

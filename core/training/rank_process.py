@@ -16,7 +16,7 @@ from typing import Any
 
 from core.config.loading import load
 from core.runtime.child_process import leave_with_parent, take_events_pipe
-from core.training import preemption as pausing
+from core.training import preemption
 
 
 class Relay:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     emit = take_events_pipe()
     for number in (signal.SIGTERM, signal.SIGUSR1):  # Slurm signals every process of a job; the parent decides
         signal.signal(number, lambda *_: None)
-    leave_with_parent(sys.stdin.fileno(), pausing.request)
+    leave_with_parent(sys.stdin.fileno(), preemption.request)
     import torch
 
     from core.runtime.ranks import Ranks
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # one that was forked has torch from before
     config = load(folder / "config.yaml")
     ranks = Ranks.of_environment(config.deepspeed.expert_parallel)
-    with pausing.heeded():
+    with preemption.heeded():
         record = attempt(config, folder, loggers=[Relay(emit)] if ranks.rank == 0 else [], ranks=ranks)
     emit(event="record", record=record.to_json())
     return 0 if record.status == "complete" else 1

@@ -14,8 +14,7 @@ from typing import Any
 from core.config.run import RunConfig
 from core.data.inputs import learned_from
 from core.errors import UserError
-from core.records import fencing
-from core.records import record as records
+from core.records import fencing, run_record
 from core.runtime.child_process import import_path, module_command
 from core.runtime.ranks import Ranks
 from core.training import seals
@@ -108,7 +107,7 @@ def _say_latest(place: Path, said: dict[str, Any] | None, lost: bool) -> None:
     content = {name: value for name, value in said.items() if name not in ("files", "run")}
     if read_latest(place) != content:  # its writer was cut off, or what it named was set aside
         with contextlib.suppress(OSError):  # the disk may be full, and nothing depends on it
-            records.write_atomically(place / LATEST, json.dumps(content) + "\n")
+            run_record.write_atomically(place / LATEST, json.dumps(content) + "\n")
 
 
 def _fitting(config: RunConfig, place: Path, ranks: Ranks, said: dict[str, Any], convert: bool) -> Checkpoint:

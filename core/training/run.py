@@ -21,16 +21,14 @@ from core.data.inputs import fingerprint
 from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.flops import count, training_flops
-from core.records import pending_record as spill
-from core.records import record as records
+from core.records import pending_record, run_record
 from core.records.provenance import describe, slurm_job
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from core.records.versions import source_sha256
 from core.runtime.lightning_import import lightning
 from core.runtime.ranks import LAUNCHED, Ranks
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
-from core.training import health
-from core.training import preemption as pausing
+from core.training import health, preemption
 from core.training.best_weights import BestKeeper
 from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.checkpoint_files import FOLDER, SINGLE, Checkpoint, remove
@@ -77,7 +75,7 @@ def train(
     until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
     "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
     """
-    with pausing.heeded():
+    with preemption.heeded():
         return _train(config, folder, loggers, study, devices, until, before)
 
 
@@ -102,10 +100,12 @@ def _train(
     before = first_stage(config, folder) or before
     folder.mkdir(parents=True, exist_ok=True)
     if ranks.rank == 0:
-        if records.is_finished(folder):  # of an earlier training, which this one's is not to be put over
-            records.set_aside(folder)
+        if run_record.is_finished(folder):  # of an earlier training, which this one's is not to be put over
+            run_record.set_aside(folder)
         text = to_yaml(config)
-        Patience.of_environment().call(lambda again: records.write_atomically(folder / "config.yaml", text), no_space)
+        Patience.of_environment().call(
+            lambda again: run_record.write_atomically(folder / "config.yaml", text), no_space
+        )
     if among or config.trainer.strategy == "single":
         record = attempt(config, folder, loggers=loggers, ranks=ranks, until=until)
     else:
@@ -125,7 +125,7 @@ def _train(
         record = replace(record, before=before.spent, flops=flops)
     if ranks.rank == 0:
         record = replace(record, notes=notes(folder / FOLDER))
-        spill.keep(record, folder)
+        pending_record.keep(record, folder)
         if record.status == "complete":
             remove(folder)
     return record
@@ -165,7 +165,7 @@ def attempt(
     except Exception as error:
         trace = "traceback.txt" if ranks.size == 1 else f"traceback-rank-{ranks.rank}.txt"
         try:
-            records.write_atomically(folder / trace, traceback.format_exc())
+            run_record.write_atomically(folder / trace, traceback.format_exc())
         except OSError as full:
             log.error("%s can't be written (%s):\n%s", folder / trace, full.strerror, traceback.format_exc())
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]

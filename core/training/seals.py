@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from core.records import record as records
+from core.records import run_record
 from core.runtime.paths import sync_folder
 from core.runtime.retry import Patience
 from core.training.signing_key import KeyAwayError, key_file, name_of, own_key
@@ -89,7 +89,7 @@ def seal(folder: Path, said: Mapping[str, Any], digests: Mapping[str, Digest]) -
         sync_folder(place)
     content, key = {**said, "files": files}, own_key()
     whole = {"said": content, "key": name_of(key), "mac": _mac(key, content)}
-    records.write_atomically(folder / SEAL, json.dumps(whole) + "\n")
+    run_record.write_atomically(folder / SEAL, json.dumps(whole) + "\n")
     sync_folder(folder.parent)
 
 

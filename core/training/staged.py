@@ -19,9 +19,8 @@ from core.config.run import RunConfig
 from core.config.stages import LAST, Stage
 from core.data.inputs import fingerprint
 from core.errors import UserError
-from core.records import pending_record as spill
-from core.records import record as records
-from core.records.record import FILE_NAME, RunRecord, UnreadableRecordError
+from core.records import pending_record, run_record
+from core.records.run_record import FILE_NAME, RunRecord, UnreadableRecordError
 from core.runtime.ranks import Ranks
 from core.training.checkpoint_files import BEST, WEIGHTS
 from core.training.checks import check_stages
@@ -130,24 +129,24 @@ def _turn(stage: Stage, number: int, root: Path, former: tuple[Turn, RunRecord] 
     }
     folder = _place(root / f"{number}-{stage.name}", said)
     turn = Turn(stage, number, folder, config, started_from)
-    if first and not (folder / FILE_NAME).exists() and (spilled := spill.find(folder)) is not None:
-        spill.keep(spilled, folder)
-        spill.discard(folder)
+    if first and not (folder / FILE_NAME).exists() and (spilled := pending_record.find(folder)) is not None:
+        pending_record.keep(spilled, folder)
+        pending_record.discard(folder)
     if (folder / FILE_NAME).exists():
         try:
-            record = records.read(folder / FILE_NAME)
+            record = run_record.read(folder / FILE_NAME)
         except UnreadableRecordError as error:
             log.warning("%s; it is set aside, and the stage is trained again", error)
         else:
             if record.status == "complete":
                 return replace(turn, record=record)
         if first:
-            records.set_aside(folder)
+            run_record.set_aside(folder)
     if not first:
         return turn
     if started_from is not None:
         _check_unchanged(stage, weights, started_from["weights_sha256"])
-    records.write_atomically(folder / STAGE_FILE, json.dumps(said, indent=2) + "\n")
+    run_record.write_atomically(folder / STAGE_FILE, json.dumps(said, indent=2) + "\n")
     return turn
 
 

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from core.config.run import RunConfig
 from core.errors import UserError
 from core.model.transformer import Denoiser, whole_name
-from core.records import record as records
+from core.records import run_record
 from core.records.fingerprints import STAGE
-from core.records.record import FILE_NAME, RunRecord
+from core.records.run_record import FILE_NAME, RunRecord
 from core.runtime.paths import expanded
 from core.training.checkpoint_files import STAGES, WEIGHTS
 from core.training.checks import find_run
@@ -51,9 +51,11 @@ def starting_weights(config: RunConfig, folder: Path) -> str | None:
 
 
 def first_stage(config: RunConfig, folder: Path) -> RunRecord | None:
-    """The record of a run's first stage in its folder; None where it has none. Raises as `core.records.record.read` does."""
+    """The record of a run's first stage in its folder; None where it has none. Raises as `run_record.read` does."""
     name = config.trainer.initial_weights
-    return records.read(stage_folder(folder, name) / FILE_NAME) if name is not None and name.startswith(STAGE) else None
+    return (
+        run_record.read(stage_folder(folder, name) / FILE_NAME) if name is not None and name.startswith(STAGE) else None
+    )
 
 
 def load_weights(denoiser: Denoiser, path: str) -> None:

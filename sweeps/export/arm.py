@@ -8,8 +8,8 @@ from typing import Any
 from core.config.loading import build
 from core.config.run import to_yaml
 from core.errors import UserError
-from core.records.design import Design, DesignArm, plain
-from core.records.record import RunRecord, digest, write_atomically
+from core.records.designs import Design, DesignArm, plain
+from core.records.run_record import RunRecord, digest, write_atomically
 
 CONFIG, EVIDENCE, CARD = "config.yaml", "evidence.json", "CARD.md"
 FIRST_STAGE = "first_stage.yaml"

@@ -28,7 +28,7 @@ from core.data.corpora import load as load_corpus
 from core.errors import UserError
 from core.interchange.layouts import auxiliary_loss, config_to_hf
 from core.model.flops import count
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 from core.runtime.child_process import SOURCE_ROOT, STOPPED
 from core.runtime.units import short
 from core.training.deepspeed_config import engine_config

@@ -13,7 +13,7 @@ from core.config.loading import build
 from core.config.run import RunConfig, get_field, to_dict
 from core.errors import UserError
 from core.model.flops import count, training_flops
-from core.records.design import Design
+from core.records.designs import Design
 from core.registry import nearest
 from sweeps.studies.matching import SOLVED, match_flops
 

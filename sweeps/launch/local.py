@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.records.record import FILE_NAME
+from core.records.run_record import FILE_NAME
 from core.runtime.units import counted
 from sweeps.kinds import AnyPlan, operations_of
 from sweeps.launch.events import Event, Summary

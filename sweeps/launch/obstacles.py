@@ -5,15 +5,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from core.errors import UserError
-from core.records import design as designs
-from core.records.record import ATTEMPTS
+from core.records import designs
+from core.records.run_record import ATTEMPTS
 from core.training.signing_key import check_key
-from sweeps.launch import running_sweeps as presence
+from sweeps.launch import running_sweeps
 from sweeps.runs.folders import LOCK_FILE
 from sweeps.storage.submissions import FOLDER_ID
 
 FILES = (LOCK_FILE, designs.FILE_NAME, FOLDER_ID)
-FOLDERS = (ATTEMPTS, presence.FOLDER)
+FOLDERS = (ATTEMPTS, running_sweeps.FOLDER)
 
 
 def check_places(out: Path, study: Path, runs: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from core.records import record as records
+from core.records import run_record
 from core.runtime.child_process import BRIEF_SPINNING, import_path
 from core.runtime.forking import Process, Template, begin, warm
 from core.runtime.ranks import MODULES
@@ -47,7 +47,7 @@ class Pool:
         self._speaking = 0
 
     def __enter__(self) -> "Pool":
-        records.write_atomically(self._job, json.dumps(self._content))
+        run_record.write_atomically(self._job, json.dumps(self._content))
         self._template = self._scope.enter_context(warm_workers(self._trainer, self._devices))
         return self
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from core.config.run import RunConfig
 from core.errors import UserError
-from core.records import record as records
+from core.records import run_record
 from core.runtime.child_process import SOURCE_ROOT
 from sweeps.kinds import AnyPlan, module_of, operations_of
 from sweeps.launch.launcher import Submission
 from sweeps.launch.pool import TRAINER
 from sweeps.launch.site import CPUS, Request, clock, seconds
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.storage.storage import choose_url, open_storage
 from sweeps.storage.submissions import STORAGE_FILE, SUBMISSIONS, job_name, submissions
 
@@ -88,8 +88,8 @@ def submit(
     gpus, notes = gpus_of(plan.study_name, plan.devices, plan.configs, request)
     out = out.absolute()
     url = choose_url(storage_url, out, out / plan.study_name)
-    if not dry_run and not scheduler.is_installed():
-        scheduler.call("sbatch")
+    if not dry_run and not slurm_jobs.is_installed():
+        slurm_jobs.call("sbatch")
     storage = None if dry_run else open_storage(url)
     runs, most = operations_of(plan.kind).demand(plan, out, storage, retry_failed=retry_failed)
     if not most:
@@ -117,11 +117,11 @@ def write(
             "trainer": array.trainer,
             "lead_s": lead_s,
         }
-        records.write_atomically(folder / JOB, json.dumps(content))
+        run_record.write_atomically(folder / JOB, json.dumps(content))
         _write_secret(folder / STORAGE_FILE, url)
         text = script(request, folder, array, name=name, lead_s=lead_s)
-        records.write_atomically(folder / SCRIPT, text)
-        job = scheduler.submit(str(folder / SCRIPT))
+        run_record.write_atomically(folder / SCRIPT, text)
+        job = slurm_jobs.submit(str(folder / SCRIPT))
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -186,7 +186,7 @@ def gpus_of(
     if on_cpu or request.gpus_per_run is not None or request.of_gpus:
         return request.gpus_per_run or None, tuple(notes)
     where = f"partition {request.partition}" if request.partition else "the default partition"
-    if scheduler.has_gpus(request.partition):
+    if slurm_jobs.has_gpus(request.partition):
         said = f"{where} has GPUs: one is asked for each run (--gpus-per-run N asks for another number, 0 for none)"
         return 1, (said, *notes)
     return None, ("no GPU is asked for: --gpus-per-run 1 asks for one a run", *notes)

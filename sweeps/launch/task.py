@@ -26,11 +26,11 @@ from sweeps.launch.process import queue_of, trainer_of
 from sweeps.launch.slurm import JOB
 from sweeps.launch.time_limit import Shift
 from sweeps.launch.worker import StopRequestedError, StopSignal, Train, Worker
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import keep_design
 from sweeps.runs.liveness import PREEMPTED, Workplace
 from sweeps.runs.queue import C, Queue
-from sweeps.runs.slurm import Place, SlurmError
+from sweeps.runs.slurm_jobs import Place, SlurmError
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import open_storage
 from sweeps.storage.submissions import STORAGE_FILE
@@ -92,7 +92,7 @@ def requeue(place: Place, lead_s: float) -> None:
     """Have Slurm start this task again. While it doesn't answer, stay: it requeues who is preempted."""
     patience = Patience(limit_s=lead_s, first_s=RETRY_S, most_s=RETRY_S)
     try:
-        done = patience.call(lambda again: scheduler.requeue(place), _no_answer)
+        done = patience.call(lambda again: slurm_jobs.requeue(place), _no_answer)
     except OutOfPatienceError as error:
         log.error("%s", error)
     else:

@@ -3,8 +3,8 @@
 import logging
 import time
 
-from sweeps.runs import slurm as scheduler
-from sweeps.runs.slurm import Place, SlurmError
+from sweeps.runs import slurm_jobs
+from sweeps.runs.slurm_jobs import Place, SlurmError
 
 CHECK_S = 60.0
 
@@ -37,7 +37,7 @@ class Shift:
             return
         self._checked = time.monotonic()
         try:
-            mine = [task for task in scheduler.tasks(jobs=[self._place.job]) if task.name == self._place.name]
+            mine = [task for task in slurm_jobs.tasks(jobs=[self._place.job]) if task.name == self._place.name]
         except SlurmError as error:
             log.warning("Slurm doesn't say how long this task has: %s", error)
             return

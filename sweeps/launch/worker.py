@@ -13,11 +13,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from core.config.run import RunConfig, config_hash
 from core.data.inputs import fingerprint
-from core.records import fencing
-from core.records import pending_record as spill
-from core.records import record as records
+from core.records import fencing, pending_record, run_record
 from core.records.fencing import FencedOffError
-from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError, set_aside
+from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError, set_aside
 from core.runtime.child_process import STOPPED
 from core.runtime.retry import OutOfPatienceError
 from core.training import preemption
@@ -195,7 +193,7 @@ class Worker(Generic[C]):
             if record.status != "failed":  # of other data than planned: the corpus changed since
                 record = failed(f"data changed: planned {run.fingerprint}, trained on {record.data_fingerprint}")
             set_aside(folder)
-            spill.keep(record, folder)
+            pending_record.keep(record, folder)
         return record
 
     def _first_stage(self, run: PlannedRun, folder: Path, several: Mapping[str, int]) -> str | None:
@@ -205,7 +203,7 @@ class Worker(Generic[C]):
             return None
         stage = folder / STAGES / config_hash(config, with_seed=False)
         try:
-            record = records.read(stage / records.FILE_NAME)
+            record = run_record.read(stage / run_record.FILE_NAME)
         except (FileNotFoundError, UnreadableRecordError):
             record = None
         if record is None or record.status != "complete" or not _is_of(record, config):

@@ -22,22 +22,28 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from core.records import design as designs
-from core.records import fencing
-from core.records import pending_record as spill
-from core.records import record as records
-from core.records.design import StudyDesign
+from core.records import designs, fencing, pending_record, run_record
+from core.records.designs import StudyDesign
 from core.records.fencing import CLAIM_FILE, FencedOffError
-from core.records.record import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
+from core.records.run_record import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
 from core.runtime.retry import Patience, no_space
-from core.training import checkpoint_files as saved
+from core.training import checkpoint_files
 from sweeps.runs.history import add_design
 from sweeps.runs.losses import LOSSES_FILE
 from sweeps.studies.plan import Plan, PlannedRun, Sweep
 
 LOCK_FILE = ".lock"
 LOOKED_S = (2e-4, 4e-4)  # between tries: whoever looks at a lock holds it for some 20 microseconds
-KEPT = {LOCK_FILE, CLAIM_FILE, LOSSES_FILE, ATTEMPTS, "wandb", saved.FOLDER, saved.BEST, saved.STAGES}
+KEPT = {
+    LOCK_FILE,
+    CLAIM_FILE,
+    LOSSES_FILE,
+    ATTEMPTS,
+    "wandb",
+    checkpoint_files.FOLDER,
+    checkpoint_files.BEST,
+    checkpoint_files.STAGES,
+}
 
 log = logging.getLogger(__name__)
 _held: set[int] = set()
@@ -51,7 +57,7 @@ def run_folder(plan: Sweep, run: PlannedRun, out: Path) -> Path:
 def write_design(study: Path, design: StudyDesign) -> None:
     """Say in a study's folder which design was last run there."""
     add_design(study, design)
-    records.write_atomically(study / designs.FILE_NAME, json.dumps(design.to_json(), indent=2) + "\n")
+    run_record.write_atomically(study / designs.FILE_NAME, json.dumps(design.to_json(), indent=2) + "\n")
 
 
 def keep_design(study: Path, design: StudyDesign) -> None:
@@ -154,7 +160,7 @@ os.register_at_fork(after_in_child=_forget_locks)
 def recorded(folder: Path, run: PlannedRun) -> RunRecord | None:
     """The run's record, complete or failed, if there is one that can be trusted: readable, of this config and data."""
     try:
-        record = records.read(folder / records.FILE_NAME)
+        record = run_record.read(folder / run_record.FILE_NAME)
     except (FileNotFoundError, UnreadableRecordError):
         return None
     return record if fits(record, run) else None
@@ -176,17 +182,17 @@ def rescue(folder: Path, run: PlannedRun, patience: Patience) -> RunRecord | Non
     """
     record = recorded(folder, run)
     if record is None:
-        record = spill.find(folder)
+        record = pending_record.find(folder)
         if record is None or not fits(record, run):
             return None
         if _is_of_weights(record, folder):
             record = leave(record, folder, run, patience)
         else:
-            path, text = records.aside(folder), record.to_json() + "\n"
-            patience.call(lambda again: records.write_atomically(path, text), no_space)
+            path, text = run_record.aside(folder), record.to_json() + "\n"
+            patience.call(lambda again: run_record.write_atomically(path, text), no_space)
             log.warning("a record of %s came too late, other weights lie there: it is kept as %s", folder, path.name)
             record = None
-    spill.discard(folder)
+    pending_record.discard(folder)
     return record
 
 
@@ -195,7 +201,7 @@ def leave(record: RunRecord, folder: Path, run: PlannedRun, patience: Patience) 
     try:
         if recorded(folder, run) is None:
             set_aside(folder)
-        spill.keep(record, folder, patience)
+        pending_record.keep(record, folder, patience)
     except FencedOffError:
         found = recorded(folder, run)
         if found is None:
@@ -206,7 +212,10 @@ def leave(record: RunRecord, folder: Path, run: PlannedRun, patience: Patience) 
 
 def _is_of_weights(record: RunRecord, folder: Path) -> bool:
     """True if the weights that a record speaks of are those in the folder."""
-    wanted = {saved.WEIGHTS: record.provenance.get("weights_sha256"), saved.BEST: record.best.get("weights_sha256")}
+    wanted = {
+        checkpoint_files.WEIGHTS: record.provenance.get("weights_sha256"),
+        checkpoint_files.BEST: record.best.get("weights_sha256"),
+    }
     for name, content in wanted.items():
         if content is None:
             continue

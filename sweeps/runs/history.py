@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core.records import design as designs
-from core.records import study_history as history
-from core.records.design import Design, StudyDesign
+from core.records import designs, study_history
 from core.records.design_changes import changes
+from core.records.designs import Design, StudyDesign
 from core.records.provenance import commit
 from core.records.run_folders import list_runs
 from core.records.study_history import DesignEvent, Event, HistoryError, Look, designs_of
@@ -60,7 +59,7 @@ def _is_adaptive(design: StudyDesign) -> bool:
 def _known(study: Path) -> list[Event] | None:
     """The events; None where they can't be read: a damaged history is left as it is, and reports say so."""
     try:
-        return history.read(study)
+        return study_history.read(study)
     except HistoryError:
         return None
 
@@ -83,4 +82,4 @@ def _stamp(seconds: float) -> str:
 
 
 def _append(study: Path, event: DesignEvent | Look) -> None:
-    append_line(study / history.FILE_NAME, event.to_json())
+    append_line(study / study_history.FILE_NAME, event.to_json())

@@ -23,10 +23,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from core.records import fencing
-from core.records import record as records
+from core.records import fencing, run_record
 from core.records.fencing import FencedOffError
-from core.records.record import RunRecord, set_aside
+from core.records.run_record import RunRecord, set_aside
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.checkpoint_files import saved_step
 from sweeps.runs import losses
@@ -192,7 +191,7 @@ class Ledger(Queue[RunClaim]):
             trial = self._seen.popleft()
             run = self._runs[trial.key]
             folder = run_folder(self.plan, run, self.out)
-            if hasty and (folder / records.FILE_NAME).exists():
+            if hasty and (folder / run_record.FILE_NAME).exists():
                 continue
             lock = RunLock(folder)
             if not self._acquire(lock):
@@ -377,11 +376,11 @@ class Ledger(Queue[RunClaim]):
 
     def _told(self, run: PlannedRun, record: RunRecord) -> tuple[dict[str, str], float | None]:
         """A record as a trial says it: attributes, and the value; None, with a reason among them, where the run failed."""
-        path, metric = run_folder(self.plan, run, self.out) / records.FILE_NAME, self.plan.design.metric
+        path, metric = run_folder(self.plan, run, self.out) / run_record.FILE_NAME, self.plan.design.metric
         said = {
             "status": record.status,
             "record": path.relative_to(self.out).as_posix(),
-            "record_sha256": records.digest(path.read_bytes()),
+            "record_sha256": run_record.digest(path.read_bytes()),
         }
         value = record.metrics.get(metric)
         if record.status == "failed":

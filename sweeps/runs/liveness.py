@@ -10,8 +10,8 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from core.errors import UserError
-from sweeps.runs import slurm as scheduler
-from sweeps.runs.slurm import Place, SlurmError, Task
+from sweeps.runs import slurm_jobs
+from sweeps.runs.slurm_jobs import Place, SlurmError, Task
 
 PREEMPTED = "preempted"
 LOST = "lost: worker died"
@@ -71,7 +71,7 @@ class Workplace:
         asked, queue = self._queues.get(job, (0.0, None))
         if time.monotonic() - asked > QUEUE_AGE_S or job not in self._queues:
             try:
-                queue = {task.name: task for task in scheduler.tasks(jobs=[job])}
+                queue = {task.name: task for task in slurm_jobs.tasks(jobs=[job])}
             except (SlurmError, UserError):
                 queue = None
             self._queues[job] = (time.monotonic(), queue)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial
 
-from core.records.record import write_atomically
-from core.runtime import json_files as jsonfiles
+from core.records.run_record import write_atomically
+from core.runtime import json_files
 
 LOSSES_FILE = "losses.json"
 
@@ -33,8 +33,8 @@ def forget(folder: Path) -> None:
 
 def _deaths(folder: Path) -> list[tuple[str, int | None]]:
     try:
-        found = jsonfiles.read(folder / LOSSES_FILE)
-    except (FileNotFoundError, jsonfiles.DamagedFileError):
+        found = json_files.read(folder / LOSSES_FILE)
+    except (FileNotFoundError, json_files.DamagedFileError):
         return []
     pairs = found if isinstance(found, list) else []
     return [(str(pair[0]), pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.records import decoded
-from core.records import record as records
-from core.records.design import Design, StudyDesign
-from core.records.record import OutOfReachError, UnreadableRecordError, write_atomically
+from core.records import decoded, run_record
+from core.records.designs import Design, StudyDesign
 from core.records.run_folders import list_runs
-from core.runtime import json_files as jsonfiles
+from core.records.run_record import OutOfReachError, UnreadableRecordError, write_atomically
+from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError, are_numbers
 from core.runtime.retry import no_space
 from core.runtime.units import duration
@@ -115,7 +114,7 @@ def _append(curve: dict[str, list[float]], step: int, value: float) -> None:
 def read_progress(folder: Path) -> dict[str, Any] | None:
     """The newest progress of a run; None before its first row, and where what lies there is no progress."""
     try:
-        content = jsonfiles.read(folder / PROGRESS_FILE, finite=False)  # a loss may not be
+        content = json_files.read(folder / PROGRESS_FILE, finite=False)  # a loss may not be
     except (FileNotFoundError, DamagedFileError):
         return None
     return content if isinstance(content, dict) and _is_whole(content) else None
@@ -158,7 +157,7 @@ def standing(design: Design, folder: Path) -> Standing | None:
     cells = {(arm.hash, seed) for arm in design.arms for seed in design.seeds}
     for path in list_runs(folder).records:
         try:
-            record = records.read(path)
+            record = run_record.read(path)
         except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
             continue  # whoever reads the records says so
         if record.status != "complete" or (record.arm_hash, record.seed) not in cells:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from sweeps.runs.folders import RunLock
 from sweeps.runs.liveness import Workplace
 from sweeps.studies.plan import PlannedRun, Sweep

@@ -12,12 +12,11 @@ from typing import Any
 from core.config.loading import build
 from core.config.run import RunConfig, content_hash
 from core.errors import UserError
-from core.records import decoded
-from core.records import record as records
-from core.records.design import DecodersDesign
+from core.records import decoded, run_record
+from core.records.designs import DecodersDesign
 from core.records.fingerprints import FILES, STAGE, lacks_files, named_files
-from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.run_folders import list_runs
+from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.runtime.units import counted
 from core.training.checkpoint_files import BEST, STAGES, WEIGHTS
 from sweeps.runs.folders import data_digest
@@ -82,7 +81,7 @@ def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:
     for path in listing.records:
         place = path.parent.relative_to(folder)
         try:
-            content = records.content(path)
+            content = run_record.content(path)
             record = RunRecord.from_json(content.decode())
         except FileNotFoundError:  # set aside since it was listed
             continue
@@ -175,10 +174,10 @@ def first_stage(run: Run, place: str) -> Iterator[Finding]:
     name = run.record.config.get("trainer", {}).get("initial_weights")
     if not isinstance(name, str) or not name.startswith(STAGE) or run.record.status == "failed":
         return
-    path = run.path.parent / STAGES / name.removeprefix(STAGE) / records.FILE_NAME
+    path = run.path.parent / STAGES / name.removeprefix(STAGE) / run_record.FILE_NAME
     place = f"{place}/{path.parent.relative_to(run.path.parent).as_posix()}"
     try:
-        content = records.content(path)
+        content = run_record.content(path)
         stage = Run(path, content, RunRecord.from_json(content.decode()))
     except FileNotFoundError:
         yield Finding(place, "the record of its first stage is gone")
@@ -291,5 +290,5 @@ def _differences(runs: Sequence[Run], folder: Path) -> Iterator[Finding]:
         path = folder / f"{wanted}.patch"
         if not path.is_file():
             yield Finding("code", f"{folder.name}/{path.name} is missing: it holds what was changed since the commit")
-        elif records.digest(path.read_bytes()) != wanted:
+        elif run_record.digest(path.read_bytes()) != wanted:
             yield Finding("code", f"{folder.name}/{path.name} was changed")

@@ -14,15 +14,15 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
-from core.records import design as designs
-from core.records.design import Design, StudyDesign
-from core.records.record import FILE_NAME
+from core.records import designs
+from core.records.designs import Design, StudyDesign
+from core.records.run_record import FILE_NAME
 from core.runtime.json_files import DamagedFileError
 from core.runtime.retry import Patience
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.runs.liveness import PREEMPTED, Workplace, place_of
 from sweeps.runs.progress import Standing, read_progress, standing
-from sweeps.runs.slurm import SlurmError, Task
+from sweeps.runs.slurm_jobs import SlurmError, Task
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url, open_storage
 from sweeps.storage.submissions import job_name, submissions
@@ -235,7 +235,7 @@ def tasks_of(study: str, out: Path) -> tuple[tuple[Task, ...] | None, str | None
     if not submissions(out / study):
         return (), None
     try:
-        return tuple(scheduler.tasks(name=job_name(study, out))), None
+        return tuple(slurm_jobs.tasks(name=job_name(study, out))), None
     except (SlurmError, UserError) as error:
         return None, str(error)
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from core.config.run import to_dict
 from core.errors import UserError
 from core.records.provenance import describe, slurm_job
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from sweeps.storage.retrying import waiting
 from sweeps.storage.submissions import folder_id
 from sweeps.studies.plan import Plan, PlannedRun, Sweep

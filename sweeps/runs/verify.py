@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from optuna.storages import BaseStorage
 
 from core.data.inputs import fingerprint
-from core.records import design as designs
-from core.records import record as records
-from core.records.design import Design
+from core.records import designs, run_record
+from core.records.designs import Design
 from core.records.provenance import DIFFS
 from core.runtime.json_files import DamagedFileError
 from sweeps.runs.record_checks import (
@@ -153,7 +152,7 @@ def _fits(run: Run, design: Design) -> bool:
 
 
 def _ledger(place: str, run: Run, trials: list[Any]) -> Iterator[Finding]:
-    record, digest = run.record, records.digest(run.content)
+    record, digest = run.record, run_record.digest(run.content)
     if not trials:
         yield Finding(place, "the ledger doesn't know it")
         return
@@ -180,6 +179,6 @@ def _lost(folder: Path, runs: Sequence[Run], told: Told | None) -> Iterator[Find
             if trial.state.name == "COMPLETE" and key not in here:
                 place = str(trial.user_attrs.get("record", "?")).removeprefix(f"{folder.name}/")
                 yield Finding(
-                    place.removesuffix(f"/{records.FILE_NAME}"), "the ledger has its result, and its record is gone"
+                    place.removesuffix(f"/{run_record.FILE_NAME}"), "the ledger has its result, and its record is gone"
                 )
                 break

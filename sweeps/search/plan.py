@@ -10,7 +10,7 @@ from typing import Any
 from core.config.loading import parse_overrides, text
 from core.config.run import RunConfig, config_hash
 from core.data.inputs import fingerprint
-from core.records.design import SearchDesign
+from core.records.designs import SearchDesign
 from core.records.metrics import METRICS
 from core.runtime.units import significant
 from core.training.checks import check as check_run

@@ -20,9 +20,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
-from core.records import fencing
-from core.records import record as records
-from core.records.record import RunRecord, set_aside
+from core.records import fencing, run_record
+from core.records.run_record import RunRecord, set_aside
 from core.runtime.retry import Patience, no_space
 from core.runtime.units import counted, significant
 from core.training.checkpoint_files import saved_step
@@ -120,7 +119,7 @@ class SearchLedger(Queue[SearchClaim]):
         if run is claim.runs[0]:
             path = self.arm_folder(claim.job) / entry_file(self.plan.design.identity)
             entry = {"trial": claim.job.number, "group": claim.tuner.group.label, "settings": dict(claim.job.settings)}
-            records.write_atomically(path, json.dumps(entry) + "\n")
+            run_record.write_atomically(path, json.dumps(entry) + "\n")
         folder = run_folder(self.sweep, run, self.out)
         folder.mkdir(parents=True, exist_ok=True)
         before = rescue(folder, run, self.patience)
@@ -341,9 +340,9 @@ class SearchLedger(Queue[SearchClaim]):
         """Keep the hashes of a configuration's records as they lie there, before its trial is told."""
         digests = {}
         for run in self.plan.runs(job.settings, job.config):
-            path = run_folder(self.plan.sweep, run, self.out) / records.FILE_NAME
+            path = run_folder(self.plan.sweep, run, self.out) / run_record.FILE_NAME
             if path.exists():
-                digests[str(run.seed)] = records.digest(path.read_bytes())
+                digests[str(run.seed)] = run_record.digest(path.read_bytes())
         tuner.note_records(job, digests)
 
     def _under_way(self, job: Job) -> PlannedRun | None:

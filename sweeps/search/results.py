@@ -11,12 +11,11 @@ import msgspec
 import numpy as np
 
 from core.errors import UserError
-from core.records import design as designs
-from core.records import record as records
-from core.records.design import CONVERSION_ERRORS, Design, DesignFactor, SearchDesign, Whole
-from core.records.record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.records import designs, run_record
+from core.records.designs import CONVERSION_ERRORS, Design, DesignFactor, SearchDesign, Whole
 from core.records.run_folders import list_runs
-from core.runtime import json_files as jsonfiles
+from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError
 from core.runtime.units import below, ranked
 from sweeps.search.plan import SearchPlan, described, differing
@@ -142,7 +141,7 @@ def entry_file(identity: str) -> str:
 def _runs(folder: Path, unreadable: list[str]) -> Iterator[RunRecord]:
     for file in list_runs(folder, depth=1).records:
         try:
-            yield records.read(file)
+            yield run_record.read(file)
         except FileNotFoundError:  # set aside since it was listed
             continue
         except (UnreadableRecordError, OutOfReachError) as error:
@@ -160,7 +159,7 @@ def _entries(folder: Path, name: str) -> list[Path]:
 def read_entry(path: Path) -> Entry:
     """Read a configuration's entry. Raises FileNotFoundError, and DamagedFileError for a file that doesn't say."""
     try:
-        return msgspec.convert(jsonfiles.read(path), Entry)
+        return msgspec.convert(json_files.read(path), Entry)
     except CONVERSION_ERRORS:
         raise DamagedFileError("says of no trial") from None
 

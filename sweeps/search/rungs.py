@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from core.records import record as records
-from core.records.record import RunRecord, UnreadableRecordError
+from core.records import run_record
+from core.records.run_record import RunRecord, UnreadableRecordError
 from core.runtime.units import ranked
 from core.training.checkpoint_files import saved_step
 from sweeps.studies.plan import PlannedRun
@@ -80,7 +80,7 @@ def promotable(reached: Mapping[int, Mapping[int, float]], waiting: Mapping[int,
 def paused_record(folder: Path, run: PlannedRun) -> RunRecord | None:
     """The record of a run that was paused and can go on; None where there is none of this config and data."""
     try:
-        record = records.read(folder / records.FILE_NAME)
+        record = run_record.read(folder / run_record.FILE_NAME)
     except (FileNotFoundError, UnreadableRecordError):
         return None
     same = record.run_hash == run.run_hash and record.data_fingerprint == run.fingerprint

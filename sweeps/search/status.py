@@ -9,9 +9,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
-from core.records import design as designs
-from core.records.design import SearchDesign
-from core.records.record import FILE_NAME
+from core.records import designs
+from core.records.designs import SearchDesign
+from core.records.run_record import FILE_NAME
 from core.runtime.units import short
 from sweeps.runs.liveness import PREEMPTED, Workplace
 from sweeps.runs.progress import read_progress

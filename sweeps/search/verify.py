@@ -13,9 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 from core.config.run import config_hash
 from core.data.inputs import fingerprint
 from core.errors import UserError
-from core.records import design as designs
-from core.records import record as records
-from core.records.design import SearchDesign
+from core.records import designs, run_record
+from core.records.designs import SearchDesign
 from sweeps.runs.record_checks import Finding, Run, Verification, read_runs
 from sweeps.runs.verify import NO_LEDGER, check_records
 from sweeps.search.plan import SearchPlan, identity_of
@@ -185,7 +184,7 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
     if "records" not in own:
         yield Finding(place, "told to the ledger without hashes, by an earlier version", note=True)
     for run in runs if "records" in own else ():
-        if own["records"].get(str(run.record.seed)) != records.digest(run.content):
+        if own["records"].get(str(run.record.seed)) != run_record.digest(run.content):
             said = "its record was changed since the ledger was told of it"
             said += ": another search trained it too" if held.shared else ""
             yield Finding(f"{place}/{run.path.parent.name}", said, note=held.shared)

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 
 from core.errors import UserError
-from core.records import record as records
+from core.records import run_record
 
 FOLDER_ID = ".id"
 SUBMISSIONS, STORAGE_FILE = "slurm", "storage"
@@ -17,7 +17,7 @@ def folder_id(out: Path) -> str:
     """Identity of a folder of runs, which moves with it."""
     path = out / FOLDER_ID
     if not path.exists():
-        records.write_atomically(path, uuid.uuid4().hex + "\n")
+        run_record.write_atomically(path, uuid.uuid4().hex + "\n")
     try:
         return path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:

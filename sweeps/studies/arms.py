@@ -12,7 +12,7 @@ from core.config.presets import preset
 from core.config.run import RunConfig, config_hash, content_hash, get_field, to_dict
 from core.errors import UserError
 from core.model.flops import count, flops_per_token
-from core.records.design import DesignArm, DesignFactor, Likelihood, ParameterCounts
+from core.records.designs import DesignArm, DesignFactor, Likelihood, ParameterCounts
 from core.records.likelihood_kind import ACROSS, incomparable
 from sweeps.studies.plan import PlannedRun
 from sweeps.studies.study import check_settings

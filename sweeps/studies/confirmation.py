@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from core.errors import UserError
-from core.records.design import Design
+from core.records.designs import Design
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.plan import Plan
 from sweeps.studies.resolve import plan

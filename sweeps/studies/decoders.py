@@ -9,7 +9,7 @@ from core.config.loading import text
 from core.config.run import RunConfig
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
-from core.records.design import DecodersDesign, DecodingConfig
+from core.records.designs import DecodersDesign, DecodingConfig
 from core.registry import nearest
 from sweeps.studies.factors import Factor, Factorial, Listed
 from sweeps.studies.study import Level, check_margin

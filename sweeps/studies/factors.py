@@ -14,7 +14,7 @@ from core.config.router_kinds import ROUTERS
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.model.flops import flops_per_token
-from core.records.design import DesignArm, DesignFactor
+from core.records.designs import DesignArm, DesignFactor
 from core.registry import nearest
 from core.runtime.printable import one_line
 from core.runtime.units import counted

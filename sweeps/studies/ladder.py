@@ -9,7 +9,7 @@ from core.config.loading import build, flatten
 from core.config.run import RunConfig
 from core.errors import UserError
 from core.model.flops import count, flops_per_token
-from core.records.design import LadderDesign, LadderPoint, LadderTarget
+from core.records.designs import LadderDesign, LadderPoint, LadderTarget
 from core.runtime.units import short
 from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, differences
 

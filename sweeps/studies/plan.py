@@ -6,7 +6,7 @@ from typing import Any
 
 from core.config.loading import build
 from core.config.run import RunConfig, to_dict
-from core.records.design import Design, StudyDesign
+from core.records.designs import Design, StudyDesign
 from core.records.metrics import METRICS
 from sweeps.studies.study import Level, study_name
 

@@ -9,7 +9,7 @@ from core.config.recipes import Recipe
 from core.config.run import RunConfig, config_hash, to_dict
 from core.errors import UserError
 from core.model.flops import flops_per_token, training_flops
-from core.records.design import DesignArm
+from core.records.designs import DesignArm
 from core.records.fingerprints import STAGE
 from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, differences, likelihood_notes, load_notes
 from sweeps.studies.ladder import with_steps

@@ -10,7 +10,7 @@ from core.config.run import config_hash, to_dict
 from core.data.corpora import load as load_corpus
 from core.data.inputs import fingerprint
 from core.errors import UserError
-from core.records.design import Design, DesignArm
+from core.records.designs import Design, DesignArm
 from core.training.checks import check as check_run
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.arms import ResolvedArm, describe_arm, planned_runs

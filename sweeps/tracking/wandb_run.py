@@ -14,7 +14,7 @@ import numpy as np
 
 from core.config.run import to_dict
 from core.records.decoded import Decoded
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from sweeps.storage.redaction import without_secrets
 from sweeps.studies.plan import Plan, PlannedRun, Sweep
 

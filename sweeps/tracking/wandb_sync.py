@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
-from core.records.record import write_atomically
+from core.records.run_record import write_atomically
 from core.runtime.child_process import module_command
 from sweeps.runs.folders import LOCK_FILE, RunLock, is_held
 from sweeps.storage.redaction import safe_url, without_secrets

@@ -13,8 +13,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from core.errors import UserError
-from core.records import record as records
-from core.records.design import Design
+from core.records import run_record
+from core.records.designs import Design
 from core.records.metrics import METRICS, metrics_in
 from sweeps.studies.study import study_name
 from sweeps.tracking.wandb_run import LONGEST_NAME
@@ -62,7 +62,7 @@ def save(design: Design, content: Content, place: str, folder: Path) -> dict[str
 
 
 def _keep(path: Path, kept: Mapping[str, str]) -> None:
-    records.write_atomically(path, json.dumps(kept, indent=2) + "\n")
+    run_record.write_atomically(path, json.dumps(kept, indent=2) + "\n")
 
 
 def _former(path: Path, place: str) -> dict[str, str]:

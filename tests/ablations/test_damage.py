@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.dashboard.poller import Poller
 from core.errors import UserError
 from tests.ablations.shell import ablate
@@ -252,7 +252,7 @@ def test_every_command_that_reads_answers_or_says_why_not(place, fault) -> None:
     found = []
     drawn = contextlib.nullcontext() if fault in DRAWN else undrawn()
     probed = [PROBE] if "safetensors" in fault or "config.yaml" in fault else []
-    with mock.patch.object(agenda, "FOLDER", place), drawn:
+    with mock.patch.object(studies, "FOLDER", place), drawn:
         for command in (*READING, *probed):
             problem = wrong(ablate(*command, cwd=place))
             if problem:
@@ -356,7 +356,7 @@ def test_what_files_and_declarations_say_reaches_the_terminal_escaped(place) -> 
     changed(status="failed", reason=hostile, alarms=[{"kind": hostile, "step": 1, "detail": hostile}])(
         _run(place / "runs") / "record.json"
     )
-    with mock.patch.object(agenda, "FOLDER", place), undrawn():
+    with mock.patch.object(studies, "FOLDER", place), undrawn():
         for command in READING:
             done = ablate(*command, cwd=place)
             said = done.stdout + done.stderr

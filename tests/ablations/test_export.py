@@ -16,7 +16,7 @@ from core.config.run import config_hash
 from core.config.stages import load_stages
 from core.data.shards import write_shards
 from core.data.tokenizers import Vocabulary
-from core.records.design import Design
+from core.records.designs import Design
 from core.training.dry_run import dry_run
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.spec import Factor

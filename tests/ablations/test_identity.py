@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.kinds.search.drift import drift
 from ablations.cli.plan import make_plan
-from core.records import record as records
-from core.records import study_history as history
+from core.records import run_record, study_history
 from core.records.study_history import Look
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
@@ -53,7 +52,7 @@ def record(folder: Path, *arguments: str, code=lambda run: CODE) -> Plan:
     write_design(folder / "runs" / plan.study_name, plan.design)
     for run in plan.runs:
         place = run_folder(plan, run, folder / "runs")
-        if not (place / records.FILE_NAME).exists():
+        if not (place / run_record.FILE_NAME).exists():
             place.mkdir(parents=True)
             made = trainers.noisy(run.config, place, study=plan.place(run))
             at = f"2026-01-0{1 + run.seed}T00:00:00+00:00"
@@ -263,13 +262,13 @@ search = Search(
 """
     path.write_text(text)
     arguments = parse(["report", "rates.py"])
-    planned = agenda.make_plan(parse(["run", "rates.py", "--exploratory"]))
+    planned = studies.make_plan(parse(["run", "rates.py", "--exploratory"]))
     write_design(Path("runs/rates"), planned.design)
     assert drift(arguments, "full") == ""
     path.write_text(text.replace("trials=4", "trials=8").replace("1e-2", "1e-1"))
     said = drift(arguments, "full")
     assert "space, budget: `ablate run rates.py --exploratory` goes by what it is now" in said
-    assert [event.recorded for event in history.read(Path("runs/rates"))] == [0]
+    assert [event.recorded for event in study_history.read(Path("runs/rates"))] == [0]
 
 
 def test_verify_looks_at_the_first_of_several_sizes(toy: Path) -> None:
@@ -313,20 +312,20 @@ def test_a_second_confirmation_says_that_it_is_one(toy: Path) -> None:
     winner = found("report", "toy.py")["winner"]
     assert winner is not None and winner != plan.design.control
     folder = Path("runs/toy.full.confirm")
-    _, ablation = agenda.resolve("toy.py")
+    _, ablation = studies.resolve("toy.py")
     for count in (4, 6):
         seeds = fresh_seeds(plan.design, count)
         confirming = confirmation_plan("toy", ablation, plan.design, winner, seeds, "ablate confirm")
         for run in confirming.runs:
             place = run_folder(confirming, run, Path("runs"))
-            if not (place / records.FILE_NAME).exists():
+            if not (place / run_record.FILE_NAME).exists():
                 made = trainers.record_of(run.config, confirming.place(run))
                 value = 2.0 + (run.arm == winner) * (0.1 if run.seed < 1004 else -9) + 0.01 * (run.seed % 3)
-                records.write(replace(made, metrics={"val/nelbo": value}, provenance=CODE), place)
+                run_record.write(replace(made, metrics={"val/nelbo": value}, provenance=CODE), place)
         text = printed("confirm", "toy.py", "--seeds", str(count))
         assert ("This is confirmation 2; tried before: " in text) == (count == 6)
     assert f"{winner} on seeds 1000–1003 (not confirmed). Beside alpha / 2 = 0.025" in text
-    assert sum(isinstance(event, Look) for event in history.read(folder)) == 2
+    assert sum(isinstance(event, Look) for event in study_history.read(folder)) == 2
 
 
 def test_a_history_that_is_damaged_is_said_and_left_alone(toy: Path) -> None:
@@ -343,7 +342,7 @@ def test_a_folder_of_an_older_version_tells_of_designs_by_its_records(toy: Path)
     record(toy.parent, "toy.py", "--seeds", "7")
     Path("runs/toy/history.jsonl").unlink()
     for path in Path("runs/toy").rglob("record.json"):  # as if declared_in had not been known
-        old = records.read(path)
+        old = run_record.read(path)
         design = {key: value for key, value in old.study["design"].items() if key != "declared_in"}
         trainers.overwrite(replace(old, study=old.study | {"design": design}), path.parent)
     report = found("report", "toy.py")

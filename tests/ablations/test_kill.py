@@ -12,7 +12,7 @@ import optuna
 import psutil
 import pytest
 
-from core.records import record as records
+from core.records import run_record
 from tests.ablations.shell import ROOT, ablate
 from tests.ablations.test_run import DECLARATION
 from tests.forked import is_alive, wait_until
@@ -57,7 +57,7 @@ def finished(folder: Path) -> dict[Path, bytes]:
 
 def assert_whole(folder: Path) -> None:
     """Eight runs, each with one trusted record and one completed trial."""
-    found = [records.read(path) for path in finished(folder)]
+    found = [run_record.read(path) for path in finished(folder)]
     assert len({record.run_hash for record in found}) == len(found) == 8
     assert all(record.status == "complete" for record in found)
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "runs" / "journal.log"))

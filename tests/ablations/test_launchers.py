@@ -10,7 +10,7 @@ import pytest
 
 from core.config.loading import build
 from core.config.run import to_dict, to_yaml
-from core.records import record as records
+from core.records import run_record
 from core.training.run import train
 from tests.core.training.test_run import QUICK
 
@@ -37,13 +37,13 @@ def agents(launcher: str) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> records.RunRecord:
+def own(tmp_path_factory: pytest.TempPathFactory) -> run_record.RunRecord:
     """The run in processes that the platform starts."""
     return train(build(SPREAD), tmp_path_factory.mktemp("own"), devices=2)
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "deepspeed"])
-def test_a_launchers_processes_train_the_same_run(launcher: str, own: records.RunRecord, tmp_path: Path) -> None:
+def test_a_launchers_processes_train_the_same_run(launcher: str, own: run_record.RunRecord, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(build(to_dict(build(SPREAD)))))
     # The launcher of DeepSpeed hands out devices that a CPU doesn't have.
     environment = os.environ | {"PYTHONPATH": str(SOURCE_ROOT), "WANDB_MODE": "disabled", "DS_ACCELERATOR": "cpu"}
@@ -60,6 +60,6 @@ def test_a_launchers_processes_train_the_same_run(launcher: str, own: records.Ru
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0] * len(started), said
-    (record,) = records.read_all(tmp_path)
+    (record,) = run_record.read_all(tmp_path)
     assert record.status == "complete" and record.provenance["devices"] == 2
     assert record.curve == own.curve and record.validation == own.validation

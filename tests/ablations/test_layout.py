@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from core.config.loading import build
-from core.records import record as records
+from core.records import run_record
 from core.runtime.units import parse
 from core.training.run import train
 from tests.ablations.shell import ablate, mistake
@@ -51,7 +51,7 @@ def test_a_short_run_corrects_the_time(tmp_path: Path) -> None:
     assert found["calibration"]["measured_s"] < record.wall_time_s
     assert (found["step_s"]["total"] > plain["step_s"]["total"]) == (found["calibration"]["scale"] > 1)
     mistake(ablate(*asked, "--calibrate", str(tmp_path / "none")), "--calibrate", "no record can be read")
-    assert records.read(tmp_path / "record.json") == record
+    assert run_record.read(tmp_path / "record.json") == record
 
 
 def test_mistakes_are_one_line() -> None:

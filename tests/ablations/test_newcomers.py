@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import parse
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.describe import _print as print_shapes
 from ablations.cli.plan import describe_plan, make_plan, print_plan
 from analysis.report.terminal import terminal_table
@@ -137,7 +137,7 @@ def test_a_name_that_is_a_file_or_folder_here_is_said(tmp_path) -> None:
     mistake(ablate("report", "lr", cwd=tmp_path), "a file lr.py is here: write lr.py")
     mistake(ablate("report", "runs/lr", cwd=tmp_path), "runs/lr is a folder here, and no declaration")
     mistake(ablate("status", "notes", cwd=tmp_path), "notes is a file here, and no declaration")
-    assert agenda.declared("balance")[0] == "balance"
+    assert studies.declared("balance")[0] == "balance"
 
 
 @pytest.mark.parametrize(

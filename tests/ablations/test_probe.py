@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ablations.__main__ import main
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from core.config.loading import build
 from core.config.run import to_dict
 from core.training.run import train
@@ -107,7 +107,7 @@ def test_an_ablation_is_a_row_for_each_arm(tmp_path, capsys) -> None:
     (tmp_path / "toy.py").write_text(
         text.replace('"model.top_k": 1', '"model.router.kind": "topk"').replace("range(3)", "range(2)")
     )
-    planned = plan(*agenda.resolve(str(tmp_path / "toy.py")))
+    planned = plan(*studies.resolve(str(tmp_path / "toy.py")))
     for one in planned.runs:
         train(one.config, run_folder(planned, one, tmp_path / "runs"), study=planned.place(one))
     out = ("--out", str(tmp_path / "runs"))

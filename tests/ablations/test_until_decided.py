@@ -8,7 +8,7 @@ import pytest
 
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule, sequential_run
-from core.records.design import Design
+from core.records.designs import Design
 from core.records.interim_analyses import add, add_retry
 from sweeps.launch import local
 from sweeps.launch.local import run

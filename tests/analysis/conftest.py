@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 
 METRIC = "val/nelbo"
 

@@ -21,8 +21,8 @@ from analysis.report.html import render
 from analysis.study import Study
 from analysis.table import tables_on
 from analysis.verdicts.judge import judge
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import run_record
+from core.records.run_record import RunRecord
 from tests.analysis.pages import charts_of, without_scripts
 
 PLACE = Path(__file__).parent / "golden"
@@ -101,7 +101,7 @@ def test_the_page_says_the_same_whatever_the_last_digits(seed: int, size: float)
 
 def write(folder: Path | None) -> None:
     if folder is not None:
-        lines = [records.read(path).to_json() for path in sorted(folder.rglob(records.FILE_NAME))]
+        lines = [run_record.read(path).to_json() for path in sorted(folder.rglob(run_record.FILE_NAME))]
         (PLACE / "records.jsonl").write_text("".join(f"{line.strip()}\n" for line in lines), encoding="utf-8")
     study = recorded()
     judgement = judge(study)

@@ -15,7 +15,7 @@ from analysis.statistics.power import reach_of
 from analysis.verdicts.interim import running
 from analysis.report.terminal import terminal_table
 from analysis.verdicts.judge import judge
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 
 lines = Path("tests/analysis/golden/records.jsonl").read_text(encoding="utf-8").splitlines()
 study = Study.of([RunRecord.from_json(line) for line in lines])

@@ -27,8 +27,8 @@ from analysis.statistics.power import seeds_needed
 from analysis.study import Study
 from analysis.verdicts.comparisons import metric_table
 from analysis.verdicts.until_decided import Rule, sequential_run
-from core.records.design import Design, DesignArm, ParameterCounts
-from core.records.record import RunRecord
+from core.records.designs import Design, DesignArm, ParameterCounts
+from core.records.run_record import RunRecord
 from tests.benchmarks.record_blocks import DATA as BLOCKS
 from tests.benchmarks.record_curves import DATA as CURVES
 

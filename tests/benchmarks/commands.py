@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from core.config.run import to_dict
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import run_record
+from core.records.run_record import RunRecord
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.studies.resolve import plan
 from sweeps.studies.study import first_seeds
@@ -62,7 +62,7 @@ ROWS = (
 def leave_study(out: Path, count: int) -> None:
     """Records of `count` made-up runs of an ablation of the agenda, as real ones are: config, hashes, curves, telemetry."""
     template = RunRecord.from_json(GOLDEN.read_text(encoding="utf-8").splitlines()[0])
-    _, ablation = agenda.resolve(NAME)
+    _, ablation = studies.resolve(NAME)
     planned = plan(NAME, first_seeds(ablation, count // ARMS), size=SIZE)
     write_design(out / planned.study_name, planned.design)
     chance = random.Random(0)
@@ -86,7 +86,7 @@ def leave_study(out: Path, count: int) -> None:
             | {"weights_sha256": hashlib.sha256(WEIGHTS).hexdigest(), "git_dirty": False, "git_diff_sha256": None},
             study=planned.place(run),
         )
-        (folder / records.FILE_NAME).write_text(record.to_json() + "\n", encoding="utf-8")
+        (folder / run_record.FILE_NAME).write_text(record.to_json() + "\n", encoding="utf-8")
 
 
 def measure(rounds: int = ROUNDS) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ablations.dashboard.poller import Poller, favour_requests
 from ablations.dashboard.server import Page, Server
-from core.records.record import FILE_NAME
+from core.records.run_record import FILE_NAME
 from tests.analysis.conftest import make_design, make_record
 
 ARMS, SEEDS, ROWS = 20, 100, 200

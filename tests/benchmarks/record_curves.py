@@ -16,7 +16,7 @@ from typing import Any
 from core.config.loading import build
 from core.config.presets import preset
 from core.config.run import RunConfig, to_dict
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from tests.benchmarks import recording
 
 DATA = Path(__file__).parent / "data" / "curves.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core.config.run import RunConfig
-from core.records.record import FILE_NAME, RunRecord, read
+from core.records.run_record import FILE_NAME, RunRecord, read
 
 
 def main(module: str, doc: str | None, configs: Sequence[RunConfig], data: Path, gather: Callable[..., Any]) -> None:

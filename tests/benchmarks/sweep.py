@@ -22,8 +22,7 @@ import torch
 
 from core.config.loading import build
 from core.config.run import RunConfig, to_dict
-from core.records import pending_record as spill
-from core.records import record as records
+from core.records import pending_record, run_record
 from core.runtime.child_process import SOURCE_ROOT
 from core.training.run import attempt, train
 from sweeps.launch.local import run
@@ -65,7 +64,7 @@ def measure(rounds: int, seeds: int) -> dict[str, list[float]]:
                 began = time.perf_counter()
                 sweep(planned, Path(place))
                 found[name].append(time.perf_counter() - began)
-                done = len(list(Path(place).rglob(records.FILE_NAME)))
+                done = len(list(Path(place).rglob(run_record.FILE_NAME)))
                 assert done == len(planned.runs), f"{name}: {done} records of {len(planned.runs)}"
     return found
 
@@ -136,11 +135,11 @@ class Moments(lightning.Callback):
         self.last = time.time()
 
 
-def timed(config: RunConfig, folder: Path, *, loggers: Any = (), study: Any = None) -> records.RunRecord:
+def timed(config: RunConfig, folder: Path, *, loggers: Any = (), study: Any = None) -> run_record.RunRecord:
     """core.training.run.train, noting when it was entered, began to train, stopped training and was left."""
     entered, moments = time.time(), Moments()
     record = attempt(config, folder, loggers=loggers, callbacks=[moments])
-    spill.keep(record, folder)
+    pending_record.keep(record, folder)
     row = {"pid": os.getpid(), "entered": entered, "first": moments.first, "last": moments.last, "left": time.time()}
     with Path(os.environ[TIMES]).open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -9,7 +9,7 @@ from core.capacity.clusters import Cluster
 from core.capacity.layouts import Layout
 from core.capacity.planning import plan
 from core.config.loading import build
-from core.records import record as records
+from core.records import run_record
 from sweeps.export.full_scale import SCRIPT, FullScale, write
 from sweeps.export.transfer import RULES
 from sweeps.launch.site import defaults
@@ -50,6 +50,6 @@ def test_the_exported_script_trains_on_two_nodes_and_goes_on_when_it_was_told_to
     cluster.wait_until(lambda: job not in cluster.run("squeue", "--noheader", "--format=%A").split())
     printed = log.read_text()
     assert "every check passed" in printed and "going on from the checkpoint of step" in printed, printed
-    [record] = [records.read(path) for path in place.glob("*/record.json")]
+    [record] = [run_record.read(path) for path in place.glob("*/record.json")]
     assert record.status == "complete" and record.provenance["devices"] == 2, record.reason
     assert record.curve["step"][-1] == 120

@@ -10,7 +10,7 @@ import pytest
 from sweeps.launch import slurm
 from sweeps.launch.site import Request
 from sweeps.launch.worker import StopSignal, Worker
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import pending
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
@@ -33,7 +33,7 @@ def submit(planned, out, tasks: int) -> str:
 
 
 def ended(job: str) -> bool:
-    return not scheduler.tasks(jobs=[job])
+    return not slurm_jobs.tasks(jobs=[job])
 
 
 def found(results: Results) -> list[tuple]:

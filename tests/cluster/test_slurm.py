@@ -20,12 +20,12 @@ import torch
 from ablations.__main__ import main
 from core.config.loading import build
 from core.config.run import config_hash, to_yaml
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import run_record
+from core.records.run_record import RunRecord
 from core.training.run import train
 from sweeps.launch import slurm
 from sweeps.launch.site import Request
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import recorded, run_folder
 from sweeps.storage.storage import default_url, open_storage
 from sweeps.storage.submissions import job_name
@@ -80,11 +80,11 @@ def submit(plan, out, trainer: str, tasks: int, **sbatch: str) -> str:
 
 
 def ended(job: str) -> bool:
-    return not scheduler.tasks(jobs=[job])
+    return not slurm_jobs.tasks(jobs=[job])
 
 
-def the_task(job: str, number: int = 0) -> scheduler.Task:
-    [task] = [task for task in scheduler.tasks(jobs=[job]) if task.task == str(number)]
+def the_task(job: str, number: int = 0) -> slurm_jobs.Task:
+    [task] = [task for task in slurm_jobs.tasks(jobs=[job]) if task.task == str(number)]
     return task
 
 
@@ -94,12 +94,12 @@ def test_an_array_trains_every_run_once(cluster, make_plan, tmp_path) -> None:
     request = Request(partition="low", time="30m", array_parallelism=3, sbatch={"mem": "1G"})
     dry = slurm.submit(plan, out, request, trainer="tests.cluster.trainers:gated", dry_run=True)
     assert dry is not None and (dry.job, dry.tasks, dry.runs) == (None, 3, 24)
-    assert not scheduler.tasks(name=job_name(plan.study_name, out))
+    assert not slurm_jobs.tasks(name=job_name(plan.study_name, out))
     assert not dry.script.parent.exists()
     sent = slurm.submit(plan, out, request, trainer="tests.cluster.trainers:gated")
     assert sent is not None and sent.job is not None and sent.script.read_text() == sent.text
     job = sent.job
-    assert len(scheduler.tasks(name=job_name(plan.study_name, out))) == 3
+    assert len(slurm_jobs.tasks(name=job_name(plan.study_name, out))) == 3
     cluster.wait_until(lambda: ended(job))
     check_quick(plan, out)
     assert Counter(run for run, *_ in starts(tmp_path)) == {run.run_hash: 1 for run in plan.runs}
@@ -269,7 +269,7 @@ def test_srun_trains_one_run_on_two_nodes(cluster, tmp_path) -> None:
         ["srun", *places, sys.executable, *words], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    (record,) = records.read_all(tmp_path / "out")
+    (record,) = run_record.read_all(tmp_path / "out")
     assert record.status == "complete" and record.provenance["devices"] == 2
     assert record.curve == own.curve and record.validation == own.validation
 

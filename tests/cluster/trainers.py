@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from core.config.run import RunConfig, config_hash
-from core.records import record as records
-from core.training import preemption as pausing
+from core.records import run_record
+from core.training import preemption
 from core.training.checkpoint_files import FOLDER, LATEST, saved_step
 from core.training.preemption import TrainingPausedError
 from tests.sweeps.search.trainers import landscape
@@ -37,7 +37,7 @@ class Cuts:
         if is_disturbed(self.config) and step in CUTS[: int(os.environ["CUTS"])]:
             (self.place / f"at-{step}").touch()
             until = time.monotonic() + LIMIT_S
-            while not pausing.requested() and time.monotonic() < until:
+            while not preemption.requested() and time.monotonic() < until:
                 time.sleep(0.02)
 
 
@@ -76,10 +76,10 @@ def halting(config, folder, *, study=None, until=None, **rest):
 
 
 def _pause(config, folder, limit) -> None:
-    with pausing.heeded():
-        while not pausing.requested() and time.monotonic() < limit:
+    with preemption.heeded():
+        while not preemption.requested() and time.monotonic() < limit:
             time.sleep(0.02)
     with Path(os.environ["STEPS"]).open("a") as file:
         file.write(f"{config_hash(config)} {saved_step(folder)} 7 {os.getpid()}\n")
-    records.write_atomically(folder / FOLDER / LATEST, json.dumps({"step": 7, "name": "step"}))
+    run_record.write_atomically(folder / FOLDER / LATEST, json.dumps({"step": 7, "name": "step"}))
     raise TrainingPausedError

@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.factors import Factor
 from sweeps.studies.plan import Plan
@@ -98,14 +98,14 @@ def slurm(monkeypatch):
     def call(*command, **options):
         said["asked"].append(command)
         if said.get("away"):
-            raise scheduler.SlurmError("socket timed out")
+            raise slurm_jobs.SlurmError("socket timed out")
         return ""
 
     def tasks(**chosen):
-        return [scheduler.Task("7", "0", said["state"], "None", said["restarts"], said["left"], "n1")]
+        return [slurm_jobs.Task("7", "0", said["state"], "None", said["restarts"], said["left"], "n1")]
 
-    monkeypatch.setattr(scheduler, "tasks", tasks)
-    monkeypatch.setattr(scheduler, "call", call)
+    monkeypatch.setattr(slurm_jobs, "tasks", tasks)
+    monkeypatch.setattr(slurm_jobs, "call", call)
     monkeypatch.setattr("sweeps.launch.time_limit.CHECK_S", -1.0)
     for place in ("launch.task", "runs.ledger", "search.queue"):
         monkeypatch.setattr(f"sweeps.{place}.RETRY_S", 0.0)

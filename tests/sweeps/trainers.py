@@ -11,17 +11,15 @@ from unittest import mock
 
 from core.config.run import config_hash, to_dict
 from core.data.inputs import fingerprint
-from core.records import fencing
-from core.records import pending_record as spill
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import fencing, pending_record, run_record
+from core.records.run_record import RunRecord
 from core.training.checkpoint_files import WEIGHTS
 
 
 def overwrite(record, folder):
     """Put a record in the place of one that is finished, which no product code does."""
-    (folder / records.FILE_NAME).unlink(missing_ok=True)
-    records.write(record, folder)
+    (folder / run_record.FILE_NAME).unlink(missing_ok=True)
+    run_record.write(record, folder)
 
 
 def record_of(config, study=None, **more):
@@ -42,7 +40,7 @@ def record_of(config, study=None, **more):
 def quick(config, folder, *, loggers=(), study=None):
     """A complete record at once."""
     record = record_of(config, study)
-    spill.keep(record, folder)
+    pending_record.keep(record, folder)
     return record
 
 
@@ -53,7 +51,7 @@ def noisy(config, folder, *, loggers=(), study=None):
         raise FloatingPointError("the loss is not finite at step 7")
     noise = random.Random(config_hash(config)).gauss(0, 1e-3)
     record = replace(record_of(config, study), metrics={"val/nelbo": 2.0 + config.seed + weight**2 + noise})
-    spill.keep(record, folder)
+    pending_record.keep(record, folder)
     return record
 
 
@@ -134,8 +132,8 @@ def sleepy(config, folder, *, loggers=(), study=None):
         partial = fencing.partial_of(folder / WEIGHTS)
         partial.write_bytes(weights)
         fencing.move_in(partial, folder / WEIGHTS)
-        record = record_of(config, study, provenance={"weights_sha256": records.digest(weights), "pid": os.getpid()})
-        spill.keep(record, folder)
+        record = record_of(config, study, provenance={"weights_sha256": run_record.digest(weights), "pid": os.getpid()})
+        pending_record.keep(record, folder)
         if first and at == "told":
             sleep()
     return record

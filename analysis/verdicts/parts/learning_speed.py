@@ -14,7 +14,7 @@ from analysis.table import EVERYWHERE, Column, Medium, Prose, Range, Table
 from analysis.verdicts.answer import Context, Part, part
 from analysis.verdicts.comparisons import ACROSS
 from core.errors import UserError
-from core.records import likelihood_kind as likelihood
+from core.records import likelihood_kind
 from core.records.metrics import METRICS
 
 _Series = dict[int, tuple[np.ndarray, np.ndarray]]
@@ -131,7 +131,7 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
     except UserError as error:
         return SpeedRow(arm, name, None, None, str(error))
     kinds = study.likelihoods(metric, arm, control)
-    if kinds is not None and likelihood.across(*kinds, float((arm_ST - control_ST)[:, -1].mean())):
+    if kinds is not None and likelihood_kind.across(*kinds, float((arm_ST - control_ST)[:, -1].mean())):
         return SpeedRow(arm, name, None, None, f"not said{ACROSS}: the lower number of the exact one proves nothing")
     notes = [f"{speed.early} of {speed.n} crossings lie before the first validation"] if speed.early else []
     if len(seeds) < len(study.design.seeds):

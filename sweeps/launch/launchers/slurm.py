@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from core.errors import UserError
 from core.runtime.units import counted
 from sweeps.launch.launcher import Cancelled, Launcher, Option, Order, Submission
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.storage.submissions import job_name, submissions
 
 if TYPE_CHECKING:  # they load Optuna
@@ -50,9 +50,9 @@ class Slurm:
         if submissions(study):
             name = job_name(study.name, study.parent)
             try:
-                if ended := len(scheduler.tasks(name=name)):
-                    scheduler.cancel(name)
-            except scheduler.SlurmError as error:
+                if ended := len(slurm_jobs.tasks(name=name)):
+                    slurm_jobs.cancel(name)
+            except slurm_jobs.SlurmError as error:
                 raise UserError(f"Slurm doesn't cancel {name}: {error}") from None
         return Cancelled(ended, f"{counted(ended, 'array task')} cancelled")
 

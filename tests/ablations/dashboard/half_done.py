@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import run_record
+from core.records.run_record import RunRecord
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import Ledger, RunClaim
 from sweeps.runs.progress import ProgressLogger, curve_metrics
@@ -69,7 +69,7 @@ class Sweep:
             record = record_of(self.planned, claim.run, self.ended)
             if reason is not None:
                 record = failed_record(self.planned, claim.run, reason)
-            records.write(record, claim.folder)
+            run_record.write(record, claim.folder)
             self.ledger.finish(claim, record, {})
 
     def claim(self) -> RunClaim:
@@ -106,4 +106,4 @@ def begin(out: Path, seeds: int = 8) -> Sweep:
 
 def path_of(sweep: Sweep, run: PlannedRun) -> Path:
     """Where a run's record lies."""
-    return run_folder(sweep.planned, run, sweep.out) / records.FILE_NAME
+    return run_folder(sweep.planned, run, sweep.out) / run_record.FILE_NAME

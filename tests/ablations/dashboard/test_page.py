@@ -11,7 +11,7 @@ import pytest
 
 from ablations.dashboard.poller import Poller
 from ablations.dashboard.server import Page, Server
-from core.records.design import FILE_NAME as DESIGN_FILE
+from core.records.designs import FILE_NAME as DESIGN_FILE
 from tests.ablations.dashboard.half_done import Sweep, begin
 from tests.ablations.shell import ablate, mistake
 from tests.browser import needs_chromium, opened

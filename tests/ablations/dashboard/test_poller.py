@@ -17,8 +17,8 @@ from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
 from analysis.verdicts.interim import running
 from core.errors import UserError
-from core.records import record as records
-from core.records.design import FILE_NAME as DESIGN_FILE
+from core.records import run_record
+from core.records.designs import FILE_NAME as DESIGN_FILE
 from sweeps.launch.worker import StopSignal, Worker
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
@@ -99,14 +99,14 @@ def record_loss(run) -> float:
 def test_a_file_is_read_once_unless_it_changed_and_kept_without_what_isnt_shown(tmp_path, monkeypatch) -> None:
     sweep = begin(tmp_path, seeds=2)
     sweep.finish(4)
-    read, really = [], records.read
-    monkeypatch.setattr("ablations.dashboard.record_cache.records.read", lambda path: read.append(path) or really(path))
+    read, really = [], run_record.read
+    monkeypatch.setattr("ablations.dashboard.record_cache.run_record.read", lambda path: read.append(path) or really(path))
     reader = RecordReader(sweep.folder, "val/nelbo")
     assert [(step.done, step.total, step.changed) for step in reader.read(at_once=2)] == [(2, 4, True), (4, 4, True)]
     assert [(step.done, step.total, step.changed) for step in reader.read()] == [(4, 4, False)] and len(read) == 4
     run = sweep.planned.runs[0]
     path_of(sweep, run).unlink()
-    records.write(replace(record_of(sweep.planned, run), metrics={"val/nelbo": 9.0}), path_of(sweep, run).parent)
+    run_record.write(replace(record_of(sweep.planned, run), metrics={"val/nelbo": 9.0}), path_of(sweep, run).parent)
     assert [step.changed for step in reader.read()] == [True] and len(read) == 5
     study = reader.study(sweep.planned.design)
     assert study.values(run.arm, "val/nelbo")[0] == 9.0
@@ -174,8 +174,8 @@ def test_a_new_record_among_2000_is_read_alone_and_told_alone(tmp_path, monkeypa
     assert found["progress"]["counts"] == {"finished": 1999, "missing": 1}
     before, whole = poller.state.since("")
     assert len(whole) < 100_000
-    read, really = [], records.read
-    monkeypatch.setattr("ablations.dashboard.record_cache.records.read", lambda path: read.append(path) or really(path))
+    read, really = [], run_record.read
+    monkeypatch.setattr("ablations.dashboard.record_cache.run_record.read", lambda path: read.append(path) or really(path))
     dashboard.leave_last(tmp_path, design)
     poller.look()
     now = poller.state.since(before)[1]

@@ -29,7 +29,7 @@ from analysis.verdicts.judge import judge
 from analysis.verdicts.ladder import answer, distances, headline
 from analysis.verdicts.ladder import tables as ladder_tables
 from core.errors import UserError
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from tests.analysis.conftest import make_design, make_record
 
 FLOOR = 1.5

@@ -10,7 +10,7 @@ from analysis.study import Study
 from analysis.verdicts.interim import PENDING, differences, running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule
-from core.records.design import Design
+from core.records.designs import Design
 from tests.analysis.conftest import METRIC, make_design
 from tests.analysis.statistics.test_sequential import rejects
 

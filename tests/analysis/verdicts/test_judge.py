@@ -13,8 +13,8 @@ from analysis.verdicts.arm_figures import bands
 from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule, sequential_run
-from core.records import record as records
-from core.records.design import Design
+from core.records import run_record
+from core.records.designs import Design
 from tests.analysis.conftest import METRIC, make_design, make_record
 
 
@@ -121,7 +121,7 @@ def test_seeds_added_later_join_the_earlier_ones(records_of) -> None:
 def test_a_study_is_rebuilt_from_records_alone(tmp_path, records_of) -> None:
     design = make_design()
     for record in records_of(design, {"arm1": -0.3}):
-        records.write(record, tmp_path / record.run_hash)
+        run_record.write(record, tmp_path / record.run_hash)
     alone = judge(Study.load(tmp_path)).to_dict()
     (tmp_path / "design.json").write_text(json.dumps(design))
     assert judge(Study.load(tmp_path)).to_dict() == alone

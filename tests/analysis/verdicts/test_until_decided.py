@@ -13,8 +13,8 @@ from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.until_decided import Rule, SequentialRun, pairs_at, sequential_run
 from core.errors import UserError
-from core.records.design import Design
-from core.records.record import RunRecord
+from core.records.designs import Design
+from core.records.run_record import RunRecord
 from tests.analysis.conftest import METRIC, make_design, make_record
 
 EFFECTS = {"control": 0.0, "arm1": 0.2, "arm2": 0.0, "arm3": 0.08}

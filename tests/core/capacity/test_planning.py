@@ -17,7 +17,7 @@ from core.config.presets import preset
 from core.config.run import RunConfig, config_hash, to_dict
 from core.errors import UserError
 from core.model.flops import count, flops_per_token
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 
 EXACT = replace(DEFAULT, link=1.0, all_to_all=1.0, latency=0.0)
 

@@ -6,7 +6,7 @@ import pytest
 from core.config.loading import build
 from core.data.corpora import load
 from core.data.likelihood import likelihood
-from core.records.design import Likelihood
+from core.records.designs import Likelihood
 from core.records.likelihood_kind import across, incomparable, listed
 
 AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from core.config.loading import build
 from core.config.run import RunConfig, to_yaml
 from core.errors import UserError
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import run_record
+from core.records.run_record import RunRecord
 from core.runtime.ranks import Ranks
 from core.training.checkpoint_files import FOLDER, keep, layout, saved_step
 from core.training.run import train
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
         ranks = ranks_of(cut)
         ranks[1].kill()
         assert process.wait(timeout=LIMIT_S) == 0  # it said in a record what happened
-        failed = records.read(cut / "record.json")
+        failed = run_record.read(cut / "record.json")
         assert failed.status == "failed" and "rank 1 died (signal 9" in (failed.reason or "")
         assert len(ranks) == 2 and not any(map(is_alive, ranks))
     step = saved_step(cut)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from core.config.loading import build
 from core.model.transformer import Denoiser, initialise
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from core.runtime.ranks import Ranks
 from core.training.rank_launcher import RankFailedError, launch
 from tests.core.capacity.held import counted

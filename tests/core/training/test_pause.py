@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from core.config.loading import build
 from core.errors import UserError
-from core.records import record as records
+from core.records import run_record
 from core.training.checkpoint_files import saved_step
 from core.training.run import train
 from tests.core.training.test_run import QUICK
@@ -21,7 +21,7 @@ def test_pauses_change_nothing(tmp_path: Path) -> None:
     whole = train(config, tmp_path / "whole")
     paused = train(config, tmp_path / "parts", until=12)
     assert (paused.status, paused.reason) == ("paused", "paused after step 12 of 36")
-    assert records.read(tmp_path / "parts" / "record.json") == paused
+    assert run_record.read(tmp_path / "parts" / "record.json") == paused
     assert saved_step(tmp_path / "parts") == 12
     assert paused.metrics["val/nelbo"] == whole.validation["val/nelbo"][1]
     assert paused.validation["step"] == [6.0, 12.0]

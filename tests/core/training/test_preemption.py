@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from core.config.loading import build
-from core.training import preemption as pausing
+from core.training import preemption
 from core.training.checkpoint_files import BEST, saved_step
 from core.training.preemption import TrainingPausedError
 from core.training.run import train
@@ -45,10 +45,10 @@ def test_a_paused_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     assert whole.status == "complete", whole.reason
     cut = tmp_path / "cut"
     with pytest.raises(TrainingPausedError):
-        train(config, cut, devices=devices, loggers=[At(14, pausing.request)])
+        train(config, cut, devices=devices, loggers=[At(14, preemption.request)])
     step = saved_step(cut)
     assert step is not None and 14 <= step < 60 and (devices > 1 or step == 14)
-    assert not (cut / "record.json").exists() and not pausing.requested()
+    assert not (cut / "record.json").exists() and not preemption.requested()
     again = train(config, cut, devices=devices)
     assert again.status == "complete", again.reason
     assert again.curve == whole.curve
@@ -59,7 +59,7 @@ def test_a_paused_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
 
 def test_a_signal_handler_can_ask(tmp_path: Path) -> None:
     """Lightning installs a handler of its own, which would end the fit without a checkpoint."""
-    former = signal.signal(signal.SIGTERM, lambda *_: pausing.request())
+    former = signal.signal(signal.SIGTERM, lambda *_: preemption.request())
     try:
         with pytest.raises(TrainingPausedError):
             train(build(LONG), tmp_path, loggers=[At(21, lambda: os.kill(os.getpid(), signal.SIGTERM))])
@@ -69,19 +69,19 @@ def test_a_signal_handler_can_ask(tmp_path: Path) -> None:
 
 
 def test_a_pause_before_the_first_step_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pausing, "requested", lambda: True)
+    monkeypatch.setattr(preemption, "requested", lambda: True)
     with pytest.raises(TrainingPausedError):
         train(build(LONG), tmp_path)
     assert saved_step(tmp_path) is None
 
 
 def test_a_pause_after_the_last_step_finds_a_finished_run(tmp_path: Path) -> None:
-    assert train(build(LONG), tmp_path, loggers=[At(60, pausing.request)]).status == "complete"
+    assert train(build(LONG), tmp_path, loggers=[At(60, preemption.request)]).status == "complete"
 
 
 def test_nobody_heeds_a_request_outside_a_training() -> None:
-    assert not pausing.request() and not pausing.requested()
-    with pausing.heeded():
-        threading.Thread(target=pausing.request).run()
-        assert pausing.requested()
-    assert not pausing.requested()
+    assert not preemption.request() and not preemption.requested()
+    with preemption.heeded():
+        threading.Thread(target=preemption.request).run()
+        assert preemption.requested()
+    assert not preemption.requested()

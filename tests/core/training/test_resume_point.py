@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from core.config.loading import build
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import run_record
+from core.records.run_record import RunRecord
 from core.runtime.ranks import Ranks
-from core.training import signing_key as keys
+from core.training import signing_key
 from core.training.checkpoint_files import FOLDER, LATEST, SINGLE, keep, layout, saved_step
 from core.training.resume_point import find
 from core.training.run import train
@@ -146,7 +146,7 @@ def test_the_run_ends_as_if_nothing_had_happened(case: str, run: Path, whole: tu
     assert again.curve == whole[0].curve and again.validation == whole[0].validation
     assert (run / "model.safetensors").read_bytes() == whole[1]
     assert again.notes == [sentence.replace("SIZE", str(size)) for sentence in expected]
-    assert records.read(run / "record.json") == again
+    assert run_record.read(run / "record.json") == again
     assert (run / FOLDER / SET_ASIDE).exists() == bool(expected)  # moved, not deleted; nothing else is left
     assert {path.name for path in run.glob(f"{FOLDER}/*")} <= {SET_ASIDE}
 
@@ -161,7 +161,7 @@ def test_what_is_damaged_again_is_set_aside_beside_the_first(run: Path) -> None:
 
 
 def test_a_lost_key_starts_the_run_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(keys.VARIABLE, str(tmp_path / "new"))
+    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path / "new"))
     assert find(CONFIG, run, Ranks()) is None
     why = f"it is signed with another key than {tmp_path / 'new'}"
     assert notes(run / FOLDER) == [moved("step-6", why), moved("step-4", why), ANEW]
@@ -174,7 +174,7 @@ def test_without_a_place_for_a_key_the_run_trains_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[RunRecord, bytes]
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(keys.VARIABLE, str(tmp_path / "file" / "key"))
+    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path / "file" / "key"))
     record = train(CONFIG, tmp_path / "run")
     assert record.status == "complete" and (tmp_path / "run" / "model.safetensors").read_bytes() == whole[1]
     assert len(record.notes) == 1

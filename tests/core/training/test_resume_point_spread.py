@@ -11,10 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from core.config.loading import build
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from core.runtime.ranks import Ranks
-from core.training import preemption as pausing
-from core.training import resume_point as finding
+from core.training import preemption, resume_point
 from core.training.checkpoint_files import FOLDER, LATEST, keep, layout, saved_step
 from core.training.preemption import TrainingPausedError
 from core.training.rank_launcher import launch
@@ -47,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunRecord, dict[str
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cut")
     with pytest.raises(TrainingPausedError):
-        train(CONFIG, folder, devices=2, loggers=[At(8, pausing.request)])
+        train(CONFIG, folder, devices=2, loggers=[At(8, preemption.request)])
     assert len(list((folder / FOLDER).glob("step-*"))) == 2
     return folder
 
@@ -78,7 +77,7 @@ def test_damage_to_any_file_is_seen(kind: str, name: str, run: Path) -> None:
     act, expected = DAMAGE[kind]
     newest, before = places(run)
     act(newest / "checkpoint" / name)
-    found = finding.find(CONFIG, run, RANKS)
+    found = resume_point.find(CONFIG, run, RANKS)
     assert found is not None and found.path == before
     said = notes(run / FOLDER)
     assert name.removeprefix("../") in said[0] and expected in said[0]
@@ -129,24 +128,24 @@ def sealed_evil(run: Path, name: str) -> Path:
 def test_no_conversion_runs_what_a_pickle_asks_for(name: str, run: Path) -> None:
     sealed_evil(run, name)
     with pytest.raises(RuntimeError, match="can't convert"):
-        finding.find(CONFIG, run, Ranks(size=4, expert_parallel=2), convert=True)
+        resume_point.find(CONFIG, run, Ranks(size=4, expert_parallel=2), convert=True)
     assert not (run / "marker").exists()
 
 
 def test_a_strangers_checkpoint_is_not_converted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in places(run):
         (place / "checkpoint" / SHARDS[1]).write_bytes(pickle.dumps(Evil(run / "marker")))
-    monkeypatch.setattr(finding.subprocess, "run", lambda *_, **__: pytest.fail("it was read"))
-    assert finding.find(CONFIG, run, Ranks(size=4, expert_parallel=2), convert=True) is None
+    monkeypatch.setattr(resume_point.subprocess, "run", lambda *_, **__: pytest.fail("it was read"))
+    assert resume_point.find(CONFIG, run, Ranks(size=4, expert_parallel=2), convert=True) is None
     assert not (run / "marker").exists() and notes(run / FOLDER)[-1] == ANEW
 
 
 def test_what_was_converted_is_sealed_too(run: Path) -> None:
     four = Ranks(size=4, expert_parallel=2)
-    found = finding.find(CONFIG, run, four, convert=True)
-    assert found is not None and found.universal and finding.find(CONFIG, run, four) == found
+    found = resume_point.find(CONFIG, run, four, convert=True)
+    assert found is not None and found.universal and resume_point.find(CONFIG, run, four) == found
     flip(next(found.path.rglob("fp32.pt")))
-    again = finding.find(CONFIG, run, four, convert=True)  # from what it was converted from
+    again = resume_point.find(CONFIG, run, four, convert=True)  # from what it was converted from
     assert again == found
     assert notes(run / FOLDER)[0].startswith(f"{found.path.name} was set aside")
 

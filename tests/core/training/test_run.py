@@ -11,7 +11,7 @@ from core.data.module import MaskedTextModule
 from core.diffusion.losses import context_weights
 from core.errors import UserError
 from core.model.transformer import Denoiser, Layer
-from core.records import record as records
+from core.records import run_record
 from core.records.metrics import ratio_metric
 from core.training.callbacks import TRAIN_COLUMNS, diagnose, stratified_error
 from core.training.checks import check
@@ -34,7 +34,7 @@ def quick(**changes) -> RunConfig:
 def test_a_run_leaves_a_whole_record(tmp_path) -> None:
     record = train(quick(), tmp_path, study={"arm": "control"})
     assert record.status == "complete" and record.reason is None
-    assert records.read(tmp_path / "record.json") == record
+    assert run_record.read(tmp_path / "record.json") == record
     assert record.curve["step"] == [5, 10, 12]
     assert record.validation["step"] == [5, 10, 12]
     assert record.expert_load["step"] == [5, 10, 12]
@@ -95,7 +95,7 @@ def test_divergence_is_a_failed_record_with_step_and_reason(tmp_path) -> None:
     record = train(quick(optimizer__learning_rate=1e30, optimizer__gradient_clip=0), tmp_path)
     assert record.status == "failed" and "diverged at step 2: " in record.reason
     assert record.metrics == {}
-    assert records.read(tmp_path / "record.json").reason == record.reason
+    assert run_record.read(tmp_path / "record.json").reason == record.reason
     assert "TrainingDivergedError" in (tmp_path / "traceback.txt").read_text()
 
 

@@ -12,8 +12,8 @@ from core.config.loading import load
 from core.config.stages import llada_moe_stages, make_stages
 from core.errors import UserError
 from core.model.flops import training_flops
-from core.records import record as records
-from core.training import preemption as pausing
+from core.records import run_record
+from core.training import preemption
 from core.training.checkpoint_files import BEST, saved_step
 from core.training.preemption import TrainingPausedError
 from core.training.staged import Silent, check_stages, root_of, train_stages
@@ -102,11 +102,11 @@ def test_five_stages_that_are_cut_off_end_as_those_that_are_not(five: dict, tmp_
         assert load(turn.folder / "config.yaml") == turn.config
         initial = turn.config.trainer.initial_weights
         assert initial == str((before.folder / (WEIGHTS if before.stage.select == "last" else BEST)).resolve())
-        assert records.read(turn.folder / "record.json") == record
+        assert run_record.read(turn.folder / "record.json") == record
 
     out = tmp_path / "cut"
     with pytest.raises(TrainingPausedError):
-        train_stages(stages, out, watcher=Watched("anneal-1", 5, pausing.request))
+        train_stages(stages, out, watcher=Watched("anneal-1", 5, preemption.request))
     assert saved_step(root_of(stages, out) / "3-anneal-1") == 5
     with pytest.raises(KilledError):
         train_stages(stages, out, watcher=Watched("sft", 3, die))  # without a checkpoint: that stage starts again
@@ -147,7 +147,7 @@ def test_a_failed_stage_stops_what_follows_and_is_tried_again(five: dict, tmp_pa
     assert [record.status for _, record in train_stages(stages, tmp_path, watcher=watched)] == ["complete"] * 2
     assert watched.trained == ["pretrain-1", "pretrain-2"]
     folder = root_of(stages, tmp_path) / "1-pretrain-1"
-    assert records.read(folder / "attempts" / "1.json").reason == done[0][1].reason
+    assert run_record.read(folder / "attempts" / "1.json").reason == done[0][1].reason
 
 
 def test_a_stage_whose_files_are_damaged_is_trained_again(five: dict, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from core.config.loading import load
 from core.errors import UserError
-from core.records import record as records
+from core.records import run_record
 from sweeps.export.arm import export
 from tests.sweeps.trainers import quick
 
@@ -30,7 +30,7 @@ def test_the_exported_config_is_the_arms_own(trained):
 def test_the_evidence_can_be_checked_against_the_record_files(trained):
     plan, written, folder = trained
     arm = plan.design.control
-    mine = [records.read(folder / r.run_hash / "record.json") for r in written if r.study["arm"] == arm]
+    mine = [run_record.read(folder / r.run_hash / "record.json") for r in written if r.study["arm"] == arm]
     export(plan.design, arm, mine, EVIDENCE, folder / "export")
     told = json.loads((folder / "export" / "evidence.json").read_text())
     assert told["evidence"] == EVIDENCE

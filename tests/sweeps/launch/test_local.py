@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from core.errors import UserError
-from core.records import record as records
+from core.records import run_record
 from sweeps.launch.events import Event
 from sweeps.launch.local import run
 from sweeps.launch.machine import share_of_cores
@@ -154,7 +154,7 @@ def test_failures_are_recorded_kept_and_retried_when_asked(make_plan, out):
     retried = run(plan, out, **options, retry_failed=True)
     assert (retried.done, retried.reused, retried.failed_before) == (2, 2, 0)
     folder = run_folder(plan, plan.runs[-1], out)
-    assert records.read(folder / "attempts" / "1.json").status == "failed"
+    assert run_record.read(folder / "attempts" / "1.json").status == "failed"
 
 
 def test_a_run_that_kills_its_workers_is_given_up(make_plan, out):

@@ -11,7 +11,7 @@ from sweeps.launch.task import work
 from sweeps.launch.worker import StopSignal
 from sweeps.runs.ledger import Ledger, quantile
 from sweeps.runs.liveness import PREEMPTED, Workplace
-from sweeps.runs.slurm import Place
+from sweeps.runs.slurm_jobs import Place
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.trainers import quick
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.records import record as records
+from core.records import run_record
 from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
 from sweeps.runs.folders import pending, recorded, run_folder
 from sweeps.runs.ledger import Ledger
@@ -100,7 +100,7 @@ def test_a_stop_that_comes_between_runs_is_heeded_before_the_next(workshop, monk
 def test_training_on_other_data_than_planned_fails_and_keeps_both_records(workshop):
     def train(config, folder, **rest):
         record = trainers.quick(config, folder, **rest)
-        moved = records.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
+        moved = run_record.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
         trainers.overwrite(moved, folder)
         return moved
 
@@ -109,7 +109,7 @@ def test_training_on_other_data_than_planned_fails_and_keeps_both_records(worksh
     assert record.status == "failed"
     assert "data changed" in record.reason and "markov:other" in record.reason
     folder = run_folder(workshop.plan, workshop.plan.runs[0], workshop.out)
-    assert records.read(folder / "attempts" / "1.json").status == "complete"
+    assert run_record.read(folder / "attempts" / "1.json").status == "complete"
 
 
 def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monkeypatch):

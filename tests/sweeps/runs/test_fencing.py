@@ -9,9 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from core.records import fencing
-from core.records import pending_record as spill
-from core.records import record as records
+from core.records import fencing, pending_record, run_record
 from core.records.fencing import FencedOffError
 from core.runtime.retry import OutOfPatienceError, Patience
 from core.training.checkpoint_files import WEIGHTS, discard
@@ -53,7 +51,7 @@ def lose(claim):
 def train_all(ledger):
     while (claim := ledger.claim()[0]) is not None:
         record = record_of(claim.run.config)
-        records.write(record, claim.folder)
+        run_record.write(record, claim.folder)
         ledger.finish(claim, record, {})
 
 
@@ -73,7 +71,7 @@ def test_whoever_lost_a_run_puts_nothing_back(ledger, letting_go):
     getattr(mine, letting_go)(claim, "preempted")
     assert states(other) == before and not RunLock(taken.folder).acquire()
     record = record_of(taken.run.config)
-    records.write(record, taken.folder)
+    run_record.write(record, taken.folder)
     mine.finish(claim, record, {"wandb": {"status": "disabled"}})
     other.finish(taken, record, {})
     assert states(other) == {("FAIL", "lost: worker died"): 1, ("COMPLETE", None): 1, ("WAITING", None): 1}
@@ -103,7 +101,7 @@ def test_a_run_is_taken_from_its_worker_before_it_is_given_up(ledger):
     lose(claim)
     assert [lost.gave_up for lost in other.reconcile()] == [True]
     with claim.lock.heeded(), pytest.raises(FencedOffError, match="took this run over"):
-        spill.keep(record_of(claim.run.config), claim.folder)
+        pending_record.keep(record_of(claim.run.config), claim.folder)
     assert recorded(claim.folder, claim.run).reason == "lost: worker died 3 times (out of memory?)"
 
 
@@ -118,10 +116,10 @@ def test_what_was_partial_is_gone_once_the_run_is_taken(tmp_path):
     fencing.take(tmp_path)
     assert [partial.exists() for partial in partials] == [False, False, True]
     with mine.heeded():
-        for act in (fencing.check, fencing.remove, lambda path: records.write_atomically(path, "late")):
+        for act in (fencing.check, fencing.remove, lambda path: run_record.write_atomically(path, "late")):
             with pytest.raises(FencedOffError, match=f"process {os.getpid()} of .* took this run over"):
                 act(tmp_path / WEIGHTS)
-        records.write_atomically(tmp_path.parent / "elsewhere", "its own business")
+        run_record.write_atomically(tmp_path.parent / "elsewhere", "its own business")
     assert (tmp_path / WEIGHTS).read_text() == "of the first"
 
 
@@ -137,7 +135,7 @@ def test_what_is_taken_away_from_a_successor_is_put_back(tmp_path, monkeypatch):
     path.write_text("mine")
     monkeypatch.setattr(os, "replace", late)
     with mine.heeded(), pytest.raises(FencedOffError):
-        records.set_aside(tmp_path)
+        run_record.set_aside(tmp_path)
     assert path.read_text() == "of the successor" and not list(tmp_path.rglob("attempts/*"))
 
 
@@ -150,11 +148,11 @@ def test_of_many_that_publish_a_record_one_wins(tmp_path, links, monkeypatch, pl
 
         monkeypatch.setattr(os, "link", refuse)
     mine, theirs = (record_of(plan.runs[0].config, provenance={"pid": pid}) for pid in (1, 2))
-    records.write(mine, tmp_path)
-    records.write(mine, tmp_path)  # the same again is no other
+    run_record.write(mine, tmp_path)
+    run_record.write(mine, tmp_path)  # the same again is no other
     with pytest.raises(FencedOffError, match="another process has recorded this run"):
-        records.write(theirs, tmp_path)
-    assert records.read(tmp_path / "record.json") == mine
+        run_record.write(theirs, tmp_path)
+    assert run_record.read(tmp_path / "record.json") == mine
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
@@ -168,12 +166,12 @@ def spilled(ledger, monkeypatch, tmp_path):
     mine = ledger()
     claim, _ = mine.claim()
     (claim.folder / WEIGHTS).write_bytes(b"of the first")
-    weights = records.digest(b"of the first")
+    weights = run_record.digest(b"of the first")
     record = record_of(claim.run.config, provenance={"weights_sha256": weights, "pid": 1})
     with claim.lock.heeded(), monkeypatch.context() as patched, pytest.raises(OutOfPatienceError):
         patched.setattr(os, "link", full)
-        spill.keep(record, claim.folder, Patience(limit_s=0))
-    assert spill.find(claim.folder) == record
+        pending_record.keep(record, claim.folder, Patience(limit_s=0))
+    assert pending_record.find(claim.folder) == record
     lose(claim)
     return SimpleNamespace(claim=claim, record=record)
 
@@ -187,7 +185,7 @@ def test_a_spilled_record_of_the_weights_that_lie_there_comes_home(ledger, spill
     other = ledger()
     assert other.reconcile() == []
     assert recorded(spilled.claim.folder, spilled.claim.run) == spilled.record
-    assert spill.find(spilled.claim.folder) is None
+    assert pending_record.find(spilled.claim.folder) is None
 
 
 def test_a_spilled_record_that_comes_after_another_workers_is_forgotten(ledger, spilled, monkeypatch, tmp_path):
@@ -199,9 +197,9 @@ def test_a_spilled_record_that_comes_after_another_workers_is_forgotten(ledger, 
         train_all(other)
     before = contents(claim.folder)
     with claim.lock.heeded(), pytest.raises(FencedOffError):  # its worker found room at last
-        spill.keep(spilled.record, claim.folder, Patience())
+        pending_record.keep(spilled.record, claim.folder, Patience())
     ledger().reconcile()
-    assert contents(claim.folder) == before and spill.find(claim.folder) is None
+    assert contents(claim.folder) == before and pending_record.find(claim.folder) is None
     assert not list(claim.folder.rglob("attempts/*"))
 
 
@@ -216,8 +214,8 @@ def test_a_spilled_record_of_weights_that_are_gone_is_set_aside(ledger, spilled,
         taken.lock.release()  # and dies before it is done
     last = ledger()
     assert [lost.run for lost in last.reconcile()] == [claim.run]
-    assert recorded(claim.folder, claim.run) is None and spill.find(claim.folder) is None
-    assert records.read(claim.folder / "attempts" / "1.json") == spilled.record
+    assert recorded(claim.folder, claim.run) is None and pending_record.find(claim.folder) is None
+    assert run_record.read(claim.folder / "attempts" / "1.json") == spilled.record
     train_all(last)
     assert recorded(claim.folder, claim.run).status == "complete"
 
@@ -232,7 +230,7 @@ def test_whoever_waits_for_room_notices_that_its_run_was_taken(spilled, monkeypa
     monkeypatch.setattr(Patience, "sleep", take_it)
     monkeypatch.setattr(os, "link", full)
     with claim.lock.heeded(), pytest.raises(FencedOffError, match="took this run over"):
-        spill.keep(spilled.record, claim.folder, Patience())
+        pending_record.keep(spilled.record, claim.folder, Patience())
     assert len(tries) == 1 and not (claim.folder / "record.json").exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from core.errors import UserError
-from core.records import record as records
+from core.records import run_record
 from sweeps.runs.folders import RunLock, clean, pending, recorded, run_folder
 from sweeps.runs.ledger import MOST_LOSSES, Ledger
 from sweeps.storage.storage import default_url, open_storage
@@ -156,7 +156,7 @@ def test_a_run_abandoned_after_its_record_was_written_counts_as_complete(ledger)
 def test_failures_are_kept_until_a_retry_is_asked_for(ledger):
     claim, _ = ledger.claim()
     record = replace(record_of(claim.run.config), status="failed", reason="the loss is not finite", metrics={})
-    records.write(record, claim.folder)
+    run_record.write(record, claim.folder)
     ledger.finish(claim, record, {})
     ledger.reconcile()
     assert claim.run not in pending(ledger.plan, ledger.out)
@@ -164,7 +164,7 @@ def test_failures_are_kept_until_a_retry_is_asked_for(ledger):
     train_all(ledger)
     ledger.reconcile(retry_failed=True)
     assert [r.run for r in (ledger.claim()[0],)] == [claim.run]
-    assert records.read(claim.folder / "attempts" / "1.json").reason == "the loss is not finite"
+    assert run_record.read(claim.folder / "attempts" / "1.json").reason == "the loss is not finite"
     assert states(ledger) == {"FAIL": 1, "COMPLETE": 1, "RUNNING": 1}
 
 

@@ -10,16 +10,16 @@ from collections import Counter
 import pytest
 
 from core.errors import UserError
-from core.records import record as records
+from core.records import run_record
 from core.records.fencing import FencedOffError
-from sweeps.launch import running_sweeps as presence
-from sweeps.runs import slurm as scheduler
+from sweeps.launch import running_sweeps
+from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import LOCK_FILE
 from sweeps.runs.ledger import MOST_LOSSES, Ledger
 from sweeps.runs.liveness import LOST, MOVED, PREEMPTED, Workplace
 from sweeps.runs.losses import LOSSES_FILE
 from sweeps.runs.progress import PROGRESS_FILE
-from sweeps.runs.slurm import Place, SlurmError, Task
+from sweeps.runs.slurm_jobs import Place, SlurmError, Task
 from sweeps.runs.status import status
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.trainers import overwrite, quick
@@ -40,7 +40,7 @@ def queue(monkeypatch):
                 raise entry
         return list(told)
 
-    monkeypatch.setattr(scheduler, "tasks", tasks)
+    monkeypatch.setattr(slurm_jobs, "tasks", tasks)
     monkeypatch.setattr("sweeps.runs.liveness.QUEUE_AGE_S", -1.0)
     return told
 
@@ -114,7 +114,7 @@ def test_a_run_is_given_up_after_three_workers_of_one_job_and_lost_nodes_dont_co
         die(ledgers("a", restarts=3))
         [lost] = ledgers("a", restarts=3).reconcile()
         assert lost.gave_up == (count == MOST_LOSSES)
-    record = records.read(next((first.out / "balance").rglob("record.json")))
+    record = run_record.read(next((first.out / "balance").rglob("record.json")))
     assert record.status == "failed" and "worker died 3 times" in record.reason
 
 
@@ -175,8 +175,8 @@ def test_half_of_a_latest_json_ends_no_claim(content, ledgers, queue):
 
 def test_squeue_is_read_back(monkeypatch):
     lines = "7|0|RUNNING|None|0|1-02:03:04|n1|8|\n7|1|PENDING|(Resources)|2|30:00||9|\n7|2|RUNNING|None|0|UNLIMITED|n2|10|\n"
-    monkeypatch.setattr(scheduler, "call", lambda *command: lines)
-    assert [(t.name, t.state, t.restarts, t.seconds_left) for t in scheduler.tasks(jobs=["7"])] == [
+    monkeypatch.setattr(slurm_jobs, "call", lambda *command: lines)
+    assert [(t.name, t.state, t.restarts, t.seconds_left) for t in slurm_jobs.tasks(jobs=["7"])] == [
         ("7_0", "RUNNING", 0, 93784.0),
         ("7_1", "PENDING", 2, 1800.0),
         ("7_2", "RUNNING", 0, None),
@@ -191,11 +191,11 @@ def test_slurms_commands_are_tried_again_while_its_controller_is_away(tmp_path, 
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(scheduler, "PAUSES_S", (0.0, 0.0, 0.0))
-    assert scheduler.call("squeue") == "done\n"
+    monkeypatch.setattr(slurm_jobs, "PAUSES_S", (0.0, 0.0, 0.0))
+    assert slurm_jobs.call("squeue") == "done\n"
     (tmp_path / "calls").unlink()
     with pytest.raises(SlurmError, match="Unable to contact slurm controller"):
-        scheduler.call("squeue", again=())
+        slurm_jobs.call("squeue", again=())
     assert (tmp_path / "calls").read_text() == "x\n"
 
 
@@ -209,7 +209,7 @@ def test_the_status_counts_every_run_once(make_plan, tmp_path, queue):
     ledger.reconcile()
     claims = [ledger.claim()[0] for _ in range(6)]
     ledger.finish(claims[0], quick(claims[0].run.config, claims[0].folder), {})
-    failed = records.RunRecord(
+    failed = run_record.RunRecord(
         **(vars(quick(claims[1].run.config, claims[1].folder)) | {"status": "failed", "reason": "NaN"})
     )
     overwrite(failed, claims[1].folder)
@@ -238,11 +238,11 @@ def test_a_sweep_of_this_machine_is_found_and_asked_to_stop(tmp_path):
         "import sys, time; from pathlib import Path; from sweeps.launch.running_sweeps import present_in\n"
         "with present_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     )
-    assert presence.found(tmp_path) == []
+    assert running_sweeps.found(tmp_path) == []
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "in\n"
-    assert [found for _, found in presence.found(tmp_path)] == [process.pid]
-    assert presence.stop(tmp_path) == ([process.pid], [])
+    assert [found for _, found in running_sweeps.found(tmp_path)] == [process.pid]
+    assert running_sweeps.stop(tmp_path) == ([process.pid], [])
     assert process.wait(timeout=10) == -signal.SIGTERM
-    assert presence.stop(tmp_path) == ([], [])
+    assert running_sweeps.stop(tmp_path) == ([], [])
     assert not list((tmp_path / ".sweeps").iterdir())

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from core.records import record as records
-from core.records.record import RunRecord
+from core.records import run_record
+from core.records.run_record import RunRecord
 from core.training.run import train
 from sweeps.runs.folders import run_folder
 from sweeps.runs.ledger import Ledger
@@ -32,7 +32,7 @@ def swept(tmp_path_factory):
         record = replace(record, provenance=clean)
         overwrite(record, claim.folder)
         ledger.finish(claim, record, {})
-    records.write_atomically(out / "balance" / "design.json", json.dumps(planned.design.to_json()))
+    run_record.write_atomically(out / "balance" / "design.json", json.dumps(planned.design.to_json()))
     return planned, out
 
 
@@ -151,7 +151,7 @@ def test_data_that_differ_here_are_found_once_a_run(sweep):
 
 
 def test_a_patch_that_was_changed_is_found(sweep, tmp_path):
-    digest = records.digest(b"diff")
+    digest = run_record.digest(b"diff")
     for number in range(4):
         provenance = sweep.record(number)["provenance"] | {"git_dirty": True, "git_diff_sha256": digest}
         sweep.change(number, provenance=provenance)

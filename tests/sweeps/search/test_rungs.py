@@ -68,7 +68,7 @@ def test_halving_keeps_a_third_at_every_rung() -> None:
 
 
 def test_a_rungs_value_is_the_one_measured_there_whatever_came_after():
-    from core.records.record import RunRecord
+    from core.records.run_record import RunRecord
     from sweeps.search.rungs import metrics_at
 
     measured = {"step": [10.0, 30.0], "val/nelbo": [3.0, 2.0]}

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from core.data.corpora import fingerprint
-from core.records import record as records
+from core.records import run_record
 from sweeps.launch.local import run as search_here
 from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
 from sweeps.runs.folders import LOCK_FILE, recorded, run_folder
@@ -300,7 +300,7 @@ def test_a_plan_can_be_rebuilt_from_its_design() -> None:
 def test_a_run_of_other_data_than_planned_fails(run) -> None:
     def train(config, folder, **rest):
         record = trainers.landscape(config, folder, **rest)
-        moved = records.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
+        moved = run_record.RunRecord(**(vars(record) | {"data_fingerprint": "markov:other"}))
         overwrite(moved, folder)
         return moved
 

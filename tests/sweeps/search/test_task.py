@@ -7,17 +7,17 @@ import signal
 import pytest
 
 from core.errors import UserError
-from core.training import preemption as pausing
+from core.training import preemption
 from core.training.checkpoint_files import FOLDER, LATEST, saved_step
 from core.training.preemption import TrainingPausedError
 from sweeps.launch import task
 from sweeps.launch.site import Request
 from sweeps.launch.slurm import submit
 from sweeps.launch.worker import StopSignal
-from sweeps.runs import slurm as scheduler
+from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import pending
 from sweeps.runs.liveness import Workplace
-from sweeps.runs.slurm import Place
+from sweeps.runs.slurm_jobs import Place
 from sweeps.search import queue as queues
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
@@ -55,9 +55,9 @@ def test_a_task_searches_then_confirms(slurm, tmp_path) -> None:
 def cut(config, folder, *, until=None, **rest):
     """As landscape, but each seed's training to the second rung is cut off once, by the signal before a time limit."""
     if until == 12 and saved_step(folder) == 4:
-        with pausing.heeded():
+        with preemption.heeded():
             os.kill(os.getpid(), signal.SIGUSR1)
-            assert pausing.requested()
+            assert preemption.requested()
         (folder / FOLDER / LATEST).write_text(json.dumps({"step": 7, "name": "step"}))
         raise TrainingPausedError
     return trainers.landscape(config, folder, until=until, **rest)
@@ -110,7 +110,7 @@ def test_nothing_trained_to_the_end_confirms_nothing(slurm, tmp_path, monkeypatc
     changes = {"space": {RATE: Log(1.0, 10.0)}, "control": {RATE: 2.0}, "budget": Budget(trials=3)}
     with pytest.raises(UserError, match="no configuration was trained to the end"):
         work(tmp_path, **changes)
-    monkeypatch.setattr(scheduler, "is_installed", lambda: True)
+    monkeypatch.setattr(slurm_jobs, "is_installed", lambda: True)
     with pytest.raises(UserError, match="no configuration was trained to the end"):
         submit(plan("toy", declare(**changes)), tmp_path, Request())
 
@@ -131,8 +131,8 @@ def test_a_task_waits_for_records_that_it_cannot_see_yet(slurm, tmp_path, monkey
 
 def test_a_script_is_written_for_a_search_and_none_when_it_is_confirmed(slurm, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(task, "_leave_slurm", lambda environment: None)
-    monkeypatch.setattr("sweeps.runs.slurm.is_installed", lambda: True)
-    monkeypatch.setattr("sweeps.runs.slurm.submit", lambda script: "7")
+    monkeypatch.setattr("sweeps.runs.slurm_jobs.is_installed", lambda: True)
+    monkeypatch.setattr("sweeps.runs.slurm_jobs.submit", lambda script: "7")
     planned, request = plan("toy", declare(control=POOR)), Request(array_parallelism=4)
     dry = submit(planned, tmp_path, request, dry_run=True, trainer=LANDSCAPE)
     assert (dry.tasks, dry.runs, dry.job) == (4, 0, None) and not (tmp_path / "toy" / "design.json").exists()

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from core.records.design import SearchDesign
+from core.records.designs import SearchDesign
 from core.records.provenance import save_diff
 from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
 from sweeps.search.plan import plan

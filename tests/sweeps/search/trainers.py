@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.config.run import config_hash
-from core.records import record as records
+from core.records import run_record
 from core.training.checkpoint_files import FOLDER, LATEST, saved_step
 from tests.sweeps.trainers import record_of
 
@@ -42,8 +42,8 @@ def landscape(config, folder, *, loggers=(), study=None, until=None, bound=0.5):
         validation={"step": steps, "tokens": tokens, "val/nelbo": values},
     )
     if until:
-        records.write_atomically(folder / FOLDER / LATEST, json.dumps({"step": until, "name": "step"}))
-    records.write(record, folder)
+        run_record.write_atomically(folder / FOLDER / LATEST, json.dumps({"step": until, "name": "step"}))
+    run_record.write(record, folder)
     return record
 
 

@@ -12,8 +12,7 @@ import torch
 from optuna.trial import TrialState
 
 from core.errors import UserError
-from core.records import pending_record as spill
-from core.records import record as records
+from core.records import pending_record, run_record
 from core.runtime.retry import OutOfPatienceError, Patience
 from core.training.run import train
 from sweeps.launch.local import run
@@ -202,9 +201,9 @@ def test_a_record_that_found_no_room_is_brought_home_later(make_plan, small_disk
     make_room()
     assert ledger.reconcile() == []
     assert recorded(claim.folder, claim.run).metrics == {"val/nelbo": 2.0 + 0.01}
-    assert spill.find(claim.folder) is None
+    assert pending_record.find(claim.folder) is None
     states = Counter(t.state.name for t in ledger._study.get_trials())
     assert states == {"COMPLETE": 1, "WAITING": 1}
-    assert records.digest((claim.folder / "record.json").read_bytes()) in {
+    assert run_record.digest((claim.folder / "record.json").read_bytes()) in {
         t.user_attrs.get("record_sha256") for t in ledger._study.get_trials()
     }

@@ -11,7 +11,7 @@ from core.config.recipes import Recipe, recipes
 from core.config.run import config_hash
 from core.errors import UserError
 from core.model.flops import training_flops
-from core.records import record as records
+from core.records import run_record
 from core.training.run import train
 from sweeps.export.arm import export
 from sweeps.launch.worker import StopSignal, Worker
@@ -86,7 +86,7 @@ def test_a_worker_trains_the_first_stage_once_and_starts_from_it(tmp_path) -> No
     assert kinds == ["autoregressive", "masked_diffusion", "masked_diffusion"]  # the first stage isn't trained again
     record = recorded(folder, run)
     assert record.status == "complete" and record.config["trainer"]["initial_weights"].startswith("stage:")
-    stage = records.read(next(folder.glob("stages/*/record.json")))
+    stage = run_record.read(next(folder.glob("stages/*/record.json")))
     assert stage.status == "complete" and stage.config["objective"]["kind"] == "autoregressive"
     assert record.curve["train/nelbo"][0] < 5.4 < stage.curve["train/nelbo"][0]
     assert record.before == {"flops": stage.flops, "tokens": stage.tokens, "wall_time_s": stage.wall_time_s}

@@ -7,7 +7,7 @@ from core.config.presets import preset
 from core.config.run import get_field
 from core.errors import UserError
 from core.model.flops import flops_per_token
-from core.records.design import Design
+from core.records.designs import Design
 from sweeps.runs.cost import calibrate
 from sweeps.studies.ablation import Size
 from sweeps.studies.factors import Factor

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from core.records.decoded import Decoded
-from core.records.record import RunRecord
+from core.records.run_record import RunRecord
 from core.training.run import train
 from sweeps.tracking.wandb_run import WandbTracker, run_id, tell_answers
 

@@ -4,17 +4,17 @@ import argparse
 import json
 import shlex
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.declarations import recorded_design
 from ablations.cli.drift import last_command
-from core.records.design import SearchDesign
+from core.records.designs import SearchDesign
 from sweeps.search.spec import Search, to_json
 from sweeps.studies.study import study_name
 
 
 def drift(arguments: argparse.Namespace, size: str) -> str:
     """The differences between a declaration and its recorded design, and the command to type; empty if there are none."""
-    name, search = agenda.declared(arguments.name)
+    name, search = studies.declared(arguments.name)
     design = recorded_design(arguments.out / study_name(name, size))
     if not isinstance(design, SearchDesign) or not isinstance(search, Search) or size not in ("full", *search.sizes):
         return ""

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.export import at_full_scale, check_options, named_arm
 from ablations.cli.kinds.search.report import confirmed, load_results, report
 from ablations.cli.terminal import console
 from analysis.verdicts.arms import UNCONFIRMED
 from analysis.verdicts.judge import judge
 from core.errors import UserError
-from core.records.design import Design
+from core.records.designs import Design
 from sweeps.export.arm import export
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import Results, confirmation
@@ -83,7 +83,7 @@ def _at_full_scale(
     *,
     by_hand: bool,
 ) -> int:
-    declaration = agenda.declared(arguments.name)[1]
+    declaration = studies.declared(arguments.name)[1]
     assert isinstance(declaration, Search)
     matched = declaration.match is not None
     target = arguments.to or folder / "export" / Path(arguments.target).stem

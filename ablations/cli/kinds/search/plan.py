@@ -5,7 +5,7 @@ from typing import Any
 
 import optuna
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.launching import cores, resolve_workers
 from ablations.cli.plan import check_calibration, show_plan
 from analysis.statistics.power import reaches_significance
@@ -24,7 +24,7 @@ DRAWS = 200  # random points that say how much of the space can be trained
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Print the space, the budget, and what they cost."""
-    return show_plan(describe(agenda.make_plan(arguments), arguments), arguments, print_plan)
+    return show_plan(describe(studies.make_plan(arguments), arguments), arguments, print_plan)
 
 
 def refusal(plan: SearchPlan) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.recorded import drift_note
 from ablations.cli.terminal import console, show_json
 from analysis.formatting import coverage, pvalue, signed
@@ -22,7 +22,7 @@ from analysis.study import Study
 from analysis.verdicts.arms import UNCONFIRMED
 from analysis.verdicts.judge import judge
 from core.errors import UserError
-from core.records.design import SearchDesign
+from core.records.designs import SearchDesign
 from core.records.versions import mixture
 from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
@@ -62,13 +62,13 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def load_results(arguments: argparse.Namespace) -> tuple[Results, Path]:
     """Results of the search that the arguments name, and its folder. Raises UserError where nothing is."""
-    name, search = agenda.declared(arguments.name)
-    recorded = agenda.recorded_sizes(arguments.out, name, search)
-    size = agenda.meant_size(name, search, arguments.out, arguments.size)
+    name, search = studies.declared(arguments.name)
+    recorded = studies.recorded_sizes(arguments.out, name, search)
+    size = studies.meant_size(name, search, arguments.out, arguments.size)
     results = Results.load(recorded[size]) if size in recorded else None
     if results is None:
         raise UserError(
-            f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {agenda.command('run', arguments, size)}"
+            f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {studies.command('run', arguments, size)}"
         )
     return results, recorded[size]
 

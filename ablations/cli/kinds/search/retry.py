@@ -2,12 +2,12 @@
 
 import argparse
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.kinds.search.plan import refusal
 from ablations.cli.launching import check_flags, launcher_of, submit
 from ablations.cli.retry import failed_too, say_next
 from core.errors import UserError
-from core.records.design import SearchDesign
+from core.records.designs import SearchDesign
 from core.runtime.printable import say
 from sweeps.runs.folders import pending
 from sweeps.runs.ledger import Ledger
@@ -20,7 +20,7 @@ from sweeps.storage.storage import choose_url, open_storage
 def run_retry(arguments: argparse.Namespace) -> int:
     """Queue failed and lost configurations, and runs of the confirmation, again."""
     check_flags(arguments)
-    plan, out = agenda.make_plan(arguments), arguments.out.absolute()
+    plan, out = studies.make_plan(arguments), arguments.out.absolute()
     former = read_design(plan.study_name, out)
     if not isinstance(former, SearchDesign) or former.identity != plan.design.identity:
         raise UserError(f"{plan.study_name} was last run with another space or other settings: {former.command}")

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from ablations.cli import studies as agenda
+from ablations.cli import studies
 from ablations.cli.command import INTERRUPTED
 from ablations.cli.kinds.search.plan import refusal
 from ablations.cli.launching import check_flags, launcher_of, submit, train_here, trained_elsewhere
@@ -22,7 +22,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     if arguments.until_decided:
         raise UserError(f"--until-decided is for ablations; {arguments.name} is a search, which its budget ends")
     check_flags(arguments)
-    planned = agenda.make_plan(arguments)
+    planned = studies.make_plan(arguments)
     if (refused := refusal(planned)) and not arguments.exploratory:
         raise UserError(f"{refused} (--exploratory runs it anyway)")
     say("\n".join(describe_data([planned.resolver.control.data])))
@@ -56,5 +56,5 @@ def run_run(arguments: argparse.Namespace) -> int:
     )
     if summary.elsewhere:
         out.print(trained_elsewhere(arguments, summary.elsewhere, planned.size))
-    out.print(f"next: {agenda.command('report', arguments, planned.size)}")
+    out.print(f"next: {studies.command('report', arguments, planned.size)}")
     return 1 if failed or summary.missing else 0

@@ -4,9 +4,8 @@ import os
 
 import pytest
 
-from core.records import field_checks as whole
-from core.records import record as records
-from core.records.record import RunRecord, UnreadableRecordError
+from core.records import field_checks, run_record
+from core.records.run_record import RunRecord, UnreadableRecordError
 
 
 def record(**fields) -> RunRecord:
@@ -17,10 +16,10 @@ def record(**fields) -> RunRecord:
 
 def test_a_record_is_one_line_and_comes_back_equal(tmp_path) -> None:
     written = record(metrics={"val/nelbo": 2.5}, curve={"step": [1.0, 2.0]}, study={"arm": "<b>ü"})
-    path = records.write(written, tmp_path)
+    path = run_record.write(written, tmp_path)
     assert path.read_text().count("\n") == 1
-    assert records.read(path) == written
-    assert list(records.read_all(tmp_path)) == [written]
+    assert run_record.read(path) == written
+    assert list(run_record.read_all(tmp_path)) == [written]
 
 
 def test_what_json_cannot_say_becomes_null() -> None:
@@ -42,11 +41,11 @@ def test_what_cannot_be_trusted_is_refused_with_its_path(tmp_path, damage) -> No
     path = tmp_path / "record.json"
     path.write_text(damage(record().to_json()))
     with pytest.raises(UnreadableRecordError, match="record.json"):
-        records.read(path)
+        run_record.read(path)
 
 
 def test_a_crash_while_writing_leaves_the_old_content(tmp_path, monkeypatch) -> None:
-    path = records.write(record(seed=1, status="paused"), tmp_path)
+    path = run_record.write(record(seed=1, status="paused"), tmp_path)
     before = path.read_bytes()
 
     def crash(descriptor: int) -> None:
@@ -54,13 +53,13 @@ def test_a_crash_while_writing_leaves_the_old_content(tmp_path, monkeypatch) -> 
 
     monkeypatch.setattr(os, "fsync", crash)
     with pytest.raises(OSError, match="disk full"):
-        records.write(record(seed=2), tmp_path)
+        run_record.write(record(seed=2), tmp_path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["record.json"]
 
 
 def test_every_field_of_a_record_is_checked_as_it_is_read() -> None:
-    assert set(whole._Record.__annotations__) == set(RunRecord.__dataclass_fields__)
+    assert set(field_checks._Record.__annotations__) == set(RunRecord.__dataclass_fields__)
     with pytest.raises(UnreadableRecordError, match=r"notes\[0\]: expected text, got whole number"):
         RunRecord.from_json(record(notes=[1]).to_json())
 

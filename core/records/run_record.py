@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from core.errors import UserError
-from core.records import fencing
-from core.records import field_checks as whole
+from core.records import fencing, field_checks
 from core.records.fencing import FencedOffError
-from core.runtime import json_files as jsonfiles
+from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError
 from core.runtime.paths import sync_folder
 
@@ -109,7 +108,7 @@ class RunRecord:
         Raises UnreadableRecordError when the text is not a whole record of a known schema.
         """
         try:
-            content = jsonfiles.parse(text)
+            content = json_files.parse(text)
         except DamagedFileError as error:
             raise UnreadableRecordError(str(error)) from None
         if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
@@ -120,7 +119,7 @@ class RunRecord:
         missing = sorted({"status", "run_hash", "arm_hash", "seed", "config"} - set(content))
         if unknown or missing:
             raise UnreadableRecordError(f"unknown fields {unknown}, missing fields {missing}")
-        if (said := whole.trouble(content)) is not None:
+        if (said := field_checks.trouble(content)) is not None:
             raise UnreadableRecordError(said)
         return cls(**content)
 

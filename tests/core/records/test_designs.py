@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.records.design import SCHEMA, Design, SearchDesign, StudyDesign, first_stage_data, parse
+from core.records.designs import SCHEMA, Design, SearchDesign, StudyDesign, first_stage_data, parse
 from core.runtime.json_files import DamagedFileError
 from tests.analysis.conftest import make_design
 
