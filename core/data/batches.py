@@ -2,70 +2,22 @@
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from core.config.run import RunConfig
-from core.data.conversations import Packed, conversations, locate, real_tokens
 from core.data.corpora import parts_of
 from core.data.corpus import Corpus, Part
 from core.data.mixtures import Draws
 from core.data.shards import Shards
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.diffusion.objective import objective_of
 from core.errors import UserError
 from core.model.block_schedule import block_length_at
 from core.runtime.random_streams import numpy_stream, torch_stream
-
-
-class Batch(NamedTuple):
-    """Clean tokens and how they are masked.
-
-    tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
-    (B L,) batch: found here, on the host, so that the device never has to say how many there are. router_timestep_B: the
-    timestep that routers see. domain_B: which part of a mixture each sequence is of, in validation. packed: the
-    conversations of its sequences, where those are packed. block_length: of block diffusion at this step; None: the
-    network's own, if any.
-    """
-
-    tokens_BL: Tensor
-    masking: Masking
-    index_M: Tensor
-    router_timestep_B: Tensor
-    domain_B: Tensor | None = None
-    packed: Packed | None = None
-    block_length: int | None = None
-
-    @classmethod
-    def of(
-        cls,
-        tokens_BL: Tensor,
-        masking: Masking,
-        router_timestep_B: Tensor | None = None,
-        domain_B: Tensor | None = None,
-        block_length: int | None = None,
-    ) -> "Batch":
-        router_timestep_B = masking.timestep_B if router_timestep_B is None else router_timestep_B
-        index_M = masking.masked_BL.flatten().nonzero()[:, 0]
-        return cls(tokens_BL, masking, index_M, router_timestep_B, domain_B, block_length=block_length)
-
-    def with_conversations(
-        self, segments_BL: Tensor, response_BL: Tensor, denominator: float, tokens: float | None = None
-    ) -> "Batch":
-        """The same of packed sequences."""
-        return self._replace(packed=locate(segments_BL, response_BL, self.index_M, denominator, tokens))
-
-    @property
-    def real_tokens(self) -> Tensor | None:
-        """Divisor of sums over the tokens of packed sequences; None if there is no filling."""
-        return None if self.packed is None else self.packed.tokens
-
-    def mean(self, nelbo_B: Tensor) -> Tensor:
-        """The mean over sequences, or over conversations: this micro-batch's part of the step's loss."""
-        return nelbo_B.mean() if self.packed is None else nelbo_B.sum() / self.packed.denominator
 
 
 def router_timestep(masking: Masking, sees: str, generator: torch.Generator) -> Tensor:
@@ -139,7 +91,7 @@ class TrainBatches:
             batch = Batch.of(tokens_BL, own, router_timestep_B[rows], block_length=block_length)
             if segments_BL is not None and maskable_BL is not None:
                 share = len(tokens_BL) / size
-                divisors = int(conversations(segments_BL).sum()) * share, real_tokens(segments_BL) * share
+                divisors = int(segments_BL.amax(1).sum()) * share, int((segments_BL > 0).sum()) * share
                 batch = batch.with_conversations(segments_BL[rows], maskable_BL[rows], *divisors)
             batches.append(batch)
         return batches

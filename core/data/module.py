@@ -8,12 +8,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.config.run import RunConfig
-from core.data.batches import Batch, TrainBatches, router_timestep, rows_of, segments_of
+from core.data.batches import TrainBatches, router_timestep, rows_of, segments_of
 from core.data.corpora import load
 from core.data.corpus import Corpus
 from core.data.held_out import check_held_out, held_out_starts
 from core.data.preferences import PreferenceBatches, validation_pairs
 from core.data.synthetic import posterior_nelbo
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.diffusion.objective import objective_of
 from core.runtime.lightning_import import lightning

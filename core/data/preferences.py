@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.config.run import RunConfig
-from core.data.batches import Batch, TrainBatches, router_timestep, rows_of
+from core.data.batches import TrainBatches, router_timestep, rows_of
 from core.data.corpus import Corpus
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.diffusion.objective import objective_of
 from core.model.block_schedule import block_length_at

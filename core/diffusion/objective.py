@@ -5,20 +5,18 @@ Shapes as in core.diffusion.masking.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from core.config.objective_kinds import OBJECTIVES, ObjectiveKind
 from core.config.run import RunConfig
+from core.diffusion.batch import Batch
 from core.diffusion.losses import context_weights, weighted_per_token
 from core.diffusion.masking import Masking, mask_tokens, mask_validation
 from core.diffusion.prediction import Prediction
 from core.registry import load
-
-if TYPE_CHECKING:
-    from core.data.batches import Batch
 
 
 class Objective:
@@ -40,15 +38,13 @@ class Objective:
         """The same of held-out sequences."""
         return mask_validation(batch, length, generator, maskable_BL)
 
-    def input(self, batch: "Batch") -> Tensor:
+    def input(self, batch: Batch) -> Tensor:
         """The tokens that the network sees, (B, L) int64: masked ones replaced by the mask."""
         mask = self.config.model.mask_id
         assert mask is not None  # RunConfig refuses a masking objective without one
         return batch.tokens_BL.masked_fill(batch.masking.masked_BL, mask)
 
-    def losses(
-        self, predicted: Prediction, batch: "Batch", reference: Callable[[], Prediction]
-    ) -> tuple[Tensor, Tensor]:
+    def losses(self, predicted: Prediction, batch: Batch, reference: Callable[[], Prediction]) -> tuple[Tensor, Tensor]:
         """The loss that trains, auxiliary losses apart, and the NELBO that is reported: both means, in nats per token.
 
         reference: asks the network as it was at the start of the same batch, where the kind has a reference.
@@ -57,12 +53,12 @@ class Objective:
         return (nelbo if self.settings.weighting == "bound" else self._by_context(predicted, batch)), nelbo
 
     def validation(
-        self, outputs: dict[str, Tensor], predicted: Prediction, batch: "Batch", reference: Callable[[], Prediction]
+        self, outputs: dict[str, Tensor], predicted: Prediction, batch: Batch, reference: Callable[[], Prediction]
     ) -> dict[str, Tensor]:
         """Validation values of a batch: "nelbo_B" and "ratio_B", and what the kind adds to them."""
         return outputs
 
-    def _by_context(self, predicted: Prediction, batch: "Batch") -> Tensor:
+    def _by_context(self, predicted: Prediction, batch: Batch) -> Tensor:
         """Dream's loss, per token: masked tokens weighed by what is visible around them."""
         weight_BL = context_weights(batch.masking.masked_BL, self.settings.cart_p)
         sequence_M = batch.index_M.div(batch.tokens_BL.shape[1], rounding_mode="floor")

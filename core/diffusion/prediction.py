@@ -3,15 +3,13 @@
 Shapes: B sequences, C conversations, M masked tokens, L positions.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
+from core.diffusion.batch import Batch
 from core.diffusion.losses import nelbo_per_token, token_cross_entropy
 from core.model.transformer import Denoiser, LayerRouting
-
-if TYPE_CHECKING:
-    from core.data.batches import Batch
 
 
 class Prediction(NamedTuple):
@@ -25,7 +23,7 @@ class Prediction(NamedTuple):
     cross_entropy_M: Tensor
 
 
-def predict(denoiser: Denoiser, input_BL: Tensor, batch: "Batch") -> Prediction:
+def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
     """Predict a batch's masked tokens, and only those, from what the network sees of it.
 
     With blocks, each is predicted given the clean tokens of those before it.

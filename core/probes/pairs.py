@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from core.config.run import RunConfig
-from core.data.batches import Batch, router_timestep
+from core.data.batches import router_timestep
 from core.data.tasks import first_held_out, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
+from core.diffusion.batch import Batch
 from core.diffusion.objective import objective_of
 from core.diffusion.prediction import predict
 from core.errors import UserError

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from core.config.run import RunConfig
-from core.data.batches import Batch, router_timestep
+from core.data.batches import router_timestep
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.diffusion.prediction import predict
 from core.model.balance import counts_by_group

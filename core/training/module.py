@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from core.config.run import RunConfig
-from core.data.batches import Batch
+from core.diffusion.batch import Batch
 from core.diffusion.losses import total_loss
 from core.diffusion.objective import objective_of
 from core.diffusion.prediction import Prediction, predict

@@ -14,7 +14,7 @@ from core.capacity.layouts import Layout
 from core.capacity.timing import step_time
 from core.config.presets import preset
 from core.config.run import RunConfig
-from core.data.batches import Batch
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.model.flops import flops_per_token
 from core.training.module import MaskedDiffusion

@@ -9,7 +9,7 @@ from core.config.data import DataConfig
 from core.config.model import ModelConfig
 from core.config.run import RunConfig
 from core.config.training import TrainerConfig
-from core.data.batches import Batch
+from core.diffusion.batch import Batch
 from core.diffusion.masking import mask_tokens
 from core.runtime.random_streams import torch_stream
 from core.training.module import MaskedDiffusion

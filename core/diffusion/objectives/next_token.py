@@ -1,15 +1,11 @@
 """Next-token prediction: the cross-entropy of each token given those before it."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.diffusion.objective import Objective
-
-if TYPE_CHECKING:
-    from core.data.batches import Batch
 
 
 class NextToken(Objective):
@@ -22,7 +18,7 @@ class NextToken(Objective):
 
     mask_validation = mask
 
-    def input(self, batch: "Batch") -> Tensor:
+    def input(self, batch: Batch) -> Tensor:
         """The token before each."""
         eos = self.config.model.eos_id
         assert eos is not None  # RunConfig refuses the objective without it

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 import core.model.grouped_experts as mixing
 import core.model.norm as norm
 from core.config.run import RunConfig
-from core.data.batches import Batch
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.training.module import MaskedDiffusion
 

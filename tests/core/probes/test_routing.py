@@ -11,8 +11,8 @@ from analysis.routing.profile import crossed_profile, paired_change
 from core.config.loading import build
 from core.config.router_kinds import ROUTERS
 from core.config.run import RunConfig
-from core.data.batches import Batch
 from core.data.module import MaskedTextModule, held_out
+from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.diffusion.prediction import predict
 from core.errors import UserError

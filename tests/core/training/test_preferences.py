@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 
 from core.config.loading import build
 from core.config.run import RunConfig
-from core.data.batches import Batch
 from core.data.corpora import load
 from core.data.module import MaskedTextModule
+from core.diffusion.batch import Batch
 from core.diffusion.losses import preference_margins
 from core.diffusion.masking import mask_tokens
 from core.diffusion.prediction import predict
