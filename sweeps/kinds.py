@@ -94,9 +94,10 @@ def operations_in(module: str) -> Operations:
     return cast(Operations, importlib.import_module(module))
 
 
-if TYPE_CHECKING:  # mypy holds the modules to the protocol
-    from sweeps.runs import operations as of_runs
-    from sweeps.search import operations as of_searches
+if TYPE_CHECKING:
+    # For mypy alone, which holds the modules to the protocol: they load Optuna's samplers.
+    from sweeps.runs import operations
+    from sweeps.search import operations as search_operations
 
-    _runs: Operations = of_runs
-    _searches: Operations = of_searches
+    _runs: Operations = operations
+    _searches: Operations = search_operations

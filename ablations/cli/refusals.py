@@ -36,7 +36,7 @@ def refuse_early(command: Command, arguments: argparse.Namespace) -> None:
         settings = parse_overrides(arguments.settings)
         if unknown := {key: value for key, value in settings.items() if key not in known_keys()}:
             build(unknown)
-        edition.check(settings)
+        STUDY_KINDS[declaration.kind].check(edition, settings)
         if "runs" in command.checks:
             check_started(study_name(stem, arguments.size or "full"), arguments)
     elif "records" in command.checks and STUDY_KINDS[declaration.kind].has_arms:

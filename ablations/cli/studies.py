@@ -109,7 +109,7 @@ def make_plan(arguments: argparse.Namespace) -> Any:
     """The plan of NAME by --size, --seeds and the settings, as its kind resolves it, with the command that runs it."""
     name, study = declared(arguments.name)
     study = first_seeds(study, arguments.seeds)
-    plan: Any = study.resolve(name, size=arguments.size or "full", overrides=arguments.settings)
+    plan = STUDY_KINDS[study.kind].plan(name, study, size=arguments.size or "full", overrides=arguments.settings)
     command = run_command(arguments, plan.size)
     return replace(plan, design=replace(plan.design, command=command, declared_in=declared_in(arguments.name)))
 

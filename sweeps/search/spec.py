@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from core.config.field_types import check_fields
 from core.config.loading import flatten
 from core.errors import UserError
 from sweeps.studies.study import STUDY_KINDS, Level, Resources, StudyKind, check_seeds, check_sizes
-
-if TYPE_CHECKING:
-    from sweeps.search.plan import SearchPlan
 
 When = Mapping[str, tuple[Level, ...]]  # the parameter exists where every key has one of these values
 
@@ -170,18 +167,17 @@ class Search:
         sizes = {size: {k: v for k, v in changes.items() if k != "seeds"} for size, changes in self.sizes.items()}
         return replace(self, seeds=tuple(seeds), sizes=sizes)
 
-    def check(self, overrides: Mapping[str, Any]) -> None:
-        from sweeps.search.checks import check  # Optuna, which mistakes in declarations are refused without
 
-        check(self, overrides)
-
-    def resolve(self, name: str, *, size: str = "full", overrides: Sequence[str] = ()) -> "SearchPlan":
-        from sweeps.search.plan import plan  # Optuna, as above
-
-        return plan(name, self, size=size, overrides=overrides)
-
-
-STUDY_KINDS.add(StudyKind("search", "search", Search, operations="sweeps.search.operations"))
+STUDY_KINDS.add(
+    StudyKind(
+        "search",
+        "search",
+        Search,
+        operations="sweeps.search.operations",
+        planner="sweeps.search.plan:plan",
+        checker="sweeps.search.checks:check",
+    )
+)
 
 
 def range_text(parameter: Parameter) -> str:

@@ -12,7 +12,6 @@ from sweeps.studies.arms import ArmSource, Shared
 from sweeps.studies.decoders import Decoders
 from sweeps.studies.factors import Contrasts, Factor, Factorial, Listed, check_listed
 from sweeps.studies.ladder import Ladder
-from sweeps.studies.plan import Plan
 from sweeps.studies.recipes import Recipes
 from sweeps.studies.study import (
     STUDY_KINDS,
@@ -164,11 +163,6 @@ class Ablation:
         check_metrics([self.metric], self.secondary)
         check_each_seed(self.seeds)
         check_decides(self.alpha, self.power, self.margin)
-
-    def resolve(self, name: str, *, size: str = "full", overrides: Sequence[str] = ()) -> Plan:
-        from sweeps.studies.resolve import plan  # numpy, which mistakes in declarations are refused without
-
-        return plan(name, self, size=size, overrides=overrides)
 
 
 STUDY_KINDS.add(StudyKind("ablation", "ablation", Ablation))

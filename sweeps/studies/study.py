@@ -7,6 +7,7 @@ that they resolve to, and by the variable that a declaration's file binds an obj
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 from core.config.loading import flatten
@@ -57,28 +58,22 @@ class Study(Protocol):
     def with_seeds(self, seeds: Sequence[int]) -> Self:
         """The same question on other seeds, in every size."""
 
-    def check(self, overrides: Mapping[str, Any]) -> None:
-        """Raise UserError, naming the field, for what can't be planned with the command line's settings."""
-
-    def resolve(self, name: str, *, size: str = "full", overrides: Sequence[str] = ()) -> Any:
-        """The plan of an edition. overrides: `key=value` settings over its own.
-
-        Raises UserError for everything that would only fail, or mislead, once runs are trained.
-        """
-
 
 @dataclass(frozen=True)
 class StudyKind:
     """A kind of study.
 
     name: what its designs say as their `kind`. variable: what a declaration's file calls it. declaration: its class.
-    operations: the module that queues, reads and checks its runs (sweeps.kinds.Operations).
+    operations: the module that queues, reads and checks its runs (sweeps.kinds.Operations). planner, checker: the functions
+    behind `plan` and `check`, as "module:name": they load numpy or Optuna, which reading a declaration does without.
     """
 
     name: str
     variable: str
     declaration: type[Any]
     operations: str = "sweeps.runs.operations"
+    planner: str = "sweeps.studies.resolve:plan"
+    checker: str = "sweeps.studies.ablation:Ablation.check"
 
     @property
     def implementation(self) -> type[Any]:
@@ -89,6 +84,17 @@ class StudyKind:
     def has_arms(self) -> bool:
         """True if its designs have arms, each trained on seeds."""
         return self.operations == StudyKind.operations
+
+    def plan(self, name: str, study: Study, *, size: str = "full", overrides: Sequence[str] = ()) -> Any:
+        """The plan of an edition. overrides: `key=value` settings over its own.
+
+        Raises UserError for everything that would only fail, or mislead, once runs are trained.
+        """
+        return resolve_name(self.planner)(name, study, size=size, overrides=overrides)
+
+    def check(self, study: Study, overrides: Mapping[str, Any]) -> None:
+        """Raise UserError, naming the field, for what can't be planned with the command line's settings."""
+        resolve_name(self.checker)(study, overrides)
 
 
 S = TypeVar("S", bound=Study)

@@ -131,7 +131,8 @@ def test_command(tmp_path, monkeypatch, capsys) -> None:
 def test_kind_of_study(tmp_path) -> None:
     declare = run_file("Kind of study", tmp_path)["Replication"]
     run_file("Kind of study", tmp_path, place=1)
-    made = declare(question="How far?", base="tiny", settings=SMALL, seeds=range(3)).resolve("mine")
+    declared = declare(question="How far?", base="tiny", settings=SMALL, seeds=range(3))
+    made = STUDY_KINDS[declared.kind].plan("mine", declared)
     assert made.design.kind == "replication" and [run.arm for run in made.runs] == ["trained"] * 3
     operations, storage = operations_of(made.design.kind), open_storage(default_url(tmp_path))
     ledger = operations.queue(made, tmp_path, storage)
