@@ -30,7 +30,7 @@ from core.runtime.units import parse
 from sweeps.export import transfer
 from sweeps.export.arm import CONFIG, arm_of, basis_of, export, first_run
 from sweeps.export.full_scale import UNDECIDED, FullScale, predicted, write
-from sweeps.launch import site
+from sweeps.launch import slurm_request
 
 FULL_SCALE = ("cluster", "tokens", "rule")
 CHECKPOINT_EVERY = 1000  # steps, where neither config nor validation says how often
@@ -169,7 +169,7 @@ def at_full_scale(
     planned = plan(config, cluster)
     name = Path(arguments.target).stem
     scale = FullScale(name, planned.config, own, proxy, carried, rule, cluster, planned, why)
-    lacks = write(scale, basis_of(design, arm, runs), evidence, folder, site.defaults())
+    lacks = write(scale, basis_of(design, arm, runs), evidence, folder, slurm_request.defaults())
     _tell(scale, lacks, folder)
     return 0
 

@@ -35,8 +35,8 @@ from core.training.deepspeed_config import engine_config
 from core.training.dry_run import unfed
 from sweeps.export.arm import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
 from sweeps.export.transfer import BATCH, RATE, Carried, Rule, Scale, published_optimum
-from sweeps.launch.site import Request, clock
 from sweeps.launch.slurm import option_lines
+from sweeps.launch.slurm_request import Request, clock
 
 SCRIPT, ENGINE, HF, STAGES = "train.sbatch", "deepspeed.json", "hf/config.json", "stages.yaml"
 SFT_STEPS = 10_000  # until the conversations are known
@@ -140,7 +140,7 @@ def write(
 ) -> list[str]:
     """Write the folder; returns what it lacks, and why, in sentences.
 
-    basis, evidence: as `sweeps.export.arm` has them. request: the site's options for Slurm. Raises UserError when a
+    basis, evidence: as `sweeps.export.arm` has them. request: options for Slurm. Raises UserError when a
     layout can't be said to DeepSpeed.
     """
     config, devices = scale.config, scale.cluster.devices

@@ -15,7 +15,7 @@ from sweeps.launch.events import Event, Summary
 from sweeps.launch.machine import default_workers
 from sweeps.launch.obstacles import check_places
 from sweeps.launch.pool import TRAINER, Pool, warm_workers
-from sweeps.launch.running_sweeps import present_in
+from sweeps.launch.running_sweeps import registered_in
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import MOST_LOSSES
 from sweeps.runs.liveness import Workplace
@@ -64,7 +64,7 @@ def run(
         if not runs and not queue.waiting():
             return Summary(before)
         scope.enter_context(stop_signals())
-        scope.enter_context(present_in(queue.folder))
+        scope.enter_context(registered_in(queue.folder))
         interrupted, waiting = False, 0.0
         with Pool(plan, out, url, trainer) as pool:
             try:

@@ -13,7 +13,7 @@ FOLDER = ".sweeps"
 
 
 @contextmanager
-def present_in(study: Path) -> Iterator[None]:
+def registered_in(study: Path) -> Iterator[None]:
     """Be found while inside: a file named after host and process, locked for as long as the process lives."""
     folder = study / FOLDER
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from core.runtime.child_process import SOURCE_ROOT
 from sweeps.kinds import AnyPlan, module_of, operations_of
 from sweeps.launch.launcher import Submission
 from sweeps.launch.pool import TRAINER
-from sweeps.launch.site import CPUS, Request, clock, seconds
+from sweeps.launch.slurm_request import CPUS, Request, clock, seconds
 from sweeps.runs import slurm_jobs
 from sweeps.storage.storage import choose_url, open_storage
 from sweeps.storage.submissions import STORAGE_FILE, SUBMISSIONS, job_name, submissions

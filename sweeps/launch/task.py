@@ -24,7 +24,6 @@ from core.training.signing_key import check_key
 from sweeps.launch.machine import share_of_cores
 from sweeps.launch.process import queue_of, trainer_of
 from sweeps.launch.slurm import JOB
-from sweeps.launch.time_limit import Shift
 from sweeps.launch.worker import StopRequestedError, StopSignal, Train, Worker
 from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import keep_design
@@ -37,40 +36,59 @@ from sweeps.storage.submissions import STORAGE_FILE
 
 GRACE_S = 20.0  # after SIGTERM; Slurm's KillWait is 30 s by default
 RETRY_S = 5.0
+ASK_S = 60.0
 
 log = logging.getLogger("sweeps.task")
 
 
 class TaskWorker(Worker[C]):
-    """A worker that knows its place in the cluster. lead_s: of its time limit, what is kept for a checkpoint."""
+    """A worker in an array task. lead_s: of its time limit, what is kept for a checkpoint."""
 
     patient = True
 
     def __init__(self, queue: Queue[C], train: Train, stop: StopSignal, lead_s: float) -> None:
         super().__init__(queue, train, lambda **event: None, stop)
-        self._shift = Shift(queue.workplace.place, lead_s)
-        self._lasted: list[float] = []
+        self._lead_s, self._lasted = lead_s, list[float]()
+        self._asked, self._ends, self._restarted = float("-inf"), float("inf"), False
 
     def _may_begin(self) -> bool:
-        if not self._shift.is_on():
+        self._ask_slurm()
+        if self._restarted:
+            log.warning("Slurm has started this task elsewhere: leaving")
             return False
         # Whoever is new begins: what is longer than the time limit goes on in pieces.
-        return not self._lasted or self._shift.has(self._queue.expected_s(self._lasted))
+        left = self._ends - time.monotonic() - self._lead_s
+        if not self._lasted or left >= self._queue.expected_s(self._lasted):
+            return True
+        log.info("%.0f s left: too short for another run", left)
+        return False
+
+    def _ask_slurm(self) -> None:
+        """Learn now and then when the time limit ends, and whether Slurm has started this task elsewhere."""
+        place = self._queue.workplace.place
+        if place is None or time.monotonic() - self._asked < ASK_S:
+            return
+        self._asked = time.monotonic()
+        try:
+            mine = [task for task in slurm_jobs.tasks(jobs=[place.job]) if task.name == place.name]
+        except SlurmError as error:
+            log.warning("Slurm doesn't say how long this task has: %s", error)
+            return
+        self._restarted = not mine or mine[0].restarts > place.restarts
+        left = mine[0].seconds_left if mine else None
+        self._ends = float("inf") if left is None else time.monotonic() + left
 
     def _leave(self, claim: C) -> None:
         self._queue.put_back(claim, PREEMPTED)
 
     def _work_on(self, claim: C) -> None:
-        _note_claim(claim.label)
+        if marker := os.environ.get(
+            "ABLATE_CLAIMED"
+        ):  # tells the batch script that this worker may be replaced if it is killed
+            Path(marker).write_text(claim.label, encoding="utf-8")
         began = time.monotonic()
         super()._work_on(claim)
         self._lasted.append(time.monotonic() - began)
-
-
-def _note_claim(name: str) -> None:
-    """Tell the batch script that this worker has come to train: it may be replaced if it is killed."""
-    if marker := os.environ.get("ABLATE_CLAIMED"):
-        Path(marker).write_text(name, encoding="utf-8")
 
 
 def work(queue: Queue[Any], train: Train, stop: StopSignal, lead_s: float) -> None:

@@ -166,21 +166,21 @@ class Worker(Generic[C]):
 
     def _record(self, claim: C, run: PlannedRun, folder: Path, tracker: WandbTracker) -> RunRecord:
         """Train, and leave a record whatever happens."""
-        sweep, config, place = self._queue.sweep, run.config, self._queue.place(claim, run)
+        sweep, config, study = self._queue.sweep, run.config, self._queue.study_field(claim, run)
         several: dict[str, Any] = {"devices": sweep.devices} if sweep.devices > 1 else {}
         until = {} if claim.until is None else {"until": claim.until}
         keep = curve_metrics(sweep.design)
         progress = ProgressLogger(folder, config.trainer.steps, tokens_per_step=config.tokens_per_step, keep=keep)
 
         def failed(reason: str) -> RunRecord:
-            return replace(failed_record(sweep, run, reason), study=place)
+            return replace(failed_record(sweep, run, reason), study=study)
 
         try:
             reason = self._first_stage(run, folder, several)
             record = (
                 failed(reason)
                 if reason
-                else self._train(config, folder, loggers=[progress, tracker], study=place, **several, **until)
+                else self._train(config, folder, loggers=[progress, tracker], study=study, **several, **until)
             )
         except (OutOfPatienceError, OutOfReachError):
             raise  # it is trained; its record is in the spill folder, or can't be opened

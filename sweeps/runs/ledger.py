@@ -243,8 +243,8 @@ class Ledger(Queue[RunClaim]):
         """Check that the run is still this process's; `claim` has emptied its folder."""
         fencing.check(claim.folder)
 
-    def place(self, claim: RunClaim, run: PlannedRun) -> dict[str, Any]:
-        return self.plan.place(run)
+    def study_field(self, claim: RunClaim, run: PlannedRun) -> dict[str, Any]:
+        return self.plan.study_field(run)
 
     def finish(self, claim: RunClaim, record: RunRecord, attributes: Mapping[str, Any]) -> Ended:
         try:

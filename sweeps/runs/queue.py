@@ -77,7 +77,7 @@ class Queue(Protocol[C]):
         """Make a run's folder ready for training. Returns the run's record where nothing is left to train."""
         ...
 
-    def place(self, claim: C, run: PlannedRun) -> dict[str, Any]:
+    def study_field(self, claim: C, run: PlannedRun) -> dict[str, Any]:
         """The `study` field of a run's record."""
         ...
 

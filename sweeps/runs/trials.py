@@ -133,5 +133,5 @@ def failed_record(plan: Sweep, run: PlannedRun, reason: str) -> RunRecord:
         config=to_dict(run.config),
         data_fingerprint=run.fingerprint,
         provenance=describe("cpu") | slurm_job(),
-        study=plan.place(run),
+        study=plan.study_field(run),
     )

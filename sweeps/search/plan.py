@@ -100,7 +100,7 @@ class SearchPlan:
         arm, data = f"c-{arm_hash[:10]}", fingerprint(config)
         return tuple(PlannedRun(arm, dict(settings), each, config_hash(each), arm_hash, data) for each in configs)
 
-    def place(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
+    def study_field(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
         """Reference from a run's record to its search and trial."""
         asked = {
             "identity": self.design.identity,
@@ -108,7 +108,7 @@ class SearchPlan:
             "group": group.label,
             "settings": dict(run.settings),
         }
-        return self.sweep.place(run) | {"search": asked}
+        return self.sweep.study_field(run) | {"search": asked}
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain dictionaries, for `from_json` in another process: its design says everything."""

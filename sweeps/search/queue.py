@@ -134,8 +134,8 @@ class SearchLedger(Queue[SearchClaim]):
         claim.training = folder
         return None
 
-    def place(self, claim: SearchClaim, run: PlannedRun) -> dict[str, Any]:
-        return self.plan.place(run, claim.job.number, claim.tuner.group)
+    def study_field(self, claim: SearchClaim, run: PlannedRun) -> dict[str, Any]:
+        return self.plan.study_field(run, claim.job.number, claim.tuner.group)
 
     def report(self, claim: SearchClaim, run: PlannedRun, record: RunRecord) -> bool:
         """Take note of a seed's record. Returns whether the next seed is to be trained."""
@@ -330,7 +330,7 @@ class SearchLedger(Queue[SearchClaim]):
             return  # all were trained: it died while it told so
         folder = run_folder(self.plan.sweep, run, self.out)
         record = replace(
-            failed_record(self.plan.sweep, run, reason), study=self.plan.place(run, job.number, tuner.group)
+            failed_record(self.plan.sweep, run, reason), study=self.plan.study_field(run, job.number, tuner.group)
         )
         folder.mkdir(parents=True, exist_ok=True)
         leave(record, folder, run, self.patience)

@@ -72,7 +72,7 @@ class Sweep:
         """Processes that train one run together."""
         return self.design.devices
 
-    def place(self, run: PlannedRun) -> dict[str, Any]:
+    def study_field(self, run: PlannedRun) -> dict[str, Any]:
         """Reference from a run's record to its place in the design (the record's `study`)."""
         return {"ablation": self.name, "size": self.size, "arm": run.arm, "design": self.design.to_json()}
 

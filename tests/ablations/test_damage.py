@@ -171,7 +171,7 @@ def _faults() -> Iterator[tuple[str, Callable[[Path], None]]]:
         yield f"run folder: {name}", lambda runs, damage=ANY_FILE[name]: _instead(_run(runs), damage)
         yield f"arm folder: {name}", lambda runs, damage=ANY_FILE[name]: _instead(runs / "toy" / "top_k=1", damage)
         yield f"study folder: {name}", lambda runs, damage=ANY_FILE[name]: _instead(runs / "toy", damage)
-        yield f"presence: {name}", lambda runs, damage=ANY_FILE[name]: _instead(runs / "toy" / ".sweeps", damage)
+        yield f"sweep file: {name}", lambda runs, damage=ANY_FILE[name]: _instead(runs / "toy" / ".sweeps", damage)
         yield f"looks: {name}", lambda runs, damage=ANY_FILE[name]: damage(runs / "toy" / "looks.jsonl")
         yield f"submissions: {name}", lambda runs, damage=ANY_FILE[name]: damage(runs / "toy" / "slurm")
         yield f"attempts: {name}", lambda runs, damage=ANY_FILE[name]: damage(_run(runs) / "attempts")

@@ -39,7 +39,7 @@ def leave_records(planned, out: Path, per_weight: float) -> None:
     """A record of each run, in which the loss's weight makes the NELBO worse."""
     for run in planned.runs:
         folder = run_folder(planned, run, out)
-        record = record_of(run.config, planned.place(run))
+        record = record_of(run.config, planned.study_field(run))
         noise = random.Random(config_hash(run.config)).gauss(0, 1e-3)
         value = 2.0 + run.seed + per_weight * run.config.objective.load_balancing_weight + noise
         overwrite(replace(record, metrics={"val/nelbo": value}), folder)
@@ -221,7 +221,7 @@ def test_a_winner_carries_what_it_has_unlike_the_control_and_an_arm_by_hand_all_
     leave_records(planned, granularity / "runs", 0.0)
     for run in planned.runs:  # the lower rate is better
         if run.config.optimizer.learning_rate == 1e-3:
-            record = record_of(run.config, planned.place(run))
+            record = record_of(run.config, planned.study_field(run))
             value = 1.0 + run.seed + random.Random(run.run_hash).gauss(0, 1e-3)
             overwrite(replace(record, metrics={"val/nelbo": value}), run_folder(planned, run, granularity / "runs"))
     export = ("export", "toy.py", *TARGET, "--rule", "none", "--to")

@@ -54,7 +54,7 @@ def record(folder: Path, *arguments: str, code=lambda run: CODE) -> Plan:
         place = run_folder(plan, run, folder / "runs")
         if not (place / run_record.FILE_NAME).exists():
             place.mkdir(parents=True)
-            made = trainers.noisy(run.config, place, study=plan.place(run))
+            made = trainers.noisy(run.config, place, study=plan.study_field(run))
             at = f"2026-01-0{1 + run.seed}T00:00:00+00:00"
             trainers.overwrite(replace(made, provenance=code(run), started_at=at, finished_at=at), place)
     return plan
@@ -319,7 +319,7 @@ def test_a_second_confirmation_says_that_it_is_one(toy: Path) -> None:
         for run in confirming.runs:
             place = run_folder(confirming, run, Path("runs"))
             if not (place / run_record.FILE_NAME).exists():
-                made = trainers.record_of(run.config, confirming.place(run))
+                made = trainers.record_of(run.config, confirming.study_field(run))
                 value = 2.0 + (run.arm == winner) * (0.1 if run.seed < 1004 else -9) + 0.01 * (run.seed % 3)
                 run_record.write(replace(made, metrics={"val/nelbo": value}, provenance=CODE), place)
         text = printed("confirm", "toy.py", "--seeds", str(count))

@@ -109,7 +109,7 @@ def test_an_ablation_is_a_row_for_each_arm(tmp_path, capsys) -> None:
     )
     planned = plan(*studies.resolve(str(tmp_path / "toy.py")))
     for one in planned.runs:
-        train(one.config, run_folder(planned, one, tmp_path / "runs"), study=planned.place(one))
+        train(one.config, run_folder(planned, one, tmp_path / "runs"), study=planned.study_field(one))
     out = ("--out", str(tmp_path / "runs"))
     records = {path: path.read_bytes() for path in tmp_path.rglob("record.json")}
     next((tmp_path / "runs" / "toy").glob("kind=topk/seed-1-*/model.safetensors")).unlink()

@@ -84,7 +84,7 @@ def leave_study(out: Path, count: int) -> None:
             data_fingerprint=run.fingerprint,
             provenance=template.provenance
             | {"weights_sha256": hashlib.sha256(WEIGHTS).hexdigest(), "git_dirty": False, "git_diff_sha256": None},
-            study=planned.place(run),
+            study=planned.study_field(run),
         )
         (folder / run_record.FILE_NAME).write_text(record.to_json() + "\n", encoding="utf-8")
 

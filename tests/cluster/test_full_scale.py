@@ -12,7 +12,7 @@ from core.config.loading import build
 from core.records import run_record
 from sweeps.export.full_scale import SCRIPT, FullScale, write
 from sweeps.export.transfer import RULES
-from sweeps.launch.site import defaults
+from sweeps.launch.slurm_request import defaults
 from tests.core.training.test_run import QUICK
 
 BASIS = {

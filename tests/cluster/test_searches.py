@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from sweeps.launch import slurm
-from sweeps.launch.site import Request
+from sweeps.launch.slurm_request import Request
 from sweeps.launch.worker import StopSignal, Worker
 from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import pending

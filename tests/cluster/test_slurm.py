@@ -24,7 +24,7 @@ from core.records import run_record
 from core.records.run_record import RunRecord
 from core.training.run import train
 from sweeps.launch import slurm
-from sweeps.launch.site import Request
+from sweeps.launch.slurm_request import Request
 from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import recorded, run_folder
 from sweeps.storage.storage import default_url, open_storage

@@ -106,7 +106,7 @@ def slurm(monkeypatch):
 
     monkeypatch.setattr(slurm_jobs, "tasks", tasks)
     monkeypatch.setattr(slurm_jobs, "call", call)
-    monkeypatch.setattr("sweeps.launch.time_limit.CHECK_S", -1.0)
+    monkeypatch.setattr("sweeps.launch.task.ASK_S", -1.0)
     for place in ("launch.task", "runs.ledger", "search.queue"):
         monkeypatch.setattr(f"sweeps.{place}.RETRY_S", 0.0)
     monkeypatch.setattr(signal, "setitimer", lambda *arguments: None)

@@ -31,10 +31,12 @@ class Slurm:
 
     def launch(self, plan: "AnyPlan", out: Path, order: Order) -> Submission | None:
         """Submit an array whose tasks claim what waits."""
-        from sweeps.launch import site, slurm  # loads Optuna
+        from sweeps.launch import slurm, slurm_request  # loads Optuna
 
         asked = {key: value for key, value in order.options.items() if key not in ("sbatch", "dry_run")}
-        request = site.defaults().over(asked | {"sbatch": site.parse_options(order.options.get("sbatch") or [])})
+        request = slurm_request.defaults().over(
+            asked | {"sbatch": slurm_request.parse_options(order.options.get("sbatch") or [])}
+        )
         return slurm.submit(
             plan,
             out,

@@ -63,7 +63,7 @@ def test_runs_with_a_former_engine_file_are_not_recorded_and_not_compared(tmp_pa
     path.write_text("{}")
     before = _with_engine(path)
     for run in before.runs:
-        trainers.quick(run.config, run_folder(before, run, tmp_path), study=before.place(run))
+        trainers.quick(run.config, run_folder(before, run, tmp_path), study=before.study_field(run))
     assert pending(before, tmp_path) == ()
     path.write_text('{"zero_optimization": {"overlap_comm": false}}')
     after = _with_engine(path)
@@ -74,7 +74,7 @@ def test_runs_with_a_former_engine_file_are_not_recorded_and_not_compared(tmp_pa
     assert dict(study.set_aside) == {
         "trained from another file than lies there now (deepspeed.json), so not compared": 4
     }
-    now = [trainers.record_of(run.config, after.place(run)) for run in after.runs]
+    now = [trainers.record_of(run.config, after.study_field(run)) for run in after.runs]
     assert all(map(fits, now, after.runs))
     old = [replace(record, data_fingerprint=data_of(record.data_fingerprint)) for record in now]
     study = Study.of(old, after.design)

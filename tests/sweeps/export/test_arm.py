@@ -15,7 +15,7 @@ EVIDENCE = {"verdict": "better", "effect": -0.123456, "interval": [-0.2, -0.05],
 @pytest.fixture
 def trained(make_plan, tmp_path):
     plan = make_plan(seeds=(4, 2))
-    written = [quick(run.config, tmp_path / run.run_hash, study=plan.place(run)) for run in plan.runs]
+    written = [quick(run.config, tmp_path / run.run_hash, study=plan.study_field(run)) for run in plan.runs]
     return plan, written, tmp_path
 
 

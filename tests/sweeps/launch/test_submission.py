@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from core.errors import UserError
-from sweeps.launch import site, slurm
-from sweeps.launch.site import Request
+from sweeps.launch import slurm, slurm_request
+from sweeps.launch.slurm_request import Request
 from sweeps.storage.submissions import job_name, storage_of, submissions
 from sweeps.studies.study import Resources
 
@@ -30,13 +30,13 @@ from sweeps.studies.study import Resources
     ],
 )
 def test_time_limits_are_read_as_people_and_slurm_write_them(text, seconds, clock):
-    assert (site.seconds(text), site.clock(text)) == (seconds, clock)
+    assert (slurm_request.seconds(text), slurm_request.clock(text)) == (seconds, clock)
 
 
 @pytest.mark.parametrize("text", ["", "0", "forever", "4 h", "-1", "4h:30", "1.5h"])
 def test_other_times_are_refused(text):
     with pytest.raises(UserError, match="time: .* is not a time limit: write 4h"):
-        site.seconds(text)
+        slurm_request.seconds(text)
 
 
 @pytest.mark.parametrize(
@@ -68,32 +68,32 @@ def test_impossible_requests_are_refused(fields, said):
 
 
 def test_options_are_key_value():
-    assert site.parse_options(["mem=32G", "exclusive=", "comment=a=b"]) == {
+    assert slurm_request.parse_options(["mem=32G", "exclusive=", "comment=a=b"]) == {
         "mem": "32G",
         "exclusive": "",
         "comment": "a=b",
     }
     with pytest.raises(UserError, match="--sbatch mem is given twice, as 1G and 2G"):
-        site.parse_options(["mem=1G", "mem=2G"])
+        slurm_request.parse_options(["mem=1G", "mem=2G"])
     for wrong in ("mem", "--mem=3", "=3", "Mem=3"):
         with pytest.raises(UserError, match="is not an option: write key=value"):
-            site.parse_options([wrong])
+            slurm_request.parse_options([wrong])
 
 
-def test_the_command_line_goes_over_the_sites_defaults(tmp_path):
+def test_the_command_line_goes_over_the_defaults_file(tmp_path):
     path = tmp_path / "ablate" / "slurm.toml"
     path.parent.mkdir()
     path.write_text('partition = "gpu"\ntime = "4h"\nsetup = ["module load cuda"]\n[sbatch]\nmem = "32G"\nnice = 5\n')
-    defaults = site.defaults({"XDG_CONFIG_HOME": str(tmp_path)})
-    assert defaults == site.defaults({"ABLATE_CONFIG": str(path)})
+    defaults = slurm_request.defaults({"XDG_CONFIG_HOME": str(tmp_path)})
+    assert defaults == slurm_request.defaults({"ABLATE_CONFIG": str(path)})
     request = defaults.over({"partition": "low", "time": None, "sbatch": {"mem": "64G"}})
     assert (request.partition, request.time, request.setup) == ("low", "4h", ["module load cuda"])
     assert request.sbatch == {"mem": "64G", "nice": "5"}
-    assert site.defaults({"XDG_CONFIG_HOME": str(tmp_path / "none")}) == Request()
+    assert slurm_request.defaults({"XDG_CONFIG_HOME": str(tmp_path / "none")}) == Request()
     # What asks for the same goes, under whichever name.
     assert defaults.over({"sbatch": {"mem-per-gpu": "9G"}}).sbatch == {"mem-per-gpu": "9G", "nice": "5"}
-    of_site = Request(gpus_per_run=1, cpus_per_run=2, wrapper="box", sbatch={"gres": "disk:1"})
-    request = of_site.over({"sbatch": {"gpus": "4", "cpus-per-gpu": "3"}})
+    known = Request(gpus_per_run=1, cpus_per_run=2, wrapper="box", sbatch={"gres": "disk:1"})
+    request = known.over({"sbatch": {"gpus": "4", "cpus-per-gpu": "3"}})
     assert (request.gpus_per_run, request.cpus_per_run, request.wrapper) == (None, None, "box")
     assert request.sbatch == {"gres": "disk:1", "gpus": "4", "cpus-per-gpu": "3"}
     assert Request(sbatch={"gpus": "4"}).over({"gpus_per_run": 0}) == Request(gpus_per_run=0)
@@ -112,13 +112,13 @@ def test_the_command_line_goes_over_the_sites_defaults(tmp_path):
         ("gpus_per_run = 1\n[sbatch]\ngpus = 2", "slurm.toml: sbatch: gpus-per-run and gpus both ask for GPUs"),
     ],
 )
-def test_a_wrong_site_file_is_refused_by_name(tmp_path, text, said):
+def test_a_wrong_defaults_file_is_refused_by_name(tmp_path, text, said):
     path = tmp_path / "slurm.toml"
     path.write_text(text)
     with pytest.raises(UserError, match=said):
-        site.defaults({"ABLATE_CONFIG": str(path)})
+        slurm_request.defaults({"ABLATE_CONFIG": str(path)})
     with pytest.raises(UserError, match="ABLATE_CONFIG=.*: there is no such file"):
-        site.defaults({"ABLATE_CONFIG": str(tmp_path / "other")})
+        slurm_request.defaults({"ABLATE_CONFIG": str(tmp_path / "other")})
 
 
 def write(plan, out, request=Request(), **options):  # noqa: B008  (frozen)

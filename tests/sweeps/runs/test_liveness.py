@@ -235,8 +235,8 @@ def test_the_status_counts_every_run_once(make_plan, tmp_path, queue):
 
 def test_a_sweep_of_this_machine_is_found_and_asked_to_stop(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from sweeps.launch.running_sweeps import present_in\n"
-        "with present_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from sweeps.launch.running_sweeps import registered_in\n"
+        "with registered_in(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     )
     assert running_sweeps.found(tmp_path) == []
     process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -27,7 +27,7 @@ def swept(tmp_path_factory):
     ledger = Ledger(planned, out, open_storage(default_url(out)))
     ledger.reconcile()
     while (claim := ledger.claim()[0]) is not None:
-        record = train(claim.run.config, claim.folder, study=planned.place(claim.run))
+        record = train(claim.run.config, claim.folder, study=planned.study_field(claim.run))
         clean = record.provenance | {"git_dirty": False, "git_diff_sha256": None}  # wherever these tests are run
         record = replace(record, provenance=clean)
         overwrite(record, claim.folder)

@@ -11,8 +11,8 @@ from core.training import preemption
 from core.training.checkpoint_files import FOLDER, LATEST, saved_step
 from core.training.preemption import TrainingPausedError
 from sweeps.launch import task
-from sweeps.launch.site import Request
 from sweeps.launch.slurm import submit
+from sweeps.launch.slurm_request import Request
 from sweeps.launch.worker import StopSignal
 from sweeps.runs import slurm_jobs
 from sweeps.runs.folders import pending

@@ -134,7 +134,7 @@ def test_a_first_stage_that_fails_is_the_runs_failure(tmp_path) -> None:
 def test_an_export_has_the_first_stages_config_too(tmp_path) -> None:
     made = plan("toy", declared())
     run = made.runs[1]
-    record = trainers.quick(run.config, tmp_path / "run", study=made.place(run))
+    record = trainers.quick(run.config, tmp_path / "run", study=made.study_field(run))
     export(made.design, "staged", [record], {}, tmp_path / "export")
     assert load(tmp_path / "export" / "first_stage.yaml") == run.first
 

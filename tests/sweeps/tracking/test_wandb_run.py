@@ -102,7 +102,7 @@ def only_run(folder):
 @pytest.mark.slow
 def test_a_real_run_is_mirrored_whole(offline, track):
     tracker = track()
-    record = train(track.run.config, track.folder, loggers=[tracker], study=track.plan.place(track.run))
+    record = train(track.run.config, track.folder, loggers=[tracker], study=track.plan.study_field(track.run))
     tracker.finish(record)
     assert tracker.status == {"status": "offline", "id": run_id(track.run, "folder", 0)}
     told = only_run(track.folder)

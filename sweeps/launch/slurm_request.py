@@ -1,4 +1,4 @@
-"""Slurm requests: options of the command line over the site's defaults, which a small file holds."""
+"""Slurm requests: options of the command line over the defaults of a small file."""
 
 import os
 import re
@@ -124,7 +124,7 @@ class Request:
 
 
 def defaults(environment: Mapping[str, str] = os.environ) -> Request:
-    """The site's defaults: from the file that $ABLATE_CONFIG names, else from ablate/slurm.toml in the user's config folder.
+    """The defaults: from the file that $ABLATE_CONFIG names, else from ablate/slurm.toml in the user's config folder.
 
     Raises UserError for a file that can't be read, and for keys that mean nothing.
     """
