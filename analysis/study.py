@@ -112,11 +112,8 @@ class Study:
         if asked is None:
             return self
         for cell, record in self.cells.items():
-            each = decoded.read_all(homes[record.run_hash + record.data_fingerprint])
-            wanted = decoded.expected(asked, record.provenance.get("weights_sha256") or "")
-            found[cell] = {
-                way.decoder: each[way.decoder] for way in wanted if way.decoder in each and each[way.decoder].is_of(way)
-            }
+            pairs = decoded.responses(asked, record, homes[record.run_hash + record.data_fingerprint])
+            found[cell] = {wanted.decoder: one for wanted, one in pairs if one is not None}
         return replace(self, decoded=found)
 
     @property

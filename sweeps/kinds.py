@@ -12,7 +12,7 @@ from core.records.designs import StudyDesign
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.queue import Queue
 from sweeps.runs.record_checks import Verification
-from sweeps.runs.status import StudyStatus
+from sweeps.runs.status import StudyStatus, TasksOf, no_tasks
 from sweeps.search.spec import Search  # noqa: F401  (registers its kind)
 from sweeps.storage.retrying import PatientStorage
 from sweeps.studies.ablation import Ablation
@@ -61,10 +61,17 @@ class Operations(Protocol):
         ...
 
     def status(
-        self, study: str, out: Path, url: str | None = None, /, *, storage: PatientStorage | None = None
+        self,
+        study: str,
+        out: Path,
+        url: str | None = None,
+        /,
+        *,
+        storage: PatientStorage | None = None,
+        tasks_of: TasksOf = no_tasks,
     ) -> StudyStatus[Any]:
         """Status of a study. url: of its storage; None: its newest submission's, else the default one's. storage: the same,
-        opened before.
+        opened before. tasks_of: asks its launchers.
 
         Raises UserError when nothing of it has been run there.
         """

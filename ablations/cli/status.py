@@ -19,6 +19,7 @@ from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import line
 from core.runtime.units import counted, duration
 from sweeps.kinds import operations_of
+from sweeps.launch.launcher import tasks_of
 from sweeps.launch.progress import bar, bars
 from sweeps.runs.status import Row, StudyStatus, labels
 from sweeps.tracking.wandb_sync import offline_runs
@@ -39,7 +40,7 @@ def run_status(arguments: argparse.Namespace) -> int:
     folders = [arguments.out / name for name in operations.folders(study)]
 
     def look() -> Found:
-        return operations.status(study, arguments.out, arguments.storage)
+        return operations.status(study, arguments.out, arguments.storage, tasks_of=tasks_of)
 
     found = look()
     if arguments.json:
@@ -145,13 +146,13 @@ def _summary(found: Found) -> str:
 
 
 def tasks_said(found: Found) -> list[str]:
-    """States of a study's array tasks, or that Slurm doesn't say, in lines."""
+    """States of a study's array tasks, or that a launcher doesn't say, in lines."""
     if found.silence is not None:
-        return [f"Slurm doesn't say how its tasks are: {found.silence}"]
-    states = Counter((t.state.lower(), "" if t.reason == "None" else t.reason) for t in found.tasks or ())
+        return [found.silence]
+    states = Counter((t.launcher, t.state.lower(), "" if t.reason == "None" else t.reason) for t in found.tasks or ())
     return [
-        f"Slurm: {counted(n, 'task')} {state}{f' ({reason})' if reason else ''}"
-        for (state, reason), n in states.items()
+        f"{launcher}: {counted(n, 'task')} {state}{f' ({reason})' if reason else ''}"
+        for (launcher, state, reason), n in states.items()
     ]
 
 

@@ -18,6 +18,7 @@ from core.errors import UserError
 from core.records.designs import Design, StudyDesign
 from core.runtime.retry import OutOfPatienceError, Patience
 from sweeps.kinds import Operations, operations_of
+from sweeps.launch.launcher import tasks_of
 from sweeps.runs.history import add_look
 from sweeps.runs.progress import read_progress
 from sweeps.runs.status import Row, RunStatus, StudyStatus, open_known, read_design
@@ -118,7 +119,7 @@ class Poller:
             if self._storage is None:
                 url = choose_url(self._url, self.out, self.out / self.study)
                 self._storage = open_known(self.study, url, Patience(limit_s=PATIENCE_S))
-            return self._operations.status(self.study, self.out, self._url, storage=self._storage)
+            return self._operations.status(self.study, self.out, self._url, storage=self._storage, tasks_of=tasks_of)
         except (ValueError, OutOfPatienceError) as error:
             trouble.append(f"the ledger can't be read, so what waits or trains isn't shown: {error}")
             return None

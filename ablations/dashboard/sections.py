@@ -57,7 +57,7 @@ def _recorded(study: Study) -> Iterable[RunStatus]:
         for seed in study.bought(arm):
             record = study.cells.get((arm, seed))
             state = {"complete": "finished", "failed": "failed"}.get(record.status, "missing") if record else "missing"
-            yield RunStatus(arm, seed, state, record.reason if record else None)
+            yield RunStatus(arm=arm, seed=seed, state=state, reason=record.reason if record else None)
 
 
 def verdict(study: Study) -> dict[str, Any]:

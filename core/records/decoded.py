@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core.records.designs import DecodersDesign
-from core.records.run_record import write_atomically
+from core.records.run_record import RunRecord, write_atomically
 from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError, are_numbers, is_whole
 
@@ -50,18 +50,23 @@ class Decoded:
             return f"its responses have {self.length} tokens, and the design's {length}"
         return None if self.calls > 0 else f"{self.calls:g} network calls can't give a response"
 
-    def answers(self, wanted: "Decoded") -> bool:
-        """The same, and no failure."""
-        return self.reason is None and self.is_of(wanted)
 
-
-def expected(design: DecodersDesign, weights: str, *, causal: bool = False) -> list[Decoded]:
-    """The responses that a design's decoders ask of a model, still empty. weights: sha256 of the model's.
+def expected(design: DecodersDesign, record: RunRecord) -> list[Decoded]:
+    """The responses that a design's decoders ask of a finished run's model, still empty.
 
     A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
     """
-    ways = design.ways[:1] if causal else design.ways
+    weights = record.provenance.get("weights_sha256") or ""
+    ways = design.ways[:1] if record.config.get("model", {}).get("causal") else design.ways
     return [Decoded(way.name, dict(way.settings), design.task, design.examples, weights) for way in ways]
+
+
+def responses(design: DecodersDesign, record: RunRecord, run: Path) -> list[tuple[Decoded, Decoded | None]]:
+    """Each response asked of a finished run, with the one in its folder; None where there is none of that model, prompts
+    and settings."""
+    found = read_all(run)
+    pairs = ((wanted, found.get(wanted.decoder)) for wanted in expected(design, record))
+    return [(wanted, one if one is not None and one.is_of(wanted) else None) for wanted, one in pairs]
 
 
 def write(decoded: Decoded, run: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from sweeps.launch.launcher import tasks_of
 from sweeps.runs.status import Status, status
 
 POLL_S = 10.0
@@ -47,7 +48,7 @@ def wait(study: str, out: Path, storage_url: str, on_change: Callable[[Status], 
     """Wait until no run of a study is queued or in training. Whoever ends this process leaves the jobs as they are."""
     before = None
     while True:
-        now = status(study, out, storage_url)
+        now = status(study, out, storage_url, tasks_of=tasks_of)
         if not now.is_under_way or (now.tasks == () and not now.of("running")):
             return
         seen = (

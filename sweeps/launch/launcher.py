@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from core.errors import UserError
 from core.runtime.units import counted
 from sweeps.launch import launchers as package
+from sweeps.runs.slurm_jobs import Task
 
 if TYPE_CHECKING:  # they load Optuna
     from sweeps.kinds import AnyPlan
@@ -116,6 +118,13 @@ class Launcher(Protocol):
         """True if the study in a folder was submitted by this launcher."""
         ...
 
+    def tasks(self, study: Path) -> Sequence[Task]:
+        """The tasks of a study that it submitted which wait or run; not asked of one whose workers are `here`.
+
+        Raises UserError, a sentence, where it isn't known.
+        """
+        ...
+
 
 @functools.cache
 def launchers() -> Mapping[str, Launcher]:
@@ -125,3 +134,12 @@ def launchers() -> Mapping[str, Launcher]:
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     found = {name: importlib.import_module(f"{package.__name__}.{name}").LAUNCHER for name in names}
     return found | {entry.name: entry.load() for entry in entry_points(group=GROUP)}
+
+
+def tasks_of(study: Path) -> tuple[tuple[Task, ...] | None, str | None]:
+    """The tasks of the study in a folder that wait or run; None where a launcher doesn't say, with the reason."""
+    asked = [launcher for launcher in launchers().values() if not launcher.here and launcher.has(study)]
+    try:
+        return tuple(task for launcher in asked for task in launcher.tasks(study)), None
+    except UserError as error:
+        return None, str(error)

@@ -36,9 +36,8 @@ def missing(plan: Plan, out: Path) -> Iterator[Asked]:
         record = recorded(folder, run)
         if record is None or record.status != "complete":
             continue
-        have, weights = decoded.read_all(folder), record.provenance.get("weights_sha256") or ""
-        wanted = decoded.expected(design, weights, causal=run.config.model.causal)
-        if todo := tuple(way for way in wanted if not (way.decoder in have and have[way.decoder].answers(way))):
+        pairs = decoded.responses(design, record, folder)
+        if todo := tuple(wanted for wanted, one in pairs if one is None or one.reason is not None):
             yield Asked(run, folder, todo)
 
 

@@ -1,19 +1,15 @@
-"""Progress of a run, by its progress file, and of the decoding of a study's finished runs."""
+"""Progress of a run, by its progress file."""
 
 import json
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.records import decoded, run_record
-from core.records.designs import Design, StudyDesign
-from core.records.run_folders import list_runs
-from core.records.run_record import OutOfReachError, UnreadableRecordError, write_atomically
+from core.records.designs import StudyDesign
+from core.records.run_record import write_atomically
 from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError, are_numbers
 from core.runtime.retry import no_space
@@ -138,34 +134,3 @@ def _is_curve(curve: Any) -> bool:
     if not isinstance(steps, list) or not isinstance(values, list):
         return False
     return len(steps) == len(values) and are_numbers(steps) and are_numbers(values)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """Ways of decoding of a study's finished runs: how many are wanted and answered, and which failed, by reason."""
-
-    wanted: int
-    answered: int
-    failed: Mapping[str, int]
-
-
-def standing(design: Design, folder: Path) -> Standing | None:
-    """Progress of decoding a study's runs, by its folder; None for a design without decoders."""
-    if design.decoders is None:
-        return None
-    total, answered, failed = 0, 0, Counter[str]()
-    cells = {(arm.hash, seed) for arm in design.arms for seed in design.seeds}
-    for path in list_runs(folder).records:
-        try:
-            record = run_record.read(path)
-        except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
-            continue  # whoever reads the records says so
-        if record.status != "complete" or (record.arm_hash, record.seed) not in cells:
-            continue
-        have, weights = decoded.read_all(path.parent), record.provenance.get("weights_sha256") or ""
-        for way in decoded.expected(design.decoders, weights, causal=bool(record.config["model"].get("causal"))):
-            total += 1
-            if (one := have.get(way.decoder)) is not None and one.is_of(way):
-                answered += one.reason is None
-                failed.update([one.reason] if one.reason is not None else [])
-    return Standing(total, answered, dict(failed))

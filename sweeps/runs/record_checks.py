@@ -203,8 +203,7 @@ def answers(run: Run, place: str, asked: DecodersDesign) -> Iterator[Finding]:
     yield from (
         Finding(place, f"{name} can't be read ({why}): ablate decode has it anew") for name, why in broken.items()
     )
-    weights, lacking = run.record.provenance.get("weights_sha256") or "", 0
-    wanted = decoded.expected(asked, weights, causal=bool(run.record.config["model"].get("causal")))
+    lacking, wanted = 0, decoded.expected(asked, run.record)
     for way in wanted:
         one = found.pop(way.decoder, None)
         if one is None:

@@ -62,7 +62,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Task:
-    """An array task that waits, runs or is being ended. seconds_left: until its time limit; None = no limit."""
+    """An array task that waits, runs or is being ended. seconds_left: until its time limit; None = no limit. launcher: whose
+    it is, for people."""
 
     job: str
     task: str
@@ -71,6 +72,7 @@ class Task:
     restarts: int
     seconds_left: float | None
     nodes: str
+    launcher: str = "Slurm"
 
     @property
     def name(self) -> str:

@@ -1,82 +1,78 @@
-"""Status of a study: each run's state from the ledger, its progress, and what Slurm says of its jobs. Reads only."""
+"""Status of a study: each run's state from the ledger, its progress, and its launchers' tasks. Reads only."""
 
 import contextlib
+import functools
 import os
 import socket
 import statistics
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
-from core.records import designs
+from core.records import decoded, designs, run_record
 from core.records.designs import Design, StudyDesign
-from core.records.run_record import FILE_NAME
+from core.records.run_folders import list_runs
+from core.records.run_record import FILE_NAME, OutOfReachError, UnreadableRecordError
 from core.runtime.json_files import DamagedFileError
 from core.runtime.retry import Patience
-from sweeps.runs import slurm_jobs
 from sweeps.runs.liveness import PREEMPTED, Workplace, place_of
-from sweeps.runs.progress import Standing, read_progress, standing
-from sweeps.runs.slurm_jobs import SlurmError, Task
+from sweeps.runs.progress import read_progress
+from sweeps.runs.slurm_jobs import Task
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url, open_storage
-from sweeps.storage.submissions import job_name, submissions
 
 DEAD = "its worker is dead"
 GONE = "its record is gone: it is trained again by the next run"
 STATES = ("queued", "running", "finished", "failed", "lost", "stopped", "missing")
+# The array tasks of the study in a folder; None where a launcher doesn't say, with the reason.
+TasksOf = Callable[[Path], tuple[tuple[Task, ...] | None, str | None]]
 
 
-@dataclass(frozen=True)
-class RunStatus:
-    """One run.
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Row of a status: a run, or a search's configuration.
 
-    state: "lost": its worker is dead; "stopped": left by a sweep that was stopped; "missing": never queued, or its record was
-    deleted.
-
-    where: host or Slurm task of its worker. seconds_left: None before anything was measured. folder: of a run in training,
-    below the folder of runs.
+    where: host or Slurm task of its worker. seconds_left: None before anything was measured.
     """
 
-    arm: str
-    seed: int
     state: str
     reason: str | None = None
     where: str | None = None
     step: int | None = None
     steps: int | None = None
     seconds_left: float | None = None
+
+    @property
+    def label(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> str | None:
+        """Folder of a run in training, below the folder of runs."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus(Row):
+    """One run.
+
+    state: "lost": its worker is dead; "stopped": left by a sweep that was stopped; "missing": never queued, or its record was
+    deleted.
+    """
+
+    arm: str
+    seed: int
     folder: str | None = None
 
     @property
     def label(self) -> str:
         return f"{self.arm} seed {self.seed}"
-
-
-class Row(Protocol):
-    """Row of a status: a run, or a search's configuration."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def reason(self) -> str | None: ...
-    @property
-    def where(self) -> str | None: ...
-    @property
-    def step(self) -> int | None: ...
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def seconds_left(self) -> float | None: ...
-    @property
-    def folder(self) -> str | None: ...
 
 
 R = TypeVar("R", bound=Row)
@@ -87,9 +83,8 @@ class StudyStatus(Generic[R]):
     """Status of a study of any kind, by its last design.
 
     preempted, deaths: how often a row was put back, and lost its worker, so far. tasks: array tasks that wait or run; None
-    where Slurm doesn't say, with the reason in `silence`. confirmation: of the runs that confirm this study, where it has
-    such and they have begun. noun: what a row is. of_arms: rows are
-    runs of arms. states: those that are counted.
+    where a launcher doesn't say, with the reason in `silence`. confirmation: status of the runs that confirm this study, once
+    they have begun. noun: what a row is. of_arms: rows are runs of arms. states: those that are counted.
     """
 
     noun: ClassVar[str] = "run"
@@ -140,6 +135,15 @@ class StudyStatus(Generic[R]):
         return {"counts": self.counts} | asdict(self)
 
 
+@dataclass(frozen=True)
+class DecodingProgress:
+    """Ways of decoding of a study's finished runs: how many are wanted and answered, and which failed, by reason."""
+
+    wanted: int
+    answered: int
+    failed: Mapping[str, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Status(StudyStatus[RunStatus]):
     """All runs of a study's last design. decoded: how far finished runs are decoded; None where the design has no
@@ -148,7 +152,7 @@ class Status(StudyStatus[RunStatus]):
     states: ClassVar[tuple[str, ...]] = STATES
 
     runs: tuple[RunStatus, ...]
-    decoded: Standing | None = None
+    decoded: DecodingProgress | None = None
 
     @property
     def rows(self) -> tuple[RunStatus, ...]:
@@ -165,9 +169,21 @@ class Status(StudyStatus[RunStatus]):
         return {name: value for name, value in super().to_dict().items() if name != "confirmation"}
 
 
-def status(study: str, out: Path, url: str | None = None, *, storage: PatientStorage | None = None) -> Status:
-    """Read where a study stands. url: of its storage; None = its newest submission's, else the default one's. storage: the
-    same, opened before, for whoever looks again and again.
+def no_tasks(study: Path) -> tuple[tuple[Task, ...], None]:
+    """No tasks: no launcher is asked."""
+    return (), None
+
+
+def status(
+    study: str,
+    out: Path,
+    url: str | None = None,
+    *,
+    storage: PatientStorage | None = None,
+    tasks_of: TasksOf = no_tasks,
+) -> Status:
+    """Read the status of a study's runs. url: of its storage; None = its newest submission's, else the default one's.
+    storage: the same, opened before, for whoever looks again and again. tasks_of: asks its launchers.
 
     Raises UserError when nothing of it has been run there.
     """
@@ -179,7 +195,7 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
         trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
     except KeyError:
         raise unknown(study) from None
-    tasks, silence = tasks_of(study, out)
+    tasks, silence = tasks_of(out / study)
     by_run = defaultdict(list)
     for trial in trials:
         if trial.user_attrs.get("data_fingerprint", "") in ("", *design.fingerprints):
@@ -197,8 +213,26 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
         tasks=tasks,
         silence=silence,
         seconds_left=_seconds_left(runs, mean_s),
-        decoded=standing(design, out / study),
+        decoded=decoding_progress(design, out / study),
     )
+
+
+def decoding_progress(design: Design, folder: Path) -> DecodingProgress | None:
+    """Progress of decoding a study's runs, by its folder; None for a design without decoders."""
+    if design.decoders is None:
+        return None
+    found: list[decoded.Decoded | None] = []
+    cells = {(arm.hash, seed) for arm, seed in design.cells}
+    for path in list_runs(folder).records:
+        try:
+            record = run_record.read(path)
+        except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
+            continue  # whoever reads the records says so
+        if record.status == "complete" and (record.arm_hash, record.seed) in cells:
+            found += [one for _, one in decoded.responses(design.decoders, record, path.parent)]
+    reasons = [one.reason for one in found if one is not None]
+    failed = Counter(reason for reason in reasons if reason is not None)
+    return DecodingProgress(len(found), reasons.count(None), dict(failed))
 
 
 def labels(rows: Sequence[Row]) -> str:
@@ -230,41 +264,42 @@ def unknown(study: str) -> UserError:
     return UserError(f"the storage knows nothing of {study}: name the one it was run with (--storage)")
 
 
-def tasks_of(study: str, out: Path) -> tuple[tuple[Task, ...] | None, str | None]:
-    """A study's array tasks; None where Slurm doesn't say, with the reason."""
-    if not submissions(out / study):
-        return (), None
-    try:
-        return tuple(slurm_jobs.tasks(name=job_name(study, out))), None
-    except (SlurmError, UserError) as error:
-        return None, str(error)
-
-
 def _run(
     arm: str, seed: int, trials: Sequence[FrozenTrial], out: Path, workplace: Workplace, mean_s: float | None
 ) -> RunStatus:
+    run = functools.partial(RunStatus, arm=arm, seed=seed)
     by_state = {trial.state: trial for trial in trials}  # the newest of each
     if done := by_state.get(TrialState.COMPLETE):
-        folder = done.user_attrs.get("folder")
-        if folder is not None and not os.path.lexists(out / folder / FILE_NAME):
-            return RunStatus(arm, seed, "missing", GONE)
-        return RunStatus(arm, seed, "finished")
+        return run(state="missing", reason=GONE) if _lacks_record(done, out) else run(state="finished")
     if running := by_state.get(TrialState.RUNNING):
         where = worker_of(running)
         if not lives(running, workplace):
-            return RunStatus(arm, seed, "lost", DEAD, where)
+            return run(state="lost", reason=DEAD, where=where)
         folder = running.user_attrs["folder"]
         progress = read_progress(out / folder) or {}
-        step, steps = progress.get("step"), progress.get("steps")
-        return RunStatus(arm, seed, "running", None, where, step, steps, _left(progress, mean_s), folder)
+        return run(
+            state="running",
+            where=where,
+            step=progress.get("step"),
+            steps=progress.get("steps"),
+            seconds_left=_left(progress, mean_s),
+            folder=folder,
+        )
     if TrialState.WAITING in by_state:
-        return RunStatus(arm, seed, "queued")
+        return run(state="queued")
     if not trials:
-        return RunStatus(arm, seed, "missing")
-    last = trials[-1].user_attrs
-    if last.get("status") == "failed" and "folder" in last and not os.path.lexists(out / last["folder"] / FILE_NAME):
-        return RunStatus(arm, seed, "missing", GONE)
-    return RunStatus(arm, seed, "failed" if last.get("status") == "failed" else "stopped", last.get("reason"))
+        return run(state="missing")
+    last = trials[-1]
+    if last.user_attrs.get("status") != "failed":
+        return run(state="stopped", reason=last.user_attrs.get("reason"))
+    if _lacks_record(last, out):
+        return run(state="missing", reason=GONE)
+    return run(state="failed", reason=last.user_attrs.get("reason"))
+
+
+def _lacks_record(trial: FrozenTrial, out: Path) -> bool:
+    folder = trial.user_attrs.get("folder")
+    return folder is not None and not os.path.lexists(out / folder / FILE_NAME)
 
 
 def worker_of(trial: FrozenTrial) -> str | None:

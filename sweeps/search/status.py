@@ -18,12 +18,14 @@ from sweeps.runs.progress import read_progress
 from sweeps.runs.status import (
     DEAD,
     GONE,
+    Row,
     StudyStatus,
+    TasksOf,
     labels,
     lives,
+    no_tasks,
     open_known,
     read_design,
-    tasks_of,
     unknown,
     worker_of,
 )
@@ -37,32 +39,21 @@ from sweeps.studies.study import CONFIRM, Level, study_name
 STATES = ("running", "queued", "paused", "finished", "pruned", "failed", "lost", "missing")
 
 
-@dataclass(frozen=True)
-class ConfigurationStatus:
+@dataclass(frozen=True, kw_only=True)
+class ConfigurationStatus(Row):
     """One configuration.
 
     state: "queued": a worker left it, or it is tried again; "paused" at a rung, where it may go on; "pruned": it goes no
         further; "lost": its worker is dead. reason: of the last three.
     until: the step of the schedule to which it is, or is to be, trained. step, steps: how far, over all seeds.
-    value: the first objective where it was last compared. where: host or Slurm task of its worker.
+    value: the first objective where it was last compared.
     """
 
     group: str
     trial: int
     settings: Mapping[str, Level]
-    state: str
     until: int
     value: float | None = None
-    reason: str | None = None
-    where: str | None = None
-    step: int | None = None
-    steps: int | None = None
-    seconds_left: float | None = None
-
-    @property
-    def folder(self) -> None:
-        """None: its runs have a folder each."""
-        return None
 
     @property
     def label(self) -> str:
@@ -157,8 +148,15 @@ def groups_of(storage: BaseStorage, study: str, design: SearchDesign) -> dict[st
     return found
 
 
-def status(study: str, out: Path, url: str | None = None, *, storage: PatientStorage | None = None) -> SearchStatus:
-    """Read where a search stands. url, storage: as for a sweep's status.
+def status(
+    study: str,
+    out: Path,
+    url: str | None = None,
+    *,
+    storage: PatientStorage | None = None,
+    tasks_of: TasksOf = no_tasks,
+) -> SearchStatus:
+    """Read the status of a search. url, storage, tasks_of: as for a sweep's status.
 
     Raises UserError when nothing of it has been run there.
     """
@@ -174,8 +172,8 @@ def status(study: str, out: Path, url: str | None = None, *, storage: PatientSto
     over = ended and all(group.is_closed(design) for group in groups.values())
     confirming = study_name(study, CONFIRM)
     begun = over and (out / confirming / designs.FILE_NAME).exists()
-    confirmation = status_of_runs(confirming, out, url, storage=storage) if begun else None
-    tasks, silence = tasks_of(study, out)
+    confirmation = status_of_runs(confirming, out, url, storage=storage, tasks_of=tasks_of) if begun else None
+    tasks, silence = tasks_of(out / study)
     total = {
         name: sum(group.total(name) for group in groups.values()) for name in ("tokens", PREEMPTED, "losses", "moved")
     }

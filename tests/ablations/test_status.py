@@ -33,7 +33,8 @@ ARM = "objective.load_balancing_weight=0.01,objective.z_loss_weight=0.001"
 
 
 def standing(*states: str) -> Status:
-    rows = tuple(RunStatus(ARM, n, state, step=12, steps=30, seconds_left=60.0) for n, state in enumerate(states))
+    progress = {"step": 12, "steps": 30, "seconds_left": 60.0}
+    rows = tuple(RunStatus(arm=ARM, seed=n, state=state, **progress) for n, state in enumerate(states))
     return Status(study="toy", runs=rows, preempted=0, deaths=0, tasks=(), silence=None, seconds_left=None)
 
 
@@ -59,7 +60,7 @@ def test_where_there_is_no_terminal_columns_are_said_or_eighty(monkeypatch, colu
 def test_a_log_has_a_line_for_each_change_and_no_codes(swept, monkeypatch) -> None:
     looks = [standing("queued", "running"), standing("queued", "running"), standing("running", "finished")]
     looks.append(standing("finished", "finished"))
-    monkeypatch.setattr(operations, "status", lambda *known: looks.pop(0))
+    monkeypatch.setattr(operations, "status", lambda *known, **asked: looks.pop(0))
     monkeypatch.setattr(following, "WATCH_S", 0.0)
     done = ablate("status", "toy.py", "--watch", cwd=swept)
     assert done.returncode == 0 and done.stderr == ""
@@ -74,7 +75,7 @@ def test_ctrl_c_ends_the_watching_alone(swept, monkeypatch) -> None:
     def interrupted(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(operations, "status", lambda *known: standing("running"))
+    monkeypatch.setattr(operations, "status", lambda *known, **asked: standing("running"))
     monkeypatch.setattr("ablations.cli.status.time.sleep", interrupted)
     done = ablate("status", "toy.py", "--watch", cwd=swept)
     assert (done.returncode, done.stderr) == (130, "ablate: no longer watched; the sweep goes on as it was\n")

@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from sweeps.launch import slurm
+from sweeps.launch.launcher import tasks_of
 from sweeps.launch.slurm_request import Request
 from sweeps.launch.worker import StopSignal, Worker
 from sweeps.runs import slurm_jobs
@@ -56,12 +57,12 @@ def test_a_preempted_search_goes_on_as_if_nothing_had_been(cluster, tmp_path, mo
     planned, out = plan("toy", declare(control=POOR)), tmp_path / "out"
     job = submit(planned, out, tasks=1)
     cluster.wait_until(lambda: (tmp_path / "at").exists())
-    now = status("toy", out)
+    now = status("toy", out, tasks_of=tasks_of)
     [running] = now.of("running")
     assert running.where.startswith(f"{job}_0 on ") and [task.state for task in now.tasks] == ["RUNNING"]
     cluster.run("sbatch", "-p", "high", "-w", now.tasks[0].nodes, "-c", "4", "--output=/dev/null", "--wrap", "sleep 1")
     cluster.wait_until(lambda: ended(job))
-    now = status("toy", out)
+    now = status("toy", out, tasks_of=tasks_of)
     assert now.preempted == 1 and now.deaths == 0 and now.over and not now.is_under_way
     for parts in trained(tmp_path).values():  # every step once
         assert [start for start, _ in parts] == [0, *(end for _, end in parts[:-1])]
@@ -86,7 +87,7 @@ def test_tasks_share_a_search_and_a_killed_worker_is_replaced(cluster, tmp_path,
     os.kill(int((tmp_path / "at").read_text()), signal.SIGKILL)
     (tmp_path / "go").touch()
     cluster.wait_until(lambda: ended(job))
-    now = status("toy", out)
+    now = status("toy", out, tasks_of=tasks_of)
     assert now.deaths == 1 and now.preempted == 0 and not now.is_under_way
     assert len(now.configurations) == 15 and now.counts["finished"] + now.counts["pruned"] == 15
     assert now.confirmation.counts["finished"] == len(now.confirmation.runs) > 0

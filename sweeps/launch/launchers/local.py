@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from core.runtime.units import counted
 from sweeps.launch import running_sweeps
 from sweeps.launch.launcher import Cancelled, Launcher, Option, Order
+from sweeps.runs.slurm_jobs import Task
 
 if TYPE_CHECKING:  # they load Optuna
     from sweeps.kinds import AnyPlan
@@ -42,6 +43,9 @@ class Local:
 
     def has(self, study: Path) -> bool:
         return False
+
+    def tasks(self, study: Path) -> Sequence[Task]:
+        return ()
 
 
 LAUNCHER: Launcher = Local()

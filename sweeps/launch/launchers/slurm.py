@@ -61,5 +61,11 @@ class Slurm:
     def has(self, study: Path) -> bool:
         return bool(submissions(study))
 
+    def tasks(self, study: Path) -> Sequence[slurm_jobs.Task]:
+        try:
+            return slurm_jobs.tasks(name=job_name(study.name, study.parent))
+        except (slurm_jobs.SlurmError, UserError) as error:
+            raise UserError(f"Slurm doesn't say how its tasks are: {error}") from None
+
 
 LAUNCHER: Launcher = Slurm()

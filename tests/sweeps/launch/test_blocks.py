@@ -16,7 +16,7 @@ def test_the_time_that_tasks_have_left_is_no_change(tmp_path, monkeypatch, secon
     polls = iter(
         [polled("PENDING", 300), polled(second, 290), polled(second, 280), SimpleNamespace(is_under_way=False)]
     )
-    monkeypatch.setattr(blocks, "status", lambda *where: next(polls))
+    monkeypatch.setattr(blocks, "status", lambda *where, **asked: next(polls))
     monkeypatch.setattr(blocks, "POLL_S", 0.0)
     seen: list[object] = []
     blocks.wait("study", tmp_path, "url", seen.append)

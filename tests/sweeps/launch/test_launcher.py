@@ -8,8 +8,9 @@ from ablations.cli.launching import check_flags
 from ablations.cli.options import launcher_options
 from core.errors import UserError
 from sweeps.launch import launchers as package
-from sweeps.launch.launcher import Order, launchers
+from sweeps.launch.launcher import Order, launchers, tasks_of
 from sweeps.runs.folders import pending
+from sweeps.runs.slurm_jobs import Task
 from tests.ablations.test_extending import block
 from tests.sweeps import trainers
 
@@ -38,3 +39,17 @@ def test_the_command_line_takes_it_and_refuses_the_options_of_others(serial):
     check_flags(parser.parse_args(["--launcher", "serial"]))
     with pytest.raises(UserError, match="--partition is an option of --launcher slurm"):
         check_flags(parser.parse_args(["--launcher", "serial", "--partition", "gpu"]))
+
+
+def test_the_tasks_of_every_launcher_that_submitted_a_study_are_asked_for(serial, tmp_path, monkeypatch):
+    task = Task("1", "0", "RUNNING", "None", 0, None, "n1", launcher="Serial")
+    monkeypatch.setattr(serial, "here", False)
+    monkeypatch.setattr(serial, "has", lambda study: study.name == "mine")
+    monkeypatch.setattr(serial, "tasks", lambda study: [task], raising=False)
+    assert tasks_of(tmp_path / "mine") == ((task,), None) and tasks_of(tmp_path / "other") == ((), None)
+
+    def away(study):
+        raise UserError("Serial doesn't answer")
+
+    monkeypatch.setattr(serial, "tasks", away)
+    assert tasks_of(tmp_path / "mine") == (None, "Serial doesn't answer")
