@@ -112,8 +112,10 @@ def load(implementation: Any) -> Any:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for an error: the known names that look most like this one, or all of them."""
-    known = list(known)
+    known, last = list(known), name.rsplit(".", 1)[-1]
     parts = {entry.rsplit(sep, 1)[-1]: entry for sep in ("/", ".") for entry in known}
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    near = near or [parts[part] for part in difflib.get_close_matches(name.rsplit(".", 1)[-1], parts, n=3, cutoff=0.6)]
+    near = [entry for entry in known if "." in entry and entry.rsplit(".", 1)[-1] == last]
+    near = near or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = near or [parts[part] for part in difflib.get_close_matches(last, parts, n=3, cutoff=0.6)]
+    near = near or [entry for entry in known if name and name in entry]
     return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.errors import require
+from core.errors import require, require_limit
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(self.sequence_length >= 2, f"data.sequence_length must be at least 2, not {self.sequence_length}")
-        require(
-            self.validation_sequences >= 1,
-            f"data.validation_sequences must be at least 1, not {self.validation_sequences}",
-        )
-        require(
-            self.held_out_share is None or 0 < self.held_out_share < 1,
-            f"data.held_out_share must lie in (0, 1), not {self.held_out_share}",
-        )
-        require(
-            0 <= self.variable_length_share <= 1,
-            f"data.variable_length_share must lie in [0, 1], not {self.variable_length_share}",
-        )
+        require_limit(self, "data", "be at least 1", "validation_sequences")
+        require_limit(self, "data", "lie in (0, 1)", "held_out_share")
+        require_limit(self, "data", "lie in [0, 1]", "variable_length_share")
         require(
             not self.variable_length_share or 2 <= self.variable_length_min <= self.sequence_length,
             f"data.variable_length_min={self.variable_length_min} must lie in 2..data.sequence_length="

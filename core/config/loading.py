@@ -3,7 +3,6 @@
 Unknown keys, wrong types and impossible values are refused here, in one line each, before anything is computed.
 """
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from core.config import plain_yaml
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
+from core.registry import nearest
 from core.runtime.json_files import LARGEST
 from core.runtime.units import NUMERAL
 
@@ -55,10 +55,15 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
     Raises UserError for unknown keys (naming the nearest known ones), wrong types and impossible values.
     """
     try:
-        merged = _merge_whole(layers)
-    except (UserError, OmegaConfBaseException):
-        merged = _merge_by_key(layers)
-    return _instantiate(merged)
+        merged = _merge(layers)
+    except OmegaConfBaseException:
+        merged = _merge(layers, by_key=True)
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from None
+    assert isinstance(config, RunConfig)
+    return config
 
 
 @cache
@@ -66,42 +71,33 @@ def _defaults() -> Any:
     return OmegaConf.structured(RunConfig)
 
 
-def _merge_whole(layers: Sequence[Mapping[str, Any]]) -> Any:
-    """Merge a layer at a time: several times as fast as key by key. Raises for what doesn't fit, without naming the key."""
+def _merge(layers: Sequence[Mapping[str, Any]], *, by_key: bool = False) -> Any:
+    """Merge a layer at a time or, so that a UserError can name the key that doesn't fit, key by key, which is slower."""
     merged = deepcopy(_defaults())
     for layer in layers:
-        pairs = list(flatten(layer))
-        for key, value in pairs:
-            _check_known(key)
-            _check_plain(key, value)
-        flat = dict(pairs)
-        if len(flat) < len(pairs):
-            raise UserError("a key is set twice")
-        merged = OmegaConf.unsafe_merge(merged, nested(flat))
-    return merged
-
-
-def _merge_by_key(layers: Sequence[Mapping[str, Any]]) -> Any:
-    """The same key by key. Raises UserError for the first that doesn't fit."""
-    merged = deepcopy(_defaults())
-    for layer in layers:
-        seen = set()
+        flat: dict[str, Any] = {}
         for key, value in flatten(layer):
             _check_known(key)
             _check_plain(key, value)
-            if key in seen:
+            if key in flat:
                 raise UserError(f"{key} is given twice, nested and with dots: leave one of the two out")
-            seen.add(key)
-            try:
-                # unsafe: in place. A copy of the whole config for every key would take most of a sweep's planning.
-                merged = OmegaConf.unsafe_merge(merged, nested({key: value}))
-            except OmegaConfBaseException as error:
-                said = _first_line(error)
-                foreign = len(said) > LONGEST or "$" in said or "Config" in said  # OmegaConf's own words
-                said = f"'{_short(value)}' doesn't fit" if foreign else said
-                hint = "" if "expected" in said else f"; expected {_expected(key)}"
-                raise UserError(f"{key}: {said}{hint}") from None
+            flat[key] = value
+            if by_key:
+                _merge_one(merged, key, value)
+        if not by_key:
+            merged = OmegaConf.unsafe_merge(merged, nested(flat))  # unsafe: in place, as copies take long
     return merged
+
+
+def _merge_one(merged: Any, key: str, value: Any) -> None:
+    try:
+        OmegaConf.unsafe_merge(merged, nested({key: value}))
+    except OmegaConfBaseException as error:
+        said = _first_line(error)
+        foreign = len(said) > LONGEST or "$" in said or "Config" in said  # OmegaConf's own words
+        said = f"'{_short(value)}' doesn't fit" if foreign else said
+        hint = "" if "expected" in said else f"; expected {_expected(known_keys()[key])}"
+        raise UserError(f"{key}: {said}{hint}") from None
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -168,18 +164,9 @@ def _check_known(key: str) -> None:
         return
     if key == "stages":
         raise UserError("stages are several configs, not one: `ablate train FILE` trains them")
-    if any(name.startswith(f"{key}.") for name in known):
-        raise UserError(f"{key} is a section, not a value: set one of its keys, such as {_inside(key, known)}")
-    last = key.rsplit(".", 1)[-1]
-    same_name = [name for name in known if name.rsplit(".", 1)[-1] == last]
-    near = same_name or difflib.get_close_matches(key, known, n=3, cutoff=0.6)
-    near = near or difflib.get_close_matches(last, [n.rsplit(".", 1)[-1] for n in known], n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known keys: {', '.join(known)}"
-    raise UserError(f"unknown config key '{key}': {hint}")
-
-
-def _inside(section: str, known: Mapping[str, Any]) -> str:
-    return next(name for name in known if name.startswith(f"{section}."))
+    if inside := [name for name in known if name.startswith(f"{key}.")]:
+        raise UserError(f"{key} is a section, not a value: set one of its keys, such as {inside[0]}")
+    raise UserError(f"unknown config key '{key}': {nearest(key, known)}")
 
 
 def _check_plain(key: str, value: Any) -> None:
@@ -190,53 +177,34 @@ def _check_plain(key: str, value: Any) -> None:
         raise UserError(f"{key}: '{_short(value)}' is not true or false")
     # YAML 1.1 reads on/yes/off/no as booleans, and a boolean passes for an int.
     if kind is not bool and isinstance(value, bool):
-        raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(key)}")
+        raise UserError(f"{key}: true/false (or yes/no/on/off) given; expected {_expected(kind)}")
     if isinstance(value, int) and abs(value) >= LARGEST:
         raise UserError(f"{key}: a number of {len(str(abs(value)))} digits is too large")
     names = get_args(kind) if get_origin(kind) is Literal else ()
     if names and isinstance(names[0], str) and value not in (*names, None):
         raise UserError(f"{key}: Invalid value '{_short(value)}', expected one of {list(names)}")
     scalar = get_args(kind)[0] if NoneType in get_args(kind) else kind
-    if scalar in (int, float) and isinstance(value, str):
-        _check_digits(key, value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{key}: must be a finite number, not {value}")
+    digits = scalar in (int, float) and isinstance(value, str)
+    # float() takes inf and 1e400 too, and int() takes 010 and 1_0.
+    if digits and NUMERAL.fullmatch(value) is None:
+        raise UserError(f"{key}: '{_short(value)}' is text; expected {_expected(kind)}")
+    if (digits or isinstance(value, float)) and not math.isfinite(float(value)):
+        raise UserError(f"{key}: must be a finite number, not {_short(value)}")
     if scalar is str and isinstance(value, int | float):
         raise UserError(
-            f"{key}: {value} is a number; expected {_expected(key)} (on a command line in quotes twice, '\"...\"')"
+            f"{key}: {value} is a number; expected {_expected(kind)} (on a command line in quotes twice, '\"...\"')"
         )
 
 
-def _check_digits(key: str, value: str) -> None:
-    """Refuse text for a number that isn't its digits: float() takes inf and 1e400 too, and int() takes 010 and 1_0."""
-    if NUMERAL.fullmatch(value) is None:
-        raise UserError(f"{key}: '{_short(value)}' is text; expected {_expected(key)}")
-    if not math.isfinite(float(value)):
-        raise UserError(f"{key}: must be a finite number, not {_short(value)}")
-
-
-def _expected(key: str) -> str:
-    return _expected_of(known_keys()[key])
-
-
-def _expected_of(kind: Any) -> str:
+def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if get_origin(kind) is tuple:
         return "a list of whole numbers, such as [0, 1]"
     if NoneType in get_args(kind):
-        return f"{_expected_of(get_args(kind)[0])} or null"
+        return f"{_expected(get_args(kind)[0])} or null"
     return simple[kind]
-
-
-def _instantiate(merged: Any) -> RunConfig:
-    try:
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise UserError(_first_line(error)) from None
-    assert isinstance(config, RunConfig)
-    return config
 
 
 def _short(value: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.config.router_kinds import ROUTERS, RouterKind
-from core.errors import require
+from core.errors import require, require_limit
 
 Schedule = Literal["constant", "linear", "linear_reverse", "cosine", "cosine_reverse", "gaussian", "gaussian_reverse"]
 
@@ -32,9 +32,8 @@ class RouterConfig:
 
     def __post_init__(self) -> None:
         traits = self.traits
-        for name in ("gate_scale", "bias_update_rate"):
-            require(getattr(self, name) > 0, f"model.router.{name} must be positive, not {getattr(self, name)}")
-        require(self.time_bins >= 1, f"model.router.time_bins must be at least 1, not {self.time_bins}")
+        require_limit(self, "model.router", "be positive", "gate_scale", "bias_update_rate")
+        require_limit(self, "model.router", "be at least 1", "time_bins")
         require(
             self.time_features >= 2 and self.time_features % 2 == 0,
             f"model.router.time_features={self.time_features} must be even and at least 2: sines and cosines",
@@ -97,21 +96,14 @@ class ModelConfig:
     init_std: float = 0.02  # standard deviation of the initial weights
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "head_dim",
-            "granularity",
-            "max_positions",
-        ):
-            require(getattr(self, name) >= 1, f"model.{name} must be at least 1, not {getattr(self, name)}")
+        require_limit(
+            self, "model", "be at least 1", "vocab_size", "hidden_size", "num_layers", "num_heads", "head_dim"
+        )
+        require_limit(self, "model", "be at least 1", "granularity", "max_positions", "block_length")
         require(
             self.num_layers <= MOST_LAYERS, f"model.num_layers must be at most {MOST_LAYERS}, not {self.num_layers}"
         )
-        for name in ("rope_theta", "norm_eps", "init_std"):
-            require(getattr(self, name) > 0, f"model.{name} must be positive, not {getattr(self, name)}")
+        require_limit(self, "model", "be positive", "rope_theta", "norm_eps", "init_std")
         require(self.head_dim % 2 == 0, f"model.head_dim={self.head_dim} must be even: RoPE rotates pairs")
         _check_special_tokens(self)
         _check_blocks(self)
@@ -170,7 +162,6 @@ def _check_special_tokens(model: ModelConfig) -> None:
 def _check_blocks(model: ModelConfig) -> None:
     if model.block_length is None:
         return
-    require(model.block_length >= 1, f"model.block_length must be at least 1, not {model.block_length}")
     require(
         not model.causal,
         f"model.block_length={model.block_length} with model.causal=true: inside a block tokens see both sides; leave one "
@@ -189,8 +180,7 @@ def _check_blocks(model: ModelConfig) -> None:
 
 
 def _check_experts(model: ModelConfig) -> None:
-    for name in ("num_experts", "top_k"):
-        require(getattr(model, name) >= 1, f"model.{name} must be at least 1, not {getattr(model, name)}")
+    require_limit(model, "model", "be at least 1", "num_experts", "top_k")
     require(
         model.top_k <= model.num_experts,
         f"model.top_k={model.top_k} exceeds model.num_experts={model.num_experts}: a token can't reach more experts "

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from core.config.objective_kinds import OBJECTIVES, ObjectiveKind
-from core.errors import require
+from core.errors import require, require_limit
 
 
 @dataclass(frozen=True)
@@ -31,24 +31,21 @@ class ObjectiveConfig:
     z_loss_weight: float = 0.001  # weight of the router z-loss
 
     def __post_init__(self) -> None:
-        require(0 < self.epsilon < 1, f"objective.epsilon must lie in (0, 1), not {self.epsilon}")
-        for name in ("block_warmup", "block_decay"):
-            require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
+        require_limit(self, "objective", "lie in (0, 1)", "epsilon", "cart_p")
+        require_limit(self, "objective", "be positive", "beta")
+        require_limit(self, "objective", "be at least 1", "draws")
+        weights = ("load_balancing_weight", "z_loss_weight")
+        require_limit(self, "objective", "not be negative", "block_warmup", "block_decay", *weights)
         require(
             self.block_warmup + self.block_decay <= 1,
             f"objective.block_warmup={self.block_warmup} and objective.block_decay={self.block_decay} are shares of the "
             "steps: together at most 1",
         )
-        require(self.beta > 0, f"objective.beta must be positive, not {self.beta}")
-        require(self.draws >= 1, f"objective.draws must be at least 1, not {self.draws}")
-        require(0 < self.cart_p < 1, f"objective.cart_p must lie in (0, 1), not {self.cart_p}")
         require(
             self.weighting == "bound" or not (self.traits.causal or self.traits.pairs),
             f"objective.weighting={self.weighting} weighs masked tokens by what is visible around them, and "
             f"objective.kind={self.kind} doesn't learn so: use bound",
         )
-        for name in ("load_balancing_weight", "z_loss_weight"):
-            require(getattr(self, name) >= 0, f"objective.{name} must not be negative, not {getattr(self, name)}")
 
     @property
     def traits(self) -> ObjectiveKind:

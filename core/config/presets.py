@@ -1,6 +1,5 @@
 """Configs by name: the published models, proxies of the LLaDA-MoE shape, and what an ablation starts from."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from core.config.recipes import recipes
 from core.config.run import RunConfig, to_dict
 from core.config.training import OptimizerConfig, TrainerConfig
 from core.errors import UserError
+from core.registry import nearest
 
 
 def _proxy(
@@ -48,13 +48,8 @@ def _published(model: ModelConfig, *, learning_rate: float, length: int, autoreg
 
 def _changed(part: Any, settings: Mapping[str, Any]) -> Any:
     """A config, or a part of one, with nested settings over it: what this file says needs none of the checks of `build`."""
-    return replace(
-        part,
-        **{
-            name: _changed(getattr(part, name), value) if isinstance(value, Mapping) else value
-            for name, value in settings.items()
-        },
-    )
+    inner = {name: _changed(getattr(part, name), each) for name, each in settings.items() if isinstance(each, Mapping)}
+    return replace(part, **{**settings, **inner})
 
 
 PRESETS: dict[str, RunConfig] = {
@@ -187,14 +182,11 @@ def resolve(name: str, settings: Mapping[str, Any]) -> RunConfig:
         return load(Path(name), settings)
     if name in PRESETS:
         return build(to_dict(PRESETS[name]), settings)
-    near = difflib.get_close_matches(name, PRESETS, n=3) or [known for known in PRESETS if name in known]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"presets: {', '.join(PRESETS)}"
-    raise UserError(f"'{name}' is neither a config file nor a preset: {hint}")
+    raise UserError(f"'{name}' is neither a config file nor a preset: {nearest(name, PRESETS)}")
 
 
 def preset(name: str) -> RunConfig:
     """The config of that name. Raises UserError that names the nearest known ones."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=3) or list(PRESETS)
-        raise UserError(f"unknown preset '{name}': did you mean {' or '.join(near)}?")
+        raise UserError(f"unknown preset '{name}': {nearest(name, PRESETS)}")
     return PRESETS[name]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from core.errors import require
+from core.errors import require, require_limit
 
 Precision = Literal["fp32", "bf16"]
 
@@ -28,16 +28,11 @@ class OptimizerConfig:
     gradient_clip: float = 1.0  # largest gradient norm; 0: no clipping
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"optimizer.learning_rate must be positive, not {self.learning_rate}")
-        for name in ("beta1", "beta2"):
-            require(0 <= getattr(self, name) < 1, f"optimizer.{name} must lie in [0, 1), not {getattr(self, name)}")
-        for name in ("weight_decay", "warmup_steps", "gradient_clip"):
-            require(getattr(self, name) >= 0, f"optimizer.{name} must not be negative, not {getattr(self, name)}")
-        require(
-            0 <= self.final_lr_fraction <= 1,
-            f"optimizer.final_lr_fraction must lie in [0, 1], not {self.final_lr_fraction}",
-        )
-        require(0 < self.decay_fraction <= 1, f"optimizer.decay_fraction must lie in (0, 1], not {self.decay_fraction}")
+        require_limit(self, "optimizer", "be positive", "learning_rate")
+        require_limit(self, "optimizer", "lie in [0, 1)", "beta1", "beta2")
+        require_limit(self, "optimizer", "not be negative", "weight_decay", "warmup_steps", "gradient_clip")
+        require_limit(self, "optimizer", "lie in [0, 1]", "final_lr_fraction")
+        require_limit(self, "optimizer", "lie in (0, 1]", "decay_fraction")
         require(
             self.schedule == "wsd" or self.decay_fraction == OptimizerConfig.decay_fraction,
             f"optimizer.decay_fraction={self.decay_fraction} means nothing to optimizer.schedule={self.schedule}: leave it "
@@ -65,10 +60,8 @@ class TrainerConfig:
     stop_on_alarm: bool = False  # end the run as failed at its first alarm (collapse, dead experts, spikes)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "accumulate"):
-            require(getattr(self, name) >= 1, f"trainer.{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("validate_every", "checkpoint_every"):
-            require(getattr(self, name) >= 0, f"trainer.{name} must not be negative, not {getattr(self, name)}")
+        require_limit(self, "trainer", "be at least 1", "steps", "batch_size", "log_every", "accumulate")
+        require_limit(self, "trainer", "not be negative", "validate_every", "checkpoint_every")
         require(
             self.batch_size % self.accumulate == 0,
             f"trainer.batch_size={self.batch_size} can't be split into trainer.accumulate={self.accumulate} "
@@ -88,7 +81,7 @@ class DeepSpeedConfig:
 
     def __post_init__(self) -> None:
         require(self.stage in (0, 1, 2, 3), f"deepspeed.stage must be 0, 1, 2 or 3, not {self.stage}")
-        require(self.expert_parallel >= 1, f"deepspeed.expert_parallel must be at least 1, not {self.expert_parallel}")
+        require_limit(self, "deepspeed", "be at least 1", "expert_parallel")
         require(
             self.offload == "none" or self.stage >= (3 if self.offload == "parameters" else 1),
             f"deepspeed.offload={self.offload} needs deepspeed.stage={3 if self.offload == 'parameters' else '1 to 3'}, "

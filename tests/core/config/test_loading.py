@@ -2,7 +2,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from core.config.loading import _merge_by_key, _merge_whole, build, load, parse_overrides, read_yaml
+from core.config.loading import _merge, build, load, parse_overrides, read_yaml
 from core.config.plain_yaml import parse
 from core.config.presets import PRESETS
 from core.config.run import to_dict, to_yaml
@@ -39,7 +39,7 @@ def test_a_mistake_is_one_line_that_names_the_field(settings: dict, expected: st
 @pytest.mark.parametrize("name", PRESETS)
 def test_settings_merged_at_once_are_those_merged_key_by_key(name: str) -> None:
     layers = [to_dict(PRESETS[name]), {"seed": 5, "model": {"router": {"time_bins": 4}}, "model.dense_layers": []}]
-    assert OmegaConf.to_object(_merge_whole(layers)) == OmegaConf.to_object(_merge_by_key(layers))
+    assert OmegaConf.to_object(_merge(layers)) == OmegaConf.to_object(_merge(layers, by_key=True))
 
 
 @pytest.mark.parametrize(("first", "said"), [("x", ".*expected a whole number"), (3, " is given twice")])
