@@ -1,22 +1,81 @@
-"""Configuration of the network. core.config.run has the rest of a run.
+"""Configuration of the network, and what a kind of router is. core.config.run has the rest of a run.
 
-The comment of a field is its description in docs/configuration.md.
+The comment of a field is its description in docs/configuration.md. core.config.router_kinds has the built-in kinds.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
-from core.config.router_kinds import ROUTERS, RouterKind
 from core.errors import require, require_limit
+from core.registry import Registry
 
 Schedule = Literal["constant", "linear", "linear_reverse", "cosine", "cosine_reverse", "gaussian", "gaussian_reverse"]
+Shape = tuple[int, ...]
 
 MOST_LAYERS = 10_000  # each is an object, also of models that are only counted
 
 
+class Weight(NamedTuple):
+    """A tensor of the network's state dict.
+
+    per_sequence: it meets each sequence's timestep once, rather than every token. buffer: state that isn't learned.
+    """
+
+    name: str
+    shape: Shape
+    per_sequence: bool = False
+    buffer: bool = False
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def linear(model: "ModelConfig") -> tuple[Weight, ...]:
+    """The weights of token choice: a bias-free linear map from hidden states to experts."""
+    return (Weight("weight_ED", (model.experts, model.hidden_size)),)
+
+
+@dataclass(frozen=True)
+class RouterKind:
+    """A kind of router.
+
+    implementation: a subclass of core.model.routing.Router, or its name, "module:Class". weights: of one layer's router;
+    None: those that the class registers, which takes torch to see. sees_timestep: logits depend on the timestep.
+    follows_ratio: how much is computed may follow the mask ratio. experts_choose: experts take tokens and compete for them.
+    sees_sequence: a token's experts depend on the other tokens of its sequence. all_experts: every token meets every expert.
+    rows: rows among the experts' that a token has room for, on average; None: as many as experts that it meets. input_copies:
+    copies of its input, in fp32, that it keeps for the backward pass. check, check_settings: refuse models and settings of
+    the router that the kind can't have.
+    """
+
+    name: str
+    implementation: Any
+    weights: "Callable[[ModelConfig], tuple[Weight, ...]] | None" = linear
+    sees_timestep: bool = False
+    follows_ratio: bool = False
+    experts_choose: bool = False
+    sees_sequence: bool = False
+    all_experts: bool = False
+    rows: "Callable[[ModelConfig], float] | None" = None
+    input_copies: int = 1
+    check: "Callable[[ModelConfig], None] | None" = None
+    check_settings: "Callable[[RouterConfig], None] | None" = None
+
+    @property
+    def routes_tokens_singly(self) -> bool:
+        """True where a token's experts depend on its own hidden state alone."""
+        return not (self.sees_timestep or self.follows_ratio or self.sees_sequence)
+
+
+ROUTERS: Registry[RouterKind] = Registry("model.router.kind", folder="core.model.routers", light=False)
+
+
 @dataclass(frozen=True)
 class RouterConfig:
-    """Router of the sparse layers. Its kind is a name in core.config.router_kinds.ROUTERS."""
+    """Router of the sparse layers. Its kind is a name in ROUTERS."""
 
     kind: str = field(default="topk", metadata={"registry": ROUTERS})  # routing rule, see the table in docs/models.md
     # input of a timestep-conditioned router. shuffled (another sequence's timestep) and constant are controls with equal

@@ -1,101 +1,39 @@
-"""Kinds of routers: what is true of each, as planning and checks read it, without torch.
+"""Built-in kinds of routers: what is true of each, as planning and checks read it, without torch.
 
 Shapes: E experts, D hidden size, F features and T bins of a timestep.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
-
+from core.config.model import ROUTERS, ModelConfig, RouterConfig, RouterKind, Weight, linear
 from core.errors import require
-from core.registry import Registry
-
-if TYPE_CHECKING:
-    from core.config.model import ModelConfig, RouterConfig
 
 EC_DLM_K = (8, 20, 32)  # least, mean and most experts a token, as EC-DLM trains (arXiv 2604.01622)
-Shape = tuple[int, ...]
 
 
-class Weight(NamedTuple):
-    """A tensor of the network's state dict.
-
-    per_sequence: it meets each sequence's timestep once, rather than every token. buffer: state that isn't learned.
-    """
-
-    name: str
-    shape: Shape
-    per_sequence: bool = False
-    buffer: bool = False
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
-
-
-def linear(model: "ModelConfig") -> tuple[Weight, ...]:
-    """The weights of token choice: a bias-free linear map from hidden states to experts."""
-    return (Weight("weight_ED", (model.experts, model.hidden_size)),)
-
-
-@dataclass(frozen=True)
-class RouterKind:
-    """A kind of router.
-
-    implementation: a subclass of core.model.routing.Router, or its name, "module:Class". weights: of one layer's router;
-    None: those that the class registers, which takes torch to see. sees_timestep: logits depend on the timestep.
-    follows_ratio: how much is computed may follow the mask ratio. experts_choose: experts take tokens and compete for them.
-    sees_sequence: a token's experts depend on the other tokens of its sequence. all_experts: every token meets every expert.
-    rows: rows among the experts' that a token has room for, on average; None: as many as experts that it meets. input_copies:
-    copies of its input, in fp32, that it keeps for the backward pass. check, check_settings: refuse models and settings of
-    the router that the kind can't have.
-    """
-
-    name: str
-    implementation: Any
-    weights: "Callable[[ModelConfig], tuple[Weight, ...]] | None" = linear
-    sees_timestep: bool = False
-    follows_ratio: bool = False
-    experts_choose: bool = False
-    sees_sequence: bool = False
-    all_experts: bool = False
-    rows: "Callable[[ModelConfig], float] | None" = None
-    input_copies: int = 1
-    check: "Callable[[ModelConfig], None] | None" = None
-    check_settings: "Callable[[RouterConfig], None] | None" = None
-
-    @property
-    def routes_tokens_singly(self) -> bool:
-        """True where a token's experts depend on its own hidden state alone."""
-        return not (self.sees_timestep or self.follows_ratio or self.sees_sequence)
-
-
-def _timed(model: "ModelConfig") -> tuple[Weight, ...]:
+def _timed(model: ModelConfig) -> tuple[Weight, ...]:
     return (Weight("time_EF", (model.experts, model.router.time_features), per_sequence=True),)
 
 
-def _linear_and_timed(model: "ModelConfig") -> tuple[Weight, ...]:
+def _linear_and_timed(model: ModelConfig) -> tuple[Weight, ...]:
     return (*linear(model), *_timed(model))
 
 
-def _film(model: "ModelConfig") -> tuple[Weight, ...]:
+def _film(model: ModelConfig) -> tuple[Weight, ...]:
     shape = (2 * model.hidden_size, model.router.time_features)
     return (*linear(model), Weight("film_CF", shape, per_sequence=True))
 
 
-def _bins(model: "ModelConfig") -> tuple[Weight, ...]:
+def _bins(model: ModelConfig) -> tuple[Weight, ...]:
     return (*linear(model), Weight("bin_TE", (model.router.time_bins, model.experts), per_sequence=True))
 
 
-def _check_schedule(router: "RouterConfig") -> None:
+def _check_schedule(router: RouterConfig) -> None:
     require(
         router.k_schedule != "constant",
         "model.router.k_schedule=constant with model.router.kind=adaptive_k is model.router.kind=topk: use that",
     )
 
 
-def _check_gates(router: "RouterConfig") -> None:
+def _check_gates(router: RouterConfig) -> None:
     require(
         not router.renormalise,
         "model.router.renormalise=true would undo the gates' scale of model.router.kind=ec_dlm, which are a softmax over "
@@ -103,7 +41,7 @@ def _check_gates(router: "RouterConfig") -> None:
     )
 
 
-def _check_adaptive_k(model: "ModelConfig") -> None:
+def _check_adaptive_k(model: ModelConfig) -> None:
     most = 2 * model.experts_per_token - 1
     require(
         most <= model.experts,
@@ -112,7 +50,7 @@ def _check_adaptive_k(model: "ModelConfig") -> None:
     )
 
 
-def _check_ec_dlm(model: "ModelConfig") -> None:
+def _check_ec_dlm(model: ModelConfig) -> None:
     require(
         model.shared_expert_width % model.width_of_expert == 0,
         f"model.shared_expert_width={model.shared_expert_width} must be a multiple of an expert's width, "
@@ -120,12 +58,12 @@ def _check_ec_dlm(model: "ModelConfig") -> None:
     )
 
 
-def _room_for_twice(model: "ModelConfig") -> float:
+def _room_for_twice(model: ModelConfig) -> float:
     fixed = model.router.k_schedule in (None, "constant")
     return model.experts_per_token if fixed else min(model.experts, 2 * model.experts_per_token)
 
 
-def _room_of_ec_dlm(model: "ModelConfig") -> float:
+def _room_of_ec_dlm(model: ModelConfig) -> float:
     chosen, (_, mean, most) = model.experts_per_token, EC_DLM_K
     return chosen if model.router.k_schedule == "constant" else min(model.experts, chosen * most / mean)
 
@@ -154,4 +92,5 @@ BUILT_IN = (
     RouterKind("random", "core.model.routers.controls:RandomRouter", lambda model: (), sees_sequence=True,
                input_copies=0),
 )  # fmt: skip
-ROUTERS: Registry[RouterKind] = Registry("model.router.kind", BUILT_IN, folder="core.model.routers", light=False)
+for _kind in BUILT_IN:
+    ROUTERS.add(_kind)

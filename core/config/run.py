@@ -14,10 +14,8 @@ from typing import Any, Literal
 import yaml
 
 from core.config.data import DataConfig
-from core.config.model import ModelConfig
-from core.config.objective import ObjectiveConfig
-from core.config.objective_kinds import OBJECTIVES
-from core.config.router_kinds import ROUTERS
+from core.config.model import ROUTERS, ModelConfig
+from core.config.objective import OBJECTIVES, ObjectiveConfig
 from core.config.training import DeepSpeedConfig, OptimizerConfig, TrainerConfig
 from core.errors import require
 from core.registry import Registry

@@ -1,6 +1,6 @@
 """Objectives: which tokens a network predicts, what it sees of them, and what is minimised.
 
-`objective` registers a class as a kind of objective.kind; core.config.objective_kinds has those that come with the package.
+`objective` registers a class as a kind of objective.kind; core.config.objective has those that come with the package.
 Shapes as in core.diffusion.masking.
 """
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from core.config.objective_kinds import OBJECTIVES, ObjectiveKind
+from core.config.objective import OBJECTIVES, ObjectiveKind
 from core.config.run import RunConfig
 from core.diffusion.batch import Batch
 from core.diffusion.losses import context_weights, weighted_per_token
@@ -70,7 +70,7 @@ O = TypeVar("O", bound=type[Objective])  # noqa: E741
 
 
 def objective(name: str, **traits: Any) -> Callable[[O], O]:
-    """Register a class as objective.kind=name. traits: fields of core.config.objective_kinds.ObjectiveKind."""
+    """Register a class as objective.kind=name. traits: fields of core.config.objective.ObjectiveKind."""
 
     def register(cls: O) -> O:
         OBJECTIVES.add(ObjectiveKind(name, cls, **traits))

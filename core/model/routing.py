@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.config.model import ModelConfig
-from core.config.router_kinds import ROUTERS, RouterKind
+from core.config.model import ROUTERS, ModelConfig, RouterKind
 from core.model.precision import without_autocast
 
 BELL = 0.22  # deviation of the gaussian schedule: its mean is 1/2 then
@@ -156,7 +155,7 @@ R = TypeVar("R", bound=type[Router])
 
 
 def router(name: str, **traits: Any) -> Callable[[R], R]:
-    """Register a class as model.router.kind=name. traits: fields of core.config.router_kinds.RouterKind."""
+    """Register a class as model.router.kind=name. traits: fields of core.config.model.RouterKind."""
 
     def register(cls: R) -> R:
         ROUTERS.add(RouterKind(name, cls, **{"weights": None, **traits}))

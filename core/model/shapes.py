@@ -6,8 +6,7 @@ Shapes: E experts, W expert width, D hidden size, F features and T bins of a tim
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
-from core.config.model import ModelConfig
-from core.config.router_kinds import Shape, Weight
+from core.config.model import ModelConfig, Shape, Weight
 from core.registry import load
 
 EXPERTS = ".experts."  # in the name of a weight that is stacked over experts

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from core.config.objective_kinds import Likelihood as Kind
+from core.config.objective import Likelihood as Kind
 from core.records.designs import Likelihood
 
 CALLED: dict[Kind, str] = {

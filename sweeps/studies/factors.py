@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from core.config.field_types import check_fields
 from core.config.loading import build, text
-from core.config.router_kinds import ROUTERS
+from core.config.model import ROUTERS
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.model.flops import flops_per_token

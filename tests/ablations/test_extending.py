@@ -21,8 +21,8 @@ from analysis.study import Study
 from analysis.verdicts.answer import PARTS
 from analysis.verdicts.judge import judge
 from core.config.loading import build
-from core.config.objective_kinds import OBJECTIVES
-from core.config.router_kinds import ROUTERS
+from core.config.model import ROUTERS
+from core.config.objective import OBJECTIVES
 from core.data.corpora import load
 from core.data.corpus import CORPORA
 from core.diffusion.decode_rules import DECODE_RULES

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from core.config.loading import build
-from core.config.router_kinds import ROUTERS
+from core.config.model import ROUTERS
 from core.config.run import RunConfig
 from core.data.batches import TrainBatches
 from core.data.corpora import load

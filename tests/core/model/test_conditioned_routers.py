@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from core.config.loading import build
-from core.config.model import ModelConfig, RouterConfig
-from core.config.router_kinds import ROUTERS
+from core.config.model import ROUTERS, ModelConfig, RouterConfig
 from core.errors import UserError
 from core.model.balance import expert_counts
 from core.model.moe import MoE

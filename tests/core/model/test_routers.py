@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from core.config.model import ModelConfig, RouterConfig
-from core.config.router_kinds import ROUTERS
+from core.config.model import ROUTERS, ModelConfig, RouterConfig
 from core.model.balance import expert_counts, max_violation
 from core.model.routers.bias_balanced import BiasBalancedRouter
 from core.model.routing import Router, TopKRouter

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from core.capacity.states import sizes
-from core.config.model import ModelConfig, RouterConfig
+from core.config.model import ROUTERS, ModelConfig, RouterConfig
 from core.config.presets import PRESETS
-from core.config.router_kinds import ROUTERS
 from core.model.flops import count
 from core.model.shapes import shapes, weights
 from core.model.transformer import Denoiser

@@ -9,7 +9,7 @@ from scipy.special import entr
 
 from analysis.routing.profile import crossed_profile, paired_change
 from core.config.loading import build
-from core.config.router_kinds import ROUTERS
+from core.config.model import ROUTERS
 from core.config.run import RunConfig
 from core.data.module import MaskedTextModule, held_out
 from core.diffusion.batch import Batch
