@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.scaling.families import Runs
 from analysis.scaling.fitting import NO_ERROR, UNDETERMINED
-from analysis.scaling.forms import Runs
 from analysis.scaling.isoflop import interval
 from analysis.scaling.law import MODIFIERS, ScalingLaw
 from analysis.scaling.trend import Interval

@@ -8,23 +8,17 @@ A form that those runs don't determine has no such error and isn't kept.
 So whether dense and sparse models share E is decided by what they say about a scale that they haven't seen.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from analysis.scaling.fitting import (
-    NO_ERROR,
-    best_of,
-    compare_forms,
-    first_guesses,
-    fit_law,
-    judged,
-    refitted,
-    resampled,
-)
-from analysis.scaling.forms import Form, Runs
-from analysis.scaling.law import ScalingLaw, checked, law_of, terms_of
+from analysis.scaling.fitting import NO_ERROR, UNDETERMINED, best_of, first_guesses, fit_law, refitted, resampled
+from analysis.scaling.law import MODIFIERS, ScalingLaw, checked, law_of, terms_of
 from core.errors import UserError
 
 ONE_E, OWN = "a law each, one E", "a law each"
@@ -33,29 +27,102 @@ E_STARTS = (0.3, 0.6, 0.9)  # shares of the lowest loss
 OWN_PLACES = (0, 1, 3, 4)  # of a, b, alpha, beta in a law's coefficients
 
 
+@dataclass(frozen=True)
+class Runs:
+    """R runs. family: (R,) names; the other columns (R,): active parameters, training tokens, final loss in nats, experts
+    over chosen experts, granularity; point: labels, the same for the seeds of one point."""
+
+    family: np.ndarray
+    parameters: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    sparsity: np.ndarray
+    granularity: np.ndarray
+    point: np.ndarray
+
+    @property
+    def families(self) -> list[str]:
+        return list(dict.fromkeys(self.family.tolist()))
+
+    @property
+    def largest(self) -> np.ndarray:
+        """Mask of the runs of their family's largest model. (R,) bool."""
+        top = {name: self.parameters[self.family == name].max() for name in self.families}
+        return np.array([n == top[name] for n, name in zip(self.parameters, self.family, strict=True)], dtype=bool)
+
+    @property
+    def modifiers(self) -> tuple[str, ...]:
+        """The modifiers that differ between runs."""
+        return tuple(name for name in MODIFIERS if len(np.unique(getattr(self, name))) > 1)
+
+    def where(self, chosen_R: np.ndarray) -> "Runs":
+        return Runs(**{name: column[chosen_R] for name, column in vars(self).items()})
+
+    def columns(self, *names: str) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("parameters", "tokens", "loss", *names)}
+
+    def of(self, family: str) -> "Runs":
+        return self.where(self.family == family)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form and how far off it is on every family's largest model: root mean square of log residuals.
+
+    modifiers: of one law for all families; empty else. error: None where it wasn't judged, and where the other runs don't
+    determine the form: then equally good fits differ by `spread` in their log predictions of those models.
+    """
+
+    name: str
+    modifiers: tuple[str, ...]
+    coefficients: int
+    error: float | None
+    spread: float = 0.0
+
+    @property
+    def of_each(self) -> bool:
+        """True if every family has a law of its own."""
+        return self.name in (ONE_E, OWN)
+
+
 def compare(runs: Runs) -> tuple[Form, ...]:
     """All forms, judged on the largest model of every family; the fewest coefficients first.
 
     Raises UserError where too little is left without those models. A form that has too few runs by family is left out.
     """
-    held, families, found = runs.largest, len(runs.families), []
-    nested = compare_forms(**runs.columns(*runs.modifiers), held_out=held)
-    for form in sorted(nested, key=lambda form: len(form.modifiers)):
-        name = f"one law with {' and '.join(form.modifiers)}" if form.modifiers else "one law"
-        found.append(Form(name, form.modifiers, 5 + len(form.modifiers), form.error, form.spread))
-    if families > 1 and set(runs.where(~held).families) == set(runs.families):  # of one model nothing would be left
-        for name, coefficients in ((ONE_E, 4 * families + 1), (OWN, 5 * families)):
-            try:
-                laws = fit(runs.where(~held), Form(name, (), coefficients, None), asked=runs.where(held))
-            except UserError:
-                continue
-            parts = [(*judged(runs.where(held).of(f).columns(), law), (held & (runs.family == f)).sum())
-                     for f, law in laws.items()]  # fmt: skip
-            known = [(error, n) for error, _, n in parts if error is not None]
-            whole = float(np.sqrt(sum(error**2 * n for error, n in known) / held.sum()))
-            error = whole if len(known) == len(parts) else None
-            found.append(Form(name, (), coefficients, error, max(spread for _, spread, _ in parts)))
+    checked(runs.columns(*runs.modifiers))
+    seen, unseen = runs.where(~runs.largest), runs.where(runs.largest)
+    found = [_judged(form, seen, unseen) for form in _shared(runs.modifiers)]
+    found.sort(key=lambda form: (len(form.modifiers), math.inf if form.error is None else form.error))
+    families = len(runs.families)
+    if families > 1 and set(seen.families) == set(runs.families):  # of one model nothing would be left
+        for form in (Form(ONE_E, (), 4 * families + 1, None), Form(OWN, (), 5 * families, None)):
+            with suppress(UserError):
+                found.append(_judged(form, seen, unseen))
     return tuple(found)
+
+
+def _shared(modifiers: Sequence[str]) -> Iterator[Form]:
+    """Forms of one law for all families: with every subset of the modifiers."""
+    for size in range(len(modifiers) + 1):
+        for names in itertools.combinations(modifiers, size):
+            name = f"one law with {' and '.join(names)}" if names else "one law"
+            yield Form(name, names, 5 + size, None)
+
+
+def _judged(form: Form, seen: Runs, unseen: Runs) -> Form:
+    """The form with its error and spread on runs that it isn't fitted to."""
+    laws = fit(seen, form, asked=unseen)
+    first = next(iter(laws.values()))
+    parts = [(laws[name], unseen.of(name)) for name in unseen.families] if form.of_each else [(first, unseen)]
+    residuals, spreads = [], []
+    for law, own in parts:
+        columns = own.columns(*form.modifiers)
+        loss = columns.pop("loss")
+        residuals.append(np.log(law.predict(**columns) / loss))
+        spreads.append(law.spread(**columns))
+    error = float(np.sqrt((np.concatenate(residuals) ** 2).mean()))
+    return replace(form, error=error if max(spreads) <= UNDETERMINED else None, spread=max(spreads))
 
 
 def choose(forms: Sequence[Form]) -> Form:
@@ -70,15 +137,13 @@ def choose(forms: Sequence[Form]) -> Form:
     return next(form for form in forms if form.error is not None and form.error <= enough)
 
 
-def fit(
-    runs: Runs, form: Form, *, asked: Runs | None = None, bootstrap: int = 0, seed: int = 0
-) -> Mapping[str, ScalingLaw]:
+def fit(runs: Runs, form: Form, *, asked: Runs | None = None, bootstrap: int = 0) -> Mapping[str, ScalingLaw]:
     """The form's law of each family: the same one for all, or one each.
 
     asked: places at which the laws' spread has to be exact. bootstrap: refits on resampled points. Raises UserError as
     `fit_law` does.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     more: dict[str, Any] = {"bootstrap": bootstrap, "rng": rng}
     if form.name == OWN:
         laws = {}

@@ -1,4 +1,4 @@
-"""Fitting a scaling law to runs, and its nested forms beside each other.
+"""Fitting a scaling law to runs.
 
 The objective is the *sum* of Huber losses of log residuals (Hoffmann et al., arXiv 2203.15556, Sec. D.2; Besiroglu et al.,
 arXiv 2404.10102, show that a mean with default tolerances stops early at wrong values), minimised from many starts.
@@ -11,14 +11,13 @@ those predict different losses, the fit isn't determined.
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
 from analysis.scaling.descent import minimise, task
-from analysis.scaling.law import ScalingLaw, checked, error_on, law_of, terms_of
+from analysis.scaling.law import ScalingLaw, checked, law_of, terms_of
 
 STARTS = 24  # of the grid's best
 
@@ -132,51 +131,3 @@ def resampled(runs: int, together: ArrayLike | None, rng: np.random.Generator) -
     labels_R = np.unique(np.asarray(together), return_inverse=True)[1]
     drawn = rng.integers(0, labels_R.max() + 1, labels_R.max() + 1)
     return np.concatenate([np.flatnonzero(labels_R == label) for label in drawn])
-
-
-@dataclass(frozen=True)
-class Form:
-    """A form of the law and how far off it is at the scale that was held out: root mean square of log residuals.
-
-    error: None where the other runs don't determine it. spread: of log predictions of the held-out runs, over fits that are
-    equally good.
-    """
-
-    modifiers: tuple[str, ...]
-    error: float | None
-    law: ScalingLaw
-    spread: float
-
-
-def compare_forms(
-    parameters: ArrayLike,
-    tokens: ArrayLike,
-    loss: ArrayLike,
-    *,
-    held_out: ArrayLike | None = None,
-    **modifiers: ArrayLike,
-) -> tuple[Form, ...]:
-    """All nested forms, fitted without the runs of the largest N and judged on them; the best first, undetermined ones last.
-
-    A form with more terms fits what it has seen better by construction: only what it hasn't seen tells. held_out: (R,)
-    bool, other runs to judge on, such as the largest of several families.
-    """
-    columns = checked({"parameters": parameters, "tokens": tokens, "loss": loss, **modifiers})
-    largest = columns["parameters"] == columns["parameters"].max()
-    held = largest if held_out is None else np.asarray(held_out, dtype=bool)
-    found = []
-    for size in range(len(modifiers) + 1):
-        for names in itertools.combinations(modifiers, size):
-            kept = {name: columns[name][~held] for name in ("parameters", "tokens", "loss", *names)}
-            unseen = {name: column[held] for name, column in columns.items()}
-            law = fit_law(**kept, asked=unseen)
-            error, spread = judged(unseen, law)
-            found.append(Form(names, error, law, spread))
-    return tuple(sorted(found, key=lambda form: np.inf if form.error is None else form.error))
-
-
-def judged(columns: Mapping[str, np.ndarray], law: ScalingLaw) -> tuple[float | None, float]:
-    """A law's error on runs that it wasn't fitted to, None where it isn't determined, and its spread there."""
-    given = {name: columns[name] for name in law.modifiers}
-    spread = law.spread(columns["parameters"], columns["tokens"], **given)
-    return (error_on(columns, law) if spread <= UNDETERMINED else None), spread

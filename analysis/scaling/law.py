@@ -125,13 +125,6 @@ def law_of(
     )
 
 
-def error_on(columns: Mapping[str, np.ndarray], law: ScalingLaw) -> float:
-    """Root mean square of a law's log residuals on runs."""
-    given = {name: columns[name] for name in law.modifiers}
-    predicted = law.predict(columns["parameters"], columns["tokens"], **given)
-    return float(np.sqrt((np.log(predicted / columns["loss"]) ** 2).mean()))
-
-
 def checked(columns: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
     """The runs' columns as arrays. Raises UserError for what `fit_law` refuses."""
     arrays = {name: np.asarray(column, dtype=float) for name, column in columns.items()}

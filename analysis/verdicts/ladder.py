@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.scaling.forms import Form
-from analysis.scaling.ladder import Ladder
-from analysis.scaling.ladder_fit import fit_ladder
+from analysis.scaling.families import Form
+from analysis.scaling.ladder import Ladder, fit_ladder
 from analysis.scaling.trend import Interval
 from analysis.study import Study
 from analysis.table import Column, Table

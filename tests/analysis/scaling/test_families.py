@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.scaling.families import ONE_E, OWN, choose, compare, fit
+from analysis.scaling.families import ONE_E, OWN, Form, Runs, choose, compare, fit
 from analysis.scaling.fitting import fit_law, resampled
-from analysis.scaling.forms import Form, Runs
 
 
 def runs_of(floors: tuple[float, float], alphas: tuple[float, float], noise: float = 0.0, seed: int = 0) -> Runs:

@@ -17,10 +17,8 @@ from analysis.report.files import as_csv, as_latex, as_markdown
 from analysis.report.html import render
 from analysis.report.terminal import terminal_table
 from analysis.scaling.extrapolation import judged_points, undetermined, weaknesses
-from analysis.scaling.families import choose, compare, fit
-from analysis.scaling.forms import Runs
-from analysis.scaling.ladder import Ladder, unfittable
-from analysis.scaling.ladder_fit import PLAIN, fit_ladder
+from analysis.scaling.families import Runs, choose, compare, fit
+from analysis.scaling.ladder import PLAIN, Ladder, fit_ladder, unfittable
 from analysis.scaling.law import ScalingLaw
 from analysis.study import Study
 from analysis.table import tables_on
