@@ -15,11 +15,11 @@ from core.errors import UserError
 from core.runtime.printable import say
 from core.runtime.units import counted
 from sweeps.kinds import AnyPlan
-from sweeps.launch.events import Event, Summary
+from sweeps.launch.events import Summary
 from sweeps.launch.launcher import Launcher, Order, Submission, launchers
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
 from sweeps.launch.obstacles import check_places
-from sweeps.launch.progress import present
+from sweeps.launch.progress import Event, present
 from sweeps.runs.folders import run_folder
 from sweeps.runs.packing import best_workers
 from sweeps.runs.progress import CLOCK

@@ -2,6 +2,8 @@
 
 import argparse
 import sys
+import time
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,11 +24,14 @@ from core.records.study_history import Look
 from core.runtime.printable import say
 from core.runtime.terminal import line
 from core.runtime.units import counted
-from sweeps.launch.blocks import StalledError, train_blocks, wait
+from sweeps.launch.launcher import tasks_of
 from sweeps.launch.pool import TRAINER, warm_workers
 from sweeps.runs.folders import write_design
+from sweeps.runs.status import status
 from sweeps.storage.storage import choose_url
 from sweeps.studies.plan import Plan
+
+POLL_S = 10.0
 
 
 def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
@@ -40,21 +45,12 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     say_before(folder, plan)
     found = analyse(folder, plan.design, rule, noted=noted)
 
-    def train(found: SequentialRun) -> int | None:
-        _say(found)
-        design = sequential_design(folder, plan.design, rule, found.seeds)
-        return _train(arguments, plan.buy(found.wanted, design), retry_failed=False)
-
     if arguments.retry_failed:
         if (ended := _retry(arguments, plan, rule, found)) is not None:
             return ended
         found = analyse(folder, plan.design, rule, noted=noted)
     with warm_workers(TRAINER) if found.wanted and launcher_of(arguments).here else nullcontext():  # for all blocks
-        try:
-            last = train_blocks(found, lambda: analyse(folder, plan.design, rule), train)
-        except StalledError as error:
-            follow = studies.command("status", arguments, plan.size)
-            raise UserError(f"{error} ({follow} tells); this command goes on where they end") from None
+        last = _train_blocks(arguments, plan, rule, found)
     if isinstance(last, int):
         return last
     design = sequential_design(folder, plan.design, rule, last.seeds)
@@ -70,6 +66,26 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
         failed = line(f"{counted(study.failed, 'run')} failed", "red")
         out.print(failed + line(": the report names them; --retry-failed runs them again"))
     return 1 if study.failed else 0
+
+
+def _train_blocks(arguments: argparse.Namespace, plan: Plan, rule: Rule, found: SequentialRun) -> SequentialRun | int:
+    """Train what an analysis wants and analyse again, until nothing is wanted.
+
+    Returns the last analysis, or an exit status where the command ends. Raises UserError where a block changes nothing.
+    """
+    folder, before = arguments.out / plan.study_name, None
+    while found.wanted:
+        if found.wanted == before:
+            raise UserError(
+                f"{len(found.wanted)} runs are neither recorded nor waiting: another process trains them, or lost them "
+                f"({studies.command('status', arguments, plan.size)} tells); this command goes on where they end"
+            )
+        _say(found)
+        design = sequential_design(folder, plan.design, rule, found.seeds)
+        if (ended := _train(arguments, plan.buy(found.wanted, design), retry_failed=False)) is not None:
+            return ended
+        found, before = analyse(folder, plan.design, rule), found.wanted
+    return found
 
 
 def _say_unanalysed(folder: Path, design: Design) -> None:
@@ -109,8 +125,22 @@ def _train(arguments: argparse.Namespace, block: Plan, *, retry_failed: bool) ->
         return 0
     out = arguments.out.absolute()
     url = choose_url(arguments.storage, out, out / block.study_name)
-    wait(block.study_name, out, url, lambda now: say("; ".join(tasks_said(now)), file=sys.stderr))
+    _wait(block.study_name, out, url)
     return None
+
+
+def _wait(study: str, out: Path, storage_url: str) -> None:
+    """Wait until no run of a study is queued or in training, and say what changes."""
+    before = None
+    while True:
+        now = status(study, out, storage_url, tasks_of=tasks_of)
+        if not now.is_under_way or (now.tasks == () and not now.of("running")):
+            return
+        states = Counter((task.state, task.reason) for task in now.tasks or ())  # not the time that they have left
+        if (states, now.silence) != before:
+            say("; ".join(tasks_said(now)), file=sys.stderr)
+        before = states, now.silence
+        time.sleep(POLL_S)
 
 
 def _say(found: SequentialRun) -> None:

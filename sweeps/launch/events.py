@@ -1,31 +1,12 @@
-"""Events and summary of a launcher."""
+"""Summary of a finished sweep."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-from sweeps.studies.plan import PlannedRun
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a sweep. text: one line for people.
-
-    kind "planned" comes first; "lost" is a dead worker's run that is queued again, or one that
-    another process has.
-    """
-
-    kind: Literal["planned", "started", "finished", "paused", "failed", "lost", "message"]
-    text: str
-    run: PlannedRun | None = None
-    folder: Path | None = None
-    to_train: int | None = None  # with "planned"
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Summary of a finished sweep. states: how many runs, or configurations, are in each state now.
+    """Outcome of a sweep. states: how many runs, or configurations, are in each state now.
 
     done, failed: runs recorded by this sweep. reused, failed_before: recorded earlier and left as they are.
     missing: without a record still, and nobody trains them. elsewhere: without a record too, in training by another process.

@@ -11,16 +11,13 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from core.errors import UserError
 from core.runtime.units import counted
 from sweeps.launch import launchers as package
+from sweeps.launch.events import Summary
 from sweeps.runs.slurm_jobs import Task
-
-if TYPE_CHECKING:  # they load Optuna
-    from sweeps.kinds import AnyPlan
-    from sweeps.launch.events import Event, Summary
 
 GROUP = "ablate.launchers"
 
@@ -47,13 +44,13 @@ class Order:
     """Request to a launcher beside the plan. options: its own, by key; those not given are None or False.
 
     storage_url: None = $ABLATE_STORAGE, or a journal in the folder of runs. workers: processes on this machine; None = one
-    per GPU or core. on_event: is told how the sweep gets on, by a launcher whose workers run here.
+    per GPU or core. on_event: takes each sweeps.launch.progress.Event of a launcher whose workers run here.
     """
 
     storage_url: str | None = None
     retry_failed: bool = False
     workers: int | None = None
-    on_event: "Callable[[Event], None]" = lambda event: None
+    on_event: Callable[[Any], None] = lambda event: None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -103,8 +100,10 @@ class Launcher(Protocol):
     options: Sequence[Option]
     parallelism: str
 
-    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> "Summary | Submission | None":
+    def launch(self, plan: Any, out: Path, order: Order) -> Summary | Submission | None:
         """Have a plan's runs trained: Summary where they were `here`; else what was submitted, or None where nothing waits.
+
+        plan: a sweeps.kinds.AnyPlan, whose module takes longer to import than all else here.
 
         Raises UserError for what can't be done as asked.
         """

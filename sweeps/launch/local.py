@@ -11,10 +11,11 @@ from core.errors import UserError
 from core.records.run_record import FILE_NAME
 from core.runtime.units import counted
 from sweeps.kinds import AnyPlan, operations_of
-from sweeps.launch.events import Event, Summary
+from sweeps.launch.events import Summary
 from sweeps.launch.machine import default_workers
 from sweeps.launch.obstacles import check_places
 from sweeps.launch.pool import TRAINER, Pool, warm_workers
+from sweeps.launch.progress import Event
 from sweeps.launch.running_sweeps import registered_in
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import MOST_LOSSES
@@ -47,9 +48,9 @@ def run(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     shown, out, runs = out / plan.study_name, out.absolute(), plan.sweep.runs
-    folders = [run_folder(plan.sweep, one, out) for one in runs]
-    check_places(out, out / plan.study_name, folders)
-    url = choose_url(storage_url, out, out / plan.study_name)
+    study, folders = out / plan.study_name, [run_folder(plan.sweep, one, out) for one in runs]
+    check_places(out, study, folders)
+    url = choose_url(storage_url, out, study)
     storage = open_storage(url)
     if runs:  # at once, as nothing can be refused any more: reading records and starting workers take their time
         on_event(Event("message", f"{plan.study_name}: {counted(len(runs), 'run')}, in {shown}"))
@@ -84,8 +85,6 @@ def run(
 
 
 class _Sweep:
-    """One sweep under way."""
-
     def __init__(self, queue: Queue[Any], pool: Pool, on_event: Callable[[Event], None]) -> None:
         self._queue, self._pool, self._tell = queue, pool, on_event
         self._runs = {run.run_hash: run for run in queue.sweep.runs}

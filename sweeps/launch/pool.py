@@ -27,18 +27,18 @@ TRAINER = "core.training.run:train"
 PROGRAM = "sweeps.launch.process"
 
 
+def job_of(plan: AnyPlan, out: Path, trainer: str) -> dict[str, Any]:
+    """What a worker process reads of its job (sweeps.launch.process.queue_of)."""
+    return {"operations": module_of(plan.kind), "plan": plan.to_json(), "out": str(out), "trainer": trainer}
+
+
 class Pool:
     """The workers of one sweep, by number from 0. Leaving its context leaves none alive."""
 
     def __init__(self, plan: AnyPlan, out: Path, storage_url: str, trainer: str) -> None:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
-        self._content = {
-            "operations": module_of(plan.kind),
-            "plan": plan.to_json(),
-            "out": str(out),
-            "trainer": trainer,
-        }
+        self._content = job_of(plan, out, trainer)
         self._devices, self._trainer = plan.devices, trainer
         self._scope = contextlib.ExitStack()
         self._template: Template | None = None

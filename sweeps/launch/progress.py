@@ -6,8 +6,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, Any, Literal, TextIO
 
 from rich.console import Group
 from rich.live import Live
@@ -18,12 +19,28 @@ from core.runtime.printable import one_line
 from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import Column, Labelled
 from core.runtime.units import duration
-from sweeps.launch.events import Event
 from sweeps.runs.progress import CLOCK, LINE_S, read_progress
 from sweeps.studies.plan import PlannedRun, Sweep
 
 BAR = 24  # columns of a terminal
 MOST_NAMED = 4  # runs in one line
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a sweep. text: one line for people.
+
+    kind "planned" comes first; "lost" is a dead worker's run that is queued again, or one that
+    another process has.
+    """
+
+    kind: Literal["planned", "started", "finished", "paused", "failed", "lost", "message"]
+    text: str
+    run: PlannedRun | None = None
+    folder: Path | None = None
+    to_train: int | None = None  # with "planned"
+
+
 Present = Callable[[Event], None]
 
 
@@ -131,7 +148,9 @@ class Board:
 
     def ended(self, event: Event) -> str:
         """The end of the line that says that a run has ended: its loss, how many have, and the time left."""
-        return " · ".join(["", *filter(None, (_loss(event.folder) if event.folder else "", self._so_far()))])
+        return " · ".join(
+            ["", *filter(None, (_loss(read_progress(event.folder) if event.folder else None), self._so_far()))]
+        )
 
     def under_way(self) -> str:
         """A line of what trains."""
@@ -156,21 +175,18 @@ class Board:
             if progress is None:
                 table.add(run.label, Text("starting"), "")
                 continue
-            loss = "" if progress["loss"] is None else f"NELBO {progress['loss']:.3f}"
-            table.add(
-                run.label, bar(progress["step"], progress["steps"]), f"{progress['step']}/{progress['steps']}  {loss}"
-            )
+            step, steps = progress["step"], progress["steps"]
+            table.add(run.label, bar(step, steps), f"{step}/{steps}  {_loss(progress)}")
         return Group(line(head, "bold"), table)
 
 
-def _loss(folder: Path) -> str:
-    progress = read_progress(folder)
+def _loss(progress: dict[str, Any] | None) -> str:
     return "" if progress is None or progress["loss"] is None else f"NELBO {progress['loss']:.3f}"
 
 
 def _how_far(folder: Path) -> str:
     progress = read_progress(folder)
-    return "" if progress is None else f" ({progress['step']}/{progress['steps']} {_loss(folder)})".replace(" )", ")")
+    return "" if progress is None else f" ({progress['step']}/{progress['steps']} {_loss(progress)})".replace(" )", ")")
 
 
 def _share(folder: Path) -> float:

@@ -13,16 +13,15 @@ import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from core.config.run import RunConfig
 from core.errors import UserError
 from core.records import run_record
 from core.runtime.child_process import SOURCE_ROOT
-from sweeps.kinds import AnyPlan, module_of, operations_of
+from sweeps.kinds import AnyPlan, operations_of
 from sweeps.launch.launcher import Submission
-from sweeps.launch.pool import TRAINER
+from sweeps.launch.pool import TRAINER, job_of
 from sweeps.launch.slurm_request import CPUS, Request, clock, seconds
 from sweeps.runs import slurm_jobs
 from sweeps.storage.storage import choose_url, open_storage
@@ -60,16 +59,6 @@ exit "$status"
 """
 
 
-@dataclass(frozen=True)
-class Array:
-    """The array's tasks: how many, GPUs of each, and what trains."""
-
-    tasks: int
-    gpus: int | None
-    trainer: str
-    notes: tuple[str, ...] = ()
-
-
 def submit(
     plan: AnyPlan,
     out: Path,
@@ -87,55 +76,42 @@ def submit(
     """
     gpus, notes = gpus_of(plan.study_name, plan.devices, plan.configs, request)
     out = out.absolute()
-    url = choose_url(storage_url, out, out / plan.study_name)
+    study = out / plan.study_name
+    url = choose_url(storage_url, out, study)
     if not dry_run and not slurm_jobs.is_installed():
         slurm_jobs.call("sbatch")
     storage = None if dry_run else open_storage(url)
     runs, most = operations_of(plan.kind).demand(plan, out, storage, retry_failed=retry_failed)
     if not most:
         return None
-    array = Array(min(most, request.array_parallelism), gpus, trainer, notes)
-    return write(plan, out, url, request, array, runs, dry_run=dry_run)
-
-
-def write(
-    plan: AnyPlan, out: Path, url: str, request: Request, array: Array, runs: int, *, dry_run: bool
-) -> Submission:
-    """Write the batch script and what its tasks read, and submit it; `dry_run` writes nothing. out: absolute."""
+    tasks = min(most, request.array_parallelism)
     lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
     name = job_name(plan.study_name, out, dry_run=dry_run)
-    if dry_run:
-        folder = out / plan.study_name / SUBMISSIONS / _next_number(out / plan.study_name)
-        text = script(request, folder, array, name=name, lead_s=lead_s)
-        return Submission(folder / SCRIPT, text, array.tasks, runs, None, array.notes)
-    folder = _new_folder(out / plan.study_name)
+    folder = study / SUBMISSIONS / _next_number(study) if dry_run else _new_folder(study)
+    job = None
     try:
-        content = {
-            "operations": module_of(plan.kind),
-            "plan": plan.to_json(),
-            "out": str(out),
-            "trainer": array.trainer,
-            "lead_s": lead_s,
-        }
-        run_record.write_atomically(folder / JOB, json.dumps(content))
-        _write_secret(folder / STORAGE_FILE, url)
-        text = script(request, folder, array, name=name, lead_s=lead_s)
-        run_record.write_atomically(folder / SCRIPT, text)
-        job = slurm_jobs.submit(str(folder / SCRIPT))
+        text = script(request, folder, tasks=tasks, gpus=gpus, name=name, lead_s=lead_s)
+        if not dry_run:
+            content = job_of(plan, out, trainer) | {"lead_s": lead_s}
+            run_record.write_atomically(folder / JOB, json.dumps(content))
+            _write_secret(folder / STORAGE_FILE, url)
+            run_record.write_atomically(folder / SCRIPT, text)
+            job = slurm_jobs.submit(str(folder / SCRIPT))
     except BaseException:
-        shutil.rmtree(folder)
+        if not dry_run:
+            shutil.rmtree(folder)
         raise
-    return Submission(folder / SCRIPT, text, array.tasks, runs, job, array.notes)
+    return Submission(folder / SCRIPT, text, tasks, runs, job, notes)
 
 
-def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: int) -> str:
+def script(request: Request, folder: Path, *, tasks: int, gpus: int | None, name: str, lead_s: int) -> str:
     """The batch script."""
     pattern = str(folder / "log-%A_%a.txt")
     if not pattern.isprintable() or not str(Path.cwd()).isprintable():
         raise UserError(f"{folder}: a folder whose name can't stand in a batch script; use another --out")
     options: dict[str, str | None] = {
         "job-name": name,
-        "array": f"0-{array.tasks - 1}",
+        "array": f"0-{tasks - 1}",
         "partition": request.partition,
         "account": request.account,
         "qos": request.qos,
@@ -143,15 +119,15 @@ def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: i
         "nodes": "1",
         "ntasks": "1",
         "cpus-per-task": str(request.cpus_per_run) if request.cpus_per_run else None,
-        "gres": f"gpu:{array.gpus}" if array.gpus else None,
+        "gres": f"gpu:{gpus}" if gpus else None,
         "chdir": str(Path.cwd()),
         "output": str(folder).replace("%", "%%") + "/log-%A_%a.txt",
         "open-mode": "append",
         "requeue": "",
         "signal": f"USR1@{lead_s}",
     }
-    if array.gpus and "gres" in request.sbatch:  # of other things than GPUs
-        options["gres"] = f"gpu:{array.gpus},{request.sbatch['gres']}"
+    if gpus and "gres" in request.sbatch:  # of other things than GPUs
+        options["gres"] = f"gpu:{gpus},{request.sbatch['gres']}"
     options = {**request.sbatch, **{key: value for key, value in options.items() if value is not None}}
     return TEMPLATE.format(
         options=option_lines(options),
@@ -165,7 +141,13 @@ def script(request: Request, folder: Path, array: Array, *, name: str, lead_s: i
 
 def option_lines(options: Mapping[str, str | None]) -> str:
     """The `#SBATCH` lines of a script's options; those of None are left out, those of "" have no value."""
-    return "\n".join(_option(key, value) for key, value in options.items() if value is not None)
+    lines = []
+    for key, value in options.items():
+        if value is not None:
+            # Slurm reads quotes as a shell does, but takes backslashes away inside them too.
+            quoted = shlex.quote(value.replace("\\", "\\\\"))
+            lines.append(f"#SBATCH --{key}={quoted}" if value else f"#SBATCH --{key}")
+    return "\n".join(lines)
 
 
 def gpus_of(
@@ -190,12 +172,6 @@ def gpus_of(
         said = f"{where} has GPUs: one is asked for each run (--gpus-per-run N asks for another number, 0 for none)"
         return 1, (said, *notes)
     return None, ("no GPU is asked for: --gpus-per-run 1 asks for one a run", *notes)
-
-
-def _option(key: str, value: str) -> str:
-    # Slurm reads quotes as a shell does, but takes backslashes away inside them too.
-    quoted = shlex.quote(value.replace("\\", "\\\\"))
-    return f"#SBATCH --{key}={quoted}" if value else f"#SBATCH --{key}"
 
 
 def _new_folder(study: Path) -> Path:

@@ -37,7 +37,6 @@ GPUS = (
 CPUS = ("cpus-per-gpu", "cpus-per-task")
 MEMORY = ("mem", "mem-per-cpu", "mem-per-gpu")
 
-
 # A command that fails inside a file that is sourced, or in a function, is theirs to judge: its own status counts, as a line.
 WATCHED = (
     """trap 'status=$?; if [ "${#BASH_SOURCE[@]}" -eq 1 ]; then """
@@ -73,8 +72,8 @@ class Request:
         for name, least in (("gpus_per_run", 0), ("cpus_per_run", 1), ("array_parallelism", 1)):
             number = getattr(self, name)
             if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < least):
-                said = f"{name.replace('_', '-')} must be a whole number of at least {least}, not {number!r}"
-                raise UserError(said)
+                option = name.replace("_", "-")
+                raise UserError(f"{option} must be a whole number of at least {least}, not {number!r}")
         for key, value in self.sbatch.items():
             _check_option(key, value)
         self._check_twice()
@@ -144,10 +143,6 @@ def defaults(environment: Mapping[str, str] = os.environ) -> Request:
     for key in content:
         if key not in known:
             raise UserError(f"{path}: unknown key '{key}': {nearest(key, known)}")
-    return _request(path, content)
-
-
-def _request(path: Path, content: dict[str, Any]) -> Request:
     for key in (*FIELD_KEYS, "wrapper"):
         if key in content and not isinstance(content[key], str):
             raise UserError(f"{path}: {key} must be text in quotes, not {content[key]!r}")
@@ -192,13 +187,10 @@ def seconds(time: str) -> int:
     elif slurm:
         days, *clock = slurm.groups()
         numbers = [int(number) for number in clock if number is not None]
-        if days is not None:  # days-hours[:minutes[:seconds]]
-            numbers += [0] * (3 - len(numbers))
-        elif len(numbers) == 1:  # minutes
-            numbers = [0, *numbers, 0]
-        elif len(numbers) == 2:  # minutes:seconds
+        if days is None and len(numbers) < 3:  # minutes[:seconds], else [days-]hours[:minutes[:seconds]]
             numbers = [0, *numbers]
-        total = int(days or 0) * 86400 + numbers[0] * 3600 + numbers[1] * 60 + numbers[2]
+        hours, minutes, second = (*numbers, 0, 0)[:3]
+        total = int(days or 0) * 86400 + hours * 3600 + minutes * 60 + second
     if not total:
         raise UserError(f"time: '{time}' is not a time limit: write 4h, 90m, 1d12h or hours:minutes:seconds")
     return total

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,14 @@ def work(queue: Queue[Any], train: Train, stop: StopSignal, lead_s: float) -> No
         if (following := queue.following()) is None:
             break
         queue = following
-    if queue.workplace.place is not None and _is_wanted(queue, left_idle):
-        requeue(queue.workplace.place, lead_s)
+    if (place := queue.workplace.place) is None:
+        return
+    with suppress(
+        StopRequestedError
+    ):  # the storage is away, and this process was told to stop: whoever comes next will see
+        if not queue.needs_worker(left_idle=left_idle):
+            return
+    requeue(place, lead_s)
 
 
 def requeue(place: Place, lead_s: float) -> None:
@@ -119,13 +126,6 @@ def requeue(place: Place, lead_s: float) -> None:
 
 def _no_answer(error: Exception) -> str | None:
     return f"Slurm doesn't requeue this task: {error}" if isinstance(error, SlurmError) else None
-
-
-def _is_wanted(queue: Queue[Any], left_idle: bool) -> bool:
-    try:
-        return queue.needs_worker(left_idle=left_idle)
-    except StopRequestedError:  # the storage is away, and this process was told to stop: whoever comes next will see
-        return True
 
 
 def begin(job: dict[str, Any], storage: PatientStorage, workplace: Workplace, stop: StopSignal) -> None:
@@ -158,12 +158,9 @@ def main(folder: Path, environment: Any = os.environ) -> int:
         if place is not None:
             requeue(place, job["lead_s"])
         return STOPPED
-    except UserError as error:
+    except (UserError, OutOfPatienceError) as error:
         say(f"ablate: {error}", file=sys.stderr)
-        return 2
-    except OutOfPatienceError as error:
-        say(f"ablate: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic
 
 from optuna.exceptions import UpdateFinishedTrialError
 
-from core.config.run import RunConfig, config_hash
+from core.config.run import config_hash
 from core.data.inputs import fingerprint
 from core.records import fencing, pending_record, run_record
 from core.records.fencing import FencedOffError
@@ -114,7 +114,6 @@ class Worker(Generic[C]):
         return True
 
     def _leave(self, claim: C) -> None:
-        """Release a claim that was stopped."""
         self._queue.abandon(claim, "interrupted")
 
     def _work_on(self, claim: C) -> None:
@@ -130,10 +129,8 @@ class Worker(Generic[C]):
         except (StopRequestedError, TrainingPausedError):
             self._leave(claim)
             raise StopRequestedError(STOPPED) from None
-        except (
-            FencedOffError,
-            UpdateFinishedTrialError,
-        ) as error:  # what was trained here is dropped; the sweep goes on
+        except (FencedOffError, UpdateFinishedTrialError) as error:
+            # What was trained here is dropped; the sweep goes on.
             log.warning("%s is given up here: %s", claim.label, error)
             self._queue.abandon(claim, TAKEN_OVER)
             self._say(claim, "lost", f"{claim.label} was taken over by another process while its worker slept")
@@ -206,12 +203,13 @@ class Worker(Generic[C]):
             record = run_record.read(stage / run_record.FILE_NAME)
         except (FileNotFoundError, UnreadableRecordError):
             record = None
-        if record is None or record.status != "complete" or not _is_of(record, config):
+        if (
+            record is None
+            or record.status != "complete"
+            or record.run_hash != config_hash(config)
+            or record.data_fingerprint != fingerprint(config)
+        ):
             stage.mkdir(parents=True, exist_ok=True)
             progress = ProgressLogger(folder, config.trainer.steps)
             record = self._train(config, stage, loggers=[progress], study={}, **several)
         return None if record.status == "complete" else f"its first stage failed: {record.reason}"
-
-
-def _is_of(record: RunRecord, config: RunConfig) -> bool:
-    return record.run_hash == config_hash(config) and record.data_fingerprint == fingerprint(config)

@@ -8,7 +8,7 @@ from core.config.field_types import check_fields
 from core.config.loading import flatten
 from core.config.recipes import Recipe
 from core.errors import UserError
-from sweeps.studies.arms import ArmSource, Shared
+from sweeps.studies.arms import ArmSource, ResolvedArm, Shared
 from sweeps.studies.decoders import Decoders
 from sweeps.studies.factors import Contrasts, Factor, Factorial, Listed, check_listed
 from sweeps.studies.ladder import Ladder
@@ -122,6 +122,11 @@ class Ablation:
         return self.ladder or Factorial(
             self.factors, self.control, self.arms, self.contrasts, self.match, may_be_single=self.decoders is not None
         )
+
+    def describe_parts(self, arms: Sequence[ResolvedArm]) -> dict[str, Any]:
+        """Fields of a Design that only some ablations have. Raises UserError for models that can't be decoded as declared."""
+        decoders = self.decoders and self.decoders.describe({each.arm.name: each.config for each in arms})
+        return {"decoders": decoders, **self.source.describe()}
 
     def shared(self, overrides: Mapping[str, Any]) -> Shared:
         """The settings below all arms."""

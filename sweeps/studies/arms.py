@@ -90,7 +90,7 @@ class ArmSource:
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
         """Notes on what makes an arm hard to compare with the control."""
-        return likelihood_notes(arm.config, control.config)
+        return comparison_notes(arm.config, control.config)
 
 
 def differences(configs: Sequence[RunConfig]) -> list[dict[str, Any]]:
@@ -125,20 +125,17 @@ def _likelihood(config: RunConfig) -> Likelihood:
     return likelihood(config)
 
 
-def likelihood_notes(config: RunConfig, control: RunConfig) -> list[str]:
-    """Notes on two arms whose likelihoods aren't of one kind."""
-    one, other = _likelihood(config), _likelihood(control)
+def comparison_notes(config: RunConfig, control: RunConfig, metrics: Sequence[str] = ()) -> list[str]:
+    """Notes on two arms whose likelihoods aren't of one kind, or whose MaxVio, if it is judged, have different maxima."""
+    one, other, notes = _likelihood(config), _likelihood(control), list[str]()
     if reason := incomparable(one, other):
-        return [reason]
-    return [ACROSS] if one.kind != other.kind else []
-
-
-def load_notes(config: RunConfig, control: RunConfig, metrics: Sequence[str]) -> list[str]:
-    """A note on two arms whose MaxVio have different maxima, where it is judged."""
+        notes.append(reason)
+    elif one.kind != other.kind:
+        notes.append(ACROSS)
     model, base = config.model, control.model
     if "load/max_vio" in metrics and model.experts * base.top_k != base.experts * model.top_k:
-        return ["MaxVio isn't comparable here: its maximum is E/k − 1, which differs between arms"]
-    return []
+        notes.append("MaxVio isn't comparable here: its maximum is E/k − 1, which differs between arms")
+    return notes
 
 
 def planned_runs(arms: Iterable[tuple[ResolvedArm, str, str]], seeds: Sequence[int]) -> tuple[PlannedRun, ...]:

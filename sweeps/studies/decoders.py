@@ -89,7 +89,6 @@ class Decoders:
 
 
 def _check_own_blocks(configs: Mapping[str, RunConfig], ways: Sequence[DecodingConfig]) -> None:
-    """Refuse other blocks than a network's own."""
     for arm, config in configs.items():
         own = config.model.block_length
         for way in ways if own else ():

@@ -18,7 +18,7 @@ from core.records.designs import DesignArm, DesignFactor
 from core.registry import nearest
 from core.runtime.printable import one_line
 from core.runtime.units import counted
-from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, likelihood_notes, load_notes
+from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, comparison_notes
 from sweeps.studies.matching import SOLVED, match_flops
 from sweeps.studies.study import Level
 
@@ -116,20 +116,17 @@ class Factorial(ArmSource):
         """Raises UserError for a contrast that isn't a pair of settings of two different arms of the design."""
         named = []
         for pair in self.pairs:
-            if (
-                not isinstance(pair, tuple | list)
-                or len(pair) != 2
-                or not all(isinstance(side, Mapping) for side in pair)
-            ):
+            sides = pair if isinstance(pair, tuple | list) else ()
+            if len(sides) != 2 or not all(isinstance(side, Mapping) for side in sides):
                 raise UserError(
                     f"contrasts: {pair!r} isn't a pair of settings, such as ({{'model.top_k': 4}}, {{'model.top_k': 1}})"
                 )
-            names = [_named({**self.control, **side}, [each.arm for each in arms]) for side in pair]
-            if names[0] == names[1]:
-                raise UserError(f"contrasts: {names[0]} is compared with itself")
-            if arms[0].arm.name in names:
-                raise UserError(f"contrasts: {names[0]} and {names[1]}: every arm is compared with the control already")
-            named.append((names[0], names[1]))
+            first, second = (_named({**self.control, **side}, [each.arm for each in arms]) for side in sides)
+            if first == second:
+                raise UserError(f"contrasts: {first} is compared with itself")
+            if arms[0].arm.name in (first, second):
+                raise UserError(f"contrasts: {first} and {second}: every arm is compared with the control already")
+            named.append((first, second))
         return tuple(named)
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
@@ -139,11 +136,7 @@ class Factorial(ArmSource):
             notes.append(f"{share:+.2%} FLOPs per token: no expert width comes nearer to the control's")
         elif self.match is None and abs(share) > UNEQUAL:
             notes.append(f"{share:+.0%} FLOPs per token beside the control's: not a comparison at equal compute")
-        return [
-            *notes,
-            *likelihood_notes(arm.config, control.config),
-            *load_notes(arm.config, control.config, metrics),
-        ]
+        return notes + comparison_notes(arm.config, control.config, metrics)
 
     def _combinations(self, control: Mapping[str, Level]) -> Iterator[dict[str, Level]]:
         if isinstance(self.listed, tuple):
@@ -156,16 +149,14 @@ class Factorial(ArmSource):
                 yield settings
 
     def _check_levels(self) -> None:
-        """Refuse factors that don't make a design: none, one named twice, levels that repeat, a control outside of them."""
         if not self.varied:
             raise UserError("factors: an ablation varies at least one config key; name one with two or more levels")
-        for key, times in Counter(factor.key for factor in self.varied).items():
+        keys = [factor.key for factor in self.varied]
+        for key, times in Counter(keys).items():
             if times > 1:
                 raise UserError(f"factors: '{key}' is listed {times} times; list it once with all its levels")
         for factor in self.varied:
-            _check_levels(factor)
-            for level in (*factor.levels, self.control.get(factor.key)):
-                check_level("factors", factor.key, level)
+            _check_levels(factor, self.control.get(factor.key))
             if factor.key not in self.control:
                 raise UserError(f"control: no level for the factor '{factor.key}'; use one of {_listing(factor)}")
             if self.control[factor.key] not in factor.levels:
@@ -173,13 +164,11 @@ class Factorial(ArmSource):
                     f"control: {factor.key}={text(self.control[factor.key])} is not among the factor's levels; "
                     f"use one of {_listing(factor)}"
                 )
-        keys = [factor.key for factor in self.varied]
         for key in self.control:
             if key not in keys:
                 raise UserError(f"control: '{key}' is not a factor; the factors are {', '.join(keys)}")
 
     def _check_listed(self) -> None:
-        """Refuse listed arms that name what is no factor, or a level that its factor doesn't have, or that come twice."""
         if isinstance(self.listed, str):
             return
         levels = {factor.key: factor for factor in self.varied}
@@ -210,16 +199,8 @@ def check_listed(arms: object) -> None:
         )
 
 
-def check_level(field: str, key: str, level: object) -> None:
-    """Refuse a level that is text where its config key takes numbers: '2' and 2 would be two arms, and trained as one."""
-    kind = known_keys().get(key)
-    if isinstance(level, str) and {int, float} & {kind, *get_args(kind)}:
-        raise UserError(
-            f"{field}: '{key}' takes numbers, not the text {level!r}: leave out its quotes (the number is the same config)"
-        )
-
-
-def _check_levels(factor: Factor) -> None:
+def _check_levels(factor: Factor, control: Level) -> None:
+    """Refuse levels that are too few or repeat, and text where numbers are needed: '2' and 2 would be trained as one arm."""
     if len(factor.levels) < 2:
         raise UserError(
             f"factors: '{factor.key}' has {counted(len(factor.levels), 'level')}; a factor needs at least two"
@@ -227,6 +208,13 @@ def _check_levels(factor: Factor) -> None:
     for index, level in enumerate(factor.levels):
         if level in factor.levels[:index]:
             raise UserError(f"factors: '{factor.key}' lists the level {text(level)} twice; list every level once")
+    kind = known_keys().get(factor.key)
+    for level in (*factor.levels, control):
+        if isinstance(level, str) and {int, float} & {kind, *get_args(kind)}:
+            raise UserError(
+                f"factors: '{factor.key}' takes numbers, not the text {level!r}: leave out its quotes (the number is the "
+                "same config)"
+            )
 
 
 def _listing(factor: Factor) -> str:
@@ -264,10 +252,8 @@ def _short_keys(keys: Sequence[str]) -> dict[str, str]:
     short = {}
     for key in keys:
         parts = key.split(".")
-        endings = (".".join(parts[-n:]) for n in range(1, len(parts) + 1))
-        short[key] = next(
-            ending for ending in endings if sum(other == ending or other.endswith(f".{ending}") for other in keys) == 1
-        )
+        endings = (f".{'.'.join(parts[-n:])}" for n in range(1, len(parts) + 1))
+        short[key] = next(one[1:] for one in endings if sum(f".{other}".endswith(one) for other in keys) == 1)
     return short
 
 

@@ -1,5 +1,6 @@
 """Ladder: models of growing size on several numbers of tokens, each trained for the steps that its budget allows."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -34,34 +35,28 @@ class Target:
 TARGETS = {"7B (1.4B active)": Target(1.4e9, 20e12, 8.0), "70B (14B active)": Target(14e9, 20e12, 8.0)}
 
 
-@dataclass(frozen=True)
-class Point:
+@dataclass(frozen=True, kw_only=True)
+class PointArm(ResolvedArm):
     """A model on a number of tokens. flops, ratio: the budget, or the tokens per active parameter, that it was solved for.
 
     parameters: active ones.
     """
 
     family: str
-    config: RunConfig
     parameters: int
     flops: float | None = None
     ratio: float | None = None
 
     @property
     def tokens(self) -> float:
-        return self.config.tokens_per_step * self.config.trainer.steps
+        return _tokens(self.config)
 
-    @property
-    def name(self) -> str:
-        family = "".join(c if c.isalnum() else "-" for c in self.family)
-        return f"{family},N={short(self.parameters)},D={short(self.tokens)}"
-
-    def describe(self) -> LadderPoint:
-        """As an arm of a design lists it: N and D are its "parameters" and these tokens; sparsity as ScalingLaw has it."""
+    def details(self) -> dict[str, Any]:
+        """Its N and D are the arm's "parameters" and these tokens; sparsity as ScalingLaw has it."""
         from core.data.corpora import load  # numpy, which mistakes in declarations are refused without
 
         model = self.config.model
-        return LadderPoint(
+        point = LadderPoint(
             family=self.family,
             tokens=self.tokens,
             flops=flops_per_token(self.config) * self.tokens,
@@ -71,21 +66,12 @@ class Point:
             sparsity=model.experts / model.experts_per_token if model.num_experts else 1.0,
             granularity=float(model.granularity),
         )
-
-
-@dataclass(frozen=True)
-class PointArm(ResolvedArm):
-    """The arm of a ladder's point."""
-
-    point: Point = field(kw_only=True)
-
-    def details(self) -> dict[str, Any]:
-        return {"point": self.point.describe()}
+        return {"point": point}
 
 
 @dataclass(frozen=True)
 class Ladder(ArmSource):
-    """Models of growing size on several numbers of tokens: what a scaling law is fitted to, instead of factors.
+    """Models of growing size on several numbers of tokens, for the fit of a scaling law.
 
     families: by name, models of one kind as config settings, one for each size.
     flops: IsoFLOP design: at each of these training budgets every model gets the steps at which its run costs that.
@@ -117,14 +103,13 @@ class Ladder(ArmSource):
         keys = [key for models in self.families.values() for model in models for key, _ in flatten(model)]
         shared.refuse(dict.fromkeys([*keys, SOLVED], "the ladder sets it for each of its points"))
 
-    def points(self, shared: Shared) -> list[Point]:
+    def resolve(self, shared: Shared) -> list[PointArm]:
         """The points, family by family, from the smallest model and the fewest tokens on.
 
-        Raises UserError for settings that a ladder sets itself, models that can't be built or aren't in order of size, and
-        budgets that no whole number of steps meets within 1 %.
+        Raises UserError for models that can't be built or aren't in order of size, and budgets that no whole number of steps
+        meets within 1 %.
         """
-        self.check(shared)
-        points: dict[tuple[str, int, int], Point] = {}
+        points: dict[tuple[str, int, int], PointArm] = {}
         for family, models in self.families.items():
             for point in self._of_family(family, _models(shared, family, models)):
                 # A model may meet the same number of steps in both designs: it is trained once, for the first.
@@ -134,19 +119,13 @@ class Ladder(ArmSource):
                 f"ladder: no point has {self.between[0]:g} to {self.between[1]:g} tokens per parameter and at least "
                 f"{self.least_steps} steps: widen `between` or lower `least_steps`"
             )
-        return sorted(points.values(), key=lambda p: (list(self.families).index(p.family), p.parameters, p.tokens))
-
-    def resolve(self, shared: Shared) -> list[PointArm]:
-        points = self.points(shared)
-        arms = []
-        for point, settings in zip(points, differences([point.config for point in points]), strict=True):
-            label = f"{point.family}, {short(point.parameters)} x {short(point.tokens)}"
-            arms.append(PointArm(Arm(point.name, label, settings), point.config, point=point))
-        names = [point.name.lower() for point in points]  # folders' names, on file systems that ignore case too
-        if len(set(names)) < len(names):
-            twin = next(point.name for point in points if names.count(point.name.lower()) > 1)
+        families = list(self.families)
+        arms = sorted(points.values(), key=lambda p: (families.index(p.family), p.parameters, p.tokens))
+        times = Counter(each.arm.name.lower() for each in arms)  # folders' names, on file systems that ignore case too
+        if twin := next((each.arm.name for each in arms if times[each.arm.name.lower()] > 1), None):
             raise UserError(f"ladder: two points are called {twin}: drop a budget or ratio that is nearly another")
-        return arms
+        settings = differences([each.config for each in arms])
+        return [replace(each, arm=replace(each.arm, settings=own)) for each, own in zip(arms, settings, strict=True)]
 
     def summary(self) -> dict[str, Any]:
         return {"models": sum(map(len, self.families.values())), "arms": None}
@@ -155,7 +134,7 @@ class Ladder(ArmSource):
         targets = {name: LadderTarget(**asdict(target)) for name, target in self.targets.items()}
         return {"ladder": LadderDesign(targets)}
 
-    def _of_family(self, family: str, models: Sequence[tuple[RunConfig, int]]) -> Iterator[Point]:
+    def _of_family(self, family: str, models: Sequence[tuple[RunConfig, int]]) -> Iterator[PointArm]:
         low, high = self.between
         for config, parameters in models:
             step = config.tokens_per_step
@@ -170,11 +149,22 @@ class Ladder(ArmSource):
                         f"and whole ones are {off:+.1%} off: use smaller batches, larger budgets, or raise the lower end of "
                         "`between`"
                     )
-                yield Point(family, with_steps(config, round(exact)), parameters, flops=flops)
+                yield _point(family, with_steps(config, round(exact)), parameters, flops=flops)
             for ratio in self.tokens_per_parameter:
                 steps = round(ratio * parameters / step)
                 if steps >= max(1, self.least_steps):
-                    yield Point(family, with_steps(config, steps), parameters, ratio=ratio)
+                    yield _point(family, with_steps(config, steps), parameters, ratio=ratio)
+
+
+def _tokens(config: RunConfig) -> float:
+    return config.tokens_per_step * config.trainer.steps
+
+
+def _point(family: str, config: RunConfig, parameters: int, **solved_for: float) -> PointArm:
+    size, tokens = short(parameters), short(_tokens(config))
+    name = "".join(c if c.isalnum() else "-" for c in family)
+    arm = Arm(f"{name},N={size},D={tokens}", f"{family}, {size} x {tokens}", {})
+    return PointArm(arm, config, family=family, parameters=parameters, **solved_for)
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:

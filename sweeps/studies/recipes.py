@@ -11,7 +11,7 @@ from core.errors import UserError
 from core.model.flops import flops_per_token, training_flops
 from core.records.designs import DesignArm
 from core.records.fingerprints import STAGE
-from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, differences, likelihood_notes, load_notes
+from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, comparison_notes, differences
 from sweeps.studies.ladder import with_steps
 
 TOLERANCE = 0.01  # of the control's FLOPs
@@ -51,7 +51,6 @@ class Recipes(ArmSource):
     def resolve(self, shared: Shared) -> list[RecipeArm]:
         """Raises UserError for settings that a recipe sets itself, recipes that can't be built, first stages of another
         shape, and steps that miss the control's FLOPs by more than 1 %."""
-        self.check(shared)
         target, staged = 0.0, list[tuple[str, RunConfig, RunConfig | None]]()
         for name, recipe in self.by_name.items():
             try:
@@ -83,7 +82,7 @@ class Recipes(ArmSource):
         return {"arms": len(self.by_name)}
 
     def notes(self, arm: ResolvedArm, control: ResolvedArm, metrics: Sequence[str]) -> list[str]:
-        notes = likelihood_notes(arm.config, control.config) + load_notes(arm.config, control.config, metrics)
+        notes = comparison_notes(arm.config, control.config, metrics)
         steps, first = arm.config.trainer.steps, arm.first
         if first is not None:
             notes.append(

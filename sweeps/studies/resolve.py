@@ -25,8 +25,7 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
     Raises UserError for everything that would only fail, or mislead, once runs are trained.
     """
     edition, arms = _resolved(name, ablation, size, overrides)
-    _check_unlike(edition, arms)
-    _check_first_stages(edition, arms)
+    _check_arms(edition, arms)
     fingerprints = [fingerprint(each.config) for each in arms]
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
     metrics = (edition.metric, *edition.secondary)
@@ -35,8 +34,10 @@ def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequen
         entry = describe_arm(each.arm, each.config)
         notes = () if each is arms[0] else edition.source.notes(each, arms[0], metrics)
         entries.append(replace(entry, notes=(*entry.notes, *notes), data_fingerprint=data, **each.details()))
-    design = replace(
-        _asked(edition, arms, entries),
+    design = _design(
+        edition,
+        arms,
+        entries,
         ablation=name,
         size=size,
         overrides=tuple(overrides),
@@ -58,7 +59,7 @@ def outline(
     """
     edition, arms = _resolved(name, ablation, size, overrides)
     entries = [describe_arm(each.arm, each.config) for each in arms]
-    return _asked(edition, arms, entries), {each.arm.name: to_dict(each.config) for each in arms}
+    return _design(edition, arms, entries), {each.arm.name: to_dict(each.config) for each in arms}
 
 
 def _resolved(
@@ -70,13 +71,10 @@ def _resolved(
     return edition, edition.source.resolve(edition.shared(settings))
 
 
-def _asked(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[DesignArm]) -> Design:
-    """Question, arms and rules of a design, without its data."""
-    configs = {each.arm.name: each.config for each in arms}
+def _design(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[DesignArm], **planned: Any) -> Design:
+    """Question, arms and rules of a design. planned: its other fields, those of its data among them."""
     return Design(
         kind=edition.kind,
-        ablation="",
-        size="",
         question=edition.question,
         base=edition.base,
         metric=edition.metric,
@@ -89,15 +87,13 @@ def _asked(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[Des
         factors=edition.source.factors(arms),
         arms=tuple(entries),
         contrasts=edition.source.contrasts(arms),
-        overrides=(),
         devices=edition.resources.devices,
-        data_fingerprint="",
-        decoders=edition.decoders.describe(configs) if edition.decoders else None,
-        **edition.source.describe(),
+        **edition.describe_parts(arms),
+        **{"ablation": "", "size": "", "overrides": (), "data_fingerprint": ""} | planned,
     )
 
 
-def _check_unlike(ablation: Ablation, arms: Sequence[ResolvedArm]) -> None:
+def _check_arms(ablation: Ablation, arms: Sequence[ResolvedArm]) -> None:
     """Check that each config can be trained and is another one than the arms' before it."""
     owners: dict[str, str] = {}
     for each in arms:
@@ -108,6 +104,12 @@ def _check_unlike(ablation: Ablation, arms: Sequence[ResolvedArm]) -> None:
                 f"factors: the arms {twin} and {each.arm.name} have the same config; drop one of the levels"
             )
         _check_trainable(ablation, each)
+    for each in arms:
+        try:
+            if each.first is not None:
+                check_run(each.first, ablation.resources.devices)
+        except UserError as error:
+            raise UserError(f"arm {each.arm.name}, first stage: {error}") from None
 
 
 def _check_trainable(ablation: Ablation, each: ResolvedArm) -> None:
@@ -122,12 +124,3 @@ def _check_trainable(ablation: Ablation, each: ResolvedArm) -> None:
             f"metric val/excess_nelbo needs a source of known entropy, which data.corpus={data.corpus} is not; "
             "use data.corpus=markov, or the metric val/nelbo"
         )
-
-
-def _check_first_stages(ablation: Ablation, arms: Sequence[ResolvedArm]) -> None:
-    for each in arms:
-        try:
-            if each.first is not None:
-                check_run(each.first, ablation.resources.devices)
-        except UserError as error:
-            raise UserError(f"arm {each.arm.name}, first stage: {error}") from None

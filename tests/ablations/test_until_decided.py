@@ -3,9 +3,11 @@
 import functools
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 
+from ablations.cli import until_decided
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule, sequential_run
 from core.records.designs import Design
@@ -160,3 +162,19 @@ def test_a_run_that_fails_again_and_is_looked_at_without_its_pair_is_noted_again
     whole = [make_record(content, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
     seen = sequential_run(Study.of(whole, rule.designed(design, {}, found)))
     assert [look.steps[0].n for look in seen.looks] == [3, 5, 8]
+
+
+@pytest.mark.parametrize(("second", "told"), [("PENDING", ["PENDING"]), ("RUNNING", ["PENDING", "RUNNING"])])
+def test_the_time_that_tasks_have_left_is_no_change(tmp_path, monkeypatch, capsys, second, told) -> None:
+    def polled(state: str, left: float) -> SimpleNamespace:
+        task = SimpleNamespace(state=state, reason="", seconds_left=left)
+        return SimpleNamespace(is_under_way=True, tasks=(task,), silence=None)
+
+    polls = iter(
+        [polled("PENDING", 300), polled(second, 290), polled(second, 280), SimpleNamespace(is_under_way=False)]
+    )
+    monkeypatch.setattr(until_decided, "status", lambda *where, **asked: next(polls))
+    monkeypatch.setattr(until_decided, "tasks_said", lambda now: [now.tasks[0].state])
+    monkeypatch.setattr(until_decided, "POLL_S", 0.0)
+    until_decided._wait("study", tmp_path, "url")
+    assert capsys.readouterr().err.split() == told

@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from core.runtime.units import counted
 from sweeps.launch import running_sweeps
+from sweeps.launch.events import Summary
 from sweeps.launch.launcher import Cancelled, Launcher, Option, Order
 from sweeps.runs.slurm_jobs import Task
-
-if TYPE_CHECKING:  # they load Optuna
-    from sweeps.kinds import AnyPlan
-    from sweeps.launch.events import Summary
 
 
 class Local:
@@ -20,18 +17,12 @@ class Local:
     name, here, title, parallelism = "local", True, "", "workers"
     options: Sequence[Option] = ()
 
-    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> "Summary":
+    def launch(self, plan: Any, out: Path, order: Order) -> Summary:
         """Train on this machine, waiting for the end."""
         from sweeps.launch.local import run  # loads Optuna
 
-        return run(
-            plan,
-            out,
-            storage_url=order.storage_url,
-            workers=order.workers,
-            on_event=order.on_event,
-            retry_failed=order.retry_failed,
-        )
+        asked = {name: getattr(order, name) for name in ("storage_url", "workers", "on_event", "retry_failed")}
+        return run(plan, out, **asked)
 
     def cancel(self, study: Path, folders: Sequence[Path]) -> Cancelled:
         """Ask the sweeps of this host to stop, as Ctrl-C does."""

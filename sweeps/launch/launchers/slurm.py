@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from core.errors import UserError
 from core.runtime.units import counted
 from sweeps.launch.launcher import Cancelled, Launcher, Option, Order, Submission
 from sweeps.runs import slurm_jobs
 from sweeps.storage.submissions import job_name, submissions
-
-if TYPE_CHECKING:  # they load Optuna
-    from sweeps.kinds import AnyPlan
 
 
 class Slurm:
@@ -29,22 +26,15 @@ class Slurm:
         Option("dry-run", "print the batch script; nothing is submitted or written", kind="flag"),
     )
 
-    def launch(self, plan: "AnyPlan", out: Path, order: Order) -> Submission | None:
+    def launch(self, plan: Any, out: Path, order: Order) -> Submission | None:
         """Submit an array whose tasks claim what waits."""
         from sweeps.launch import slurm, slurm_request  # loads Optuna
 
-        asked = {key: value for key, value in order.options.items() if key not in ("sbatch", "dry_run")}
-        request = slurm_request.defaults().over(
-            asked | {"sbatch": slurm_request.parse_options(order.options.get("sbatch") or [])}
-        )
-        return slurm.submit(
-            plan,
-            out,
-            request,
-            storage_url=order.storage_url,
-            retry_failed=order.retry_failed,
-            dry_run=bool(order.options.get("dry_run")),
-        )
+        asked = dict(order.options)
+        dry_run = bool(asked.pop("dry_run", False))
+        asked["sbatch"] = slurm_request.parse_options(asked.get("sbatch") or [])
+        request, url = slurm_request.defaults().over(asked), order.storage_url
+        return slurm.submit(plan, out, request, storage_url=url, retry_failed=order.retry_failed, dry_run=dry_run)
 
     def cancel(self, study: Path, folders: Sequence[Path]) -> Cancelled:
         """End the study's jobs."""

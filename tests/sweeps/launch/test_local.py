@@ -16,10 +16,9 @@ from rich.console import Console
 
 from core.errors import UserError
 from core.records import run_record
-from sweeps.launch.events import Event
 from sweeps.launch.local import run
 from sweeps.launch.machine import share_of_cores
-from sweeps.launch.progress import Board, present
+from sweeps.launch.progress import Board, Event, present
 from sweeps.runs.folders import pending, recorded, run_folder
 from sweeps.runs.progress import read_progress
 from sweeps.storage.storage import default_url, open_storage
