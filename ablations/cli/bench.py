@@ -15,7 +15,7 @@ from ablations.cli.terminal import console, show_json
 from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.model.flops import count
-from core.probes.grid import Cell
+from core.probes.checks import Cell
 from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 from core.training.checks import find_run

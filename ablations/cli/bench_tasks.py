@@ -18,7 +18,7 @@ from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
 
 if TYPE_CHECKING:
-    from core.probes.tasks import TaskResult
+    from core.probes.responses import TaskResult
 
 ALPHA = 0.05
 
@@ -32,7 +32,7 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     first_held_out(name, arguments.count)
     length = room(name)
     grid = list(_grid(arguments, length, causal=config.model.causal))
-    from core.probes.tasks import exact_match  # torch, which mistakes are refused without
+    from core.probes.responses import exact_match  # torch, which mistakes are refused without
     from core.training.weights import open_run
 
     _, denoiser = open_run(arguments.model)
@@ -121,7 +121,7 @@ def run_pairs(arguments: argparse.Namespace) -> int:
         raise UserError(f"--draws must be at least 1, not {arguments.draws}")
     from scipy.stats import binomtest  # seconds, all of them, which mistakes are refused without
 
-    from core.probes.pairs import minimal_pairs
+    from core.probes.nelbo import minimal_pairs
     from core.training.weights import open_run
 
     _, denoiser = open_run(arguments.model)

@@ -66,7 +66,7 @@ def measure(folder: Path, lengths: Sequence[int] | None, sequences: int) -> dict
     wanted = lengths or default_lengths(config)
     for length in wanted:
         check_held_out(at_length(config, length, sequences), sequences)  # refused before anything is measured
-    from core.probes.lengths import nelbo_at  # torch, which mistakes are refused without
+    from core.probes.nelbo import nelbo_at  # torch, which mistakes are refused without
     from core.training.weights import open_run
 
     denoiser = open_run(folder)[1].to("cuda" if uses_cuda(config) else "cpu")

@@ -1,8 +1,9 @@
-"""Runs that can't be probed as it was asked, refused without the libraries that compute."""
+"""What can't be probed or timed as it was asked, refused without the libraries that compute."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from core.config.run import RunConfig
+from core.diffusion.sampling import Sampling
 from core.errors import UserError
 
 
@@ -28,3 +29,29 @@ def at_length(config: RunConfig, length: int, sequences: int) -> RunConfig:
         raise UserError(f"length {length} exceeds model.max_positions={config.model.max_positions}")
     data = replace(config.data, sequence_length=length, validation_sequences=sequences, variable_length_share=0.0)
     return replace(config, data=data)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A point of the timed grid: responses of a length in blocks, a batch, and how many tokens a call fixes."""
+
+    length: int
+    block_length: int
+    batch: int
+    tokens_per_call: int
+
+    @property
+    def settings(self) -> Sampling:
+        return Sampling(
+            length=self.length, block_length=self.block_length, steps=max(1, self.length // self.tokens_per_call)
+        )
+
+    def check(self) -> None:
+        """Refuse a cell where the blocks don't divide the length, or its calls don't divide over the blocks: LLaDA's loop
+        needs both. Raises UserError."""
+        blocks, steps = self.length // self.block_length, self.settings.steps or 1
+        if steps % blocks:
+            raise UserError(
+                f"length={self.length} at {self.tokens_per_call} tokens a call takes {steps} calls, which don't divide over "
+                f"{blocks} blocks of block_length={self.block_length}: use other lengths"
+            )

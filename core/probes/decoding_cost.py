@@ -20,7 +20,7 @@ from core.diffusion.reference_llada import generate
 from core.diffusion.sampler import collect, decode, sample
 from core.diffusion.sampling import CACHING, Caching, Fixed, Sampled, Sampling, check_sampling
 from core.model.transformer import Denoiser
-from core.probes.grid import Cell
+from core.probes.checks import Cell
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,22 @@
-"""Responses to prompts as text, by whichever way a model is decoded: batched, cut at what ends them."""
+"""Responses to prompts as text, by whichever way a model is decoded, cut at what ends them; and how many are right."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from core.data.tokenizers import Tokenizer
+import numpy as np
+
+from core.config.run import RunConfig
+from core.data.tasks import TASKS, first_held_out, task_of
+from core.data.tokenizers import Tokenizer, load_tokenizer
 from core.diffusion.autoregressive import decode_autoregressive
 from core.diffusion.predictors import NetworkPredictor
-from core.diffusion.sampler import collect, decode
+from core.diffusion.sampler import collect, decode, sample
 from core.diffusion.sampling import Fixed, Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError, require
 from core.model.transformer import Denoiser
 
+TASK_BATCH = 64
 LOOK_EVERY = 16  # tokens of a causal model, between looks whether all of a batch have ended
 
 
@@ -78,14 +83,7 @@ class Responder:
         model = self.denoiser.config
         if model.causal or model.mask_id is None:
             check_autoregressive(model, prompts, settings.length)
-            return decode_autoregressive(
-                self.denoiser,
-                prompts,
-                settings.length,
-                temperature=settings.temperature,
-                seed=settings.seed,
-                streams=streams,
-            )
+            return _autoregressive_events(self.denoiser, prompts, settings, streams)
         mask_id = check_sampling(model, prompts, settings)
         predictor, device = NetworkPredictor(self.denoiser, settings.cache), self.denoiser.embed.weight.device
         return decode(predictor, prompts, settings, mask_id, streams=streams, device=device)
@@ -142,3 +140,71 @@ def _decoded(sampled: Sampled, row: int, start: int) -> list[int]:
     step_R = sampled.step_BL[row, start:length].tolist()
     gap = next((place for place, step in enumerate(step_R) if step < 0), len(step_R))
     return sampled.tokens_BL[row, start : start + gap].tolist()
+
+
+def _autoregressive_events(
+    denoiser: Denoiser, prompts: Sequence[Sequence[int]], settings: Sampling, streams: Sequence[int]
+) -> Iterator[Fixed]:
+    length, temperature, seed = settings.length, settings.temperature, settings.seed
+    return decode_autoregressive(denoiser, prompts, length, temperature=temperature, seed=seed, streams=streams)
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Of each held-out example, in order: whether the response was right, and its network calls. tokens: decoded in each."""
+
+    right_N: np.ndarray
+    nfe_N: np.ndarray
+    tokens: int
+
+    @property
+    def exact_match(self) -> float:
+        return float(self.right_N.mean())
+
+    @property
+    def tokens_per_call(self) -> float:
+        return self.tokens * len(self.nfe_N) / float(self.nfe_N.sum())
+
+
+def exact_match(config: RunConfig, denoiser: Denoiser, settings: Sampling, count: int) -> TaskResult:
+    """Answer the first held-out prompts, in batches; a causal model is decoded token after token.
+
+    A response ends at its first eos. What follows the decoded tokens is given as eos, up to the length that the model was
+    trained at: shorter sequences than that it has never seen. Raises UserError for a run that was not trained on a task, and
+    for too many prompts.
+    """
+    name = task_of(config)
+    held, tokenizer = first_held_out(name, count), load_tokenizer(config.data.tokenizer)
+    prompts = [tokenizer.encode(name, prompt.encode(), special=False).tolist() for prompt, _ in held]
+    eos = tokenizer.vocabulary.eos
+    assert eos is not None  # a corpus of text needs one
+    right, nfe = [], []
+    for first, sampled in _decoded_batches(config, denoiser, prompts, settings, eos):
+        for index in range(len(sampled.tokens_BL)):
+            prompt = prompts[first + index]
+            response = sampled.sequence(index).tolist()[len(prompt) : len(prompt) + settings.length]
+            ends = [place for place, token in enumerate(response) if token == eos]
+            text = tokenizer.decode(response[: ends[0]] if ends else response)
+            right.append(TASKS[name].correct(held[first + index][0], text))
+        nfe.append(sampled.nfe_B.numpy())
+    return TaskResult(np.array(right), np.concatenate(nfe), settings.length)
+
+
+def _decoded_batches(
+    config: RunConfig, denoiser: Denoiser, prompts: list[list[int]], settings: Sampling, eos: int
+) -> Iterator[tuple[int, Sampled]]:
+    """Batches of decoded prompts, and the index of each batch's first. An example's random numbers are its index's."""
+    device = denoiser.embed.weight.device
+    for first in range(0, len(prompts), TASK_BATCH):
+        batch = prompts[first : first + TASK_BATCH]
+        streams = range(first, first + len(batch))
+        if config.model.causal:
+            events = _autoregressive_events(denoiser, batch, settings, streams)
+            yield first, collect(events, batch, settings.length)
+            continue
+        mask_id, whole = check_sampling(config.model, batch, settings), config.data.sequence_length
+        canvases = [[*prompt, *[mask_id] * settings.length] for prompt in batch]
+        canvases = [[*canvas, *[eos] * (whole - len(canvas))] for canvas in canvases]
+        predictor, inside = NetworkPredictor(denoiser, settings.cache), replace(settings, length=0)
+        aligned = config.model.block_length
+        yield first, sample(predictor, canvases, inside, mask_id, streams=streams, device=device, aligned=aligned)

@@ -87,12 +87,11 @@ def probe_routing(
         own = (part[rows].to(device) for part in (tokens_GL, maskable_GL, noise_GL, shuffled_GT))
         with torch.autocast(device.type, torch.bfloat16, enabled=config.trainer.precision == "bf16"):
             parts.append(_Sequences(config, denoiser, timestep_T.to(device), *own).probed())
-    together = {
-        name: np.concatenate([getattr(part, name) for part in parts], axis)
-        for name, axis in (("all_SGTME", 1), ("fixed_SGTME", 1), ("nelbo_GT", 0), ("swapped_GT", 0))
-    }
-    told_GT = None if parts[0].told_GT is None else np.concatenate([part.told_GT for part in parts])
-    return replace(parts[0], **together, told_GT=told_GT)
+    axes = {"all_SGTME": 1, "fixed_SGTME": 1, "nelbo_GT": 0, "swapped_GT": 0}
+    if parts[0].told_GT is not None:
+        axes["told_GT"] = 0
+    together = {name: np.concatenate([getattr(part, name) for part in parts], axis) for name, axis in axes.items()}
+    return replace(parts[0], **together)
 
 
 @contextmanager
@@ -116,36 +115,27 @@ def rerouted(denoiser: Denoiser, choices_S: Sequence[Choices], where_N: Tensor) 
 
 def _replaced(module: Any, inputs: Any, routing: Routing, *, choices: Choices, where_N1: Tensor) -> Routing:
     experts_NK = torch.where(where_N1, choices.experts_NK, routing.experts_NK)
-    return routing._replace(
-        gates_NK=torch.where(where_N1, choices.gates_NK, routing.gates_NK),
-        experts_NK=experts_NK,
-        slots=None
-        if routing.slots is None
-        else experts_NK.numel(),  # two routings' assignments may be more than either's
-    )
+    gates_NK = torch.where(where_N1, choices.gates_NK, routing.gates_NK)
+    slots = None if routing.slots is None else experts_NK.numel()  # of two routings may be more than either's
+    return routing._replace(gates_NK=gates_NK, experts_NK=experts_NK, slots=slots)
 
 
+@dataclass
 class _Sequences:
     """B sequences at all timesteps, on the network's device."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        denoiser: Denoiser,
-        timestep_T: Tensor,
-        tokens_BL: Tensor,
-        maskable_BL: Tensor,
-        noise_BL: Tensor,
-        shuffled_BT: Tensor,
-    ) -> None:
-        self.config, self.denoiser, self.timestep_T, self.tokens_BL = config, denoiser, timestep_T, tokens_BL
-        self.maskable_BL, self.shuffled_BT = maskable_BL, shuffled_BT
-        self.masked_TBL = (noise_BL < timestep_T[:, None, None]) & maskable_BL
-        always, never = (
-            self.masked_TBL[0],
-            ~self.masked_TBL[-1],
-        )  # nested: masked at the least t, visible at the greatest
-        self.fixed_BL = (always | never) & maskable_BL
+    config: RunConfig
+    denoiser: Denoiser
+    timestep_T: Tensor
+    tokens_BL: Tensor
+    maskable_BL: Tensor
+    noise_BL: Tensor
+    shuffled_BT: Tensor
+
+    def __post_init__(self) -> None:
+        self.masked_TBL = (self.noise_BL < self.timestep_T[:, None, None]) & self.maskable_BL
+        always, never = self.masked_TBL[0], ~self.masked_TBL[-1]  # nested: at the least t, and not at the greatest
+        self.fixed_BL = (always | never) & self.maskable_BL
 
     def probed(self) -> ProbedRouting:
         timesteps, half = len(self.timestep_T), len(self.timestep_T) // 2
@@ -187,9 +177,9 @@ class _Sequences:
 
     def router_timestep(self, t: int) -> Tensor:
         sees = self.config.model.router.sees
-        return (
-            self.shuffled_BT[:, t] if sees == "shuffled" else router_timestep(self.masking(t), sees, torch.Generator())
-        )
+        if sees == "shuffled":
+            return self.shuffled_BT[:, t]
+        return router_timestep(self.masking(t), sees, torch.Generator())
 
     def counts(self, choices_TS: Sequence[Sequence[Choices]], wanted_BL: Tensor) -> np.ndarray:
         """Assignments of the wanted tokens by sequence, timestep and masked status: (S, B, T, M, E) int64."""

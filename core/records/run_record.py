@@ -49,7 +49,7 @@ class RunRecord:
         "load_by_timestep": [S][10][visible, masked][E], "coactivation": [S][E][E]}, the last two of the final validation.
     best: of the weights kept by trainer.keep_best: {"metric", "value", "step", "weights_sha256"}; empty without any.
     alarms: the first of each kind that rang: [{"step", "kind", "detail"}] (core.training.health).
-    notes: sentences about what befell its checkpoints on the way (core.training.set_aside).
+    notes: sentences about what befell its checkpoints on the way (core.training.checkpoint_files).
     parameters: {"total", "active"} counts; flops: training FLOPs of the whole run, forward and backward, those of the stages
         before it included. before: {"flops", "tokens", "wall_time_s"} that the stages whose weights it started from took in
         all; empty without any. Rows of the curve and validation count its own tokens alone; `tokens` has all.

@@ -14,10 +14,9 @@ from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
 from core.runtime.units import below
 from core.training.callbacks import Recorder
-from core.training.checkpoint_files import BEST, FOLDER
-from core.training.saving import content_of, save_weights
-from core.training.set_aside import set_aside
-from core.training.strategy import from_all_ranks
+from core.training.checkpoint_files import BEST, FOLDER, set_aside
+from core.training.communication import from_all_ranks
+from core.training.weights import content_of, save_weights
 
 
 class DamagedError(ValueError):
@@ -97,7 +96,7 @@ class BestKeeper(lightning.Callback):
         # One entry: the library writes several in an order of chance, and equal weights would have unequal hashes.
         said = {"metric": metric, "value": value, "step": self._seen}
         content = save_weights(
-            module,
+            module.denoiser,
             self.config,
             self.folder,
             self.ranks,

@@ -14,9 +14,8 @@ from core.model.balance import dead_share, max_violation, utilisation_entropy
 from core.records.metrics import METRICS, RATIO_BINS, Validation, part_metric, ratio_metric
 from core.runtime.lightning_import import lightning
 from core.training import health
-from core.training.communication import ALL_TO_ALL, REDUCTION
+from core.training.communication import ALL_TO_ALL, REDUCTION, from_all_ranks, mean_over_ranks
 from core.training.loggers import RowLogger
-from core.training.strategy import from_all_ranks, mean_over_ranks
 from core.training.telemetry import RoutingMemory
 
 TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")

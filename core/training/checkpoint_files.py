@@ -2,10 +2,14 @@
 
 checkpoints/step-N/       a checkpoint: its files, and seal.json, which says what they were (core.training.seals)
             latest.json   the newest, for whoever asks how far the run is
-            set-aside/    what can't be gone on from (core.training.set_aside)
+            set-aside/    what can't be gone on from: moved there, never deleted; and notes.txt, a sentence a line for
+                          the run's record, whoever trained it
 """
 
+import itertools
 import json
+import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -14,12 +18,14 @@ from typing import Any, NamedTuple
 from core.config.run import RunConfig, content_hash, to_dict
 from core.records import fencing, run_record
 from core.runtime.ranks import Ranks
+from core.runtime.retry import no_space
 from core.training import seals
-from core.training.set_aside import SET_ASIDE
 
 STAGES = "stages"  # in a run's folder, the runs of its first stages by arm hash
 FOLDER = "checkpoints"
 LATEST = "latest.json"
+SET_ASIDE = "set-aside"
+NOTES = "notes.txt"
 SINGLE = "single.ckpt"  # in a checkpoint of one device, Lightning's
 WEIGHTS = "model.safetensors"  # those of the last step, of the whole model
 BEST = "best.safetensors"  # the weights that trainer.keep_best keeps
@@ -27,6 +33,8 @@ UNIVERSAL_STAGE = 2  # at 3, losses diverge after a universal checkpoint is load
 KEPT = 2  # the newest ones
 NAME = re.compile(r"step-(\d+)(-universal)?")
 LAYOUT = ("strategy", "stage", "devices", "expert_parallel")
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
@@ -130,3 +138,40 @@ def remove(folder: Path) -> None:
                 discard(path)
     else:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def note(checkpoints: Path, sentence: str) -> None:
+    """Have the run's record say something, whoever leaves it."""
+    fencing.check(checkpoints)
+    sentence = "".join(letter if letter.isprintable() else "?" for letter in sentence)
+    log.warning("%s", sentence)
+    try:
+        (checkpoints / SET_ASIDE).mkdir(parents=True, exist_ok=True)
+        with (checkpoints / SET_ASIDE / NOTES).open("a", encoding="utf-8") as file:
+            file.write(sentence + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if no_space(error) is None:
+            raise
+        log.warning("the record will lack this: %s", no_space(error))
+
+
+def notes(checkpoints: Path) -> list[str]:
+    """Notes of a run so far."""
+    try:
+        lines = (checkpoints / SET_ASIDE / NOTES).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.isprintable() and line]
+
+
+def set_aside(checkpoints: Path, name: str, why: str, holder: Path | None = None) -> None:
+    """Move what has that name in `holder` (that of the checkpoints) out of the way, and note it."""
+    fencing.check(checkpoints)
+    place = checkpoints / SET_ASIDE
+    place.mkdir(parents=True, exist_ok=True)
+    names = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+    target = next(target for target in map(place.joinpath, names) if not os.path.lexists(target))
+    ((holder or checkpoints) / name).rename(target)
+    note(checkpoints, f"{name} was set aside as {target.relative_to(checkpoints.parent)}: {why}")

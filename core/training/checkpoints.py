@@ -17,11 +17,10 @@ from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
 from core.runtime.retry import no_space
 from core.training import preemption, signing_key
-from core.training.checkpoint_files import FOLDER, SINGLE, discard, keep, layout
+from core.training.checkpoint_files import FOLDER, SINGLE, discard, keep, layout, note
+from core.training.communication import from_all_ranks
 from core.training.preemption import TrainingPausedError
 from core.training.seals import Digest
-from core.training.set_aside import note
-from core.training.strategy import from_all_ranks
 
 log = logging.getLogger(__name__)
 

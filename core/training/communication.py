@@ -1,11 +1,14 @@
-"""Counting of the bytes that a run's processes send each other."""
+"""What a run's processes tell each other, and how many bytes of it the engine sends."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+
+from core.model.balance import over_ranks
 
 ALL_TO_ALL = "all_to_all"
 REDUCTION = "reduction"
@@ -77,3 +80,56 @@ _SIZES: dict[str, tuple[str, Callable[..., int]]] = {
     "all_gather_coalesced": (REDUCTION, lambda output_tensors, *_, **__: sum(map(_bytes, output_tensors))),
     "all_gather": (REDUCTION, lambda tensor_list, *_, **__: sum(map(_bytes, tensor_list))),
 }
+
+
+def _are_many() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of a tensor over all ranks; itself where there is one."""
+    return over_ranks(values) / dist.get_world_size() if _are_many() else values
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """Gather a value from all ranks, in order of rank, on every rank."""
+    if not _are_many():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def clip_exactly(module: nn.Module, limit: float) -> Tensor:
+    """Clip the gradients' global norm, experts of all ranks included once each. Returns the norm before."""
+    own = torch.zeros((), device=next(module.parameters()).device)
+    shared, group = own.clone(), None
+    gradients = []
+    for parameter in module.parameters():
+        if parameter.grad is None:
+            continue
+        gradients.append(parameter.grad)
+        square = parameter.grad.float().square().sum()
+        if is_spread(parameter):
+            own, group = own + square, expert_group(parameter)
+        else:
+            shared = shared + square
+    if group is not None:
+        dist.all_reduce(own, group=group)
+    norm = (own + shared).sqrt()
+    if limit:
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+    return norm
+
+
+def is_spread(parameter: nn.Parameter) -> bool:
+    """True if the parameter is this rank's part of the experts."""
+    return hasattr(parameter, "held")
+
+
+def expert_group(parameter: nn.Parameter) -> Any:
+    """The process group of the ranks that hold the experts of which the parameter is a part."""
+    from deepspeed.utils import groups
+
+    return groups._get_expert_parallel_group(parameter.group_name)  # type: ignore[attr-defined]

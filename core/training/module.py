@@ -18,8 +18,8 @@ from core.model.transformer import Denoiser, LayerRouting, initialise
 from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
 from core.training.adamw import AdamW
+from core.training.communication import clip_exactly
 from core.training.schedule import learning_rate_factor
-from core.training.strategy import clip_exactly
 from core.training.telemetry import observe
 
 

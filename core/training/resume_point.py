@@ -29,10 +29,11 @@ from core.training.checkpoint_files import (
     identity,
     keep,
     layout,
+    note,
     read_latest,
+    set_aside,
 )
 from core.training.seals import SealError
-from core.training.set_aside import note, set_aside
 
 
 def find(
@@ -131,7 +132,7 @@ def _convert(path: Path, said: dict[str, Any], config: RunConfig) -> Checkpoint:
     target = path.with_name(f"{path.name}-universal")
     discard(target)
     source, out = path / "checkpoint", target / "checkpoint"
-    command = module_command("core.training.universal", str(source), str(out))
+    command = module_command("core.training.deepspeed_checkpoints", str(source), str(out))
     environment = os.environ | import_path() | {"DS_ACCELERATOR": "cpu"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -31,19 +31,18 @@ from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training import health, preemption
 from core.training.best_weights import BestKeeper
 from core.training.callbacks import Recorder, TrainingDivergedError
-from core.training.checkpoint_files import FOLDER, SINGLE, Checkpoint, remove
+from core.training.checkpoint_files import FOLDER, SINGLE, Checkpoint, notes, remove
 from core.training.checkpoints import Checkpointer, StepReachedError
 from core.training.checks import check
+from core.training.communication import from_all_ranks
 from core.training.deepspeed_config import uses_cuda
 from core.training.loggers import RowLogger
 from core.training.module import MaskedDiffusion
 from core.training.rank_launcher import RankFailedError, launch
 from core.training.resume_point import find
-from core.training.saving import save_weights
-from core.training.set_aside import notes
 from core.training.signing_key import check_key
-from core.training.strategy import from_all_ranks, strategy_of
-from core.training.weights import first_stage, load_weights, starting_weights
+from core.training.strategy import strategy_of
+from core.training.weights import first_stage, load_weights, save_weights, starting_weights
 
 log = logging.getLogger(__name__)
 source_sha256()  # of the files as they are imported: they may be edited while this process trains
@@ -212,7 +211,7 @@ def _fit(
     training_s = time.perf_counter() - began
     if not math.isfinite(recorder.validation["val/nelbo"][-1]):
         raise TrainingDivergedError(f"the NELBO on validation is not finite at step {config.trainer.steps}")
-    kept = save_weights(module, config, folder, ranks)
+    kept = save_weights(module.denoiser, config, folder, ranks)
     here = recorder.tokens - tokens - (found.step * config.tokens_per_step if found else 0)
     rate = here / training_s
     return {

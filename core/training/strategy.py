@@ -9,17 +9,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.config.run import RunConfig
-from core.model.transformer import whole_name
 from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
 from core.training.adamw import AdamW
 from core.training.communication import Traffic
+from core.training.deepspeed_checkpoints import only_known_types
 from core.training.deepspeed_config import engine_config, uses_cuda
 from core.training.seals import Digest, hashing
-from core.training.unpickling import only_known_types
 
 
 def _prepare_optimizers() -> None:
@@ -120,78 +119,3 @@ def strategy_of(config: RunConfig, ranks: Ranks) -> PortableDeepSpeed:
     """The Lightning strategy of a run under DeepSpeed."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu" if not uses_cuda(config) else "cuda")
     return PortableDeepSpeed(config=engine_config(config, ranks.size))
-
-
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of a tensor over all ranks; itself where there is one."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        values = values.clone()
-        dist.all_reduce(values)
-        values /= dist.get_world_size()
-    return values
-
-
-def from_all_ranks(value: Any) -> list[Any]:
-    """Gather a value from all ranks, in order of rank, on every rank."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
-
-
-def clip_exactly(module: nn.Module, limit: float) -> Tensor:
-    """Clip the gradients' global norm, experts of all ranks included once each. Returns the norm before."""
-    own = torch.zeros((), device=next(module.parameters()).device)
-    shared, group = own.clone(), None
-    gradients = []
-    for parameter in module.parameters():
-        if parameter.grad is None:
-            continue
-        gradients.append(parameter.grad)
-        square = parameter.grad.float().square().sum()
-        if is_spread(parameter):
-            own, group = own + square, _expert_group(parameter)
-        else:
-            shared = shared + square
-    if group is not None:
-        dist.all_reduce(own, group=group)
-    norm = (own + shared).sqrt()
-    if limit:
-        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(gradients, scale)
-    return norm
-
-
-def is_spread(parameter: nn.Parameter) -> bool:
-    """True if the parameter is this rank's part of the experts."""
-    return hasattr(parameter, "held")
-
-
-def whole_weights(denoiser: nn.Module, stage: int) -> dict[str, Tensor]:
-    """The model's weights in fp32 from any layout, parameter by parameter; on rank 0, and empty elsewhere.
-
-    Every rank must call it.
-    """
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    weights: dict[str, Tensor] = {}
-    rank = dist.get_rank()
-    for name, parameter in denoiser.named_parameters():
-        value = parameter.detach() if stage == 0 else safe_get_full_fp32_param(parameter)
-        if is_spread(parameter):
-            group = _expert_group(parameter)
-            parts = [torch.empty_like(value) for _ in range(dist.get_world_size(group))]
-            dist.all_gather(parts, value.contiguous(), group=group)
-            value = torch.cat(parts)
-        if rank == 0:
-            weights[whole_name(name, parameter)] = value.float().cpu().clone()
-    if rank == 0:
-        weights |= {name: buffer.detach().cpu().clone() for name, buffer in denoiser.named_buffers()}
-    return weights
-
-
-def _expert_group(parameter: nn.Parameter) -> Any:
-    from deepspeed.utils import groups
-
-    return groups._get_expert_parallel_group(parameter.group_name)  # type: ignore[attr-defined]

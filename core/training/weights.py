@@ -1,21 +1,31 @@
-"""A run's weights, read: one safetensors file of the whole model, whatever layout it was trained in."""
+"""A run's weights, written and read: one safetensors file of the whole model, whatever layout it was trained in."""
 
-from collections.abc import Mapping
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from core.config.run import RunConfig
 from core.errors import UserError
 from core.model.transformer import Denoiser, whole_name
-from core.records import run_record
+from core.records import fencing, run_record
 from core.records.fingerprints import STAGE
 from core.records.run_record import FILE_NAME, RunRecord
 from core.runtime.paths import expanded
+from core.runtime.ranks import Ranks
+from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.checkpoint_files import STAGES, WEIGHTS
 from core.training.checks import find_run
+from core.training.communication import expert_group, is_spread
+
+log = logging.getLogger(__name__)
 
 
 def open_run(folder: Path, settings: Mapping[str, Any] | None = None) -> tuple[RunConfig, Denoiser]:
@@ -66,3 +76,75 @@ def load_weights(denoiser: Denoiser, path: str) -> None:
             parameter.copy_(weights.get_slice(whole_name(name, parameter))[held])
         for name, buffer in denoiser.named_buffers():
             buffer.copy_(weights.get_tensor(name))
+
+
+def save_weights(
+    denoiser: Denoiser,
+    config: RunConfig,
+    folder: Path,
+    ranks: Ranks,
+    name: str = WEIGHTS,
+    said: Callable[[Mapping[str, Tensor]], dict[str, str]] | None = None,
+) -> str | None:
+    """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
+
+    said: what the file's header tells of the weights. A reader sees the old file or the new one. Waits while the disk is
+    full. Raises FencedOffError once another process has taken the run over.
+    Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
+    """
+    if config.trainer.strategy == "deepspeed":
+        weights = _whole_weights(denoiser, config.deepspeed.stage)
+    else:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
+    if ranks.rank > 0:
+        return None
+    partial, told = fencing.partial_of(folder / name), said(weights) if said else None
+
+    def save(again: bool) -> str:
+        try:
+            save_file(weights, partial, metadata=told)
+            partial.chmod(0o644)  # the library makes it the owner's alone
+            with partial.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            fencing.move_in(partial, folder / name)
+            return content
+        finally:
+            partial.unlink(missing_ok=True)
+
+    try:
+        return Patience.of_environment().call(save, no_space)
+    except OutOfPatienceError as error:  # what was measured is worth recording without them
+        log.error("%s is not kept: %s", folder / name, error)
+        return None
+
+
+def content_of(weights: Mapping[str, Tensor]) -> str:
+    """A hash of weights, by which a file's header can say what the file held when it was written."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(f"{name} {weights[name].dtype} {list(weights[name].shape)}\0".encode())
+        found.update(weights[name].detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _whole_weights(denoiser: Denoiser, stage: int) -> dict[str, Tensor]:
+    """The model's weights in fp32 from any layout, parameter by parameter; on rank 0, and empty elsewhere.
+
+    Every rank must call it.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    weights: dict[str, Tensor] = {}
+    rank = dist.get_rank()
+    for name, parameter in denoiser.named_parameters():
+        value = parameter.detach() if stage == 0 else safe_get_full_fp32_param(parameter)
+        if is_spread(parameter):
+            group = expert_group(parameter)
+            parts = [torch.empty_like(value) for _ in range(dist.get_world_size(group))]
+            dist.all_gather(parts, value.contiguous(), group=group)
+            value = torch.cat(parts)
+        if rank == 0:
+            weights[whole_name(name, parameter)] = value.float().cpu().clone()
+    if rank == 0:
+        weights |= {name: buffer.detach().cpu().clone() for name, buffer in denoiser.named_buffers()}
+    return weights

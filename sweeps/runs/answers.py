@@ -60,7 +60,7 @@ def answer(asked: Asked, decode_seeds: int, device: str = "cpu") -> list[Decoded
 
 
 def _answer(way: Decoded, config: RunConfig, denoiser: "Denoiser", folder: Path, decode_seeds: int) -> Decoded:
-    from core.probes.tasks import exact_match
+    from core.probes.responses import exact_match
 
     settings, began = Sampling(**way.settings), time.perf_counter()
     by_chance = settings.temperature > 0 or DECODE_RULES[settings.remasking].random

@@ -15,10 +15,9 @@ from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records.fingerprints import data_of
 from core.runtime.ranks import Ranks
-from core.training.checkpoint_files import FOLDER
+from core.training.checkpoint_files import FOLDER, notes
 from core.training.resume_point import find
 from core.training.run import train
-from core.training.set_aside import notes
 from sweeps.runs.folders import fits, pending, run_folder
 from sweeps.studies.plan import Plan
 from sweeps.studies.resolve import plan

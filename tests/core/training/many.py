@@ -18,8 +18,8 @@ from core.config.loading import build
 from core.model.transformer import whole_name
 from core.runtime.child_process import leave_with_parent, take_events_pipe
 from core.runtime.ranks import Ranks
+from core.training.communication import is_spread
 from core.training.run import attempt
-from core.training.strategy import is_spread
 from tests.core.capacity.held import Held
 
 

@@ -18,11 +18,10 @@ from core.records import run_record
 from core.records.run_record import RunRecord
 from core.runtime.ranks import Ranks
 from core.training import signing_key
-from core.training.checkpoint_files import FOLDER, LATEST, SINGLE, keep, layout, saved_step
+from core.training.checkpoint_files import FOLDER, LATEST, NOTES, SET_ASIDE, SINGLE, keep, layout, notes, saved_step
 from core.training.resume_point import find
 from core.training.run import train
 from core.training.seals import SEAL
-from core.training.set_aside import NOTES, SET_ASIDE, notes
 from tests.core.training.test_run import QUICK
 from tests.core.training.test_seals import flip
 

@@ -14,11 +14,10 @@ from core.config.loading import build
 from core.records.run_record import RunRecord
 from core.runtime.ranks import Ranks
 from core.training import preemption, resume_point
-from core.training.checkpoint_files import FOLDER, LATEST, keep, layout, saved_step
+from core.training.checkpoint_files import FOLDER, LATEST, SET_ASIDE, keep, layout, notes, saved_step
 from core.training.preemption import TrainingPausedError
 from core.training.rank_launcher import launch
 from core.training.run import train
-from core.training.set_aside import SET_ASIDE, notes
 from tests.core.training.test_preemption import SPREAD, At
 from tests.core.training.test_resume_point import ANEW, Evil, moved
 from tests.core.training.test_run import QUICK

@@ -6,8 +6,8 @@ import torch
 from core.config.loading import build
 from core.errors import UserError
 from core.runtime.ranks import Ranks
+from core.training.communication import clip_exactly
 from core.training.deepspeed_config import check_devices, engine_config
-from core.training.strategy import clip_exactly
 from tests.core.training.test_run import QUICK
 
 SPREAD = QUICK | {"trainer.strategy": "deepspeed"}

@@ -12,8 +12,7 @@ import pytest
 from core.records import fencing, pending_record, run_record
 from core.records.fencing import FencedOffError
 from core.runtime.retry import OutOfPatienceError, Patience
-from core.training.checkpoint_files import WEIGHTS, discard
-from core.training.set_aside import note, set_aside
+from core.training.checkpoint_files import WEIGHTS, discard, note, set_aside
 from sweeps.runs import losses
 from sweeps.runs.folders import LOCK_FILE, RunLock, clean, recorded
 from sweeps.runs.ledger import TAKEN_OVER, Ledger

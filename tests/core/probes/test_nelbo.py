@@ -12,7 +12,7 @@ from core.data.tasks import TASKS, examples, spoiled
 from core.data.tokenizers import load_tokenizer
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
-from core.probes.pairs import minimal_pairs
+from core.probes.nelbo import minimal_pairs
 from core.runtime.random_streams import numpy_stream
 from tests.core.data.test_tasks import NAMES
 from tests.core.training.test_run import QUICK

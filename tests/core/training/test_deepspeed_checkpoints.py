@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.runtime.child_process import import_path
-from core.training.unpickling import FORCED, KNOWN, only_known_types
+from core.training.deepspeed_checkpoints import FORCED, KNOWN, only_known_types
 from tests.core.training.test_resume_point import Evil
 
 
@@ -46,7 +46,7 @@ def test_the_conversion_runs_nothing(tmp_path: Path) -> None:
     source.mkdir()
     for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
         torch.save({"module": Evil(tmp_path / "marker")}, source / name)
-    command = [sys.executable, "-P", "-m", "core.training.universal", str(source), str(tmp_path / "out")]
+    command = [sys.executable, "-P", "-m", "core.training.deepspeed_checkpoints", str(source), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | import_path())
     assert done.returncode and "Weights only load failed" in done.stderr and not (tmp_path / "marker").exists()
     theirs = ["-m", "deepspeed.checkpoint.ds_to_universal", "--input_folder", str(source)]

@@ -1,7 +1,7 @@
-"""Does a model find a right response likelier than one that is wrong by a symbol? Minimal pairs, judged by likelihood alone.
+"""NELBO of held-out text: at other lengths than the training length, and of minimal pairs.
 
-No decoding is involved, so that what a model knows is told from what a sampler makes of it. Shapes: N pairs, K draws of
-masks.
+A pair is a right response and one that is wrong by a symbol. No decoding is involved, so that what a model knows is told from
+what a sampler makes of it. Shapes: N pairs, K draws of masks.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,35 @@ import torch
 
 from core.config.run import RunConfig
 from core.data.batches import router_timestep
+from core.data.module import MaskedTextModule
 from core.data.tasks import first_held_out, spoiled, task_of
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.batch import Batch
-from core.diffusion.objective import objective_of
+from core.diffusion.objective import Objective, objective_of
 from core.diffusion.prediction import predict
 from core.errors import UserError
 from core.model.transformer import Denoiser
+from core.probes.checks import at_length
 from core.runtime.lightning_import import lightning
 from core.runtime.random_streams import numpy_stream, torch_stream
+
+
+@torch.inference_mode()
+def nelbo_at(config: RunConfig, denoiser: Denoiser, length: int, sequences: int) -> np.ndarray:
+    """NELBO of held-out sequences of a length, in nats per token: (N,) float64.
+
+    Sequences and masks are drawn as in validation, so that all arms of a seed meet the same ones at a length. Raises
+    UserError where so many sequences of the length are not held out.
+    """
+    read = at_length(config, length, sequences)
+    nelbos = [_nelbo(denoiser, objective_of(read), batch) for batch in MaskedTextModule(read).val_dataloader()]
+    return torch.cat(nelbos).double().numpy()
+
+
+def _nelbo(denoiser: Denoiser, objective: Objective, batch: Batch) -> torch.Tensor:
+    """Each sequence's NELBO, in nats per token, on the CPU. Returns (B,)."""
+    batch = lightning.fabric.utilities.move_data_to_device(batch, denoiser.embed.weight.device)
+    return predict(denoiser, objective.input(batch), batch).nelbo_B.cpu()
 
 
 @dataclass(frozen=True)
@@ -52,11 +72,11 @@ def minimal_pairs(config: RunConfig, denoiser: Denoiser, count: int, *, draws: i
     margins, errors = [], []
     for index, (prompt, right) in enumerate(held):
         wrong = spoiled(name, prompt, right, numpy_stream(seed, "pairs", index))
-        found_K = []
-        for response in (right, wrong):
-            generator = torch_stream(seed, "pairs", index)  # anew: both responses meet the same masks
-            found_K.append(_nats(config, denoiser, prompt, response, 1 if causal else draws, generator).to("cpu"))
-        margin_K = (found_K[1] - found_K[0]).double()
+        right_K, wrong_K = (
+            _nats(config, denoiser, prompt, response, 1 if causal else draws, torch_stream(seed, "pairs", index))
+            for response in (right, wrong)  # with a new generator each: both meet the same masks
+        )
+        margin_K = (wrong_K - right_K).double()
         margins.append(float(margin_K.mean()))
         errors.append(float(margin_K.std()) / len(margin_K) ** 0.5 if len(margin_K) > 1 else 0.0)
     return PairResult(np.array(margins), np.array(errors))
@@ -73,10 +93,7 @@ def _nats(
     objective = objective_of(config)
     masking = objective.mask_validation(draws, len(tokens), generator, maskable_KL)
     router_timestep_K = router_timestep(masking, config.model.router.sees, generator)
-    batch = lightning.fabric.utilities.move_data_to_device(
-        Batch.of(tokens_KL, masking, router_timestep_K), denoiser.embed.weight.device
-    )
-    return predict(denoiser, objective.input(batch), batch).nelbo_B * batch.masking.length_B
+    return _nelbo(denoiser, objective, Batch.of(tokens_KL, masking, router_timestep_K)) * masking.length_B
 
 
 def _filled(config: RunConfig, prompt: str, response: str) -> tuple[Sequence[int], int]:
