@@ -27,7 +27,7 @@ from core.training import preemption
 from core.training.checkpoint_files import saved_step
 from core.training.checks import check
 from core.training.loggers import RowLogger
-from core.training.staged import Turn, handed_on, train_stages
+from core.training.staged import Turn, Watcher, handed_on, train_stages
 from sweeps.export.arm import CONFIG
 from sweeps.runs.progress import CLOCK, Pace
 from sweeps.studies.plan import PlannedRun, Sweep
@@ -138,7 +138,7 @@ def tracker_of(config: RunConfig, folder: Path) -> WandbTracker:
     return WandbTracker(sweep, run, folder, run_id(run, uuid.uuid4().hex, 0))
 
 
-class StageConsole:
+class StageConsole(Watcher):
     """Prints where each stage stands, and mirrors it to W&B as a run of its own."""
 
     def __init__(self, stages: Sequence[Stage], out: Path) -> None:

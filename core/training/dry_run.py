@@ -4,14 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from core.config.run import RunConfig
+from core.config.run import RunConfig, learning_rate_factor
 from core.data.corpora import load as load_corpus
 from core.data.corpus import Corpus
 from core.errors import UserError
 from core.model.flops import ModelSize, count, training_flops
 from core.runtime.units import short
 from core.training.checks import check
-from core.training.schedule import learning_rate_factor
 
 SPARE_ROWS = 1024  # of a vocabulary, beyond what its tokens use: padding and reserved tokens
 
@@ -97,7 +96,7 @@ def shapes_of(config: RunConfig, batch: int) -> dict[str, tuple[int, ...]]:
     """
     import torch  # seconds, which a run that is refused before needn't spend
 
-    from core.model.transformer import Denoiser
+    from core.model.transformer import Denoiser  # torch, as above
 
     model = config.model
     if model.num_experts and (model.hidden_size % 8 or model.width_of_expert % 8 or model.shared_expert_width % 8):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from core.config.run import RunConfig
+from core.config.run import RunConfig, learning_rate_factor
 from core.diffusion.batch import Batch
 from core.diffusion.losses import total_loss
 from core.diffusion.objective import objective_of
@@ -19,7 +19,6 @@ from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
 from core.training.adamw import AdamW
 from core.training.communication import clip_exactly
-from core.training.schedule import learning_rate_factor
 from core.training.telemetry import observe
 
 
@@ -31,7 +30,10 @@ class MaskedDiffusion(lightning.LightningModule):
         self.config, self.objective = config, objective_of(config)
         self.denoiser = Denoiser(config.model)
         self.denoiser.recompute_layers = config.trainer.activation_checkpointing
-        _spread(self.denoiser, config, ranks)
+        if config.trainer.strategy == "deepspeed" and config.model.num_experts:
+            from core.model.parallel import spread_experts  # DeepSpeed, which one device doesn't need
+
+            spread_experts(self.denoiser, ranks)
         initialise(self.denoiser, config.seed)
         keeps = config.objective.traits.reference
         self.reference = copy.deepcopy(self.denoiser).requires_grad_(False) if keeps else None
@@ -62,7 +64,7 @@ class MaskedDiffusion(lightning.LightningModule):
         """Predict with the initial network, under the same timesteps and masks."""
         assert self.reference is not None
         with torch.no_grad():
-            return predict(self.reference, self.input(batch), batch)
+            return predict(self.reference, self.objective.input(batch), batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Let routers that are balanced by bias move it, after the optimizer's step."""
@@ -100,11 +102,7 @@ class MaskedDiffusion(lightning.LightningModule):
 
     def predict(self, batch: Batch) -> Prediction:
         """Predict what is masked, and only that."""
-        return predict(self.denoiser, self.input(batch), batch)
-
-    def input(self, batch: Batch) -> Tensor:
-        """The network's input of a batch."""
-        return self.objective.input(batch)
+        return predict(self.denoiser, self.objective.input(batch), batch)
 
     def configure_optimizers(self) -> Any:
         """AdamW, decay on matrices only; linear warm-up, then the schedule, stepped every training step."""
@@ -149,13 +147,6 @@ def noisy_only(layer: LayerRouting, length: int) -> LayerRouting:
     parts = {name: getattr(routing, name).unflatten(0, (-1, 2 * length))[:, :length].flatten(0, 1) for name in names}
     own = routing._replace(**parts)
     return LayerRouting(own, over_ranks(expert_counts(own.experts_NK, own.probs_NE.shape[1])))
-
-
-def _spread(denoiser: Denoiser, config: RunConfig, ranks: Ranks) -> None:
-    if config.trainer.strategy == "deepspeed" and config.model.num_experts:
-        from core.model.parallel import spread_experts
-
-        spread_experts(denoiser, ranks)
 
 
 def auxiliary_losses(

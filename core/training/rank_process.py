@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     import torch
 
     from core.runtime.ranks import Ranks
-    from core.training.run import attempt
+    from core.training.run import attempt  # torch and Lightning: while they are imported, the parent may end
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # one that was forked has torch from before
     config = load(folder / "config.yaml")

@@ -31,7 +31,7 @@ from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training import health, preemption
 from core.training.best_weights import BestKeeper
 from core.training.callbacks import Recorder, TrainingDivergedError
-from core.training.checkpoint_files import FOLDER, SINGLE, Checkpoint, notes, remove
+from core.training.checkpoint_files import FOLDER, SINGLE, notes, remove
 from core.training.checkpoints import Checkpointer, StepReachedError
 from core.training.checks import check
 from core.training.communication import from_all_ranks
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 source_sha256()  # of the files as they are imported: they may be edited while this process trains
 
 
+@preemption.heeded()
 def train(
     config: RunConfig,
     folder: Path,
@@ -74,22 +75,8 @@ def train(
     until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
     "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
     """
-    with preemption.heeded():
-        return _train(config, folder, loggers, study, devices, until, before)
-
-
-def _train(
-    config: RunConfig,
-    folder: Path,
-    loggers: Sequence[RowLogger],
-    study: Mapping[str, Any] | None,
-    devices: int,
-    until: int | None,
-    before: RunRecord | None,
-) -> RunRecord:
-    ranks = (
-        Ranks.of_environment(config.deepspeed.expert_parallel) if config.trainer.strategy == "deepspeed" else Ranks()
-    )
+    spread = config.trainer.strategy == "deepspeed"
+    ranks = Ranks.of_environment(config.deepspeed.expert_parallel) if spread else Ranks()
     among = ranks.size > 1
     if until is not None and config.trainer.strategy != "single":
         raise UserError("a run can be paused part-way under trainer.strategy=single only")
@@ -196,7 +183,9 @@ def _fit(
     checkpointer = Checkpointer(config, folder, ranks, pause_after=until)
     keeper = BestKeeper(config, folder, ranks, recorder)
     trainer = _trainer(config, folder, [*callbacks, checkpointer, recorder, keeper], ranks)
-    found, weights = _found(config, folder, ranks, trainer), starting_weights(config, folder)
+    if ranks.size > 1:
+        trainer.strategy.setup_environment()  # the fit would do it later, and all ranks choose a checkpoint together
+    found, weights = find(config, folder, ranks, agree=from_all_ranks), starting_weights(config, folder)
     keeper.begin(goes_on=found is not None)
     module = MaskedDiffusion(config, ranks)
     data = MaskedTextModule(config, found.step if found else 0, rank=ranks.rank, world_size=ranks.size)
@@ -226,24 +215,11 @@ def _fit(
     }
 
 
-def _found(config: RunConfig, folder: Path, ranks: Ranks, trainer: lightning.Trainer) -> Checkpoint | None:
-    """The checkpoint to go on from, which all ranks choose together: each reads a share of it."""
-    if ranks.size == 1:
-        return find(config, folder, ranks)
-    trainer.strategy.setup_environment()  # the fit would do it later
-    return find(config, folder, ranks, agree=from_all_ranks)
-
-
 def _last(validation: Mapping[str, Sequence[float]]) -> dict[str, float]:
     return {name: column[-1] for name, column in validation.items() if name not in ("step", "tokens")}
 
 
-def _trainer(
-    config: RunConfig,
-    folder: Path,
-    callbacks: list[lightning.Callback],
-    ranks: Ranks = Ranks(),  # noqa: B008  (frozen)
-) -> lightning.Trainer:
+def _trainer(config: RunConfig, folder: Path, callbacks: list[lightning.Callback], ranks: Ranks) -> lightning.Trainer:
     # Lightning's advice (more dataloader workers, a GPU that is there but unused) doesn't fit runs that are packed
     # onto a share of the cores on purpose.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from core.config.run import RunConfig
 from core.config.stages import LAST, Stage
@@ -47,24 +47,15 @@ class Turn:
     record: RunRecord | None = None
 
 
-class Watcher(Protocol):
-    """Whoever follows a staged training."""
+class Watcher:
+    """Follows a staged training; this one says nothing."""
 
     def begins(self, turn: Turn) -> Sequence[RowLogger]:
         """Called as a stage begins, or goes on, or is found to be done: what its rows are logged to."""
-
-    def ended(self, turn: Turn, record: RunRecord) -> None:
-        """Called once a stage has been trained."""
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def begins(self, turn: Turn) -> Sequence[RowLogger]:
         return ()
 
     def ended(self, turn: Turn, record: RunRecord) -> None:
-        pass
+        """Called once a stage has been trained."""
 
 
 def root_of(stages: Sequence[Stage], out: Path) -> Path:
@@ -93,7 +84,7 @@ def train_stages(
     check_stages(stages, max(ranks.size, devices))
     from core.training.run import train  # torch and Lightning, which mistakes are refused without
 
-    watcher, root = watcher or Silent(), root_of(stages, out)
+    watcher, root = watcher or Watcher(), root_of(stages, out)
     done: list[tuple[Turn, RunRecord]] = []
     for number, stage in enumerate(stages, start=1):
         turn = _turn(stage, number, root, done[-1] if done else None, first=ranks.rank == 0)

@@ -107,7 +107,7 @@ def test_shared_masks_vary_the_preference_score_less_than_independent_ones(moved
     def nats(network: Denoiser, generator: torch.Generator) -> torch.Tensor:
         masking = mask_tokens(len(tokens_BL), tokens_BL.shape[1], moved.config.objective, generator, maskable_BL)
         given = Batch.of(tokens_BL, masking)
-        nelbo_B = predict(network, moved.input(given), given).nelbo_B * masking.length_B
+        nelbo_B = predict(network, moved.objective.input(given), given).nelbo_B * masking.length_B
         return nelbo_B.unflatten(0, (4, 2, 4)).mean(2)
 
     with torch.no_grad():

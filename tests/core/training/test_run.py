@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from core.config.loading import build, load
-from core.config.run import RunConfig
+from core.config.run import RunConfig, learning_rate_factor
 from core.data.module import MaskedTextModule
 from core.diffusion.losses import context_weights
 from core.errors import UserError
@@ -17,7 +17,6 @@ from core.training.callbacks import TRAIN_COLUMNS, diagnose, stratified_error
 from core.training.checks import check
 from core.training.module import MaskedDiffusion, auxiliary_losses
 from core.training.run import seconds_per_step, train
-from core.training.schedule import learning_rate_factor
 
 QUICK = {
     "data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 32,
@@ -303,7 +302,7 @@ def test_a_shifted_networks_nelbo_is_of_the_state_before_each_token() -> None:
     module, batch = MaskedDiffusion(config), MaskedTextModule(config).train_dataloader().batch(0)
     with torch.no_grad():
         logits_BLV = module.denoiser.logits(
-            module.denoiser.hidden(module.input(batch), batch.router_timestep_B).states_BLD
+            module.denoiser.hidden(module.objective.input(batch), batch.router_timestep_B).states_BLD
         )
         found_B = module.predict(batch).nelbo_B
     for b, found in enumerate(found_B.tolist()):
@@ -349,7 +348,7 @@ def test_blocks_are_validated_in_the_networks_own_length_and_their_clean_tokens_
 def test_an_autoregressive_model_sees_only_what_came_before() -> None:
     config = build(QUICK, FAMILIES["autoregressive"])
     module, batch = MaskedDiffusion(config), MaskedTextModule(config).train_dataloader().batch(0)
-    inputs_BL = module.input(batch)
+    inputs_BL = module.objective.input(batch)
     assert (inputs_BL[:, 0] == config.model.eos_id).all() and torch.equal(inputs_BL[:, 1:], batch.tokens_BL[:, :-1])
     logits, _ = module.denoiser(inputs_BL)
     nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch.tokens_BL.flatten())

@@ -16,7 +16,7 @@ from core.records import run_record
 from core.training import preemption
 from core.training.checkpoint_files import BEST, saved_step
 from core.training.preemption import TrainingPausedError
-from core.training.staged import Silent, check_stages, root_of, train_stages
+from core.training.staged import Watcher, check_stages, root_of, train_stages
 from core.training.weights import WEIGHTS
 from tests.core.training.test_preemption import At
 
@@ -60,7 +60,7 @@ def five(tmp_path: Path) -> dict:
     }  # fmt: skip
 
 
-class Watched(Silent):
+class Watched(Watcher):
     """Notes which stages train and which are done, and does something at a step of one."""
 
     def __init__(self, stage: str = "", step: int = 0, action=None) -> None:
