@@ -1,7 +1,6 @@
 """`ablate probe routing`: does expert choice depend on the timestep, and does it matter to the loss?"""
 
 import argparse
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from core.probes.checks import check_probe
 from core.records.run_record import write_atomically
 from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError
+from core.runtime.paths import file_sha256
 from core.runtime.random_streams import numpy_stream
 from core.training.checkpoint_files import WEIGHTS
 from core.training.checks import check_vocabulary, find_run
@@ -81,8 +81,7 @@ def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[st
     check_held_out(config, sequences)
     basis = {"schema": SCHEMA, "run_hash": config_hash(config), "seed": config.seed, "sequences": sequences}
     basis |= {"timesteps": timesteps, "data": config.data.corpus, "data_fingerprint": fingerprint(config.data)}
-    with (folder / WEIGHTS).open("rb") as file:
-        basis["weights_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    basis["weights_sha256"] = file_sha256(folder / WEIGHTS)
     known = _known(folder / FILE_NAME)
     if known is not None and all(known.get(key) == value for key, value in basis.items()):
         return known

@@ -19,6 +19,7 @@ from core.data.corpora import describe
 from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records.designs import StudyDesign
+from core.records.metrics import RowLogger
 from core.records.provenance import save_diff
 from core.records.run_record import FILE_NAME, RunRecord, UnreadableRecordError, read, set_aside
 from core.runtime.printable import say
@@ -26,7 +27,6 @@ from core.runtime.ranks import Ranks
 from core.training import preemption
 from core.training.checkpoint_files import saved_step
 from core.training.checks import check
-from core.training.loggers import RowLogger
 from core.training.staged import Turn, Watcher, handed_on, train_stages
 from sweeps.export.arm import CONFIG
 from sweeps.runs.progress import CLOCK, Pace

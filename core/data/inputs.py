@@ -3,16 +3,14 @@
 A path says where a file lies and not what is in it; the same path with other content is another run.
 """
 
-import hashlib
 import os
 from functools import lru_cache
-from pathlib import Path
 
 from core.config.run import RunConfig
 from core.data import corpora
 from core.errors import UserError
 from core.records.fingerprints import SEPARATOR, STAGE
-from core.runtime.paths import expanded
+from core.runtime.paths import expanded, file_sha256
 
 SMALL = 2**24  # bytes of a file that is read again each time
 
@@ -40,7 +38,7 @@ def _digest(key: str, path: str) -> str:
     try:
         stat = os.stat(place)
         if stat.st_size <= SMALL:
-            return hashlib.sha256(Path(place).read_bytes()).hexdigest()[:16]
+            return file_sha256(place)[:16]
         return _large(os.path.abspath(place), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
     except OSError as error:
         raise UserError(f"{key}={path} can't be read: {error.strerror}") from None
@@ -49,5 +47,4 @@ def _digest(key: str, path: str) -> str:
 @lru_cache(maxsize=64)
 def _large(path: str, inode: int, size: int, modified_ns: int, changed_ns: int) -> str:
     """The digest of a file; all but its path are there so that a file that was written since is read again."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return file_sha256(path)[:16]

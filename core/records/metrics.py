@@ -6,7 +6,7 @@ registers one together with the function that measures it; those of core.trainin
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from core.registry import Registry
 
@@ -118,3 +118,10 @@ def metric(name: str, **traits: Any) -> Callable[[Measure], Measure]:
 def metrics_in(place: Literal["panel", "chart", "health"]) -> tuple[str, ...]:
     """The metrics that show in a place whatever a study judges."""
     return tuple(each.name for each in METRICS.entries() if getattr(each, place))
+
+
+class RowLogger(Protocol):
+    """Takes rows of metrics: of training every `trainer.log_every` steps, of every validation. Lightning's loggers do too."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """A row by the names of METRICS, after `step` steps."""

@@ -1,5 +1,6 @@
-"""Paths as people write them, and folders whose names are to be on the disk."""
+"""Paths as people write them, folders whose names are to be on the disk, and digests of files."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -26,3 +27,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def file_sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

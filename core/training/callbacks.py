@@ -11,11 +11,10 @@ from torch import Tensor
 
 from core.config.run import RunConfig
 from core.model.balance import dead_share, max_violation, utilisation_entropy
-from core.records.metrics import METRICS, RATIO_BINS, Validation, part_metric, ratio_metric
+from core.records.metrics import METRICS, RATIO_BINS, RowLogger, Validation, part_metric, ratio_metric
 from core.runtime.lightning_import import lightning
 from core.training import health
 from core.training.communication import ALL_TO_ALL, REDUCTION, from_all_ranks, mean_over_ranks
-from core.training.loggers import RowLogger
 from core.training.telemetry import RoutingMemory
 
 TRAIN_COLUMNS = ("loss", "nelbo", "load_balancing", "z_loss")
@@ -55,7 +54,7 @@ class Recorder(lightning.Callback):
         self.tokens = 0
         self.routing = RoutingMemory()
         self.alarms: list[health.Alarm] = []
-        self.best: dict[str, Any] = {}  # as core.training.best_weights has it
+        self.best: dict[str, Any] = {}  # as core.training.saving has it
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._micro: list[dict[str, Tensor]] = []
         self._sent: list[list[float]] = []  # bytes of each kind, by step

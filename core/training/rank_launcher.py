@@ -13,13 +13,13 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from core.config.run import RunConfig
+from core.records.metrics import RowLogger
 from core.records.run_record import RunRecord
 from core.runtime.child_process import BRIEF_SPINNING, STOPPED, import_path
 from core.runtime.forking import Process, begin, warm
 from core.runtime.ranks import LAUNCHED, MODULES
 from core.training import preemption
 from core.training.deepspeed_config import uses_cuda
-from core.training.loggers import RowLogger
 
 GRACE_S = 3.0  # for the others to say why they end, once one has ended badly
 PAUSE_GRACE_S = 30.0  # for the others to end, once one has ended as it was asked to

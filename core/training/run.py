@@ -22,6 +22,7 @@ from core.data.module import MaskedTextModule
 from core.errors import UserError
 from core.model.flops import count, training_flops
 from core.records import pending_record, run_record
+from core.records.metrics import RowLogger
 from core.records.provenance import describe, slurm_job
 from core.records.run_record import RunRecord
 from core.records.versions import source_sha256
@@ -29,18 +30,16 @@ from core.runtime.lightning_import import lightning
 from core.runtime.ranks import LAUNCHED, Ranks
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training import health, preemption
-from core.training.best_weights import BestKeeper
 from core.training.callbacks import Recorder, TrainingDivergedError
 from core.training.checkpoint_files import FOLDER, SINGLE, notes, remove
-from core.training.checkpoints import Checkpointer, StepReachedError
 from core.training.checks import check
 from core.training.communication import from_all_ranks
 from core.training.deepspeed_config import uses_cuda
-from core.training.loggers import RowLogger
 from core.training.module import MaskedDiffusion
 from core.training.rank_launcher import RankFailedError, launch
 from core.training.resume_point import find
-from core.training.signing_key import check_key
+from core.training.saving import BestKeeper, Checkpointer, StepReachedError
+from core.training.seals import check_key
 from core.training.strategy import strategy_of
 from core.training.weights import first_stage, load_weights, save_weights, starting_weights
 

@@ -3,26 +3,43 @@
 step-N/seal.json    {"said": {..., "files": {path: [bytes, digest]}}, "key": which key, "mac": HMAC-SHA256 of "said"}
 
 A digest is the SHA-256 of the SHA-256 of each piece of PIECE bytes: pieces are hashed on all cores at once.
+
+The key is the user's own, and never in a folder that is handed on: $ABLATE_KEY_FILE, else
+$XDG_CONFIG_HOME/ablate/checkpoints.key, else ~/.config/ablate/checkpoints.key, readable by the user alone. Whoever needs it
+first makes it; the home directory takes it to every node that shares that.
 """
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import json
 import os
+import secrets
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
 from core.records import run_record
-from core.runtime.paths import sync_folder
+from core.runtime.paths import expanded, sync_folder
 from core.runtime.retry import Patience
-from core.training.signing_key import KeyAwayError, key_file, name_of, own_key
 
 SEAL = "seal.json"
 PIECE = 1 << 24
 Digest = tuple[int, str]  # bytes, and the digest in hex
+KEY_VARIABLE = "ABLATE_KEY_FILE"
+KEY_BYTES = 32
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system that has none
+# Of a file server that doesn't answer, or wants a ticket that has run out.
+AWAY = (
+    errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN, errno.ENOKEY, errno.EKEYEXPIRED, errno.EKEYREVOKED,
+)  # fmt: skip
+_known: dict[Path, bytes] = {}  # read once: a home that is away for a while during a training stops no checkpoint
 
 
 class SealError(ValueError):
@@ -88,7 +105,7 @@ def seal(folder: Path, said: Mapping[str, Any], digests: Mapping[str, Digest]) -
     for place in {path.parent for name in files for path in (folder / name, folder)}:
         sync_folder(place)
     content, key = {**said, "files": files}, own_key()
-    whole = {"said": content, "key": name_of(key), "mac": _mac(key, content)}
+    whole = {"said": content, "key": key_name(key), "mac": _mac(key, content)}
     run_record.write_atomically(folder / SEAL, json.dumps(whole) + "\n")
     sync_folder(folder.parent)
 
@@ -111,7 +128,7 @@ def read_seal(folder: Path) -> dict[str, Any]:
         key = Patience.of_environment().call(lambda again: own_key(), _away)
     except OSError as error:
         raise SealError(f"there is no key that it could be signed with ({error.strerror})") from None
-    if signed_by != name_of(key):
+    if signed_by != key_name(key):
         raise SealError(f"it is signed with another key than {key_file()}")
     if not hmac.compare_digest(mac.encode(errors="replace"), _mac(key, said).encode()):
         raise SealError("its seal was changed")
@@ -160,3 +177,98 @@ def _files(folder: Path) -> set[str]:
 def _mac(key: bytes, said: Any) -> str:
     canonical = json.dumps(said, sort_keys=True, separators=(",", ":"))
     return hmac.new(key, canonical.encode(), hashlib.sha256).hexdigest()
+
+
+class KeyAwayError(OSError):
+    """The key is there and can't be read at the moment: nothing is known of what it signed."""
+
+
+def key_file() -> Path:
+    """Path of the key, existing or not. Raises OSError where there is no home directory."""
+    if KEY_VARIABLE in os.environ:
+        return Path(expanded(os.environ[KEY_VARIABLE]))
+    try:
+        config = os.path.expanduser(os.environ.get("XDG_CONFIG_HOME", "")) or Path.home() / ".config"
+    except RuntimeError:
+        raise OSError(errno.ENOENT, "there is no home directory") from None
+    return Path(config) / "ablate" / "checkpoints.key"
+
+
+def own_key() -> bytes:
+    """The user's key, made if there is none.
+
+    Raises UserError for one that others can read or that is none, KeyAwayError where it is out of reach, and another OSError
+    where it can't be made.
+    """
+    path = key_file()
+    if path not in _known:
+        try:
+            _known[path] = _read_key(path)
+        except FileNotFoundError:
+            _make_key(path)
+            _known[path] = _read_key(path)
+    return _known[path]
+
+
+def check_key() -> None:
+    """Raise UserError for a key that can't be used, before a training needs it; one that can't be had is said by the run."""
+    with contextlib.suppress(OSError):
+        own_key()
+
+
+def key_name(key: bytes) -> str:
+    """Fingerprint of a key for seals; it reveals nothing of the key."""
+    return hashlib.sha256(b"name of the key\0" + key).hexdigest()[:16]
+
+
+def _read_key(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            about = os.fstat(file.fileno())
+            content = file.read(4096)
+    except OSError as error:
+        if error.errno not in AWAY:
+            raise
+        raise KeyAwayError(error.errno, error.strerror, str(path)) from None
+    if stat.S_IMODE(about.st_mode) & 0o077 or about.st_uid not in (os.geteuid(), 0):
+        raise UserError(
+            f"{path}, the key that checkpoints are signed with, is not this user's alone: chmod 600, delete it, or "
+            f"name another file in {KEY_VARIABLE}"
+        )
+    try:
+        key = bytes.fromhex(content.decode("ascii"))
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise UserError(
+            f"{path} holds no key: delete it, and another is made (runs whose checkpoints were signed with it start again)"
+        )
+    return key
+
+
+def _make_key(path: Path) -> None:
+    """Make a key so that of several processes, on several nodes, one's key is everybody's."""
+    content = f"{secrets.token_hex(KEY_BYTES)}\n".encode()
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # readable by the user alone
+    try:
+        _write_synced(handle, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return  # another process was first
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            with contextlib.suppress(FileExistsError):
+                _write_synced(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), content)
+        sync_folder(path.parent)  # what it signs isn't to outlive it
+    finally:
+        os.unlink(temporary)
+
+
+def _write_synced(handle: int, content: bytes) -> None:
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -6,7 +6,6 @@ A stage whose settings, data or beginnings have changed gets a folder beside the
 written over.
 """
 
-import hashlib
 import itertools
 import json
 import logging
@@ -20,11 +19,12 @@ from core.config.stages import LAST, Stage
 from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records import pending_record, run_record
+from core.records.metrics import RowLogger
 from core.records.run_record import FILE_NAME, RunRecord, UnreadableRecordError
+from core.runtime.paths import file_sha256
 from core.runtime.ranks import Ranks
 from core.training.checkpoint_files import BEST, WEIGHTS
 from core.training.checks import check_stages
-from core.training.loggers import RowLogger
 
 STAGE_FILE = "stage.json"
 
@@ -174,8 +174,7 @@ def _place(wanted: Path, said: dict[str, Any]) -> Path:
 
 def _check_unchanged(stage: Stage, weights: Path, wanted: str) -> None:
     try:
-        with weights.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_sha256(weights)
     except FileNotFoundError:
         raise UserError(
             f"stage {stage.name} starts from {weights}, which is gone: train the stage before again"

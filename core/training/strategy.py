@@ -14,10 +14,10 @@ from torch import Tensor
 from core.config.run import RunConfig
 from core.runtime.lightning_import import lightning
 from core.runtime.ranks import Ranks
-from core.training.adamw import AdamW
 from core.training.communication import Traffic
 from core.training.deepspeed_checkpoints import only_known_types
 from core.training.deepspeed_config import engine_config, uses_cuda
+from core.training.module import AdamW
 from core.training.seals import Digest, hashing
 
 

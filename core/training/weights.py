@@ -18,7 +18,7 @@ from core.model.transformer import Denoiser, whole_name
 from core.records import fencing, run_record
 from core.records.fingerprints import STAGE
 from core.records.run_record import FILE_NAME, RunRecord
-from core.runtime.paths import expanded
+from core.runtime.paths import expanded, file_sha256
 from core.runtime.ranks import Ranks
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.checkpoint_files import STAGES, WEIGHTS
@@ -84,12 +84,12 @@ def save_weights(
     folder: Path,
     ranks: Ranks,
     name: str = WEIGHTS,
-    said: Callable[[Mapping[str, Tensor]], dict[str, str]] | None = None,
+    header: Callable[[Mapping[str, Tensor]], dict[str, str]] | None = None,
 ) -> str | None:
     """Write the whole model as one safetensors file, whatever layout it is in; every rank must call it.
 
-    said: what the file's header tells of the weights. A reader sees the old file or the new one. Waits while the disk is
-    full. Raises FencedOffError once another process has taken the run over.
+    header: makes the file's header of the weights. A reader sees the old file or the new one. Waits while the disk is full.
+    Raises FencedOffError once another process has taken the run over.
     Returns the file's sha256 on rank 0; None elsewhere, or where there was never room.
     """
     if config.trainer.strategy == "deepspeed":
@@ -98,14 +98,13 @@ def save_weights(
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in denoiser.state_dict().items()}
     if ranks.rank > 0:
         return None
-    partial, told = fencing.partial_of(folder / name), said(weights) if said else None
+    partial, metadata = fencing.partial_of(folder / name), header(weights) if header else None
 
     def save(again: bool) -> str:
         try:
-            save_file(weights, partial, metadata=told)
+            save_file(weights, partial, metadata=metadata)
             partial.chmod(0o644)  # the library makes it the owner's alone
-            with partial.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            content = file_sha256(partial)
             fencing.move_in(partial, folder / name)
             return content
         finally:

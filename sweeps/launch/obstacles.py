@@ -7,7 +7,7 @@ from pathlib import Path
 from core.errors import UserError
 from core.records import designs
 from core.records.run_record import ATTEMPTS
-from core.training.signing_key import check_key
+from core.training.seals import check_key
 from sweeps.launch import running_sweeps
 from sweeps.runs.folders import LOCK_FILE
 from sweeps.storage.submissions import FOLDER_ID

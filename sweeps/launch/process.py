@@ -18,7 +18,7 @@ from core.records.provenance import save_diff
 from core.runtime.child_process import import_here, leave_with_parent, take_events_pipe
 from core.runtime.printable import log_to_stderr
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
-from core.training.signing_key import check_key
+from core.training.seals import check_key
 from sweeps.kinds import module_of, operations_in
 from sweeps.launch.pool import CORES_VARIABLE, TRAINER
 from sweeps.launch.worker import StopSignal, Train, Worker

@@ -21,7 +21,7 @@ from core.records.provenance import SLURM, save_diff
 from core.runtime.child_process import BRIEF_SPINNING, STOPPED
 from core.runtime.printable import log_to_stderr, say
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
-from core.training.signing_key import check_key
+from core.training.seals import check_key
 from sweeps.launch.machine import share_of_cores
 from sweeps.launch.process import queue_of, trainer_of
 from sweeps.launch.slurm import JOB

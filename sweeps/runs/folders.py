@@ -26,6 +26,7 @@ from core.records import designs, fencing, pending_record, run_record
 from core.records.designs import StudyDesign
 from core.records.fencing import CLAIM_FILE, FencedOffError
 from core.records.run_record import ATTEMPTS, RunRecord, UnreadableRecordError, set_aside
+from core.runtime.paths import file_sha256
 from core.runtime.retry import Patience, no_space
 from core.training import checkpoint_files
 from sweeps.runs.history import add_design
@@ -220,9 +221,8 @@ def _is_of_weights(record: RunRecord, folder: Path) -> bool:
         if content is None:
             continue
         try:
-            with (folder / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != content:
-                    return False
+            if file_sha256(folder / name) != content:
+                return False
         except FileNotFoundError:
             return False
     return True

@@ -1,6 +1,5 @@
 """Checks of records as they lie in a folder: each by itself, and all of them together."""
 
-import hashlib
 import json
 import math
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from core.records.designs import DecodersDesign
 from core.records.fingerprints import FILES, STAGE, lacks_files, named_files
 from core.records.run_folders import list_runs
 from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.runtime.paths import file_sha256
 from core.runtime.units import counted
 from core.training.checkpoint_files import BEST, STAGES, WEIGHTS
 from sweeps.runs.folders import data_digest
@@ -157,8 +157,7 @@ def _weights(run: Run) -> Iterator[str]:
         if content is None:
             continue
         try:
-            with (run.path.parent / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = file_sha256(run.path.parent / name)
         except FileNotFoundError:
             yield f"{name} is gone"
             continue

@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.records.pending_record import spill_path
 from core.training.checks import check
 from core.training.deepspeed_config import engine_config
-from core.training.signing_key import key_file
+from core.training.seals import key_file
 from core.training.weights import starting_weights
 from sweeps.studies.resolve import plan
 from tests.ablations.shell import ablate, mistake

@@ -1,6 +1,6 @@
 import torch
 
-from core.training.adamw import AdamW
+from core.training.module import AdamW
 
 
 def fit(kind: type[torch.optim.AdamW], steps: int, state: dict | None = None) -> tuple[torch.nn.Module, dict]:

@@ -10,12 +10,12 @@ import torch
 from core.config.loading import build
 from core.errors import UserError
 from core.runtime.ranks import Ranks
-from core.training.best_weights import BestKeeper, read_best
 from core.training.callbacks import Recorder
 from core.training.checkpoint_files import BEST, FOLDER, SINGLE
 from core.training.checks import check
 from core.training.module import MaskedDiffusion
 from core.training.run import train
+from core.training.saving import BestKeeper, read_best
 from core.training.weights import load_weights
 from tests.core.training.test_run import QUICK
 from tests.core.training.test_seals import flip

@@ -17,7 +17,7 @@ from core.config.loading import build
 from core.records import run_record
 from core.records.run_record import RunRecord
 from core.runtime.ranks import Ranks
-from core.training import signing_key
+from core.training import seals
 from core.training.checkpoint_files import FOLDER, LATEST, NOTES, SET_ASIDE, SINGLE, keep, layout, notes, saved_step
 from core.training.resume_point import find
 from core.training.run import train
@@ -160,7 +160,7 @@ def test_what_is_damaged_again_is_set_aside_beside_the_first(run: Path) -> None:
 
 
 def test_a_lost_key_starts_the_run_again(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path / "new"))
+    monkeypatch.setenv(seals.KEY_VARIABLE, str(tmp_path / "new"))
     assert find(CONFIG, run, Ranks()) is None
     why = f"it is signed with another key than {tmp_path / 'new'}"
     assert notes(run / FOLDER) == [moved("step-6", why), moved("step-4", why), ANEW]
@@ -173,7 +173,7 @@ def test_without_a_place_for_a_key_the_run_trains_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[RunRecord, bytes]
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path / "file" / "key"))
+    monkeypatch.setenv(seals.KEY_VARIABLE, str(tmp_path / "file" / "key"))
     record = train(CONFIG, tmp_path / "run")
     assert record.status == "complete" and (tmp_path / "run" / "model.safetensors").read_bytes() == whole[1]
     assert len(record.notes) == 1

@@ -11,7 +11,7 @@ import pytest
 
 from core.errors import UserError
 from core.runtime.retry import OutOfPatienceError
-from core.training import seals, signing_key
+from core.training import seals
 from core.training.seals import PIECE, SEAL, SealError, damage, digest, hashing, read_seal, seal
 
 
@@ -89,14 +89,12 @@ def test_shares_cover_every_file(folder: Path) -> None:
 
 
 def test_a_strangers_seal_is_none(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path / "other" / "key"))
+    monkeypatch.setenv(seals.KEY_VARIABLE, str(tmp_path / "other" / "key"))
     assert found(folder) == f"it is signed with another key than {tmp_path / 'other' / 'key'}"
     text = (folder / SEAL).read_text()  # which key it says is nothing that is believed
-    (folder / SEAL).write_text(
-        text.replace('"key": "', f'"key": "{signing_key.name_of(signing_key.own_key())}", "was": "')
-    )
+    (folder / SEAL).write_text(text.replace('"key": "', f'"key": "{seals.key_name(seals.own_key())}", "was": "'))
     assert found(folder) == "its seal was changed"
-    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(seals.KEY_VARIABLE, str(tmp_path))
     with pytest.raises(SealError, match=r"there is no key that it could be signed with \(Is a directory"):
         read_seal(folder)
 
@@ -132,29 +130,29 @@ def test_files_are_hashed_as_they_are_written(tmp_path: Path) -> None:
 
 def test_a_key_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "home" / "key"
-    monkeypatch.setenv(signing_key.VARIABLE, str(path))
-    key = signing_key.own_key()
-    assert len(key) == 32 and signing_key.own_key() == key and path.stat().st_mode & 0o777 == 0o600
-    assert [entry.name for entry in path.parent.iterdir()] == ["key"] and key.hex() not in signing_key.name_of(key)
+    monkeypatch.setenv(seals.KEY_VARIABLE, str(path))
+    key = seals.own_key()
+    assert len(key) == 32 and seals.own_key() == key and path.stat().st_mode & 0o777 == 0o600
+    assert [entry.name for entry in path.parent.iterdir()] == ["key"] and key.hex() not in seals.key_name(key)
     path.chmod(0o640)
-    assert signing_key.own_key() == key  # read once, whatever becomes of the file
-    signing_key._known.clear()
+    assert seals.own_key() == key  # read once, whatever becomes of the file
+    seals._known.clear()
     with pytest.raises(UserError, match=f"{path}, the key .* is not this user's alone: chmod 600"):
-        signing_key.own_key()
+        seals.own_key()
     path.chmod(0o600)
     for content in (b"", path.read_bytes()[:20], b"\xff" * 64):
         path.write_bytes(content)
         with pytest.raises(UserError, match=f"{path} holds no key: delete it"):
-            signing_key.own_key()
+            seals.own_key()
 
 
 def test_whoever_makes_the_key_first_makes_everybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path / "home" / "key"))
+    monkeypatch.setenv(seals.KEY_VARIABLE, str(tmp_path / "home" / "key"))
     start = threading.Barrier(16)
 
     def make(_: int) -> bytes:
         start.wait()
-        return signing_key.own_key()
+        return seals.own_key()
 
     with ThreadPoolExecutor(16) as pool:
         assert len(set(pool.map(make, range(16)))) == 1
@@ -162,27 +160,27 @@ def test_whoever_makes_the_key_first_makes_everybodys(tmp_path: Path, monkeypatc
 
 
 def test_the_key_lies_in_the_users_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(signing_key.VARIABLE)
+    monkeypatch.delenv(seals.KEY_VARIABLE)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    assert signing_key.key_file() == tmp_path / ".config" / "ablate" / "checkpoints.key"
+    assert seals.key_file() == tmp_path / ".config" / "ablate" / "checkpoints.key"
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "x"))
-    assert signing_key.key_file() == tmp_path / "x" / "ablate" / "checkpoints.key"
+    assert seals.key_file() == tmp_path / "x" / "ablate" / "checkpoints.key"
 
 
 def test_a_key_that_is_out_of_reach_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, failures = Path.open, [errno.ESTALE, errno.EACCES]
 
     def away(path: Path, *arguments: object, **settings: object) -> object:
-        if path == signing_key.key_file() and failures:
+        if path == seals.key_file() and failures:
             raise OSError(failures.pop(), "away", str(path))
         return opened(path, *arguments, **settings)
 
-    signing_key._known.clear()
+    seals._known.clear()
     monkeypatch.setattr(Path, "open", away)
     monkeypatch.setattr(seals.Patience, "sleep", lambda self, seconds: None)
     assert found(folder) is None and not failures
-    signing_key._known.clear()
+    seals._known.clear()
     failures[:] = [errno.EIO] * 1000
     monkeypatch.setenv("ABLATE_PATIENCE_S", "0")
     with pytest.raises(OutOfPatienceError, match="away"):
@@ -193,9 +191,9 @@ def test_a_file_system_without_links_has_a_key_too(tmp_path: Path, monkeypatch: 
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "no links")
 
-    monkeypatch.setenv(signing_key.VARIABLE, str(tmp_path / "key"))
+    monkeypatch.setenv(seals.KEY_VARIABLE, str(tmp_path / "key"))
     monkeypatch.setattr(os, "link", refuse)
-    assert len(signing_key.own_key()) == 32 and (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    assert len(seals.own_key()) == 32 and (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in tmp_path.iterdir() if entry.name != "checkpoint"] == ["key"]
 
 
@@ -203,9 +201,9 @@ def test_no_home_is_no_key_and_no_mistake(monkeypatch: pytest.MonkeyPatch) -> No
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv(signing_key.VARIABLE)
+    monkeypatch.delenv(seals.KEY_VARIABLE)
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    signing_key.check_key()
+    seals.check_key()
     with pytest.raises(OSError, match="there is no home directory"):
-        signing_key.own_key()
+        seals.own_key()

@@ -1,26 +1,39 @@
-"""Saving checkpoints of a run: whole or not at all, the last two kept. core.training.checkpoint_files finds them again."""
+"""Callbacks that save on the way: checkpoints, and the weights at the best validation.
 
+A checkpoint is saved whole or not at all, and the last two are kept (core.training.checkpoint_files finds them again). The
+best weights lie beside a run's final ones: trainer.keep_best names the metric.
+"""
+
+import json
 import logging
+import math
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from core.config.run import RunConfig
 from core.data.inputs import learned_from
 from core.errors import UserError
 from core.records import fencing
 from core.runtime.lightning_import import lightning
+from core.runtime.paths import file_sha256
 from core.runtime.ranks import Ranks
 from core.runtime.retry import no_space
-from core.training import preemption, signing_key
-from core.training.checkpoint_files import FOLDER, SINGLE, discard, keep, layout, note
+from core.runtime.units import below
+from core.training import preemption
+from core.training.callbacks import Recorder
+from core.training.checkpoint_files import BEST, FOLDER, SINGLE, discard, keep, layout, note, set_aside
 from core.training.communication import from_all_ranks
 from core.training.preemption import TrainingPausedError
-from core.training.seals import Digest
+from core.training.seals import KEY_VARIABLE, Digest, own_key
+from core.training.weights import content_of, save_weights
 
 log = logging.getLogger(__name__)
 
@@ -57,10 +70,10 @@ class Checkpointer(lightning.Callback):
     def _no_key(self) -> str | None:
         try:
             if self.ranks.rank == 0:
-                signing_key.own_key()
+                own_key()
         except (OSError, UserError) as error:
             reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) else str(error)
-            return f"no key to sign it with can be kept ({reason}; {signing_key.VARIABLE} names another)"
+            return f"no key to sign it with can be kept ({reason}; {KEY_VARIABLE} names another)"
         return None
 
     def on_train_batch_start(self, trainer: lightning.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
@@ -129,3 +142,87 @@ class Checkpointer(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.saved = state_dict["saved"]
+
+
+class DamagedError(ValueError):
+    """The best weights aren't those that were kept."""
+
+
+class Best(NamedTuple):
+    """Best weights kept: the metric, its value, after which step it was, and the file's sha256."""
+
+    metric: str
+    value: float
+    step: int
+    weights_sha256: str
+
+
+def read_best(folder: Path) -> Best | None:
+    """Read the description of a folder's best weights; None if there are none.
+
+    Raises DamagedError where the file can't be read, or holds other weights than its header says.
+    """
+    path = folder / BEST
+    try:
+        with safe_open(path, framework="pt") as weights:
+            said = json.loads((weights.metadata() or {})["best"])
+            held = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118  (no mapping)
+        if said["content"] != content_of(held):
+            raise ValueError("it isn't what was saved")
+        return Best(said["metric"], said["value"], said["step"], file_sha256(path))
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(str(error)) from None
+
+
+class BestKeeper(lightning.Callback):
+    """Saves the weights at each validation that improves the metric, which is minimised; the recorder has its values.
+
+    The file says in its own header what it is, so that it can't be at odds with it: a run that goes on compares with what
+    lies there, even where that is of a step after its checkpoint. A run that starts anew starts without.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, recorder: Recorder) -> None:
+        self.config, self.folder, self.ranks, self.recorder = config, folder, ranks, recorder
+        self.best: Best | None = None
+        self._seen = 0
+
+    def begin(self, *, goes_on: bool) -> None:
+        """Take up what lies in the folder, or delete it."""
+        if self.config.trainer.keep_best is None or self.ranks.rank > 0:
+            return
+        try:
+            best = read_best(self.folder) if goes_on else None
+        except DamagedError as error:
+            best = None
+            set_aside(self.folder / FOLDER, BEST, f"{error}; what is best is kept from here on", self.folder)
+        if not goes_on:
+            fencing.remove(self.folder / BEST)
+        self._take(best)
+
+    def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        self.on_validation_end(trainer, module)  # the last validation may be the recorder's own
+
+    def on_validation_end(self, trainer: lightning.Trainer, module: Any) -> None:
+        metric, validation = self.config.trainer.keep_best, self.recorder.validation
+        if metric is None or not validation or validation["step"][-1] == self._seen:
+            return
+        self._seen = int(validation["step"][-1])
+        value = validation[metric][-1]
+        better = math.isfinite(value) and (self.best is None or below(value, self.best.value))
+        if not from_all_ranks(better)[0]:  # rank 0 knows what lies in the folder; all save together
+            return
+        # One entry: the library writes several in an order of chance, and equal weights would have unequal hashes.
+        said = {"metric": metric, "value": value, "step": self._seen}
+
+        def header(weights: Mapping[str, Tensor]) -> dict[str, str]:
+            return {"best": json.dumps(said | {"content": content_of(weights)})}
+
+        content = save_weights(module.denoiser, self.config, self.folder, self.ranks, BEST, header)
+        if content is not None:
+            self._take(Best(metric, value, self._seen, content))
+
+    def _take(self, best: Best | None) -> None:
+        self.best = best
+        self.recorder.best = best._asdict() if best else {}
