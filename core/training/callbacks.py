@@ -43,8 +43,8 @@ class Recorder(lightning.Callback):
         bytes_per_token: float | None = None,
         parts: Sequence[str] = (),
     ) -> None:
-        """floor: the NELBO of an exact denoiser on the validation masks; bytes_per_token: of the validation text; parts: of
-        the mixture that is learned, whose NELBOs are told one by one too."""
+        """floor: an exact denoiser's NELBO on the validation masks. bytes_per_token: of the validation text. parts: of the
+        mixture that is learned, whose NELBOs are measured one by one too."""
         self.loggers = tuple(loggers)
         self.config, self.floor, self.bytes_per_token, self.parts = config, floor, bytes_per_token, parts
         self.curve: dict[str, list[float]] = {}
@@ -116,8 +116,8 @@ class Recorder(lightning.Callback):
     def _ring(self, alarms: list[health.Alarm]) -> None:
         self.alarms += alarms
         if alarms and self.config.trainer.stop_on_alarm:
-            kind, detail = alarms[0].kind, alarms[0].detail
-            raise TrainingUnhealthyError(f"{kind} at step {alarms[0].step}: {detail} (trainer.stop_on_alarm)")
+            step, kind, detail = alarms[0]
+            raise TrainingUnhealthyError(f"{kind} at step {step}: {detail} (trainer.stop_on_alarm)")
 
     def _validate_last(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Lightning validates on multiples only; the final model's numbers are the ones that count."""
@@ -137,10 +137,8 @@ class Recorder(lightning.Callback):
         """Everything so far, averaged over ranks, so that a run that goes on from here leaves one whole record."""
         state = {name: getattr(self, name) for name in ("curve", "validation", "load_steps", "load_TLE", "tokens")}
         losses = {name: mean_over_ranks(torch.stack(rows)).tolist() for name, rows in self._losses.items() if rows}
-        sent = [
-            [statistics.fmean(kind) for kind in zip(*step, strict=True)]
-            for step in zip(*from_all_ranks(self._sent), strict=True)
-        ]
+        steps = zip(*from_all_ranks(self._sent), strict=True)
+        sent = [[statistics.fmean(kind) for kind in zip(*step, strict=True)] for step in steps]
         kept = {"routing": self.routing.state_dict(), "alarms": [list(alarm) for alarm in self.alarms]}
         return copy.deepcopy(state | kept | {"losses": losses, "sent": sent})
 
@@ -198,12 +196,9 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
     (0.2, 0.3]. A sequence's NELBO under an exact mask count is its mean masked cross-entropy, so the bins average to
     the NELBO.
     """
-    nelbo_N = torch.cat([output["nelbo_B"] for output in outputs]).double().cpu()
-    ratio_N = torch.cat([output["ratio_B"] for output in outputs]).double().cpu()
-    row = {
-        "val/nelbo": float(nelbo_N.mean()),
-        "val/nelbo_se": stratified_error(nelbo_N[ratio_N.argsort(stable=True)]),
-    }
+    nelbo_N, ratio_N = _column(outputs, "nelbo_B"), _column(outputs, "ratio_B")
+    error = stratified_error(nelbo_N[ratio_N.argsort(stable=True)])
+    row = {"val/nelbo": float(nelbo_N.mean()), "val/nelbo_se": error}
     if binned:
         bin_N = (ratio_N * RATIO_BINS).ceil().long().clamp(1, RATIO_BINS)
         for index in range(1, RATIO_BINS + 1):
@@ -218,20 +213,18 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
     return row
 
 
+def _column(outputs: Sequence[dict[str, Tensor]], name: str) -> Tensor:
+    return torch.cat([output[name] for output in outputs]).double().cpu()
+
+
 def _tokens(output: dict[str, Tensor]) -> float:
     return float(output["top1_SN"].shape[1] if "top1_SN" in output else len(output["nelbo_B"]))
 
 
 def measured(config: RunConfig, outputs: Sequence[dict[str, Tensor]]) -> dict[str, float]:
     """The metrics that are registered with a function that measures them."""
-
-    def column(name: str) -> Tensor | None:
-        return torch.cat([output[name] for output in outputs]).double().cpu() if name in outputs[0] else None
-
-    validation = Validation(config, outputs, column)
-    values = {
-        each.name: each.implementation(validation) for each in METRICS.entries() if each.implementation is not None
-    }
+    validation = Validation(config, outputs, lambda name: _column(outputs, name) if name in outputs[0] else None)
+    values = {each.name: each.implementation(validation) for each in METRICS.entries() if each.implementation}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -239,8 +232,7 @@ def by_part(outputs: Sequence[dict[str, Tensor]], parts: Sequence[str]) -> dict[
     """The NELBO of each part of a mixture, from the outputs of all validation batches."""
     if not parts:
         return {}
-    nelbo_N = torch.cat([output["nelbo_B"] for output in outputs]).double().cpu()
-    domain_N = torch.cat([output["domain_B"] for output in outputs]).cpu()
+    nelbo_N, domain_N = _column(outputs, "nelbo_B"), _column(outputs, "domain_B")
     return {part_metric(name): float(nelbo_N[domain_N == index].mean()) for index, name in enumerate(parts)}
 
 

@@ -123,10 +123,8 @@ def saved_step(folder: Path) -> int | None:
         latest = json.loads((place / LATEST).read_text(encoding="utf-8"))
         return int(latest["step"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # none, or half of one: `find` mends it
-        found = [
-            path.name for path in place.glob("step-*") if NAME.fullmatch(path.name) and (path / seals.SEAL).is_file()
-        ]
-        return max((order_of(name)[0] for name in found), default=None)
+        sealed = [path.name for path in place.glob("step-*") if (path / seals.SEAL).is_file()]
+        return max((order_of(name)[0] for name in sealed if NAME.fullmatch(name)), default=None)
 
 
 def remove(folder: Path) -> None:

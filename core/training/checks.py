@@ -164,10 +164,9 @@ def _check_shapes(before: Stage, stage: Stage) -> None:
 
 def _reshapes(config: RunConfig, key: str, former: Any) -> bool:
     """True where a key with its former value would give other shapes, or nothing that holds."""
+    value = list(former) if isinstance(former, tuple) else former
     try:
-        return shapes(
-            build(to_dict(config), {key: list(former) if isinstance(former, tuple) else former}).model
-        ) != shapes(config.model)
+        return shapes(build(to_dict(config), {key: value}).model) != shapes(config.model)
     except UserError:
         return True
 

@@ -145,9 +145,8 @@ def _said(config: RunConfig, devices: int) -> dict[str, tuple[str, Any]]:
     trainer, offload = config.trainer, config.deepspeed.offload
     micro = trainer.batch_size // (devices * trainer.accumulate)
     precision = {f"{name}.enabled": ("trainer.precision", name == trainer.precision) for name in PRECISIONS}
-    of_optimizer, of_parameters = (
-        "none" if offload in kinds else "cpu" for kinds in (("none",), ("none", "optimizer"))
-    )
+    of_optimizer = "none" if offload == "none" else "cpu"
+    of_parameters = "cpu" if offload == "parameters" else "none"
     return precision | {
         "train_batch_size": ("trainer.batch_size", trainer.batch_size),
         "train_micro_batch_size_per_gpu": ("trainer.batch_size, trainer.accumulate and --devices", micro),

@@ -110,10 +110,8 @@ def shapes_of(config: RunConfig, batch: int) -> dict[str, tuple[int, ...]]:
     shapes = {"hidden states": tuple(hidden.states_BLD.shape), "logits of a sequence": tuple(logits_LV.shape)}
     if hidden.routings:
         routing = hidden.routings[0].routing
-        shapes |= {
-            "router probabilities": tuple(routing.probs_NE.shape),
-            "chosen experts": tuple(routing.experts_NK.shape),
-        }
+        shapes["router probabilities"] = tuple(routing.probs_NE.shape)
+        shapes["chosen experts"] = tuple(routing.experts_NK.shape)
     return shapes
 
 

@@ -60,10 +60,8 @@ def of_load(step: int, counts_SE: "Tensor", tokens: int, load_balancing: float) 
         if dead:
             alarms.append(Alarm(step, "dead experts", f"layer {layer}: {dead} of {experts} got no validation token"))
     if load_balancing < IMBALANCE_FLOOR:
-        detail = (
-            f"{load_balancing:.3f}, below its balanced value of 1: the router's probabilities contradict its choice"
-        )
-        alarms.append(Alarm(step, "load balancing", detail))
+        why = "below its balanced value of 1: the router's probabilities contradict its choice"
+        alarms.append(Alarm(step, "load balancing", f"{load_balancing:.3f}, {why}"))
     return alarms
 
 

@@ -71,32 +71,29 @@ def _processes(config: RunConfig, folder: Path, devices: int, port: int, program
 def _environment(config: RunConfig, rank: int, devices: int, port: int) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     outer = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
-    return (
-        BRIEF_SPINNING
-        | outer
-        | {
-            **import_path(),
-            LAUNCHED: "1",
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(devices),
-            "LOCAL_WORLD_SIZE": str(devices),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # ranks meet at the store that this process serves
-            "OMP_NUM_THREADS": str(max(1, cores // devices)),
-            "DS_ACCELERATOR": "cuda" if uses_cuda(config) else "cpu",
-        }
-    )
+    return {
+        **BRIEF_SPINNING,
+        **outer,
+        **import_path(),
+        LAUNCHED: "1",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(devices),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # ranks meet at the store that this process serves
+        "OMP_NUM_THREADS": str(max(1, cores // devices)),
+        "DS_ACCELERATOR": "cuda" if uses_cuda(config) else "cpu",
+    }
 
 
 def _watch(ranks: list[Process], folder: Path, loggers: Sequence[RowLogger]) -> RunRecord:
     heard: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
-    listeners = [
-        threading.Thread(target=_listen, args=(rank, process, heard), daemon=True) for rank, process in enumerate(ranks)
-    ]
-    for listener in listeners:
-        listener.start()
+    listeners = []
+    for rank, process in enumerate(ranks):
+        listeners.append(threading.Thread(target=_listen, args=(rank, process, heard), daemon=True))
+        listeners[-1].start()
     said: dict[int, RunRecord] = {}
     deadline: float | None = None
     asked = False

@@ -91,11 +91,8 @@ class RoutingMemory:
 
 def _in_order(first: Sequence[dict[str, Tensor]]) -> Tensor:
     """The choices of a batch whose sequences the ranks took in turns, in the batch's own order: (S, N, K)."""
-    ranks = [
-        output["choices_SNK"].unflatten(1, (_sequences(output), -1)).unbind(1)
-        for output in first
-        if len(output["nelbo_B"])
-    ]
+    some = [output for output in first if len(output["nelbo_B"])]
+    ranks = [output["choices_SNK"].unflatten(1, (_sequences(output), -1)).unbind(1) for output in some]
     return torch.cat([rank[i] for i in range(len(ranks[0])) for rank in ranks if i < len(rank)], 1)
 
 

@@ -63,9 +63,9 @@ def starting_weights(config: RunConfig, folder: Path) -> str | None:
 def first_stage(config: RunConfig, folder: Path) -> RunRecord | None:
     """The record of a run's first stage in its folder; None where it has none. Raises as `run_record.read` does."""
     name = config.trainer.initial_weights
-    return (
-        run_record.read(stage_folder(folder, name) / FILE_NAME) if name is not None and name.startswith(STAGE) else None
-    )
+    if name is None or not name.startswith(STAGE):
+        return None
+    return run_record.read(stage_folder(folder, name) / FILE_NAME)
 
 
 def load_weights(denoiser: Denoiser, path: str) -> None:
