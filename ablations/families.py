@@ -1,7 +1,7 @@
 """Which way of learning predicts best at equal training FLOPs: masked diffusion, dense or sparse, in blocks, from an
 autoregressive start, or autoregression itself?
 
-Every arm is a recipe of core.config.recipes on the control's model: the same depth, width, heads and active feed-forward
+Every arm is a recipe of core.config.presets on the control's model: the same depth, width, heads and active feed-forward
 width, and as many steps as cost the control's training FLOPs. Dream's and LLaDA 1.5's first stages are trained in each
 run and count. A NELBO is a bound and an autoregressive model's likelihood is exact, so that a lower exact number proves
 nothing; and LLaDA 1.5, which learns from pairs of responses, isn't compared. The report says so beside each arm.

@@ -1,7 +1,6 @@
 """The vocabulary of declarations: what `ablations/` and users' own files import."""
 
-from core.config.presets import preset
-from core.config.recipes import Recipe, recipes
+from core.config.presets import Recipe, preset, recipes
 from sweeps.search.spec import Budget, Choice, Int, Log, Search, Uniform
 from sweeps.studies.ablation import Ablation, Size
 from sweeps.studies.arms import Arm

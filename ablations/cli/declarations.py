@@ -8,10 +8,9 @@ from pathlib import Path
 from ablations.cli import studies
 from core.errors import UserError
 from core.records import designs
-from core.records.design_changes import changes
 from core.records.designs import StudyDesign
-from core.records.provenance import code
-from core.records.versions import mixture
+from core.records.provenance import code, mixture
+from core.records.study_history import changes
 from core.runtime.json_files import DamagedFileError
 from core.runtime.printable import one_line, say
 from sweeps.studies.plan import Plan

@@ -11,10 +11,10 @@ from ablations.cli import studies
 from ablations.cli.declarations import recorded_design
 from core.errors import UserError
 from core.records import run_record
-from core.records.design_changes import changes
 from core.records.designs import Design, DesignArm, StudyDesign
 from core.records.run_folders import list_runs
 from core.records.run_record import OutOfReachError, UnreadableRecordError
+from core.records.study_history import changes
 from sweeps.studies.resolve import outline
 from sweeps.studies.study import CONFIRM, first_seeds, study_name
 

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from analysis.study import Study
-from core.records.design_changes import changes, spans
 from core.records.designs import Design, parse_or_none
-from core.records.study_history import DesignEvent, Event, Look, designs_of
-from core.records.versions import mixture
+from core.records.provenance import mixture
+from core.records.study_history import DesignEvent, Event, Look, changes, designs_of, spans
 from core.runtime.units import counted
 
 

@@ -4,6 +4,7 @@ Unknown keys, wrong types and impossible values are refused here, in one line ea
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cache
@@ -15,7 +16,6 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from core.config import plain_yaml
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.registry import nearest
@@ -24,6 +24,54 @@ from core.runtime.units import NUMERAL
 
 MOST_VALUES = 100_000  # in a file
 LONGEST = 400  # characters of a value or of OmegaConf's complaint, said whole
+
+WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$")
+DECIMAL = re.compile(
+    r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+    |[0-9][0-9_]*[eE][-+]?[0-9]+
+    |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+    |\.(?:inf|Inf|INF))$
+    |\.(?:nan|NaN|NAN)$""",
+    re.VERBOSE,
+)
+OTHERWISE = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people read it: a key given twice is refused, and a number is the one that its digits say.
+
+    YAML 1.1, which PyYAML reads, takes 010 for 8, 1:30 for 90 and 1e3 for text. Here those are text, text and 1000, and
+    dates are text.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As of PyYAML. Raises UserError for a key that is given twice."""
+        # Not when it is constructed: `<<` has been unfolded by then, and what it brings may be set again.
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            line, name = key.start_mark.line + 1, (key.tag, str(key.value))
+            if isinstance(key, yaml.ScalarNode) and name in lines:
+                where = f"line {line}" if lines[name] == line else f"lines {lines[name]} and {line}"
+                raise UserError(f"'{key.value}' is given twice, in {where}")
+            lines[name] = line
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in found if tag not in OTHERWISE]
+    for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _letters in ((OTHERWISE[0], WHOLE, "-+0123456789"), (OTHERWISE[1], DECIMAL, "-+.0123456789")):
+    _Loader.add_implicit_resolver(_tag, _pattern, list(_letters))
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse a YAML text.
+
+    Raises UserError for a key that is given twice, and yaml.YAMLError, ValueError or RecursionError for what can't be read.
+    """
+    return yaml.load(text, _Loader)
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
@@ -38,7 +86,7 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"'{argument}' is not a setting: write key=value, such as trainer.steps=100")
         try:
-            settings[key] = plain_yaml.parse(text)
+            settings[key] = parse_yaml(text)
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
         except (yaml.YAMLError, ValueError, RecursionError):  # a day that there isn't, a number of 5000 digits, nesting
@@ -108,7 +156,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping, or a UserError that names the file."""
     try:
-        content = plain_yaml.parse(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except FileNotFoundError:

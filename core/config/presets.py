@@ -1,7 +1,11 @@
-"""Configs by name: the published models, proxies of the LLaDA-MoE shape, and what an ablation starts from."""
+"""Configs by name: the published models, proxies of the LLaDA-MoE shape, and what an ablation starts from.
+
+A recipe holds what tells a published system's learning from another's, as changes of one base model at its active size.
+Depth, width, heads and corpus are the base's, so that a difference between two recipes is one of how they learn.
+"""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,6 @@ from core.config.data import DataConfig
 from core.config.loading import build, load, nested
 from core.config.model import ModelConfig
 from core.config.objective import ObjectiveConfig
-from core.config.recipes import recipes
 from core.config.run import RunConfig, to_dict
 from core.config.training import OptimizerConfig, TrainerConfig
 from core.errors import UserError
@@ -51,6 +54,8 @@ def _changed(part: Any, settings: Mapping[str, Any]) -> Any:
     inner = {name: _changed(getattr(part, name), each) for name, each in settings.items() if isinstance(each, Mapping)}
     return replace(part, **{**settings, **inner})
 
+
+DENSE: dict[str, Any] = {"num_experts": 0, "top_k": 0, "expert_width": 0}
 
 PRESETS: dict[str, RunConfig] = {
     # The LLaDA-MoE shape at a size that one CPU core trains in about ten seconds: all layers MoE, top-2 of 8.
@@ -101,9 +106,7 @@ PRESETS: dict[str, RunConfig] = {
             num_heads=32,
             head_dim=128,
             qk_norm="none",
-            num_experts=0,
-            top_k=0,
-            expert_width=0,
+            **DENSE,
             dense_width=12_288,
             rope_theta=5e5,
             max_positions=4096,
@@ -127,9 +130,7 @@ PRESETS: dict[str, RunConfig] = {
             qk_norm="none",
             qkv_bias=True,
             tied_embeddings=True,
-            num_experts=0,
-            top_k=0,
-            expert_width=0,
+            **DENSE,
             dense_width=11_008,
             rope_theta=1e6,
             max_positions=32_768,
@@ -164,7 +165,71 @@ PRESETS: dict[str, RunConfig] = {
 }
 
 
-# Published systems as recipes on the proxy (core.config.recipes). Dream goes on from the weights of qwen2_5_proxy, which
+@dataclass(frozen=True)
+class Recipe:
+    """settings: over the base's. first: those of a first stage, whose weights the recipe starts from; None: from scratch.
+
+    first_share: of the training FLOPs, what the first stage gets. source: the paper.
+    """
+
+    settings: Mapping[str, Any]
+    source: str
+    first: Mapping[str, Any] | None = None
+    first_share: float = 0.5
+
+
+def recipes(base: RunConfig, *, preferences: str = "preferences:task:copy") -> dict[str, Recipe]:
+    """The systems by name, the base's own first. base: a sparse model of the LLaDA-MoE shape.
+
+    Dense ones have the feed-forward width of the base's chosen experts, and blocks are an eighth of a sequence. preferences:
+    the corpus of LLaDA 1.5's second stage.
+    """
+    model = base.model
+    dense = {
+        "model.num_experts": 0, "model.top_k": 0, "model.expert_width": 0,
+        "model.dense_width": model.top_k * model.expert_width,
+    }  # fmt: skip
+    ec_dlm = _two_shared(model) | {"objective.load_balancing_weight": 0.0, "objective.z_loss_weight": 0.001}
+    causal = dense | {"model.causal": True, "objective.kind": "autoregressive"}
+    return {
+        "LLaDA-MoE": Recipe({}, "arXiv 2509.24389"),
+        "LLaDA": Recipe(dense, "arXiv 2502.09992"),
+        "LLaDA 1.5": Recipe(
+            dense
+            | {"objective.kind": "vrpo", "objective.draws": 4, "data.corpus": preferences}
+            | {"trainer.batch_size": max(2, base.trainer.batch_size // 8), "optimizer.learning_rate": 1e-4},
+            "arXiv 2505.19223",
+            first=dense,
+            first_share=0.8,
+        ),
+        "Dream": Recipe(
+            dense | {"model.shifted": True, "objective.weighting": "cart"}, "arXiv 2508.15487", first=causal
+        ),
+        "Qwen2.5": Recipe(causal, "arXiv 2412.15115"),
+        "LLaDA2.0": Recipe(
+            {"model.block_length": max(1, base.data.sequence_length // 8), "objective.block_schedule": "wsd"},
+            "arXiv 2512.15745",
+        ),
+        "EC-DLM": Recipe(ec_dlm | {"model.router.kind": "ec_dlm"}, "arXiv 2604.01622"),
+        # The option of its code that takes the softmax first: capacity is fixed then, and gates aren't scaled.
+        "EC-DLM, softmax first": Recipe(ec_dlm | {"model.router.kind": "expert_choice"}, "arXiv 2604.01622"),
+    }
+
+
+def _two_shared(model: ModelConfig) -> dict[str, Any]:
+    """Experts of half the width, two of which every token meets, in the place of one whole expert that it chooses.
+
+    So parameters and active parameters stay as they are, but for the shared ones' and the router's. Where experts are
+    finer already, a whole one is more than two of them; and a model that chooses a single expert keeps choosing it.
+    """
+    return {
+        "model.granularity": 2 * model.granularity,
+        "model.top_k": max(1, model.top_k - 1),
+        "model.shared_expert_width": model.shared_expert_width + model.expert_width,
+    }
+
+
+# Published systems as recipes on the proxy. Dream goes on from the weights of qwen2_5_proxy, which
 # trainer.initial_weights then names; so does LLaDA 1.5 from llada_proxy's, with objective.kind=vrpo.
 for _name, _system in (
     ("llada_proxy", "LLaDA"),

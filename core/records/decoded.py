@@ -1,17 +1,20 @@
 """Responses of a trained model under one decoding setting: a JSON file beside its run's record, whole or not at all."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from core.records.designs import DecodersDesign
 from core.records.run_record import RunRecord, write_atomically
 from core.runtime import json_files
-from core.runtime.json_files import DamagedFileError, are_numbers, is_whole
+from core.runtime.json_files import DamagedFileError, Number, Whole
 
 FOLDER = "decoded"  # within the run's
+
+Marks = Annotated[str, Meta(pattern=r"\A[01]*\Z")]
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,12 @@ class Decoded:
     decoder: str
     settings: dict[str, Any]
     task: str
-    examples: int
+    examples: Whole
     weights: str
-    right: list[str] = field(default_factory=list)
-    calls: float = 0.0
-    length: int = 0
-    seconds: float = 0.0
+    right: list[Marks] = field(default_factory=list)
+    calls: Number = 0.0
+    length: Whole = 0
+    seconds: Number = 0.0
     reason: str | None = None
 
     def is_of(self, wanted: "Decoded") -> bool:
@@ -93,24 +96,10 @@ def read_responses(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
             broken[path.name] = str(error)
             continue
         names = {entry.name for entry in fields(Decoded)}
-        if not isinstance(content, dict) or set(content) != names or not _fits(content):
+        if not isinstance(content, dict) or set(content) != names or not json_files.fits(content, Decoded):
             broken[path.name] = "not a model's answers"
         elif content["decoder"] != path.stem:
             broken[path.name] = f"the answers of {content['decoder']}"
         else:
             found[path.stem] = Decoded(**content)
     return found, broken
-
-
-def _fits(content: Mapping[str, Any]) -> bool:
-    right, texts = content["right"], ("decoder", "task", "weights")
-    return (
-        all(isinstance(content[name], str) for name in texts)
-        and isinstance(content["settings"], dict)
-        and isinstance(right, list)
-        and all(isinstance(one, str) and set(one) <= {"0", "1"} for one in right)
-        and are_numbers((content["calls"], content["seconds"]))
-        and is_whole(content["length"])
-        and is_whole(content["examples"])
-        and isinstance(content["reason"], str | None)
-    )

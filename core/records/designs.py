@@ -3,8 +3,6 @@
 `parse` and `read` take every schema so far; `to_json` writes the newest. A new kind of study registers its own class.
 """
 
-import re
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -16,16 +14,12 @@ from msgspec import Meta
 
 from core.records.metrics import METRICS
 from core.runtime import json_files
-from core.runtime.json_files import LARGEST, DamagedFileError
+from core.runtime.json_files import CONVERSION_ERRORS, DamagedFileError, Number, Whole, in_words
 
 FILE_NAME = "design.json"
 SCHEMA = 1  # designs of before have none
 ABLATION = "ablation"  # the kind that files leave out
-CONVERSION_ERRORS = (msgspec.ValidationError, UnicodeEncodeError)  # the latter: names with half a surrogate pair
-WORDS = {"str": "text", "int": "whole number", "float": "number", "object": "mapping", "array": "list"}
 
-Whole = Annotated[int, Meta(gt=-LARGEST, le=LARGEST - 1)]
-Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # finite
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Cell = tuple[str, Whole]  # an arm's name and a seed
 
@@ -359,32 +353,9 @@ def first_stage_data(study: Mapping[str, Any]) -> str | None:
     return noted if isinstance(noted, str) else None
 
 
-def are_cells(value: Any) -> bool:
-    """True if a value is a list of [arm, seed]."""
-    try:
-        msgspec.convert(value, tuple[Cell, ...])
-        return True
-    except CONVERSION_ERRORS:
-        return False
-
-
 def _before(cls: type[Any]) -> dict[str, Any]:
     """Fields that designs without a schema needn't have, with what they were then."""
     return {entry.name: entry.metadata["before"] for entry in fields(cls) if "before" in entry.metadata}
-
-
-def in_words(error: Exception) -> str:
-    """Msgspec's message with the field first: "alpha: expected number < 1.0"."""
-    if isinstance(error, UnicodeEncodeError):
-        return "a name that is no text"
-    said, _, place = str(error).partition(" - at `$")
-    said = re.sub(
-        r"`(.+?)`", lambda quoted: " or ".join(WORDS.get(word, word) for word in quoted[1].split(" | ")), said
-    )
-    said = re.sub(r"'([^']{40})[^']+'", r"'\1…'", said)
-    said = said.replace("Object missing required field", "it lacks")
-    place = place.strip(".`")
-    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
 
 
 def plain(value: Any) -> Any:

@@ -8,8 +8,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from core.records.designs import CONVERSION_ERRORS, Number, Whole, in_words
-from core.runtime.json_files import are_numbers
+from core.runtime.json_files import CONVERSION_ERRORS, Number, Whole, are_numbers, in_words
 
 Numbers = dict[str, Number | None]
 Columns = dict[str, list[Number | None]]

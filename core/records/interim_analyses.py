@@ -8,39 +8,40 @@ import datetime
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from core.errors import UserError
-from core.records import designs, run_record
-from core.records.designs import Design
+from core.records import run_record
+from core.records.designs import Cell, Design
 from core.records.provenance import commit
 from core.runtime import json_files
-from core.runtime.json_files import is_whole
+from core.runtime.json_files import Whole
 
 FILE_NAME = "looks.jsonl"
 RETRIED = "retried"
 Retry = tuple[int, Sequence[tuple[str, int]]]  # after an analysis of so many seeds these cells were trained again
 
 
+class _Rule(TypedDict):
+    fixed: Any
+
+
+class _Entry(TypedDict):
+    at: Any
+    design: Any
+    seeds: Whole
+    decisions: dict[str, Any]
+    rule: _Rule
+    retried: NotRequired[list[Cell]]
+
+
 def read(folder: Path) -> list[dict[str, Any]]:
     """The entries of a study's folder, oldest first; none where there is no file. Raises UserError for a damaged one."""
     path = folder / FILE_NAME
     try:
-        return json_files.read_lines(path, _is_entry, "look")
+        return json_files.read_lines(path, _Entry, "look")
     except json_files.DamagedFileError as error:
         raise UserError(f"{path} {error}") from None
-
-
-def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and {"seeds", "at", "design", "decisions", "rule"} <= entry.keys()
-        and is_whole(entry["seeds"])
-        and isinstance(entry["decisions"], dict)
-        and isinstance(entry["rule"], dict)
-        and "fixed" in entry["rule"]
-        and designs.are_cells(entry.get(RETRIED, []))
-    )
 
 
 def add(folder: Path, design: Design, rule: Mapping[str, Any], content: Mapping[str, Any]) -> None:

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from core.config.run import RunConfig
 from core.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor  # seconds to import, which analysis must not spend
-
-    from core.config.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Validation:
     """A validation that is over. outputs: of each batch of all ranks (core.training.module's validation_step). column: one of
     their columns over all batches, fp64; None where the run has no such column."""
 
-    config: "RunConfig"
+    config: RunConfig
     outputs: "Sequence[Mapping[str, Tensor]]"
     column: "Callable[[str], Tensor | None]"
 

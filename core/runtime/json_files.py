@@ -4,13 +4,23 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 LARGEST = 2**63  # of whole numbers: arrays hold none beyond
 # What may be a whole number of more digits than that, as a value.
 _HUGE = re.compile(r"[\[{:,]\s*-?(\d{20,})\s*[\]},]")
+
+CONVERSION_ERRORS = (msgspec.ValidationError, UnicodeEncodeError)  # the latter: names with half a surrogate pair
+WORDS = {"str": "text", "int": "whole number", "float": "number", "object": "mapping", "array": "list"}
+
+Whole = Annotated[int, Meta(gt=-LARGEST, le=LARGEST - 1)]
+Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # finite
 
 
 class DamagedFileError(ValueError):
@@ -59,10 +69,10 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
         file.write(json.dumps(entry) + "\n")
 
 
-def read_lines(path: Path, fits: Callable[[Any], bool], noun: str) -> list[dict[str, Any]]:
+def read_lines(path: Path, kind: Any, noun: str) -> list[dict[str, Any]]:
     """The entries of a file of JSON lines, oldest first; none where there is no such file.
 
-    fits: whether a line is such an entry; noun: what an entry is called. Raises DamagedFileError with what is wrong.
+    kind: type of an entry, for `fits`; noun: what an entry is called. Raises DamagedFileError with what is wrong.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if os.path.lexists(path) else []
@@ -71,7 +81,7 @@ def read_lines(path: Path, fits: Callable[[Any], bool], noun: str) -> list[dict[
         raise DamagedFileError(f"can't be read: {error.strerror}") from None
     except ValueError as error:
         raise DamagedFileError(f"is damaged: {error}") from None
-    if not all(map(fits, entries)):
+    if not all(fits(entry, kind) for entry in entries):
         raise DamagedFileError(f"is damaged: it holds something that is no {noun}")
     return entries
 
@@ -89,6 +99,29 @@ def _small(digits: str) -> int:
     if len(digits.lstrip("-")) > len(str(LARGEST)):
         raise DamagedFileError(f"a number of {len(digits.lstrip('-'))} digits")
     return int(digits)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """True if plain values are of a type, as msgspec takes them: a dataclass or TypedDict, with other keys beside its own."""
+    try:
+        msgspec.convert(value, kind)
+        return True
+    except CONVERSION_ERRORS:
+        return False
+
+
+def in_words(error: Exception) -> str:
+    """Msgspec's message with the field first: "alpha: expected number < 1.0"."""
+    if isinstance(error, UnicodeEncodeError):
+        return "a name that is no text"
+    said, _, place = str(error).partition(" - at `$")
+    said = re.sub(
+        r"`(.+?)`", lambda quoted: " or ".join(WORDS.get(word, word) for word in quoted[1].split(" | ")), said
+    )
+    said = re.sub(r"'([^']{40})[^']+'", r"'\1…'", said)
+    said = said.replace("Object missing required field", "it lacks")
+    place = place.strip(".`")
+    return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
 
 
 def is_number(value: Any) -> bool:

@@ -23,9 +23,8 @@ from core.errors import UserError
 from core.model.flops import count, training_flops
 from core.records import pending_record, run_record
 from core.records.metrics import RowLogger
-from core.records.provenance import describe, slurm_job
+from core.records.provenance import describe, slurm_job, source_sha256
 from core.records.run_record import RunRecord
-from core.records.versions import source_sha256
 from core.runtime.lightning_import import lightning
 from core.runtime.ranks import LAUNCHED, Ranks
 from core.runtime.retry import OutOfPatienceError, Patience, no_space

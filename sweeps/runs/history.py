@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from core.records import designs, study_history
-from core.records.design_changes import changes
 from core.records.designs import Design, StudyDesign
 from core.records.provenance import commit
 from core.records.run_folders import list_runs
-from core.records.study_history import DesignEvent, Event, HistoryError, Look, designs_of
+from core.records.study_history import DesignEvent, Event, HistoryError, Look, changes, designs_of
 from core.runtime.json_files import append_line
 from core.runtime.printable import say
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from core.errors import UserError
 from core.records import designs, run_record
-from core.records.designs import CONVERSION_ERRORS, Design, DesignFactor, SearchDesign, Whole
+from core.records.designs import Design, DesignFactor, SearchDesign
 from core.records.run_folders import list_runs
 from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.runtime import json_files
-from core.runtime.json_files import DamagedFileError
+from core.runtime.json_files import CONVERSION_ERRORS, DamagedFileError, Whole
 from core.runtime.units import below, ranked
 from sweeps.search.plan import SearchPlan, described, differing
 from sweeps.studies.arms import Arm, ResolvedArm, describe_arm, planned_runs

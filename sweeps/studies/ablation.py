@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from core.config.field_types import check_fields
 from core.config.loading import flatten
-from core.config.recipes import Recipe
+from core.config.presets import Recipe
 from core.errors import UserError
 from sweeps.studies.arms import ArmSource, ResolvedArm, Shared
 from sweeps.studies.decoders import Decoders

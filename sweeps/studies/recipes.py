@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.config.loading import build
-from core.config.recipes import Recipe
+from core.config.presets import Recipe
 from core.config.run import RunConfig, config_hash, to_dict
 from core.errors import UserError
 from core.model.flops import flops_per_token, training_flops

@@ -2,8 +2,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from core.config.loading import _merge, build, load, parse_overrides, read_yaml
-from core.config.plain_yaml import parse
+from core.config.loading import _merge, build, load, parse_overrides, parse_yaml, read_yaml
 from core.config.presets import PRESETS
 from core.config.run import to_dict, to_yaml
 from core.errors import UserError
@@ -132,7 +131,7 @@ NUMBERS_OF_YAML = [
 
 @pytest.mark.parametrize(("text", "expected"), NUMBERS_OF_YAML)
 def test_yaml_numbers_are_the_ones_that_their_digits_say(text: str, expected: object) -> None:
-    read = parse(text)
+    read = parse_yaml(text)
     assert read == expected and type(read) is type(expected)
 
 

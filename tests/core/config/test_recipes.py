@@ -7,8 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from core.config.loading import build
-from core.config.presets import PRESETS
-from core.config.recipes import Recipe, recipes
+from core.config.presets import PRESETS, Recipe, recipes
 from core.config.run import RunConfig, to_dict
 from core.data.module import MaskedTextModule
 from core.training.checks import check

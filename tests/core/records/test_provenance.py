@@ -67,3 +67,27 @@ def test_the_slurm_job_is_known_inside_one(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     assert provenance.slurm_job() == {"slurm": {"job": "17", "array_task": "3"}}
+
+
+def test_a_change_of_any_room_that_trains_is_another_version(tmp_path, monkeypatch) -> None:
+    """Kinds in folders of their own too: a router, an objective, a corpus, a metric."""
+    parts = (
+        "model/routers/a.py",
+        "diffusion/objectives/a.py",
+        "data/kinds/a.py",
+        "training/metrics/a.py",
+        "registry.py",
+    )
+    files = [tmp_path / "core" / part for part in parts] + [tmp_path / "sweeps" / "launch" / "worker.py"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x = 1\n")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    hashes = [provenance.source_sha256.__wrapped__()]
+    for file in files:
+        file.write_text("x = 2\n")
+        hashes.append(provenance.source_sha256.__wrapped__())
+    assert len(set(hashes)) == len(files) + 1
+    (tmp_path / "core" / "probes").mkdir()
+    (tmp_path / "core" / "probes" / "a.py").write_text("x = 1\n")  # measures what was trained
+    assert provenance.source_sha256.__wrapped__() == hashes[-1]

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.config.recipes import Recipe
+from core.config.presets import Recipe
 from core.errors import UserError
 from sweeps.studies.ablation import Size
 from sweeps.studies.confirmation import confirmation_plan, fresh_seeds

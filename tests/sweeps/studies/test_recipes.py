@@ -7,7 +7,7 @@ import pytest
 
 from analysis.study import Study
 from core.config.loading import build, load
-from core.config.recipes import Recipe, recipes
+from core.config.presets import Recipe, recipes
 from core.config.run import config_hash
 from core.errors import UserError
 from core.model.flops import training_flops

@@ -23,7 +23,7 @@ from analysis.verdicts.arms import UNCONFIRMED
 from analysis.verdicts.judge import judge
 from core.errors import UserError
 from core.records.designs import SearchDesign
-from core.records.versions import mixture
+from core.records.provenance import mixture
 from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 from core.runtime.units import counted, ranked, short, significant
