@@ -1,4 +1,8 @@
-"""Type checks of a declaration's fields, with one clear line per mistake."""
+"""Type checks of a declaration's fields, with one clear line per mistake.
+
+Not by msgspec: it takes a set for a list, and its words aren't those of Python, in which declarations are written. Nor does
+it read configs: OmegaConf merges them by key and takes the text 1e-3 for a number (core.config.loading).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,6 +14,9 @@ from core.errors import UserError
 from core.runtime.printable import one_line
 
 LONGEST = 80  # characters of a value in a complaint
+ONE = {int: "a whole number", float: "a number", str: "text", bool: "True or False", NoneType: "None"}
+SEVERAL: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts", tuple: "tuples", Mapping: "mappings"}
+SEVERAL |= dict.fromkeys((Any, Union, UnionType), "values")
 
 
 def check_fields(declared: Any, prefix: str = "", *, skip: Sequence[str] = (), endless: Sequence[str] = ()) -> None:
@@ -84,15 +91,8 @@ def _described(kind: Any) -> str:
         return f"a list of {_plural(arguments[0])}"
     if origin is Mapping:
         return f"a mapping of names to {_plural(arguments[1])}, such as {{...: ...}}"
-    simple = {int: "a whole number", float: "a number", str: "text", bool: "True or False", NoneType: "None"}
-    return simple.get(kind, f"{getattr(kind, '__name__', kind)}(...)")
+    return ONE.get(kind, f"{getattr(kind, '__name__', kind)}(...)")
 
 
 def _plural(kind: Any) -> str:
-    if get_origin(kind) in (Union, UnionType) or kind is Any:
-        return "values"
-    if get_origin(kind) is tuple:
-        return "tuples"
-    if get_origin(kind) is Mapping:
-        return "mappings"
-    return {int: "whole numbers", float: "numbers", str: "texts"}.get(kind, f"{getattr(kind, '__name__', kind)}(...)")
+    return SEVERAL.get(get_origin(kind) or kind, f"{getattr(kind, '__name__', kind)}(...)")

@@ -277,13 +277,8 @@ def _check_experts(model: ModelConfig) -> None:
 
 
 def _check_dense(model: ModelConfig) -> None:
-    for name, empty in (
-        ("top_k", 0),
-        ("expert_width", 0),
-        ("shared_expert_width", 0),
-        ("granularity", 1),
-        ("dense_layers", ()),
-    ):
+    empty_fields = {"top_k": 0, "expert_width": 0, "shared_expert_width": 0, "granularity": 1, "dense_layers": ()}
+    for name, empty in empty_fields.items():
         require(
             getattr(model, name) == empty,
             f"model.{name}={getattr(model, name)} means nothing in a dense model (model.num_experts=0): set it to {empty}",

@@ -52,15 +52,12 @@ class RunConfig:
 
 
 def _check_precision(config: RunConfig) -> None:
-    model = config.model
-    split = model.granularity
-    for name, multiple in (("hidden_size", 8), ("expert_width", 8 * split)):
-        width = getattr(model, name)
-        require(
-            config.trainer.precision == "fp32" or not model.num_experts or width % multiple == 0,
-            f"model.{name}={width} must be a multiple of {multiple} under trainer.precision=bf16: grouped matmul needs "
-            "16-byte rows",
-        )
+    if config.trainer.precision == "fp32" or not config.model.num_experts:
+        return
+    for name, multiple in (("hidden_size", 8), ("expert_width", 8 * config.model.granularity)):
+        width = getattr(config.model, name)
+        needed = f"must be a multiple of {multiple} under trainer.precision=bf16: grouped matmul needs 16-byte rows"
+        require(width % multiple == 0, f"model.{name}={width} {needed}")
 
 
 def _check_strategy(config: RunConfig) -> None:
@@ -169,17 +166,19 @@ def _check_schedule(config: RunConfig) -> None:
 
 def _check_packing(config: RunConfig) -> None:
     model, traits = config.model, config.objective.traits
+    if not config.data.packing:
+        return
     require(
-        not config.data.packing or (traits.responses and not traits.pairs),
+        traits.responses and not traits.pairs,
         f"data.packing=true packs prompts and responses, and objective.kind={traits.name} learns whole sequences: set it to "
         "false",
     )
     require(
-        not config.data.packing or not model.num_experts or not model.router.traits.experts_choose,
+        not model.num_experts or not model.router.traits.experts_choose,
         f"data.packing=true with model.router.kind={model.router.kind} would let conversations compete for experts: use topk",
     )
     require(
-        not config.data.packing or not (model.shifted or model.block_length),
+        not (model.shifted or model.block_length),
         f"data.packing=true confines attention to conversations, and model.{'shifted' if model.shifted else 'block_length'} "
         "looks beyond them: set it to false",
     )

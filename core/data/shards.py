@@ -271,7 +271,7 @@ def _meta(folder: Path) -> dict[str, Any]:
     ):
         raise UserError(f"{path} must hold whole numbers from 0 on under {', '.join(numbers)}")
     if meta.get("bytes_per_token") is not None and not (
-        json_files.is_number(meta["bytes_per_token"]) and meta["bytes_per_token"] > 0
+        json_files.fits(meta["bytes_per_token"], json_files.Number) and meta["bytes_per_token"] > 0
     ):
         raise UserError(f"{path}: bytes_per_token must be a number above 0, not {meta['bytes_per_token']}")
     if meta.get("dtype", "uint16") not in ("uint16", "uint32"):

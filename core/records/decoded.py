@@ -67,7 +67,7 @@ def expected(design: DecodersDesign, record: RunRecord) -> list[Decoded]:
 def responses(design: DecodersDesign, record: RunRecord, run: Path) -> list[tuple[Decoded, Decoded | None]]:
     """Each response asked of a finished run, with the one in its folder; None where there is none of that model, prompts
     and settings."""
-    found = read_all(run)
+    found, _ = read_all(run)
     pairs = ((wanted, found.get(wanted.decoder)) for wanted in expected(design, record))
     return [(wanted, one if one is not None and one.is_of(wanted) else None) for wanted, one in pairs]
 
@@ -79,13 +79,8 @@ def write(decoded: Decoded, run: Path) -> Path:
     return path
 
 
-def read_all(run: Path) -> dict[str, Decoded]:
-    """Everything readable that lies in a run's folder, by the decoder's name; the rest is decoded again."""
-    return read_responses(run)[0]
-
-
-def read_responses(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
-    """The same, and what can't be read: by the file's name, why."""
+def read_all(run: Path) -> tuple[dict[str, Decoded], dict[str, str]]:
+    """What lies in a run's folder by the decoder's name; and why what can't be read, and is decoded again, can't, by file."""
     found, broken = {}, {}
     for path in sorted((run / FOLDER).glob("*.json")):
         try:

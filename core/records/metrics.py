@@ -69,13 +69,8 @@ BUILT_IN = (
            "bound on the negative log-likelihood of held-out text, auxiliary losses excluded", likelihood=True,
            measured="always"),
     *(
-        Metric(
-            ratio_metric(index),
-            f"cross-entropy at mask ratio {(index - 1) / RATIO_BINS:g}-{index / RATIO_BINS:g}",
-            "nats/token",
-            "min",
-            "of masked tokens, in held-out sequences of that mask ratio",
-        )
+        Metric(ratio_metric(index), f"cross-entropy at mask ratio {(index - 1) / RATIO_BINS:g}-{index / RATIO_BINS:g}",
+               "nats/token", "min", "of masked tokens, in held-out sequences of that mask ratio")
         for index in range(1, RATIO_BINS + 1)
     ),
     Metric("val/bits_per_byte", "bits per byte", "bits/byte", "min", "the same bound per byte of text", likelihood=True,

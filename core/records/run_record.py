@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -241,12 +241,6 @@ def aside(folder: Path) -> Path:
             return attempts / f"{number}.json"
         except FileExistsError:
             number += 1
-
-
-def read_all(folder: Path) -> Iterator[RunRecord]:
-    """Every record below a folder, in order of path."""
-    for path in sorted(folder.rglob(FILE_NAME)):
-        yield read(path)
 
 
 def _finite(value: Any) -> Any:

@@ -124,11 +124,6 @@ def in_words(error: Exception) -> str:
     return f"{place}: {said[:1].lower()}{said[1:]}" if place else said
 
 
-def is_number(value: Any) -> bool:
-    """True if it is a finite number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and are_numbers((value,))
-
-
 def are_numbers(values: Iterable[Any]) -> bool:
     """True if all are finite numbers."""
     try:

@@ -197,7 +197,7 @@ def first_stage(run: Run, place: str) -> Iterator[Finding]:
 
 def answers(run: Run, place: str, asked: DecodersDesign) -> Iterator[Finding]:
     """Find problems of a finished run's decoded responses. asked: the design's decoders."""
-    found, broken = decoded.read_responses(run.path.parent)
+    found, broken = decoded.read_all(run.path.parent)
     place = f"{place}/{decoded.FOLDER}"
     yield from (
         Finding(place, f"{name} can't be read ({why}): ablate decode has it anew") for name, why in broken.items()

@@ -50,7 +50,7 @@ def test_every_model_answers_in_every_way_and_the_report_compares_them(decoded_r
     runs = list((decoded_runs / "runs" / "toy").rglob("record.json"))
     assert len(runs) == 6
     for path in runs:
-        found = decoded.read_all(path.parent)
+        found, _ = decoded.read_all(path.parent)
         assert len(found) == (1 if "causal=true" in str(path) else 4)
         for one in found.values():
             assert one.reason is None and one.calls == one.length == 2 and set("".join(one.right)) <= {"0", "1"}

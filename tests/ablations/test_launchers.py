@@ -60,6 +60,7 @@ def test_a_launchers_processes_train_the_same_run(launcher: str, own: run_record
         for process in started:
             process.kill()
     assert [process.returncode for process in started] == [0] * len(started), said
-    (record,) = run_record.read_all(tmp_path)
+    (path,) = tmp_path.rglob("record.json")
+    record = run_record.read(path)
     assert record.status == "complete" and record.provenance["devices"] == 2
     assert record.curve == own.curve and record.validation == own.validation

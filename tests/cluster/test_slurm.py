@@ -269,7 +269,8 @@ def test_srun_trains_one_run_on_two_nodes(cluster, tmp_path) -> None:
         ["srun", *places, sys.executable, *words], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    (record,) = run_record.read_all(tmp_path / "out")
+    (path,) = (tmp_path / "out").rglob("record.json")
+    record = run_record.read(path)
     assert record.status == "complete" and record.provenance["devices"] == 2
     assert record.curve == own.curve and record.validation == own.validation
 
