@@ -75,10 +75,9 @@ def parse_yaml(text: str) -> Any:
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Command-line `key=value` settings as a flat dictionary, values read as YAML.
+    """Command-line `key=value` settings as a flat dictionary, values read as YAML; of a key's, the last counts.
 
-    Of a key that comes twice, the last counts. Raises UserError for an argument without `=`, and for `${...}` (a config is
-    logged whole, so it may not pull in anything from the environment).
+    Raises UserError for an argument without `=` and for what isn't YAML.
     """
     settings: dict[str, Any] = {}
     for argument in arguments:
@@ -99,8 +98,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
 def build(*layers: Mapping[str, Any]) -> RunConfig:
     """Merge settings, later ones over earlier ones, into a checked config.
 
-    Each layer maps keys to values; keys may be dotted ("model.top_k") and values may be nested mappings.
-    Raises UserError for unknown keys (naming the nearest known ones), wrong types and impossible values.
+    Keys may be dotted ("model.top_k") and values nested mappings. Raises UserError for unknown keys, wrong types and
+    impossible values.
     """
     try:
         merged = _merge(layers)
@@ -219,7 +218,7 @@ def _check_known(key: str) -> None:
 
 def _check_plain(key: str, value: Any) -> None:
     kind = known_keys()[key]
-    if isinstance(value, str) and "${" in value:
+    if isinstance(value, str) and "${" in value:  # a config is logged whole: it takes nothing from the environment
         raise UserError(f"{key}: '${{...}}' is not read here; write the value itself")
     if kind is bool and not isinstance(value, bool):
         raise UserError(f"{key}: '{_short(value)}' is not true or false")

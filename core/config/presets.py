@@ -179,10 +179,10 @@ class Recipe:
 
 
 def recipes(base: RunConfig, *, preferences: str = "preferences:task:copy") -> dict[str, Recipe]:
-    """The systems by name, the base's own first. base: a sparse model of the LLaDA-MoE shape.
+    """The systems by name, the base's own first.
 
-    Dense ones have the feed-forward width of the base's chosen experts, and blocks are an eighth of a sequence. preferences:
-    the corpus of LLaDA 1.5's second stage.
+    base: a sparse model of the LLaDA-MoE shape. preferences: the corpus of LLaDA 1.5's second stage. Dense models have the
+    feed-forward width of the base's chosen experts; blocks are an eighth of a sequence.
     """
     model = base.model
     dense = {
@@ -219,8 +219,8 @@ def recipes(base: RunConfig, *, preferences: str = "preferences:task:copy") -> d
 def _two_shared(model: ModelConfig) -> dict[str, Any]:
     """Experts of half the width, two of which every token meets, in the place of one whole expert that it chooses.
 
-    So parameters and active parameters stay as they are, but for the shared ones' and the router's. Where experts are
-    finer already, a whole one is more than two of them; and a model that chooses a single expert keeps choosing it.
+    Parameters and active parameters stay, but for the shared ones' and the router's. A model that chooses a single expert
+    keeps choosing it.
     """
     return {
         "model.granularity": 2 * model.granularity,

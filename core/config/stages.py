@@ -69,9 +69,8 @@ def load_stages(path: Path, overrides: Mapping[str, Any] | None = None) -> tuple
 def make_stages(content: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> tuple[Stage, ...]:
     """The stages of {"preset": NAME, "stages": [{name, settings, select}, ...], and settings that all share}.
 
-    Each stage but the first draws from a seed of its own, unless it sets one: else two stages on the same text would meet it
-    in the same order under the same masks. Raises UserError for what is no stage, settings that don't hold, and settings
-    that follow from the stages.
+    Each stage but the first has a seed of its own, unless it sets one: else two stages would meet a text in one order under
+    one set of masks. Raises UserError for what is no stage, and settings that don't hold or follow from the stages.
     """
     shared = {key: value for key, value in content.items() if key not in (KEY, "preset")}
     base = to_dict(preset(content["preset"])) if "preset" in content else {}

@@ -45,10 +45,9 @@ class ParameterCounts:
 class Likelihood:
     """Kind of number that a run's validation NELBO is.
 
-    kind: "exact" for an autoregressive model; "bound" for masked diffusion, in blocks or not, whatever weights or shifts
-    it learned with, as validation has the plain bound, and for routers that see a whole sequence, as each of a sequence's
-    masked tokens is predicted from its visible ones alone; "tuned" after preferences. of: whole sequences, or responses given
-    their prompts. tokenizer: what a token is; numbers per token of different ones aren't comparable.
+    kind: "exact" for an autoregressive model; "tuned" after preferences; else "bound", also for blocks, weights, shifts and
+    routers that see a whole sequence: validation has the plain bound, and a masked token is predicted from visible ones
+    alone. of: whole sequences, or responses given their prompts. tokenizer: what a token is.
     """
 
     kind: Literal["exact", "bound", "tuned"]
@@ -203,10 +202,7 @@ class StudyDesign:
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """The design of plain values, of any schema up to the newest.
-
-        Raises DamagedFileError with the field that is wrong, or where it is of another class.
-        """
+        """As `parse`. Raises DamagedFileError for a design of another class too."""
         design = parse(content)
         if not isinstance(design, cls):
             raise DamagedFileError(f"of a study of another kind, '{design.kind[:60]}'")
@@ -310,7 +306,7 @@ KINDS: dict[str, type[StudyDesign]] = {ABLATION: Design, "search": SearchDesign}
 
 
 def parse(content: Any) -> StudyDesign:
-    """The design of plain values, of any schema up to the newest. Raises DamagedFileError with the field that is wrong."""
+    """The design of plain values, of any schema so far. Raises DamagedFileError with the field that is wrong."""
     if not isinstance(content, dict):
         raise DamagedFileError("no mapping")
     schema = content.get("schema", 0)

@@ -1,11 +1,10 @@
 """Fencing of a run: checks that it is still this process's before anything is written into its folder.
 
-A lock can be lost while its owner doesn't know: a file server's lease runs out while the owner sleeps. So whoever takes a
-run writes a token of its own into the folder, CLAIM_FILE, and whatever comes into the folder or below it comes in three
-steps: the file is written under another name, one that ends in ".partial"; the token is read; the file is renamed. Whoever
-takes the run over writes its token first and removes all that is partial second. A former owner's rename thus comes before
-that, or finds its file gone: however long it slept between two steps, it changes nothing that its successor has made. Of
-checkpoints the files are written in place, by libraries, and their seal says whether they are whole; what deletes or moves
+A lock can be lost unnoticed: a file server's lease runs out while its owner sleeps. So whoever takes a run writes a token of
+its own into the folder, CLAIM_FILE, and a file comes into the folder in three steps: it is written under another name, which
+ends in ".partial"; the token is read; the file is renamed. Whoever takes the run over writes its token first and removes all
+that is partial second. A former owner's rename thus comes before that, or finds its file gone, however long it slept between
+two steps. Checkpoints are written in place, by libraries; their seal says whether they are whole, and what deletes or moves
 one asks first.
 """
 

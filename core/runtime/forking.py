@@ -1,8 +1,8 @@
 """Processes forked from a template that has imported what they need: seconds of import once, not once a process.
 
 A forked process has its own session, pipes, log, environment and folder, exits as any process does, and can have the template
-fork others. (multiprocessing's forkserver shares the terminal's process group and pipes with its parent, runs the parent's
-main module again in each process, and skips exit handlers.)
+fork others. (multiprocessing's forkserver shares its parent's process group and pipes, runs the parent's main module again
+and skips exit handlers.)
 """
 
 import contextlib

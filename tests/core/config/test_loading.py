@@ -1,5 +1,4 @@
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from core.config.loading import _merge, build, load, parse_overrides, parse_yaml, read_yaml
@@ -27,6 +26,10 @@ from core.errors import UserError
         ({"model.expert_width": 30}, "multiple of 4"),
         ({"model.head_dim": 7}, "must be even"),
         ({"model.expert_width": 12, "trainer.precision": "bf16"}, "multiple of 8"),
+        ({"model.dense_layers": 3}, r"model.dense_layers: '3' doesn't fit; expected a list of whole numbers"),
+        ({"model.dense_layers": ["a"]}, r"model.dense_layers: .*expected a list of whole numbers"),
+        ({"model.num_kv_heads": "x"}, "model.num_kv_heads: .*expected a whole number or null"),
+        ({"model.qk_norm": "both"}, "model.qk_norm: .*expected one of"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(settings: dict, expected: str) -> None:
@@ -48,11 +51,12 @@ def test_a_key_that_is_set_nested_and_with_dots_is_refused(first: str | int, sai
 
 
 def test_yaml_round_trip_gives_an_equal_config(tmp_path) -> None:
-    config = build({"model.top_k": 4, "optimizer": {"learning_rate": "1e-3"}, "seed": 7})
+    dense = {"dense_layers": [0, 2], "dense_width": 64, "num_kv_heads": 2}
+    config = build({"model.top_k": 4, "model": dense, "optimizer": {"learning_rate": "1e-3"}, "seed": 7})
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
     assert load(path) == config
-    assert config.optimizer.learning_rate == 1e-3
+    assert config.optimizer.learning_rate == 1e-3 and config.model.dense_layers == (0, 2)
     assert load(path, {"model.top_k": 2}).model.top_k == 2
 
 
@@ -71,37 +75,9 @@ def test_settings_keep_equals_signs_in_values() -> None:
     assert parse_overrides(["data.corpus=text:/a=b", "seed=3"]) == {"data.corpus": "text:/a=b", "seed": 3}
 
 
-@pytest.mark.parametrize("content", ["- 1\n- 2\n", "a: [", "just text"])
-def test_a_file_that_is_no_config_is_named(tmp_path, content: str) -> None:
-    path = tmp_path / "broken.yaml"
-    path.write_text(content)
-    with pytest.raises(UserError, match="broken.yaml"):
-        load(path)
-
-
 def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(UserError, match="no such config file"):
+    with pytest.raises(UserError, match="no such config file: .*none.yaml"):
         load(tmp_path / "none.yaml")
-
-
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"model.dense_layers": 3}, r"model.dense_layers: '3' doesn't fit; expected a list of whole numbers"),
-        ({"model.dense_layers": ["a"]}, r"model.dense_layers: .*expected a list of whole numbers"),
-        ({"model.num_kv_heads": "x"}, "model.num_kv_heads: .*expected a whole number or null"),
-        ({"model.qk_norm": "both"}, "model.qk_norm: .*expected one of"),
-    ],
-)
-def test_lists_choices_and_optional_values_are_checked(settings: dict, expected: str) -> None:
-    with pytest.raises(UserError, match=expected):
-        build(settings)
-
-
-def test_lists_read_back_as_they_were_written() -> None:
-    config = build({"model": {"dense_layers": [0, 2], "dense_width": 64, "num_kv_heads": 2}})
-    assert config.model.dense_layers == (0, 2)
-    assert build(yaml.safe_load(to_yaml(config))) == config
 
 
 @pytest.mark.parametrize(
@@ -111,10 +87,11 @@ def test_lists_read_back_as_they_were_written() -> None:
         (f"seed: {'9' * 5000}", "not YAML"),
         (f"trainer: {{steps: {'9' * 400}}}", "a number of 400 digits"), ("a: &a\n  b: *a\n", "unfold"),
         ("model: {router: {k_schedule: true}}", "expected one of constant, linear"),
-        ("model: {num_layers: 99999999999}", "at most 10000"),
+        ("model: {num_layers: 99999999999}", "at most 10000"), ("- 1\n- 2\n", "config.yaml must hold a mapping"),
+        ("a: [", "config.yaml is not YAML"), ("just text", "config.yaml must hold a mapping"),
     ],
 )  # fmt: skip
-def test_hostile_files_cost_one_short_line(tmp_path, text, said) -> None:
+def test_files_that_are_no_config_cost_one_short_line(tmp_path, text, said) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match=said) as raised:
         load(tmp_path / "config.yaml")
@@ -159,7 +136,7 @@ def test_leading_zeros_are_refused_and_text_stays_text() -> None:
     ("content", "lines"),
     [
         (
-            "trainer:\n  steps: 7\nmodel: {top_k: 2}\ntrainer:\n  batch_size: 4\n",
+            "trainer:\n  steps: 7\nmodel: {top_k: 2}\ntrainer:\n  seed: 4\n",
             "'trainer' is given twice, in lines 1 and 4",
         ),
         ("trainer:\n  steps: 7\n  steps: 300\n", "'steps' is given twice, in lines 2 and 3"),

@@ -26,14 +26,12 @@ TWO = {
 def test_stages_share_settings_and_have_their_own() -> None:
     first, second = make_stages(TWO)
     assert (first.name, first.config.data.corpus, first.config.trainer.steps) == ("first", "markov", 50)
-    assert (second.config.data.corpus, second.config.trainer.steps, second.config.model.rope_theta) == (
-        "stdlib",
-        7,
-        5e4,
-    )
+    own = second.config
+    assert (own.data.corpus, own.trainer.steps, own.model.rope_theta) == ("stdlib", 7, 5e4)
     assert first.config.model.hidden_size == second.config.model.hidden_size == 96  # of the preset
     assert first.config.optimizer.learning_rate == second.config.optimizer.learning_rate == 1e-3
     assert first.config.trainer.keep_best == "val/nelbo" and second.config.trainer.keep_best is None
+    assert Stage("a", RunConfig(), select="load/max_vio").config.trainer.keep_best == "load/max_vio"
     assert first.config.trainer.initial_weights == "w.safetensors" and second.config.trainer.initial_weights is None
     assert first.config.seed == 3 != second.config.seed  # else both would meet a text in one order under the same masks
     assert make_stages(TWO)[1].config.seed == second.config.seed
@@ -106,7 +104,3 @@ def test_a_proxy_has_the_same_stages() -> None:
     stages = llada_moe_stages({}, sft_steps=10, base=preset("tiny"), share=share, settings={"sft": {"seed": 5}})
     assert stages[0].config.model.hidden_size == 96 and stages[4].config.seed == 5
     assert stages[0].config.trainer.steps == -(-(10**5) // (16 * (64 - 0.01 * 28)))
-
-
-def test_a_stage_knows_what_it_keeps() -> None:
-    assert Stage("a", RunConfig(), select="load/max_vio").config.trainer.keep_best == "load/max_vio"

@@ -71,14 +71,8 @@ def test_the_slurm_job_is_known_inside_one(monkeypatch):
 
 def test_a_change_of_any_room_that_trains_is_another_version(tmp_path, monkeypatch) -> None:
     """Kinds in folders of their own too: a router, an objective, a corpus, a metric."""
-    parts = (
-        "model/routers/a.py",
-        "diffusion/objectives/a.py",
-        "data/kinds/a.py",
-        "training/metrics/a.py",
-        "registry.py",
-    )
-    files = [tmp_path / "core" / part for part in parts] + [tmp_path / "sweeps" / "launch" / "worker.py"]
+    parts = ("model/routers/a", "diffusion/objectives/a", "data/kinds/a", "training/metrics/a", "registry")
+    files = [tmp_path / "core" / f"{part}.py" for part in parts] + [tmp_path / "sweeps" / "launch" / "worker.py"]
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("x = 1\n")
