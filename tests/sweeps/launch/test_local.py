@@ -60,9 +60,8 @@ def test_a_sweep_trains_every_run_once_and_the_next_one_none(make_plan, out):
     for planned in plan.runs:
         record = recorded(run_folder(plan, planned, out), planned)
         assert record.status == "complete"
-        assert (
-            record.study["design"] == plan.design.to_json() == json.loads((out / "balance" / "design.json").read_text())
-        )
+        written = json.loads((out / "balance" / "design.json").read_text())
+        assert record.study["design"] == plan.design.to_json() == written
         assert record.provenance["threads"] == len(share_of_cores(0, 2))
     assert complete(out) == {planned.run_hash: 1 for planned in plan.runs}
     assert Counter(event.kind for event in heard) == {"message": 1, "planned": 1, "started": 4, "finished": 4}
@@ -204,6 +203,13 @@ def events_of(plan, out):
     yield Event("started", "started c", plan.runs[3], folders[3])
 
 
+def write_progress(folder, step, loss):
+    folder.mkdir(parents=True)
+    row = {"step": step, "steps": 30, "loss": loss, "started": 0, "updated": 0}
+    (folder / "progress.json").write_text(json.dumps(row))
+    return row
+
+
 def timeless(line):
     clock, text = line.split(" ", 1)
     time.strptime(clock, "%H:%M:%S")
@@ -217,9 +223,7 @@ def test_plain_lines_are_one_per_event_without_colour_with_time_loss_and_time_le
         for event in events_of(plan, out):
             if event.text == "finished a":
                 clock.now += 240
-                event.folder.mkdir(parents=True)
-                row = {"step": 30, "steps": 30, "loss": 3.2141, "started": 0, "updated": 0}
-                (event.folder / "progress.json").write_text(json.dumps(row))
+                write_progress(event.folder, 30, 3.2141)
             show(event)
     assert [timeless(line) for line in stream.getvalue().splitlines()] == [
         "4 runs",
@@ -236,9 +240,7 @@ def test_plain_lines_say_now_and_then_what_trains(make_plan, out, monkeypatch):
     plan, stream = make_plan(), io.StringIO()
     with present(plan, stream) as show:
         folder = run_folder(plan, plan.runs[1], out)
-        folder.mkdir(parents=True)
-        row = {"step": 12, "steps": 30, "loss": 4.321, "started": 0, "updated": 0}
-        (folder / "progress.json").write_text(json.dumps(row))
+        write_progress(folder, 12, 4.321)
         show(Event("planned", "4 runs", to_train=3))
         show(Event("started", "started a", plan.runs[1], folder))
         wait_until(lambda: stream.getvalue().count("\n") > 3)
@@ -254,9 +256,7 @@ def test_the_live_display_has_counts_bars_and_the_loss(make_plan, out):
     for event in events_of(plan, out):
         board.update(event)
     folder = run_folder(plan, plan.runs[3], out)
-    folder.mkdir(parents=True)
-    row = {"step": 12, "steps": 30, "loss": 4.321, "started": 0, "updated": 0}
-    (folder / "progress.json").write_text(json.dumps(row))
+    row = write_progress(folder, 12, 4.321)
     assert read_progress(folder) == row
     console = Console(file=io.StringIO(), width=120)
     console.print(board.render())

@@ -68,11 +68,8 @@ def test_impossible_requests_are_refused(fields, said):
 
 
 def test_options_are_key_value():
-    assert slurm_request.parse_options(["mem=32G", "exclusive=", "comment=a=b"]) == {
-        "mem": "32G",
-        "exclusive": "",
-        "comment": "a=b",
-    }
+    options = slurm_request.parse_options(["mem=32G", "exclusive=", "comment=a=b"])
+    assert options == {"mem": "32G", "exclusive": "", "comment": "a=b"}
     with pytest.raises(UserError, match="--sbatch mem is given twice, as 1G and 2G"):
         slurm_request.parse_options(["mem=1G", "mem=2G"])
     for wrong in ("mem", "--mem=3", "=3", "Mem=3"):

@@ -19,7 +19,7 @@ from tests.sweeps import trainers
 
 @pytest.fixture
 def workshop(make_plan, tmp_path):
-    """A plan, its ledger, the events heard, and a way to work through it with some trainer."""
+    """A plan, its ledger, the events heard, a way to work through it with some trainer, and the records."""
     plan, out = make_plan(), tmp_path / "out"
     ledger = Ledger(plan, out, open_storage(default_url(out)))
     ledger.reconcile()
@@ -28,36 +28,34 @@ def workshop(make_plan, tmp_path):
     def work(train):
         Worker(ledger, train, lambda **event: heard.append(event), StopSignal()).work()
 
-    return SimpleNamespace(plan=plan, out=out, ledger=ledger, heard=heard, work=work)
+    def records():
+        return [recorded(run_folder(plan, run, out), run) for run in plan.runs]
+
+    return SimpleNamespace(plan=plan, out=out, ledger=ledger, heard=heard, work=work, records=records)
 
 
-def records_of(plan, out):
-    return [recorded(run_folder(plan, run, out), run) for run in plan.runs]
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=1000.0)
+    times = SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
+    monkeypatch.setattr("sweeps.runs.progress.time", times)
+    return clock
 
 
 def test_a_worker_trains_all_that_waits_and_says_so(workshop):
     workshop.work(trainers.quick)
-    assert [record.status for record in records_of(workshop.plan, workshop.out)] == ["complete"] * 4
+    assert [record.status for record in workshop.records()] == ["complete"] * 4
     assert [event["event"] for event in workshop.heard] == ["started", "finished"] * 4
     assert [event["run_hash"] for event in workshop.heard[::2]] == [run.run_hash for run in workshop.plan.runs]
-
-
-def test_records_know_their_place_in_the_design(workshop):
-    workshop.work(trainers.quick)
-    for run, record in zip(workshop.plan.runs, records_of(workshop.plan, workshop.out), strict=True):
-        assert record.study == {
-            "ablation": "balance",
-            "size": "full",
-            "arm": run.arm,
-            "design": workshop.plan.design.to_json(),
-        }
+    study = {"ablation": "balance", "size": "full", "design": workshop.plan.design.to_json()}
+    assert [record.study for record in workshop.records()] == [study | {"arm": run.arm} for run in workshop.plan.runs]
 
 
 def test_a_run_that_raises_is_a_failed_record_and_the_next_run_goes_on(workshop):
     workshop.work(trainers.failing)
-    statuses = [record.status for record in records_of(workshop.plan, workshop.out)]
+    statuses = [record.status for record in workshop.records()]
     assert statuses == ["complete", "complete", "failed", "failed"]
-    failed = records_of(workshop.plan, workshop.out)[-1]
+    failed = workshop.records()[-1]
     assert failed.reason == "FloatingPointError: the loss is not finite at step 7"
     assert failed.config["seed"] == 1 and failed.metrics == {}
     trial = workshop.ledger._study.get_trials()[-1]
@@ -105,18 +103,14 @@ def test_training_on_other_data_than_planned_fails_and_keeps_both_records(worksh
         return moved
 
     workshop.work(train)
-    record = records_of(workshop.plan, workshop.out)[0]
+    record = workshop.records()[0]
     assert record.status == "failed"
     assert "data changed" in record.reason and "markov:other" in record.reason
     folder = run_folder(workshop.plan, workshop.plan.runs[0], workshop.out)
     assert run_record.read(folder / "attempts" / "1.json").status == "complete"
 
 
-def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monkeypatch):
-    clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(
-        "sweeps.runs.progress.time", SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
-    )
+def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, clock):
     logger = ProgressLogger(tmp_path, steps=50)
     assert read_progress(tmp_path) is None
     seen = []
@@ -140,10 +134,7 @@ def test_progress_is_written_at_most_once_a_second_and_read_back(tmp_path, monke
     assert read_progress(tmp_path)["loss"] == pytest.approx(2.0)
 
 
-def test_the_log_says_each_half_minute_how_far_a_run_is(tmp_path, monkeypatch, caplog):
-    clock = SimpleNamespace(now=1000.0)
-    times = SimpleNamespace(time=lambda: clock.now, monotonic=lambda: clock.now)
-    monkeypatch.setattr("sweeps.runs.progress.time", times)
+def test_the_log_says_each_half_minute_how_far_a_run_is(tmp_path, clock, caplog):
     logger = ProgressLogger(tmp_path, steps=500)
     with caplog.at_level(logging.INFO, logger="sweeps.runs.progress"):
         for step in range(101, 171):  # from a checkpoint
@@ -184,7 +175,7 @@ def test_a_wandb_that_breaks_fails_no_run_and_is_told_to_the_trial(workshop, mon
     monkeypatch.setattr("wandb.init", broken)
     with caplog.at_level(logging.WARNING):
         workshop.work(trainers.quick)
-    assert [record.status for record in records_of(workshop.plan, workshop.out)] == ["complete"] * 4
+    assert [record.status for record in workshop.records()] == ["complete"] * 4
     for trial in workshop.ledger._study.get_trials():
         assert trial.user_attrs["wandb"]["status"].startswith("failed: could not start: OSError: no space left")
     assert len([entry for entry in caplog.records if "W&B" in entry.message]) == 4  # once a run

@@ -55,11 +55,7 @@ def test_seeds_that_chose_and_declarations_that_changed_are_refused() -> None:
     arm = first.design.arms[1].name
     with pytest.raises(UserError, match=r"seeds \[1\] had a part in the choice"):
         confirmation_plan("balance", declared(), first.design, arm, (1, 1000), "")
-    changed = declare(
-        factors=(Factor(WEIGHT, (0.0, 0.01)), Factor(TOP_K, (1, 2))),
-        control={WEIGHT: 0.01, TOP_K: 2},
-        base="proxy_1m",
-    )
+    changed = replace(declared(), base="proxy_1m")
     with pytest.raises(UserError, match="has changed since"):
         confirmation_plan("balance", changed, first.design, arm, (1000, 1001), "")
     with pytest.raises(UserError, match="--seeds must be at least 2"):
