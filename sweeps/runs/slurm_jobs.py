@@ -3,12 +3,9 @@
 import logging
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-
-from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
 from core.errors import UserError
 
@@ -94,6 +91,9 @@ def call(*command: str, again: Collection[str] = AWAY) -> str:
         raise UserError(
             f"Slurm isn't here: '{command[0]}' is not on the PATH (without --launcher, runs train on this machine)"
         )
+    # asyncio, which `--help` does without
+    from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
+
     attempts = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, SlurmError) and error.passes(again)),
         stop=stop_after_attempt(1 + len(PAUSES_S)),
@@ -106,6 +106,8 @@ def call(*command: str, again: Collection[str] = AWAY) -> str:
 
 
 def _call(command: Sequence[str]) -> str:
+    import subprocess  # which `--help` does without, too
+
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:

@@ -173,7 +173,12 @@ REFUSALS = [
     ),
     ({"factors": (Factor("optimizer.beta1", (0.9, "0.9")),), "control": {"optimizer.beta1": 0.9}}, "same config"),
     (
-        {"factors": (Factor("model.num_heads", (1, 8)),), "control": {"model.num_heads": 1}, "match": "active_flops"},
+        {
+            "factors": (Factor("model.num_heads", (1, 8)),),
+            "control": {"model.num_heads": 1},
+            "match": "active_flops",
+            "settings": {"data.corpus": "markov"},
+        },
         r"^arm num_heads=8: match='active_flops' can't be met.*\+\d",
     ),
     ({"overrides": ["model.hidden_size=15"]}, "^model.hidden_size=15"),  # no arm's fault
