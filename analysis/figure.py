@@ -1,6 +1,6 @@
 """Figures as data, computed once: `analysis.figures.static` draws them on paper, `analysis.figures.interactive` for a page.
 
-A `place` is a number among a figure's arms, families or budgets; it decides the colour.
+A `place` is a number among a figure's arms, families or budgets; it decides the colour, on paper and on pages.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Floats = Sequence[float] | np.ndarray
+
+ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f", "#b2a300")
 
 
 @dataclass(frozen=True)

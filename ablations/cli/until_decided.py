@@ -14,7 +14,6 @@ from ablations.cli.launching import launcher_of, submit, train_here
 from ablations.cli.status import tasks_said
 from ablations.cli.terminal import console
 from analysis.study import Study
-from analysis.verdicts.headline import savings
 from analysis.verdicts.sequential_log import analyse, check_rule, sequential_design
 from analysis.verdicts.until_decided import Rule, SequentialRun
 from core.errors import UserError
@@ -60,7 +59,7 @@ def run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
     study = Study.load(folder, design)
     assert study is not None  # it has a design
     out = console()
-    out.print(f"{plan.study_name}: {savings(last)}")
+    out.print(f"{plan.study_name}: {last.savings}")
     out.print(f"next: {studies.command('report', arguments, plan.size)}")
     if study.failed:
         failed = line(f"{counted(study.failed, 'run')} failed", "red")

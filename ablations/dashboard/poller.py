@@ -12,7 +12,7 @@ from ablations.dashboard import sections
 from ablations.dashboard.curves import Curves
 from ablations.dashboard.record_cache import Reading, RecordReader
 from ablations.dashboard.state import PageState
-from analysis.figures.palette import ARM_COLOURS
+from analysis.figure import ARM_COLOURS
 from analysis.study import Study
 from core.errors import UserError
 from core.records.designs import Design, StudyDesign

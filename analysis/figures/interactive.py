@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.figure import Dot, Figure, Forest, Heat, Lines, Series, View
-from analysis.figures.palette import ARM_COLOURS
+from analysis.figure import ARM_COLOURS, Dot, Figure, Forest, Heat, Lines, Series, View
 from analysis.study import thinned
 
 MOST_POINTS = 200  # of a line

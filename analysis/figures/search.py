@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from analysis.figures.palette import ARM_COLOURS
+from analysis.figure import ARM_COLOURS
 from analysis.figures.picture import INK, Picture, styled
 from core.config.loading import text
 

@@ -7,8 +7,7 @@ from typing import Any
 import matplotlib.ticker
 import numpy as np
 
-from analysis.figure import Dot, Figure, Forest, Heat, Lines, Series, View
-from analysis.figures.palette import ARM_COLOURS
+from analysis.figure import ARM_COLOURS, Dot, Figure, Forest, Heat, Lines, Series, View
 from analysis.figures.picture import INK, Picture, figure_of, styled
 from core.runtime.units import short
 

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from analysis import formatting
 from analysis.figure import Figure
 from analysis.figures import interactive as charts
 from analysis.figures import static as plots
-from analysis.report import citation
 from analysis.report import run_tables as runs
 from analysis.study import Study, uncollected
 from analysis.table import Table, tables_on, text
@@ -24,6 +24,7 @@ from analysis.verdicts.answer import Judgement
 from core.records.metrics import METRICS
 from core.records.run_record import write_atomically
 
+PACKAGE = "moe-diffusion-ablations"
 PAGE, ASSETS = Path(__file__).parent / "page", Path(__file__).parent / "assets"
 STYLES = (PAGE / "look.css", PAGE / "page.css")
 SCRIPTS = (ASSETS / "d3.min.js", ASSETS / "plot.min.js", PAGE / "charts.js", PAGE / "page.js")
@@ -67,8 +68,8 @@ def render(study: Study, judgement: Judgement) -> str:
         scale=runs.scale(study, finished),
         provenance=came_from,
         interval=formatting.coverage(study.design.alpha),
-        version=citation.version(),
-        note=citation.origin(came_from),
+        version=metadata.version(PACKAGE),
+        note=origin(came_from),
         metrics=METRICS,
     )  # fmt: skip
 
@@ -132,6 +133,13 @@ def _embedded(data: Mapping[str, Any]) -> str:
     """JSON that can't end the script element that holds it."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def origin(provenance: Mapping[str, list[str]]) -> str:
+    """Commit and data in a line, as a bibliography's note has them."""
+    facts = [("commit", "git_commit"), ("data", "data fingerprint")]
+    parts = [f"{word} {', '.join(provenance[key])}" for word, key in facts if provenance.get(key)]
+    return "; ".join(parts).translate(str.maketrans("", "", "{}\\"))
 
 
 def _report_command(command: str) -> str:

@@ -43,64 +43,51 @@ class Factorial:
     contrasts: tuple[Contrast, ...]
 
 
-def main_effects(
-    table: Table,
-    *,
-    value: str = "value",
-    block: str = "seed",
-    reference: Mapping[str, Any] | None = None,
-    alpha: float = 0.05,
-) -> Factorial:
+def main_effects(table: Table, *, reference: Mapping[str, Any] | None = None, alpha: float = 0.05) -> Factorial:
     """For each factor and level: mean difference from the reference level, averaged over all other factors' levels.
 
-    table: columns by name, as a data frame has them: `value`, `block`, and one for each factor (at least one); a row for each
-    block and cell of a complete factorial. reference: the level that each factor is compared with (default: its first in
-    the table). alpha: intervals have coverage 1 - alpha.
+    table: columns by name, as a data frame has them: "value", "seed" (the block), and one for each factor (at least one); a
+    row for each block and cell of a complete factorial. reference: the level that each factor is compared with (default: its
+    first in the table). alpha: intervals have coverage 1 - alpha.
     Assumes that a contrast's values over blocks are independent and near normal. Raises UserError for a table
     that isn't complete (the cell is named), values that aren't finite, and fewer than 2 blocks.
     """
-    cells, levels = _cells(table, value, block)
-    chosen = _reference(levels, reference)
-    found = []
-    for axis, (name, own) in enumerate(levels.items(), start=1):
-        others = tuple(other for other in range(1, cells.ndim) if other != axis)
-        mean_SL = cells.mean(axis=others)
-        base = own.index(chosen[name])
-        for place, level in enumerate(own):
-            if place != base:
-                found.append(((name,), (level,), (chosen[name],), mean_SL[:, base], mean_SL[:, place]))
-    return Factorial(_contrasts(found, alpha))
+    return _family(*_cells(table), 1, reference, alpha)
 
 
-def interactions(
-    table: Table,
-    *,
-    value: str = "value",
-    block: str = "seed",
-    reference: Mapping[str, Any] | None = None,
-    alpha: float = 0.05,
-) -> Factorial:
+def interactions(table: Table, *, reference: Mapping[str, Any] | None = None, alpha: float = 0.05) -> Factorial:
     """For each pair of factors and levels: the change of one's effect that goes with a change of the other's level.
 
     The contrast is (y11 - y01) - (y10 - y00), averaged over the levels of all other factors: 0 where effects add up. table,
     reference, alpha, errors: as in `main_effects`, with at least two factors.
     """
-    cells, levels = _cells(table, value, block)
+    cells, levels = _cells(table)
     if len(levels) < 2:
         raise UserError(f"an interaction needs two factors, and the table has {', '.join(levels)} alone")
-    chosen = _reference(levels, reference)
-    found = []
-    for one, two in itertools.combinations(levels, 2):
-        axes = [list(levels).index(name) + 1 for name in (one, two)]
-        others = tuple(other for other in range(1, cells.ndim) if other not in axes)
-        mean_SAB = cells.mean(axis=others)
-        a0, b0 = levels[one].index(chosen[one]), levels[two].index(chosen[two])
-        for a, b in itertools.product(range(len(levels[one])), range(len(levels[two]))):
-            if a != a0 and b != b0:
-                names, at = (one, two), (levels[one][a], levels[two][b])
-                without, along = mean_SAB[:, a, b0] - mean_SAB[:, a0, b0], mean_SAB[:, a, b] - mean_SAB[:, a0, b]
-                found.append((names, at, (chosen[one], chosen[two]), without, along))
-    return Factorial(_contrasts(found, alpha))
+    return _family(cells, levels, 2, reference, alpha)
+
+
+def _family(
+    cells: np.ndarray, levels: Mapping[str, list[Any]], order: int, reference: Mapping[str, Any] | None, alpha: float
+) -> Factorial:
+    """Contrasts of one factor (order 1) or of each two (order 2), Holm-adjusted together."""
+    chosen, contrasts = _reference(levels, reference), []
+    for names in itertools.combinations(levels, order):
+        others = tuple(axis for axis, name in enumerate(levels, start=1) if name not in names)
+        mean_SL = cells.mean(axis=others)
+        base = [levels[name].index(chosen[name]) for name in names]
+        for at in itertools.product(*(range(len(levels[name])) for name in names)):
+            if any(place == own for place, own in zip(at, base, strict=True)):
+                continue
+            # The last factor at its reference and at its level; of two factors, what the first one changes at each.
+            sides = [mean_SL[:, *at[:-1], last] for last in (base[-1], at[-1])]
+            if order == 2:
+                sides = [side - mean_SL[:, base[0], last] for side, last in zip(sides, (base[-1], at[-1]), strict=True)]
+            effect = paired_effect(*sides, alpha=alpha)
+            reached = tuple(levels[name][place] for name, place in zip(names, at, strict=True))
+            contrasts.append((names, reached, tuple(chosen[name] for name in names), effect))
+    adjusted = holm([effect.pvalue for *_, effect in contrasts])
+    return Factorial(tuple(Contrast(*each, float(p)) for each, p in zip(contrasts, adjusted, strict=True)))
 
 
 def of_study(study: Study) -> tuple[Factorial | None, Factorial | None, str]:
@@ -149,8 +136,9 @@ def _unlike(study: Study) -> str | None:
     return None
 
 
-def _cells(table: Table, value: str, block: str) -> tuple[np.ndarray, dict[str, list[Any]]]:
+def _cells(table: Table) -> tuple[np.ndarray, dict[str, list[Any]]]:
     """The values as an array with an axis for blocks and one for each factor, and the levels along each."""
+    value, block = "value", "seed"
     columns = {name: list(column) for name, column in table.items()}
     for name in (value, block):
         if name not in columns:
@@ -188,12 +176,3 @@ def _reference(levels: Mapping[str, list[Any]], reference: Mapping[str, Any] | N
         if level not in levels.get(name, ()):
             raise UserError(f"reference: {level!r} is no level of '{name}'")
     return {name: given.get(name, own[0]) for name, own in levels.items()}
-
-
-def _contrasts(found: list[tuple[Any, ...]], alpha: float) -> tuple[Contrast, ...]:
-    effects = [paired_effect(without_S, along_S, alpha=alpha) for *_, without_S, along_S in found]
-    adjusted = holm([effect.pvalue for effect in effects])
-    return tuple(
-        Contrast(names, at, base, effect, float(p))
-        for (names, at, base, *_), effect, p in zip(found, effects, adjusted, strict=True)
-    )

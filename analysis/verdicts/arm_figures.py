@@ -1,7 +1,6 @@
 """Figures of a study of arms: effects, curves, expert load and experts by timestep."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -20,16 +19,6 @@ TRAINING = {
     "train/gradient_norm": "gradient norm",
 }
 PICTURES = {"load/max_vio": "max_vio", "train/load_balancing": "auxiliary", "train/z_loss": "auxiliary"}
-
-
-@dataclass(frozen=True)
-class Band:
-    """One line with a spread: x (T,), mean (T,), low and high (T,)."""
-
-    x_T: np.ndarray
-    mean_T: np.ndarray
-    low_T: np.ndarray
-    high_T: np.ndarray
 
 
 def arm_figures(study: Study, tables: Sequence[MetricTable]) -> list[Figure]:
@@ -102,51 +91,39 @@ def _view(
     study: Study, table: str, column: str, label: str, picture: str = "", *, minus: MetricTable | None = None
 ) -> View | None:
     """A column against tokens, or its paired difference from the control."""
-    found = bands(study, table, column, minus_control=minus is not None)
-    base = study.series(study.design.control, table, column) if minus else {}
-    series = []
-    for place, arm in enumerate(study.arms):
-        band = found.get(study.labels[arm])
-        if band is None:
-            continue
-        own = study.series(arm, table, column) if len(study.cells) <= MOST_RUNS else {}
-        seeds = {
-            seed: y - base[seed][1] if minus else y
-            for seed, (x, y) in own.items()
-            if len(y) == len(band.x_T) and (not minus or (seed in base and np.array_equal(base[seed][0], x)))
-        }
-        series.append(Series(study.labels[arm], place, band.x_T, band.mean_T, band.low_T, band.high_T, seeds))
+    series = tuple(bands(study, table, column, minus_control=minus is not None))
+    if not series:
+        return None
     title = f"{label}: arm − control" if minus else label
     panel = f"{minus.label}: arm − control, {minus.unit}".rstrip(", ") if minus else ""
     picture = picture or ("" if minus else PICTURES.get(column, ""))
-    return (
-        View(title, "training tokens", title, tuple(series), picture, panel, zero=minus is not None) if series else None
-    )
+    return View(title, "training tokens", title, series, picture, panel, zero=minus is not None)
 
 
-def bands(study: Study, table: str, column: str, *, minus_control: bool = False) -> dict[str, Band]:
-    """A logged column of each arm against tokens, mean and standard deviation over seeds, by the arm's label.
+def bands(study: Study, table: str, column: str, *, minus_control: bool = False) -> Iterator[Series]:
+    """A logged column of each arm against tokens: mean and standard deviation over seeds, and its single seeds.
 
     table: "curve" or "validation". minus_control: paired differences from the control, seed by seed.
     """
-    series = {arm: study.series(arm, table, column) for arm in study.arms}
-    out = {}
-    for arm, by_seed in series.items():
+    control = study.design.control
+    base = study.series(control, table, column)
+    for place, arm in enumerate(study.arms):
+        by_seed = study.series(arm, table, column)
         if minus_control:
-            base = series[study.design.control]
+            if arm == control or study.incomparable(column, arm, control):
+                continue
             by_seed = {
                 s: (x, y - base[s][1]) for s, (x, y) in by_seed.items() if s in base and np.array_equal(base[s][0], x)
             }
-            if arm == study.design.control or study.incomparable(column, arm, study.design.control):
-                continue
-        lengths = {len(y) for _, y in by_seed.values()}
-        if len(lengths) != 1 or 0 in lengths:
+        values = {seed: y for seed, (_, y) in by_seed.items()}
+        if len({len(y) for y in values.values()}) != 1:
             continue  # nothing finished, or runs logged at different steps
-        values_ST = np.stack([y for _, y in by_seed.values()])
-        mean_T, sd_T = values_ST.mean(0), values_ST.std(0, ddof=1) if len(values_ST) > 1 else 0 * values_ST[0]
+        values_ST = np.stack(list(values.values()))
+        mean_T = values_ST.mean(0)
+        sd_T = values_ST.std(0, ddof=1) if len(values_ST) > 1 else 0 * mean_T
         x_T = next(iter(by_seed.values()))[0]
-        out[study.labels[arm]] = Band(x_T, mean_T, mean_T - sd_T, mean_T + sd_T)
-    return out
+        seeds = values if len(study.cells) <= MOST_RUNS else {}
+        yield Series(study.labels[arm], place, x_T, mean_T, mean_T - sd_T, mean_T + sd_T, seeds)
 
 
 def expert_load(study: Study) -> Figure | None:

@@ -2,14 +2,22 @@
 
 from typing import Any
 
-from analysis.formatting import coverage, pvalue
+from analysis.formatting import coverage, pvalue, size
 from analysis.statistics.power import reach_of
 from analysis.study import Study
 from analysis.verdicts.answer import PARTS, Context, Judgement
 from analysis.verdicts.arm_figures import arm_figures
 from analysis.verdicts.comparison_tables import contrasts_table, verdict_table
-from analysis.verdicts.comparisons import MetricTable, failures, metric_table, planned_contrasts
-from analysis.verdicts.headline import asides, contrasts, headline
+from analysis.verdicts.comparisons import (
+    ACROSS,
+    AMONG,
+    MetricTable,
+    Planned,
+    Row,
+    failures,
+    metric_table,
+    planned_contrasts,
+)
 from analysis.verdicts.lineage import declared, looked_at, notes
 from analysis.verdicts.until_decided import SequentialRun, sequential_run
 from core.records.designs import Design
@@ -36,7 +44,7 @@ def judge(study: Study, brief: bool = False) -> Judgement:
     found = [part for kind in kinds if (part := kind.implementation(study, context)) is not None]
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     weak = exploratory(design)
-    words = [weak, headline(study, tables[0]), *contrasts(planned), *asides(tables[1:])]
+    words = [weak, _headline(study, tables[0]), *_contrasts(planned), *_asides(tables[1:])]
     words = words if len(design.arms) > 1 else []  # a design of one arm asks how to decode it
     words += [*(part.sentence for part in found), looked_at(study)]
     winner, reason = _winner(study, tables[0])
@@ -75,6 +83,60 @@ def exploratory(design: Design) -> str:
         return ""
     needed = f"{reach.seeds_needed} would"
     return f"Exploratory: {seeds} seeds for {arms} arms can't be expected to reach significance ({needed})."
+
+
+def _headline(study: Study, table: MetricTable) -> str:
+    """The primary metric in a sentence."""
+    counts = [row.effect.n for row in table.rows if row.effect] or [0]
+    adaptive = study.design.adaptive is not None and min(counts) < max(counts)
+    seeds = f"{min(counts)} to {max(counts)}" if adaptive else str(max(counts))
+    open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if study.missing else ""
+    judged = [row for row in table.rows if row.p_holm is not None]
+    if not judged:
+        return f"No verdict yet: too few finished pairs of runs{open_runs}."
+    groups: dict[str, list[Row]] = {}
+    for row in judged:
+        groups.setdefault(row.verdict, []).append(row)
+    parts = [_sentence(words, rows, table, len(judged)) for words, rows in groups.items()]
+    return f"{table.label} over {seeds} seeds: {'; '.join(parts)}{open_runs}."
+
+
+def _asides(tables: tuple[MetricTable, ...]) -> list[str]:
+    """A sentence for each secondary metric in which some arm differs from the control."""
+    sentences = []
+    for table in tables:
+        groups: dict[str, list[Row]] = {}
+        for row in table.rows:
+            if row.p_holm is not None and row.verdict.startswith(("better", "worse")):
+                groups.setdefault(row.verdict, []).append(row)
+        judged = sum(row.p_holm is not None for row in table.rows)
+        if groups:
+            parts = "; ".join(_sentence(words, rows, table, judged) for words, rows in groups.items())
+            sentences.append(f"{table.label}: {parts}.")
+    return sentences
+
+
+def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:
+    words, _, failures = words.partition(AMONG)
+    among = f" among runs that finished{failures}" if failures else ""
+    words, across, _ = words.partition(ACROSS)
+    among = f" ({ACROSS[2:]}){among}" if across else among
+    every = "both arms" if judged == 2 else f"all {judged} arms"
+    who = every if len(rows) == judged > 1 else " and ".join(f"“{row.label}”" for row in rows)
+    if words.startswith("no detectable"):
+        return f"no detectable difference from the control for {who}{among}"
+    if words.startswith("equivalent"):
+        return f"{who} {'is' if len(rows) == 1 else 'are'} {words} of {table.margin:g} {table.unit}{among}"
+    biggest = max((row.effect for row in rows if row.effect), key=lambda effect: abs(effect.estimate))
+    unit = f" {table.unit}" if table.unit else ""
+    by = f"by {'' if len(rows) == 1 else 'up to '}{size(biggest.estimate, table.margin)}{unit}"
+    return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {by}{among}"
+
+
+def _contrasts(planned: tuple[Planned, ...]) -> list[str]:
+    """A sentence for the planned contrasts that were judged."""
+    judged = [row for row in planned if row.p_holm is not None]
+    return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []
 
 
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:

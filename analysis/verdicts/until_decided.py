@@ -141,6 +141,17 @@ class SequentialRun:
         """Number of runs of the fixed design that it stands for."""
         return self.rule.fixed * len(self.seeds)
 
+    @property
+    def savings(self) -> str:
+        """The runs so far beside the fixed design's, in a sentence; empty before the first analysis."""
+        if not self.looks:
+            return ""
+        fixed = f"the fixed design's {self.fixed_runs} ({1 - self.runs / self.fixed_runs:.0%} fewer)"
+        left = sum(decision == "undecided" for decision in self.decisions.values())
+        so_far = "Bought until decided" if self.decided else "Being bought until decided"
+        undecided = f", {left} of {len(self.decisions)} comparisons undecided at the last seed" if left else ""
+        return f"{so_far}: {self.runs} runs beside {fixed}{undecided}."
+
 
 @dataclass(frozen=True)
 class Judged:

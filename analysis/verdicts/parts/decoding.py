@@ -1,18 +1,201 @@
-"""Decoding configurations beside one another: their table and their figure."""
+"""Decoding configurations compared on the same models and prompts: how often each is right, and what that takes.
 
+Shapes: S models, N prompts, W configurations, the control first.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from analysis.figure import Dot, Figure, Lines, Series, View
 from analysis.formatting import coverage, percent, pvalue
-from analysis.statistics.clustered import Shift
+from analysis.statistics.clustered import Shift, cochran, mcnemar, shift
+from analysis.statistics.compare import VERDICT_FLOOR, holm, verdict
 from analysis.study import Study
 from analysis.table import Cell, Column, Medium, Prose, Table
 from analysis.verdicts.answer import Context, Part, part
 from analysis.verdicts.comparison_tables import tone
-from analysis.verdicts.decoding import Decoding, Way, decoding
+from core.records.designs import DecodersDesign, DecodingConfig
+from core.runtime.units import ranked
 
 ENDS = ("estimate", "low", "high")
 COSTS = ("p_holm", "p_mcnemar", "p_equivalence", "calls", "tokens_per_call", "ms")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of decoding an arm's models.
+
+    right: exact match; effect: less that of the arm's control way, and for that way less the control arm's; p_holm of it,
+    over all ways of all arms; p_mcnemar: on these very models, Holm-adjusted as well. calls: network calls of a response;
+    tokens_per_call: TPF; ms: milliseconds of a response, as they were decoded, a median over models; n: models.
+    """
+
+    arm: str
+    name: str
+    label: str
+    right: Shift | None
+    effect: Shift | None
+    p_holm: float | None
+    p_mcnemar: float | None
+    p_equivalence: float | None
+    calls: float | None
+    tokens_per_call: float | None
+    ms: float | None
+    n: int
+    verdict: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """All ways of all arms. cochran: by arm, the p-value that all ways are as often right."""
+
+    task: str
+    examples: int
+    length: int
+    margin: float | None
+    ways: tuple[Way, ...]
+    cochran: Mapping[str, float]
+    missing: int
+    alpha: float
+
+    @property
+    def headline(self) -> str:
+        """Result in a sentence or two."""
+        return _headline(self)
+
+
+def decoding(study: Study) -> Decoding:
+    """Compare every way with the control's within each model and prompt, as far as models were decoded."""
+    design = study.design.decoders
+    assert design is not None
+    ways: list[Way] = []
+    omnibus: dict[str, float] = {}
+    for arm in study.arms:
+        causal = arm in design.causal
+        own = (replace(design.ways[0], label="token after token"),) if causal else design.ways
+        ways += [_way(study, arm, way, design) for way in own]
+        right = _answers(study, arm, [way.name for way in own])
+        if right is not None and right.shape[-1] > 1:
+            omnibus[arm] = cochran(right)
+    finished = sum(record.status == "complete" for record in study.cells.values())
+    there = sum(one.reason is None for each in study.decoded.values() for one in each.values())
+    wanted = sum(1 if arm in design.causal else len(design.ways) for arm in study.arms)
+    return Decoding(
+        design.task, design.examples, design.length, design.margin, tuple(_judged(study, design, ways)), omnibus,
+        wanted * (finished + study.missing) // len(study.arms) - there, study.design.alpha,
+    )  # fmt: skip
+
+
+def _way(study: Study, arm: str, way: DecodingConfig, design: DecodersDesign) -> Way:
+    control, alpha = design.control, study.design.alpha
+    found = [one for seed in study.design.seeds if (one := study.decoded.get((arm, seed), {}).get(way.name))]
+    answered = [one for one in found if one.reason is None]
+    notes = [f"{len(found) - len(answered)} models failed: {one.reason}" for one in found if one.reason is not None][:1]
+    row: dict[str, Any] = {"arm": arm, "name": way.name, "label": way.label, "n": len(answered), "p_holm": None}
+    row |= {"p_mcnemar": None, "p_equivalence": None, "effect": None, "verdict": "no verdict"}
+    if not answered:
+        nothing = {"right": None, "calls": None, "tokens_per_call": None, "ms": None}
+        return Way(**row | nothing, notes=(*notes, "not decoded yet: ablate decode"))
+    own = _answers(study, arm, [way.name])
+    assert own is not None
+    calls = float(np.mean([one.calls for one in answered]))
+    ms = float(np.median([1e3 * one.seconds / (one.examples * len(one.right)) for one in answered]))
+    row |= {
+        "right": shift(own[..., 0], alpha=alpha),
+        "calls": calls,
+        "tokens_per_call": design.length / calls,
+        "ms": ms,
+    }
+    if way.name == control and arm == study.arms[0]:
+        return Way(**row | {"verdict": "control"}, notes=tuple(notes))
+    # An arm's own ways are compared with its control way, and that with the control arm's.
+    base = arm if way.name != control else study.arms[0]
+    both = _answers(study, arm, [way.name], base, control)
+    if both is None or len(both) < VERDICT_FLOOR:
+        models = 0 if both is None else len(both)
+        return Way(**row, notes=(*notes, f"{models} models are too few for a verdict ({VERDICT_FLOOR} needed)"))
+    difference = both[..., 0] - both[..., 1]
+    row |= {"effect": shift(difference, alpha=alpha), "p_mcnemar": mcnemar(difference)}
+    return Way(**row, notes=tuple(notes))
+
+
+def _answers(
+    study: Study, arm: str, names: list[str], base: str | None = None, against: str | None = None
+) -> np.ndarray | None:
+    """Right or not, a mean over decode seeds, of the seeds whose models were decoded in all of these ways; and last, where a
+    base arm is named, of its model of that seed in the way `against`. Returns (S, N, W)."""
+    wanted = [(arm, name) for name in names] + ([(base, against)] if base is not None and against is not None else [])
+    rows = []
+    for seed in study.design.seeds:
+        have = [study.decoded.get((each, seed), {}).get(name) for each, name in wanted]
+        columns = [
+            np.mean([[mark == "1" for mark in line] for line in one.right], axis=0)
+            for one in have
+            if one is not None and one.reason is None
+        ]
+        if len(columns) == len(wanted):
+            rows.append(np.stack(columns, axis=-1))
+    return np.stack(rows) if rows else None
+
+
+def _judged(study: Study, design: DecodersDesign, ways: list[Way]) -> list[Way]:
+    tested = [place for place, way in enumerate(ways) if way.effect is not None]
+    effects = [way.effect for way in ways if way.effect is not None]
+    adjusted = holm([effect.pvalue() for effect in effects])
+    these = holm([ways[place].p_mcnemar or 0.0 for place in tested])
+    same = holm([effect.p_equivalence(design.margin) for effect in effects]) if design.margin else [None] * len(tested)
+    out, alpha = list(ways), study.design.alpha
+    for place, effect, p, p_these, p_same in zip(tested, effects, adjusted, these, same, strict=True):
+        equal = None if p_same is None else float(p_same)
+        words = verdict(effect.estimate, float(p), equal, goal="max", alpha=alpha)
+        out[place] = replace(ways[place], p_holm=float(p), p_mcnemar=float(p_these), p_equivalence=equal, verdict=words)
+    return out
+
+
+def _headline(found: Decoding) -> str:
+    judged = [way for way in found.ways if way.p_holm is not None]
+    if not judged:
+        return f"No way of decoding is judged yet ({found.missing} to go)."
+    groups: dict[str, list[Way]] = {}
+    for way in judged:
+        groups.setdefault(way.verdict, []).append(way)
+    parts = []
+    for words, ways in groups.items():
+        who = f"all {len(judged)}" if len(ways) == len(judged) else f"{len(ways)} of {len(judged)}"
+        effects = [way.effect.estimate for way in ways if way.effect]
+        told = [percent(effect, margin=found.margin) for effect in dict.fromkeys((min(effects), max(effects)))]
+        size = f" ({' to '.join(told)})" if words in ("better", "worse") else ""
+        parts.append(f"{who} {words}{size}".replace("-", "−"))
+    to_go = f" ({found.missing} to go)" if found.missing > 0 else ""
+    return f"Decoding of {found.task}, exact match beside the control's: {'; '.join(parts)}{to_go}.{_cheapest(found)}"
+
+
+def _cheapest(found: Decoding) -> str:
+    """The way of fewest calls that is shown to lose nothing that matters; nothing where none is. What isn't detected isn't
+    shown: few models detect little. Of the control's arm alone: other arms' ways are compared with their own first one."""
+    control = next((way for way in found.ways if way.verdict == "control"), None)
+    if control is None:  # none of its models was decoded, and other arms' were
+        return ""
+    shown = [
+        way
+        for way in found.ways
+        if way.arm == control.arm
+        and way.verdict.startswith(("equivalent", "better"))
+        and way.calls is not None
+        and (control.calls is None or way.calls < control.calls)
+    ]
+    if not shown:
+        return ""
+    best = shown[ranked([way.calls or math.inf for way in shown])[0]]
+    words = (
+        f"{best.verdict} of {100 * (found.margin or 0):g}%" if best.verdict.startswith("equivalent") else best.verdict
+    )
+    return f" Fewest calls of those equivalent or better: “{best.label}” ({words}), {best.tokens_per_call:.2g} tokens a call."
 
 
 @part("decoding", order=10)

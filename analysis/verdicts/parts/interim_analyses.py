@@ -4,7 +4,6 @@ from analysis.formatting import pvalue, signed
 from analysis.study import Study
 from analysis.table import Column, Medium, Prose, Table
 from analysis.verdicts.answer import Context, Part, part
-from analysis.verdicts.headline import savings
 from core.runtime.units import counted
 
 
@@ -48,4 +47,4 @@ def interim_analyses_part(study: Study, context: Context) -> Part | None:
         Table("looks", heads, short, terminal=title.lower(), below=(bought.kept,), on=("terminal",)),
     )
     sources = ("any-time valid intervals, see docs/ablations.md",)
-    return Part({"course": bought}, tables if bought.looks else (), sentence=savings(bought), sources=sources)
+    return Part({"course": bought}, tables if bought.looks else (), sentence=bought.savings, sources=sources)

@@ -13,7 +13,7 @@ from ablations.dashboard.optuna_dashboard import application
 from ablations.dashboard.poller import Poller
 from ablations.dashboard.record_cache import RecordReader
 from ablations.dashboard.server import Page
-from analysis.figures.palette import ARM_COLOURS
+from analysis.figure import ARM_COLOURS
 from analysis.study import Study
 from analysis.verdicts.interim import running
 from core.errors import UserError

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from analysis.figure import ARM_COLOURS
 from analysis.figures import interactive as charts
-from analysis.figures.palette import ARM_COLOURS
 from analysis.study import Study
 from analysis.verdicts.arm_figures import bands, expert_load
 from analysis.verdicts.judge import judge
@@ -17,9 +17,9 @@ def drawn(found):
 def test_curves_are_the_bands_that_paper_shows(records_of) -> None:
     study, found = drawn(records_of(make_design(), {"arm1": -0.3}))
     views = {view["title"]: view for view in found["curves"]["views"]}
-    band = bands(study, "validation", METRIC)["arm1 label"]
+    band = next(one for one in bands(study, "validation", METRIC) if one.name == "arm1 label")
     series = next(one for one in views["NELBO, nats/token"]["series"] if one["name"] == "arm1 label")
-    assert series["y"] == pytest.approx(band.mean_T, rel=1e-4) and series["low"] == pytest.approx(band.low_T, rel=1e-4)
+    assert series["y"] == pytest.approx(band.y, rel=1e-4) and series["low"] == pytest.approx(band.low, rel=1e-4)
     assert series["colour"] == ARM_COLOURS[1] and len(series["seeds"]) == 6
     paired = views["NELBO, nats/token: arm − control"]
     assert paired["zero"] and [one["name"] for one in paired["series"]] == ["arm1 label", "arm2 label"]

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from analysis.report import run_tables as runs
-from analysis.report.citation import origin
+from analysis.report.html import origin
 from analysis.study import Study
 from analysis.verdicts.comparisons import metric_table
 from analysis.verdicts.judge import judge

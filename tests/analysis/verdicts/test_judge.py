@@ -359,8 +359,9 @@ def test_arms_whose_numbers_are_not_comparable_get_no_p_value_anywhere(records_o
         row.p_holm is None for row in running(study).contrasts
     )
     differences = bands(study, "validation", design["metric"], minus_control=True)
-    assert set(differences) == {"arm2 label"}
-    assert set(bands(study, "validation", "load/max_vio", minus_control=True)) >= {"arm1 label"}  # no likelihood
+    assert [one.name for one in differences] == ["arm2 label"]
+    unlikely = bands(study, "validation", "load/max_vio", minus_control=True)  # no likelihood
+    assert "arm1 label" in {one.name for one in unlikely}
     bought = Study.of(
         records_of(design), Rule(first=3, fixed=6).designed(Design.from_json(design), dict.fromkeys(study.arms, 6))
     )

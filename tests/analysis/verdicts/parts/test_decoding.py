@@ -10,9 +10,8 @@ from analysis.report.html import render
 from analysis.statistics.clustered import shift
 from analysis.study import Study
 from analysis.table import tables_on
-from analysis.verdicts.decoding import Way, decoding
 from analysis.verdicts.judge import judge
-from analysis.verdicts.parts.decoding import table
+from analysis.verdicts.parts.decoding import Way, decoding, table
 from core.records.decoded import Decoded
 from tests.analysis.conftest import make_design
 from tests.analysis.pages import without_scripts
