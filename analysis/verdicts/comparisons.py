@@ -84,18 +84,15 @@ def metric_table(study: Study, metric: str, *, primary: bool, looks: Looks | Non
     """
     design, known = study.design, METRICS[metric]
     margin, control = design.margin if primary else None, design.control
-    rows = []
+    rows, lost = [], failures(study, control, metric)
     for row in _judged(study, metric, [_draft(study, metric, arm, margin, looks) for arm in study.arms]):
+        notes = row.notes
         if row.p_holm is not None:
-            notes = row.notes
-            small = row.p_equivalence is not None and row.p_equivalence < design.alpha
-            if small and row.verdict in ("better", "worse"):
+            if row.p_holm < design.alpha and row.p_equivalence is not None and row.p_equivalence < design.alpha:
                 notes += (f"the difference is real but smaller than the margin of {margin:g}",)
-            if lost := failures(study, control, metric):  # the control's loss doesn't speak against the arm
+            if lost:  # the control's loss doesn't speak against the arm
                 notes += (f"the control lost {lost} of its runs",)
-            words = across_kinds(study, metric, (row.arm, control), row.effect, row.verdict)
-            row = replace(row, verdict=_among(words, failures(study, row.arm, metric)), notes=notes)
-        rows.append(row)
+        rows.append(replace(row, notes=notes))
     return MetricTable(
         metric, known.label, known.unit, known.goal, primary, margin, tuple(rows), _listed(study, metric)
     )
@@ -108,18 +105,7 @@ def planned_contrasts(study: Study, looks: Looks | None = None) -> tuple[Planned
         effect, p_same, notes = _compared(study, metric, (one, two), study.design.margin, looks)
         label = f"{study.labels[one]} − {study.labels[two]}"
         drafts.append(Planned((one, two), label, effect, None, p_same, "no verdict", notes))
-    return tuple(
-        row
-        if row.p_holm is None
-        else replace(
-            row,
-            verdict=_among(
-                across_kinds(study, metric, row.arms, row.effect, row.verdict),
-                sum(failures(study, arm, metric) for arm in row.arms),
-            ),
-        )
-        for row in _judged(study, metric, drafts)
-    )
+    return tuple(_judged(study, metric, drafts))
 
 
 def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Looks | None) -> Row:
@@ -180,13 +166,16 @@ def _compared(
     return effect, p_same, tuple(notes)
 
 
-def across_kinds(study: Study, metric: str, pair: tuple[str, str], effect: PairedEffect | None, words: str) -> str:
-    """A verdict's words; of a difference that is real but proves nothing, what it is."""
-    kinds = study.likelihoods(metric, *pair)
-    if kinds is None or effect is None or not words.startswith(("better", "worse")):
-        return words
-    lower = "lower" if effect.estimate < 0 else "higher"
-    return f"{lower}{ACROSS}" if likelihood_kind.across(*kinds, effect.estimate) else words
+def qualified(study: Study, metric: str, row: Row | Planned, words: str) -> str:
+    """A verdict's words with what limits them: a bound beside an exact likelihood, and runs that failed."""
+    pair = row.arms if isinstance(row, Planned) else (row.arm, study.design.control)
+    kinds, effect = study.likelihoods(metric, *pair), row.effect
+    if kinds is not None and effect is not None and words.startswith(("better", "worse")):
+        lower = "lower" if effect.estimate < 0 else "higher"
+        words = f"{lower}{ACROSS}" if likelihood_kind.across(*kinds, effect.estimate) else words
+    # The control's loss doesn't speak against the arm.
+    lost = sum(failures(study, arm, metric) for arm in (pair if isinstance(row, Planned) else pair[:1]))
+    return f"{words}{AMONG} ({lost} failed)" if lost else words
 
 
 def _listed(study: Study, metric: str) -> str:
@@ -227,6 +216,7 @@ def _judged(study: Study, metric: str, rows: Sequence[R]) -> list[R]:
     same = {place: float(p) for (place, _), p in zip(equal, _adjusted([p for _, p in equal], planned), strict=True)}
     for (place, effect), p in zip(tested, adjusted, strict=True):
         words: str = verdict(effect.estimate, float(p), same.get(place), goal=goal, alpha=alpha)
+        words = qualified(study, metric, rows[place], words)
         out[place] = replace(rows[place], p_holm=float(p), p_equivalence=same.get(place), verdict=words)
     return out
 
@@ -237,21 +227,18 @@ def _adjusted(pvalues: list[float], planned: int) -> np.ndarray:
     return holm([*pvalues, *[1.0] * untested])[: len(pvalues)]
 
 
-def _among(words: str, failed: int) -> str:
-    return f"{words}{AMONG} ({failed} failed)" if failed else words
-
-
 def arm_notes(study: Study, arm: str) -> list[str]:
     """Notes on an arm for every metric: those of its design, its alarms, and its record's."""
     notes = list(study.design.by_name[arm].notes)
     alarmed = [alarm for record in study.records_of(arm) for alarm in record.alarms]
     for kind in dict.fromkeys(alarm["kind"] for alarm in alarmed):
         of_kind = [alarm for alarm in alarmed if alarm["kind"] == kind]
-        runs = "1 run" if len(of_kind) == 1 else f"{len(of_kind)} runs"
-        notes.append(f"{kind} in {runs} (first: step {of_kind[0]['step']}, {of_kind[0]['detail']})")
+        notes.append(
+            f"{kind} in {counted(len(of_kind), 'run')} (first: step {of_kind[0]['step']}, {of_kind[0]['detail']})"
+        )
     noted = [record for record in study.records_of(arm) if record.notes]
     if noted:
-        runs = "1 run" if len(noted) == 1 else f"{len(noted)} runs"
+        runs = counted(len(noted), "run")
         notes.append(f"what befell checkpoints of {runs} (seed {noted[0].seed}: {'; '.join(noted[0].notes)})")
     return notes
 

@@ -20,11 +20,11 @@ from analysis.verdicts.comparisons import (
     MetricTable,
     Planned,
     Row,
-    across_kinds,
     arm_notes,
     failures,
     metric_table,
     planned_contrasts,
+    qualified,
 )
 from analysis.verdicts.until_decided import Rule, sequential_run
 from core.records.metrics import METRICS
@@ -138,6 +138,7 @@ def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Compariso
             words, notes = "", ["there is a difference, but the mean has changed its sign since it was plain"]
         elif words.startswith(("better", "worse")) and same is not None:
             notes = [f"the difference is real but smaller than the margin of {table.margin:g}"]
+        words = qualified(study, table.metric, row, words) if words.startswith(("better", "worse")) else words
         made = _comparison(study, table.metric, pair, row, words, len(each), (low, high), p_holm)
         out.append(replace(made, notes=(*made.notes, *notes)))
     return tuple(out)
@@ -157,19 +158,14 @@ def _comparison(
     study: Study, metric: str, pair: tuple[str, str], row: Row | Planned, words: str, n: int,
     bounds: tuple[float, float], p_holm: float | None,
 ) -> Comparison:  # fmt: skip
-    effect, label = row.effect, " − ".join(study.labels[arm] for arm in pair) if isinstance(row, Planned) else row.label
-    if words.startswith(("better", "worse", "lower", "higher")):
-        words = across_kinds(study, metric, pair, effect, words)
-        mattering = pair[:1] if isinstance(row, Row) else pair  # the control's loss doesn't speak against the arm
-        if lost := sum(failures(study, arm, metric) for arm in mattering):
-            words = f"{words}, among runs that finished ({lost} failed)" if "among" not in words else words
+    effect = row.effect
     # Other notes of the report's rows may come from tests that hold for one look alone.
     notes = row.notes if effect is None else tuple(arm_notes(study, pair[0])) if isinstance(row, Row) else ()
     if isinstance(row, Row) and effect is not None and (lost := failures(study, pair[1], metric)):
         notes += (f"the control lost {lost} of its runs",)
     settled = words and not words.startswith("no ")
     return Comparison(
-        arms=pair, label=label, n=n, planned=len(study.design.seeds),
+        arms=pair, label=row.label, n=n, planned=len(study.design.seeds),
         estimate=None if effect is None else effect.estimate, low=bounds[0], high=bounds[1], p_holm=p_holm,
         verdict=words if settled else PENDING, notes=notes,
     )  # fmt: skip

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.scaling.families import Form
 from analysis.scaling.ladder import Ladder, fit_ladder
 from analysis.scaling.trend import Interval
 from analysis.study import Study
@@ -11,7 +10,7 @@ from analysis.table import Column, Table
 from analysis.verdicts.answer import Judgement
 from analysis.verdicts.ladder_figures import ladder_figures
 from analysis.verdicts.lineage import declared, notes
-from core.records.metrics import METRICS
+from core.records.metrics import METRICS, metrics_in
 from core.runtime.units import counted, short
 
 NOTHING = 1e-5  # coefficients, exponents and losses below it are rounding
@@ -20,7 +19,7 @@ LETTERS = {"parameters": "N", "tokens": "D"}
 
 
 def judge(study: Study, brief: bool = False) -> Judgement:
-    """Fit the law of a ladder. brief: no law is fitted, and runs are counted alone."""
+    """The answer of a ladder. brief: no law is fitted, and runs are counted alone."""
     return answer(study, None if brief else fit_ladder(study))
 
 
@@ -124,15 +123,15 @@ def _law(ladder: Ladder) -> Table:
 
 
 def _forms(ladder: Ladder) -> Table:
-    shown = [
-        (form.name, str(form.coefficients), _error(form), "kept" if form == ladder.form else "")
+    shown = []
+    for form in ladder.forms:
+        error = "not determined" if form.error is None else f"{form.error:.2%}"
+        shown.append((form.name, str(form.coefficients), error, "kept" if form == ladder.form else ""))
+    numbers = ("coefficients", "error", "spread")
+    exact = [
+        {"form": form.name} | {name: getattr(form, name) for name in numbers} | {"kept": form == ladder.form}
         for form in ladder.forms
     ]
-    exact = [
-        {"form": form.name, "coefficients": form.coefficients, "error": form.error, "spread": form.spread,
-         "kept": form == ladder.form}
-        for form in ladder.forms
-    ]  # fmt: skip
     caption = (
         "Fitted without the largest model of every family, and judged on those models' runs (root mean square of log "
         "residuals); the simplest form within 5 % of the least error is kept."
@@ -143,10 +142,6 @@ def _forms(ladder: Ladder) -> Table:
             "and can't be kept."
         )
     return _table("forms", ("form", "coefficients", "held-out error", ""), shown, exact, "Forms", caption)
-
-
-def _error(form: Form) -> str:
-    return "not determined" if form.error is None else f"{form.error:.2%}"
 
 
 def _optima(ladder: Ladder) -> Table:
@@ -180,10 +175,8 @@ def _targets(ladder: Ladder) -> Table:
         shown.append((row.target, row.family, _interval(row.loss), far, *best))
         facts = {"target": row.target, "family": row.family, "parameters": row.parameters, "tokens": row.tokens}
         facts |= _bounds("loss", row.loss) | {f"beyond_{name}": factor for name, factor in row.beyond.items()}
-        best_exact = _bounds("optimal_parameters", row.optimal_parameters) | _bounds(
-            "optimal_tokens", row.optimal_tokens
-        )
-        exact.append(facts | best_exact)
+        facts |= _bounds("optimal_parameters", row.optimal_parameters)
+        exact.append(facts | _bounds("optimal_tokens", row.optimal_tokens))
     caption = " ".join([*distances(ladder), "Best N and D: what the law would rather spend the same 6 N D FLOPs on."])
     head = ("target", "models like", "loss [95 % band]", "outside the runs by", "best N", "best D")
     return _table("extrapolation", head, shown, _even(exact), "Extrapolation", caption)
@@ -213,17 +206,18 @@ def _health(ladder: Ladder) -> Table:
 
 def points(ladder: Ladder) -> Table:
     """Every point with what it came to."""
-    shown, exact = [], []
+    shown, exact, followed = [], [], metrics_in("health")
     for point in ladder.points:
-        health = [point.health.get(metric) for metric in ("load/max_vio", "val/z_loss")]
+        health = {metric: point.health.get(metric) for metric in followed}
         law = ladder.laws.get(point.family)
         fitted = float(law.predict(point.parameters, point.tokens, **ladder.modifiers(point.family))) if law else None
-        numbers = ["" if value is None else f"{value:.4g}" for value in (point.loss, fitted, *health)]
+        numbers = ["" if value is None else f"{value:.4g}" for value in (point.loss, fitted, *health.values())]
         cells = (short(point.parameters), short(point.tokens), f"{point.flops:.3g}", str(point.n))
         shown.append((point.family, *cells, *numbers))
         facts = {name: value for name, value in vars(point).items() if name != "health"}
-        exact.append(facts | {"law": fitted, "max_vio": health[0], "z_loss": health[1]})
-    head = ("family", "N", "D", "FLOPs", "runs", METRICS[ladder.metric].label, "law", "MaxVio", "z-loss")
+        exact.append(facts | {"law": fitted} | {name.rpartition("/")[2]: value for name, value in health.items()})
+    labels = [METRICS[metric].label for metric in followed]
+    head = ("family", "N", "D", "FLOPs", "runs", METRICS[ladder.metric].label, "law", *labels)
     return Table(
         "points", tuple(map(Column, head)), tuple(shown), tuple(exact), "Points", "scaling", style="tight",
         fold=f"All {len(shown)} points", on=("page", "file"),
