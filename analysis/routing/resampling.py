@@ -109,7 +109,6 @@ def _scores(counts: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:
-    """Shares over the last axis; 0 where there is nothing."""
     return _over(counts, counts.sum(-1, keepdims=True))
 
 

@@ -86,18 +86,16 @@ def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
         whose = f" of {' and '.join(families)}" if len(own_laws) > 1 else ""
         told = {name: getattr(own, name) for name in law.modifiers}
         whole = law.predict(own.parameters, own.tokens, **told)
-        without = {
-            "parameters": law.predict(np.inf, own.tokens, **told),
-            "tokens": law.predict(own.parameters, np.inf, **told),
-        }
-        for name, exponent in (("parameters", law.alpha), ("tokens", law.beta)):
-            letter, scale = "N" if name == "parameters" else "D", getattr(own, name)
+        without_N = law.predict(np.inf, own.tokens, **told)
+        without_D = law.predict(own.parameters, np.inf, **told)
+        terms = (("N", law.alpha, own.parameters, without_N), ("D", law.beta, own.tokens, without_D))
+        for letter, exponent, scale, without in terms:
             if exponent <= 0:
                 said.append(
                     f"the term{whose} in {letter} doesn't fall (its exponent is {exponent:.2g}), as a law's does"
                 )
                 continue
-            term = (whole - without[name])[scale > SMALLEST * scale.min()]
+            term = (whole - without)[scale > SMALLEST * scale.min()]
             change = float(np.ptp(term) / np.median(own.loss)) if len(term) else 0.0
             if change < CLEAR * max(law.residual, NO_ERROR):
                 said.append(
@@ -123,29 +121,20 @@ def extrapolations(
             kinds = {name: {key: float(getattr(p, key)[0]) for key in law.modifiers} for name, p in own.items()}
         for target, scale in targets.items():
             there = {key: float(scale[key]) for key in law.modifiers}
-            wanted = kinds | ({} if there in kinds.values() else {_kind(there): there})
-            for family, modifiers in wanted.items():
-                rows.append(_extrapolated(law, family, target, scale["parameters"], scale["tokens"], modifiers))
+            name = ", ".join(f"{key} {value:g}" for key, value in there.items())
+            wanted = kinds | ({} if there in kinds.values() else {name: there})
+            rows += [_extrapolated(law, family, target, scale, modifiers) for family, modifiers in wanted.items()]
     return tuple(rows)
 
 
-def _kind(modifiers: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in modifiers.items())
-
-
 def _extrapolated(
-    law: ScalingLaw, family: str, target: str, parameters: float, tokens: float, modifiers: dict[str, float]
+    law: ScalingLaw, family: str, target: str, scale: Mapping[str, float], modifiers: Mapping[str, float]
 ) -> Extrapolation:
-    best = law.compute_optimal(6 * parameters * tokens, **modifiers)
-    refits = np.array([one.compute_optimal(6 * parameters * tokens, **modifiers) for one in law.refits()])
+    parameters, tokens = scale["parameters"], scale["tokens"]
+    flops = 6 * parameters * tokens
+    refits = np.array([one.compute_optimal(flops, **modifiers) for one in law.refits()])
+    best = [interval(*pair) for pair in zip(law.compute_optimal(flops, **modifiers), refits.T, strict=True)]
     loss = float(law.predict(parameters, tokens, **modifiers))
-    return Extrapolation(
-        family=family,
-        target=target,
-        parameters=parameters,
-        tokens=tokens,
-        loss=Interval(loss, *law.band(parameters, tokens, **modifiers)),
-        beyond=law.beyond(parameters, tokens, **modifiers),
-        optimal_parameters=interval(best[0], refits[:, 0]),
-        optimal_tokens=interval(best[1], refits[:, 1]),
-    )
+    band = Interval(loss, *law.band(parameters, tokens, **modifiers))
+    beyond = law.beyond(parameters, tokens, **modifiers)
+    return Extrapolation(family, target, parameters, tokens, band, beyond, *best)

@@ -103,7 +103,6 @@ def compare(runs: Runs) -> tuple[Form, ...]:
 
 
 def _shared(modifiers: Sequence[str]) -> Iterator[Form]:
-    """Forms of one law for all families: with every subset of the modifiers."""
     for size in range(len(modifiers) + 1):
         for names in itertools.combinations(modifiers, size):
             name = f"one law with {' and '.join(names)}" if names else "one law"

@@ -293,7 +293,6 @@ def _floor(study: Study) -> float | None:
 
 
 def _remarks(study: Study, points: tuple[Point, ...]) -> list[str]:
-    """Remarks on the runs."""
     remarks = []
     if study.failed:
         remarks.append(f"{study.failed} runs failed and are left out: a law of what survived may flatter")

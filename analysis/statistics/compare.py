@@ -113,7 +113,6 @@ def _pairs(control_S: ArrayLike, arm_S: ArrayLike) -> tuple[np.ndarray, np.ndarr
 
 
 def _differences(control: np.ndarray, arm: np.ndarray) -> tuple[float, float, int]:
-    """Mean and standard deviation of arm - control, and how many pairs there are."""
     difference = arm - control
     sd = float(difference.std(ddof=1))
     if sd <= 1e-12 * max(1.0, float(np.abs(difference).max())):

@@ -86,7 +86,6 @@ def exploratory(design: Design) -> str:
 
 
 def _headline(study: Study, table: MetricTable) -> str:
-    """The primary metric in a sentence."""
     counts = [row.effect.n for row in table.rows if row.effect] or [0]
     adaptive = study.design.adaptive is not None and min(counts) < max(counts)
     seeds = f"{min(counts)} to {max(counts)}" if adaptive else str(max(counts))
@@ -134,7 +133,6 @@ def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> s
 
 
 def _contrasts(planned: tuple[Planned, ...]) -> list[str]:
-    """A sentence for the planned contrasts that were judged."""
     judged = [row for row in planned if row.p_holm is not None]
     return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []
 

@@ -156,7 +156,6 @@ def families_of(ladder: Ladder) -> list[str]:
 
 
 def _rank(ladder: Ladder, parameters: float) -> int:
-    """Number of smaller models in the point's family."""
     first = families_of(ladder)[0]
     return sum(size < 0.9 * parameters for size in {p.parameters for p in ladder.points if p.family == first})
 
