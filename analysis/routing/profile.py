@@ -80,10 +80,10 @@ def plain_profile(
     tokens for independent. Raises UserError for fewer than 100 sequences, fewer than 2 bins or 2 sequences in one, and
     counts that are none.
     """
-    layers = [_plain(counts, tbin_G) for counts in _layers(counts_SGMK)]
-    bins, tables = layers[0][1], (plain_tables(*layer) for layer in layers)
+    counts, bins = plain_counts(counts_SGMK, tbin_G)
     signs_RG = signs(len(bins), resamples, rng)
-    drawn_RS = plain_null(np.stack([counts for counts, _ in layers]), bins, signs_RG)
+    drawn_RS = plain_null(counts, bins, signs_RG)
+    tables = (plain_tables(layer, bins) for layer in counts)
     return _profile(tables, pvalues(drawn_RS), step_down(drawn_RS), signs_RG, alpha)
 
 
@@ -98,7 +98,7 @@ def crossed_profile(
     those under random signs of whole sequences, because nested masks make neighbouring timesteps alike. The larger p-value
     is given. Raises UserError as `plain_profile` does.
     """
-    counts = np.stack([_crossed(layer) for layer in _layers(counts_SGTMK)])
+    counts = crossed_counts(counts_SGTMK)
     nulls = crossed_nulls(counts, rng, resamples)
     pvalue_S, adjusted_S = (np.maximum(*map(judge, nulls)) for judge in (pvalues, step_down))
     signs_RG = signs(counts.shape[1], resamples, rng)
@@ -156,27 +156,17 @@ def _together(found: Sequence[Jackknifed]) -> Jackknifed:
     return Jackknifed(*(np.stack([getattr(one, name) for one in found]) for name in vars(found[0])))
 
 
-def _layers(counts: np.ndarray) -> np.ndarray:
-    counts = np.asarray(counts)
-    if counts.ndim < 4 or not len(counts):
-        raise UserError(f"a profile needs counts of at least one layer, not shape {counts.shape}")
-    return counts
-
-
-def _plain(counts_GMK: np.ndarray, tbin_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The counts as floats, and bins numbered from 0."""
-    counts, tbin = _counts(counts_GMK), np.asarray(tbin_G)
-    if counts.ndim != 3 or counts.shape[1] != 2:
-        raise UserError(
-            f"counts must have the shape (sequences, 2, experts), visible before masked, not {counts.shape}"
-        )
-    if tbin.shape != counts.shape[:1]:
-        raise UserError(
-            f"timestep bins must have the shape {counts.shape[:1]}, one for each sequence, not {tbin.shape}"
-        )
+def plain_counts(counts_SGMK: np.ndarray, tbin_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The counts as floats, and bins numbered from 0. Raises UserError as `plain_profile` does."""
+    counts, tbin = _counts(counts_SGMK), np.asarray(tbin_G)
+    shape = counts.shape[1:]
+    if len(shape) != 3 or shape[1] != 2:
+        raise UserError(f"counts must have the shape (sequences, 2, experts), visible before masked, not {shape}")
+    if tbin.shape != shape[:1]:
+        raise UserError(f"timestep bins must have the shape {shape[:1]}, one for each sequence, not {tbin.shape}")
     if not (np.issubdtype(tbin.dtype, np.integer) or (np.isfinite(tbin).all() and (tbin == np.round(tbin)).all())):
         raise UserError("timestep bins must be whole numbers")
-    _enough(len(counts))
+    _enough(shape[0])
     known, bins, sizes = np.unique(tbin, return_inverse=True, return_counts=True)
     if len(known) < 2:
         raise UserError("a dependence on the timestep needs at least 2 timestep bins, not 1")
@@ -185,23 +175,28 @@ def _plain(counts_GMK: np.ndarray, tbin_G: np.ndarray) -> tuple[np.ndarray, np.n
     return counts, bins
 
 
-def _crossed(counts_GTMK: np.ndarray) -> np.ndarray:
-    counts = _counts(counts_GTMK)
-    counts = counts[:, :, None] if counts.ndim == 3 else counts
-    if counts.ndim != 4 or counts.shape[1] < 2:
-        raise UserError(f"counts must have the shape (sequences, at least 2 timesteps, 2, experts), not {counts.shape}")
-    _enough(len(counts))
+def crossed_counts(counts_SGTMK: np.ndarray) -> np.ndarray:
+    """The counts as floats, (S, G, T, M, K). Raises UserError as `plain_profile` does."""
+    counts = _counts(counts_SGTMK)
+    counts = counts[:, :, :, None] if counts.ndim == 4 else counts
+    shape = counts.shape[1:]
+    if len(shape) != 4 or shape[1] < 2:
+        raise UserError(f"counts must have the shape (sequences, at least 2 timesteps, 2, experts), not {shape}")
+    _enough(shape[0])
     return counts
 
 
 def _counts(counts: np.ndarray) -> np.ndarray:
+    given = np.asarray(counts)
+    if given.ndim < 4 or not len(given):
+        raise UserError(f"a profile needs counts of at least one layer, not shape {given.shape}")
     try:
-        values = np.asarray(counts, dtype=float)
+        values = given.astype(float)
     except (TypeError, ValueError):
         raise UserError("counts must be an array of numbers") from None
     if not values.size or not np.isfinite(values).all() or (values < 0).any():
         raise UserError("counts must be finite, not negative, and not empty")
-    if not values.any():
+    if not values.reshape(len(values), -1).any(1).all():
         raise UserError("no token was counted: more tokens in a sequence, or more sequences, are needed")
     return values
 

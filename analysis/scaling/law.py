@@ -20,7 +20,7 @@ FARTHEST = 600.0  # log of the largest N that is told
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """A fitted law. intervals: of each coefficient, bootstrap percentiles over runs (empty where none was asked for).
+    """A fitted law.
 
     modifiers: exponents by name of what multiplies the parameter term: x^-exponent, x the ratio of total to chosen experts
     ("sparsity") or how finely experts are cut ("granularity"). ranges: smallest and largest N, D that were fitted.
@@ -32,15 +32,24 @@ class ScalingLaw:
     alpha: float
     beta: float
     modifiers: Mapping[str, float] = field(default_factory=dict)
-    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     residual: float = 0.0  # root mean square of log residuals
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    samples: tuple[tuple[float, ...], ...] = ()  # bootstrap refits, as _theta has them
-    alike: tuple[tuple[float, ...], ...] = ()  # coefficients that fit the same runs as well, as far as rounding goes
+    samples: Sequence[np.ndarray] = ()  # coefficients of bootstrap refits, as _theta has them
+    alike: Sequence[np.ndarray] = ()  # those that fit the same runs as well, as far as rounding goes
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Bootstrap percentiles of each coefficient over runs; empty where the law was fitted without a bootstrap."""
+        if not len(self.samples):
+            return {}
+        ends = np.percentile(np.array(self.samples), [2.5, 97.5], axis=0)
+        ends[:, :3] = np.exp(ends[:, :3])
+        names = ("A", "B", "E", "alpha", "beta", *self.modifiers)
+        return {name: (float(low), float(high)) for name, low, high in zip(names, *ends, strict=True)}
 
     def predict(self, parameters: ArrayLike, tokens: ArrayLike, **modifiers: ArrayLike) -> np.ndarray:
         """Loss at N parameters and D tokens; modifiers that were fitted must be given. Broadcasts."""
-        return _predict(_theta(self), parameters, tokens, self._columns(modifiers))
+        return np.asarray(np.exp(_log_loss(_theta(self), parameters, tokens, self._columns(modifiers))))
 
     def band(
         self, parameters: float, tokens: float, *, coverage: float = 0.95, **modifiers: float
@@ -49,11 +58,11 @@ class ScalingLaw:
 
         Raises UserError where the law was fitted without a bootstrap.
         """
-        if not self.samples:
+        if not len(self.samples):
             raise UserError("band: fit the law with bootstrap=... first")
         columns = self._columns(modifiers)
-        found = [float(_predict(np.array(theta), parameters, tokens, columns)) for theta in self.samples]
-        low, high = np.percentile(found, [50 * (1 - coverage), 50 * (1 + coverage)])
+        found = [_log_loss(theta, parameters, tokens, columns) for theta in self.samples]
+        low, high = np.percentile(np.exp(found), [50 * (1 - coverage), 50 * (1 + coverage)])
         return float(low), float(high)
 
     def spread(self, parameters: ArrayLike, tokens: ArrayLike, **modifiers: ArrayLike) -> float:
@@ -62,8 +71,7 @@ class ScalingLaw:
         About 0 where the runs determine the law. It isn't the uncertainty that comes of the runs' scatter: that is `band`.
         """
         columns = self._columns(modifiers)
-        all_terms = [_log_terms(np.array(one), parameters, tokens, columns) for one in (_theta(self), *self.alike)]
-        found = [np.logaddexp(np.logaddexp(first, second), third) for first, second, third in all_terms]
+        found = [_log_loss(one, parameters, tokens, columns) for one in (_theta(self), *self.alike)]
         return float(np.ptp(found, axis=0).max())
 
     def beyond(self, parameters: float, tokens: float, **modifiers: float) -> dict[str, float]:
@@ -92,7 +100,7 @@ class ScalingLaw:
     def refits(self) -> Iterator["ScalingLaw"]:
         """The law of every bootstrap sample: the spread of anything that follows from it is that thing's interval."""
         for theta in self.samples:
-            yield ScalingLaw(**_law(np.array(theta), list(self.modifiers)), ranges=self.ranges)
+            yield ScalingLaw(**_coefficients(theta, self.modifiers), ranges=self.ranges)
 
     def _columns(self, given: Mapping[str, ArrayLike]) -> list[np.ndarray]:
         if set(given) != set(self.modifiers):
@@ -104,24 +112,21 @@ class ScalingLaw:
 def law_of(
     theta: np.ndarray,
     columns: Mapping[str, np.ndarray],
-    names: list[str],
-    samples: Iterable[np.ndarray] = (),
-    alike: Iterable[np.ndarray] = (),
+    names: Sequence[str],
+    samples: Sequence[np.ndarray] = (),
+    alike: Sequence[np.ndarray] = (),
 ) -> ScalingLaw:
     """The law of fitted coefficients. columns: what it was fitted to; samples: bootstrap refits of the coefficients; alike:
     coefficients that fit as well."""
     logs = {name: np.log(column) for name, column in columns.items()}
     residual = special.logsumexp(terms_of(logs, names) @ theta, axis=0) - logs["loss"]
-    kept = [tuple(map(float, sample)) for sample in samples]
+    fitted = {name: columns[name] for name in ("parameters", "tokens", *names)}
     return ScalingLaw(
-        **_law(theta, names),
-        intervals=_intervals(kept, names),
+        **_coefficients(theta, names),
         residual=float(np.sqrt((residual**2).mean())),
-        ranges={
-            name: (float(columns[name].min()), float(columns[name].max())) for name in ("parameters", "tokens", *names)
-        },
-        samples=tuple(kept),
-        alike=tuple(tuple(map(float, one)) for one in alike),
+        ranges={name: (float(column.min()), float(column.max())) for name, column in fitted.items()},
+        samples=samples,
+        alike=alike,
     )
 
 
@@ -166,12 +171,11 @@ def terms_of(logs: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray
     return terms
 
 
-def _law(theta: np.ndarray, names: list[str]) -> dict[str, Any]:
+def _coefficients(theta: np.ndarray, names: Iterable[str]) -> dict[str, Any]:
     a, b, e, alpha, beta, *rest = map(float, theta)
     # Where a term isn't determined its logarithm may run away: no infinities, which would turn predictions into NaN.
-    powers = {"A": np.exp(min(a, 700)), "B": np.exp(min(b, 700)), "E": np.exp(e)}
-    law: dict[str, Any] = {name: float(value) for name, value in powers.items()} | {"alpha": alpha, "beta": beta}
-    return law | {"modifiers": dict(zip(names, rest, strict=True))}
+    powers = {"A": float(np.exp(min(a, 700))), "B": float(np.exp(min(b, 700))), "E": float(np.exp(e))}
+    return powers | {"alpha": alpha, "beta": beta, "modifiers": dict(zip(names, rest, strict=True))}
 
 
 def _theta(law: ScalingLaw) -> np.ndarray:
@@ -179,27 +183,9 @@ def _theta(law: ScalingLaw) -> np.ndarray:
         return np.array([np.log(law.A), np.log(law.B), np.log(law.E), law.alpha, law.beta, *law.modifiers.values()])
 
 
-def _log_terms(
-    theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, float]:
+def _log_loss(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: Sequence[np.ndarray]) -> np.ndarray:
     first = theta[0] - theta[3] * np.log(np.asarray(parameters, dtype=float))
     for exponent, column in zip(theta[5:], columns, strict=True):
         first = first - exponent * np.log(column)
-    return first, theta[1] - theta[4] * np.log(np.asarray(tokens, dtype=float)), theta[2]
-
-
-def _predict(theta: np.ndarray, parameters: ArrayLike, tokens: ArrayLike, columns: list[np.ndarray]) -> np.ndarray:
-    first, second, third = _log_terms(theta, parameters, tokens, columns)
-    return np.asarray(np.exp(third) + np.exp(first) + np.exp(second))
-
-
-def _intervals(samples: list[tuple[float, ...]], names: list[str]) -> dict[str, tuple[float, float]]:
-    if not samples:
-        return {}
-    low, high = np.percentile(np.array(samples), [2.5, 97.5], axis=0)
-    keys = ["A", "B", "E", "alpha", "beta", *names]
-    bounds = {}
-    for place, key in enumerate(keys):
-        ends = (low[place], high[place])
-        bounds[key] = tuple(float(np.exp(end) if key in "ABE" else end) for end in ends)
-    return bounds  # type: ignore[return-value]
+    second = theta[1] - theta[4] * np.log(np.asarray(tokens, dtype=float))
+    return np.asarray(np.logaddexp(np.logaddexp(first, second), theta[2]))

@@ -81,9 +81,12 @@ def confidence_sequence(
     """
     differences = _checked(differences_S)
     _check_level(alpha)
-    if len(differences) < 2 or _identical(differences):
+    n = len(differences)
+    critical = _critical(n, math.log(1 / alpha), scale) if n > 1 and not _identical(differences) else math.inf
+    if math.isinf(critical):
         return -math.inf, math.inf
-    return _sequence(differences, alpha, scale)
+    mean, half = float(differences.mean()), float(critical * differences.std(ddof=1) / math.sqrt(n))
+    return mean - half, mean + half
 
 
 def anytime(
@@ -149,14 +152,6 @@ def chance_of_verdict(differences_S: ArrayLike, planned: int, *, pvalue: float, 
         below, above = special.stdtr(n - 1, (np.array([-within, within]) - mean) / scale)
         chance += float(above - below)
     return min(1.0, chance)
-
-
-def _sequence(differences: np.ndarray, alpha: float, scale: float) -> tuple[float, float]:
-    critical = _critical(len(differences), math.log(1 / alpha), scale)
-    if math.isinf(critical):
-        return -math.inf, math.inf
-    mean, half = float(differences.mean()), float(critical * differences.std(ddof=1) / math.sqrt(len(differences)))
-    return mean - half, mean + half
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,7 +4,7 @@ All of it follows from the records and the design's rule, so that it can be comp
 comparison that is still open may be decided, and its arm be dropped.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -174,10 +174,7 @@ def sequential_run(study: Study) -> SequentialRun:
     if rule is None:
         raise UserError("this design isn't adaptive: run it with --until-decided")
     control, metric = study.design.control, study.design.metric
-    families = (
-        [(arm, control) for arm in study.arms if arm != control],
-        list(study.design.contrasts),
-    )
+    families = [(arm, control) for arm in study.arms if arm != control], list(study.design.contrasts)
     values = {arm: study.values(arm, metric) for arm in study.arms}
     decisions: dict[tuple[str, str], Decision] = {pair: "open" for family in families for pair in family}
     known: dict[tuple[str, str], Judged] = {}
@@ -190,7 +187,12 @@ def sequential_run(study: Study) -> SequentialRun:
         if not open_arms:
             break
         seeds |= {arm: n for arm in study.arms if arm in open_arms}
-        wanted = tuple(_wanted(study, seeds, n))
+        wanted = tuple(
+            (arm, seed)
+            for place, seed in enumerate(study.design.seeds[:n])
+            for arm in study.arms
+            if place < seeds[arm] and (arm, seed) not in study.cells
+        )
         if wanted:
             break
         steps: list[Step] = []
@@ -251,13 +253,6 @@ def pairs_at(
         if count >= 2:
             found[count] = max(found.get(count, 0.0), rule.looks[seeds])
     return list(found.items())
-
-
-def _wanted(study: Study, seeds: Mapping[str, int], n: int) -> Iterator[tuple[str, int]]:
-    for place, seed in enumerate(study.design.seeds[:n]):
-        for arm in study.arms:
-            if place < seeds[arm] and (arm, seed) not in study.cells:
-                yield arm, seed
 
 
 def _judged(

@@ -66,7 +66,45 @@ class Decoding:
     @property
     def headline(self) -> str:
         """Result in a sentence or two."""
-        return _headline(self)
+        judged = [way for way in self.ways if way.p_holm is not None]
+        if not judged:
+            return f"No way of decoding is judged yet ({self.missing} to go)."
+        groups: dict[str, list[Way]] = {}
+        for way in judged:
+            groups.setdefault(way.verdict, []).append(way)
+        parts = []
+        for words, ways in groups.items():
+            who = f"all {len(judged)}" if len(ways) == len(judged) else f"{len(ways)} of {len(judged)}"
+            effects = [way.effect.estimate for way in ways if way.effect]
+            told = [percent(effect, margin=self.margin) for effect in dict.fromkeys((min(effects), max(effects)))]
+            size = f" ({' to '.join(told)})" if words in ("better", "worse") else ""
+            parts.append(f"{who} {words}{size}".replace("-", "−"))
+        to_go = f" ({self.missing} to go)" if self.missing > 0 else ""
+        return (
+            f"Decoding of {self.task}, exact match beside the control's: {'; '.join(parts)}{to_go}.{self._cheapest()}"
+        )
+
+    def _cheapest(self) -> str:
+        """The way of fewest calls that is shown to lose nothing that matters; empty where none is. What isn't detected isn't
+        shown: few models detect little. Other arms' ways are left out: they are compared with their own first one."""
+        control = next((way for way in self.ways if way.verdict == "control"), None)
+        if control is None:  # none of its models was decoded, and other arms' were
+            return ""
+        shown = [
+            way
+            for way in self.ways
+            if way.arm == control.arm
+            and way.verdict.startswith(("equivalent", "better"))
+            and way.calls is not None
+            and (control.calls is None or way.calls < control.calls)
+        ]
+        if not shown:
+            return ""
+        best = shown[ranked([way.calls or math.inf for way in shown])[0]]
+        words, cost = best.verdict, f"{best.tokens_per_call:.2g} tokens a call"
+        if words.startswith("equivalent"):
+            words += f" of {100 * (self.margin or 0):g}%"
+        return f" Fewest calls of those equivalent or better: “{best.label}” ({words}), {cost}."
 
 
 def decoding(study: Study) -> Decoding:
@@ -157,47 +195,6 @@ def _judged(study: Study, design: DecodersDesign, ways: list[Way]) -> list[Way]:
     return out
 
 
-def _headline(found: Decoding) -> str:
-    judged = [way for way in found.ways if way.p_holm is not None]
-    if not judged:
-        return f"No way of decoding is judged yet ({found.missing} to go)."
-    groups: dict[str, list[Way]] = {}
-    for way in judged:
-        groups.setdefault(way.verdict, []).append(way)
-    parts = []
-    for words, ways in groups.items():
-        who = f"all {len(judged)}" if len(ways) == len(judged) else f"{len(ways)} of {len(judged)}"
-        effects = [way.effect.estimate for way in ways if way.effect]
-        told = [percent(effect, margin=found.margin) for effect in dict.fromkeys((min(effects), max(effects)))]
-        size = f" ({' to '.join(told)})" if words in ("better", "worse") else ""
-        parts.append(f"{who} {words}{size}".replace("-", "−"))
-    to_go = f" ({found.missing} to go)" if found.missing > 0 else ""
-    return f"Decoding of {found.task}, exact match beside the control's: {'; '.join(parts)}{to_go}.{_cheapest(found)}"
-
-
-def _cheapest(found: Decoding) -> str:
-    """The way of fewest calls that is shown to lose nothing that matters; nothing where none is. What isn't detected isn't
-    shown: few models detect little. Of the control's arm alone: other arms' ways are compared with their own first one."""
-    control = next((way for way in found.ways if way.verdict == "control"), None)
-    if control is None:  # none of its models was decoded, and other arms' were
-        return ""
-    shown = [
-        way
-        for way in found.ways
-        if way.arm == control.arm
-        and way.verdict.startswith(("equivalent", "better"))
-        and way.calls is not None
-        and (control.calls is None or way.calls < control.calls)
-    ]
-    if not shown:
-        return ""
-    best = shown[ranked([way.calls or math.inf for way in shown])[0]]
-    words = (
-        f"{best.verdict} of {100 * (found.margin or 0):g}%" if best.verdict.startswith("equivalent") else best.verdict
-    )
-    return f" Fewest calls of those equivalent or better: “{best.label}” ({words}), {best.tokens_per_call:.2g} tokens a call."
-
-
 @part("decoding", order=10)
 def decoding_part(study: Study, context: Context) -> Part | None:
     """The comparison of a design that has decoding configurations; None for another."""
@@ -253,6 +250,7 @@ def table(found: Decoding) -> Table:
     """All configurations of all arms: accuracy, effects, costs."""
     wide: tuple[Medium, ...] = ("page", "file")
     caption = _caption(found)
+    title = f"Decoding of {found.task}: {found.examples} held-out prompts, {found.length} tokens each"
     notes = {f"note: {way.label}: {note}": None for way in found.ways for note in way.notes}
     columns = (
         Column("decoding"), Column("exact match", wide), Column("right", ("terminal",)), Column("effect"), Column("Holm p"),
@@ -260,7 +258,7 @@ def table(found: Decoding) -> Table:
         Column("verdict", wide, prose=True), Column("verdict", ("terminal",), prose=True),
     )  # fmt: skip
     return Table(
-        "decoding", columns, tuple(_cells(found, way) for way in found.ways), tuple(map(_exact, found.ways)), _title(found),
+        "decoding", columns, tuple(_cells(found, way) for way in found.ways), tuple(map(_exact, found.ways)), title,
         "samplers", caption=caption, style="tight", below=(*notes, caption),
     )  # fmt: skip
 
@@ -269,9 +267,9 @@ def _cells(found: Decoding, way: Way) -> tuple[Cell, ...]:
     right = [percent(each, sign=False) for each in _ends(way.right) if each is not None]
     bounds = [percent(each) for each in _ends(way.effect)[1:] if each is not None]
     effect = f"{percent(way.effect.estimate, margin=found.margin)} [{bounds[0]}, {bounds[1]}]" if way.effect else ""
-    colour = tone(way.verdict)
+    colour, one_arm = tone(way.verdict), len({each.arm for each in found.ways}) == 1
     return (
-        _label(found, way), f"{right[0]} [{right[1]}, {right[2]}]" if way.right else "",
+        way.label if one_arm else f"{way.arm}: {way.label}", f"{right[0]} [{right[1]}, {right[2]}]" if way.right else "",
         f"{way.right.estimate:.1%}" if way.right else "", effect, pvalue(way.p_holm, found.alpha),
         pvalue(way.p_mcnemar, found.alpha), _told(way.calls, ".1f"), _told(way.tokens_per_call, ".2f"), _told(way.ms, ".1f"),
         str(way.n), Prose("; ".join((way.verdict, *way.notes)), colour), Prose(way.verdict, colour),
@@ -289,16 +287,8 @@ def _ends(mean: Shift | None) -> tuple[float | None, ...]:
     return (mean.estimate, mean.low, mean.high) if mean else (None, None, None)
 
 
-def _label(found: Decoding, way: Way) -> str:
-    return way.label if len({each.arm for each in found.ways}) == 1 else f"{way.arm}: {way.label}"
-
-
 def _told(value: float | None, form: str) -> str:
     return "" if value is None else f"{value:{form}}"
-
-
-def _title(found: Decoding) -> str:
-    return f"Decoding of {found.task}: {found.examples} held-out prompts, {found.length} tokens each"
 
 
 def _caption(found: Decoding) -> str:

@@ -5,7 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from analysis.routing.profile import RESAMPLES, _crossed, _plain, crossed_profile, paired_change, plain_profile
+from analysis.routing.profile import (
+    RESAMPLES,
+    crossed_counts,
+    crossed_profile,
+    paired_change,
+    plain_counts,
+    plain_profile,
+)
 from analysis.routing.resampling import crossed_nulls, plain_null, pvalues, signs, step_down
 from analysis.statistics.information import crossed_tables, jackknife, mutual_information, plain_tables
 from core.errors import UserError
@@ -17,24 +24,25 @@ ERROR = 3 * math.sqrt(0.05 * 0.95 / REPEATS)  # three standard errors of a size 
 
 def timestep_dependence_test(counts_GMK, tbin_G, *, rng, resamples: int = RESAMPLES) -> float:
     """p-value of one layer in the plain design."""
-    counts, bins = _plain(counts_GMK, tbin_G)
-    return float(pvalues(plain_null(counts[None], bins, signs(len(counts), resamples, rng)))[0])
+    counts, bins = plain_counts(counts_GMK[None], tbin_G)
+    return float(pvalues(plain_null(counts, bins, signs(len(bins), resamples, rng)))[0])
 
 
 def crossed_dependence_test(counts_GTMK, *, rng, resamples: int = RESAMPLES) -> float:
     """p-value of one layer in the crossed design."""
-    return float(max(pvalues(drawn)[0] for drawn in crossed_nulls(_crossed(counts_GTMK)[None], rng, resamples)))
+    return float(max(pvalues(drawn)[0] for drawn in crossed_nulls(crossed_counts(counts_GTMK[None]), rng, resamples)))
 
 
 def conditional_mutual_information(counts_GMK, tbin_G) -> tuple[float, float]:
     """Information and its standard error of one layer in the plain design."""
-    found = jackknife(mutual_information, *plain_tables(*_plain(counts_GMK, tbin_G)))
+    counts, bins = plain_counts(counts_GMK[None], tbin_G)
+    found = jackknife(mutual_information, *plain_tables(counts[0], bins))
     return float(found.value), float(found.standard_error)
 
 
 def crossed_mutual_information(counts_GTMK) -> tuple[float, float]:
     """The same of one layer in the crossed design."""
-    found = jackknife(mutual_information, *crossed_tables(_crossed(counts_GTMK)))
+    found = jackknife(mutual_information, *crossed_tables(crossed_counts(counts_GTMK[None])[0]))
     return float(found.value), float(found.standard_error)
 
 
