@@ -267,13 +267,13 @@ GOOD, GOOD_BINS = np.ones((100, 2, 3)), np.arange(100) % 4
         (GOOD, GOOD_BINS + 0.5, "whole numbers"),
         (GOOD, np.where(np.arange(100) == 5, np.nan, GOOD_BINS), "whole numbers"),
         (GOOD[:, :1], GOOD_BINS, "visible before masked"),
-        (GOOD[0], GOOD_BINS, "visible before masked"),
+        (GOOD[0], GOOD_BINS, "at least one layer"),
         (-GOOD, GOOD_BINS, "not negative"),
         (GOOD * np.nan, GOOD_BINS, "finite"),
         (GOOD * np.inf, GOOD_BINS, "finite"),
         (GOOD * 0, GOOD_BINS, "no token was counted"),
         (GOOD[:, :, :0], GOOD_BINS, "not empty"),
-        ("text", GOOD_BINS, "numbers"),
+        (GOOD.astype(str).astype(object) + "x", GOOD_BINS, "numbers"),
     ],
 )
 def test_what_cannot_tell_is_refused(counts, bins, expected: str) -> None:
