@@ -147,9 +147,8 @@ class Study:
         """Without the records that an adaptive sweep hasn't bought: they may be there from a fixed one. seeds: by arm."""
         bought = {(arm, seed) for arm, count in seeds.items() for seed in self.design.seeds[:count]}
         kept = {cell: record for cell, record in self.cells.items() if cell in bought}
-        aside = (
-            {"beyond what this sweep has bought": len(self.cells) - len(kept)} if len(kept) < len(self.cells) else {}
-        )
+        beyond = len(self.cells) - len(kept)
+        aside = {"beyond what this sweep has bought": beyond} if beyond else {}
         return replace(self, cells=kept, set_aside={**self.set_aside, **aside})
 
     def records_of(self, arm: str) -> list[RunRecord]:

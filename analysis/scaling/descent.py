@@ -14,9 +14,7 @@ import numpy as np
 
 HUBER = 1e-3
 
-PULL = (
-    1e-10  # towards 0: moves no determined coefficient's fourth digit, and makes undetermined ones the same everywhere
-)
+PULL = 1e-10  # towards 0: moves no determined coefficient's fourth digit, and makes undetermined ones equal everywhere
 
 LONGEST = 5.0  # step in any coefficient
 

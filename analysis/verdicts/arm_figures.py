@@ -23,12 +23,7 @@ PICTURES = {"load/max_vio": "max_vio", "train/load_balancing": "auxiliary", "tra
 
 def arm_figures(study: Study, tables: Sequence[MetricTable]) -> list[Figure]:
     """The figures, as far as the records have what they show."""
-    found = [
-        effects(tables, study.design.alpha),
-        curves(study, tables),
-        expert_load(study),
-        experts_by_timestep(study),
-    ]
+    found = (effects(tables, study.design.alpha), curves(study, tables), expert_load(study), experts_by_timestep(study))
     return [figure for figure in found if figure is not None]
 
 
@@ -45,9 +40,8 @@ def effects(tables: Sequence[MetricTable], alpha: float) -> Figure | None:
             if row.verdict != "control"
         )  # fmt: skip
         panels.append((table.label, table.unit, table.goal, table.margin, rows))
-    alt = (
-        f"Effect of each arm against the control with {coverage(alpha)}s: {', '.join(table.label for table in tables)}"
-    )
+    metrics = ", ".join(table.label for table in tables)
+    alt = f"Effect of each arm against the control with {coverage(alpha)}s: {metrics}"
     band = "; the band is the equivalence margin" if tables[0].margin else ""
     intro = f"Points are mean paired differences, bars their {coverage(alpha)}s{band}."
     return Figure("effects", "tests", alt, Forest(tuple(panels)), "Effects", intro)
@@ -187,11 +181,5 @@ def experts_by_timestep(study: Study) -> Figure | None:
         f"balanced share, at the end of seed {seed}. Tokens differ between timesteps too: whether experts depend on the "
         "timestep itself is what `ablate probe routing` tests."
     )
-    return Figure(
-        "timestep",
-        "routing",
-        alt,
-        Heat("timestep t", values, panels, bins // 2, seed=seed),
-        "Experts by timestep",
-        intro,
-    )
+    data = Heat("timestep t", values, panels, bins // 2, seed=seed)
+    return Figure("timestep", "routing", alt, data, "Experts by timestep", intro)

@@ -178,9 +178,8 @@ def _methods(study: Study, table: MetricTable, bought: SequentialRun | None) -> 
         f", adjusting p-values by Holm's method at a family-wise level of {design.alpha:g}"
     )
     if design.margin:
-        told += (
-            f"; equivalence was tested by two one-sided tests with a margin of {design.margin:g} {table.unit}".rstrip()
-        )
+        margin = f"{design.margin:g} {table.unit}".rstrip()
+        told += f"; equivalence was tested by two one-sided tests with a margin of {margin}"
     lost = study.failed
     return told + (
         f"; {lost} run{'s' if lost > 1 else ''} failed and {'are' if lost > 1 else 'is'} left out." if lost else "."

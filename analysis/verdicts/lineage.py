@@ -141,7 +141,5 @@ def looked_at(study: Study) -> str:
             f"{grew}, and results were shown {times} before that. So this is no test of a fixed sample, and p-values and "
             f"intervals don't allow for it: {level} (--until-decided allows for looks)."
         )
-    smaller = (
-        "If the first were looked at, p-values are smaller than they should be (--until-decided allows for looks)."
-    )
-    return f"{grew}. {smaller}"
+    smaller = "p-values are smaller than they should be (--until-decided allows for looks)"
+    return f"{grew}. If the first were looked at, {smaller}."

@@ -22,6 +22,14 @@ def study_of(records, design, arms=None, seeds=None) -> Study:
     return Study.of(kept, Design.from_json(design))
 
 
+def without(records, arm) -> list:
+    """The records where the arm's run of seed 2 failed."""
+    return [
+        replace(r, status="failed", reason="boom", metrics={}) if (r.study["arm"], r.seed) == (arm, 2) else r
+        for r in records
+    ]
+
+
 def test_intervals_are_the_confidence_sequence_and_wider_than_the_reports(records_of) -> None:
     design = make_design(arms=3, seeds=8)
     records = records_of(design, {"arm1": -0.06}, noise=0.02)
@@ -69,11 +77,7 @@ def test_comparisons_without_a_pair_count_for_holm_and_failures_are_told(records
     assert (other.n, other.estimate, other.p_holm, other.verdict) == (0, None, None, PENDING)
     assert (other.low, other.high) == (-math.inf, math.inf)
     assert waiting.headline == "arm1 label is better. 1 of 2 comparisons open."
-    failed = [
-        replace(r, status="failed", reason="boom", metrics={}) if (r.study["arm"], r.seed) == ("arm1", 2) else r
-        for r in records
-    ]
-    row = running(study_of(failed, design)).against_control[0]
+    row = running(study_of(without(records, "arm1"), design)).against_control[0]
     assert row.n == 7 and row.verdict == "better, among runs that finished (1 failed)"
 
 
@@ -115,24 +119,19 @@ def test_ties_at_the_beginning_are_no_evidence(records_of) -> None:
 
 def test_no_direction_is_claimed_once_the_mean_has_turned(records_of) -> None:
     values = [-0.10, -0.101, -0.099, 0.1, 0.2, 0.3, 0.25, 0.15]
-    early = running(of_differences(records_of, make_design(arms=2, seeds=3, margin=None), values[:3])).against_control[
-        0
-    ]
-    assert early.verdict == "better"
-    late = running(of_differences(records_of, make_design(arms=2, seeds=8, margin=None), values)).against_control[0]
-    assert (
-        late.p_holm == pytest.approx(early.p_holm) and late.verdict == PENDING and "changed its sign" in late.notes[-1]
+    early, late = (
+        running(of_differences(records_of, make_design(arms=2, seeds=n, margin=None), values[:n])).against_control[0]
+        for n in (3, 8)
     )
+    assert early.verdict == "better"
+    assert late.p_holm == pytest.approx(early.p_holm)
+    assert late.verdict == PENDING and "changed its sign" in late.notes[-1]
 
 
 def test_what_the_control_lost_and_what_is_below_the_margin_is_noted(records_of) -> None:
     design = make_design(arms=2, seeds=10, margin=0.1)
     found = records_of(design, {"arm1": -0.03}, noise=0.005)
-    failed = [
-        replace(r, status="failed", reason="boom", metrics={}) if (r.study["arm"], r.seed) == ("control", 2) else r
-        for r in found
-    ]
-    row = running(study_of(failed, design)).against_control[0]
+    row = running(study_of(without(found, "control"), design)).against_control[0]
     assert row.verdict == "better" and row.notes == (
         "the control lost 1 of its runs", "the difference is real but smaller than the margin of 0.1",
     )  # fmt: skip

@@ -262,10 +262,8 @@ def test_a_whole_factorial_has_main_effects_and_interactions(records_of) -> None
 
 def test_a_design_that_cannot_reach_significance_is_called_exploratory(records_of) -> None:
     judgement = judge(Study.of(records_of(make_design(seeds=2))))
-    assert (
-        judgement.found["exploratory"] in judgement.headline
-        and "Exploratory: 2 seeds for 2 arms" in judgement.found["exploratory"]
-    )
+    weak = judgement.found["exploratory"]
+    assert weak in judgement.headline and "Exploratory: 2 seeds for 2 arms" in weak
     assert judge(Study.of(records_of(make_design(seeds=6)))).found["exploratory"] == ""
 
 
@@ -280,17 +278,13 @@ def test_arms_of_different_data_are_compared_nowhere(records_of) -> None:
         arm["settings"] = {"data.corpus": corpus, "model.num_kv_heads": heads}
     found = records_of(design, {"arm1": 1.0})
     whole = judge(Study.of(found))
-    assert {c.levels for c in whole.found["main_effects"].contrasts} == {
-        ("other",),
-        ("1",),
-    }  # None is a level like any other
+    levels = {c.levels for c in whole.found["main_effects"].contrasts}
+    assert levels == {("other",), ("1",)}  # None is a level like any other
     found = [replace(r, data_fingerprint="toy:2") if r.run_hash.startswith(("arm1", "arm3")) else r for r in found]
     judgement = judge(Study.of(found))
-    assert (
-        judgement.found["contrasts"][0].verdict == "no verdict"
-        and "other data" in judgement.found["contrasts"][0].notes[0]
-    )
-    assert judgement.found["speeds"][0].speed is None and "other data" in judgement.found["speeds"][0].note
+    [contrast], speed = judgement.found["contrasts"], judgement.found["speeds"][0]
+    assert contrast.verdict == "no verdict" and "other data" in contrast.notes[0]
+    assert speed.speed is None and "other data" in speed.note
     assert judgement.found.get("main_effects") is None and "different data" in judgement.found["factorial_note"]
     assert "Planned contrasts" not in judgement.headline
 
@@ -308,12 +302,10 @@ def test_a_bound_against_an_exact_likelihood_gets_its_own_words(records_of) -> N
     assert found["arm3"].verdict == "better" and judgement.winner == "arm3"
     assert found["arm4"].verdict == "no verdict" and found["arm4"].effect is None
     assert "a model tuned to preferences isn't one of the text's likelihood" in " ".join(found["arm4"].notes)
-    assert "“arm1 label” is lower than the control by 0.3 nats/token (a bound against an exact likelihood)" in (
-        judgement.headline
-    )
-    assert judgement.comparisons[0].likelihoods.startswith("control label, arm3 label: bounds") and not (
-        judgement.comparisons[1].likelihoods
-    )
+    words = "“arm1 label” is lower than the control by 0.3 nats/token (a bound against an exact likelihood)"
+    assert words in judgement.headline
+    primary, secondary = judgement.comparisons
+    assert primary.likelihoods.startswith("control label, arm3 label: bounds") and not secondary.likelihoods
     other = {**design, "control": "arm1", "arms": [design["arms"][1], design["arms"][0], *design["arms"][2:]]}
     swapped = rows(judge(Study.of(records_of(design, effects, noise=0.005), Design.from_json(other))))
     assert swapped["control"].verdict == "higher, a bound against an exact likelihood"
@@ -343,11 +335,8 @@ def test_arms_whose_numbers_are_not_comparable_get_no_p_value_anywhere(records_o
     assert speeds["arm2"].p_holm is not None  # of the control's kind
     for arm in ("arm1", "arm3"):
         assert speeds[arm].speed is None and speeds[arm].p_holm is None and speeds[arm].note
-    assert (
-        judgement.found.get("main_effects") is None
-        and judgement.found.get("interactions") is None
-        and said in judgement.found["factorial_note"]
-    )
+    assert judgement.found.get("main_effects") is None and judgement.found.get("interactions") is None
+    assert said in judgement.found["factorial_note"]
     by_name = {table.name: table for table in tables_on(judgement.tables, "file")}
     assert "main-effects" not in by_name and "interactions" not in by_name
     assert [row["arm"] for row in by_name["learning-speed"].exact] == ["arm2"]

@@ -24,19 +24,25 @@ def failed(record: RunRecord) -> RunRecord:
     return replace(record, status="failed", reason="diverged", metrics={}, curve={}, validation={}, expert_load={})
 
 
+def study_of(records: list[RunRecord], design: dict, rule: Rule, seeds: dict[str, int], retried: list = ()) -> Study:
+    """The study of an adaptive design. seeds: per arm."""
+    return Study.of(records, rule.designed(Design.from_json(design), seeds, retried))
+
+
+def run_of(records: list[RunRecord], design: dict, rule: Rule) -> SequentialRun:
+    """The sequential run that records give, whatever was bought."""
+    return sequential_run(study_of(records, design, rule, {}))
+
+
 def bought(effects: dict[str, float], rule: Rule, noise: float = 0.02, **changes) -> tuple[Study, list[SequentialRun]]:
     """A sweep whose runs are trained as they are wanted, and its course at every block."""
-    design, records, courses = (
-        make_design(**{"arms": len(effects), "seeds": rule.fixed, "margin": 0.06} | changes),
-        [],
-        [],
-    )
+    design = make_design(**{"arms": len(effects), "seeds": rule.fixed, "margin": 0.06} | changes)
+    records, courses = [], []
     while True:
-        so_far = courses[-1].seeds if courses else {}
-        study = Study.of(records, rule.designed(Design.from_json(design), so_far))
+        study = study_of(records, design, rule, courses[-1].seeds if courses else {})
         courses.append(sequential_run(study))
         if courses[-1].decided:
-            return Study.of(records, rule.designed(Design.from_json(design), courses[-1].seeds)), courses
+            return study_of(records, design, rule, courses[-1].seeds), courses
         assert study.missing == 0
         records += [make_record(design, arm, seed, effects[arm], noise) for arm, seed in courses[-1].wanted]
 
@@ -69,19 +75,13 @@ def test_the_report_says_what_was_bought_and_its_numbers_allow_for_the_looks() -
     judgement = judge(study)
     rows = {row.arm: row for row in judgement.comparisons[0].rows}
     assert rows["arm1"].verdict == "worse" and rows["arm2"].verdict == "equivalent within the margin"
-    naive = (
-        judge(Study.of(study.cells.values(), Design.from_json(make_design(arms=4, seeds=rows["arm1"].effect.n))))
-        .comparisons[0]
-        .rows[1]
-    )
+    fixed = Design.from_json(make_design(arms=4, seeds=rows["arm1"].effect.n))
+    naive = judge(Study.of(study.cells.values(), fixed)).comparisons[0].rows[1]
     assert rows["arm1"].effect.estimate == pytest.approx(naive.effect.estimate)
     assert rows["arm1"].effect.low < naive.effect.low and rows["arm1"].effect.high > naive.effect.high
     assert rows["arm1"].effect.pvalue > naive.effect.pvalue
-    assert (
-        "seeds alone" in " ".join(rows["arm1"].notes)
-        and not judgement.found.get("speeds")
-        and judgement.found.get("main_effects") is None
-    )
+    assert "seeds alone" in " ".join(rows["arm1"].notes)
+    assert not judgement.found.get("speeds") and judgement.found.get("main_effects") is None
     assert f"Bought until decided: {courses[-1].runs} runs beside the fixed design's 48" in judgement.headline
     assert judgement.winner == "control"
     html = render(study, judgement)
@@ -101,7 +101,7 @@ def test_failed_runs_cost_their_pairs_and_an_arm_without_any_is_lost() -> None:
     records = [make_record(design, arm, seed) for seed in range(4) for arm in ("control", "arm1")]
     records += [failed(make_record(design, "arm2", seed)) for seed in range(4)]
     records[1] = failed(records[1])
-    found = sequential_run(Study.of(records, rule.designed(Design.from_json(design), {})))
+    found = run_of(records, design, rule)
     [look] = found.looks
     assert [(step.arms[0], step.n, step.decision) for step in look.steps][1] == ("arm2", 0, "lost")
     assert look.steps[0].n == 3 and {arm for arm, _ in found.wanted} == {"control", "arm1"}
@@ -114,8 +114,8 @@ def test_the_report_adjusts_within_the_family_that_the_looks_had() -> None:
         make_record(design, arm, seed, 0.01 * (arm == "arm1")) for seed in range(8) for arm in ("control", "arm1")
     ]
     records += [failed(make_record(design, "arm2", seed)) for seed in range(4)]
-    found = sequential_run(Study.of(records, rule.designed(Design.from_json(design), {})))
-    row = judge(Study.of(records, rule.designed(Design.from_json(design), found.seeds))).comparisons[0].rows[1]
+    found = run_of(records, design, rule)
+    row = judge(study_of(records, design, rule, found.seeds)).comparisons[0].rows[1]
     last = found.looks[-1].steps[0]
     assert last.decision == "undecided" and row.p_holm == pytest.approx(last.p_holm) and last.p_holm > 0.05
     assert row.verdict == "no detectable difference at this resolution"
@@ -129,8 +129,8 @@ def test_what_a_fixed_sweep_left_behind_is_not_counted_as_bought() -> None:
         for arm, effect in (("control", 0.0), ("arm1", 0.2), ("arm2", 0.0))
     ]
     records[-2] = failed(records[-2])  # of arm1, long after it was decided
-    found = sequential_run(Study.of(records, rule.designed(Design.from_json(design), {})))
-    judgement = judge(Study.of(records, rule.designed(Design.from_json(design), found.seeds)))
+    found = run_of(records, design, rule)
+    judgement = judge(study_of(records, design, rule, found.seeds))
     assert judgement.counts == {"complete": found.runs, "failed": 0, "missing": 0}
     assert judgement.study.set_aside == {"beyond what this sweep has bought": 36 - found.runs}
     assert [row.n for row in judgement.comparisons[0].rows] == list(found.seeds.values())
@@ -144,24 +144,21 @@ def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
 
 
 def with_retries(records: list[RunRecord], design: dict, rule: Rule, retried: list) -> SequentialRun:
-    return sequential_run(
-        Study.of(records, rule.designed(Design.from_json(design), dict.fromkeys(EFFECTS, rule.fixed), retried))
-    )
+    return sequential_run(study_of(records, design, rule, dict.fromkeys(EFFECTS, rule.fixed), retried))
 
 
 def test_runs_that_are_tried_again_change_no_look_that_was_taken_and_count_in_the_next() -> None:
     rule, design = replace(Rule.of(8), futile=0.0), make_design(arms=2, seeds=8, margin=None)
     whole = [make_record(design, arm, seed, 0.0, 0.04) for seed in range(8) for arm in ("control", "arm1")]
     lost = [failed(r) if (r.study["arm"], r.seed) in (("arm1", 1), ("control", 7)) else r for r in whole]
-    before = sequential_run(Study.of(lost, rule.designed(Design.from_json(design), {})))
+    before = run_of(lost, design, rule)
     assert [step.n for look in before.looks for step in look.steps] == [3, 5, 6]
-    after_6 = with_retries(whole, design, rule, [(6, [("arm1", 1)]), (8, [("control", 7)])])
+    retried = [(6, [("arm1", 1)]), (8, [("control", 7)])]
+    after_6 = with_retries(whole, design, rule, retried)
     assert after_6.looks[:2] == before.looks[:2]  # what was seen after 4 and 6 seeds stays
     [last] = after_6.looks[-1].steps
     assert last.n == 7  # seed 1 is in, and seed 7, which came after the last look, isn't
-    study = Study.of(
-        whole, rule.designed(Design.from_json(design), after_6.seeds, [(6, [("arm1", 1)]), (8, [("control", 7)])])
-    )
+    study = study_of(whole, design, rule, after_6.seeds, retried)
     row = judge(study).comparisons[0].rows[1]
     assert row.effect.n == 7 and row.p_holm == pytest.approx(last.p_holm) and "alpha is spent" in " ".join(row.notes)
     assert running(study).against_control[0].n == 7
@@ -173,9 +170,7 @@ def test_a_comparison_that_was_never_tested_loses_nothing_by_a_retry() -> None:
     rule, design = Rule.of(8), make_design(arms=2, seeds=8)
     whole = [make_record(design, arm, seed, 0.3 * (arm == "arm1")) for seed in range(4) for arm in ("control", "arm1")]
     lost = [failed(record) if record.study["arm"] == "arm1" else record for record in whole]
-    assert set(sequential_run(Study.of(lost, rule.designed(Design.from_json(design), {}))).decisions.values()) == {
-        "lost"
-    }
+    assert set(run_of(lost, design, rule).decisions.values()) == {"lost"}
     found = with_retries(whole, design, rule, [(4, [("arm1", seed) for seed in range(4)])])
     assert set(found.decisions.values()) == {"different"}
 
@@ -227,8 +222,7 @@ def test_all_null_studies_find_something_no_more_often_than_alpha() -> None:
             make_record(design, arm, 1000 * number + seed, 0.0, scale) for seed in range(rule.fixed) for arm in EFFECTS
         ]
         design["seeds"] = [1000 * number + seed for seed in range(8)]
-        last = sequential_run(Study.of(records, rule.designed(Design.from_json(design), {})))
-        found += "different" in last.decisions.values()
+        found += "different" in run_of(records, design, rule).decisions.values()
     assert found <= 8  # P(Binomial(60, 0.05) > 8) = 0.006
 
 
