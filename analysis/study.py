@@ -7,7 +7,6 @@ import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,10 @@ class Study:
     decoded: Mapping[tuple[str, int], Mapping[str, Decoded]] = field(default_factory=dict)
     history: tuple[Event, ...] = ()
     history_trouble: str = ""
+    # A report's figures on paper and on the page, and learning speed, ask for the same series: they are read once.
+    _series: dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def load(cls, folder: Path, design: Design | None = None) -> "Study | None":
@@ -207,11 +210,6 @@ class Study:
                     tokens_T = np.array(columns["tokens"], float) + record.before.get("tokens", 0.0)
                     found[record.seed] = (tokens_T, np.array(columns[column], float))
         return self._series[arm, table, column]
-
-    @cached_property
-    def _series(self) -> dict[tuple[str, str, str], dict[int, tuple[np.ndarray, np.ndarray]]]:
-        """Read once: a report's figures on paper and on the page, and learning speed, ask for the same."""
-        return {}
 
 
 @contextmanager

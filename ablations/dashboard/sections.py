@@ -66,9 +66,10 @@ def verdict(study: Study) -> dict[str, Any]:
         return {"headline": judge(study, brief=True).headline, "families": [], "notes": list(notes(study))}
     found = running(study)
     families = [("arm", found.against_control), ("planned contrast", found.contrasts)]
+    shown = found.table
     return {
-        "headline": found.headline, "label": found.label, "unit": found.unit, "goal": found.goal, "alpha": found.alpha,
-        "margin": found.margin, "looked": found.looked, "notes": [*filter(None, [looked_at(study)]), *notes(study)],
+        "headline": found.headline, "label": shown.label, "unit": shown.unit, "goal": shown.goal, "alpha": found.alpha,
+        "margin": shown.margin, "looked": found.looked, "notes": [*filter(None, [looked_at(study)]), *notes(study)],
         "families": [{"name": name, "rows": [_row(row) for row in rows]} for name, rows in families if rows],
     }  # fmt: skip
 

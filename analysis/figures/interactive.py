@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.figure import ARM_COLOURS, Dot, Figure, Forest, Heat, Lines, Series, View
+from analysis.figure import ARM_COLOURS, Dot, Figure, Forest, Heat, Series, View
 from analysis.study import thinned
 
 MOST_POINTS = 200  # of a line
@@ -31,7 +31,7 @@ def chart(figure: Figure) -> Chart | None:
     data = figure.data
     if isinstance(data, Heat):
         return _heat(data)
-    views = _effects(data) if isinstance(data, Forest) else _views(data)
+    views = _effects(data) if isinstance(data, Forest) else [_view(view) for view in data.views if view.series]
     return {"kind": "forest" if isinstance(data, Forest) else "lines", "views": views} if views else None
 
 
@@ -52,10 +52,6 @@ def _effects(data: Forest) -> list[Chart]:
         x = f"arm − control{f', {unit}' if unit else ''} ({better})"
         views += [{"title": title, "x": x, "margin": margin, "rows": rows}] if rows else []
     return views
-
-
-def _views(data: Lines) -> list[Chart]:
-    return [_view(view) for view in data.views if view.series]
 
 
 def _view(view: View) -> Chart:

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.ticker
 import numpy as np
 
-from analysis.figure import ARM_COLOURS, Dot, Figure, Forest, Heat, Lines, Series, View
+from analysis.figure import ARM_COLOURS, Figure, Forest, Heat, Lines, Series, View
 from analysis.figures.picture import INK, Picture, figure_of, styled
 from core.runtime.units import short
 
@@ -94,14 +94,10 @@ def _series(axis: Any, one: Series, view: View, kinds: int) -> None:
         if dot.low is not None:
             x *= 1.02 ** (one.place - kinds / 2)  # so that equal costs don't hide each other
             axis.plot([x, x], [dot.low, dot.high], color=colour, linewidth=1.4)
-        label = name if place == 0 else None
-        axis.plot(x, dot.y, dot.mark or marker, color=colour, markersize=dot.size, fillstyle=_fill(dot), label=label)
+        label, fill = name if place == 0 else None, "full" if dot.mark or dot.low is not None else "none"
+        axis.plot(x, dot.y, dot.mark or marker, color=colour, markersize=dot.size, fillstyle=fill, label=label)
     if one.limit is not None:
         axis.axhline(one.limit, color=colour, linewidth=0.7, linestyle="--")
-
-
-def _fill(dot: Dot) -> Any:
-    return "full" if dot.mark or dot.low is not None else "none"
 
 
 def _axes(axis: Any, view: View, *, first: bool) -> None:

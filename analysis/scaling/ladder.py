@@ -251,11 +251,8 @@ def _optima(ladder: Ladder) -> tuple[Optimum, ...]:
         for budget in sorted({point.budget for point in own if point.budget is not None}):
             there = [point for point in own if point.budget == budget and point.loss is not None]
             measured = measured_minimum([p.parameters for p in there], [p.loss for p in there if p.loss is not None])
-            row = Optimum(family, budget, measured)
-            if not ladder.weak:
-                at = law_minimum(law, budget, ladder.cost(family), ladder.modifiers(family))
-                row = Optimum(family, budget, measured, *at)
-            rows.append(row)
+            by_law = () if ladder.weak else law_minimum(law, budget, ladder.cost(family), ladder.modifiers(family))
+            rows.append(Optimum(family, budget, measured, *by_law))
     return tuple(rows)
 
 

@@ -30,10 +30,6 @@ class Confirmation:
     selected: float
     optimism: float
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.low, self.high
-
 
 def expected_best(scores: ArrayLike, n: int, *, higher_is_better: bool = True) -> float:
     """The expected best score of n trials out of the N that were made, drawn without replacement.

@@ -26,8 +26,7 @@ from analysis.verdicts.comparisons import (
     planned_contrasts,
     qualified,
 )
-from analysis.verdicts.until_decided import Rule, sequential_run
-from core.records.metrics import METRICS
+from analysis.verdicts.until_decided import sequential_run
 
 PENDING = "no verdict yet"
 
@@ -54,15 +53,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Running:
-    """Verdict of a study so far. looked: of a sequential design, after how many seeds one last looked; else None.
-    exploratory: as `analysis.verdicts.arms.exploratory` gives it."""
+    """Verdict of a study so far, in the metric of `table`. looked: of a sequential design, after how many seeds one last
+    looked; else None. exploratory: as `analysis.verdicts.arms.exploratory` gives it."""
 
-    metric: str
-    label: str
-    unit: str
-    goal: str
+    table: MetricTable
     alpha: float
-    margin: float | None
     against_control: tuple[Comparison, ...]
     contrasts: tuple[Comparison, ...]
     looked: int | None = None
@@ -88,7 +83,7 @@ def running(study: Study) -> Running:
     An adaptive design keeps its own looks: its intervals and p-values are those of the last one, which allow for them.
     """
     design, metric = study.design, study.design.metric
-    known, looks, looked = METRICS[metric], None, None
+    looks, looked = None, None
     if design.adaptive is not None:
         found = sequential_run(study)
         study, looks = study.within(found.seeds), found.looks_of
@@ -96,12 +91,9 @@ def running(study: Study) -> Running:
     table = metric_table(study, metric, primary=True, looks=looks)
     rows = [((row.arm, design.control), row) for row in table.rows if row.verdict != "control"]
     planned = [(row.arms, row) for row in planned_contrasts(study, looks)]
-    of_rule = Rule.of_design(design)
-    read = _looked_at if of_rule else _sequential
-    return Running(
-        metric, known.label, known.unit, known.goal, design.alpha, design.margin,
-        read(study, table, rows), read(study, table, planned), looked, exploratory(design),
-    )  # fmt: skip
+    read = _sequential if design.adaptive is None else _looked_at
+    families = (read(study, table, each) for each in (rows, planned))
+    return Running(table, design.alpha, *families, looked, exploratory(design))
 
 
 def differences(study: Study, pair: tuple[str, str], metric: str) -> np.ndarray:

@@ -98,21 +98,24 @@ def speeds(study: Study) -> tuple[SpeedRow, ...]:
     base = study.series(control, "validation", metric)
     if not any(len(tokens) > 1 for tokens, _ in base.values()):
         return ()
-    drafts = [
-        _row(study, arm, base, study.series(arm, "validation", metric), METRICS[metric].goal)
-        for arm in study.arms
-        if arm != control
-    ]
-    tested = [row for row in drafts if row.speed is not None and row.speed.n >= VERDICT_FLOOR]
-    adjusted = dict(zip([r.arm for r in tested], holm([r.speed.pvalue for r in tested if r.speed]), strict=True))
-    return tuple(replace(row, p_holm=float(adjusted[row.arm]) if row.arm in adjusted else None) for row in drafts)
+    drafts = []
+    for arm in study.arms:
+        if arm != control:
+            try:
+                speed, note = _speed(study, arm, base, study.series(arm, "validation", metric))
+            except UserError as error:
+                speed, note = None, str(error)
+            drafts.append(SpeedRow(arm, study.labels[arm], speed, None, note))
+    tested = {row.arm: row.speed.pvalue for row in drafts if row.speed and row.speed.n >= VERDICT_FLOOR}
+    adjusted = dict(zip(tested, map(float, holm(list(tested.values()))), strict=True))
+    return tuple(replace(row, p_holm=adjusted.get(row.arm)) for row in drafts)
 
 
-def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> SpeedRow:
-    name, control, alpha = study.labels[arm], study.design.control, study.design.alpha
-    metric = study.design.metric
+def _speed(study: Study, arm: str, base: _Series, own: _Series) -> tuple[LearningSpeed, str]:
+    """An arm's learning speed and a note on it. Raises UserError with the reason where there is none."""
+    metric, control = study.design.metric, study.design.control
     if reason := study.incomparable(metric, arm, control):
-        return SpeedRow(arm, name, None, None, reason)
+        raise UserError(reason)
     seeds = [
         seed
         for seed in study.design.seeds
@@ -120,23 +123,20 @@ def _row(study: Study, arm: str, base: _Series, own: _Series, goal: str) -> Spee
         and np.isfinite(base[seed][1]).all() and np.isfinite(own[seed][1]).all()
     ]  # fmt: skip
     if not seeds:
-        return SpeedRow(arm, name, None, None, "no seed in which both were validated at the same tokens")
+        raise UserError("no seed in which both were validated at the same tokens")
     tokens_T, own_T = base[seeds[0]][0], own[seeds[0]][0]
     if not all(np.array_equal(base[seed][0], tokens_T) and np.array_equal(own[seed][0], own_T) for seed in seeds):
-        return SpeedRow(arm, name, None, None, "seeds were validated at different tokens")
+        raise UserError("seeds were validated at different tokens")
     control_ST, arm_ST = (np.stack([side[seed][1] for seed in seeds]) for side in (base, own))
-    try:
-        higher = goal == "max"
-        speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=higher, arm_tokens_T=own_T, alpha=alpha)
-    except UserError as error:
-        return SpeedRow(arm, name, None, None, str(error))
+    higher, alpha = METRICS[metric].goal == "max", study.design.alpha
+    speed = learning_speed(tokens_T, control_ST, arm_ST, higher_is_better=higher, arm_tokens_T=own_T, alpha=alpha)
     kinds = study.likelihoods(metric, arm, control)
     if kinds is not None and likelihood_kind.across(*kinds, float((arm_ST - control_ST)[:, -1].mean())):
-        return SpeedRow(arm, name, None, None, f"not said{ACROSS}: the lower number of the exact one proves nothing")
+        raise UserError(f"not said{ACROSS}: the lower number of the exact one proves nothing")
     notes = [f"{speed.early} of {speed.n} crossings lie before the first validation"] if speed.early else []
     if len(seeds) < len(study.design.seeds):
         notes.append(f"compared on {len(seeds)} of {len(study.design.seeds)} seeds, validated alike in both arms")
-    return SpeedRow(arm, name, speed, None, "; ".join(notes))
+    return speed, "; ".join(notes)
 
 
 def _alike(study: Study, arm: str, seed: int, control_T: np.ndarray, arm_T: np.ndarray) -> bool:
@@ -191,15 +191,8 @@ def learning_speed(
     if early == len(logs) and np.ptp(logs) == 0:  # all crossings lie before the first validation: bounds, not values
         raise UserError("in all seeds one is as good as the other's end at the first validation: validate more often")
     effect = paired_effect(np.zeros_like(logs), logs, alpha=alpha)
-    return LearningSpeed(
-        share=math.exp(effect.estimate),
-        low=math.exp(effect.low),
-        high=math.exp(effect.high),
-        pvalue=effect.pvalue,
-        n=effect.n,
-        reached=int(ahead.sum()),
-        early=early,
-    )
+    share, low, high = map(math.exp, (effect.estimate, effect.low, effect.high))
+    return LearningSpeed(share, low, high, effect.pvalue, effect.n, reached=int(ahead.sum()), early=early)
 
 
 def _first_below(x_T: np.ndarray, y_T: np.ndarray, target: float) -> float:

@@ -56,7 +56,7 @@ def test_confirm_takes_the_winner_of_one_and_the_values_of_the_other() -> None:
     holdout = [[9.0, 9.0, 9.0], [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]]
     found = confirm(selection, holdout)
     assert (found.winner, found.estimate, found.n) == (1, 2.0, 3)
-    assert found.interval == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))  # t(2), 97.5 %
+    assert (found.low, found.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))  # t(2), 97.5 %
     assert (found.selected, found.optimism) == (3.5, 1.5)
     lowest = confirm(selection, holdout, higher_is_better=False)
     assert (lowest.winner, lowest.estimate, lowest.optimism) == (2, 5.0, 5.0)
