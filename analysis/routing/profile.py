@@ -3,9 +3,9 @@
 Two designs. In the plain one each sequence is seen at one timestep. In the crossed one it is seen at all of them, under
 nested masks, and only the tokens count whose masked status is the same at all: token, position and status are held fixed.
 
-The unit is the sequence: a test that takes tokens for independent finds a dependence in anything. Masked status is held
-fixed, because a mask is routed unlike a token and the timestep says how many there are. Shapes: S layers, G sequences, T
-timesteps, M = 2 masked statuses (visible, masked), K experts, R resamples.
+The unit is the sequence: its tokens are alike. Masked status is held fixed, because a mask is routed unlike a token and the
+timestep says how many there are. Shapes: S layers, G sequences, T timesteps, M = 2 masked statuses (visible, masked), K
+experts, R resamples.
 """
 
 from collections.abc import Iterable, Sequence

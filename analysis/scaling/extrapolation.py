@@ -76,9 +76,8 @@ def undetermined(laws: Mapping[str, ScalingLaw], runs: Runs, targets: Mapping[st
 def weaknesses(laws: Mapping[str, ScalingLaw], runs: Runs) -> list[str]:
     """Reasons why the runs don't determine their law, in lines; empty if they do.
 
-    A term that changes the loss by less than twice the scatter of the runs around the law has coefficients that mean
-    nothing; the smallest N or D is left out of that, since a huge exponent can explain one model and be 0 for all others.
-    Nor does an E of nearly 0 mean anything: no end of the fall is in sight.
+    A term that changes the loss by less than twice the scatter has coefficients that mean nothing; the smallest N or D is
+    left out of that, since a huge exponent can explain one model alone. Nor does an E of nearly 0 mean anything.
     """
     said, own_laws = [], distinct(laws)
     for families, law in own_laws.items():

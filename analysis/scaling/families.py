@@ -1,11 +1,9 @@
 """Several families of models (dense, sparse ones) and how much of a scaling law they share.
 
 Forms, from the fewest coefficients on: one law for all of them; one law whose parameter term knows sparsity, granularity or
-both (dense models have 1 of each); a law each with one irreducible loss E, which is the data's and the objective's rather
-than the model's; and a law each, E included. Which of them is reported isn't assumed: all are fitted without the largest
-model of every family and judged on those models' runs, and the simplest one whose error is within 5 % of the least is kept.
-A form that those runs don't determine has no such error and isn't kept.
-So whether dense and sparse models share E is decided by what they say about a scale that they haven't seen.
+both (dense models have 1 of each); a law each with one irreducible loss E; and a law each, E included. All are fitted without
+the largest model of every family and judged on those models' runs; the simplest one whose error is within 5 % of the least
+is kept. A form that those runs don't determine has no such error and isn't kept.
 """
 
 import itertools

@@ -3,10 +3,9 @@
 The objective is the *sum* of Huber losses of log residuals (Hoffmann et al., arXiv 2203.15556, Sec. D.2; Besiroglu et al.,
 arXiv 2404.10102, show that a mean with default tolerances stops early at wrong values), minimised from many starts.
 
-With its small threshold it is nearly a sum of absolute values, and such a sum can have many minima that are equal to the last
-digit and far apart: rounding would then choose. So a fit also keeps what else fits as well: the other starts' minima, what is
-met on the way along every eigenvector of the Hessian, and what is found when a prediction that matters is pushed aside. If
-those predict different losses, the fit isn't determined.
+It is nearly a sum of absolute values, which can have many minima, equal to the last digit and far apart: rounding would
+then choose. So a fit also keeps what else fits as well: the other starts' minima, what is met along every eigenvector of the
+Hessian, and what is found when a prediction is pushed aside. If those predict different losses, the fit isn't determined.
 """
 
 import itertools
@@ -27,9 +26,8 @@ UNDETERMINED = 1e-3  # spread of log predictions over equally good fits, from wh
 
 NO_ERROR = 1e-4  # of a log: less than that a page doesn't show, and between two such errors rounding would choose
 
-ASIDE = UNDETERMINED * np.array(
-    [0.3, 0.6, 1.2, 12.0, 120.0]
-)  # by how much a log prediction is pushed, to see if it gives
+# By how much a log prediction is pushed, to see if it gives.
+ASIDE = UNDETERMINED * np.array([0.3, 0.6, 1.2, 12.0, 120.0])
 
 WALK = np.geomspace(1e-3, 8.0, 10)  # how far along an eigenvector is looked for fits that are as good
 

@@ -40,10 +40,9 @@ class Shift:
 def shift(values_SN: ArrayLike, *, alpha: float = 0.05) -> Shift:
     """The mean of values that two crossed clusters share, with an interval of coverage 1 - alpha.
 
-    values_SN: (S, N), a row for each model, a column for each prompt. The variance of the mean is that of clusters of models
-    plus that of clusters of prompts, less that of single answers, which both have counted (Cameron, Gelbach and Miller 2011),
-    and never below either; a t distribution of the smaller number of clusters less one. One model says nothing of others: its
-    interval is of other prompts alone.
+    values_SN: (S, N), models by prompts. The variance of the mean is that of clusters of models plus that of clusters of
+    prompts, less that of single answers (Cameron, Gelbach and Miller 2011), and never below either; a t distribution of the
+    smaller number of clusters less one. One model's interval is of other prompts alone.
     """
     values = np.asarray(values_SN, dtype=float)
     models, prompts = values.shape

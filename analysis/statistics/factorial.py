@@ -1,8 +1,7 @@
 """Factorial designs in blocks: what each factor does on average, and whether one's effect depends on another's level.
 
-The unit is the block (a seed): every contrast is computed within each block and then tested over blocks by a paired t
-test, so that no homogeneity of variances over cells is assumed. There are no F tests beside them: those pool over a factor's
-levels, need their differences to vary alike (sphericity), and ask nothing that the contrasts don't.
+The unit is the block (a seed): every contrast is computed within each block and tested over blocks by a paired t test. There
+are no F tests: they need differences that vary alike (sphericity), and ask nothing that the contrasts don't.
 """
 
 import itertools

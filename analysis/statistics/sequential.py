@@ -1,9 +1,8 @@
 """Looking at the results before all seeds are in, without fooling oneself.
 
 A t test after every new seed finds something in a quarter of all experiments in which there is nothing. The Bayes factor of
-the t test with a Cauchy prior on the effect size and the right Haar prior on its scale (JZS; Rouder et al. 2009) is a
-test martingale under the null hypothesis: by Ville's inequality it ever reaches 1 / alpha with probability alpha at most
-(Hendriksen, de Heide & Grünwald 2021). So it may be looked at after every seed, as often as one likes.
+the t test (JZS; Rouder et al. 2009) is a test martingale under the null hypothesis: by Ville's inequality it ever reaches
+1 / alpha with probability alpha at most (Hendriksen, de Heide & Grünwald 2021), however often one looks.
 """
 
 import functools
@@ -60,8 +59,7 @@ def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> flo
 def strongest(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> tuple[float, int]:
     """The largest Bayes factor that there was on the way, 1 where there was none, and after how many differences.
 
-    Where the first ones are identical, as shares may be by chance, nothing can be tested yet: a factor without a variance
-    would be infinite, and stay so.
+    Where the first ones are identical, nothing can be tested yet: a factor without a variance would be infinite, and stay so.
     """
     differences = _checked(differences_S)
     found = [

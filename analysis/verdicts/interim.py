@@ -1,9 +1,8 @@
 """The verdict of a study whose runs are still coming in, which may be looked at as often as one likes.
 
 The report's t intervals hold for one look, after all seeds. Here an interval is the confidence sequence of the paired
-differences (`analysis.statistics.sequential`), and a p-value the smallest 1 / Bayes factor up to now, which is any-time
-valid (Ville's inequality); Holm adjusts over the arms. Both allow for endless looks, so they are wider. What is assumed
-of the order in which seeds come in is that it doesn't depend on their differences.
+differences (`analysis.statistics.sequential`), and a p-value the smallest 1 / Bayes factor up to now; Holm adjusts over the
+arms. Both allow for endless looks, so they are wider. Assumed: the order of seeds doesn't depend on their differences.
 """
 
 import math

@@ -1,7 +1,6 @@
 """Sequential runs of a sweep: seeds are trained in blocks, and an interim analysis after each decides what is trained next.
 
-All of it follows from the records and the design's rule, so that it can be computed again at any time: at each analysis every
-comparison that is still open may be decided, and its arm be dropped.
+All of it follows from the records and the design's rule, so that it can be computed again at any time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -209,8 +208,8 @@ def sequential_run(study: Study) -> SequentialRun:
 def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[int, int]:
     """Places of seeds whose pair failed at first: after how many seeds one had looked when it was trained again.
 
-    What was tested is tested once: such a pair counts from the next planned look on, so that no look is taken twice. A
-    comparison that had too few pairs to be tested when its runs were tried again loses nothing by having them all along.
+    Such a pair counts from the next planned look on, so that no look is taken twice. A comparison that had too few pairs to
+    be tested when its runs were tried again has them all along.
     both_S: (S,) whether both runs finished by now.
     """
     late: dict[int, int] = {}

@@ -157,12 +157,11 @@ def learning_speed(
     """Tokens to the worse of both arms' final values: the better arm's crossing over the whole run, seed by seed.
 
     tokens_T: (T,) increasing counts of tokens at which both were validated; control_ST, arm_ST: (S, T) values, paired by
-    seed. arm_tokens_T: the arm's tokens, where they aren't the control's. Where the arm ends as good as the control or
-    better, its share is (tokens at which it first is as good as the control's end) / (all tokens of the control); where it
-    ends worse, it is all its tokens over those at which the control first is as good as the arm's end; where both end the
-    same, it is the one's first crossing over the other's: so the share is defined for every seed, and exchanging the arms
-    inverts it. Between validations the value is taken to be linear in log tokens. Raises UserError for shapes that don't
-    fit, values that aren't finite, fewer than 2 seeds or 2 validations, and shares that are the same in all seeds.
+    seed. arm_tokens_T: the arm's tokens, where they aren't the control's. Where the arm ends better, its share is (tokens at
+    which it first is as good as the control's end) / (all tokens of the control); where it ends worse, all its tokens over
+    those at which the control first is as good as the arm's end; where both end the same, the one's first crossing over the
+    other's. So exchanging the arms inverts it. Between validations the value is linear in log tokens. Raises UserError for
+    shapes that don't fit, values that aren't finite, fewer than 2 seeds or 2 validations, and equal shares in all seeds.
     """
     tokens, control, arm = (np.asarray(each, dtype=float) for each in (tokens_T, control_ST, arm_ST))
     own_tokens = tokens if arm_tokens_T is None else np.asarray(arm_tokens_T, dtype=float)
