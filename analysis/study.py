@@ -16,8 +16,8 @@ from core.errors import UserError
 from core.records import decoded, designs, likelihood_kind, run_record, study_history
 from core.records.decoded import Decoded
 from core.records.designs import Design, Likelihood
-from core.records.fingerprints import data_of, lacks_files, named_files
 from core.records.metrics import METRICS
+from core.records.provenance import data_of, lacks_files, named_files
 from core.records.run_folders import list_runs
 from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.records.study_history import Event, HistoryError

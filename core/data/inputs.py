@@ -9,7 +9,7 @@ from functools import lru_cache
 from core.config.run import RunConfig
 from core.data import corpora
 from core.errors import UserError
-from core.records.fingerprints import SEPARATOR, STAGE
+from core.records.provenance import SEPARATOR, STAGE
 from core.runtime.paths import expanded, file_sha256
 
 SMALL = 2**24  # bytes of a file that is read again each time

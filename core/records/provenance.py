@@ -1,4 +1,7 @@
-"""Provenance of a run: code, packages, host, device, job; and which version of the code trained which runs."""
+"""Provenance of a run: code, packages, host, device, job and data; and which version of the code trained which runs.
+
+The fingerprint of a run's data is its corpus's, then `|name=digest` of each file that its config names (core.data.inputs).
+"""
 
 import hashlib
 import os
@@ -29,6 +32,9 @@ PACKAGES = (
     "tokenizers",
     "safetensors",
 )
+STAGE = "stage:"  # before the arm hash of a first stage, whose weights lie in the run's own folder
+SEPARATOR = "|"  # between its parts; no corpus's own fingerprint has one
+NAMED_FILES = {"trainer.initial_weights": ("trainer", "initial_weights"), "deepspeed.json": ("deepspeed", "json")}
 UNKNOWN = "unknown"
 DIFFS = "diffs"
 LARGEST_DIFF = 4_000_000  # bytes; of a longer one the record has the hash alone
@@ -208,3 +214,19 @@ def _commit(provenance: Mapping[str, Any]) -> str | None:
     if not isinstance(commit, str) or (dirty and not isinstance(changed, str)):
         return None
     return f"commit {commit[:12]}" + (f" with changes {str(changed)[:8]}" if dirty else "")
+
+
+def data_of(fingerprint: str) -> str:
+    """The corpus's part of a fingerprint: runs that start from other weights may well be compared on the same data."""
+    return fingerprint.partition(SEPARATOR)[0]
+
+
+def lacks_files(fingerprint: str, wanted: str) -> bool:
+    """True if a fingerprint is of the wanted data, by a version that didn't look into the files that the config names."""
+    return SEPARATOR in wanted and fingerprint == data_of(wanted)
+
+
+def named_files(config: Mapping[str, Any]) -> str:
+    """The fields of a record's config that name a file, in words."""
+    found = ((key, (config.get(part) or {}).get(name)) for key, (part, name) in NAMED_FILES.items())
+    return " and ".join(key for key, path in found if path and not path.startswith(STAGE))

@@ -15,8 +15,8 @@ from core.data.corpora import load as load_corpus
 from core.data.corpus import Corpus
 from core.errors import UserError
 from core.model.shapes import Shape, shapes
-from core.records.fingerprints import STAGE
 from core.records.metrics import METRICS, part_metric
+from core.records.provenance import STAGE
 from core.runtime.paths import expanded
 from core.training.checkpoint_files import WEIGHTS
 from core.training.deepspeed_config import check_devices, has_cuda

@@ -16,7 +16,7 @@ from core.config.run import RunConfig
 from core.errors import UserError
 from core.model.transformer import Denoiser, whole_name
 from core.records import fencing, run_record
-from core.records.fingerprints import STAGE
+from core.records.provenance import STAGE
 from core.records.run_record import FILE_NAME, RunRecord
 from core.runtime.paths import expanded, file_sha256
 from core.runtime.ranks import Ranks

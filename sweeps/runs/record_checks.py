@@ -13,7 +13,7 @@ from core.config.run import RunConfig, content_hash
 from core.errors import UserError
 from core.records import decoded, run_record
 from core.records.designs import DecodersDesign
-from core.records.fingerprints import FILES, STAGE, lacks_files, named_files
+from core.records.provenance import NAMED_FILES, STAGE, lacks_files, named_files
 from core.records.run_folders import list_runs
 from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
 from core.runtime.paths import file_sha256
@@ -230,7 +230,7 @@ class Corpora:
 
     def differences(self, place: str, run: Run) -> Iterator[Finding]:
         config, trained_on = run.record.config, run.record.data_fingerprint
-        files = [(config.get(part) or {}).get(name) for part, name in FILES.values()]
+        files = [(config.get(part) or {}).get(name) for part, name in NAMED_FILES.values()]
         key = json.dumps([config.get("data"), *files], sort_keys=True)
         if key not in self._known:
             try:

@@ -10,7 +10,7 @@ from core.config.run import RunConfig, config_hash, to_dict
 from core.errors import UserError
 from core.model.flops import flops_per_token, training_flops
 from core.records.designs import DesignArm
-from core.records.fingerprints import STAGE
+from core.records.provenance import STAGE
 from sweeps.studies.arms import Arm, ArmSource, ResolvedArm, Shared, comparison_notes, differences
 from sweeps.studies.ladder import with_steps
 

@@ -16,9 +16,9 @@ from core.training.run import train
 from core.training.weights import load_weights
 from tests.core.training.test_run import QUICK
 
-BASE = build(QUICK, {"data.corpus": "task:copy", "data.sequence_length": 24, "data.validation_sequences": 16})
-NAMES = ("LLaDA-MoE", "LLaDA", "LLaDA 1.5", "Dream", "Qwen2.5", "LLaDA2.0", "EC-DLM", "EC-DLM, softmax first")
 SHARED = {"data.corpus": "task:copy", "data.sequence_length": 24, "data.validation_sequences": 16}
+BASE = build(QUICK, SHARED)
+NAMES = ("LLaDA-MoE", "LLaDA", "LLaDA 1.5", "Dream", "Qwen2.5", "LLaDA2.0", "EC-DLM", "EC-DLM, softmax first")
 
 
 def staged(recipe: Recipe, folder: Path) -> RunConfig:
@@ -27,9 +27,8 @@ def staged(recipe: Recipe, folder: Path) -> RunConfig:
         return build(QUICK, SHARED, recipe.settings)
     first = build(QUICK, SHARED, recipe.first)
     assert train(first, folder / "first").status == "complete"
-    return build(
-        QUICK, SHARED, recipe.settings, {"trainer.initial_weights": str(folder / "first" / "model.safetensors")}
-    )
+    weights = str(folder / "first" / "model.safetensors")
+    return build(QUICK, SHARED, recipe.settings, {"trainer.initial_weights": weights})
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,9 +81,9 @@ def test_an_autoregressive_start_with_shifted_logits_is_worth_something(tmp_path
         masked_BL = torch.zeros_like(tokens_BL, dtype=torch.bool)
         masked_BL[:, 16] = True
         with torch.no_grad():
-            logits_MV, _ = module.denoiser(tokens_BL.masked_fill(masked_BL, 256), masked_BL) if not shifted else (
-                module.denoiser(tokens_BL.masked_fill(masked_BL, 256))[0][:, 16], None
-            )  # fmt: skip
+            chosen = () if shifted else (masked_BL,)
+            logits, _ = module.denoiser(tokens_BL.masked_fill(masked_BL, 256), *chosen)
+            logits_MV = logits[:, 16] if shifted else logits
         return float(cross_entropy(logits_MV, tokens_BL[:, 16]))
 
     started, fresh, unshifted = loss(True, True), loss(False, True), loss(True, False)

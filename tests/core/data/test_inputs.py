@@ -13,7 +13,7 @@ from core.config.run import RunConfig
 from core.data import corpora
 from core.data.inputs import fingerprint
 from core.errors import UserError
-from core.records.fingerprints import data_of
+from core.records.provenance import data_of
 from core.runtime.ranks import Ranks
 from core.training.checkpoint_files import FOLDER, notes
 from core.training.resume_point import find

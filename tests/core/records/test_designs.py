@@ -42,10 +42,9 @@ def test_cells_are_those_that_were_bought() -> None:
 
 
 def test_what_a_later_version_adds_is_kept_and_its_kinds_are_designs() -> None:
-    design = parse(newest(kind="mine", colour="red"))
-    assert (
-        isinstance(design, Design) and design.kind == "mine" and design.to_json() == newest(kind="mine", colour="red")
-    )
+    later = newest(kind="mine", colour="red")
+    design = parse(later)
+    assert isinstance(design, Design) and design.kind == "mine" and design.to_json() == later
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from core.records.designs import Likelihood
 from core.records.likelihood_kind import across, incomparable, listed
 
 AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
+VRPO = {"objective.kind": "vrpo", "trainer.initial_weights": "x", "data.corpus": "preferences:x.jsonl"}
 
 
 @pytest.mark.parametrize(
@@ -25,11 +26,7 @@ AUTOREGRESSIVE = {"objective.kind": "autoregressive", "model.causal": True}
         ({"objective.kind": "sft", "data.corpus": "0.7*task:copy + 0.3*task:reverse"}, "bound", "responses"),
         ({"objective.kind": "sft", "data.corpus": "2*instructions:a.jsonl + 1*task:copy"}, "bound", "responses"),
         ({"data.corpus": "0.7*stdlib + 0.3*text:x"}, "bound", "sequences"),
-        (
-            {"objective.kind": "vrpo", "trainer.initial_weights": "x", "data.corpus": "preferences:x.jsonl"},
-            "tuned",
-            "responses",
-        ),
+        (VRPO, "tuned", "responses"),
     ],
 )
 def test_each_kind_of_training_has_its_kind_of_number(settings: dict, kind: str, of: str) -> None:

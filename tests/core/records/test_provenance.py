@@ -1,5 +1,6 @@
 import hashlib
 import subprocess
+from functools import cache
 
 import pytest
 
@@ -21,11 +22,9 @@ def repository(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-qm", "a")
     monkeypatch.setattr(provenance, "_root", lambda: root)
-    for cached in (provenance._git, provenance._difference):
-        cached.cache_clear()
-    yield root, git
-    for cached in (provenance._git, provenance._difference):
-        cached.cache_clear()
+    for name in ("_git", "_difference"):
+        monkeypatch.setattr(provenance, name, cache(getattr(provenance, name).__wrapped__))
+    return root, git
 
 
 def test_a_clean_tree_is_its_commit(repository, tmp_path):
