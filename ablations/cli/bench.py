@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from ablations.cli.models import Opened, open_model
-from ablations.cli.options import check_lists
-from ablations.cli.terminal import console, show_json
+from ablations.cli.options import check_at_least
+from ablations.cli.terminal import show
 from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.model.flops import count
@@ -43,12 +43,12 @@ def run_bench(arguments: argparse.Namespace) -> int:
     for name, value in DEFAULTS.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    check_lists(arguments, ("length", "block_length", "batch", "tokens_per_call"))
+    check_at_least(1, arguments, "length", "block_length", "batch", "tokens_per_call")
     if arguments.kind in KINDS:
         find_run(arguments.model)
         return _run_kind(arguments)
-    if arguments.rounds < 1 or arguments.prompt_length < 0:
-        raise UserError("--rounds must be at least 1, and --prompt-length not negative")
+    check_at_least(1, arguments, "rounds")
+    check_at_least(0, arguments, "prompt_length")
     opened = open_model(arguments.model)
     _check_prompts(opened, max(arguments.batch), arguments.prompt_length)
     grid = itertools.product(arguments.length, arguments.block_length, arguments.batch, arguments.tokens_per_call)
@@ -72,8 +72,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         "costs": _rows(costs),
         "errors": [asdict(error) | {"cell": asdict(error.cell)} for error in errors],
     }
-    show_json(content) if arguments.json else _print(content, console())
-    return 0
+    return show(content, arguments, _print)
 
 
 def _run_kind(arguments: argparse.Namespace) -> int:

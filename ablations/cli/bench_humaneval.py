@@ -6,20 +6,21 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ablations.cli.bench_lm_eval import asked_of, responder_of, save
-from ablations.cli.terminal import console, show_json
+from ablations.cli.bench_lm_eval import asked_of, responder_of, save, save_text
+from ablations.cli.options import check_at_least
+from ablations.cli.terminal import show
 from core.config.model import ModelConfig
 from core.errors import UserError
 from core.execution.examining import Verdict, examine_all
 from core.execution.sandbox import Limits, confinement
 from core.probes.humaneval import UNTIL, Problem, pass_rate, problems, wanted_k
-from core.records.run_record import write_atomically
 from core.runtime.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ LIMITS = Limits()
 
 def run_humaneval(arguments: argparse.Namespace) -> int:
     """Write the functions' bodies; run them where that was asked for."""
-    for name in ("limit", "samples_per_problem"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(arguments, name)}")
+    check_at_least(1, arguments, "limit", "samples_per_problem")
     if arguments.execute:
         confinement()  # before anything is decoded
     asked = problems()[: arguments.limit]
@@ -55,11 +54,7 @@ def run_humaneval(arguments: argparse.Namespace) -> int:
         content |= _judged(verdicts, arguments.samples_per_problem)
         _write_rows(path.with_suffix(".jsonl"), [row | asdict(said) for row, said in zip(rows, verdicts, strict=True)])
     save(path, content)
-    if arguments.json:
-        show_json(content)
-        return 0
-    _print(content, path, console())
-    return 0
+    return show(content, arguments, partial(_print, path=path))
 
 
 def _check_context(model: ModelConfig, arguments: argparse.Namespace) -> None:
@@ -116,14 +111,10 @@ def _judged(verdicts: Sequence[Verdict], samples: int) -> dict[str, Any]:
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the samples as JSON lines, which the package's own evaluation reads too."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-    except PermissionError:
-        raise UserError(f"{path} can't be written: name another file with --to") from None
+    save_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _print(content: Mapping[str, Any], path: Path, out: Terminal) -> None:
+def _print(content: Mapping[str, Any], out: Terminal, path: Path) -> None:
     settings = content["settings"]
     if settings["truncated"]:
         out.unwrapped(

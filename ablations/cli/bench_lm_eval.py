@@ -6,12 +6,13 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ablations.cli.models import Opened, open_model
-from ablations.cli.options import check_lists
-from ablations.cli.terminal import console, show_json
+from ablations.cli.options import check_at_least
+from ablations.cli.terminal import show
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.records.run_record import write_atomically
@@ -31,22 +32,14 @@ def run_lm_eval(arguments: argparse.Namespace) -> int:
     names = [name for name in (arguments.tasks or "").split(",") if name]
     if not names:
         raise UserError("lm-eval needs --tasks, such as --tasks gsm8k,mmlu_pro")
-    for name in ("limit", "samples"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            raise UserError(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    if arguments.few_shot is not None and arguments.few_shot < 0:
-        raise UserError(f"--few-shot must not be negative, not {arguments.few_shot}")
+    check_at_least(1, arguments, "limit", "samples")
+    check_at_least(0, arguments, "few_shot")
     opened, settings = asked_of(arguments)
     tasks = _load(names, arguments)  # before the weights: what can't be asked needs none
     content = _evaluate(tasks, responder_of(opened, settings, arguments), arguments)
     path = arguments.to or arguments.model / f"lm-eval.{re.sub(r'[^A-Za-z0-9_.-]+', '_', '+'.join(names))[:100]}.json"
     save(path, content)
-    if arguments.json:
-        show_json(content)
-        return 0
-    _print(content, console())
-    console().unwrapped(f"results: {path}")
-    return 0
+    return show(content, arguments, partial(_print, path=path))
 
 
 def asked_of(arguments: argparse.Namespace) -> tuple[Opened, Sampling]:
@@ -55,9 +48,7 @@ def asked_of(arguments: argparse.Namespace) -> tuple[Opened, Sampling]:
         several = getattr(arguments, name)
         if several is not None and len(several) > 1:
             raise UserError(f"--{name.replace('_', '-')} takes one value here, not {len(several)}")
-    check_lists(
-        arguments, [name for name in ("block_length", "batch", "tokens_per_call", "length") if getattr(arguments, name)]
-    )
+    check_at_least(1, arguments, "block_length", "batch", "tokens_per_call", "length")
     opened = open_model(arguments.model, arguments.tokenizer)
     if opened.tokenizer is None:
         raise UserError(
@@ -197,15 +188,20 @@ def _rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:
-    """Write results as JSON, whole or not at all. Raises UserError where there is no writing."""
+    """Write results as JSON. Raises UserError where there is no writing."""
+    save_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+
+
+def save_text(path: Path, text: str) -> None:
+    """Write a file of results, whole or not at all. Raises UserError where there is no writing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+        write_atomically(path, text)
     except PermissionError:
         raise UserError(f"{path} can't be written: name another file with --to") from None
 
 
-def _print(content: Mapping[str, Any], out: Terminal) -> None:
+def _print(content: Mapping[str, Any], out: Terminal, path: Path) -> None:
     names = ("few-shot", "metric", "filter", "value", "± s.e.", "examples")
     table = labelled("task", *names, left=("metric", "filter"))
     for row in content["rows"]:
@@ -228,3 +224,4 @@ def _print(content: Mapping[str, Any], out: Terminal) -> None:
             f"likelihoods are bounds by {content['settings']['draws']} masks each; their standard error is "
             f"{content['mean_standard_error']:.2g} nats on average"
         )
+    out.unwrapped(f"results: {path}")

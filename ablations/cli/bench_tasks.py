@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ablations.cli.terminal import console, show_json
+from ablations.cli.options import check_at_least
+from ablations.cli.terminal import show
 from analysis.formatting import coverage, percent, pvalue
 from analysis.statistics.compare import holm
 from core.data.tasks import first_held_out, room, task_of
 from core.diffusion.sampling import Sampling
-from core.errors import UserError
 from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
@@ -40,8 +40,7 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     for label, settings in grid:
         results[label] = exact_match(config, denoiser, settings, arguments.count)
     content = {"task": name, "examples": arguments.count, "length": length, "rows": _rows(results)}
-    show_json(content) if arguments.json else _print(content, console())
-    return 0
+    return show(content, arguments, _print)
 
 
 def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterator[tuple[str, Sampling]]:
@@ -117,8 +116,7 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     """Count how often a right response is likelier than one that is wrong by a symbol."""
     config = find_run(arguments.model)
     first_held_out(task_of(config), arguments.count, "pairs")
-    if arguments.draws < 1:
-        raise UserError(f"--draws must be at least 1, not {arguments.draws}")
+    check_at_least(1, arguments, "draws")
     from scipy.stats import binomtest  # seconds, all of them, which mistakes are refused without
 
     from core.probes.nelbo import minimal_pairs
@@ -139,13 +137,13 @@ def run_pairs(arguments: argparse.Namespace) -> int:
         "margin_sd": float(result.margin_N.std(ddof=1)) if arguments.count > 1 else None,
         "uncertain": int((abs(result.margin_N) < 2 * result.se_N).sum()),
     }
-    if arguments.json:
-        show_json(content)
-        return 0
-    console().unwrapped(
+    return show(content, arguments, _print_pairs)
+
+
+def _print_pairs(content: dict[str, Any], out: Terminal) -> None:
+    out.unwrapped(
         f"{content['task']}: the right response is likelier than one wrong by a symbol in {content['preferred']:.1%} "
         f"[{content['low']:.1%}, {content['high']:.1%}] of {content['pairs']} held-out pairs ({coverage(ALPHA)}, Wilson), by "
         f"{content['margin']:.3g} nats on average; {content['uncertain']} pairs are undecided by {content['draws']} draws of "
         "masks"
     )
-    return 0

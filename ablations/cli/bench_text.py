@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ablations.cli.models import open_model
-from ablations.cli.terminal import console, show_json
+from ablations.cli.terminal import show
 from core.config.run import RunConfig
 from core.data.corpora import load as load_corpus
 from core.data.corpus import text_kinds
@@ -58,8 +58,7 @@ def run_text(arguments: argparse.Namespace) -> int:
             | reader(prompts, responses)
         )
     content = {"samples": len(prompts), "length": length, "temperature": arguments.temperature, "rows": rows}
-    show_json(content) if arguments.json else _print(content, console())
-    return 0
+    return show(content, arguments, _print)
 
 
 def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterator[tuple[str, Sampling]]:

@@ -1,11 +1,10 @@
 """`ablate describe`: what a config is, counted without allocating it."""
 
 import argparse
-import json
 import re
 from typing import Any
 
-from ablations.cli.terminal import console
+from ablations.cli.terminal import show
 from core.config.loading import parse_overrides
 from core.config.presets import resolve
 from core.config.run import RunConfig, to_dict
@@ -17,12 +16,8 @@ from core.runtime.terminal_table import labelled
 
 def run_describe(arguments: argparse.Namespace) -> int:
     """Print parameters, FLOPs per token and shapes of a preset or config file."""
-    content = describe(arguments.config, resolve(arguments.config, parse_overrides(arguments.settings)))
-    if arguments.json:
-        print(json.dumps(content, indent=2))
-    else:
-        _print(content, console())
-    return 0
+    config = resolve(arguments.config, parse_overrides(arguments.settings))
+    return show(describe(arguments.config, config), arguments, _print)
 
 
 def describe(name: str, config: RunConfig) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
-from ablations.cli.terminal import console, show_json
+from ablations.cli.terminal import show
 from core.runtime.child_process import import_path, take_events_pipe
 from core.runtime.forking import Process, begin, warm
 from core.runtime.ranks import MODULES
-from core.runtime.terminal import line
+from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import Column, Labelled
 from core.runtime.units import counted
 
@@ -50,16 +50,15 @@ class Finding(NamedTuple):
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """Print this machine's hardware and software, and what they allow."""
-    findings = examine()
-    if arguments.json:
-        show_json([finding._asdict() for finding in findings])
-        return 0
+    return show([finding._asdict() for finding in examine()], arguments, _print)
+
+
+def _print(findings: list[dict[str, Any]], out: Terminal) -> None:
     table = Labelled(None, (Column(folds=True, justify="left"), Column(folds=True, justify="left")))
     for finding in findings:
-        mark = line("✓ ", "green") if finding.ok else line("– ", "yellow")
-        table.add(mark + line(finding.name, "bold"), line(finding.found), line(finding.means, "dim"))
-    console().print(table)
-    return 0
+        mark = line("✓ ", "green") if finding["ok"] else line("– ", "yellow")
+        table.add(mark + line(finding["name"], "bold"), line(finding["found"]), line(finding["means"], "dim"))
+    out.print(table)
 
 
 def examine(limits_s: dict[str, float] | None = None) -> list[Finding]:

@@ -3,7 +3,6 @@
 import argparse
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from core.errors import UserError
@@ -92,8 +91,10 @@ def _form(option: Option) -> dict[str, Any]:
     return form
 
 
-def check_lists(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Refuse options of a grid that are below 1."""
+def check_at_least(least: int, arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse options below `least`, of several values the smallest; one that wasn't given is None."""
     for name in names:
-        if min(getattr(arguments, name)) < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {min(getattr(arguments, name))}")
+        value = getattr(arguments, name)
+        smallest = min(value) if isinstance(value, list) else value
+        if smallest is not None and smallest < least:
+            raise UserError(f"--{name.replace('_', '-')} must be at least {least}, not {smallest}")

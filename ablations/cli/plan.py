@@ -8,7 +8,7 @@ from typing import Any
 
 from ablations.cli import studies
 from ablations.cli.launching import cores, resolve_workers
-from ablations.cli.terminal import console, show_json
+from ablations.cli.terminal import show
 from analysis.scaling.ladder import unfittable
 from analysis.statistics.power import reach_of
 from analysis.study import Study, uncollected
@@ -37,10 +37,7 @@ def show_plan(
     content: dict[str, Any], arguments: argparse.Namespace, print_content: Callable[[dict[str, Any], Terminal], None]
 ) -> int:
     """Print a plan for people or as JSON. Raises UserError, after that, for one that can't reach significance."""
-    if arguments.json:
-        show_json(content)
-    else:
-        print_content(content, console())
+    show(content, arguments, print_content)
     if content["refused"] and not arguments.exploratory:
         raise UserError(f"{content['refused']} (--exploratory plans it anyway)")
     return 0

@@ -3,7 +3,8 @@
 import argparse
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,9 @@ import numpy as np
 
 from ablations.cli import studies
 from ablations.cli.probe_lengths import run_lengths
-from ablations.cli.probe_tables import print_run, print_study
 from ablations.cli.recorded import load_study
-from ablations.cli.terminal import console, show_json
+from ablations.cli.terminal import show
+from analysis.formatting import coverage, pvalue
 from analysis.routing.profile import SEQUENCES, RoutingProfile, crossed_profile, paired_change, plain_profile
 from core.config.loading import parse_overrides
 from core.config.run import RunConfig, config_hash
@@ -27,6 +28,8 @@ from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError
 from core.runtime.paths import file_sha256
 from core.runtime.random_streams import numpy_stream
+from core.runtime.terminal import Terminal
+from core.runtime.terminal_table import labelled
 from core.training.checkpoint_files import WEIGHTS
 from core.training.checks import check_vocabulary, find_run
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 FILE_NAME = "probe.json"
 SCHEMA = 1
 DIGITS = 5  # of shares, as in a record
+ALPHA = 0.05
 
 
 def run_probe(arguments: argparse.Namespace) -> int:
@@ -54,11 +58,9 @@ def run_probe(arguments: argparse.Namespace) -> int:
         )
     _check_numbers(arguments.sequences, arguments.timesteps)
     folder = Path(arguments.name)
-    out = console()
     if (folder / "config.yaml").is_file():
         content = probe_run(folder, arguments.sequences, arguments.timesteps, settings)
-        show_json(content) if arguments.json else print_run(content, folder / FILE_NAME, out)
-        return 0
+        return show(content, arguments, partial(_print_run, path=folder / FILE_NAME))
     if folder.is_dir() and arguments.name not in studies.discover():
         raise UserError(
             f"{folder} has no config.yaml: name the folder of a run, or import the model first: ablate import hf {folder}"
@@ -66,8 +68,7 @@ def run_probe(arguments: argparse.Namespace) -> int:
     rows = list(_arms(arguments, settings))
     if not any(row["runs"] for row in rows):
         raise UserError(f"no run of {arguments.name} could be probed: {rows[0]['notes'][0]}")
-    show_json(rows) if arguments.json else print_study(rows, out)
-    return 0
+    return show(rows, arguments, _print_study)
 
 
 def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,3 +179,110 @@ def _arms(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> Iterato
         if not row["runs"] and not row["notes"]:
             row["notes"].append("no complete run")
         yield row
+
+
+def _print_run(content: dict[str, Any], out: Terminal, path: Path) -> None:
+    """A row for each layer in both designs, then what other routing does to the NELBO."""
+    out.unwrapped(
+        f"{_router(content)}, seed {content['seed']}: {content['sequences']} held-out sequences of {content['data']}, "
+        f"{content['timesteps']} timesteps, {content['nelbo']:.4f} nats per token"
+    )
+    names = (
+        "design",
+        "I(E;T|M), nats",
+        f"simultaneous {coverage(ALPHA)}".removesuffix(" interval"),
+        "% of H(E|M)",
+        "JSD visible",
+        "JSD masked",
+        "p adj.",
+    )
+    table = labelled("layer", *names, left=("design",))
+    for crossed, plain in zip(content["crossed"], content["plain"], strict=True):
+        for design, row in (("crossed", crossed), ("plain", plain)):
+            table.add(
+                str(row["layer"]) if design == "crossed" else "",
+                design,
+                _with_error(row["nats"], row["error"]),
+                f"{row['low']:.4f} to {row['high']:.4f}",
+                _percent(row["share"]),
+                _number(row["divergence_visible"]),
+                _number(row["divergence_masked"]),
+                pvalue(row["adjusted"], ALPHA),
+            )
+    out.print(table)
+    out.unwrapped(
+        "crossed: the same tokens at every timestep, their masked status the same; plain: each sequence at one timestep"
+    )
+    out.unwrapped(f"routed as half the timesteps away: {_change(content['swapped'])}")
+    if content["told"] is not None:
+        out.unwrapped(f"told the timestep half of them away: {_change(content['told'])}")
+    out.unwrapped(f"probe: {path}")
+
+
+def _print_study(rows: Sequence[dict[str, Any]], out: Terminal) -> None:
+    """A row for each arm: means over layers and seeds, and standard errors over seeds."""
+    table = labelled("arm", "runs", "crossed", "% of H", "depend", "plain", "swapped", "told")
+    for row in rows:
+        runs = row["runs"]
+        table.add(
+            row["label"],
+            str(len(runs)),
+            _over_runs(_layer_mean(runs, "crossed", "nats"), ".3f"),
+            _over_runs(100 * _layer_mean(runs, "crossed", "share"), ".1f"),
+            _depend(runs),
+            _over_runs(_layer_mean(runs, "plain", "nats"), ".3f"),
+            _over_runs(np.array([run["swapped"]["mean"] for run in runs]), "+.4f"),
+            _over_runs(np.array([run["told"]["mean"] for run in runs if run["told"] is not None]), "+.4f"),
+        )
+    out.print(table)
+    out.unwrapped(
+        "means over layers and runs, ± standard error over runs. crossed, plain: I(E;T|M) in nats, of two designs; % of H: "
+        f"crossed as a share of H(E|M); depend: runs with a layer of adjusted p < {ALPHA} (crossed); swapped, told: change "
+        "of the NELBO, nats per token, when tokens are routed as half the timesteps away, and when routers are told the "
+        "timestep half of them away"
+    )
+    for row in rows:
+        for note in row["notes"]:
+            out.unwrapped(f"{row['label']}: {note}")
+
+
+def _router(content: dict[str, Any]) -> str:
+    kind, sees = content["router"]["kind"], content["router"]["sees"]
+    return kind if sees == "timestep" else f"{kind} (sees {sees})"
+
+
+def _layer_mean(runs: Sequence[dict[str, Any]], design: str, name: str) -> np.ndarray:
+    """Each run's mean over the layers that have a value."""
+    means = [[row[name] for row in run[design] if row[name] is not None] for run in runs]
+    return np.array([np.mean(values) for values in means if values])
+
+
+def _depend(runs: Sequence[dict[str, Any]]) -> str:
+    found = sum(min(row["adjusted"] for row in run["crossed"]) < ALPHA for run in runs)
+    return f"{found} of {len(runs)}" if runs else "–"
+
+
+def _over_runs(values: np.ndarray, form: str) -> str:
+    if not len(values):
+        return "–"
+    if len(values) < 2:
+        return f"{values[0]:{form}}"
+    error = f"{values.std(ddof=1) / len(values) ** 0.5:{form.lstrip('+')}}"
+    return f"{values.mean():{form}} ±{error.removeprefix('0')}"
+
+
+def _change(change: dict[str, Any]) -> str:
+    low, high = (f"{change[name]:+.4f}" for name in ("low", "high"))
+    return f"NELBO {change['mean']:+.4f} ± {change['standard_error']:.4f} nats per token (95 %: {low} to {high})"
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.4f} ± {error:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -3,13 +3,14 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from ablations.cli.recorded import load_study
-from ablations.cli.terminal import console, show_json
+from ablations.cli.terminal import console, show, show_json
 from analysis.formatting import coverage, pvalue, signed
 from analysis.statistics.compare import PairedEffect
 from analysis.study import Study
@@ -27,16 +28,10 @@ from core.training.deepspeed_config import uses_cuda
 
 def run_lengths(arguments: argparse.Namespace) -> int:
     """Measure one run, or every recorded run of an ablation and compare its arms."""
-    folder, out = Path(arguments.name), console()
+    folder = Path(arguments.name)
     if (folder / "config.yaml").is_file():
         found = measure(folder, arguments.lengths, arguments.sequences)
-        content: Any = {"run": str(folder), "nelbo": found}
-        if arguments.json:
-            show_json(content)
-        else:
-            out.print(f"NELBO in nats/token of {arguments.sequences} held-out sequences of each length")
-            out.print(Text("\n".join(f"{length:6d}  {value:.4f}" for length, value in found.items())))
-        return 0
+        return show({"run": str(folder), "nelbo": found}, arguments, partial(_print_run, sequences=arguments.sequences))
     study, home = load_study(arguments)
     values: dict[str, dict[int, Mapping[int, float]]] = {arm: {} for arm in study.arms}
     for (arm, seed), record in sorted(study.cells.items()):
@@ -52,18 +47,24 @@ def run_lengths(arguments: argparse.Namespace) -> int:
     rows = by_length(values, control, apart, alpha=alpha)
     if arguments.json:
         show_json([{"label": study.labels[row.arm]} | asdict(row) | {"note": apart.get(row.arm, "")} for row in rows])
-    else:
-        print_lengths(rows, study, arguments.sequences, out)
-        kinds = {arm.label: arm.likelihood for arm in study.design.arms if arm.likelihood}
-        for said in (*(f"{study.labels[arm]}: {why}" for arm, why in apart.items()), listed(kinds)):
-            out.print(line(said)) if said else None
+        return 0
+    out = console()
+    _print_arms(rows, study, arguments.sequences, out)
+    kinds = {arm.label: arm.likelihood for arm in study.design.arms if arm.likelihood}
+    for note in filter(None, (*(f"{study.labels[arm]}: {why}" for arm, why in apart.items()), listed(kinds))):
+        out.print(line(note))
     return 0
+
+
+def _print_run(content: dict[str, Any], out: Terminal, sequences: int) -> None:
+    out.print(f"NELBO in nats/token of {sequences} held-out sequences of each length")
+    out.print(Text("\n".join(f"{length:6d}  {value:.4f}" for length, value in content["nelbo"].items())))
 
 
 def measure(folder: Path, lengths: Sequence[int] | None, sequences: int) -> dict[int, float]:
     """A run's NELBO at each length, nats per token; by default from 8 to twice the length that it was trained at."""
     config = find_run(folder)
-    wanted = lengths or default_lengths(config)
+    wanted = lengths or _default_lengths(config)
     for length in wanted:
         check_held_out(at_length(config, length, sequences), sequences)  # refused before anything is measured
     from core.probes.nelbo import nelbo_at  # torch, which mistakes are refused without
@@ -73,13 +74,13 @@ def measure(folder: Path, lengths: Sequence[int] | None, sequences: int) -> dict
     return {length: float(nelbo_at(config, denoiser, length, sequences).mean()) for length in wanted}
 
 
-def default_lengths(config: RunConfig) -> list[int]:
+def _default_lengths(config: RunConfig) -> list[int]:
     """Doublings from 8 tokens to twice the training length."""
     whole = config.data.sequence_length
     return [*(n for n in (8 << i for i in range(30)) if n < whole), whole, min(2 * whole, config.model.max_positions)]
 
 
-def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: Terminal) -> None:
+def _print_arms(rows: Sequence[ByLength], study: Study, sequences: int, out: Terminal) -> None:
     """A row for each arm and length: arm minus control, then the interaction with length."""
     out.unwrapped(
         f"NELBO in nats/token of {sequences} held-out sequences of each length; arm minus control within seeds, Holm "
@@ -90,7 +91,7 @@ def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: T
     for row in rows:
         for place, length in enumerate(row.means):
             label = line(study.labels[row.arm] if place == 0 else "")
-            cells = _told(row.effects[length], row.p_holm.get(length), alpha)
+            cells = _effect(row.effects[length], row.p_holm.get(length), alpha)
             table.add(label, str(length), f"{row.means[length]:.4f}", *cells)
     out.print(table)
     for row in rows:
@@ -102,7 +103,7 @@ def print_lengths(rows: Sequence[ByLength], study: Study, sequences: int, out: T
             )
 
 
-def _told(effect: PairedEffect | None, p_holm: float | None, alpha: float) -> tuple[str, ...]:
+def _effect(effect: PairedEffect | None, p_holm: float | None, alpha: float) -> tuple[str, ...]:
     if effect is None:
         return ("", "", "", "")
     return (

@@ -5,12 +5,14 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
 
 from ablations.cli.models import Opened, given, open_model
-from ablations.cli.terminal import console, show_json
+from ablations.cli.terminal import console, show
 from core.diffusion.anomalies import find_anomalies
 from core.diffusion.sampling import Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError
@@ -35,8 +37,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
     if arguments.trace is not None:
         arguments.trace.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(arguments.trace, json.dumps(content | {"traces": _traces(opened, sampled)}) + "\n")
-    show_json(content) if arguments.json else _print(content, arguments, console())
-    return 0
+    return show(content, arguments, partial(_print, trace=arguments.trace))
 
 
 def _settings(arguments: argparse.Namespace, opened: Opened, prompts: Sequence[Sequence[int]]) -> Sampling:
@@ -106,7 +107,7 @@ def _traces(opened: Opened, sampled: Sampled) -> list[dict[str, Any]]:
     return rows
 
 
-def _print(content: dict[str, Any], arguments: argparse.Namespace, out: Terminal) -> None:
+def _print(content: dict[str, Any], out: Terminal, trace: Path | None) -> None:
     for sequence in content["sequences"]:
         out.unwrapped(Text(sequence["text"]))  # its line breaks are its own
         anomalies = sequence["anomalies"]
@@ -120,5 +121,5 @@ def _print(content: dict[str, Any], arguments: argparse.Namespace, out: Terminal
         f"{content['tokens']} tokens, {calls} network calls, {content['tokens_per_call']:.2f} tokens a call, "
         f"{content['tokens_per_second']:.0f} tokens/s"
     )
-    if arguments.trace is not None:
-        out.unwrapped(f"trace: {arguments.trace}")
+    if trace is not None:
+        out.unwrapped(f"trace: {trace}")

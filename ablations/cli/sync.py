@@ -10,7 +10,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ablations.cli.recorded import started_folder
-from ablations.cli.terminal import console, show_json
+from ablations.cli.terminal import show
 from core.runtime.terminal import Terminal
 from core.runtime.units import counted
 from sweeps.kinds import operations_of
@@ -22,11 +22,7 @@ def run_sync(arguments: argparse.Namespace) -> int:
     study, kind = started_folder(arguments)
     folders = [arguments.out / name for name in operations_of(kind).folders(study)]
     found, failures = _sync([folder for folder in folders if folder.is_dir()])
-    content = _content(study, found, failures)
-    if arguments.json:
-        show_json(content)
-    else:
-        _show(content, console())
+    show(_content(study, found, failures), arguments, _print)
     return int(bool(failures))
 
 
@@ -75,7 +71,7 @@ def _content(study: str, found: Offline, failures: Mapping[str, str]) -> dict[st
     return {"study": study, **counts, "failed": failed}
 
 
-def _show(content: Mapping[str, Any], out: Terminal) -> None:
+def _print(content: Mapping[str, Any], out: Terminal) -> None:
     failed = content["failed"]
     if not content["sent"] and not failed:
         nothing = "nothing to send" if content["sent_before"] or content["training"] else "no run was mirrored offline"

@@ -1,7 +1,9 @@
 """The console that commands print to, and JSON on standard output."""
 
+import argparse
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from rich.padding import Padding
@@ -26,3 +28,12 @@ def indented(text: str) -> Padding:
 def show_json(content: Any) -> None:
     """Print one JSON document."""
     print(json.dumps(content, indent=2, allow_nan=False, default=str))
+
+
+def show(content: Any, arguments: argparse.Namespace, print_content: Callable[[Any, Terminal], None]) -> int:
+    """Print what a command found: as JSON with --json, else for people. Returns the exit status 0."""
+    if arguments.json:
+        show_json(content)
+    else:
+        print_content(content, console())
+    return 0
