@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ablations.cli import studies
-from ablations.cli.recorded import started_folder
+from ablations.cli.declarations import started_folder
 from core.runtime.printable import say
 from sweeps.kinds import operations_of
 from sweeps.launch.launcher import launchers

@@ -9,7 +9,8 @@ import types
 
 from ablations.cli import studies
 from ablations.cli.command import INTERRUPTED
-from ablations.cli.recorded import load_study, started_folder
+from ablations.cli.declarations import started_folder
+from ablations.cli.recorded import load_study
 from ablations.cli.terminal import console, show_json
 from ablations.dashboard.optuna_dashboard import MISSING, application, installed
 from ablations.dashboard.poller import Poller, favour_requests

@@ -1,19 +1,14 @@
-"""Comparison of a declaration with the design that a folder of runs was last run with: its owner, and what changed."""
+"""Declarations and their folders of runs: whose a folder is, which size is meant, refusals where nothing was run."""
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 
 from ablations.cli import studies
 from core.errors import UserError
 from core.records import designs
 from core.records.designs import StudyDesign
-from core.records.provenance import code, mixture
-from core.records.study_history import changes
 from core.runtime.json_files import DamagedFileError
-from core.runtime.printable import one_line, say
-from sweeps.studies.plan import Plan
 from sweeps.studies.study import CONFIRM, study_name
 
 
@@ -35,26 +30,6 @@ def check_owner(arguments: argparse.Namespace, study: str) -> None:
         f"{holds}, another declaration of the same name than {mine}: rename one of the files, or give each an --out of its "
         "own"
     )
-
-
-def say_before(folder: Path, plan: Plan) -> None:
-    """Say what a plan's runs won't show: that the design was another, records that are set aside, other code that trained."""
-    from analysis.study import Study  # numpy, which mistakes are refused without
-
-    study = Study.load(folder, plan.design) if folder.is_dir() else None
-    if study is None:
-        return
-    said = [f"{count} records are set aside: {reason}" for reason, count in study.set_aside.items()]
-    try:
-        if changed := changes(StudyDesign.read(folder / designs.FILE_NAME), plan.design):
-            said.insert(0, f"the design was changed since it was last run: {'; '.join(changed)}")
-    except (OSError, ValueError):  # damaged or gone: it is written anew
-        pass
-    finished = [record for record in study.cells.values() if record.status == "complete"]
-    if mixed := mixture(finished, study.missing, code()):
-        said.append(f"{mixed}. `{plan.design.command} --out ANOTHER` trains all by one; else the verdict says so")
-    for each in said:
-        say(f"note: {one_line(each)}", file=sys.stderr)
 
 
 def left_behind(arguments: argparse.Namespace, study: str) -> str:
@@ -99,3 +74,42 @@ def _is_same(theirs: str, mine: str, design: StudyDesign, name: str) -> bool:
         return Path(theirs).read_bytes() == Path(mine).read_bytes()
     except OSError:
         return bool(design.question == studies.declared(name)[1].question)
+
+
+def study_of(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The study that NAME and --size mean, and its kind: where no size is named, the only one that was run."""
+    name, declaration = studies.declared(arguments.name)
+    return study_name(name, studies.meant_size(name, declaration, arguments.out, arguments.size)), declaration.kind
+
+
+def started_folder(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The study and its kind, as by `study_of`. Raises UserError where nothing of it has been run."""
+    study, kind = study_of(arguments)
+    check_started(study, arguments)
+    return study, kind
+
+
+def check_started(study: str, arguments: argparse.Namespace) -> None:
+    """Refuse a study that has no folder of runs."""
+    if not (arguments.out / study).is_dir():
+        hint = left_behind(arguments, study)
+        raise UserError(
+            f"nothing of {study} has been run in {arguments.out.absolute()}" + (f": {hint}" if hint else "")
+        )
+
+
+def recorded_folder(arguments: argparse.Namespace) -> tuple[str, Path]:
+    """The size that is meant of a study, and its folder of runs. Raises UserError where there is none."""
+    name, declaration = studies.declared(arguments.name)
+    recorded = studies.recorded_sizes(arguments.out, name, declaration)
+    size = studies.meant_size(name, declaration, arguments.out, arguments.size)
+    if size not in recorded:
+        raise nothing_recorded(arguments, name, size)
+    return size, recorded[size]
+
+
+def nothing_recorded(arguments: argparse.Namespace, name: str, size: str) -> UserError:
+    """The mistake of asking for records before there are any."""
+    verb, of = ("confirm", size.removesuffix(f".{CONFIRM}")) if size.endswith(f".{CONFIRM}") else ("run", size)
+    hint = left_behind(arguments, study_name(name, size)) or f"run it with {studies.command(verb, arguments, of)}"
+    return UserError(f"nothing is recorded of {name} ({size}) in {arguments.out.absolute()}: {hint}")

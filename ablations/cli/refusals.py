@@ -6,9 +6,8 @@ from pathlib import Path
 
 from ablations.cli import studies
 from ablations.cli.command import Command
-from ablations.cli.declarations import check_owner, left_behind
+from ablations.cli.declarations import check_owner, check_started, left_behind, recorded_folder, started_folder
 from ablations.cli.kinds import module_of
-from ablations.cli.recorded import check_started, recorded_folder, started_folder
 from core.config.loading import build, parse_overrides
 from core.config.run import known_keys
 from core.errors import UserError

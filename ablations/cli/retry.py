@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
+from ablations.cli.declarations import check_started
 from ablations.cli.launching import check_flags, check_free, launcher_of, submit
 from ablations.cli.plan import make_plan, power_of
-from ablations.cli.recorded import check_started
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule
 from core.records.designs import Design

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ablations.cli import studies
-from ablations.cli.recorded import study_of
+from ablations.cli.declarations import study_of
 from ablations.cli.terminal import console, show_json
 from core.runtime.terminal import line
 from core.runtime.units import counted, duration

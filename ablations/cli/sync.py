@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from ablations.cli.recorded import started_folder
+from ablations.cli.declarations import started_folder
 from ablations.cli.terminal import show
 from core.runtime.terminal import Terminal
 from core.runtime.units import counted

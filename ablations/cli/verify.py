@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import studies
-from ablations.cli.recorded import nothing_recorded
+from ablations.cli.declarations import nothing_recorded
 from ablations.cli.terminal import console, show_json
 from analysis.verdicts.sequential_log import contradictions
 from core.errors import UserError
