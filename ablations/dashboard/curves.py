@@ -18,16 +18,20 @@ class Curves:
     def __init__(self) -> None:
         self._known: dict[str, tuple[Any, dict[str, Any]]] = {}
 
-    def of(self, study: Study, arm: str, training: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """An arm's "validation" (the primary metric) and "loss": columns "tokens", "mean", "sd", "n" over its runs.
+    def of(
+        self, study: Study, arm: str, training: Sequence[Mapping[str, Any]], charts: Sequence[str]
+    ) -> dict[str, Any]:
+        """An arm's "validation" (the primary metric), "loss" and others: columns "tokens", "mean", "sd", "n" over its runs.
 
-        training: the progress of each of its runs in training. Failed runs are left out. Runs that haven't come so far count
+        charts: the others, by their names. training: the progress of each of its runs in training. Failed runs are left out. Runs that haven't come so far count
         up to where they are; sd is None where a single one is left.
         """
         records = study.records_of(arm)
         before, found = self._known.get(arm, (None, {}))
         # The records themselves, not their ids: an id may be given again.
-        if before is None or not _same(before[0], records) or before[1:] != (study.design.metric, training):
+        key = (study.design.metric, training, charts)
+        if before is None or not _same(before[0], records) or before[1:] != key:
+            columns = {"validation": ("validation", study.design.metric), "loss": ("curve", LOSS)}
             found = {
                 name: band(
                     [
@@ -35,12 +39,9 @@ class Curves:
                         *(run for progress in training for run in _in_training(progress, column)),
                     ]
                 )
-                for name, (table, column) in {
-                    "validation": ("validation", study.design.metric),
-                    "loss": ("curve", LOSS),
-                }.items()
+                for name, (table, column) in (columns | {name: ("validation", name) for name in charts}).items()
             }
-            self._known[arm] = ((records, study.design.metric, training), found)
+            self._known[arm] = ((records, *key), found)
         return found
 
 

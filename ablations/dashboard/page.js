@@ -108,10 +108,10 @@ const PARTS = [["finished", ["finished", "pruned"]], ["running", ["running"]], [
 function summarise() {
   const { progress, verdict } = known;
   if (!progress) return;
-  const total = sum(progress.counts), done = progress.counts.finished ?? 0, what = known.head?.search ? "configurations" : "runs";
+  const total = sum(progress.counts), done = progress.counts.finished ?? 0, what = `${progress.noun}s`;
   const left = progress.seconds_left === null ? "" : `, about ${duration(progress.seconds_left)} left`;
   const others = ["running", "pruned", "paused", "failed", "lost"].filter((s) => progress.counts[s]).map((s) => `, ${progress.counts[s]} ${WORDS[s] ?? s}`).join("");
-  const over = progress.under_way === false && !known.head?.search && total === done ? ` All are in: ${known.head?.report ?? "the report"} judges them.` : "";
+  const over = progress.under_way === false && !known.search && total === done ? ` All are in: ${known.head?.report ?? "the report"} judges them.` : "";
   const best = known.search?.best.map((row) => ` Best so far${row.group ? ` of ${row.group}` : ""}: ${number(row.value)} (${row.label}).`).join("") ?? "";
   said($("summary"), `${done} of ${total} ${what} finished${others}${left}.${best}${verdict?.families.length ? ` ${short(verdict.headline)}` : ""}${over}`);
   document.title = `(${done}/${total}) ${known.head?.ablation ?? ""}`;
@@ -169,10 +169,13 @@ function drawLegend() {
   });
 }
 
+const NONE = { tokens: [], mean: [], sd: [], n: [] };
+
 function drawCurves() {
   const arms = armsOf().map((arm, place) => ({ ...arm, place })).filter((arm) => chosen.get(arm.name));
-  lines($("chart-validation"), arms.map((arm) => ({ ...arm, columns: arm.validation })), { title: withUnit(known.head), id: "clip-validation" });
-  lines($("chart-loss"), arms.map((arm) => ({ ...arm, columns: arm.loss })), { title: "training NELBO, nats/token", id: "clip-loss" });
+  const charts = known.curves.charts;
+  keyed($("charts"), charts, (chart) => chart.name, () => make("div", {}), (div, chart) => { div.id = `chart-${chart.name}`; });
+  charts.forEach((chart, i) => lines($(`chart-${chart.name}`), arms.map((arm) => ({ ...arm, columns: arm[chart.name] ?? NONE })), { title: withUnit(chart), id: `clip-${i}` }));
 }
 
 new ResizeObserver(() => {

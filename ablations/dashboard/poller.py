@@ -10,7 +10,7 @@ from typing import Any
 
 from ablations.dashboard import sections
 from ablations.dashboard.curves import Curves
-from ablations.dashboard.record_cache import Reading, RecordReader
+from ablations.dashboard.record_cache import LOSS, Reading, RecordReader
 from ablations.dashboard.state import PageState
 from analysis.figure import ARM_COLOURS
 from analysis.study import Study
@@ -20,7 +20,7 @@ from core.runtime.retry import OutOfPatienceError, Patience
 from sweeps.kinds import Operations, operations_of
 from sweeps.launch.launcher import tasks_of
 from sweeps.runs.history import add_look
-from sweeps.runs.progress import read_progress
+from sweeps.runs.progress import curve_metrics, read_progress
 from sweeps.runs.status import Row, RunStatus, StudyStatus, open_known, read_design
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url
@@ -144,9 +144,9 @@ class Poller:
         place, design = self._place(found)
         if design is None:
             return False
-        metric = design.metric
-        if self._reader is None or self._reader.folder != place or self._reader.metric != metric:
-            self._reader = RecordReader(place, metric)
+        metrics = curve_metrics(design)
+        if self._reader is None or self._reader.folder != place or self._reader.metrics != metrics:
+            self._reader = RecordReader(place, metrics)
         changed = False
         for reading in self._reader.read():
             self._reading, changed = reading, changed or reading.changed
@@ -173,10 +173,13 @@ class Poller:
         for row in rows:
             if isinstance(row["status"], RunStatus):
                 training[row["status"].arm].append(row["progress"])
+        charts = [name for name in curve_metrics(study.design) if name not in (LOSS, study.design.metric)]
+        curves = {arm: self._curves.of(study, arm, training[arm], charts) for arm in study.arms}
         for place, arm in enumerate(study.arms):
             about = {"name": arm, "label": study.labels[arm], "colour": ARM_COLOURS[place % len(ARM_COLOURS)]}
-            self.state.put(f"curve {place}", about | self._curves.of(study, arm, training[arm]))
-        self.state.put("curves", {"arms": len(study.arms)})
+            self.state.put(f"curve {place}", about | curves[arm])
+        seen = [name for name in charts if any(curves[arm][name]["tokens"] for arm in study.arms)]
+        self.state.put("curves", {"arms": len(study.arms), "charts": sections.charts(study.design.metric, seen)})
 
     def _judge(self, study: Study, found: Found | None) -> None:
         self._unjudged = []

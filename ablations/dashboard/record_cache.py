@@ -1,7 +1,7 @@
 """A study's records and its runs' progress, of which only what changed is read again."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,9 +31,9 @@ class RecordReader:
     (routing, expert load, config), which is most of it.
     """
 
-    def __init__(self, folder: Path, metric: str) -> None:
-        """metric: the one whose curve is kept."""
-        self.folder, self.metric = folder, metric
+    def __init__(self, folder: Path, metrics: Sequence[str]) -> None:
+        """metrics: those whose curves over validations are kept."""
+        self.folder, self.metrics = folder, metrics
         self._stamps: dict[Path, Stamp] = {}
         self._found: dict[Path, RunRecord] = {}
         self._unreadable: dict[Path, str] = {}
@@ -49,7 +49,7 @@ class RecordReader:
             self._forget(path)
             self._stamps[path] = now[path]
             try:
-                self._found[path] = _slim(run_record.read(path), self.metric)
+                self._found[path] = _slim(run_record.read(path), self.metrics)
             except (UnreadableRecordError, OutOfReachError) as error:
                 self._unreadable[path] = f"{path.relative_to(self.folder)}: {str(error).removeprefix(f'{path}: ')}"
             except FileNotFoundError:  # set aside since it was listed
@@ -84,8 +84,8 @@ def _stamped(study: Path) -> Iterator[tuple[Path, Stamp]]:
         yield path, (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def _slim(record: RunRecord, metric: str) -> RunRecord:
+def _slim(record: RunRecord, metrics: Sequence[str]) -> RunRecord:
     curve = {name: record.curve[name] for name in ("tokens", LOSS) if name in record.curve}
-    validation = {name: record.validation[name] for name in ("tokens", metric) if name in record.validation}
+    validation = {name: record.validation[name] for name in ("tokens", *metrics) if name in record.validation}
     study = {"arm": record.study.get("arm")}
     return replace(record, curve=curve, validation=validation, study=study, routing={}, expert_load={}, config={})

@@ -11,7 +11,7 @@ from analysis.study import Study
 from analysis.verdicts.interim import Comparison, running
 from analysis.verdicts.judge import judge
 from analysis.verdicts.lineage import looked_at, notes
-from core.records.designs import Design, SearchDesign, StudyDesign
+from core.records.designs import SearchDesign, StudyDesign
 from core.records.metrics import METRICS
 from sweeps.runs.status import STATES, Row, RunStatus, StudyStatus
 from sweeps.search.status import ConfigurationStatus, SearchStatus
@@ -24,8 +24,7 @@ def head(design: StudyDesign, report: str) -> dict[str, Any]:
     metric = METRICS[design.primary]
     return {
         "ablation": design.ablation, "size": design.size, "question": design.question, "report": report,
-        "search": isinstance(design, SearchDesign), "label": metric.label, "unit": metric.unit, "goal": metric.goal,
-        "seeds": len(design.seeds), "alpha": design.alpha if isinstance(design, Design) else None,
+        "label": metric.label, "unit": metric.unit, "goal": metric.goal,
     }  # fmt: skip
 
 
@@ -43,6 +42,7 @@ def progress(found: StudyStatus[Any] | None, study: Study | None, reading: Readi
         arms = [{"name": arm, "label": study.labels[arm], "states": by_arm[arm]} for arm in study.arms]
         counts = {state: sum(own.get(state, 0) for own in by_arm.values()) for state in STATES}
     return {
+        "noun": found.noun if found else "run",
         "counts": {state: n for state, n in counts.items() if n}, "arms": arms,
         "seconds_left": found.seconds_left if found else None,
         "under_way": found.is_under_way if found else None,
@@ -58,6 +58,15 @@ def _recorded(study: Study) -> Iterable[RunStatus]:
             record = study.cells.get((arm, seed))
             state = {"complete": "finished", "failed": "failed"}.get(record.status, "missing") if record else "missing"
             yield RunStatus(arm=arm, seed=seed, state=state, reason=record.reason if record else None)
+
+
+def charts(metric: str, others: Sequence[str]) -> list[dict[str, str]]:
+    """The charts of curves, each by its name in an arm's section: the primary metric, the training loss, other metrics."""
+    loss = {"name": "loss", "label": "training NELBO", "unit": "nats/token"}
+    first, *more = (
+        {"name": name, "label": METRICS[name].label, "unit": METRICS[name].unit} for name in (metric, *others)
+    )
+    return [first | {"name": "validation"}, loss, *more]
 
 
 def verdict(study: Study) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core.records.designs import StudyDesign
+from core.records.metrics import metrics_in
 from core.records.run_record import write_atomically
 from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError, are_numbers
@@ -91,8 +92,8 @@ class ProgressLogger:
 
 
 def curve_metrics(design: StudyDesign) -> tuple[str, ...]:
-    """The metrics whose curves are shown while a run trains: the training loss, and the design's first one."""
-    return ("train/nelbo", design.primary)
+    """The metrics whose curves are shown while a run trains: the training loss, the design's first one, registered charts."""
+    return tuple(dict.fromkeys(("train/nelbo", design.primary, *metrics_in("chart"))))
 
 
 def _append(curve: dict[str, list[float]], step: int, value: float) -> None:

@@ -43,7 +43,8 @@ def record_of(planned: Plan, run: PlannedRun, second: int = 0) -> RunRecord:
     return replace(
         blank, status="complete", reason=None, metrics={"val/nelbo": value_of(run)},
         curve={"step": list(STEPS), "tokens": tokens, "train/nelbo": losses, "train/loss": losses},
-        validation={"step": list(STEPS), "tokens": tokens, "val/nelbo": [*losses[:-1], value_of(run)]},
+        validation={"step": list(STEPS), "tokens": tokens, "val/nelbo": [*losses[:-1], value_of(run)],
+                    "load/max_vio": [0.5] * len(STEPS)},
         finished_at=f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}+00:00",
     )  # fmt: skip
 

@@ -85,6 +85,10 @@ def test_what_is_said_of_a_sweep_on_its_way(tmp_path) -> None:
         assert (shown["low"], shown["high"]) == pytest.approx((row.low, row.high), rel=1e-5)
         assert shown["verdict"] == row.verdict and shown["n"] == row.n and shown["planned"] == 8
     arms = [found[f"curve {place}"] for place in range(found["curves"]["arms"])]
+    assert [(chart["name"], chart["label"]) for chart in found["curves"]["charts"]] == [
+        ("validation", "NELBO"), ("loss", "training NELBO"), ("load/max_vio", "MaxVio"),  # a registered chart
+    ]  # fmt: skip
+    assert set(arms[0]["load/max_vio"]["mean"]) == {0.5}
     ended = {arm["name"]: arm["validation"]["n"] for arm in arms}
     finished = sum(record.status == "complete" for record in study.records_of(claim.run.arm))
     assert ended[claim.run.arm] == [finished + 1] * 3 + [finished] * 3  # the run in training came half as far
@@ -103,7 +107,7 @@ def test_a_file_is_read_once_unless_it_changed_and_kept_without_what_isnt_shown(
     monkeypatch.setattr(
         "ablations.dashboard.record_cache.run_record.read", lambda path: read.append(path) or really(path)
     )
-    reader = RecordReader(sweep.folder, "val/nelbo")
+    reader = RecordReader(sweep.folder, ("val/nelbo",))
     assert [(step.done, step.total, step.changed) for step in reader.read(at_once=2)] == [(2, 4, True), (4, 4, True)]
     assert [(step.done, step.total, step.changed) for step in reader.read()] == [(4, 4, False)] and len(read) == 4
     run = sweep.planned.runs[0]
