@@ -23,8 +23,8 @@ class Curves:
     ) -> dict[str, Any]:
         """An arm's "validation" (the primary metric), "loss" and others: columns "tokens", "mean", "sd", "n" over its runs.
 
-        charts: the others, by their names. training: the progress of each of its runs in training. Failed runs are left out. Runs that haven't come so far count
-        up to where they are; sd is None where a single one is left.
+        charts: the others, by their names. training: the progress of each of its runs in training. Failed runs are left out.
+        Runs that haven't come so far count up to where they are; sd is None where a single one is left.
         """
         records = study.records_of(arm)
         before, found = self._known.get(arm, (None, {}))
