@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Meta
 
 LARGEST = 2**63  # of whole numbers: arrays hold none beyond
-# What may be a whole number of more digits than that, as a value.
-_HUGE = re.compile(r"[\[{:,]\s*-?(\d{20,})\s*[\]},]")
+_HUGE = re.compile("[0-9]{20}")  # a whole number of more digits than that, perhaps; found quickly
 
 CONVERSION_ERRORS = (msgspec.ValidationError, UnicodeEncodeError)  # the latter: names with half a surrogate pair
 WORDS = {"str": "text", "int": "whole number", "float": "number", "object": "mapping", "array": "list"}
