@@ -1,4 +1,4 @@
-"""The research agenda: one file per question, and the command line."""
+"""The declared studies, one file per question, and the command line."""
 
 import sys
 from pathlib import Path

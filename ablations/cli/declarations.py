@@ -61,7 +61,7 @@ def recorded_design(folder: Path) -> StudyDesign | None:
 
 
 def _declared_in(design: StudyDesign) -> str | None:
-    """The name on the agenda, or the file, that a design was declared in; of older ones by the command. None: not known."""
+    """The study in `ablations/`, or the file, that a design was declared in; of older ones by the command; None: unknown."""
     if design.declared_in is not None:
         return design.declared_in
     words = shlex.split(design.command)

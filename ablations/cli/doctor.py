@@ -30,6 +30,7 @@ from core.runtime.ranks import MODULES
 from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import Column, Labelled
 from core.runtime.units import counted
+from sweeps.launch.machine import share_of_cores
 
 SMALLEST: dict[str, Any] = {
     "data.corpus": "markov", "data.sequence_length": 16, "data.validation_sequences": 4, "model.hidden_size": 16,
@@ -122,16 +123,15 @@ def _end(process: Process) -> None:
 
 
 def _python() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {cores} cores"
-    return Finding("python", True, found, f"local sweeps run {counted(cores, 'worker')} by default, one core each")
+    count = len(share_of_cores(0, 1))
+    found = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {count} cores"
+    return Finding("python", True, found, f"local sweeps run {counted(count, 'worker')} by default, one core each")
 
 
 def _torch() -> Finding:
     import torch
 
-    found = f"torch {torch.__version__}"
-    return Finding("torch", True, found, "training runs")
+    return Finding("torch", True, f"torch {torch.__version__}", "training runs")
 
 
 def _cuda() -> Finding:
@@ -147,6 +147,8 @@ def _cuda() -> Finding:
 
 def _deepspeed() -> Finding:
     """Train two steps in two processes, each with half of the experts: what else works is a matter of degree."""
+    import torch
+
     from core.config.loading import build
     from core.config.run import to_yaml
     from core.training.rank_launcher import RankFailedError, launch
@@ -160,7 +162,7 @@ def _deepspeed() -> Finding:
             launch(config, Path(place), 2)
         except RankFailedError as error:
             return Finding("deepspeed", False, f"deepspeed {version}: {error}", "runs train on one device")
-    backend = "nccl" if _has_cuda() else "gloo"
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
     found = f"deepspeed {version}: ZeRO-2, 2 processes, experts halved, over {backend}"
     means = f"ablate train --devices N works (2 steps, start included: {time.perf_counter() - began:.0f} s)"
     return Finding("deepspeed", True, found, means)
@@ -187,12 +189,6 @@ def _slurm() -> Finding:
     )
 
 
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _wandb_logged_in() -> bool:
     if os.environ.get("WANDB_API_KEY"):
         return True
@@ -212,8 +208,6 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "wandb": _wandb,
     "slurm": _slurm,
 }
-
-
 LIMITS_S = {"torch": 60.0, "cuda": 60.0, "deepspeed": 180.0}  # of checks that import what they look at
 
 

@@ -21,8 +21,8 @@ from analysis.verdicts.judge import judge
 from core.capacity.clusters import Cluster
 from core.capacity.planning import plan
 from core.config.loading import build, flatten, parse_overrides
-from core.config.presets import PRESETS, resolve
-from core.config.run import RunConfig, to_dict
+from core.config.presets import resolve
+from core.config.run import to_dict
 from core.errors import UserError
 from core.records.designs import Design
 from core.records.run_record import RunRecord
@@ -149,7 +149,7 @@ def at_full_scale(
     UserError for what can't be carried, and where no layout fits.
     """
     cluster, given = Cluster.parse(arguments.cluster), parse_overrides(arguments.settings)
-    proxy, own = build(first_run(arm, runs, design).config), _target(arguments.target, {})
+    proxy, own = build(first_run(arm, runs, design).config), resolve(arguments.target, {})
     target, why = build(to_dict(own), given), dict.fromkeys(dict(flatten(given)), "set on the command line")
     if arguments.tokens:
         target = transfer.with_tokens(target, parse(arguments.tokens))
@@ -188,9 +188,3 @@ def _tell(scale: FullScale, lacks: Sequence[str], folder: Path) -> None:
     out.unwrapped(f"config, script, evidence and card: {folder}")
     path = shlex.quote(str(folder))
     out.unwrapped(f"check it: ablate train {path} --cluster {scale.cluster} --dry-run")
-
-
-def _target(name: str, given: dict[str, Any]) -> RunConfig:
-    if name not in PRESETS and not Path(name).is_file():
-        resolve(name, {})  # says which presets there are
-    return resolve(name, given)

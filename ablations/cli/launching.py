@@ -1,7 +1,6 @@
 """Runs of a plan trained by the launcher that the command line names."""
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -39,9 +38,8 @@ def check_flags(arguments: argparse.Namespace) -> None:
     own = {option.name for option in chosen.options}
     for launcher in launchers().values():
         for option in launcher.options:
-            if option.name not in own and not any(
-                getattr(arguments, option.key) is missing for missing in (None, False)
-            ):
+            given = getattr(arguments, option.key)
+            if option.name not in own and given is not None and given is not False:
                 raise UserError(
                     f"--{option.name} is an option of --launcher {launcher.name}: add that, or leave it out"
                 )
@@ -85,11 +83,7 @@ def check_free(plan: AnyPlan, out: Path) -> None:
 
 
 def train_here(
-    arguments: argparse.Namespace,
-    plan: AnyPlan,
-    *,
-    retry_failed: bool,
-    calibrated: Sweep | None = None,
+    arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool, calibrated: Sweep | None = None
 ) -> Summary:
     """Train what a plan has no record of yet on this machine, its progress on the terminal.
 
@@ -122,14 +116,6 @@ def resolve_workers(wanted: int | str | None, plan: Sweep) -> int | None:
     config = plan.runs[0].config
     check_room(config, len(share_of_cores(0, 1)), "name a number of workers (--workers N)")
     packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
-    note = (
-        f"{counted(packing.workers, 'worker')} with {counted(packing.threads, 'thread')}: "
-        f"{packing.steps_per_second:.1f} steps/s together"
-    )
-    say(note, file=sys.stderr)
+    processes = f"{counted(packing.workers, 'worker')} with {counted(packing.threads, 'thread')}"
+    say(f"{processes}: {packing.steps_per_second:.1f} steps/s together", file=sys.stderr)
     return packing.workers
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""`ablate list`: the questions on the agenda, what has been run, and the verdicts so far."""
+"""`ablate list`: the studies in `ablations/`, what has been run, and the verdicts so far."""
 
 import argparse
 from pathlib import Path

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.cli import studies
-from ablations.cli.launching import cores, resolve_workers
+from ablations.cli.launching import resolve_workers
 from ablations.cli.terminal import show
 from analysis.scaling.ladder import unfittable
 from analysis.statistics.power import reach_of
@@ -21,7 +21,7 @@ from core.records.designs import Design
 from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import Labelled, labelled
 from core.runtime.units import counted, duration, short, significant
-from sweeps.launch.machine import default_workers
+from sweeps.launch.machine import default_workers, share_of_cores
 from sweeps.runs.folders import pending
 from sweeps.studies.plan import Plan
 
@@ -56,17 +56,16 @@ def power_of(design: Design) -> dict[str, Any]:
     if design.ladder is not None:
         reason = unfittable(design)
         return {"detectable_effect_sd": None, "comparisons": 0, "refused": f"ladder: {reason}" if reason else None}
-    seeds, comparisons = len(design.seeds), len(design.arms) - 1
-    answer = reach_of(design)
-    effect = answer.detectable_effect
-    refused = None
-    if not answer.ok:
-        refused = (
-            f"seeds: {seeds} cannot reach significance for {counted(comparisons, 'comparison')} at "
-            f"alpha={design.alpha:g}: "
-            f"use at least {answer.seeds_needed} (--seeds {answer.seeds_needed})"
-        )
-    return {"detectable_effect_sd": effect, "comparisons": comparisons, "refused": refused}
+    comparisons, reach = len(design.arms) - 1, reach_of(design)
+    refused = (
+        f"seeds: {len(design.seeds)} cannot reach significance for {counted(comparisons, 'comparison')} at "
+        f"alpha={design.alpha:g}: use at least {reach.seeds_needed} (--seeds {reach.seeds_needed})"
+    )
+    return {
+        "detectable_effect_sd": reach.detectable_effect,
+        "comparisons": comparisons,
+        "refused": None if reach.ok else refused,
+    }
 
 
 def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -97,7 +96,7 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
         from sweeps.runs.cost import calibrate  # torch and what trains with it
 
         workers = resolve_workers(arguments.workers, planned) or default_workers(planned.devices)
-        cost = calibrate(planned, threads=max(1, cores() // workers))
+        cost = calibrate(planned, threads=max(1, len(share_of_cores(0, 1)) // workers))
         content["seconds_per_run"] = dict(cost.seconds_per_run)
         content["estimated_seconds"] = cost.total_s(todo, workers)
         content["workers"] = workers
@@ -148,13 +147,8 @@ def _arms(content: dict[str, Any]) -> Labelled:
     table = labelled("arm", "parameters", "active", "FLOPs/token")
     for arm in content["arms"]:
         control = " (control)" if arm["name"] == content["control"] else ""
-        parameters = arm["parameters"]
-        table.add(
-            f"{arm['label']}{control}",
-            f"{parameters['total']:,}",
-            f"{parameters['active']:,}",
-            short(arm["flops_per_token"]),
-        )
+        total, active = arm["parameters"]["total"], arm["parameters"]["active"]
+        table.add(f"{arm['label']}{control}", f"{total:,}", f"{active:,}", short(arm["flops_per_token"]))
     return table
 
 
@@ -174,11 +168,9 @@ def _points(content: dict[str, Any]) -> Labelled:
 
 
 def _print_effect(content: dict[str, Any], out: Terminal) -> None:
-    line = (
+    said = (
         f"detects {content['detectable_effect_sd']:.2f} sd of paired differences (Holm over {content['comparisons']})"
     )
-    if content["detectable_effect"] is not None:
-        line += (
-            f" = {significant(content['detectable_effect'], 2)} of {content['metric']}, by the noise recorded so far"
-        )
-    out.print(line)
+    if (effect := content["detectable_effect"]) is not None:
+        said += f" = {significant(effect, 2)} of {content['metric']}, by the noise recorded so far"
+    out.print(said)

@@ -1,4 +1,4 @@
-"""Declarations by name or path: every file in `ablations/` is a study on the agenda."""
+"""Declarations by name or path: every file in `ablations/` declares a study."""
 
 import argparse
 import contextlib
@@ -13,19 +13,12 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import sweeps.spec
 from core.errors import UserError
 from core.registry import nearest
-from sweeps.search.spec import KINDS, Budget, Search
-from sweeps.studies.ablation import Ablation, Size
-from sweeps.studies.decoders import Decoders
-from sweeps.studies.factors import Factor
-from sweeps.studies.ladder import Ladder, Target
-from sweeps.studies.study import STUDY_KINDS, Resources, Study, confirm_size, first_seeds, study_name
+from sweeps.studies.ablation import Ablation
+from sweeps.studies.study import STUDY_KINDS, Study, confirm_size, first_seeds, study_name
 
-DECLARED = {
-    kind.__name__: kind
-    for kind in (Ablation, Budget, Decoders, Factor, Ladder, Resources, Search, Size, Target, *KINDS.values())
-}
 FOLDER = Path(__file__).resolve().parent.parent
 # Modules that declarations of earlier versions may import.
 MOVED = {
@@ -37,7 +30,7 @@ MOVED = {
 
 
 def discover() -> dict[str, Path]:
-    """Names and files of every declaration in the agenda, in order of name; files are looked at, not run."""
+    """Names and files of every declaration in `ablations/`, in order of name; files are looked at, not run."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.py")) if not path.stem.startswith(("_", "."))}
 
 
@@ -57,7 +50,7 @@ def declared_with_arms(name: str) -> tuple[str, Study]:
 
 
 def declared(name: str) -> tuple[str, Study]:
-    """A declaration by its name on the agenda, or by the path of a .py file anywhere.
+    """A declaration by its name in `ablations/`, or by the path of a .py file anywhere.
 
     Raises UserError when there is none, or when the file declares neither `ablation = Ablation(...)` nor `search =
     Search(...)`.
@@ -68,24 +61,28 @@ def declared(name: str) -> tuple[str, Study]:
             raise UserError(f"no such declaration file: {name}")
         twin = discover().get(path.stem)
         if twin is not None and not twin.samefile(path):
-            raise UserError(f"{name}: '{path.stem}' is on the agenda already; give the file another name")
+            raise UserError(
+                f"{name}: a study in ablations/ is called '{path.stem}' already; give the file another name"
+            )
         return path.stem, _load(path)
-    agenda = discover()
-    if name not in agenda and Path(f"{name}.py").is_file():
-        raise UserError(f"'{name}' isn't on the agenda, but a file {name}.py is here: write {name}.py")
-    if name not in agenda and Path(name).exists():
+    studies = discover()
+    if name in studies:
+        return name, _load(studies[name])
+    if Path(f"{name}.py").is_file():
+        raise UserError(f"no study in ablations/ is called '{name}', but a file {name}.py is here: write {name}.py")
+    if Path(name).exists():
         kind = "folder" if Path(name).is_dir() else "file"
-        raise UserError(f"{name} is a {kind} here, and no declaration: give a name of the agenda, or a .py file")
-    if name not in agenda and "/" in name:
-        raise UserError(f"{name}: there is no such folder or declaration file (a name of the agenda has no '/')")
-    if name not in agenda:
-        near = difflib.get_close_matches(name, agenda, n=3) or list(agenda)
-        raise UserError(f"unknown ablation '{name}': did you mean {' or '.join(near)}?")
-    return name, _load(agenda[name])
+        raise UserError(
+            f"{name} is a {kind} here, and no declaration: give the name of a study in ablations/, or a .py file"
+        )
+    if "/" in name:
+        raise UserError(f"{name}: there is no such folder or declaration file (no study's name has a '/')")
+    near = difflib.get_close_matches(name, studies, n=3) or list(studies)
+    raise UserError(f"unknown ablation '{name}': did you mean {' or '.join(near)}?")
 
 
 def declared_in(name: str) -> str:
-    """The place of a declaration: its name if it is on the agenda, else the absolute path of its file."""
+    """The place of a declaration: its name if it is in `ablations/`, else the absolute path of its file."""
     return str(Path(name).resolve()) if name.endswith(".py") and Path(name).stem not in discover() else Path(name).stem
 
 
@@ -175,5 +172,5 @@ def _place(path: Path, error: BaseException) -> str:
 def _nearest_field(words: str) -> str:
     """A hint for a field that a declaration's class doesn't have."""
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", words)
-    kind = DECLARED.get(found[1]) if found else None
+    kind = getattr(sweeps.spec, found[1], None) if found else None
     return f": {nearest(found[2], [entry.name for entry in fields(kind)])}" if found and kind else ""

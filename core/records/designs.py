@@ -160,8 +160,8 @@ class DesignArm:
 class StudyDesign:
     """Fields of the design of every kind of study. kind: a name of KINDS, or of another kind whose designs are Designs.
 
-    devices: processes that train one run together; overrides: settings of the command line; declared_in: a name on the
-    agenda or a file. data_fingerprint: of the arms' data, separated by spaces. extra: what this version doesn't know.
+    devices: processes that train one run together; overrides: settings of the command line; declared_in: a study's
+    name or a file. data_fingerprint: of the arms' data, separated by spaces. extra: what this version doesn't know.
     """
 
     kind: str

@@ -349,7 +349,7 @@ def test_what_files_and_declarations_say_reaches_the_terminal_escaped(place) -> 
     content = json.loads(design.read_text())
     content |= {
         "question": hostile * 200,
-        "declared_in": "toy",  # as the patched agenda has it
+        "declared_in": "toy",  # as the patched folder of studies has it
         "arms": [arm | {"label": hostile, "notes": [hostile]} for arm in content["arms"]],
     }
     design.write_text(json.dumps(content))

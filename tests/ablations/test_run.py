@@ -152,7 +152,7 @@ def test_export_of_an_arm_by_hand_and_of_none(swept, tmp_path) -> None:
     mistake(ablate("export", "toy.py", "--arm", "nope", cwd=swept), "top_k=1, top_k=2")
 
 
-def test_list_knows_the_agenda() -> None:
+def test_list_knows_the_declared_studies() -> None:
     rows = json.loads(ablate("list", "--json", "--out", "nowhere").stdout)
     sizes = {(row["name"], row["size"]): row for row in rows}
     assert sizes["balance", "full"]["arms"] == 9 and sizes["balance", "quick"]["arms"] == 4
@@ -161,7 +161,7 @@ def test_list_knows_the_agenda() -> None:
     assert shown.returncode == 0 and "not run" in shown.stdout
 
 
-def test_a_file_is_on_the_agenda_by_being_there() -> None:
+def test_a_file_is_a_study_by_being_there() -> None:
     added = ROOT / "ablations" / f"added_by_test_{os.getpid()}.py"
     try:
         added.write_text(DECLARATION)

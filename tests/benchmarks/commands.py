@@ -60,7 +60,7 @@ ROWS = (
 
 
 def leave_study(out: Path, count: int) -> None:
-    """Records of `count` made-up runs of an ablation of the agenda, as real ones are: config, hashes, curves, telemetry."""
+    """Records of `count` made-up runs of a declared ablation, as real ones are: config, hashes, curves, telemetry."""
     template = RunRecord.from_json(GOLDEN.read_text(encoding="utf-8").splitlines()[0])
     _, ablation = studies.resolve(NAME)
     planned = plan(NAME, first_seeds(ablation, count // ARMS), size=SIZE)

@@ -13,7 +13,7 @@ from sweeps.studies.study import CONFIRM, study_name
 
 
 def rows(name: str, search: Search, out: Path) -> list[dict[str, Any]]:
-    """A search's rows on the agenda, one for each size."""
+    """A search's rows of `ablate list`, one for each size."""
     rows = []
     for size in ("full", *search.sizes):
         edition = search.sized(size)
