@@ -30,7 +30,8 @@ class Parser(argparse.ArgumentParser):
 class Command:
     """A command of `ablate`: the COMMAND of a file in ablations/cli/commands.
 
-    options: adds the command's own options. study, settings, json: it takes NAME and --size; key=value; --json.
+    help: what it does (default: by the first line of its file, "`ablate NAME`: HELP."). options: adds the command's own
+        options. study, settings, json: it takes NAME and --size; key=value; --json.
     handler: takes the parsed arguments and returns the exit status; or its name, imported when the command runs (default:
         "ablations.cli.NAME:run_NAME", or the file of that name of the study's kind, see ablations.cli.kinds).
     checks: mistakes that are refused before the handler is imported, beside another declaration's folder of runs: "plan": the
@@ -40,7 +41,7 @@ class Command:
     """
 
     name: str
-    help: str
+    help: str = ""
     options: Callable[[argparse.ArgumentParser], object] = lambda parser: None
     handler: Handler | str = ""
     study: bool = False
@@ -58,7 +59,7 @@ class Command:
         parser: argparse.ArgumentParser = commands.add_parser(
             self.name,
             help=self.help,
-            description=f"{self.help[0].upper()}{self.help[1:]}.",
+            description=f"{self.help[:1].upper()}{self.help[1:]}.",
             usage=f"ablate {self.usage or usage}",
         )
         parser.set_defaults(run=self)

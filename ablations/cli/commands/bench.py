@@ -82,9 +82,5 @@ def _judged_options(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "bench",
-    "measure the cost and the quality of decoding",
-    options,
-    json=True,
-    usage="bench sampling|tasks|text|pairs|lm-eval|humaneval MODEL [options]",
+    "bench", options=options, json=True, usage="bench sampling|tasks|text|pairs|lm-eval|humaneval MODEL [options]"
 )

@@ -2,10 +2,4 @@
 
 from ablations.cli.command import Command
 
-COMMAND = Command(
-    "cancel",
-    "stop a study: its Slurm jobs and its processes on this machine",
-    study=True,
-    checks=("runs",),
-    changes="ignored",
-)
+COMMAND = Command("cancel", study=True, checks=("runs",), changes="ignored")

@@ -13,6 +13,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     storage_option(parser)
 
 
-COMMAND = Command(
-    "confirm", "train the winner and the control on fresh seeds", options, study=True, checks=("records",)
-)
+COMMAND = Command("confirm", options=options, study=True, checks=("records",))

@@ -14,11 +14,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=positive, metavar="N", help="port on 127.0.0.1 (default: a free one)")
 
 
-COMMAND = Command(
-    "dashboard",
-    "serve a live page of a study, or save its W&B workspace",
-    options,
-    study=True,
-    json=True,
-    checks=("runs",),
-)
+COMMAND = Command("dashboard", options=options, study=True, json=True, checks=("runs",))

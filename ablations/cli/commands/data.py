@@ -20,9 +20,5 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 COMMAND = Command(
-    "data",
-    "download text, or tokenise text into shards",
-    options,
-    usage="data get NAME | ablate data tokenize CORPUS [options]",
-    checks=("out",),
+    "data", options=options, usage="data get NAME | ablate data tokenize CORPUS [options]", checks=("out",)
 )

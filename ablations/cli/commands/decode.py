@@ -3,11 +3,4 @@
 from ablations.cli.command import Command
 from ablations.cli.options import workers_options
 
-COMMAND = Command(
-    "decode",
-    "decode held-out prompts in every declared decoding setting",
-    workers_options,
-    study=True,
-    settings=True,
-    checks=("plan",),
-)
+COMMAND = Command("decode", options=workers_options, study=True, settings=True, checks=("plan",))

@@ -2,4 +2,4 @@
 
 from ablations.cli.command import Command
 
-COMMAND = Command("doctor", "check this machine's hardware and software", json=True)
+COMMAND = Command("doctor", json=True)

@@ -24,11 +24,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", metavar="NAME", help="rule of rescaling: compute (default), width, none")
 
 
-COMMAND = Command(
-    "export",
-    "write the winning arm as a configuration with its evidence, or a run's weights",
-    options,
-    study=True,
-    settings=True,
-    checks=("records", "folder"),
-)
+COMMAND = Command("export", options=options, study=True, settings=True, checks=("records", "folder"))

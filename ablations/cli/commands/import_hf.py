@@ -16,10 +16,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("fp32", "bf16"), help="type of the stored weights (default: as they are)")
 
 
-COMMAND = Command(
-    "import",
-    "convert a Hugging Face model to a configuration and weights",
-    options,
-    checks=("out",),
-    handler="ablations.cli.import_hf:run_import",
-)
+COMMAND = Command("import", options=options, checks=("out",), handler="ablations.cli.import_hf:run_import")

@@ -30,8 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "layout",
-    "find the fastest layout on a cluster, and its cost",
-    options,
+    options=options,
     settings=True,
     json=True,
     usage="layout CONFIG --cluster 64xH100-80G [options] [key=value ...]",

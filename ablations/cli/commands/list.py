@@ -9,4 +9,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--names", action="store_true", help="print only 'name size', one per line")
 
 
-COMMAND = Command("list", "list studies with runs and verdicts so far", options, json=True)
+COMMAND = Command("list", options=options, json=True)

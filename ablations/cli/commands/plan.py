@@ -12,13 +12,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     workers_options(parser)
 
 
-COMMAND = Command(
-    "plan",
-    "print arms, cost and the minimum detectable effect",
-    options,
-    study=True,
-    settings=True,
-    json=True,
-    checks=("plan",),
-    changes="ignored",
-)
+COMMAND = Command("plan", options=options, study=True, settings=True, json=True, checks=("plan",), changes="ignored")

@@ -27,8 +27,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
     "probe",
-    "measure routing by timestep, or the NELBO at other lengths",
-    options,
+    options=options,
     settings=True,
     json=True,
     usage="probe routing|lengths RUN|NAME [options] [data.key=value ...]",

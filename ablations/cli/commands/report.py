@@ -12,12 +12,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-COMMAND = Command(
-    "report",
-    "print the verdict and write report.html",
-    options,
-    study=True,
-    json=True,
-    checks=("records",),
-    changes="shown",
-)
+COMMAND = Command("report", options=options, study=True, json=True, checks=("records",), changes="shown")

@@ -14,12 +14,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     storage_option(parser)
 
 
-COMMAND = Command(
-    "retry",
-    "queue failed and lost runs again",
-    options,
-    study=True,
-    settings=True,
-    checks=("plan", "runs"),
-    changes="ignored",
-)
+COMMAND = Command("retry", options=options, study=True, settings=True, checks=("plan", "runs"), changes="ignored")

@@ -23,6 +23,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     storage_option(parser)
 
 
-COMMAND = Command(
-    "run", "train the runs that have no record", options, study=True, settings=True, checks=("plan",), changes="ignored"
-)
+COMMAND = Command("run", options=options, study=True, settings=True, checks=("plan",), changes="ignored")

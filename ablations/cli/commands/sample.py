@@ -32,10 +32,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write which call fixed which token to a JSON file")
 
 
-COMMAND = Command(
-    "sample",
-    "decode with a model and show tokens being fixed",
-    options,
-    json=True,
-    usage="sample MODEL [--prompt TEXT ...] [options]",
-)
+COMMAND = Command("sample", options=options, json=True, usage="sample MODEL [--prompt TEXT ...] [options]")

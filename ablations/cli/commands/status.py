@@ -11,12 +11,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     storage_option(parser)
 
 
-COMMAND = Command(
-    "status",
-    "print the runs, jobs and time left of a study",
-    options,
-    study=True,
-    json=True,
-    checks=("runs",),
-    changes="shown",
-)
+COMMAND = Command("status", options=options, study=True, json=True, checks=("runs",), changes="shown")

@@ -27,6 +27,4 @@ def run_storage(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMAND = Command(
-    "storage", "serve a database to workers over gRPC", options, run_storage, usage="storage serve [options]"
-)
+COMMAND = Command("storage", options=options, handler=run_storage, usage="storage serve [options]")

@@ -2,6 +2,4 @@
 
 from ablations.cli.command import Command
 
-COMMAND = Command(
-    "sync", "send runs that were logged offline to W&B, once each", study=True, json=True, checks=("runs",)
-)
+COMMAND = Command("sync", study=True, json=True, checks=("runs",))

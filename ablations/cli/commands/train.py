@@ -18,6 +18,4 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-COMMAND = Command(
-    "train", "train one run, or stages, from a configuration or preset", options, settings=True, checks=("out",)
-)
+COMMAND = Command("train", options=options, settings=True, checks=("out",))
