@@ -21,7 +21,7 @@ from sweeps.kinds import Operations, operations_of
 from sweeps.launch.launcher import tasks_of
 from sweeps.runs.history import add_look
 from sweeps.runs.progress import curve_metrics, read_progress
-from sweeps.runs.status import Row, RunStatus, StudyStatus, open_known, read_design
+from sweeps.runs.status import RunStatus, StudyStatus, open_known, read_design
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url
 
@@ -39,16 +39,13 @@ def favour_requests() -> None:
 
 
 class Poller:
-    """Looks at a study again and again, and puts what it sees on a board.
-
-    What can't be read is said on the board ("trouble"), and tried again at the next look.
-    """
+    """Looks at a study again and again, and keeps the page's state; says what can't be read ("trouble"), and tries again."""
 
     def __init__(self, study: str, out: Path, url: str | None, report: str) -> None:
         """report: the command that writes the report. Raises UserError where nothing of the study has been run."""
         self.study, self.out, self.state = study, out, PageState()
         self._url, self._report = url, report
-        self._storage: PatientStorage | None = None
+        self.storage: PatientStorage | None = None  # the ledger's, once it could be opened
         self._reader: RecordReader | None = None
         self._reading: Reading | None = None
         self._known: Study | None = None
@@ -69,13 +66,8 @@ class Poller:
         if self._thread.is_alive():
             self._thread.join()
 
-    @property
-    def storage(self) -> PatientStorage | None:
-        """The ledger's storage, once it could be opened."""
-        return self._storage
-
     def look(self) -> None:
-        """Bring the board up to date."""
+        """Bring the page's state up to date."""
         trouble: list[str] = []
         try:
             self.design = read_design(self.study, self.out)
@@ -84,12 +76,13 @@ class Poller:
         self._head()
         found = self._ledger(trouble)
         rows = self._training(found)
-        self._due = self._read(found) or self._due
-        shown = self._shown(found)
-        if shown is not None:
+        folder, design = self._compared(found)
+        shown = None
+        if design is not None:
+            shown = self._read(folder, design, found)
             self._draw(shown, rows)
             if self._due:
-                self._judge(shown, found)
+                self._judge(shown, folder)
                 self._due = False  # only now: what failed is tried again at the next look
             trouble += self._unjudged
         self._tell(found, rows, shown)
@@ -116,10 +109,10 @@ class Poller:
 
     def _ledger(self, trouble: list[str]) -> Found | None:
         try:
-            if self._storage is None:
+            if self.storage is None:
                 url = choose_url(self._url, self.out, self.out / self.study)
-                self._storage = open_known(self.study, url, Patience(limit_s=PATIENCE_S))
-            return self._operations.status(self.study, self.out, self._url, storage=self._storage, tasks_of=tasks_of)
+                self.storage = open_known(self.study, url, Patience(limit_s=PATIENCE_S))
+            return self._operations.status(self.study, self.out, self._url, storage=self.storage, tasks_of=tasks_of)
         except (ValueError, OutOfPatienceError) as error:
             trouble.append(f"the ledger can't be read, so what waits or trains isn't shown: {error}")
             return None
@@ -127,45 +120,35 @@ class Poller:
     def _training(self, found: Found | None) -> list[dict[str, Any]]:
         """Each run in training with its progress; of a search, each configuration."""
         studies = [each for each in (found, found and found.confirmation) if each is not None]
-        rows = [self._row(row) for each in studies for row in each.of("running")]
+        rows = []
+        for row in (row for each in studies for row in each.of("running")):
+            progress = (read_progress(self.out / row.folder) or {}) if row.folder else {}
+            rate = sections.rate(self._before.get(row.folder or ""), progress)
+            rows.append({"status": row, "progress": progress, "rate": rate})
         self._before = {row["status"].folder: row["progress"] for row in rows if row["progress"]}
         return rows
 
-    def _row(self, row: Row) -> dict[str, Any]:
-        progress = (read_progress(self.out / row.folder) or {}) if row.folder else {}
-        return {
-            "status": row,
-            "progress": progress,
-            "rate": sections.rate(self._before.get(row.folder or ""), progress),
-        }
-
-    def _read(self, found: Found | None) -> bool:
-        """Read what changed of the records, saying how far it is; whether anything did."""
-        place, design = self._place(found)
-        if design is None:
-            return False
+    def _read(self, folder: Path, design: Design, found: Found | None) -> Study:
+        """Read what changed of the records, saying how far it is; a verdict is due where anything did."""
         metrics = curve_metrics(design)
-        if self._reader is None or self._reader.folder != place or self._reader.metrics != metrics:
-            self._reader = RecordReader(place, metrics)
-        changed = False
+        if self._reader is None or self._reader.folder != folder or self._reader.metrics != metrics:
+            self._reader = RecordReader(folder, metrics)
+        changed = self._known is None or self._known.design != design
         for reading in self._reader.read():
             self._reading, changed = reading, changed or reading.changed
             if reading.done < reading.total:
                 self.state.put("progress", sections.progress(found, self._reader.study(design), reading))
-        if changed or self._known is None or self._known.design != design:
-            self._known, changed = self._reader.study(design), True
-        return changed
+        if changed or self._known is None:
+            self._known, self._due = self._reader.study(design), True
+        return self._known
 
-    def _place(self, found: Found | None) -> tuple[Path, Design | None]:
+    def _compared(self, found: Found | None) -> tuple[Path, Design | None]:
         """Folder and design of the compared records; a search's are its confirmation's, once that has begun."""
         name = self._operations.folders(self.study)[-1]
         own: StudyDesign | None = self.design
         if name != self.study:
             own = read_design(name, self.out) if found is not None and found.confirmation is not None else None
         return self.out / name, own if isinstance(own, Design) else None
-
-    def _shown(self, found: Found | None) -> Study | None:
-        return self._known if self._place(found)[1] is not None else None
 
     def _draw(self, study: Study, rows: list[dict[str, Any]]) -> None:
         """A section for each arm, so that a run that changes one of them doesn't send all."""
@@ -181,11 +164,11 @@ class Poller:
         seen = [name for name in charts if any(curves[arm][name]["tokens"] for arm in study.arms)]
         self.state.put("curves", {"arms": len(study.arms), "charts": sections.charts(study.design.metric, seen)})
 
-    def _judge(self, study: Study, found: Found | None) -> None:
+    def _judge(self, study: Study, folder: Path) -> None:
         self._unjudged = []
         try:
             self.state.put("verdict", sections.verdict(study))
-            add_look(self._place(found)[0], "dashboard", len(study.design.seeds), study.complete)
+            add_look(folder, "dashboard", len(study.design.seeds), study.complete)
         except UserError as error:
             self.state.put("verdict", {"headline": "", "families": []})
             self._unjudged = [f"no verdict: {error}"]

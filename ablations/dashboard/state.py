@@ -11,7 +11,7 @@ from typing import Any
 class PageState:
     """Sections by name. A reader that knows one revision is given the sections that changed since.
 
-    A revision is "<board>-<number>": one of another board, of a command that was started again, counts for nothing.
+    A revision is "<name>-<number>": one of another page, of a command that was started again, counts for nothing.
     """
 
     def __init__(self) -> None:
@@ -34,8 +34,8 @@ class PageState:
 
     def since(self, revision: str) -> tuple[str, bytes]:
         """The revision now, and as JSON what changed since another: {"revision", "sections"}."""
-        board, _, number = revision.partition("-")
-        known = int(number) if board == self._name and number.isdigit() else 0
+        name, _, number = revision.partition("-")
+        known = int(number) if name == self._name and number.isdigit() else 0
         with self._lock:
             now = self.revision
             parts = [f'"{name}":{text}' for name, (at, text) in self._sections.items() if at > known]
