@@ -243,10 +243,14 @@ def test_seeds_added_after_looks_say_so_and_at_which_level_p_values_hold(toy: Pa
     assert said in printed("report", "toy.py") and said in Path("runs/toy/report.html").read_text()
 
 
-def test_seeds_added_without_a_look_may_have_been_looked_at(toy: Path) -> None:
-    record(toy.parent, "toy.py")
-    record(toy.parent, "toy.py", "--seeds", "7")
-    assert "If the first were looked at" in found("report", "toy.py")["headline"]
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [("6", "7", "If the first were looked at"), ("8", "6", "Fewer seeds are judged than were planned before (8)")],
+)
+def test_seeds_added_or_taken_away_without_a_look_are_told(toy: Path, first: str, then: str, said: str) -> None:
+    for seeds in (first, then):
+        record(toy.parent, "toy.py", "--seeds", seeds)
+    assert said in found("report", "toy.py")["headline"]
 
 
 def test_a_search_that_was_edited_is_told_too(toy: Path) -> None:
@@ -278,12 +282,6 @@ def test_verify_looks_at_the_first_of_several_sizes(toy: Path) -> None:
         record(toy.parent, "toy.py", "--size", size)
     assert json.loads(ablate("verify", "toy.py", "--json", cwd=toy.parent).stdout)["complete"] == 10
     mistake(ablate("report", "toy.py", cwd=toy.parent), "was run in several sizes")
-
-
-def test_seeds_taken_away_again_are_told(toy: Path) -> None:
-    record(toy.parent, "toy.py", "--seeds", "8")
-    record(toy.parent, "toy.py")
-    assert "Fewer seeds are judged than were planned before (8)" in found("report", "toy.py")["headline"]
 
 
 def test_a_look_that_cannot_be_noted_is_said_and_shown_all_the_same(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +352,5 @@ def test_a_renamed_file_and_a_confirmation_that_was_not_run_are_told_by_verify_a
     record(toy.parent, "toy.py")
     mistake(ablate("report", "toy.py", "--size", "full.confirm", cwd=toy.parent), "run it with ablate confirm toy.py")
     toy.rename(toy.parent / "new.py")
-    mistake(
-        ablate("verify", "new.py", cwd=toy.parent), "runs of this question lie in runs/toy", "`mv runs/toy runs/new`"
-    )
+    done = ablate("verify", "new.py", cwd=toy.parent)
+    mistake(done, "runs of this question lie in runs/toy", "`mv runs/toy runs/new`")

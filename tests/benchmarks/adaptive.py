@@ -27,8 +27,9 @@ from analysis.statistics.power import seeds_needed
 from analysis.study import Study
 from analysis.verdicts.comparisons import metric_table
 from analysis.verdicts.until_decided import Rule, sequential_run
-from core.records.designs import Design, DesignArm, ParameterCounts
+from core.records.designs import Design
 from core.records.run_record import RunRecord
+from tests.analysis.conftest import make_design
 from tests.benchmarks.record_blocks import DATA as BLOCKS
 from tests.benchmarks.record_curves import DATA as CURVES
 
@@ -87,22 +88,18 @@ def studies() -> dict[str, Recorded]:
 
 def as_study(scores_SA: np.ndarray, rule: Rule, margin: float | None = MARGIN) -> Study:
     """Scores as an adaptive study whose runs are all recorded."""
-    names = [f"arm{place}" for place in range(scores_SA.shape[1])]
-    arms = tuple(
-        DesignArm(
-            name=name, label=name, settings={}, hash=name, parameters=ParameterCounts(1, 1), flops_per_token=1.0, notes=()
-        )
-        for name in names
-    )  # fmt: skip
-    design = Design(
-        ablation="adaptive", size="full", question="", metric="val/nelbo", secondary=(), margin=margin, alpha=0.05, power=0.8,
-        control=names[0], seeds=tuple(range(rule.fixed)), factors=(), arms=arms, base="", contrasts=(), overrides=(),
-        devices=1, data_fingerprint="",
-    )  # fmt: skip
+    seeds, arms = scores_SA.shape
+    design = Design.from_json(make_design(arms, seeds, margin=margin, secondary=[], factors=[]))
+    names = [arm.name for arm in design.arms]
     design = rule.designed(design, dict.fromkeys(names, rule.fixed))
     cells = {
         (name, seed): RunRecord(
-            status="complete", run_hash="", arm_hash=name, seed=seed, config={}, metrics={"val/nelbo": float(value)}
+            status="complete",
+            run_hash="",
+            arm_hash=f"hash-{name}",
+            seed=seed,
+            config={},
+            metrics={"val/nelbo": float(value)},
         )
         for seed, row in enumerate(scores_SA)
         for name, value in zip(names, row, strict=True)

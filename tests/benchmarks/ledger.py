@@ -16,8 +16,7 @@ from sweeps.runs.ledger import Ledger
 from sweeps.runs.trials import describe_run, parameter_names
 from sweeps.storage.storage import default_url, open_storage
 from sweeps.studies.plan import Plan
-from sweeps.studies.resolve import plan
-from tests.benchmarks.sweep import SETTINGS
+from tests.benchmarks.sweep import declared
 from tests.sweeps import postgres
 from tests.sweeps.trainers import quick
 
@@ -28,27 +27,13 @@ RUN_S = (2.0, 4.0)  # what a worker does between two claims
 def measure() -> dict[str, dict[str, float]]:
     """By storage: p50 and p95 of a claim in seconds, of a worker's first one, and of telling a result."""
     found = {}
-    planned = _plan()
+    planned = declared((FINISHED + WORKERS * CLAIMS) // 2)
     with tempfile.TemporaryDirectory() as place:
         found["journal"] = _contest(planned, Path(place), default_url(Path(place)))
     if postgres.missing() is None:
         with postgres.server() as server, tempfile.TemporaryDirectory() as place:
             found["PostgreSQL"] = _contest(planned, Path(place), server.create("bench"))
     return found
-
-
-def _plan() -> Plan:
-    from sweeps.studies.ablation import Ablation, Factor
-
-    ablation = Ablation(
-        question="Does the load-balancing loss lower the NELBO?",
-        base="tiny",
-        factors=(Factor("objective.load_balancing_weight", (0.0, 0.01)),),
-        control={"objective.load_balancing_weight": 0.01},
-        settings=SETTINGS,
-        seeds=range((FINISHED + WORKERS * CLAIMS) // 2),
-    )
-    return plan("bench", ablation)
 
 
 def _contest(planned: Plan, out: Path, url: str) -> dict[str, float]:
