@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 
 from ablations.cli import studies
-from ablations.cli.launching import cores, resolve_workers
+from ablations.cli.launching import resolve_workers
 from ablations.cli.plan import check_calibration, show_plan
 from analysis.statistics.power import reaches_significance
 from core.data.corpora import describe as describe_data
@@ -14,7 +14,7 @@ from core.errors import UserError
 from core.runtime.terminal import Terminal, line
 from core.runtime.terminal_table import labelled
 from core.runtime.units import counted, duration, short
-from sweeps.launch.machine import default_workers
+from sweeps.launch.machine import default_workers, share_of_cores
 from sweeps.search.plan import SearchPlan
 from sweeps.search.rungs import expected_steps
 from sweeps.search.space import draw
@@ -101,7 +101,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]
         sweep = plan.sweep.__class__(plan.name, plan.size, plan.design, runs)
         workers = resolve_workers(arguments.workers, sweep) or default_workers(plan.devices)
-        seconds = next(iter(calibrate(sweep, threads=max(1, cores() // workers)).seconds_per_run.values()))
+        seconds = next(iter(calibrate(sweep, threads=max(1, len(share_of_cores(0, 1)) // workers)).seconds_per_run.values()))
         tokens = content["expected_tokens"] + confirm_tokens
         content |= {"workers": workers, "seconds_per_run": seconds}
         content["estimated_seconds"] = seconds * tokens / plan.design.tokens_per_run / workers
