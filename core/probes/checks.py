@@ -42,9 +42,8 @@ class Cell:
 
     @property
     def settings(self) -> Sampling:
-        return Sampling(
-            length=self.length, block_length=self.block_length, steps=max(1, self.length // self.tokens_per_call)
-        )
+        steps = max(1, self.length // self.tokens_per_call)
+        return Sampling(length=self.length, block_length=self.block_length, steps=steps)
 
     def check(self) -> None:
         """Refuse a cell where the blocks don't divide the length, or its calls don't divide over the blocks: LLaDA's loop

@@ -88,10 +88,9 @@ def contestants(denoiser: Denoiser, prompts: Sequence[Sequence[int]], cell: Cell
 
 def _causal(denoiser: Denoiser) -> Denoiser:
     """The same weights under a causal mask."""
+    eos_id = denoiser.config.eos_id or 0
     with torch.device("meta"):
-        causal = Denoiser(
-            replace(denoiser.config, causal=True, shifted=False, block_length=None, eos_id=denoiser.config.eos_id or 0)
-        )
+        causal = Denoiser(replace(denoiser.config, causal=True, shifted=False, block_length=None, eos_id=eos_id))
     causal.load_state_dict(denoiser.state_dict(), assign=True)
     return causal.eval()
 

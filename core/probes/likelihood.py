@@ -133,10 +133,8 @@ def _masked_nats(
     sequence_M, place_M = wanted_BW.nonzero(as_tuple=True)
     target_M = tokens_BL[sequence_M, position_BW[sequence_M, place_M]]
     tokens_BL[sequence_M, position_BW[sequence_M, place_M]] = mask_id
-    tokens_BL, length_B, position_BW, wanted_BW = (
-        part.to(device) for part in (tokens_BL, length_B, position_BW, wanted_BW)
-    )
-    canvas = Canvas(tokens_BL, length_B, position_BW, wanted_BW, first=True)
+    parts = [part.to(device) for part in (tokens_BL, length_B, position_BW, wanted_BW)]
+    canvas = Canvas(*parts, first=True)
     cross_entropy_M = token_cross_entropy(predict(canvas), target_M.to(device)).double().cpu()
     return torch.zeros(len(rows), dtype=torch.float64).index_add(0, sequence_M, cross_entropy_M).tolist()
 
@@ -168,16 +166,13 @@ def _causal(denoiser: Denoiser, asked: Sequence[Continued], batch: int) -> list[
     members = [index for index, each in enumerate(asked) if each.tokens]
     for part in _batches(members, batch if together else 1, [_length(asked[index]) for index in members]):
         whole = [[start, *asked[index].context, *asked[index].tokens] for index in part]
-        tokens_BL, length_B = lay_out(
-            whole, 0, 0
-        )  # filling comes after a sequence, where causal attention doesn't look
+        # Filling comes after a sequence, where causal attention doesn't look.
+        tokens_BL, length_B = lay_out(whole, 0, 0)
         place_L = torch.arange(tokens_BL.shape[1] - 1)
         first_B = torch.tensor([len(asked[index].context) for index in part])
         wanted_BL = (place_L >= first_B[:, None]) & (place_L < length_B[:, None] - 1)
-        logits_MV, target_M = (
-            denoiser(tokens_BL[:, :-1].to(device), wanted_BL.to(device))[0],
-            tokens_BL[:, 1:][wanted_BL],
-        )
+        logits_MV, _ = denoiser(tokens_BL[:, :-1].to(device), wanted_BL.to(device))
+        target_M = tokens_BL[:, 1:][wanted_BL]
         log_p_M = -token_cross_entropy(logits_MV, target_M.to(device)).double().cpu()
         right_M, sequence_M = logits_MV.argmax(-1).cpu() == target_M, wanted_BL.nonzero()[:, 0]
         for row, index in enumerate(part):

@@ -4,7 +4,6 @@ A pair is a right response and one that is wrong by a symbol. No decoding is inv
 what a sampler makes of it. Shapes: N pairs, K draws of masks.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,20 +86,14 @@ def _nats(
     config: RunConfig, denoiser: Denoiser, prompt: str, response: str, draws: int, generator: torch.Generator
 ) -> torch.Tensor:
     """The NELBO of a response and its filling under K draws of masks, in nats. Returns (K,)."""
-    tokens, start = _filled(config, prompt, response)
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    eos = tokenizer.vocabulary.eos
+    assert eos is not None  # a corpus of text needs one
+    before, after = (tokenizer.encode("a task", text.encode(), special=False).tolist() for text in (prompt, response))
+    tokens = [*before, *after, *[eos] * (config.data.sequence_length - len(before) - len(after))]
     tokens_KL = torch.tensor(tokens).expand(draws, -1)
-    maskable_KL = (torch.arange(len(tokens)) >= start).expand(draws, -1)
+    maskable_KL = (torch.arange(len(tokens)) >= len(before)).expand(draws, -1)
     objective = objective_of(config)
     masking = objective.mask_validation(draws, len(tokens), generator, maskable_KL)
     router_timestep_K = router_timestep(masking, config.model.router.sees, generator)
     return _nelbo(denoiser, objective, Batch.of(tokens_KL, masking, router_timestep_K)) * masking.length_B
-
-
-def _filled(config: RunConfig, prompt: str, response: str) -> tuple[Sequence[int], int]:
-    """An example's tokens, filled up with eos, and where its response begins."""
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    eos = tokenizer.vocabulary.eos
-    assert eos is not None  # a corpus of text needs one
-    parts = [tokenizer.encode("a task", text.encode(), special=False).tolist() for text in (prompt, response)]
-    tokens = [*parts[0], *parts[1]]
-    return [*tokens, *[eos] * (config.data.sequence_length - len(tokens))], len(parts[0])

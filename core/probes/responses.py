@@ -110,10 +110,13 @@ class Responder:
 
     def _texts(self, sampled: Sampled, prompts: Sequence[Sequence[int]], asked: Asked) -> list[tuple[str, bool]]:
         """Each response as far as it is decoded without a gap, and whether it has ended."""
-        return [
-            self.cut(_decoded(sampled, row, len(prompt))[: asked.length], asked.until)
-            for row, prompt in enumerate(prompts)
-        ]
+        texts = []
+        for row, start in enumerate(map(len, prompts)):
+            step_R = sampled.step_BL[row, start : int(sampled.length_B[row])].tolist()
+            gap = next((place for place, step in enumerate(step_R) if step < 0), len(step_R))
+            tokens = sampled.tokens_BL[row, start : start + min(gap, asked.length)].tolist()
+            texts.append(self.cut(tokens, asked.until))
+        return texts
 
     def cut(self, tokens: Sequence[int], until: Sequence[str]) -> tuple[str, bool]:
         """Tokens as text up to what ends it, and whether anything did."""
@@ -132,14 +135,6 @@ class Responder:
                 f"a response of {whole} tokens leaves no room for a prompt within {context}: ask for fewer with --length"
             )
         return prompt[-(context - whole) :], len(prompt) > context - whole
-
-
-def _decoded(sampled: Sampled, row: int, start: int) -> list[int]:
-    """The tokens of a response before the first that isn't decoded."""
-    length = int(sampled.length_B[row])
-    step_R = sampled.step_BL[row, start:length].tolist()
-    gap = next((place for place, step in enumerate(step_R) if step < 0), len(step_R))
-    return sampled.tokens_BL[row, start : start + gap].tolist()
 
 
 def _autoregressive_events(

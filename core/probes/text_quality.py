@@ -30,18 +30,17 @@ def longest_copied_span(sample_L: np.ndarray, train_T: np.ndarray) -> int:
     """Length in tokens of the longest span of a sample that occurs in the training text."""
     train = np.ascontiguousarray(train_T, dtype=np.uint32).tobytes()
     sample = np.ascontiguousarray(sample_L, dtype=np.uint32).tobytes()
-    size, longest = 4, 0
+    longest = 0
     for start in range(len(sample_L)):
-        while start + longest < len(sample_L) and _holds(
-            train, sample[size * start : size * (start + longest + 1)], size
-        ):
+        while start + longest < len(sample_L) and _holds(train, sample[4 * start : 4 * (start + longest + 1)]):
             longest += 1
     return longest
 
 
-def _holds(train: bytes, span: bytes, size: int) -> bool:
+def _holds(train: bytes, span: bytes) -> bool:
+    """True if the tokens of 4 bytes each of a span stand in the text in order."""
     place = train.find(span)
-    while place >= 0 and place % size:  # between two tokens
+    while place >= 0 and place % 4:  # between two tokens
         place = train.find(span, place + 1)
     return place >= 0
 

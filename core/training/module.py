@@ -82,10 +82,9 @@ class MaskedDiffusion(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
         """Let routers that are balanced by bias move it, after the optimizer's step."""
         counts = [routing.counts_E for routing in self._routings]
-        self._counts = (
-            [one + other for one, other in zip(self._counts, counts, strict=True)] if self._counts else counts
-        )
-        self._routings = []
+        if self._counts:
+            counts = [one + other for one, other in zip(self._counts, counts, strict=True)]
+        self._counts, self._routings = counts, []
         if (batch_index + 1) % self.config.trainer.accumulate == 0:
             for moe, counts_E in zip(self.denoiser.mixtures(), self._counts, strict=True):
                 moe.router.rebalance(counts_E)
