@@ -1,8 +1,5 @@
 """A run on paper, against the run itself where that can be had."""
 
-import re
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -18,6 +15,7 @@ from core.model.transformer import Denoiser
 from core.training.dry_run import dry_run, passes, schedule_of, shapes_of, unfed
 
 TINY = preset("tiny")
+CAUSAL = {"objective__kind": "autoregressive", "model__causal": True}
 
 
 def with_settings(**settings):
@@ -61,12 +59,8 @@ def test_what_training_would_refuse_is_refused_but_not_what_this_machine_lacks()
         dry_run(with_settings(data__corpus="stdlbi"))
     with pytest.raises(UserError, match="trainer.strategy=single trains on one device, not 2"):
         dry_run(TINY, 2)
-    elsewhere = with_settings(
-        trainer__accelerator="cuda",
-        trainer__strategy="deepspeed",
-        deepspeed__offload="optimizer",
-        trainer__batch_size=32,
-    )
+    spread = {"trainer__strategy": "deepspeed", "deepspeed__offload": "optimizer"}
+    elsewhere = with_settings(trainer__accelerator="cuda", trainer__batch_size=32, **spread)
     assert dry_run(elsewhere, 8).micro_batch == 4
 
 
@@ -78,31 +72,23 @@ def test_what_training_would_refuse_is_refused_but_not_what_this_machine_lacks()
         ({"model__vocab_size": 32_000, "model__mask_id": 31_000}, "259 token ids, and the model rows for 32,000"),
         ({"trainer__steps": 4_000_000}, None),
         ({"trainer__steps": 5_000_000}, "each 5[0-9][0-9] times, where more than 500 teach nothing more"),
-        (
-            {"objective__kind": "autoregressive", "model__causal": True, "trainer__steps": 500_000},
-            "more than 40 teach nothing more",
-        ),
+        ({**CAUSAL, "trainer__steps": 500_000}, "more than 40 teach nothing more"),
     ],
 )
 def test_data_that_cant_feed_the_model_is_refused(settings, said) -> None:
     config = with_settings(**settings)
-    found = unfed(config, load_corpus(config.data))
-    assert found is None if said is None else re.search(said, found or "")
-    if said is not None:
-        with pytest.raises(UserError, match=said):
-            dry_run(config)
+    if said is None:
+        assert unfed(config, load_corpus(config.data)) is None
+        return
+    with pytest.raises(UserError, match=said):
+        dry_run(config)
 
 
 def test_masks_of_one_pair_are_one_pass_over_it(tmp_path) -> None:
     corpus = load_corpus(TINY.data)
-    pairs = replace(
-        TINY,
-        objective=replace(TINY.objective, kind="vrpo", draws=4),
-        trainer=replace(TINY.trainer, initial_weights="stage:x"),
-    )
+    pairs = with_settings(objective__kind="vrpo", objective__draws=4, trainer__initial_weights="stage:x")
     assert passes(pairs, corpus) == 2 * passes(TINY, corpus)  # two responses, whatever is drawn of them
 
 
 def test_widths_that_bf16_cant_have_give_no_shapes() -> None:
-    narrow = replace(TINY, model=replace(TINY.model, expert_width=12))
-    assert shapes_of(narrow, 2) == {}
+    assert shapes_of(with_settings(model__expert_width=12), 2) == {}
