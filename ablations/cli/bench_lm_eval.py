@@ -141,7 +141,7 @@ def _evaluate(tasks: dict[str, Any], responder: "Responder", arguments: argparse
     import lm_eval
     from lm_eval.evaluator import evaluate
 
-    from core.probes.harness import MaskedLM, settings_of
+    from core.probes.harness import MaskedLM
 
     model = MaskedLM(
         responder,
@@ -156,9 +156,9 @@ def _evaluate(tasks: dict[str, Any], responder: "Responder", arguments: argparse
         "model": str(arguments.model),
         "causal": responder.denoiser.config.causal,
         "lm_eval": lm_eval.__version__,
-        "settings": settings_of(model),
+        "settings": model.settings(),
         "rows": _rows(found),
-        **model.counts.content(),
+        **model.counts(),
     }
 
 

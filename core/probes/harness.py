@@ -1,8 +1,8 @@
 """Our models as lm-eval asks them (extra `eval`): likelihoods by the NELBO or exactly, responses by our sampler."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -10,31 +10,12 @@ from lm_eval.api.model import LM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from tqdm import tqdm
 
-from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.probes.likelihood import Continued, Likelihood, log_likelihoods
 from core.probes.responses import Asked, Responder
 
 LENGTH = 256  # tokens of a response whose task says nothing
 CHUNK = 256  # continuations whose masks are held at once
-
-
-@dataclass
-class Counts:
-    """Facts beside the results: how many contexts lost their beginning, by kind of request; the mean
-    standard error of a likelihood over masks, in nats."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    truncated: Counter[str] = field(default_factory=Counter)
-    standard_errors: list[float] = field(default_factory=list)
-
-    def content(self) -> dict[str, Any]:
-        errors = self.standard_errors
-        return {
-            "requests": dict(self.requests),
-            "truncated": {kind: self.truncated[kind] for kind in self.requests},
-            "mean_standard_error": sum(errors) / len(errors) if errors else None,
-        }
 
 
 class MaskedLM(LM):
@@ -60,7 +41,33 @@ class MaskedLM(LM):
         self.context = model.max_positions if context is None else context
         if not 1 <= self.context <= model.max_positions:
             raise UserError(f"--context {self.context} must lie in 1..model.max_positions={model.max_positions}")
-        self.counts = Counts()
+        self.requests: Counter[str] = Counter()
+        self.truncated: Counter[str] = Counter()
+        self.standard_errors: list[float] = []
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of an evaluation, for the record of results."""
+        used = self.responder.settings
+        return {
+            "draws": self.draws,
+            "context": self.context,
+            "length": self.length,
+            "block_length": used.block_length,
+            "tokens_per_call": self.responder.tokens_per_call,
+            "remasking": used.remasking,
+            "threshold": used.threshold,
+            "temperature": self.temperature,
+            "seed": used.seed,
+            "batch": self.responder.batch,
+        }
+
+    def counts(self) -> dict[str, Any]:
+        """How many contexts lost their beginning, by kind of request; the mean standard error over masks, in nats."""
+        return {
+            "requests": dict(self.requests),
+            "truncated": {kind: self.truncated[kind] for kind in self.requests},
+            "mean_standard_error": statistics.fmean(self.standard_errors) if self.standard_errors else None,
+        }
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """log p of each continuation given its context, in nats, and whether it is what greedy decoding gives."""
@@ -100,8 +107,8 @@ class MaskedLM(LM):
             )
         length = int(said["max_gen_toks"] if self.length is None else self.length)
         prompt, cut = self.responder.fit(self._encode(context), length, self.context)
-        self.counts.requests["generate_until"] += 1
-        self.counts.truncated["generate_until"] += cut
+        self.requests["generate_until"] += 1
+        self.truncated["generate_until"] += cut
         return Asked(prompt, length, tuple(handle_stop_sequences(said["until"], None)), float(temperature))
 
     def _likelihoods(self, kind: str, asked: Sequence[Continued]) -> list[Likelihood]:
@@ -116,9 +123,9 @@ class MaskedLM(LM):
                 part = fitting[first : first + CHUNK]
                 found += log_likelihoods(denoiser, part, draws=self.draws, seed=seed, batch=batch)
                 bar.update(len(part))
-        self.counts.requests[kind] += len(asked)
-        self.counts.truncated[kind] += sum(a != b for a, b in zip(asked, fitting, strict=True))
-        self.counts.standard_errors += [each.se for each in found]
+        self.requests[kind] += len(asked)
+        self.truncated[kind] += sum(a != b for a, b in zip(asked, fitting, strict=True))
+        self.standard_errors += [each.se for each in found]
         return found
 
     def _continued(self, context: str, continuation: str) -> Continued:
@@ -133,21 +140,3 @@ class MaskedLM(LM):
             return []
         # A task's text: names of special tokens in it are text, as everywhere that text isn't from a chat template.
         return self.responder.tokenizer.encode("a request", text.encode(), special=False).tolist()
-
-
-def settings_of(model: MaskedLM) -> dict[str, Any]:
-    """Settings of an evaluation, for the record of results."""
-    responder: Responder = model.responder
-    used: Sampling = responder.settings
-    return {
-        "draws": model.draws,
-        "context": model.context,
-        "length": model.length,
-        "block_length": used.block_length,
-        "tokens_per_call": responder.tokens_per_call,
-        "remasking": used.remasking,
-        "threshold": used.threshold,
-        "temperature": model.temperature,
-        "seed": used.seed,
-        "batch": responder.batch,
-    }

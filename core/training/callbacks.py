@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from core.config.run import RunConfig
+from core.data.module import MaskedTextModule
 from core.model.balance import dead_share, max_violation, utilisation_entropy
 from core.records.metrics import METRICS, RATIO_BINS, RowLogger, Validation, part_metric, ratio_metric
 from core.runtime.lightning_import import lightning
@@ -34,19 +35,14 @@ class Recorder(lightning.Callback):
     Losses stay on the device between rows: the hot path waits for nothing.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        *,
-        loggers: Sequence[RowLogger] = (),
-        floor: float | None = None,
-        bytes_per_token: float | None = None,
-        parts: Sequence[str] = (),
-    ) -> None:
-        """floor: an exact denoiser's NELBO on the validation masks. bytes_per_token: of the validation text. parts: of the
-        mixture that is learned, whose NELBOs are measured one by one too."""
-        self.loggers = tuple(loggers)
-        self.config, self.floor, self.bytes_per_token, self.parts = config, floor, bytes_per_token, parts
+    def __init__(self, config: RunConfig, loggers: Sequence[RowLogger] = ()) -> None:
+        data = MaskedTextModule(config)
+        self.config, self.loggers = config, tuple(loggers)
+        self.floor = data.floor()
+        self.bytes_per_token = data.corpus.bytes_per_token
+        self.parts = [
+            part.name for part in data.corpus.parts
+        ]  # of the mixture, whose NELBOs are measured one by one too
         self.curve: dict[str, list[float]] = {}
         self.validation: dict[str, list[float]] = {}
         self.load_steps: list[int] = []
@@ -193,8 +189,7 @@ def summarise(outputs: Sequence[dict[str, Tensor]], *, binned: bool = True) -> d
     """Validation metrics from the outputs of all validation batches, by the names in core.records.metrics.
 
     `binned` adds the cross-entropy per masked token by mask ratio, in tenths: "val/cross_entropy@0.3" is of ratios in
-    (0.2, 0.3]. A sequence's NELBO under an exact mask count is its mean masked cross-entropy, so the bins average to
-    the NELBO.
+    (0.2, 0.3]. Under an exact mask count a sequence's NELBO is its mean masked cross-entropy: the bins average to the NELBO.
     """
     nelbo_N, ratio_N = _column(outputs, "nelbo_B"), _column(outputs, "ratio_B")
     error = stratified_error(nelbo_N[ratio_N.argsort(stable=True)])
@@ -260,9 +255,8 @@ def stratified_error(values_N: Tensor) -> float:
 def diagnose(rows: Mapping[str, Tensor], parameters: Sequence[str]) -> tuple[int, str] | None:
     """The first step (index into the rows) at which something stopped being finite, and where it first appeared.
 
-    rows: per step T the losses (T,), each layer's output sum (T, layers + 1) and each parameter's gradient norm (T, P).
-    The forward pass goes up the layers, so the lowest broken one is the first; the backward pass comes down, so the
-    last parameter in forward order is. Returns None when all is finite.
+    rows: per step T the losses (T,), each layer's output sum (T, layers + 1) and each parameter's gradient norm (T, P). The
+    forward pass breaks at the lowest layer first, the backward pass at the last parameter. Returns None when all is finite.
     """
     finite_T = torch.stack([torch.isfinite(rows[name]) for name in TRAIN_COLUMNS]).all(0)
     finite_T = finite_T & torch.isfinite(rows["gradient_norms_P"]).all(-1) & torch.isfinite(rows["sums_L"]).all(-1)

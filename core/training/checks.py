@@ -25,10 +25,9 @@ from core.training.deepspeed_config import check_devices, has_cuda
 def check(config: RunConfig, devices: int = 1, *, here: bool = True) -> None:
     """Refuse, before anything is trained, what would fail later.
 
-    here: the run is to be trained on this machine, and what this lacks is refused too.
-    Raises UserError for a corpus that is unknown, missing or too small, a vocabulary that its tokens exceed, an
-    accelerator that this machine lacks, a number of devices that the run can't be spread over, or initial weights that
-    are absent, damaged or of another shape.
+    here: on this machine, so that what it lacks is refused too. Raises UserError for a corpus that is unknown, missing or too
+    small, a vocabulary that its tokens exceed, an accelerator that this machine lacks, a number of devices that the run can't
+    be spread over, or initial weights that are absent, damaged or of another shape.
     """
     check_devices(config, devices, here=here)
     corpus = load_corpus(config.data)

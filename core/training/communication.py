@@ -17,9 +17,8 @@ REDUCTION = "reduction"
 class Traffic:
     """Bytes that the engine handed to collectives on this rank, counted as it calls them.
 
-    all_to_all: what left this rank for others, forward and backward. reduction: the size of the whole tensor of every
-    all-reduce, reduce, reduce-scatter and all-gather; what crosses the wire of it is the backend's affair (a ring sends
-    2 (n - 1) / n of it for an all-reduce among n, half of that for the others).
+    all_to_all: what left this rank for others, forward and backward. reduction: the whole tensor of every all-reduce, reduce,
+    reduce-scatter and all-gather (a ring among n sends 2 (n - 1) / n of it for an all-reduce, half of that for the others).
     """
 
     def __init__(self) -> None:

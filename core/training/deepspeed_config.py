@@ -63,8 +63,7 @@ def _may_have_cuda() -> bool:
 def check_devices(config: RunConfig, devices: int, *, here: bool = True) -> None:
     """Refuse a number of devices that the config can't be spread over, and a DeepSpeed JSON that can't be merged.
 
-    here: they are this machine's, which must have what the config needs.
-    Raises UserError.
+    here: they are this machine's, which must have what the config needs. Raises UserError.
     """
     parallel, trainer = config.deepspeed.expert_parallel, config.trainer
     if devices < 1:

@@ -23,10 +23,7 @@ from core.training.telemetry import observe
 
 
 class AdamW(torch.optim.AdamW):
-    """torch.optim.AdamW, whose methods import torch._dynamo (1.6 CPU seconds) only to stay out of its way: here they don't.
-
-    No optimizer is compiled here.
-    """
+    """torch's AdamW for eager training: its methods don't import torch._dynamo (1.6 CPU seconds) to keep out of its way."""
 
     add_param_group: Any = inspect.unwrap(torch.optim.AdamW.add_param_group)
     state_dict: Any = inspect.unwrap(torch.optim.AdamW.state_dict)
@@ -167,8 +164,7 @@ def auxiliary_losses(
     """Load-balancing loss and router z-loss, each computed per layer and averaged over layers.
 
     Per layer, because loads pooled over layers can cancel; averaged, so that a weight means the same at any depth
-    (OLMoE, arXiv 2409.02060). Both are 0 for a dense model. tokens: of packed sequences, what sums over
-    their tokens but filling are divided by.
+    (OLMoE, arXiv 2409.02060). Both are 0 for a dense model. tokens: divisor of sums over packed tokens without filling.
     """
     if not routings:
         return torch.zeros((), device=device), torch.zeros((), device=device)

@@ -2,9 +2,8 @@
 
     python -m core.training.rank_process FOLDER
 
-FOLDER holds config.yaml. core.training.rank_launcher starts it, with its place among the ranks in the environment;
-stdout is a pipe for events (JSON lines): "row" for loggers, from rank 0, and "record" at the end, from every rank.
-Whatever comes on stdin asks the training to pause.
+FOLDER holds config.yaml. core.training.rank_launcher starts it, with its rank in the environment. stdout is a pipe for events
+(JSON lines): rank 0's "row" for loggers, and every rank's "record" at the end. Whatever comes on stdin asks for a pause.
 """
 
 import os

@@ -16,7 +16,6 @@ import torch
 
 from core.config.run import RunConfig, config_hash, to_dict, to_yaml
 from core.data.corpora import describe as describe_data
-from core.data.corpora import load as load_corpus
 from core.data.inputs import fingerprint
 from core.data.module import MaskedTextModule
 from core.errors import UserError
@@ -59,19 +58,17 @@ def train(
 ) -> RunRecord:
     """Train one run and leave its record in `folder`: record.json, and beside it config.yaml and the final weights.
 
-    Under trainer.strategy=deepspeed it trains in `devices` processes of this host; or, where torchrun, srun or
-    DeepSpeed's launcher started this process, as one rank of theirs, and rank 0 leaves the record. A run that was cut off
-    goes on from its last checkpoint that is whole and this user's (core.training.resume_point). A failure at work gives a
-    record with status "failed" and a reason (and traceback.txt beside it). A mistake in the config raises UserError
-    before training; an interruption passes through and leaves no record. A request to pause (core.training.preemption) is
-    heeded with a checkpoint, whatever trainer.checkpoint_every says, and raises TrainingPausedError. A finished record
-    that lies there is set aside; once another process has taken the run over (core.records.fencing), nothing more is
-    written and FencedOffError is raised.
+    Under trainer.strategy=deepspeed it trains in `devices` processes of this host; or, where torchrun, srun or DeepSpeed's
+    launcher started this process, as one of their ranks, of which rank 0 leaves the record. A run that was cut off goes on
+    from its last checkpoint that is whole and this user's (core.training.resume_point). A finished record is set aside first.
+    A failure leaves a record of status "failed" with the reason, and traceback.txt; an interruption leaves none. Raises
+    UserError for a mistake in the config, before training; TrainingPausedError where it is asked to pause
+    (core.training.preemption), after a checkpoint, whatever trainer.checkpoint_every says; and FencedOffError, with nothing
+    more written, once another process has taken the run over (core.records.fencing).
 
-    before: of the stage whose weights the run starts from, where that isn't a first stage in its own folder, which is found:
-    the record's FLOPs and tokens are of both.
-    until: pause after that step of the schedule, which is the whole run's, with a checkpoint and a record of status
-    "paused" whose metrics are the last validation's; training on from there equals training at one go. One process only.
+    before: record of the stage whose weights the run starts from (a first stage in its own folder is found): the record's
+    FLOPs and tokens are of both. until: pause after that step of the whole run's schedule, with a checkpoint and a record of
+    status "paused" whose metrics are the last validation's; going on from there equals training at one go. One process only.
     """
     spread = config.trainer.strategy == "deepspeed"
     ranks = Ranks.of_environment(config.deepspeed.expert_parallel) if spread else Ranks()
@@ -99,10 +96,8 @@ def train(
             record = launch(config, folder, devices, loggers)
         except RankFailedError as failure:
             record = failure.partial or RunRecord(status="failed", **_facts(config, Ranks(size=devices)))
-            lasted = time.perf_counter() - started
-            record = replace(
-                record, status="failed", reason=str(failure), metrics={}, wall_time_s=lasted, finished_at=_now()
-            )
+            record = replace(record, status="failed", reason=str(failure), metrics={})
+            record = replace(record, wall_time_s=time.perf_counter() - started, finished_at=_now())
     record = replace(record, study=dict(study or {}), provenance=record.provenance | slurm_job())
     if before is not None:
         flops = record.flops + before.flops if record.status == "complete" else record.flops
@@ -126,17 +121,10 @@ def attempt(
 ) -> RunRecord:
     """Train in this process, as one rank of those that train the run, and return its record without leaving it."""
     facts = _facts(config, ranks)
-    started, floor = time.perf_counter(), MaskedTextModule(config).floor()
-    corpus = load_corpus(config.data)
+    started = time.perf_counter()
     for line in describe_data([config.data]) if ranks.rank == 0 else ():
         log.info("%s", line)
-    recorder = Recorder(
-        config,
-        loggers=loggers,
-        floor=floor,
-        bytes_per_token=corpus.bytes_per_token,
-        parts=[part.name for part in corpus.parts],
-    )
+    recorder = Recorder(config, loggers)
     try:
         measured = _fit(config, folder, recorder, ranks, callbacks, until)
         facts["provenance"]["weights_sha256"] = measured.pop("weights")

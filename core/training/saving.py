@@ -45,10 +45,9 @@ class StepReachedError(Exception):
 class Checkpointer(lightning.Callback):
     """Saves every `trainer.checkpoint_every` steps, between the validation of a step and the next step.
 
-    What is older, but for one, is deleted once the new one is complete on every rank, sealed and named in latest.json. Where
-    no key can be kept to sign it with, none is saved. Where the training is asked
-    to pause (core.training.preemption), it saves after the step under way and raises TrainingPausedError; after the step
-    `pause_after` it saves too, and raises StepReachedError.
+    Older ones but one are deleted once the new one is complete on every rank, sealed and named in latest.json. None is saved
+    where no key can be kept to sign it with. Asked to pause (core.training.preemption), it saves after the step under way and
+    raises TrainingPausedError; after the step `pause_after` it saves too, and raises StepReachedError.
     """
 
     def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, pause_after: int | None = None) -> None:

@@ -197,8 +197,7 @@ def key_file() -> Path:
 def own_key() -> bytes:
     """The user's key, made if there is none.
 
-    Raises UserError for one that others can read or that is none, KeyAwayError where it is out of reach, and another OSError
-    where it can't be made.
+    Raises UserError for one that is none or that others can read, KeyAwayError out of reach, OSError where none can be made.
     """
     path = key_file()
     if path not in _known:

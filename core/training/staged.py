@@ -73,13 +73,10 @@ def train_stages(
 ) -> list[tuple[Turn, RunRecord]]:
     """Train what isn't done yet of the stages, in order, below `root_of(stages, out)`.
 
-    ranks: where srun, torchrun or DeepSpeed's launcher started several processes, each calls this; the last of the stages is
-    trained, and those before it must be done.
-
-    A stage that is done is not trained again; one that was cut off goes on from its checkpoint, and one that failed too, its
-    record set aside. Returns each stage's record, the last one's of status "failed" where a stage failed. Raises UserError
-    for what `check_stages` refuses, and for weights that are gone or have changed since they were recorded; a request to
-    pause passes through as TrainingPausedError.
+    A stage that is done is not trained again; one that was cut off or failed goes on from its checkpoint, a failed record set
+    aside. ranks: where a launcher started several processes, each calls this; they train the last stage, and those before it
+    must be done. Returns each stage's record, the last one's of status "failed" where a stage failed. Raises UserError as
+    `check_stages` does, and for weights that are gone or have changed since they were recorded, and TrainingPausedError.
     """
     check_stages(stages, max(ranks.size, devices))
     from core.training.run import train  # torch and Lightning, which mistakes are refused without
