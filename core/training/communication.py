@@ -110,7 +110,7 @@ def clip_exactly(module: nn.Module, limit: float) -> Tensor:
         gradients.append(parameter.grad)
         square = parameter.grad.float().square().sum()
         if is_spread(parameter):
-            own, group = own + square, expert_group(parameter)
+            own, group = own + square, _expert_group(parameter)
         else:
             shared = shared + square
     if group is not None:
@@ -127,8 +127,17 @@ def is_spread(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "held")
 
 
-def expert_group(parameter: nn.Parameter) -> Any:
-    """The process group of the ranks that hold the experts of which the parameter is a part."""
+def whole_tensor(parameter: nn.Parameter, value: Tensor) -> Tensor:
+    """A parameter's value or gradient with those of the experts that other ranks hold; all of them must call it."""
+    if not is_spread(parameter):
+        return value
+    group = _expert_group(parameter)
+    parts = [torch.empty_like(value) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, value.contiguous(), group=group)
+    return torch.cat(parts)
+
+
+def _expert_group(parameter: nn.Parameter) -> Any:
     from deepspeed.utils import groups
 
     return groups._get_expert_parallel_group(parameter.group_name)  # type: ignore[attr-defined]

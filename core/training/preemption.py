@@ -50,17 +50,14 @@ def on_signals() -> Iterator[None]:
 
     Where none is under way they end the process, as they do without this. In the main thread only.
     """
-    numbers = (signal.SIGTERM, signal.SIGUSR1)
-    before = {number: signal.getsignal(number) for number in numbers}
 
     def stop(number: int, frame: FrameType | None) -> None:
         if not request():
             raise SystemExit(STOPPED)
 
-    for number in numbers:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)

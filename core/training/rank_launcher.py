@@ -25,6 +25,7 @@ GRACE_S = 3.0  # for the others to say why they end, once one has ended badly
 PAUSE_GRACE_S = 30.0  # for the others to end, once one has ended as it was asked to
 PROGRAM = "core.training.rank_process"
 BROKEN_LINE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+Events = queue.Queue[tuple[int, dict[str, Any]]]  # each with the rank that sent it
 
 
 class RankFailedError(RuntimeError):
@@ -89,7 +90,7 @@ def _environment(config: RunConfig, rank: int, devices: int, port: int) -> dict[
 
 
 def _watch(ranks: list[Process], folder: Path, loggers: Sequence[RowLogger]) -> RunRecord:
-    heard: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+    heard: Events = queue.Queue()
     listeners = []
     for rank, process in enumerate(ranks):
         listeners.append(threading.Thread(target=_listen, args=(rank, process, heard), daemon=True))
@@ -125,15 +126,10 @@ def _ask_to_pause(ranks: list[Process]) -> None:
             process.stdin.flush()
 
 
-def _hear(
-    heard: "queue.Queue[tuple[int, dict[str, Any]]]",
-    said: dict[int, RunRecord],
-    loggers: Sequence[RowLogger],
-    wait: float,
-) -> None:
+def _hear(heard: Events, said: dict[int, RunRecord], loggers: Sequence[RowLogger], wait: float) -> None:
     with contextlib.suppress(queue.Empty):
         while True:
-            rank, event = heard.get(timeout=wait) if wait else heard.get_nowait()
+            rank, event = heard.get(timeout=wait)
             if event["event"] == "record":
                 said[rank] = RunRecord.from_json(event["record"])
                 continue
@@ -141,7 +137,7 @@ def _hear(
                 logger.log_metrics(event["metrics"], event["step"])
 
 
-def _listen(rank: int, process: Process, heard: "queue.Queue[tuple[int, dict[str, Any]]]") -> None:
+def _listen(rank: int, process: Process, heard: Events) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         if line.endswith(b"\n"):  # a killed rank's last line may be cut short

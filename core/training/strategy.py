@@ -48,19 +48,17 @@ class PortableDeepSpeed(lightning.pytorch.strategies.DeepSpeedStrategy):
 
     def setup_environment(self) -> None:
         """Meet the other ranks: once, by whoever needs them first."""
-        if not self._met:
-            self._met = True
-            self._meet()
-
-    def _meet(self) -> None:
+        if self._met:
+            return
+        self._met = True
         _prepare_optimizers()
         if not self._on_cpu:
-            return super().setup_environment()
+            super().setup_environment()
+            return
         import deepspeed.ops
 
         deepspeed.ops.__compatible_ops__ = {}  # else an extension for shared memory is compiled first: 77 s
         super(lightning.pytorch.strategies.DeepSpeedStrategy, self).setup_environment()
-        return None
 
     def setup_distributed(self) -> None:
         if not self._on_cpu:

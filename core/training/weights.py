@@ -23,7 +23,7 @@ from core.runtime.ranks import Ranks
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.checkpoint_files import STAGES, WEIGHTS
 from core.training.checks import find_run
-from core.training.communication import expert_group, is_spread
+from core.training.communication import whole_tensor
 
 log = logging.getLogger(__name__)
 
@@ -137,11 +137,7 @@ def _whole_weights(denoiser: Denoiser, stage: int) -> dict[str, Tensor]:
     rank = dist.get_rank()
     for name, parameter in denoiser.named_parameters():
         value = parameter.detach() if stage == 0 else safe_get_full_fp32_param(parameter)
-        if is_spread(parameter):
-            group = expert_group(parameter)
-            parts = [torch.empty_like(value) for _ in range(dist.get_world_size(group))]
-            dist.all_gather(parts, value.contiguous(), group=group)
-            value = torch.cat(parts)
+        value = whole_tensor(parameter, value)
         if rank == 0:
             weights[whole_name(name, parameter)] = value.float().cpu().clone()
     if rank == 0:

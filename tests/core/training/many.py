@@ -11,14 +11,13 @@ from pathlib import Path
 
 import lightning
 import torch
-import torch.distributed as dist
 from safetensors.torch import save_file
 
 from core.config.loading import build
 from core.model.transformer import whole_name
 from core.runtime.child_process import leave_with_parent, take_events_pipe
 from core.runtime.ranks import Ranks
-from core.training.communication import is_spread
+from core.training.communication import whole_tensor
 from core.training.run import attempt
 from tests.core.capacity.held import Held
 
@@ -43,15 +42,7 @@ class FirstGradients(lightning.Callback):
                 gradient = safe_get_full_grad(parameter)
             else:
                 gradient = parameter.grad
-            gradient = gradient.detach().float().clone()
-            if is_spread(parameter):
-                from deepspeed.utils import groups
-
-                group = groups._get_expert_parallel_group(parameter.group_name)
-                parts = [torch.empty_like(gradient) for _ in range(dist.get_world_size(group))]
-                dist.all_gather(parts, gradient, group=group)
-                gradient = torch.cat(parts)
-            self.whole[whole_name(name, parameter)] = gradient
+            self.whole[whole_name(name, parameter)] = whole_tensor(parameter, gradient.detach().float().clone())
 
 
 def run_case(case: dict, folder: Path, ranks: Ranks) -> str:
