@@ -66,11 +66,7 @@ def log_likelihoods(
     for each in asked:
         check_sampling(denoiser.config, [each.context], Sampling(length=len(each.tokens)))
     masks = {length: list(_masks(length, draws, seed)) for length in {len(each.tokens) for each in asked}}
-    rows = [
-        _Row(place, masked_R, weight)
-        for place, each in enumerate(asked)
-        for masked_R, weight in masks[len(each.tokens)]
-    ]
+    rows = [_Row(place, *mask) for place, each in enumerate(asked) for mask in masks[len(each.tokens)]]
     nats: list[list[float]] = [[] for _ in asked]
     predict = NetworkPredictor(denoiser)
     for part in _batches(rows, batch, [_length(asked[row.place]) for row in rows]):

@@ -40,9 +40,7 @@ class Recorder(lightning.Callback):
         self.config, self.loggers = config, tuple(loggers)
         self.floor = data.floor()
         self.bytes_per_token = data.corpus.bytes_per_token
-        self.parts = [
-            part.name for part in data.corpus.parts
-        ]  # of the mixture, whose NELBOs are measured one by one too
+        self.parts = [part.name for part in data.corpus.parts]  # of a mixture, whose NELBOs are measured one by one
         self.curve: dict[str, list[float]] = {}
         self.validation: dict[str, list[float]] = {}
         self.load_steps: list[int] = []

@@ -28,13 +28,8 @@ def test_contestants_make_the_calls_that_they_are_compared_at() -> None:
     for cost in costs.values():
         assert len(cost.seconds_R) == 1 and min(cost.seconds_R) > 0 and cost.tokens == 32 and cost.peak_bytes > 0
     assert costs["autoregressive"].peak_bytes < costs["none"].peak_bytes  # its first call is over the prompt alone
-    whole = measure(
-        made(replace(SMALL, router=RouterConfig(kind="expert_choice"))),
-        PROMPTS,
-        Cell(8, 4, 1, 2),
-        rounds=1,
-        threshold=0.2,
-    )
+    choosing = made(replace(SMALL, router=RouterConfig(kind="expert_choice")))
+    whole = measure(choosing, PROMPTS, Cell(8, 4, 1, 2), rounds=1, threshold=0.2)
     assert [cost.contestant for cost in whole] == ["none", "none, threshold 0.2", "LLaDA's loop"]
 
 

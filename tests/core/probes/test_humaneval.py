@@ -53,9 +53,8 @@ def test_right_solutions_pass_and_others_do_not() -> None:
         pytest.skip(str(error))
     found = problems()
     assert len(found) == 164 and len({problem.task_id for problem in found}) == 164
-    few = [
-        found[place] for place in (0, 32, 33, 38, 50, 53, 84, 119, 150, 163)
-    ]  # 32..50: tests that use the prompt's functions
+    # 32..50: tests that use the prompt's functions
+    few = [found[place] for place in (0, 32, 33, 38, 50, 53, 84, 119, 150, 163)]
     right = [problem.examined(problem.canonical_solution) for problem in few]
     wrong = [problem.examined("    return None\n") for problem in few[:2]]
     verdicts = list(examine_all(right + wrong, Limits(wall_s=120.0), 2))

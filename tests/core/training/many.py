@@ -54,9 +54,8 @@ def run_case(case: dict, folder: Path, ranks: Ranks) -> str:
     record = attempt(config, place, ranks=ranks, callbacks=[keep, *held])
     if ranks.rank == 0:
         (folder / f"{case['name']}.json").write_text(record.to_json())
-        save_file(
-            {name: value.contiguous() for name, value in keep.whole.items()}, folder / f"{case['name']}.safetensors"
-        )
+        gradients = {name: value.contiguous() for name, value in keep.whole.items()}
+        save_file(gradients, folder / f"{case['name']}.safetensors")
     for one in held:
         (folder / f"{case['name']}-held-{ranks.rank}.json").write_text(json.dumps(one.bytes))
     return record.to_json()

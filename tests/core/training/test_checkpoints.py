@@ -25,6 +25,7 @@ LONG = QUICK | {
     "trainer.steps": 60, "trainer.validate_every": 20, "trainer.log_every": 7, "trainer.checkpoint_every": 10,
 }  # fmt: skip
 SPREAD = {"trainer.strategy": "deepspeed", "deepspeed.expert_parallel": 2}
+BIASED = {"model.router.kind": "bias_balanced", "trainer.accumulate": 2}
 SOURCE_ROOT = Path(__file__).resolve().parents[3]
 SLOW = pytest.mark.slow
 
@@ -67,12 +68,7 @@ def assert_same_end(again: RunRecord, whole: RunRecord, cut: Path, undisturbed: 
         pytest.param({}, 1, id="single"),
         pytest.param(SPREAD | {"deepspeed.stage": 2, "trainer.precision": "bf16"}, 2, id="zero2-bf16", marks=SLOW),
         pytest.param(SPREAD | {"deepspeed.stage": 3}, 2, id="zero3", marks=SLOW),
-        pytest.param(
-            SPREAD | {"deepspeed.stage": 0, "model.router.kind": "bias_balanced", "trainer.accumulate": 2},
-            2,
-            id="zero0-biased",
-            marks=SLOW,
-        ),
+        pytest.param(SPREAD | {"deepspeed.stage": 0} | BIASED, 2, id="zero0-biased", marks=SLOW),
     ],
 )
 def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Path) -> None:
@@ -101,9 +97,13 @@ def test_a_killed_run_goes_on_exactly(changes: dict, devices: int, tmp_path: Pat
     assert_same_end(again, whole, cut, tmp_path / "whole")
 
 
+def zero2(parallel: int) -> RunConfig:
+    return build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel})
+
+
 def cut_off(parallel: int, folder: Path) -> Path:
     """A run on two devices that lost a rank after its first checkpoint."""
-    process = start(build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel}), folder, 2)
+    process = start(zero2(parallel), folder, 2)
     wait_for_checkpoint(folder, process)
     ranks_of(folder)[0].kill()
     assert process.wait(timeout=LIMIT_S) == 0
@@ -123,9 +123,7 @@ def experts_spread(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def assert_goes_on(cut: Path, devices: int, parallel: int, whole: RunRecord) -> None:
     """That a run that was cut off ends as the whole one in a layout."""
-    again = train(
-        build(LONG, SPREAD | {"deepspeed.stage": 2, "deepspeed.expert_parallel": parallel}), cut, devices=devices
-    )
+    again = train(zero2(parallel), cut, devices=devices)
     assert again.status == "complete", again.reason
     assert again.curve["step"] == whole.curve["step"]
     for name in ("train/nelbo", "train/load_balancing", "train/gradient_norm", "train/learning_rate"):

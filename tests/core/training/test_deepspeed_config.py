@@ -123,9 +123,8 @@ def test_what_the_users_json_says_as_the_config_does_changes_nothing(tmp_path) -
     assert merged["zero_optimization"].pop("overlap_comm") is False and merged.pop("steps_per_print") == 7
     assert merged["zero_optimization"].pop("offload_optimizer") == {} and merged == plain
     path.write_text(json.dumps({"bf16": {"enabled": True, "bf16_master_weights_and_grads": True}}))
-    with pytest.raises(
-        UserError, match="sets bf16.bf16_master_weights_and_grads, and of precision trainer.precision says"
-    ):
+    expected = "sets bf16.bf16_master_weights_and_grads, and of precision trainer.precision says"
+    with pytest.raises(UserError, match=expected):
         engine_config(build(SPREAD, settings, {"deepspeed.json": str(path)}), 2)
 
 

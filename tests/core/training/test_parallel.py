@@ -52,11 +52,7 @@ def settings(kind: str, weights: Path, stage: int | None = None, parallel: int =
         chosen["data.corpus"] = f"instructions:{weights / 'pairs.jsonl'}"
     if stage is None:
         return chosen
-    return chosen | {
-        "trainer.strategy": "deepspeed",
-        "deepspeed.stage": stage,
-        "deepspeed.expert_parallel": parallel,
-    }
+    return chosen | {"trainer.strategy": "deepspeed", "deepspeed.stage": stage, "deepspeed.expert_parallel": parallel}
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +112,8 @@ def launched(layout: str, pairs: list[tuple[str, int]], single: Path, folder: Pa
         found = differences(single / "runs", folder, kind, f"{kind}-{stage}")
         assert found["gradients"] < CLOSE, (layout, kind, stage, found)
         assert max(found.values()) < CLOSE, (layout, kind, stage, found)
-        assert fullest(folder, f"{kind}-{stage}", devices) == counted(
-            build({}, settings(kind, single, stage, parallel)), devices
-        ), (layout, kind, stage)
+        expected = counted(build({}, settings(kind, single, stage, parallel)), devices)
+        assert fullest(folder, f"{kind}-{stage}", devices) == expected, (layout, kind, stage)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

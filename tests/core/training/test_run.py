@@ -155,9 +155,8 @@ def test_other_schedules_are_as_computed_by_hand() -> None:
     assert fallen == pytest.approx([*up, *[1.0] * 12, 0.9, 0.8, 0.7, 0.6])
     assert fallen[14:17] == pytest.approx([1.0, 1.0, 0.9])
     assert factors(schedule="constant") == [*up, *[1.0] * 16]
-    assert factors(schedule="wsd", decay_fraction=0.8, final_lr_fraction=0.0) == pytest.approx(
-        [*up, *[1 - i / 16 for i in range(16)]]
-    )
+    falling = factors(schedule="wsd", decay_fraction=0.8, final_lr_fraction=0.0)
+    assert falling == pytest.approx([*up, *[1 - i / 16 for i in range(16)]])
     assert factors()[12] == pytest.approx(0.55)  # half-way down the cosine, between 1 and 0.1
 
 

@@ -92,10 +92,8 @@ def test_five_stages_that_are_cut_off_end_as_those_that_are_not(five: dict, tmp_
         else:
             wanted = former.best
             column = former.validation[before.stage.select]
-            assert (
-                wanted["value"] == min(column)
-                and wanted["step"] == former.validation["step"][column.index(min(column))]
-            )
+            assert wanted["value"] == min(column)
+            assert wanted["step"] == former.validation["step"][column.index(min(column))]
         assert source == {"stage": before.stage.name, **wanted}
         assert record.before == former.spent and record.flops == former.flops + training_flops(turn.config)
         assert record.tokens == former.tokens + record.validation["tokens"][-1]

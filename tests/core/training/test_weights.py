@@ -92,9 +92,8 @@ def test_a_worse_validation_replaces_nothing_and_a_new_start_forgets(tmp_path: P
 
 @pytest.mark.parametrize("metric", ["load/entropy", "val/nelbo_se", "val/bits_per_byte", "nelbo"])
 def test_what_a_run_does_not_minimise_is_refused_before_it_trains(metric: str) -> None:
-    with pytest.raises(
-        UserError, match=rf"trainer\.keep_best={metric} is nothing .*: use one of val/nelbo, val/excess"
-    ):
+    expected = rf"trainer\.keep_best={metric} is nothing .*: use one of val/nelbo, val/excess"
+    with pytest.raises(UserError, match=expected):
         check(build(LONG, {"trainer.keep_best": metric}))
 
 
