@@ -129,8 +129,8 @@ def _masked_nats(
     sequence_M, place_M = wanted_BW.nonzero(as_tuple=True)
     target_M = tokens_BL[sequence_M, position_BW[sequence_M, place_M]]
     tokens_BL[sequence_M, position_BW[sequence_M, place_M]] = mask_id
-    parts = [part.to(device) for part in (tokens_BL, length_B, position_BW, wanted_BW)]
-    canvas = Canvas(*parts, first=True)
+    on_device = tokens_BL.to(device), length_B.to(device), position_BW.to(device), wanted_BW.to(device)
+    canvas = Canvas(*on_device, first=True)
     cross_entropy_M = token_cross_entropy(predict(canvas), target_M.to(device)).double().cpu()
     return torch.zeros(len(rows), dtype=torch.float64).index_add(0, sequence_M, cross_entropy_M).tolist()
 
