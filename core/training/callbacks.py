@@ -43,12 +43,11 @@ class Recorder(lightning.Callback):
         self.parts = [part.name for part in data.corpus.parts]  # of a mixture, whose NELBOs are measured one by one
         self.curve: dict[str, list[float]] = {}
         self.validation: dict[str, list[float]] = {}
-        self.load_steps: list[int] = []
         self.load_TLE: list[list[list[float]]] = []
         self.tokens = 0
         self.routing = RoutingMemory()
         self.alarms: list[health.Alarm] = []
-        self.best: dict[str, Any] = {}  # as core.training.saving has it
+        self.best: dict[str, Any] = {}  # of the weights that core.training.saving keeps
         self._losses: dict[str, list[Tensor]] = {name: [] for name in (*TRAIN_COLUMNS, "sums_L", "gradient_norms_P")}
         self._micro: list[dict[str, Tensor]] = []
         self._sent: list[list[float]] = []  # bytes of each kind, by step
@@ -129,7 +128,7 @@ class Recorder(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything so far, averaged over ranks, so that a run that goes on from here leaves one whole record."""
-        state = {name: getattr(self, name) for name in ("curve", "validation", "load_steps", "load_TLE", "tokens")}
+        state = {name: getattr(self, name) for name in ("curve", "validation", "load_TLE", "tokens")}
         losses = {name: mean_over_ranks(torch.stack(rows)).tolist() for name, rows in self._losses.items() if rows}
         steps = zip(*from_all_ranks(self._sent), strict=True)
         sent = [[statistics.fmean(kind) for kind in zip(*step, strict=True)] for step in steps]
@@ -161,7 +160,6 @@ class Recorder(lightning.Callback):
             row["val/excess_nelbo"] = row["val/nelbo"] - self.floor
         if self.bytes_per_token is not None:
             row["val/bits_per_byte"] = row["val/nelbo"] / math.log(2) / self.bytes_per_token
-        self.load_steps.append(trainer.global_step)
         alarms: list[health.Alarm] = []
         if "counts_LE" in self._outputs[0]:
             # Every rank's counts are those of all ranks.

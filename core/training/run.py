@@ -268,7 +268,7 @@ def _seen(recorder: Recorder, started: float) -> dict[str, Any]:
     return {
         "curve": recorder.curve,
         "validation": recorder.validation,
-        "expert_load": {"step": recorder.load_steps, "load": recorder.load_TLE},
+        "expert_load": {"step": [int(step) for step in recorder.validation.get("step", [])], "load": recorder.load_TLE},
         "routing": recorder.routing.to_dict(),
         "best": recorder.best,
         "alarms": [alarm._asdict() for alarm in health.summary(recorder.alarms)],

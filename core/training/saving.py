@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -147,17 +147,8 @@ class DamagedError(ValueError):
     """The best weights aren't those that were kept."""
 
 
-class Best(NamedTuple):
-    """Best weights kept: the metric, its value, after which step it was, and the file's sha256."""
-
-    metric: str
-    value: float
-    step: int
-    weights_sha256: str
-
-
-def read_best(folder: Path) -> Best | None:
-    """Read the description of a folder's best weights; None if there are none.
+def read_best(folder: Path) -> dict[str, Any]:
+    """Read the description of a folder's best weights, as RunRecord.best has it; empty if there are none.
 
     Raises DamagedError where the file can't be read, or holds other weights than its header says.
     """
@@ -168,9 +159,9 @@ def read_best(folder: Path) -> Best | None:
             held = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118  (no mapping)
         if said["content"] != content_of(held):
             raise ValueError("it isn't what was saved")
-        return Best(said["metric"], said["value"], said["step"], file_sha256(path))
+        return {name: said[name] for name in ("metric", "value", "step")} | {"weights_sha256": file_sha256(path)}
     except FileNotFoundError:
-        return None
+        return {}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(str(error)) from None
 
@@ -184,21 +175,19 @@ class BestKeeper(lightning.Callback):
 
     def __init__(self, config: RunConfig, folder: Path, ranks: Ranks, recorder: Recorder) -> None:
         self.config, self.folder, self.ranks, self.recorder = config, folder, ranks, recorder
-        self.best: Best | None = None
         self._seen = 0
 
     def begin(self, *, goes_on: bool) -> None:
         """Take up what lies in the folder, or delete it."""
         if self.config.trainer.keep_best is None or self.ranks.rank > 0:
             return
-        try:
-            best = read_best(self.folder) if goes_on else None
-        except DamagedError as error:
-            best = None
-            set_aside(self.folder / FOLDER, BEST, f"{error}; what is best is kept from here on", self.folder)
         if not goes_on:
             fencing.remove(self.folder / BEST)
-        self._take(best)
+            return
+        try:
+            self.recorder.best = read_best(self.folder)
+        except DamagedError as error:
+            set_aside(self.folder / FOLDER, BEST, f"{error}; what is best is kept from here on", self.folder)
 
     def on_train_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self.on_validation_end(trainer, module)  # the last validation may be the recorder's own
@@ -208,8 +197,8 @@ class BestKeeper(lightning.Callback):
         if metric is None or not validation or validation["step"][-1] == self._seen:
             return
         self._seen = int(validation["step"][-1])
-        value = validation[metric][-1]
-        better = math.isfinite(value) and (self.best is None or below(value, self.best.value))
+        value, best = validation[metric][-1], self.recorder.best
+        better = math.isfinite(value) and (not best or below(value, best["value"]))
         if not from_all_ranks(better)[0]:  # rank 0 knows what lies in the folder; all save together
             return
         # One entry: the library writes several in an order of chance, and equal weights would have unequal hashes.
@@ -220,8 +209,4 @@ class BestKeeper(lightning.Callback):
 
         content = save_weights(module.denoiser, self.config, self.folder, self.ranks, BEST, header)
         if content is not None:
-            self._take(Best(metric, value, self._seen, content))
-
-    def _take(self, best: Best | None) -> None:
-        self.best = best
-        self.recorder.best = best._asdict() if best else {}
+            self.recorder.best = said | {"weights_sha256": content}

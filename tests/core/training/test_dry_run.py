@@ -84,7 +84,7 @@ def test_data_that_cant_feed_the_model_is_refused(settings, said) -> None:
         dry_run(config)
 
 
-def test_masks_of_one_pair_are_one_pass_over_it(tmp_path) -> None:
+def test_masks_of_one_pair_are_one_pass_over_it() -> None:
     corpus = load_corpus(TINY.data)
     pairs = with_settings(objective__kind="vrpo", objective__draws=4, trainer__initial_weights="stage:x")
     assert passes(pairs, corpus) == 2 * passes(TINY, corpus)  # two responses, whatever is drawn of them

@@ -35,13 +35,13 @@ def test_the_best_validation_leaves_its_weights(tmp_path: Path) -> None:
     least = min(range(len(column)), key=column.__getitem__)
     assert 0 < least < len(column) - 1  # else nothing is shown
     best = read_best(tmp_path / "whole")
-    assert best is not None and best._asdict() == whole.best
-    assert (best.metric, best.value, best.step) == ("load/max_vio", column[least], steps[least])
-    at_best = train(build(LONG), tmp_path / "until", until=best.step)
+    assert best == whole.best
+    assert (best["metric"], best["value"], best["step"]) == ("load/max_vio", column[least], steps[least])
+    at_best = train(build(LONG), tmp_path / "until", until=best["step"])
     assert at_best.status == "paused" and at_best.best == whole.best
     paused = MaskedDiffusion(config)
     load_weights(paused.denoiser, str(tmp_path / "whole" / BEST))
-    checkpoint = torch.load(tmp_path / "until" / FOLDER / f"step-{best.step}" / SINGLE, weights_only=True)
+    checkpoint = torch.load(tmp_path / "until" / FOLDER / f"step-{best['step']}" / SINGLE, weights_only=True)
     for name, tensor in paused.state_dict().items():
         assert torch.equal(tensor, checkpoint["state_dict"][name]), name
 
@@ -52,8 +52,7 @@ def test_a_cut_off_run_neither_loses_nor_worsens_its_best(tmp_path: Path) -> Non
     train(config, folder, until=8)
     shutil.copytree(folder / FOLDER, tmp_path / "kept")
     train(config, folder, until=26)  # what it saved as best is ahead of the checkpoint that is gone on from
-    ahead = read_best(folder)
-    assert ahead is not None and ahead.step > 8
+    assert read_best(folder)["step"] > 8
     shutil.rmtree(folder / FOLDER)
     shutil.move(tmp_path / "kept", folder / FOLDER)
     again = train(config, folder)
@@ -81,12 +80,12 @@ def test_a_worse_validation_replaces_nothing_and_a_new_start_forgets(tmp_path: P
     for step, value in ((1, float("nan")), (2, 3.0), (3, 3.5), (4, float("nan")), (5, 3.0)):
         recorder.validation = {"step": [float(step)], "val/nelbo": [value]}
         keeper.on_validation_end(None, module)
-    assert keeper.best is not None and (keeper.best.value, keeper.best.step) == (3.0, 2)
-    goes_on, anew = (BestKeeper(config, tmp_path, Ranks(), Recorder(config)) for _ in range(2))
-    goes_on.begin(goes_on=True)
-    assert goes_on.best == keeper.best
-    anew.begin(goes_on=False)
-    assert anew.best is None
+    assert (recorder.best["value"], recorder.best["step"]) == (3.0, 2)
+    goes_on, anew = Recorder(config), Recorder(config)
+    BestKeeper(config, tmp_path, Ranks(), goes_on).begin(goes_on=True)
+    assert goes_on.best == recorder.best
+    BestKeeper(config, tmp_path, Ranks(), anew).begin(goes_on=False)
+    assert anew.best == {}
     assert not (tmp_path / BEST).exists()
 
 
