@@ -15,6 +15,7 @@ from typing import Any
 
 from core.config.loading import load
 from core.runtime.child_process import leave_with_parent, take_events_pipe
+from core.runtime.ranks import Ranks
 from core.training import preemption
 
 
@@ -37,7 +38,6 @@ def main(arguments: Sequence[str]) -> int:
     leave_with_parent(sys.stdin.fileno(), preemption.request)
     import torch
 
-    from core.runtime.ranks import Ranks
     from core.training.run import attempt  # torch and Lightning: while they are imported, the parent may end
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # one that was forked has torch from before
