@@ -13,9 +13,8 @@ from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.probes.likelihood import Continued, log_likelihoods
-from tests.core.training.test_run import QUICK
+from tests.core.training.test_run import CAUSAL, QUICK
 
-CAUSAL = {"model.causal": True, "objective.kind": "autoregressive"}
 ASKED = [
     Continued([1, 2, 3], [4, 5, 6, 7]),
     Continued([], [9, 8, 7, 6, 5]),

@@ -15,8 +15,8 @@ from core.probes.likelihood import Continued, log_likelihoods
 from core.probes.nelbo import minimal_pairs
 from core.runtime.random_streams import numpy_stream
 from tests.core.data.test_tasks import NAMES
-from tests.core.probes.test_likelihood import CAUSAL, by_all_masks, made
-from tests.core.training.test_run import QUICK
+from tests.core.probes.test_likelihood import by_all_masks, made
+from tests.core.training.test_run import CAUSAL, QUICK
 
 TASK = QUICK | {"data.corpus": "task:modular", "objective.kind": "sft", "data.sequence_length": 14}
 

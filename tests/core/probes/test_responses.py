@@ -15,8 +15,8 @@ from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
 from core.probes import responses
 from core.probes.responses import Asked, Responder, exact_match
-from tests.core.probes.test_likelihood import CAUSAL, made
-from tests.core.training.test_run import QUICK
+from tests.core.probes.test_likelihood import made
+from tests.core.training.test_run import CAUSAL, QUICK
 
 BYTES = load_tokenizer("bytes")
 TASK = QUICK | {"data.corpus": "task:copy"}

@@ -20,7 +20,7 @@ from core.model.experts import reference_moe
 from core.model.transformer import Denoiser, initialise
 from core.probes.routing import Choices, check_probe, probe_routing, rerouted
 from core.runtime.random_streams import torch_stream
-from tests.core.training.test_run import QUICK
+from tests.core.training.test_run import CAUSAL, DENSE, QUICK
 
 SEQUENCES, TIMESTEPS, MASK = 128, 4, 256
 
@@ -230,11 +230,7 @@ def test_held_out_sequences_are_those_that_validate_the_run() -> None:
 
 
 def test_what_has_no_routing_by_timestep_is_refused() -> None:
-    dense = {"model.num_experts": 0, "model.top_k": 0, "model.expert_width": 0, "model.dense_width": 32}
-    for settings, timesteps, expected in (
-        (dense, 4, "dense"),
-        ({"objective.kind": "autoregressive", "model.causal": True}, 4, "no timesteps"),
-        ({}, 1, "at least 2 timesteps"),
-    ):
+    refused = ((DENSE, 4, "dense"), (CAUSAL, 4, "no timesteps"), ({}, 1, "at least 2 timesteps"))
+    for settings, timesteps, expected in refused:
         with pytest.raises(UserError, match=expected):
             check_probe(build(QUICK, settings), timesteps)

@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.runtime.ranks import Ranks
 from core.training.communication import clip_exactly
 from core.training.deepspeed_config import check_devices, engine_config, has_cuda, uses_cuda
-from tests.core.training.test_run import QUICK
+from tests.core.training.test_run import DENSE, QUICK
 
 PROGRAM = "import sys; from core.training.deepspeed_config import has_cuda; print(has_cuda(), 'torch' in sys.modules)"
 SPREAD = QUICK | {"trainer.strategy": "deepspeed"}
@@ -32,11 +32,7 @@ SPREAD = QUICK | {"trainer.strategy": "deepspeed"}
         ({"trainer.compile": True}, "trainer.compile=true isn't supported"),
         ({"trainer.strategy": "single", "deepspeed.stage": 3}, "set trainer.strategy=deepspeed"),
         ({"trainer.accumulate": 3}, "trainer.batch_size=8 can't be split into trainer.accumulate=3"),
-        (
-            {"deepspeed.expert_parallel": 2, "model.num_experts": 0, "model.top_k": 0, "model.expert_width": 0,
-             "model.dense_width": 32},
-            "model.num_experts=0 is dense",
-        ),
+        (DENSE | {"deepspeed.expert_parallel": 2}, "model.num_experts=0 is dense"),
     ],
 )  # fmt: skip
 def test_contradictions_are_refused_with_the_reason(changes: dict, message: str) -> None:

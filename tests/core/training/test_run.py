@@ -24,6 +24,8 @@ QUICK = {
     "model.num_experts": 4, "model.expert_width": 16, "optimizer.warmup_steps": 2,
     "trainer.steps": 12, "trainer.batch_size": 8, "trainer.validate_every": 5, "trainer.log_every": 5,
 }  # fmt: skip
+CAUSAL = {"model.causal": True, "objective.kind": "autoregressive"}
+DENSE = {"model.num_experts": 0, "model.top_k": 0, "model.expert_width": 0, "model.dense_width": 32}
 
 
 def quick(**changes) -> RunConfig:
@@ -253,11 +255,8 @@ def test_the_standard_error_knows_the_strata() -> None:
 
 
 FAMILIES = {
-    "autoregressive": {"objective.kind": "autoregressive", "model.causal": True},
-    "autoregressive and dense": {
-        "objective.kind": "autoregressive", "model.causal": True, "model.num_experts": 0, "model.top_k": 0,
-        "model.expert_width": 0, "model.dense_width": 32,
-    },
+    "autoregressive": CAUSAL,
+    "autoregressive and dense": CAUSAL | DENSE,
     "first layer dense": {"model.dense_layers": [0], "model.dense_width": 32},
     "bias balanced": {"model.router.kind": "bias_balanced", "model.router.scores": "sigmoid"},
     "varied lengths": {"data.variable_length_share": 0.5, "data.variable_length_min": 4},
