@@ -18,7 +18,7 @@ from core.errors import UserError
 from core.runtime.printable import say
 from core.runtime.units import counted, significant
 from sweeps.runs.history import add_look
-from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
+from sweeps.studies.resolve import confirmation_plan, fresh_seeds
 from sweeps.studies.study import confirm_size, study_name
 
 

@@ -151,7 +151,7 @@ def _load(path: Path) -> Study:
     found = [
         getattr(module, kind.variable)
         for kind in STUDY_KINDS.entries()
-        if isinstance(getattr(module, kind.variable, None), kind.declaration)
+        if isinstance(getattr(module, kind.variable, None), kind.implementation)
     ]
     if len(found) != 1:
         raise UserError(

@@ -86,10 +86,10 @@ def run(
 
 class _Sweep:
     def __init__(self, queue: Queue[Any], pool: Pool, on_event: Callable[[Event], None]) -> None:
-        self._queue, self._pool, self._tell = queue, pool, on_event
+        self._queue, self._pool, self._report = queue, pool, on_event
         self._runs = {run.run_hash: run for run in queue.sweep.runs}
         self._training: dict[int, str] = {}  # what each worker trains, by its label
-        self._told_lost: set[str] = set()
+        self._reported_lost: set[str] = set()
         self._failed_starts = self._deaths = 0
 
     def work(self, workers: int, before: Mapping[str, int]) -> float:
@@ -97,7 +97,7 @@ class _Sweep:
         self._reconcile("a worker died")
         waiting = self._queue.waiting()
         if self._runs:
-            self._tell_planned(int(waiting), before)
+            self._report_planned(int(waiting), before)
         idle_rounds = 0
         while waiting and idle_rounds < MOST_IDLE_ROUNDS:
             for number in range(int(min(workers, waiting))):
@@ -114,15 +114,15 @@ class _Sweep:
             waiting = left
         return waiting
 
-    def _tell_planned(self, waiting: int, before: Mapping[str, int]) -> None:
+    def _report_planned(self, waiting: int, before: Mapping[str, int]) -> None:
         kept = before["complete"] + before["failed"]
         text = f"{counted(len(self._runs), 'run')}: {kept} recorded already, {waiting} to train"
         if elsewhere := len(self._runs) - kept - waiting:
             text += f", {elsewhere} being trained by another process"
-        self._tell(Event("planned", text, to_train=len(self._runs) - kept))
+        self._report(Event("planned", text, to_train=len(self._runs) - kept))
 
     def _event(self, kind: Any, text: str, run: PlannedRun | None) -> None:
-        self._tell(Event(kind, text, run, run_folder(self._queue.sweep, run, self._queue.out) if run else None))
+        self._report(Event(kind, text, run, run_folder(self._queue.sweep, run, self._queue.out) if run else None))
 
     def _on_event(self, number: int, event: dict[str, Any]) -> None:
         self._failed_starts = 0
@@ -146,7 +146,7 @@ class _Sweep:
             self._failed_starts += 1
             if self._failed_starts >= MOST_FAILED_STARTS:
                 raise UserError(f"{died} before it could train: {self._pool.last_words(number)}")
-            self._tell(Event("message", f"{died} while idle: {self._pool.last_words(number)}"))
+            self._report(Event("message", f"{died} while idle: {self._pool.last_words(number)}"))
         self._reconcile(died, label)
         if self._queue.waiting():
             self._pool.start(number, workers)
@@ -155,7 +155,7 @@ class _Sweep:
         """Queue again what dead workers trained, and say so. label: of what `died` trained."""
         for lost in self._queue.reconcile():
             who = died if lost.label == label else "a worker died"
-            self._told_lost.add(lost.label)
+            self._reported_lost.add(lost.label)
             if lost.gave_up:
                 self._event(
                     "failed", f"{who} while training {lost.label}: given up after {MOST_LOSSES + 1} losses", lost.run
@@ -163,9 +163,9 @@ class _Sweep:
             else:
                 self._event("lost", f"{who} while training {lost.label}: queued again", lost.run)
         # Of a planned run the record may be there: its worker died between that and its last event.
-        if label is not None and not self._runs and label not in self._told_lost:  # another process has seen to it
-            self._tell(Event("lost", f"{died} while training {label}: another goes on with it"))
-        self._told_lost.discard(label or "")
+        if label is not None and not self._runs and label not in self._reported_lost:  # another process has seen to it
+            self._report(Event("lost", f"{died} while training {label}: another goes on with it"))
+        self._reported_lost.discard(label or "")
 
 
 @contextmanager

@@ -75,28 +75,28 @@ def _plain(board: "Board", stream: IO[str]) -> Iterator[Present]:
     """A line for each event, and one each half minute while runs train."""
     turn, over = threading.Lock(), threading.Event()
 
-    def say(text: str) -> None:
+    def write(text: str) -> None:
         print(f"{time.strftime(CLOCK)} {one_line(text)}", file=stream, flush=True)
 
     def show(event: Event) -> None:
         with turn:
             board.update(event)
-            said = board.ended(event) if event.kind in ("finished", "failed") else ""
-            say(f"{event.text}{said}")
+            ending = board.ended(event) if event.kind in ("finished", "failed") else ""
+            write(f"{event.text}{ending}")
 
-    def tell() -> None:
+    def report() -> None:
         while not over.wait(LINE_S):
             with turn:
                 if board.training:
-                    say(board.under_way())
+                    write(board.under_way())
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
     try:
         yield show
     finally:
         over.set()
-        teller.join()
+        reporter.join()
 
 
 class Board:

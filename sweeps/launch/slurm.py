@@ -169,8 +169,8 @@ def gpus_of(
         return request.gpus_per_run or None, tuple(notes)
     where = f"partition {request.partition}" if request.partition else "the default partition"
     if slurm_jobs.has_gpus(request.partition):
-        said = f"{where} has GPUs: one is asked for each run (--gpus-per-run N asks for another number, 0 for none)"
-        return 1, (said, *notes)
+        note = f"{where} has GPUs: one is asked for each run (--gpus-per-run N asks for another number, 0 for none)"
+        return 1, (note, *notes)
     return None, ("no GPU is asked for: --gpus-per-run 1 asks for one a run", *notes)
 
 

@@ -1,7 +1,7 @@
 """Ablations: a question, the arms that it compares, and what answers it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from core.config.field_types import check_fields
@@ -140,10 +140,9 @@ class Ablation:
         if size == "full":
             return self
         edition = self.sizes[size]
-        changes = {entry.name: getattr(edition, entry.name) for entry in fields(edition)}
         changes = {
             name: value
-            for name, value in changes.items()
+            for name, value in vars(edition).items()
             if value or (value is not None and name in ("contrasts", "seeds"))
         }
         sized = replace(self, **changes | {"settings": {}, "sizes": {}})

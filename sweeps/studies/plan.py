@@ -95,28 +95,27 @@ class Plan(Sweep):
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain dictionaries, for `from_json` in another process."""
-        said: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {}  # once for each arm: seeds may be a thousand
-        for run in self.runs:
-            if run.arm_hash not in said:
-                said[run.arm_hash] = to_dict(run.config), to_dict(run.first) if run.first else None
+        of_arm: dict[str, dict[str, dict[str, Any] | None]] = {}  # written once for each arm: seeds may be a thousand
         rows = []
         for run in self.runs:
-            config, first = said[run.arm_hash]
-            row = vars(run) | {"settings": dict(run.settings), "config": config | {"seed": run.seed}}
-            rows.append(row | {"first": first and first | {"seed": run.seed}})
+            if run.arm_hash not in of_arm:
+                of_arm[run.arm_hash] = {
+                    "config": to_dict(run.config),
+                    "first": to_dict(run.first) if run.first else None,
+                }
+            configs = {key: config and config | {"seed": run.seed} for key, config in of_arm[run.arm_hash].items()}
+            rows.append(vars(run) | {"settings": dict(run.settings)} | configs)
         return {"name": self.name, "size": self.size, "design": self.design.to_json(), "runs": rows}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Plan":
         """The plan that `to_json` wrote."""
-        built: dict[str, dict[str, RunConfig]] = {}  # once for each arm
+        of_arm: dict[str, dict[str, RunConfig]] = {}  # built once for each arm
+        runs = []
         for row in content["runs"]:
-            if row["arm_hash"] not in built:
-                built[row["arm_hash"]] = {key: build(row[key]) for key in ("config", "first") if row.get(key)}
-        runs = tuple(
-            PlannedRun(
-                **row | {key: replace(one, seed=row["config"]["seed"]) for key, one in built[row["arm_hash"]].items()}
-            )
-            for row in content["runs"]
-        )
-        return cls(name=content["name"], size=content["size"], design=Design.from_json(content["design"]), runs=runs)
+            if row["arm_hash"] not in of_arm:
+                of_arm[row["arm_hash"]] = {key: build(row[key]) for key in ("config", "first") if row.get(key)}
+            seed = row["config"]["seed"]
+            configs = {key: replace(config, seed=seed) for key, config in of_arm[row["arm_hash"]].items()}
+            runs.append(PlannedRun(**row | configs))
+        return cls(content["name"], content["size"], Design.from_json(content["design"]), tuple(runs))

@@ -1,4 +1,8 @@
-"""Planning of ablations: a declaration becomes a design and its runs, checked before anything is trained."""
+"""Planning of ablations: a declaration becomes a design and its runs, checked before anything is trained.
+
+A confirmation trains the winner of an ablation and its control on fresh seeds: the best of several arms looks better than it
+is on the seeds that it was chosen on.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -15,7 +19,7 @@ from core.training.checks import check as check_run
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.arms import ResolvedArm, describe_arm, planned_runs
 from sweeps.studies.plan import Plan
-from sweeps.studies.study import edition_of
+from sweeps.studies.study import CONFIRMATION_SEED, confirm_size, edition_of
 
 
 def plan(name: str, ablation: Ablation, *, size: str = "full", overrides: Sequence[str] = ()) -> Plan:
@@ -60,6 +64,45 @@ def outline(
     edition, arms = _resolved(name, ablation, size, overrides)
     entries = [describe_arm(each.arm, each.config) for each in arms]
     return _design(edition, arms, entries), {each.arm.name: to_dict(each.config) for each in arms}
+
+
+def fresh_seeds(design: Design, count: int) -> range:
+    """`count` seeds that no edition chooses on; those that follow the design's own where it has used these too.
+
+    Raises UserError for fewer than 2, which give no interval.
+    """
+    if count < 2:
+        raise UserError(f"--seeds must be at least 2, not {count}: a single fresh seed gives no interval")
+    first = max(CONFIRMATION_SEED, max(design.seeds) + 1)
+    return range(first, first + count)
+
+
+def confirmation_plan(
+    name: str, ablation: Ablation, design: Design, arm: str, seeds: Sequence[int], command: str
+) -> Plan:
+    """The plan of a design's control and one arm of it on fresh seeds, with nothing else to compare.
+
+    command: what runs it. Raises UserError where seeds aren't fresh, and where the declaration no longer says the arm as it
+    was trained.
+    """
+    known = design.by_name
+    if used := sorted(set(seeds) & set(design.seeds)):
+        raise UserError(f"seeds {used} had a part in the choice: confirm on seeds above {max(design.seeds)}")
+    size = design.size
+    edition = edition_of(name, ablation, size)
+    fields = edition.source.alone(known[design.control], known[arm])
+    alone = replace(edition, **fields, decoders=None, seeds=tuple(seeds), sizes={})
+    planned = plan(name, alone, overrides=design.overrides)
+    for entry in planned.design.arms:
+        if entry.name not in known or entry.hash != known[entry.name].hash:
+            raise UserError(
+                f"{name}: the declaration, or the version that reads it, has changed since {entry.name} was trained: "
+                f"run it again with {design.command}"
+            )
+    told = replace(
+        planned.design, size=confirm_size(size), command=command, confirms=arm, declared_in=design.declared_in
+    )
+    return replace(planned, size=confirm_size(size), design=told)
 
 
 def _resolved(

@@ -63,22 +63,17 @@ class Study(Protocol):
 class StudyKind:
     """A kind of study.
 
-    name: what its designs say as their `kind`. variable: what a declaration's file calls it. declaration: its class.
-    operations: the module that queues, reads and checks its runs (sweeps.kinds.Operations). planner, checker: the functions
-    behind `plan` and `check`, as "module:name": they load numpy or Optuna, which reading a declaration does without.
+    name: what its designs say as their `kind`. variable: what a declaration's file calls it. implementation: the class that
+    declares it. operations: the module that queues, reads and checks its runs (sweeps.kinds.Operations). planner, checker: the
+    functions behind `plan` and `check`, as "module:name": they load numpy or Optuna, which reading a declaration does without.
     """
 
     name: str
     variable: str
-    declaration: type[Any]
+    implementation: type[Any]
     operations: str = "sweeps.runs.operations"
     planner: str = "sweeps.studies.resolve:plan"
     checker: str = "sweeps.studies.ablation:Ablation.check"
-
-    @property
-    def implementation(self) -> type[Any]:
-        """The class that declares it."""
-        return self.declaration
 
     @property
     def has_arms(self) -> bool:

@@ -20,8 +20,7 @@ from core.records.designs import Design
 from core.training.dry_run import dry_run
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.spec import Factor
-from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
-from sweeps.studies.resolve import plan
+from sweeps.studies.resolve import confirmation_plan, fresh_seeds, plan
 from tests.ablations.shell import ablate, mistake
 from tests.sweeps.conftest import SMALL, declare
 from tests.sweeps.trainers import overwrite, record_of

@@ -16,8 +16,8 @@ from ablations.cli.plan import make_plan
 from core.records import run_record, study_history
 from core.records.study_history import Look
 from sweeps.runs.folders import run_folder, write_design
-from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
 from sweeps.studies.plan import Plan
+from sweeps.studies.resolve import confirmation_plan, fresh_seeds
 from tests.ablations.shell import ablate, mistake
 from tests.sweeps import trainers
 from tests.sweeps.conftest import SMALL

@@ -5,9 +5,8 @@ import pytest
 from core.config.presets import Recipe
 from core.errors import UserError
 from sweeps.studies.ablation import Size
-from sweeps.studies.confirmation import confirmation_plan, fresh_seeds
 from sweeps.studies.factors import Factor
-from sweeps.studies.resolve import plan
+from sweeps.studies.resolve import confirmation_plan, fresh_seeds, plan
 from tests.sweeps.conftest import SMALL, declare
 
 WEIGHT, TOP_K = "objective.load_balancing_weight", "model.top_k"
