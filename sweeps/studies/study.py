@@ -64,8 +64,9 @@ class StudyKind:
     """A kind of study.
 
     name: what its designs say as their `kind`. variable: what a declaration's file calls it. implementation: the class that
-    declares it. operations: the module that queues, reads and checks its runs (sweeps.kinds.Operations). planner, checker: the
-    functions behind `plan` and `check`, as "module:name": they load numpy or Optuna, which reading a declaration does without.
+    declares it. operations: the module that queues, reads and checks its runs (sweeps.kinds.Operations).
+    planner, checker: the functions behind `plan` and `check`, as "module:name": they load numpy or Optuna, which reading a
+    declaration does without.
     """
 
     name: str
