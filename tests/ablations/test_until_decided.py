@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ablations.cli import until_decided
+from ablations.cli import run as run_command
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule, sequential_run
 from core.records.designs import Design
@@ -173,8 +173,8 @@ def test_the_time_that_tasks_have_left_is_no_change(tmp_path, monkeypatch, capsy
     polls = iter(
         [polled("PENDING", 300), polled(second, 290), polled(second, 280), SimpleNamespace(is_under_way=False)]
     )
-    monkeypatch.setattr(until_decided, "status", lambda *where, **asked: next(polls))
-    monkeypatch.setattr(until_decided, "tasks_said", lambda now: [now.tasks[0].state])
-    monkeypatch.setattr(until_decided, "POLL_S", 0.0)
-    until_decided._wait("study", tmp_path, "url")
+    monkeypatch.setattr(run_command, "status", lambda *where, **asked: next(polls))
+    monkeypatch.setattr(run_command, "tasks_said", lambda now: [now.tasks[0].state])
+    monkeypatch.setattr(run_command, "POLL_S", 0.0)
+    run_command._wait("study", tmp_path, "url")
     assert capsys.readouterr().err.split() == told

@@ -277,7 +277,7 @@ def test_srun_trains_one_run_on_two_nodes(cluster, tmp_path) -> None:
 
 def test_seeds_are_bought_in_arrays_until_it_is_decided(cluster, tmp_path, monkeypatch, capsys) -> None:
     """An array for each block; afterwards the same command has nothing to buy."""
-    monkeypatch.setattr("ablations.cli.until_decided.POLL_S", 0.2)
+    monkeypatch.setattr("ablations.cli.run.POLL_S", 0.2)
     monkeypatch.setattr(slurm, "submit", functools.partial(slurm.submit, trainer="tests.sweeps.trainers:noisy"))
     monkeypatch.setenv("PYTHONPATH", str(SOURCE_ROOT))
     path, out = tmp_path / "weights.py", tmp_path / "runs"
