@@ -25,7 +25,7 @@ class Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
         import importlib.metadata  # with the next, more than the whole of `--help` takes
 
-        from core.records.provenance import commit
+        from core.records.provenance import commit  # reads git
 
         found = commit()
         said = f" (commit {found[:12]})" if found else ""

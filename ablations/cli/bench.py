@@ -23,7 +23,7 @@ from core.training.checks import find_run
 if TYPE_CHECKING:
     import torch
 
-    from core.probes.decoding_cost import Cost
+    from core.probes.decoding_cost import Cost  # loads torch
 
 DEFAULTS = {
     "length": [128], "block_length": [32], "batch": [1, 4], "tokens_per_call": [1, 2], "threshold": 0.9, "temperature": 1.0,
@@ -56,7 +56,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     for cell in cells:
         cell.check()
     from core.data.module import held_out  # torch, which mistakes are refused without
-    from core.probes.decoding_cost import cache_errors, measure
+    from core.probes.decoding_cost import cache_errors, measure  # loads torch
 
     assert opened.run is not None
     prompts = held_out(opened.run, max(arguments.batch))[0][:, : arguments.prompt_length].tolist()

@@ -24,7 +24,7 @@ from core.probes.humaneval import UNTIL, Problem, pass_rate, problems, wanted_k
 from core.runtime.terminal import Terminal
 
 if TYPE_CHECKING:
-    from core.probes.responses import Responder
+    from core.probes.responses import Responder  # loads torch
 
 LENGTH = 512
 TEMPERATURE = 0.8  # where there are several samples (Chen et al. 2021, Fig. 5)
@@ -70,7 +70,7 @@ def _complete(
     samples = arguments.samples_per_problem
     temperature = arguments.temperature if arguments.temperature is not None else TEMPERATURE * (samples > 1)
     length = arguments.length[0] if arguments.length else LENGTH
-    from core.probes.responses import Asked
+    from core.probes.responses import Asked  # loads torch
 
     cut, asks = 0, []
     context = arguments.context or responder.denoiser.config.max_positions

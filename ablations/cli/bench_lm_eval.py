@@ -20,7 +20,7 @@ from core.runtime.terminal import Terminal
 from core.runtime.terminal_table import labelled
 
 if TYPE_CHECKING:
-    from core.probes.responses import Responder
+    from core.probes.responses import Responder  # loads torch
 
 INSTALL = "pip install 'moe-diffusion-ablations[eval]'"
 BLOCK, BATCH = 32, 16
@@ -141,7 +141,7 @@ def _evaluate(tasks: dict[str, Any], responder: "Responder", arguments: argparse
     import lm_eval
     from lm_eval.evaluator import evaluate
 
-    from core.probes.harness import MaskedLM
+    from core.probes.harness import MaskedLM  # loads torch
 
     model = MaskedLM(
         responder,

@@ -18,7 +18,7 @@ from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
 
 if TYPE_CHECKING:
-    from core.probes.responses import TaskResult
+    from core.probes.responses import TaskResult  # loads torch
 
 ALPHA = 0.05
 
@@ -33,7 +33,7 @@ def run_tasks(arguments: argparse.Namespace) -> int:
     length = room(name)
     grid = list(_grid(arguments, length, causal=config.model.causal))
     from core.probes.responses import exact_match  # torch, which mistakes are refused without
-    from core.training.weights import open_run
+    from core.training.weights import open_run  # loads torch
 
     _, denoiser = open_run(arguments.model)
     results: dict[str, TaskResult] = {}
@@ -119,8 +119,8 @@ def run_pairs(arguments: argparse.Namespace) -> int:
     check_at_least(1, arguments, "draws")
     from scipy.stats import binomtest  # seconds, all of them, which mistakes are refused without
 
-    from core.probes.nelbo import minimal_pairs
-    from core.training.weights import open_run
+    from core.probes.nelbo import minimal_pairs  # loads torch
+    from core.training.weights import open_run  # loads torch
 
     _, denoiser = open_run(arguments.model)
     result = minimal_pairs(config, denoiser, arguments.count, draws=arguments.draws)

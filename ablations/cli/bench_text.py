@@ -24,7 +24,7 @@ from core.runtime.terminal_table import labelled
 from core.training.checks import find_run
 
 if TYPE_CHECKING:
-    from core.model.transformer import Denoiser
+    from core.model.transformer import Denoiser  # loads torch
 
 JUDGED_BY = 2_000_000  # training tokens, at most
 
@@ -37,7 +37,7 @@ def run_text(arguments: argparse.Namespace) -> int:
     grid = list(_grid(arguments, length, causal=config.model.causal))
     reader = _reader(arguments, config)
     from core.data.module import held_out  # torch, which mistakes are refused without
-    from core.training.weights import open_run
+    from core.training.weights import open_run  # loads torch
 
     _, denoiser = open_run(arguments.model)
     sequences_NL, _ = held_out(config, arguments.count)
@@ -74,9 +74,9 @@ def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterat
 
 
 def _decoded(config: RunConfig, denoiser: "Denoiser", prompts: list[list[int]], settings: Sampling) -> Sampled:
-    from core.diffusion.autoregressive import sample_autoregressive
-    from core.diffusion.predictors import NetworkPredictor
-    from core.diffusion.sampler import sample
+    from core.diffusion.autoregressive import sample_autoregressive  # loads torch
+    from core.diffusion.predictors import NetworkPredictor  # loads torch
+    from core.diffusion.sampler import sample  # loads torch
 
     if config.model.causal:
         return sample_autoregressive(denoiser, prompts, settings.length, temperature=settings.temperature)

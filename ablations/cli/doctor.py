@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlparse
 
 from ablations.cli.terminal import show
+from core.config.loading import build
+from core.config.run import to_yaml
 from core.runtime.child_process import import_path, take_events_pipe
 from core.runtime.forking import Process, begin, warm
 from core.runtime.ranks import MODULES
@@ -149,9 +151,7 @@ def _deepspeed() -> Finding:
     """Train two steps in two processes, each with half of the experts: what else works is a matter of degree."""
     import torch
 
-    from core.config.loading import build
-    from core.config.run import to_yaml
-    from core.training.rank_launcher import RankFailedError, launch
+    from core.training.rank_launcher import RankFailedError, launch  # loads torch
 
     version = importlib.metadata.version("deepspeed")
     config = build(SMALLEST)

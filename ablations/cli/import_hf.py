@@ -29,7 +29,7 @@ from core.training.checkpoint_files import WEIGHTS
 if TYPE_CHECKING:
     import torch
 
-    from core.model.transformer import Denoiser
+    from core.model.transformer import Denoiser  # loads torch
 
 
 def run_import(arguments: argparse.Namespace) -> int:
@@ -44,11 +44,8 @@ def run_import(arguments: argparse.Namespace) -> int:
     ids = Ids(arguments.mask_id, arguments.eos_id)
     found = find(source, ids)
     _check_ids(source, found.model)
-    from core.interchange.huggingface import (
-        load,
-        stored_types,
-        write_tensors,
-    )  # torch, which mistakes are refused without
+    # Torch, which mistakes are refused without.
+    from core.interchange.huggingface import load, stored_types, write_tensors
 
     denoiser, said = load(source, dtype_of(arguments.dtype), ids), read_config(source)
     target.mkdir(parents=True, exist_ok=True)
@@ -170,7 +167,7 @@ def export_run(folder: Path, target: Path) -> str:
     check_empty(target, config.model)
     check_weights(folder / WEIGHTS, config.model)
     weight = config.objective.load_balancing_weight
-    from core.interchange.huggingface import save
+    from core.interchange.huggingface import save  # loads torch
 
     with safe_open(folder / WEIGHTS, framework="pt") as weights:
         save(config.model, weights.get_tensor, target, load_balancing_weight=weight)

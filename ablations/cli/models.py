@@ -18,7 +18,7 @@ from core.interchange.folders import find as find_hf
 from core.training.checks import find_run
 
 if TYPE_CHECKING:
-    from core.model.transformer import Denoiser
+    from core.model.transformer import Denoiser  # loads torch
 
 HOLE = "░"  # how a mask is shown, and written in a prompt
 
@@ -40,8 +40,8 @@ class Opened:
         """The network, in evaluation mode, on a GPU where there is one; read when it is first asked for."""
         import torch  # seconds, which mistakes are refused without
 
-        from core.interchange.huggingface import load
-        from core.training.weights import open_run
+        from core.interchange.huggingface import load  # loads torch
+        from core.training.weights import open_run  # loads torch
 
         network = load(self.folder) if self.run is None else open_run(self.folder)[1]
         return network.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -34,7 +34,7 @@ from core.training.checkpoint_files import WEIGHTS
 from core.training.checks import check_vocabulary, find_run
 
 if TYPE_CHECKING:
-    from core.probes.routing import ProbedRouting
+    from core.probes.routing import ProbedRouting  # loads torch
 
 FILE_NAME = "probe.json"
 SCHEMA = 1
@@ -87,8 +87,8 @@ def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[st
     if known is not None and all(known.get(key) == value for key, value in basis.items()):
         return known
     from core.data.module import held_out  # torch, which mistakes are refused without
-    from core.probes.routing import probe_routing
-    from core.training.weights import open_run
+    from core.probes.routing import probe_routing  # loads torch
+    from core.training.weights import open_run  # loads torch
 
     _, denoiser = open_run(folder, settings)
     tokens_GL, maskable_GL = held_out(config, sequences)

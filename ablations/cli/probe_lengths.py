@@ -68,7 +68,7 @@ def measure(folder: Path, lengths: Sequence[int] | None, sequences: int) -> dict
     for length in wanted:
         check_held_out(at_length(config, length, sequences), sequences)  # refused before anything is measured
     from core.probes.nelbo import nelbo_at  # torch, which mistakes are refused without
-    from core.training.weights import open_run
+    from core.training.weights import open_run  # loads torch
 
     denoiser = open_run(folder)[1].to("cuda" if uses_cuda(config) else "cpu")
     return {length: float(nelbo_at(config, denoiser, length, sequences).mean()) for length in wanted}
