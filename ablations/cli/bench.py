@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ablations.cli.models import Opened, open_model
 from ablations.cli.options import check_at_least
 from ablations.cli.terminal import show
-from core.data.held_out import check_held_out
+from core.data.corpora import check_held_out
 from core.errors import UserError
 from core.model.flops import count
 from core.probes.checks import Cell

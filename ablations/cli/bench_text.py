@@ -11,10 +11,10 @@ import numpy as np
 from ablations.cli.models import open_model
 from ablations.cli.terminal import show
 from core.config.run import RunConfig
+from core.data.corpora import check_held_out
 from core.data.corpora import load as load_corpus
 from core.data.corpus import text_kinds
-from core.data.held_out import check_held_out
-from core.data.names import kinds
+from core.data.mixtures import kinds
 from core.data.tokenizers import load_tokenizer
 from core.diffusion.sampling import Sampled, Sampling, check_autoregressive, check_sampling
 from core.errors import UserError
@@ -74,12 +74,13 @@ def _grid(arguments: argparse.Namespace, length: int, *, causal: bool) -> Iterat
 
 
 def _decoded(config: RunConfig, denoiser: "Denoiser", prompts: list[list[int]], settings: Sampling) -> Sampled:
-    from core.diffusion.autoregressive import sample_autoregressive  # loads torch
+    from core.diffusion.autoregressive import decode_autoregressive  # loads torch
     from core.diffusion.predictors import NetworkPredictor  # loads torch
-    from core.diffusion.sampler import sample  # loads torch
+    from core.diffusion.sampler import collect, sample  # loads torch
 
     if config.model.causal:
-        return sample_autoregressive(denoiser, prompts, settings.length, temperature=settings.temperature)
+        events = decode_autoregressive(denoiser, prompts, settings.length, temperature=settings.temperature)
+        return collect(events, prompts, settings.length)
     mask_id = check_sampling(config.model, prompts, settings)
     return sample(NetworkPredictor(denoiser), prompts, settings, mask_id, aligned=config.model.block_length)
 

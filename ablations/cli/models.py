@@ -11,7 +11,7 @@ from core.config.model import ModelConfig
 from core.config.run import RunConfig
 from core.data.corpus import CORPORA
 from core.data.documents import encoded
-from core.data.names import kinds
+from core.data.mixtures import kinds
 from core.data.tokenizers import Tokenizer, load_tokenizer
 from core.errors import UserError
 from core.interchange.folders import find as find_hf

@@ -18,9 +18,8 @@ from analysis.formatting import coverage, pvalue
 from analysis.routing.profile import SEQUENCES, RoutingProfile, crossed_profile, paired_change, plain_profile
 from core.config.loading import parse_overrides
 from core.config.run import RunConfig, config_hash
-from core.data.corpora import fingerprint
+from core.data.corpora import check_held_out
 from core.data.corpora import load as load_corpus
-from core.data.held_out import check_held_out
 from core.errors import UserError
 from core.probes.checks import check_probe
 from core.records.run_record import write_atomically
@@ -78,10 +77,11 @@ def probe_run(folder: Path, sequences: int, timesteps: int, settings: Mapping[st
     """
     config = find_run(folder, settings)
     check_probe(config, timesteps)
-    check_vocabulary(config, load_corpus(config.data))
+    corpus = load_corpus(config.data)
+    check_vocabulary(config, corpus)
     check_held_out(config, sequences)
     basis = {"schema": SCHEMA, "run_hash": config_hash(config), "seed": config.seed, "sequences": sequences}
-    basis |= {"timesteps": timesteps, "data": config.data.corpus, "data_fingerprint": fingerprint(config.data)}
+    basis |= {"timesteps": timesteps, "data": config.data.corpus, "data_fingerprint": corpus.fingerprint}
     basis["weights_sha256"] = file_sha256(folder / WEIGHTS)
     known = _known(folder / FILE_NAME)
     if known is not None and all(known.get(key) == value for key, value in basis.items()):

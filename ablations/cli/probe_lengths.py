@@ -16,7 +16,7 @@ from analysis.statistics.compare import PairedEffect
 from analysis.study import Study
 from analysis.verdicts.lengths import ByLength, by_length
 from core.config.run import RunConfig
-from core.data.held_out import check_held_out
+from core.data.corpora import check_held_out
 from core.errors import UserError
 from core.probes.checks import at_length
 from core.records.likelihood_kind import listed

@@ -43,14 +43,14 @@ OBJECTIVES: Registry[ObjectiveKind] = Registry(
         ObjectiveKind("sft", "core.diffusion.objective:Objective", responses=True),
         ObjectiveKind(
             "autoregressive",
-            "core.diffusion.objectives.next_token:NextToken",
+            "core.diffusion.objective:NextToken",
             causal=True,
             likelihood="exact",
             most_passes=40,  # dozens add nothing more to next-token prediction (arXiv 2305.16264)
         ),
         ObjectiveKind(
             "vrpo",
-            "core.diffusion.objectives.preferences:Preferences",
+            "core.diffusion.objective:Preferences",
             responses=True,
             pairs=True,
             reference=True,

@@ -70,7 +70,7 @@ def _room_of_ec_dlm(model: ModelConfig) -> float:
 
 BUILT_IN = (
     RouterKind("topk", "core.model.routing:TopKRouter"),
-    RouterKind("bias_balanced", "core.model.routers.bias_balanced:BiasBalancedRouter",
+    RouterKind("bias_balanced", "core.model.routers.token_choice:BiasBalancedRouter",
                lambda model: (*linear(model), Weight("bias_E", (model.experts,), buffer=True))),
     RouterKind("additive", "core.model.routers.timed:AdditiveRouter", _linear_and_timed,
                sees_timestep=True),
@@ -80,7 +80,7 @@ BUILT_IN = (
                input_copies=0),
     RouterKind("unmodulated", "core.model.routers.timed:UnmodulatedRouter",
                _linear_and_timed, sees_timestep=True, input_copies=2),
-    RouterKind("adaptive_k", "core.model.routers.adaptive_k:AdaptiveKRouter", follows_ratio=True,
+    RouterKind("adaptive_k", "core.model.routers.token_choice:AdaptiveKRouter", follows_ratio=True,
                rows=lambda model: 2 * model.experts_per_token - 1, check=_check_adaptive_k,
                check_settings=_check_schedule),
     RouterKind("expert_choice", "core.model.routers.expert_choice:ExpertChoiceRouter", follows_ratio=True,

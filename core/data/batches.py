@@ -23,8 +23,7 @@ from core.runtime.random_streams import numpy_stream, torch_stream
 def router_timestep(masking: Masking, sees: str, generator: torch.Generator) -> Tensor:
     """The timestep that routers are told of each sequence of a whole batch: (B,) fp32.
 
-    "timestep" is t, "mask_ratio" the share that is masked, "shuffled" another sequence's t (as much to learn from, and
-    nothing to learn), "constant" a half.
+    "timestep" is t, "mask_ratio" the share that is masked, "shuffled" another's t (nothing to learn), "constant" 0.5.
     """
     timestep_B = masking.timestep_B
     if sees == "shuffled":
@@ -124,6 +123,11 @@ class TrainBatches:
 
     def _noise(self, step: int) -> torch.Generator:
         return torch_stream(self.config.seed, "masks", step)
+
+
+def validation_rows(count: int, size: int, rank: int, world_size: int) -> list[slice]:
+    """A rank's rows of each validation batch: none, where it has too few."""
+    return [slice(start + rank, min(start + size, count), world_size) for start in range(0, count, size)]
 
 
 def rows_of(values_T: np.ndarray | Shards, starts: list[int], length: int) -> np.ndarray:

@@ -1,14 +1,18 @@
-"""Corpora by name: loads, checks, describes and fingerprints what data.corpus names, a mixture too."""
+"""Corpora by name: loads, checks and describes what data.corpus names, a mixture too, and picks its held-out sequences."""
 
 from collections.abc import Iterable
 from functools import lru_cache
 
+import numpy as np
+
 from core.config.data import DataConfig
+from core.config.run import RunConfig
 from core.data.corpus import CORPORA, Corpus, Part, Reading
-from core.data.mixtures import blend, shares
-from core.data.names import kinds, parse
+from core.data.mixtures import blend, kinds, parse, shares
 from core.data.splits import check_share, sentence
 from core.errors import UserError
+from core.records.designs import Likelihood
+from core.runtime.random_streams import numpy_stream
 
 
 def load(config: DataConfig) -> Corpus:
@@ -22,7 +26,7 @@ def load(config: DataConfig) -> Corpus:
             f"data.chat_template={config.chat_template} means nothing to data.corpus={config.corpus}: leave it out, or use "
             "instructions:FILE.jsonl"
         )
-    corpus = _of(config)
+    corpus = _load(config.corpus, Reading(*(getattr(config, name) for name in Reading._fields)))
     parts = parts_of(config, corpus)
     mixed = bool(corpus.parts) and not all(part.origin.fixed for part in parts)
     for part in parts:
@@ -34,10 +38,6 @@ def load(config: DataConfig) -> Corpus:
     for part, wanted in zip(parts, shares([part.weight for part in parts], config.validation_sequences), strict=True):
         _check_room(config, part, wanted, corpus.rows)
     return corpus
-
-
-def _of(config: DataConfig) -> Corpus:
-    return _load(config.corpus, Reading(*(getattr(config, name) for name in Reading._fields)))
 
 
 def parts_of(config: DataConfig, corpus: Corpus) -> tuple[Part, ...]:
@@ -71,9 +71,45 @@ def _check_room(config: DataConfig, part: Part, wanted: int, rows: int) -> None:
         )
 
 
-def fingerprint(config: DataConfig) -> str:
-    """The fingerprint of the corpus that a config names."""
-    return load(config).fingerprint
+def likelihood(config: RunConfig) -> Likelihood:
+    """Kind of likelihood that a config's validation NELBO is. Raises UserError for an unknown kind of corpus."""
+    # Of a mixture all parts have responses, or none.
+    tokens = "responses" if any(CORPORA[kind].responses for kind in kinds(config.data.corpus)) else "sequences"
+    return Likelihood(config.objective.traits.likelihood, tokens, config.data.tokenizer)
+
+
+def check_held_out(config: RunConfig, count: int) -> None:
+    """Refuse more sequences than are held out, and packed ones, which only training knows to keep apart."""
+    if config.data.packing:
+        raise UserError(
+            "data.packing=true: a sequence is several conversations; set data.packing=false to see them singly"
+        )
+    held_out_starts(config, load(config.data), count)
+
+
+def held_out_starts(config: RunConfig, corpus: Corpus, count: int) -> tuple[list[int], np.ndarray | None]:
+    """Starts of the held-out sequences, and the part of a mixture that each is of, (N,) int64: in proportion to the weights.
+
+    Raises UserError where fewer are held out.
+    """
+    length, parts, first = config.data.sequence_length, parts_of(config.data, corpus), 0
+    starts: list[int] = []
+    domains: list[int] = []
+    for index, (part, wanted) in enumerate(zip(parts, shares([p.weight for p in parts], count), strict=True)):
+        available = part.validation // length
+        if wanted > available:
+            raise UserError(
+                f"data.corpus={part.name} holds out only {available} sequences of length {length}, fewer than {wanted}"
+            )
+        names = (part.name,) if corpus.parts else ()
+        chosen = numpy_stream(config.seed, "validation sequences", *names).permutation(available)[:wanted]
+        starts += [first + int(i) * length for i in chosen]
+        domains += [index] * wanted
+        first += part.validation
+    if not corpus.parts:
+        return starts, None
+    order = numpy_stream(config.seed, "validation order").permutation(len(starts))  # each batch of all parts
+    return [starts[i] for i in order], np.array(domains)[order]
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, update_wrapper
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from core.registry import Registry
 
 
 class Part(NamedTuple):
-    """One corpus of a mixture: its name, its share of the rows, how many tokens of it train and are held out, and the files
-    that it is from."""
+    """One corpus of a mixture: its name, its share of the rows, its tokens to train on and held out, and its files."""
 
     name: str
     weight: float
@@ -39,7 +38,6 @@ class Corpus:
     multiples of the sequence length only.
     train_maskable_T, validation_maskable_T: (T,) bool, True in responses, for supervised fine-tuning; None: everywhere.
     rows: sequences that make one example: 2 for a chosen and a rejected response to one prompt.
-    train_domain_S, validation_domain_S: (sequences,) which domain of a mixture each came from.
     train_segments_T, validation_segments_T: (T,) int16, where sequences are packed: 0 for filling, else which of a
     sequence's conversations the token is of, from 1 on.
     parts: of a mixture, whose tokens lie one part after the other; empty for a single corpus.
@@ -60,8 +58,6 @@ class Corpus:
     bytes_per_token: float | None = None
     train_maskable_T: np.ndarray | None = None
     validation_maskable_T: np.ndarray | None = None
-    train_domain_S: np.ndarray | None = None
-    validation_domain_S: np.ndarray | None = None
     train_segments_T: np.ndarray | None = None
     validation_segments_T: np.ndarray | None = None
     parts: tuple[Part, ...] = ()
@@ -78,10 +74,8 @@ class Reading(NamedTuple):
     held_out_share: float | None = None
 
 
-class ReadsCorpus(Protocol):
-    """Reads a corpus. argument: of its name, behind the colon. Raises UserError where it can't."""
-
-    def __call__(self, argument: str, reading: Reading) -> Corpus: ...
+# Reads a corpus. The text is of its name, behind the colon. Raises UserError where it can't.
+ReadsCorpus: TypeAlias = Callable[[str, Reading], Corpus]
 
 
 class ReadsDocuments(Protocol):
@@ -95,8 +89,7 @@ class CorpusKind:
     """A kind of corpus.
 
     documents: reads its text, of a corpus of text. responses: it has prompts and responses; pairs: two responses to each
-    prompt. tokenized: it is tokens already, which data.tokenizer has no part in. templated: data.chat_template writes its
-    conversations.
+    prompt. tokenized: it is tokens already, without data.tokenizer. templated: data.chat_template writes its conversations.
     """
 
     name: str

@@ -108,7 +108,7 @@ def read(path: Path) -> bytes:
 def read_text(path: Path) -> bytes:
     """A text's bytes, without the mark that some editors put before UTF-8. Raises UserError for what is no text."""
     content = read(path)
-    _check_text(path, content)
+    check_start(path, content)
     return content.removeprefix(BOM)
 
 
@@ -117,23 +117,15 @@ def lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
             start = file.read(LONGEST_START)
-            _check_text(path, start)
+            check_start(path, start)
             file.seek(len(BOM) if start.startswith(BOM) else 0)
             yield from file
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
 
 
-def check_tokens(path: Path, start: bytes) -> None:
-    """Refuse a file without a header that begins as something else does; two bytes alone may be any token."""
-    _check(path, start, 3)
-
-
-def _check_text(path: Path, start: bytes) -> None:
-    _check(path, start, 2)
-
-
-def _check(path: Path, start: bytes, least: int) -> None:
+def check_start(path: Path, start: bytes, least: int = 2) -> None:
+    """Refuse a file that begins as something else does. least: bytes that say so; of tokens three, for two may be any."""
     for known, said in NO_TEXT.items():
         if len(known) >= least and start.startswith(known):
             raise UserError(f"{path} {said}")

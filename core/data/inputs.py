@@ -7,7 +7,7 @@ import os
 from functools import lru_cache
 
 from core.config.run import RunConfig
-from core.data import corpora
+from core.data.corpora import load
 from core.errors import UserError
 from core.records.provenance import SEPARATOR, STAGE
 from core.runtime.paths import expanded, file_sha256
@@ -27,7 +27,7 @@ def fingerprint(config: RunConfig) -> str:
 def learned_from(config: RunConfig) -> str:
     """The same without the engine's settings, which may change while a run goes on from a checkpoint."""
     weights = config.trainer.initial_weights
-    data = corpora.fingerprint(config.data)
+    data = load(config.data).fingerprint
     if weights is None or weights.startswith(STAGE):
         return data
     return f"{data}{SEPARATOR}weights={_digest('trainer.initial_weights', weights)}"

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from core.config.run import RunConfig
-from core.data.batches import TrainBatches, router_timestep, rows_of, segments_of
-from core.data.corpora import load
+from core.data.batches import TrainBatches, router_timestep, rows_of, segments_of, validation_rows
+from core.data.corpora import check_held_out, held_out_starts, load
 from core.data.corpus import Corpus
-from core.data.held_out import check_held_out, held_out_starts
 from core.data.preferences import PreferenceBatches, validation_pairs
 from core.data.synthetic import posterior_nelbo
 from core.diffusion.batch import Batch
@@ -85,30 +84,23 @@ class MaskedTextModule(lightning.LightningDataModule):
 
         Every rank has as many batches, each with the rank's rows of the one batch: none, where it has too few.
         """
-        if self.config.objective.traits.pairs:
-            return validation_pairs(self.config, self.corpus, rank=self.rank, world_size=self.world_size)
-        seed = self.config.seed
-        held = _held_out(self.config, self.corpus, self.config.data.validation_sequences)
-        tokens_NL, maskable_NL, domain_N, segments_NL = held
-        noise = torch_stream(seed, "validation masks")
-        masking = objective_of(self.config).mask_validation(len(tokens_NL), tokens_NL.shape[1], noise, maskable_NL)
-        timesteps = torch_stream(seed, "told validation timesteps")
-        router_timestep_N = router_timestep(masking, self.config.model.router.sees, timesteps)
-        size = self.config.trainer.batch_size
-        parts = [slice(i, min(i + size, len(tokens_NL))) for i in range(0, len(tokens_NL), size)]
-        rows = [slice(part.start + self.rank, part.stop, self.world_size) for part in parts]
-        batches = [
-            Batch.of(
-                tokens_NL[part],
-                Masking(*(column[part] for column in masking)),
-                router_timestep_N[part],
-                None if domain_N is None else domain_N[part],
-            )
-            for part in rows
-        ]
-        if segments_NL is not None and maskable_NL is not None:
-            batches = [
-                batch.with_conversations(segments_NL[part], maskable_NL[part], 1.0)
-                for batch, part in zip(batches, rows, strict=True)
-            ]
+        of_rows = validation_pairs if self.config.objective.traits.pairs else _validation_batches
+        batches = of_rows(self.config, self.corpus, rank=self.rank, world_size=self.world_size)
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders
+
+
+def _validation_batches(config: RunConfig, corpus: Corpus, *, rank: int, world_size: int) -> list[Batch]:
+    held = _held_out(config, corpus, config.data.validation_sequences)
+    tokens_NL, maskable_NL, domain_N, segments_NL = held
+    noise = torch_stream(config.seed, "validation masks")
+    masking = objective_of(config).mask_validation(len(tokens_NL), tokens_NL.shape[1], noise, maskable_NL)
+    timesteps = torch_stream(config.seed, "told validation timesteps")
+    router_timestep_N = router_timestep(masking, config.model.router.sees, timesteps)
+    batches = []
+    for part in validation_rows(len(tokens_NL), config.trainer.batch_size, rank, world_size):
+        own, domain_B = Masking(*(column[part] for column in masking)), None if domain_N is None else domain_N[part]
+        batch = Batch.of(tokens_NL[part], own, router_timestep_N[part], domain_B)
+        if segments_NL is not None and maskable_NL is not None:
+            batch = batch.with_conversations(segments_NL[part], maskable_NL[part], 1.0)
+        batches.append(batch)
+    return batches

@@ -1,7 +1,6 @@
 """Batches of pairs: a chosen and a rejected response to one prompt.
 
-Shapes: P pairs, 2 sides (chosen, rejected), n draws of timestep and mask; a batch's rows are pair by pair, side by side, draw
-by draw.
+Shapes: P pairs, 2 sides (chosen, rejected), n draws of timestep and mask; a batch's rows are in this order.
 """
 
 from collections.abc import Callable
@@ -9,10 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from core.config.run import RunConfig
-from core.data.batches import TrainBatches, router_timestep, rows_of
+from core.data.batches import TrainBatches, router_timestep, rows_of, validation_rows
 from core.data.corpus import Corpus
 from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
@@ -26,8 +24,7 @@ Draw = Callable[[Tensor], Masking]  # the masks of one response's rows, by where
 class PreferenceBatches(TrainBatches):
     """An endless sequence of batches of pairs; `batch_size` counts pairs, each of 2 n sequences.
 
-    A response's n timesteps are stratified among themselves. Policy and reference see the same batch: the same timesteps and
-    masks (VRPO, arXiv 2505.19223, Sec. 3.3).
+    A response's n timesteps are stratified. Policy and reference see the same batch (VRPO, arXiv 2505.19223, Sec. 3.3).
     """
 
     def micro_batches(self, step: int) -> list[Batch]:
@@ -47,7 +44,7 @@ class PreferenceBatches(TrainBatches):
         ]
 
 
-def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int = 0, world_size: int = 1) -> DataLoader[Batch]:
+def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int = 0, world_size: int = 1) -> list[Batch]:
     """Held-out pairs, each response with n exact mask counts stratified over its length: the same at every validation."""
     length, draws = config.data.sequence_length, config.objective.draws
     available = len(corpus.validation_T) // (2 * length)
@@ -60,10 +57,8 @@ def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int = 0, world_
     router_timestep_B = router_timestep(
         masking, config.model.router.sees, torch_stream(config.seed, "told validation timesteps")
     )
-    size = config.trainer.batch_size
-    parts = [slice(i + rank, min(i + size, len(chosen)), world_size) for i in range(0, len(chosen), size)]
-    batches = [_batch(tokens_PSL, masking, router_timestep_B, part, draws, None) for part in parts]
-    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]  # a list would count as several loaders
+    rows = validation_rows(len(chosen), config.trainer.batch_size, rank, world_size)
+    return [_batch(tokens_PSL, masking, router_timestep_B, part, draws, None) for part in rows]
 
 
 def _pairs(corpus: Corpus, starts: list[int], length: int, *, held_out: bool) -> tuple[Tensor, Tensor]:

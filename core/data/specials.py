@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,7 @@ def special_tokens(tokenizer: str) -> Mapping[str, str]:
         if isinstance(value, dict):
             value = value.get("content", value)
         known = name in NAMES or (isinstance(extra, dict) and name in extra)
-        if (
-            isinstance(value, str)
-            and value.isascii() is False
-            and any("\ud800" <= letter <= "\udfff" for letter in value)
-        ):
+        if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
             raise UserError(f"data.tokenizer={tokenizer}: {name} of the files beside it is no Unicode text")
         if isinstance(value, str) and (known or name.endswith("_token")):
             tokens[name] = value
@@ -50,20 +46,6 @@ def special_tokens(tokenizer: str) -> Mapping[str, str]:
                 f'data.tokenizer={tokenizer}: {name} of the files beside it is neither text nor an object with "content"'
             )
     return tokens
-
-
-def check_read(where: str, pieces: Iterable[tuple[str, bool]], unread: Mapping[str, str], tokenizer: str) -> None:
-    """Raises UserError where a conversation has a token that isn't read as one id: it would be learned as some other text.
-
-    unread: as `core.data.tokenizers.unread_tokens` has it.
-    """
-    for text, _ in pieces:
-        for token, name in unread.items():
-            if token in text:
-                raise UserError(
-                    f"{where}: data.tokenizer={tokenizer} doesn't read {token}, its {name}, as one id: list it in the "
-                    "added_tokens of tokenizer.json"
-                )
 
 
 def _read(tokenizer: str, path: Path) -> dict[str, Any] | None:

@@ -48,8 +48,7 @@ class Roles(NamedTuple):
 
 
 def words(name: str) -> set[str]:
-    """The words of a path, in lower case: runs of letters, parted where a capital begins one. "held out" and "hold out" are
-    one word each."""
+    """The lower-case words of a path: runs of letters, parted where a capital begins one; "held out" is also one word."""
     parts = [part.lower() for run in _WORD.findall(name) for part in _HUMP.split(run)]
     pairs = itertools.pairwise(parts)
     return {*parts, *("".join(pair) for pair in pairs if pair in (("held", "out"), ("hold", "out")))}
@@ -64,8 +63,7 @@ def role(name: str) -> str | None:
 def roles(corpus: str, names: Sequence[str]) -> Roles:
     """Part files by what their names say. Raises UserError where none is left to train on.
 
-    Tests are passed over. Validation files are held out; where there are none, eval files are, and else they are passed over.
-    What no word names is trained on.
+    Tests are passed over, validation files are held out; eval files only where there are none. All others are trained on.
     """
     found = {name: role(name) for name in names}
     held = [name for name in names if found[name] == "validation"]
@@ -116,8 +114,7 @@ def boundary(text: bytes, at: int) -> int:
 def check_share(
     corpus: str, train: int, held: int, origin: Origin, asked: float | None, *, mixed: bool = False
 ) -> None:
-    """Refuse a share by files' names that nobody asked for outside of 1 to 30 %, and one that was asked for where names say
-    another, or nobody can choose.
+    """Refuse a share by names, unasked for, outside of 1 to 30 %, and one asked for where names or the kind say another.
 
     mixed: the corpus is a part of a mixture, for all of which the share was asked for.
     """

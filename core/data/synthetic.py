@@ -4,14 +4,18 @@ Each can say what a sequence's probability is and what the hidden tokens of a pa
 NELBO of that exact posterior is the source's entropy, and no model's expected NELBO is below it.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from core.errors import UserError
+
 STATES = 16
 HIDDEN = 24
 DOMAINS = 4
+RULES = 4
 CONCENTRATION = 0.3  # of the Dirichlet rows: small = peaked transitions = much to learn
 
 
@@ -37,9 +41,8 @@ def posterior_nelbo(
 ) -> np.ndarray:
     """The NELBO in nats per token that the exact posterior has on sequences under exact-count masks.
 
-    It is each sequence's mean -log p(token | visible) over its masked tokens: what a perfect denoiser would score on the
-    same masks. block_length: of block diffusion, where a block is given those before it clean and nothing of those after
-    it. Returns (N,).
+    It is each sequence's mean -log p(token | visible) over its masked tokens. block_length: of block diffusion, where a
+    block is given those before it clean and nothing of those after it. Returns (N,).
     """
     length = tokens_NL.shape[1]
     size, total_N = block_length or length, np.zeros(len(tokens_NL))
@@ -77,20 +80,13 @@ class HiddenMarkovSource:
         return self.emissions_SV.shape[1]
 
     def sample(self, sequences: int, length: int, rng: np.random.Generator) -> np.ndarray:
-        return self.sample_with_states(sequences, length, rng)[0]
-
-    def sample_with_states(
-        self, sequences: int, length: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and the hidden states that emitted them, both (sequences, length) uint16."""
         after_SS, emitted_SV = self.transitions_SS.cumsum(1), self.emissions_SV.cumsum(1)
-        tokens_NL, states_NL = np.empty((2, sequences, length), dtype=np.uint16)
+        tokens_NL = np.empty((sequences, length), dtype=np.uint16)
         state_N = _draw(np.broadcast_to(self.initial_S.cumsum(), (sequences, len(self.initial_S))), rng)
         for position in range(length):
-            states_NL[:, position] = state_N
             tokens_NL[:, position] = _draw(emitted_SV[state_N], rng)
             state_N = _draw(after_SS[state_N], rng)
-        return tokens_NL, states_NL
+        return tokens_NL
 
     def log_probability(self, tokens_NL: np.ndarray) -> np.ndarray:
         """By the forward algorithm (Rabiner, Proc. IEEE 77(2), 1989, Eqs. 19-21). Returns (N,)."""
@@ -122,52 +118,119 @@ class HiddenMarkovSource:
         return tokens_NLV / tokens_NLV.sum(-1, keepdims=True)
 
 
-@dataclass(frozen=True)
-class MarkovSource:
-    """A stationary first-order Markov chain.
-
-    transitions_SS: row s gives the distribution of the state after s; stationary_S: its left eigenvector, the
-    distribution of the first state.
-    """
-
-    transitions_SS: np.ndarray
-    stationary_S: np.ndarray
-    _hidden: HiddenMarkovSource = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        seen = np.eye(len(self.stationary_S))  # a chain is a hidden one whose states can be seen
-        object.__setattr__(self, "_hidden", HiddenMarkovSource(self.stationary_S, self.transitions_SS, seen))
+class MarkovSource(HiddenMarkovSource):
+    """A stationary first-order Markov chain: a hidden one whose states are its tokens."""
 
     @classmethod
-    def random(cls, rng: np.random.Generator, states: int = STATES) -> "MarkovSource":
-        """A chain with Dirichlet rows; mixed with 1 % of uniform so that every state is reachable."""
-        transitions_SS = _rows(rng, states, states)
-        return cls(transitions_SS, stationary_distribution(transitions_SS))
+    def of(cls, transitions_SS: np.ndarray) -> "MarkovSource":
+        return cls(stationary_distribution(transitions_SS), transitions_SS, np.eye(len(transitions_SS)))
 
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self.stationary_S)
+    @classmethod
+    def random(cls, rng: np.random.Generator, states: int = STATES) -> "MarkovSource":  # type: ignore[override]
+        """A chain with Dirichlet rows; mixed with 1 % of uniform so that every state is reachable."""
+        return cls.of(_rows(rng, states, states))
 
     def sample(self, sequences: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws a number for each state and none for its token."""
         cumulative_SS = self.transitions_SS.cumsum(1)
-        state_N = _draw(np.broadcast_to(self.stationary_S.cumsum(), (sequences, len(self.stationary_S))), rng)
-        out_NL = np.empty((sequences, length), dtype=np.uint16)
+        state_N = _draw(np.broadcast_to(self.initial_S.cumsum(), (sequences, len(self.initial_S))), rng)
+        tokens_NL = np.empty((sequences, length), dtype=np.uint16)
         for position in range(length):
-            out_NL[:, position] = state_N
+            tokens_NL[:, position] = state_N
             state_N = _draw(cumulative_SS[state_N], rng)
-        return out_NL
-
-    def log_probability(self, tokens_NL: np.ndarray) -> np.ndarray:
-        return self._hidden.log_probability(tokens_NL)
-
-    def posterior(self, tokens_NL: np.ndarray, masked_NL: np.ndarray) -> np.ndarray:
-        return self._hidden.posterior(tokens_NL, masked_NL)
+        return tokens_NL
 
     def entropy_per_token(self, length: int) -> float:
         """Exact entropy of a sequence of that length over its length, in nats: (H(pi) + (L - 1) H(T)) / L."""
-        first = _entropy(self.stationary_S)
-        rate = float((self.stationary_S * np.array([_entropy(row) for row in self.transitions_SS])).sum())
+        first = _entropy(self.initial_S)
+        rate = float((self.initial_S * np.array([_entropy(row) for row in self.transitions_SS])).sum())
         return (first + (length - 1) * rate) / length
+
+
+@dataclass(frozen=True)
+class TreeSource:
+    """The random hierarchy model (Cagnetta et al., arXiv 2307.02129): sequences as the leaves of a binary tree of rules.
+
+    A symbol at one level is rewritten as one of m pairs of symbols of the level below; no pair belongs to two symbols, so
+    that a sequence can be parsed in one way only. Structure at all scales, and still an entropy in closed form.
+    rules_DVM2: at each of D levels from the root, the m pairs that each of V symbols may become.
+    """
+
+    rules_DVM2: np.ndarray
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, length: int, symbols: int = STATES, rules: int = RULES) -> "TreeSource":
+        """A grammar for sequences of that length. Raises UserError when it is no power of two."""
+        depth = length.bit_length() - 1
+        if length != 2**depth:
+            raise UserError(
+                f"data.corpus=tree is of binary trees: data.sequence_length={length} must be a power of two, such as "
+                f"{2**depth} or {2 ** (depth + 1)}"
+            )
+        levels = []
+        for _ in range(depth):
+            pairs = rng.permutation(symbols * symbols)[: symbols * rules]
+            levels.append(np.stack([pairs // symbols, pairs % symbols], -1).reshape(symbols, rules, 2))
+        return cls(np.array(levels).reshape(depth, symbols, rules, 2))
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.rules_DVM2.shape[1]
+
+    def sample(self, sequences: int, length: int, rng: np.random.Generator) -> np.ndarray:
+        self._check(length)
+        level_NW = rng.integers(self.vocabulary_size, size=(sequences, 1))
+        for rules_VM2 in self.rules_DVM2:
+            chosen_NW = rng.integers(rules_VM2.shape[1], size=level_NW.shape)
+            level_NW = rules_VM2[level_NW, chosen_NW].reshape(sequences, -1)
+        return level_NW.astype(np.uint16)
+
+    def entropy_per_token(self, length: int) -> float:
+        """(log V + (L - 1) log m) / L nats: the root is uniform, and each of L - 1 inner nodes picks one of m rules."""
+        self._check(length)
+        symbols, rules = self.rules_DVM2.shape[1:3]
+        return (math.log(symbols) + (length - 1) * math.log(rules)) / length
+
+    def log_probability(self, tokens_NL: np.ndarray) -> np.ndarray:
+        up = self._upward(np.eye(self.vocabulary_size)[tokens_NL.astype(np.int64)])
+        with np.errstate(divide="ignore"):
+            return np.log(up[0][0][:, 0].mean(-1)) + up[0][1]
+
+    def posterior(self, tokens_NL: np.ndarray, masked_NL: np.ndarray) -> np.ndarray:
+        """By belief propagation, which is exact on trees. Returns (N, L, V)."""
+        leaves_NLV = np.eye(self.vocabulary_size)[tokens_NL.astype(np.int64)]
+        up = self._upward(np.where(masked_NL[..., None], 1.0, leaves_NLV))
+        down_NWV = np.full((len(tokens_NL), 1, self.vocabulary_size), 1 / self.vocabulary_size)
+        for level, rules_VM2 in enumerate(self.rules_DVM2):
+            below_NWV = up[level + 1][0]
+            left_NWV, right_NWV = below_NWV[:, ::2], below_NWV[:, 1::2]
+            child = np.zeros((*left_NWV.shape[:2], 2, self.vocabulary_size))
+            for symbol, pairs_M2 in enumerate(rules_VM2):
+                for left, right in pairs_M2:
+                    child[:, :, 0, left] += down_NWV[:, :, symbol] * right_NWV[:, :, right]
+                    child[:, :, 1, right] += down_NWV[:, :, symbol] * left_NWV[:, :, left]
+            down_NWV = child.reshape(len(child), -1, self.vocabulary_size)
+            down_NWV = down_NWV / down_NWV.sum(-1, keepdims=True)
+        return down_NWV
+
+    def _upward(self, leaves_NLV: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each level from the root: what the leaves below say of every node's symbol, (N, W, V), each node's scaled
+        to a maximum of 1, and the logarithm (N,) of all scales from there down."""
+        levels = [(leaves_NLV, np.zeros(len(leaves_NLV)))]
+        for rules_VM2 in self.rules_DVM2[::-1]:
+            below_NWV, log_scale_N = levels[0]
+            left_NWV, right_NWV = below_NWV[:, ::2], below_NWV[:, 1::2]
+            both = left_NWV[..., rules_VM2[..., 0]] * right_NWV[..., rules_VM2[..., 1]]
+            above_NWV = both.mean(-1)
+            top_NW1 = above_NWV.max(-1, keepdims=True)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                log_scale_N = log_scale_N + np.log(top_NW1[..., 0]).sum(1)
+                levels.insert(0, (np.nan_to_num(above_NWV / top_NW1), log_scale_N))
+        return levels
+
+    def _check(self, length: int) -> None:
+        if length != 2 ** len(self.rules_DVM2):
+            raise ValueError(f"this grammar makes sequences of length {2 ** len(self.rules_DVM2)}, not {length}")
 
 
 def mixture(chains: list[MarkovSource]) -> HiddenMarkovSource:
@@ -180,7 +243,7 @@ def mixture(chains: list[MarkovSource]) -> HiddenMarkovSource:
     for index, chain in enumerate(chains):
         block = slice(index * states, (index + 1) * states)
         transitions[block, block] = chain.transitions_SS
-    initial = np.concatenate([chain.stationary_S for chain in chains]) / domains
+    initial = np.concatenate([chain.initial_S for chain in chains]) / domains
     return HiddenMarkovSource(initial, transitions, np.tile(np.eye(states), (domains, 1)))
 
 

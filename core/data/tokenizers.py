@@ -7,15 +7,14 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from core.data import tokens
 from core.data.specials import special_tokens
 from core.errors import UserError
 
@@ -45,42 +44,28 @@ class Vocabulary:
         return np.uint16 if self.size <= 2**16 else np.uint32
 
 
-class Tokenizer(Protocol):
-    """Tokenizer: documents to ids."""
+class ByteTokenizer:
+    """Every byte its own id, then the special tokens: nothing to train, nothing unknown."""
 
-    vocabulary: Vocabulary
-    end: str  # how a text can have written the end token; "" where it can't
+    vocabulary = Vocabulary(259, mask=256, eos=257, pad=258)
+    end = ""  # how a text can have written the end token; "" where it can't
 
     def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
         """Documents (by name, for error messages) one after the other, each closed by eos. Returns (T,) ids."""
+        return _join((self.encode(name, text) for name, text in documents.items()), self.vocabulary)
 
     def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
         """One text's ids, without eos. Returns (T,). special: names of special tokens are those tokens, and no text."""
+        return np.frombuffer(text, dtype=np.uint8).astype(np.uint16)
 
     def shield(self, text: str) -> str:
         """The text so that `encode` reads its special tokens' names as text, with `special` too, wherever it is put."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens as the vocabulary writes them; bytes that are no UTF-8 show as U+FFFD."""
-
-
-class ByteTokenizer:
-    """Every byte its own id: nothing to train, nothing unknown."""
-
-    vocabulary = Vocabulary(tokens.VOCAB_SIZE, tokens.MASK_ID, tokens.EOS_ID, tokens.PAD_ID)
-    end = ""
-
-    def join(self, documents: Mapping[str, bytes]) -> np.ndarray:
-        return tokens.join(list(documents.values()))
-
-    def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
-        return tokens.encode(text)
-
-    def shield(self, text: str) -> str:
         return text
 
     def decode(self, ids: Sequence[int]) -> str:
-        return tokens.decode(np.asarray(ids))
+        """The text of ids: the mask shows as U+2591, eos and pad as line ends, bytes that are no UTF-8 as U+FFFD."""
+        special = {self.vocabulary.mask: "░".encode(), self.vocabulary.eos: b"\n", self.vocabulary.pad: b"\n"}
+        return b"".join(special.get(int(i), bytes([min(int(i), 255)])) for i in ids).decode(errors="replace")
 
 
 class FileTokenizer:
@@ -130,11 +115,8 @@ class FileTokenizer:
             encoded = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         except BaseException as error:
             raise _panic(error, f"data.tokenizer={self.path} can't encode {', '.join(list(documents)[:3])}") from None
-        dtype = self.vocabulary.dtype
-        eos = np.array([self.vocabulary.eos], dtype=dtype)
-        found = [self._unmasked(name, one.ids) for name, one in zip(documents, encoded, strict=True)]
-        parts = [part for ids in found for part in (ids, eos)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+        found = (self._unmasked(name, one.ids) for name, one in zip(documents, encoded, strict=True))
+        return _join(found, self.vocabulary)
 
     def encode(self, name: str, text: bytes, *, special: bool = True) -> np.ndarray:
         said = _text(name, text)
@@ -169,7 +151,17 @@ class FileTokenizer:
         return np.array(ids, dtype=self.vocabulary.dtype)
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens as the vocabulary writes them."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+
+Tokenizer: TypeAlias = ByteTokenizer | FileTokenizer
+
+
+def _join(documents: Iterable[np.ndarray], vocabulary: Vocabulary) -> np.ndarray:
+    eos = np.array([vocabulary.eos], dtype=vocabulary.dtype)
+    parts = [part for ids in documents for part in (ids, eos)]
+    return np.concatenate([np.zeros(0, dtype=vocabulary.dtype), *parts])
 
 
 def _reset(tokenizer: "FastTokenizer") -> None:

@@ -18,9 +18,8 @@ STUCK = 16  # calls in a row that only guess
 class Anomalies:
     """Anomalies of a decoded response.
 
-    repetition: the share of its 4-grams that it had before (seq-rep-4, arXiv 1908.04319). loop: tokens in the longest stretch
-    that is one period at least three times in a row, 0 where none fills 24. guesses: the most calls in a row that fixed
-    no token of a probability above a half.
+    repetition: the share of its 4-grams that it had before (seq-rep-4, arXiv 1908.04319). loop: as `longest_loop`.
+    guesses: the most calls in a row that fixed no token of a probability above a half.
     """
 
     repetition: float

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from core.diffusion.sampler import collect, lay_out
-from core.diffusion.sampling import Fixed, Sampled, check_autoregressive
+from core.diffusion.sampler import lay_out, random_streams
+from core.diffusion.sampling import Fixed, check_autoregressive
 from core.diffusion.unmasking import draw_tokens
-from core.model.cache import Window, new_stores
+from core.model.attention import Window, new_stores
 from core.model.transformer import Denoiser
-from core.runtime.random_streams import torch_stream
 
 
 def decode_autoregressive(
@@ -34,10 +33,7 @@ def decode_autoregressive(
     start_id, device = check_autoregressive(denoiser.config, prompts, length), denoiser.embed.weight.device
     inputs_BL, end_B = lay_out([[start_id, *prompt] for prompt in prompts], length, 0, device)
     last_B, rows_B = end_B - length - 1, torch.arange(len(prompts), device=device)  # last: the newest token there is
-    generators = [
-        torch_stream(seed, "sampling", name, device=device)
-        for name in (range(len(prompts)) if streams is None else streams)
-    ]
+    generators = random_streams(seed, range(len(prompts)) if streams is None else streams, device)
     network = _Causal(denoiser, inputs_BL, cached)
     for step in range(length):
         logits_BV = network.next(last_B).double()
@@ -71,20 +67,3 @@ class _Causal:
         states_BLD = self.denoiser.hidden(self.inputs_BL[:, :extent], window=window_or_none).states_BLD
         self.filled = self.cached
         return self.denoiser.logits(states_BLD[torch.arange(len(last_B), device=last_B.device), last_B])
-
-
-def sample_autoregressive(
-    denoiser: Denoiser,
-    prompts: Sequence[Sequence[int]],
-    length: int,
-    *,
-    temperature: float = 0.0,
-    seed: int = 0,
-    cached: bool = True,
-    streams: Sequence[int] | None = None,
-) -> Sampled:
-    """Decode `length` tokens after each prompt, as `decode_autoregressive` does."""
-    events = decode_autoregressive(
-        denoiser, prompts, length, temperature=temperature, seed=seed, cached=cached, streams=streams
-    )
-    return collect(events, prompts, length)

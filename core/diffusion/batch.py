@@ -14,7 +14,7 @@ from core.diffusion.masking import Masking
 class Packed(NamedTuple):
     """Positions of the conversations in a batch.
 
-    segments_BL: int64, as core.data.packing.Rows has them. conversation_M: int64, which of the C each masked token is of.
+    segments_BL: int64, as in core.data.kinds.responses.Rows. conversation_M: int64, which of the C each masked token is of.
     row_C: int64, each one's sequence. length_C: tokens of its responses. denominator: the step's conversations for each of
     its micro-batches and devices: sums over it average to the mean over all conversations. tokens: the same of all their
     tokens. real_BL: bool, False for filling; None: there is none.
@@ -32,11 +32,10 @@ class Packed(NamedTuple):
 class Batch(NamedTuple):
     """Clean tokens and how they are masked.
 
-    tokens_BL: int64. masking as in core.diffusion.masking. index_M: positions of the masked tokens in the flattened
-    (B L,) batch: found here, on the host, so that the device never has to say how many there are. router_timestep_B: the
-    timestep that routers see. domain_B: which part of a mixture each sequence is of, in validation. packed: the
-    conversations of its sequences, where those are packed. block_length: of block diffusion at this step; None: the
-    network's own, if any.
+    tokens_BL: int64. index_M: positions of the masked tokens in the flattened (B L,) batch: found here, on the host, so that
+    the device never has to say how many there are. router_timestep_B: the timestep that routers see. domain_B: which part of
+    a mixture each sequence is of, in validation. packed: of packed sequences. block_length: of block diffusion at this step;
+    None: the network's own, if any.
     """
 
     tokens_BL: Tensor

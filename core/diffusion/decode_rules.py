@@ -1,7 +1,6 @@
 """Decode rules: how a sampler ranks masked positions, of which the highest are fixed first and the others stay masked.
 
-`decode_rule` registers a function as a rule of core.diffusion.sampling.Sampling.remasking. Shapes: M masked positions, V
-vocabulary.
+`decode_rule` registers a function as a rule of Sampling.remasking. Shapes: M masked positions, V vocabulary.
 """
 
 from collections.abc import Callable
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 
 
 class ScorePositions(Protocol):
-    """Scores positions. log_probs_MV: fp64; tokens_M: the token drawn at each; chance: draws U[0, 1) numbers, (M,). Returns
-    (M,) fp64."""
+    """Scores (M,) in fp64. log_probs_MV: fp64; tokens_M: the token drawn at each; chance: draws U[0, 1) numbers, (M,)."""
 
     def __call__(self, log_probs_MV: "Tensor", tokens_M: "Tensor", chance: "Callable[[], Tensor]") -> "Tensor": ...
 
@@ -48,8 +46,7 @@ def decode_rule(name: str, *, shares: bool = False, random: bool = False) -> Cal
 def low_confidence(log_probs_MV: "Tensor", tokens_M: "Tensor", chance: "Callable[[], Tensor]") -> "Tensor":
     """The probability of the drawn token (LLaDA, arXiv 2502.09992, Sec. 2.4).
 
-    At temperatures above 0 the order then depends on what was drawn, and not even one token a step samples the model's
-    distribution.
+    At temperatures above 0 the order depends on the draws: not even one token a step samples the model's distribution.
     """
     return log_probs_MV.gather(-1, tokens_M[:, None])[:, 0].exp()
 

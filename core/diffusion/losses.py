@@ -10,15 +10,15 @@ def token_cross_entropy(logits_MV: Tensor, targets_M: Tensor) -> Tensor:
     return F.cross_entropy(logits_MV.float(), targets_M, reduction="none")
 
 
-def nelbo_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_B: Tensor, length_B: Tensor) -> Tensor:
-    """Each sequence's bound on the negative log-likelihood, per token: weight * sum over masked of CE / length.
+def nelbo_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_M: Tensor, length_B: Tensor) -> Tensor:
+    """Each sequence's bound on the negative log-likelihood, per token: sum over masked of weight * CE / length.
 
     With weight 1 / p and length L it is LLaDA-MoE Eq. 2, with the length of the response Eq. 5; with weight 1 and every
-    token predicted from those before it, the autoregressive negative log-likelihood.
-    cross_entropy_M: (M,) nats; sequence_M: (M,) int64, the sequence of each; weight_B, length_B: (B,).
+    token predicted from those before it, the autoregressive negative log-likelihood. With `context_weights` it is no bound.
+    cross_entropy_M: (M,) nats; sequence_M: (M,) int64, the sequence of each; length_B: (B,).
     Returns (B,) nats per token; their mean is the loss of the batch.
     """
-    return weighted_per_token(cross_entropy_M, sequence_M, weight_B[sequence_M], length_B)
+    return cross_entropy_M.new_zeros(len(length_B)).index_add(0, sequence_M, weight_M * cross_entropy_M) / length_B
 
 
 def context_weights(masked_BL: Tensor, p: float) -> Tensor:
@@ -32,11 +32,6 @@ def context_weights(masked_BL: Tensor, p: float) -> Tensor:
     distance_LL = (place_L[:, None] - place_L).abs()
     kernel_LL = (p / 2 * (1 - p) ** (distance_LL - 1).float()).masked_fill(distance_LL == 0, 0.0)
     return ((~masked_BL).float() @ kernel_LL).masked_fill(~masked_BL, 0.0)
-
-
-def weighted_per_token(cross_entropy_M: Tensor, sequence_M: Tensor, weight_M: Tensor, length_B: Tensor) -> Tensor:
-    """As `nelbo_per_token` with a weight for each masked token, (M,). Returns (B,)."""
-    return cross_entropy_M.new_zeros(len(length_B)).index_add(0, sequence_M, weight_M * cross_entropy_M) / length_B
 
 
 def preference_margins(nats_P2: Tensor, reference_P2: Tensor, beta: float) -> Tensor:

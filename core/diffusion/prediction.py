@@ -43,10 +43,7 @@ def predict(denoiser: Denoiser, input_BL: Tensor, batch: Batch) -> Prediction:
     from_M = denoiser.source(index_M, length)
     logits_MV = denoiser.logits(hidden.states_BLD.flatten(0, 1).index_select(0, from_M))
     cross_entropy_M = token_cross_entropy(logits_MV, tokens_BL.flatten().index_select(0, index_M))
-    if packed is not None:
-        weight_C = masking.weight_B[packed.row_C]
-        nelbo_C = nelbo_per_token(cross_entropy_M, packed.conversation_M, weight_C, packed.length_C)
-        return Prediction(nelbo_C, hidden.routings, hidden.sums_L, cross_entropy_M)
     sequence_M = index_M.div(length, rounding_mode="floor")
-    nelbo_B = nelbo_per_token(cross_entropy_M, sequence_M, masking.weight_B, masking.length_B)
-    return Prediction(nelbo_B, hidden.routings, hidden.sums_L, cross_entropy_M)
+    within_M, length_X = (sequence_M, masking.length_B) if packed is None else (packed.conversation_M, packed.length_C)
+    nelbo_X = nelbo_per_token(cross_entropy_M, within_M, masking.weight_B[sequence_M], length_X)
+    return Prediction(nelbo_X, hidden.routings, hidden.sums_L, cross_entropy_M)

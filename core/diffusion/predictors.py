@@ -3,7 +3,7 @@
 Shapes as in core.diffusion.sampling; G of the B sequences have one length.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from core.config.model import ModelConfig
 from core.diffusion.sampling import Caching, Canvas, Predict
 from core.errors import UserError
-from core.model.cache import Store, Window, new_stores
+from core.model.attention import Store, Window, new_stores
 from core.model.transformer import Denoiser
 
 
@@ -24,7 +24,8 @@ def from_function(denoise: Callable[[Tensor], Tensor]) -> Predict:
 
     def predict(canvas: Canvas) -> Tensor:
         parts = []
-        for rows_G, length in _by_length(canvas.length_B):
+        for length in canvas.length_B.unique().tolist():
+            rows_G = (canvas.length_B == length).nonzero()[:, 0]
             logits_GLV = denoise(canvas.tokens_BL[rows_G, :length])
             sequence_M, place_M = canvas.wanted_BW[rows_G].nonzero(as_tuple=True)
             parts.append((rows_G[sequence_M], logits_GLV[sequence_M, canvas.position_BW[rows_G][sequence_M, place_M]]))
@@ -32,11 +33,6 @@ def from_function(denoise: Callable[[Tensor], Tensor]) -> Predict:
         return logits_MV[sequence_M.argsort(stable=True)]
 
     return predict
-
-
-def _by_length(length_B: Tensor) -> Iterator[tuple[Tensor, int]]:
-    for length in length_B.unique().tolist():
-        yield (length_B == length).nonzero()[:, 0], int(length)
 
 
 @dataclass
@@ -53,12 +49,15 @@ class NetworkPredictor:
     denoiser: Denoiser
     cache: Caching = "none"
     stores: list[Store] = field(default_factory=list, init=False, repr=False)
-    kept_BL: Tensor = field(
-        default_factory=lambda: torch.empty(0), init=False, repr=False
-    )  # tokens whose keys are stored
+    kept_BL: Tensor = field(default_factory=lambda: torch.empty(0), init=False, repr=False)  # whose keys are stored
 
     def __post_init__(self) -> None:
-        check_cache(self.denoiser.config, self.cache)
+        model = self.denoiser.config
+        if self.cache != "none" and needs_whole_sequence(model):
+            raise UserError(
+                f"cache={self.cache} computes a part of the sequence, and model.router.kind={model.router.kind} routes "
+                "tokens by all of it: use cache=none"
+            )
 
     @torch.inference_mode()
     def __call__(self, canvas: Canvas) -> Tensor:
@@ -113,9 +112,8 @@ class NetworkPredictor:
         if size is not None:
             place_L = torch.arange(extent, device=own_BL.device)
             row_BW1 = (place_L[None] if position_BW is None else position_BW)[:, :, None]
-            visible = (row_BW1.div(size, rounding_mode="floor") >= place_L.div(size, rounding_mode="floor")) & own_BL[
-                :, None, :extent
-            ]
+            before_BWL = row_BW1.div(size, rounding_mode="floor") >= place_L.div(size, rounding_mode="floor")
+            visible = before_BWL & own_BL[:, None, :extent]
         window = Window(position_BW, visible, extent, self.stores)
         return self.denoiser.hidden(tokens_BW, ratio_B=masks_BL.sum(1) / canvas.length_B, window=window).states_BLD
 
@@ -160,12 +158,3 @@ def _from_on(first_B1: Tensor, canvas: Canvas) -> Tensor:
 def needs_whole_sequence(model: ModelConfig) -> bool:
     """True if routing a part of a sequence would differ from routing all of it."""
     return model.num_experts > 0 and model.router.traits.sees_sequence
-
-
-def check_cache(model: ModelConfig, cache: Caching) -> None:
-    """Refuse a cache with a router that would route a part of a sequence otherwise than the whole."""
-    if cache != "none" and needs_whole_sequence(model):
-        raise UserError(
-            f"cache={cache} computes a part of the sequence, and model.router.kind={model.router.kind} routes tokens by all "
-            "of it: use cache=none"
-        )

@@ -46,8 +46,7 @@ def decode(
     tokens_BL, length_B = lay_out(prompts, settings.length, mask_id, device)
     given_BL = (tokens_BL != mask_id) | (torch.arange(tokens_BL.shape[1], device=device) >= length_B[:, None])
     guided = _guided(predict, given_BL, settings.guidance, mask_id)
-    names = range(len(prompts)) if streams is None else streams
-    generators = [torch_stream(settings.seed, "sampling", name, device=device) for name in names]
+    generators = random_streams(settings.seed, range(len(prompts)) if streams is None else streams, device)
     holes_BH = given_BL.long().argsort(dim=1, stable=True)[:, : int((~given_BL).sum(1).max())]
     real_BH = torch.arange(holes_BH.shape[1], device=device) < (~given_BL).sum(1)[:, None]
     blocks, step = _blocks(holes_BH, real_BH, settings.block_length, aligned), 0
@@ -67,6 +66,11 @@ def decode(
             wanted_BW = wanted_BW & ~chosen_BW
             yield fixed._replace(step=step, block=block)
             step += 1
+
+
+def random_streams(seed: int, streams: Sequence[int], device: str | torch.device) -> list[torch.Generator]:
+    """Generators of sequences, by what their random numbers are named after."""
+    return [torch_stream(seed, "sampling", name, device=device) for name in streams]
 
 
 def _blocks(holes_BH: Tensor, real_BH: Tensor, size: int | None, aligned: int | None) -> list[tuple[Tensor, Tensor]]:

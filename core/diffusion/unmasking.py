@@ -68,8 +68,7 @@ def choose_confident(score_BW: Tensor, masked_BW: Tensor, threshold: float, low_
     """The masked positions whose score is at least the threshold, and always the best one. Returns (B, W) bool.
 
     As in Fast-dLLM (arXiv 2505.22618). With a low threshold it is dInfer's hierarchical decoding (arXiv 2510.08666):
-    the best of each run of neighbouring masks is fixed too if it reaches that, for runs that are split depend on each
-    other less.
+    the best of each run of neighbouring masks is fixed too if it reaches that, so that runs depend on each other less.
     """
     score_BW = score_BW.masked_fill(~masked_BW, -torch.inf)
     chosen_BW = masked_BW & (

@@ -1,7 +1,6 @@
 """Grouped experts: gather each expert's rows, three matmuls, sum per token; and its gradient.
 
-Shapes: N tokens, K experts of each, M = N K assignments in S slots, E experts, D hidden size, W expert width; m slots
-of one part, F = 2 W.
+Shapes: N tokens, K experts of each, M = N K assignments in S slots, m of a part, E experts, D hidden, W expert size, F = 2 W.
 
 The gradient is written by hand for three reasons. Neither direction scatters on an accelerator: sums over a token's
 experts are gathers by the inverse permutation. The gate multiplies the W-wide hidden state, so that its gradient needs
@@ -76,8 +75,7 @@ def sort_by_expert(experts_NK: Tensor, counts_E: Tensor, multiple: int = 1, slot
 
 
 def outside_graphs(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """As torch.compiler.disable: a compiler leaves the function as it is. Where none is used, torch._dynamo (two seconds)
-    isn't imported for it."""
+    """As torch.compiler.disable, but torch._dynamo (two seconds) isn't imported where nothing is compiled."""
     apart = torch._disable_dynamo(function)  # of the ways to say this the one that imports nothing yet
 
     @functools.wraps(function)
@@ -284,9 +282,7 @@ class _Total:
             wide_ND = torch.zeros_like(self.sum_ND, dtype=torch.promote_types(self.dtype, torch.float32))
             self.sum_ND = wide_ND.index_add_(0, self.assignments.token_S, rows_mD.to(wide_ND.dtype))
             return
-        if (
-            self.assignments.ragged
-        ):  # as many slots as entries: wherever one is no assignment the last slot holds nothing
+        if self.assignments.ragged:  # as many slots as entries: if one is no assignment the last slot holds nothing
             slot_NK = slot_NK.clamp(max=len(rows_mD) - 1)
         self.sum_ND = rows_mD.index_select(0, slot_NK.flatten()).view(*slot_NK.shape, -1).sum(1)
 

@@ -1,8 +1,7 @@
 """Expert parallelism: the mixture over DeepSpeed's expert-parallel groups, tokens exchanged by all-to-all.
 
 Shapes as in core.model.grouped_experts; R rows received by this rank. What DeepSpeed's engine asks of such a layer isn't
-public: it recognises AutoEPMoELayer, and reduces, spreads and saves the experts by the tags on their parameters. Its
-version is pinned for that reason.
+public (so its version is pinned): it recognises AutoEPMoELayer, and treats the experts by the tags on their parameters.
 """
 
 from typing import Any, ClassVar
@@ -19,9 +18,8 @@ from deepspeed.utils import groups
 from torch import Tensor, nn
 
 from core.model.balance import expert_counts, over_ranks
-from core.model.experts import Experts
 from core.model.grouped_experts import gate_of_slots, sort_by_expert
-from core.model.moe import MoE
+from core.model.moe import Experts, MoE
 from core.model.routing import Conditions, Routing
 from core.model.transformer import Denoiser
 from core.runtime.ranks import Ranks

@@ -32,6 +32,14 @@ class Routing(NamedTuple):
     real_N: Tensor | None = None  # bool, False for filling, which reaches no expert; None: there is none
 
 
+class Choice(NamedTuple):
+    """Gates and indices of the chosen experts. slots: as in Routing."""
+
+    gates_NK: Tensor
+    experts_NK: Tensor
+    slots: int | None = None
+
+
 class Conditions(NamedTuple):
     """Inputs of a router beside the hidden states.
 
@@ -61,20 +69,14 @@ def time_features(timestep_B: Tensor, features: int) -> Tensor:
     return torch.cat([angle_BF.cos(), angle_BF.sin()], -1)
 
 
-def share_of_mean(ratio_B: Tensor, schedule: str) -> Tensor:
-    """Compute of a sequence with a mask ratio, relative to the mean: twice `share_of_range`, or 1 where "constant".
-
-    The mean over r ~ U(0, 1) is 1. Returns (B,).
-    """
-    return torch.ones_like(ratio_B) if schedule == "constant" else 2 * share_of_range(ratio_B, schedule)
-
-
 def share_of_range(ratio_B: Tensor, schedule: str) -> Tensor:
     """Compute of a sequence with a mask ratio, from the least (0) to the most (1). Returns (B,).
 
-    r "linear", (1 - cos(pi r)) / 2 "cosine", a bell around 1/2 of deviation 0.22 that is 0 at both ends "gaussian", and
-    one minus each as "..._reverse" (EC-DLM, arXiv 2604.01622, Section 4). The mean over r ~ U(0, 1) is 1/2.
+    1/2 "constant", r "linear", (1 - cos(pi r)) / 2 "cosine", a bell around 1/2 of deviation 0.22 that is 0 at both ends
+    "gaussian", and one minus each as "..._reverse" (EC-DLM, arXiv 2604.01622, Section 4). The mean over r ~ U(0, 1) is 1/2.
     """
+    if schedule == "constant":
+        return torch.full_like(ratio_B, 0.5)
     kind = schedule.removesuffix("_reverse")
     if kind == "linear":
         share_B = ratio_B
@@ -135,20 +137,12 @@ class Router(nn.Module):
         """Each expert's logit, (N, E). given: None where nothing is known but x."""
         raise NotImplementedError
 
-    def choose(
-        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
-    ) -> tuple[Tensor, Tensor, int | None]:
-        """The gates and indices of the chosen experts, both (N, K), and Routing.slots."""
-        gates_NK, experts_NK = scores_NE.topk(self.top_k, dim=-1)
-        return gates_NK, experts_NK, None
+    def choose(self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None) -> Choice:
+        """The experts of each token. scores_NE: what its gates are made of."""
+        return Choice(*scores_NE.topk(self.top_k, dim=-1))
 
     def rebalance(self, counts_E: Tensor) -> None:
         """Called after each optimizer step with the step's (E,) assignments; most rules learn nothing from it."""
-
-    def time(self, given: Conditions | None) -> Tensor:
-        """The features of each sequence's timestep, (B, F)."""
-        assert given is not None, "this rule needs a timestep"
-        return time_features(given.timestep_B, self.settings.time_features)
 
 
 R = TypeVar("R", bound=type[Router])

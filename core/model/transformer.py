@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from core.config.model import ModelConfig
-from core.model.attention_masks import BlockMask, SegmentMask, beside_clean, block_causal, confine
-from core.model.cache import View, Window
-from core.model.experts import SwiGLU
-from core.model.moe import MoE
+from core.model.attention import Attention, View, Window, beside_clean, block_causal, confine, rope_tables
+from core.model.moe import MoE, SwiGLU
 from core.model.norm import RMSNorm
 from core.model.routing import Conditions, Routing
 from core.runtime.random_streams import torch_stream
@@ -38,66 +36,6 @@ class Hidden(NamedTuple):
     sums_L: Tensor
 
 
-class Attention(nn.Module):
-    """Multi-head attention: RMSNorm over queries and keys (per head, over the whole projection, or none), then RoPE.
-
-    With fewer key and value heads than query heads, each serves a group of queries (arXiv 2305.13245).
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        hidden, inner, shared = (
-            config.hidden_size,
-            config.num_heads * config.head_dim,
-            config.kv_heads * config.head_dim,
-        )
-        self.head_dim, self.causal, self.qk_norm = config.head_dim, config.causal, config.qk_norm
-        self.grouped = config.kv_heads < config.num_heads
-        self.q_proj = nn.Linear(hidden, inner, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(hidden, shared, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(hidden, shared, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(inner, hidden, bias=False)
-        if config.qk_norm != "none":
-            per_head = config.qk_norm == "head"
-            self.q_norm = RMSNorm(config.head_dim if per_head else inner, config.norm_eps)
-            self.k_norm = RMSNorm(config.head_dim if per_head else shared, config.norm_eps)
-
-    def forward(
-        self, x_BLD: Tensor, rotation: tuple[Tensor, Tensor], view: View | SegmentMask | BlockMask | None = None
-    ) -> Tensor:
-        q_BLI, k_BLI = self.q_proj(x_BLD), self.k_proj(x_BLD)
-        if self.qk_norm == "projection":
-            q_BLI, k_BLI = self.q_norm(q_BLI), self.k_norm(k_BLI)
-        q_BLHP, k_BLGP = self._heads(q_BLI), self._heads(k_BLI)
-        if self.qk_norm == "head":
-            q_BLHP, k_BLGP = self.q_norm(q_BLHP), self.k_norm(k_BLGP)
-        q = rotate(q_BLHP.transpose(1, 2), rotation)
-        k = rotate(k_BLGP.transpose(1, 2), rotation)
-        v = self._heads(self.v_proj(x_BLD)).transpose(1, 2)
-        k, v, mask, causal = k.to(q.dtype), v.to(q.dtype), None, self.causal
-        if view is not None:
-            (k, v), mask, causal = view.seen(k, v), view.mask, self.causal and view.position_BW is None
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
-        return self.o_proj(out.transpose(1, 2).flatten(2))
-
-    def _heads(self, x_BLI: Tensor) -> Tensor:
-        return x_BLI.unflatten(-1, (-1, self.head_dim))
-
-
-def rope_tables(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the rotary angles (arXiv 2104.09864), halves layout. Returns two (L, P) fp32 tensors."""
-    frequency = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angle = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequency).repeat(1, 2)
-    return angle.cos(), angle.sin()
-
-
-def rotate(x_BHLP: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply RoPE; feature i turns with feature i + P/2, as in Llama's released weights."""
-    cos, sin = (table.to(x_BHLP.dtype) for table in rotation)
-    first, second = x_BHLP.chunk(2, dim=-1)
-    return x_BHLP * cos + torch.cat([-second, first], dim=-1) * sin
-
-
 class Layer(nn.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x)), where the feed-forward is a mixture or dense."""
 
@@ -115,7 +53,7 @@ class Layer(nn.Module):
         x_BLD: Tensor,
         rotation: tuple[Tensor, Tensor],
         given: Conditions,
-        view: View | SegmentMask | BlockMask | None = None,
+        view: View | None = None,
     ) -> tuple[Tensor, LayerRouting | None]:
         x_BLD = x_BLD + self.attention(self.input_norm(x_BLD), rotation, view)
         normed_BLD = self.post_attention_norm(x_BLD)
@@ -178,42 +116,34 @@ class Denoiser(nn.Module):
         those of later blocks then see instead: routings are of the noisy tokens and the clean ones, sequence by sequence.
         real_BL: bool, False for filling, which no expert meets; None: there is none.
         """
-        length, sight = tokens_BL.shape[1], None
+        length, seen = tokens_BL.shape[1], None
         block_length = block_length or self.config.block_length
         if window is None and block_length is not None and block_length < length:
             see = block_causal if clean_BL is None else beside_clean
-            sight = see(length, block_length, tokens_BL.device)
+            seen = see(length, block_length, tokens_BL.device)
             tokens_BL = tokens_BL if clean_BL is None else torch.cat([tokens_BL, clean_BL], 1)
+        elif segments_BL is not None:
+            seen = confine(segments_BL, causal=self.config.causal)
         given = self.conditions(tokens_BL, timestep_B, ratio_B)
         given = given._replace(segments_BL=segments_BL, real_N=None if real_BL is None else real_BL.flatten())
         x_BLD = self.embed(tokens_BL)
-        confined = None if segments_BL is None else confine(segments_BL, causal=self.config.causal)
-        seen = sight or confined
         rotation = self._rotation(tokens_BL, window, seen)
         routings, sums = [], [x_BLD.detach().sum(dtype=torch.float32)]
-        recompute = self.recompute_layers and torch.is_grad_enabled()
+        recompute = self.recompute_layers and torch.is_grad_enabled() and window is None
         for index, layer in enumerate(self.layers):
-            if window is not None:
-                x_BLD, routing = layer(x_BLD, rotation, given, window.at(index))
-            elif recompute:
-                x_BLD, routing = checkpoint(
-                    layer, x_BLD, rotation, given, seen, use_reentrant=False, preserve_rng_state=False
-                )
+            inputs = (x_BLD, rotation, given, seen if window is None else window.at(index))
+            if recompute:
+                x_BLD, routing = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_BLD, routing = layer(x_BLD, rotation, given, seen)
+                x_BLD, routing = layer(*inputs)
             if routing is not None:
                 routings.append(routing)
             sums.append(x_BLD.detach().sum(dtype=torch.float32))
         return Hidden(self.norm(x_BLD[:, :length]), routings, torch.stack(sums))
 
-    def _rotation(
-        self, tokens_BL: Tensor, window: Window | None, seen: SegmentMask | BlockMask | None
-    ) -> tuple[Tensor, Tensor]:
+    def _rotation(self, tokens_BL: Tensor, window: Window | None, seen: View | None) -> tuple[Tensor, Tensor]:
         length = tokens_BL.shape[1] if window is None else window.extent
         tables = rope_tables(length, self.config.head_dim, self.config.rope_theta, tokens_BL.device)
-        if isinstance(seen, BlockMask):
-            cos_WP, sin_WP = (table[seen.place_W] for table in tables)
-            return cos_WP, sin_WP
         where = window or seen
         if where is None or where.position_BW is None:
             return tables

@@ -120,7 +120,7 @@ def describe_arm(arm: Arm, config: RunConfig) -> DesignArm:
 
 
 def _likelihood(config: RunConfig) -> Likelihood:
-    from core.data.likelihood import likelihood  # numpy, which mistakes in declarations are refused without
+    from core.data.corpora import likelihood  # numpy, which mistakes in declarations are refused without
 
     return likelihood(config)
 

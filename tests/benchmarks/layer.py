@@ -76,7 +76,7 @@ def _olmoe(made: MoE, config: ModelConfig, implementation: str) -> Peer:
 def _deepspeed(made: MoE, config: ModelConfig) -> Peer:
     from deepspeed.moe.layer import MoE as DeepSpeedMoE
 
-    from core.model.experts import SwiGLU
+    from core.model.moe import SwiGLU
 
     layer = DeepSpeedMoE(
         config.hidden_size, SwiGLU(config.hidden_size, config.expert_width), config.num_experts, k=config.top_k,

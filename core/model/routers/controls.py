@@ -3,17 +3,15 @@
 import torch
 from torch import Tensor
 
-from core.model.attention_masks import places
-from core.model.routing import Conditions, Router, TopKRouter, hashed
+from core.model.attention import places
+from core.model.routing import Choice, Conditions, Router, TopKRouter, hashed
 
 
 class SoftRouter(TopKRouter):
     """A control: the dense mixture of all experts, weighted by their scores. Its compute is E / k times token choice's."""
 
-    def choose(
-        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
-    ) -> tuple[Tensor, Tensor, int | None]:
-        return scores_NE, torch.arange(self.experts, device=scores_NE.device).expand_as(scores_NE), None
+    def choose(self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None) -> Choice:
+        return Choice(scores_NE, torch.arange(self.experts, device=scores_NE.device).expand_as(scores_NE))
 
 
 class HashRouter(Router):
@@ -23,13 +21,11 @@ class HashRouter(Router):
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
         return torch.zeros(len(x_ND), self.experts, device=x_ND.device)
 
-    def choose(
-        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
-    ) -> tuple[Tensor, Tensor, int | None]:
+    def choose(self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None) -> Choice:
         assert given is not None, "this rule needs the tokens"
         draw_NE = hashed(self.keys(given)[:, None] * self.experts + torch.arange(self.experts, device=scores_NE.device))
         experts_NK = draw_NE.topk(self.top_k, dim=-1).indices
-        return torch.full_like(experts_NK, 1 / self.top_k, dtype=torch.float32), experts_NK, None
+        return Choice(torch.full_like(experts_NK, 1 / self.top_k, dtype=torch.float32), experts_NK)
 
     def keys(self, given: Conditions) -> Tensor:
         """Key by which each token's experts are drawn. Returns (N,) int64."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from core.config.model import ModelConfig
 from core.config.router_kinds import EC_DLM_K
-from core.model.routing import Conditions, TopKRouter, share_of_mean, share_of_range
+from core.model.routing import Choice, Conditions, TopKRouter, share_of_range
 
 ALIKE = 2.0**-18  # scores (between 0 and 1) less apart than this are equal: fp32's rounding is a hundredth of it
 ALIKE_LOGITS = 2.0**-14  # the same of logits, which are some ten times as large
@@ -27,16 +27,14 @@ class ExpertChoiceRouter(TopKRouter):
     then depend on the other tokens of its sequence, and never on other sequences.
     """
 
-    def choose(
-        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
-    ) -> tuple[Tensor, Tensor, int | None]:
+    def choose(self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None) -> Choice:
         assert given is not None, "this rule needs to know which tokens make a sequence"
         batch, length = given.tokens_BL.shape
         mean, schedule = length * self.top_k / self.experts, self.settings.k_schedule or "constant"
         most = min(length, max(1, round(mean if schedule == "constant" else 2 * mean)))
-        capacity_B = (share_of_mean(given.ratio_B, schedule) * mean).round().long().clamp(1, most)
+        capacity_B = (2 * share_of_range(given.ratio_B, schedule) * mean).round().long().clamp(1, most)
         chosen_NE = taken(scores_NE / ALIKE, capacity_B, most)
-        return scores_NE.masked_fill(~chosen_NE, 0.0), _named(chosen_NE), batch * self.experts * most
+        return Choice(scores_NE.masked_fill(~chosen_NE, 0.0), _named(chosen_NE), batch * self.experts * most)
 
 
 class ECDLMRouter(TopKRouter):
@@ -62,16 +60,12 @@ class ECDLMRouter(TopKRouter):
             self.factors_K = self.factors_K.to(device)
         return self
 
-    def choose(
-        self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None
-    ) -> tuple[Tensor, Tensor, int | None]:
+    def choose(self, logits_NE: Tensor, scores_NE: Tensor, given: Conditions | None) -> Choice:
         assert given is not None, "this rule needs to know which tokens make a sequence"
         batch, length = given.tokens_BL.shape
         least, mean, highest = EC_DLM_K
         schedule = self.settings.k_schedule or "linear_reverse"
-        k_B = torch.full_like(given.ratio_B, mean)
-        if schedule != "constant":
-            k_B = (least + (highest - least) * share_of_range(given.ratio_B, schedule)).round().clamp(least, highest)
+        k_B = (least + (highest - least) * share_of_range(given.ratio_B, schedule)).round().clamp(least, highest)
         # Whole numbers throughout, so that no rounding decides how many an expert takes.
         tokens, places = length * self.top_k, mean * self.experts
         most = min(length, max(1, tokens * (mean if schedule == "constant" else highest) // places))
@@ -80,7 +74,7 @@ class ECDLMRouter(TopKRouter):
         gates_NE = self._gates(logits_NE, scores_NE, chosen_NE)
         if len(self.factors_K):
             gates_NE = gates_NE * self.factors_K[chosen_NE.sum(-1, keepdim=True)]
-        return gates_NE, _named(chosen_NE), batch * self.experts * most
+        return Choice(gates_NE, _named(chosen_NE), batch * self.experts * most)
 
     def _gates(self, logits_NE: Tensor, scores_NE: Tensor, chosen_NE: Tensor) -> Tensor:
         if self.settings.scores == "sigmoid":

@@ -3,12 +3,14 @@
 The first three start as token choice: what they add is zero at first, so that they differ from it by what they learn alone.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.config.model import ModelConfig
-from core.model.routing import Conditions, Router, TopKRouter
+from core.model.routing import Conditions, Router, TopKRouter, time_features
 
 
 class AdditiveRouter(TopKRouter):
@@ -19,9 +21,7 @@ class AdditiveRouter(TopKRouter):
         self.time_EF = _of_time(config.experts, config.router.time_features, zero=True)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
-        shift_BE = F.linear(self.time(given), self.time_EF.float())
-        assert given is not None
-        return super().logits(x_ND, given) + given.per_token(shift_BE)
+        return super().logits(x_ND, given) + _from_time(given, self.time_EF)
 
 
 class FilmRouter(TopKRouter):
@@ -32,9 +32,7 @@ class FilmRouter(TopKRouter):
         self.film_CF = _of_time(2 * config.hidden_size, config.router.time_features, zero=True)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
-        film_BC = F.linear(self.time(given), self.film_CF.float())
-        assert given is not None
-        gain_ND, shift_ND = given.per_token(film_BC).chunk(2, dim=-1)
+        gain_ND, shift_ND = _from_time(given, self.film_CF).chunk(2, dim=-1)
         return super().logits(x_ND * (1 + gain_ND) + shift_ND, given)
 
 
@@ -60,14 +58,11 @@ class TimestepOnlyRouter(Router):
         self.time_EF = _of_time(config.experts, config.router.time_features)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
-        logits_BE = F.linear(F.silu(self.time(given)), self.time_EF.float())
-        assert given is not None
-        return given.per_token(logits_BE)
+        return _from_time(given, self.time_EF, F.silu)
 
 
 class UnmodulatedRouter(Router):
-    """W [emb(t); norm(x)] on the residual stream, whose norm has no learned scale: the router's input is not the experts'
-    (Nucleus-Image)."""
+    """W [emb(t); norm(x)] on the residual stream, with no learned scale, not on the experts' input (Nucleus-Image)."""
 
     def __init__(self, config: ModelConfig, layer: int = 0) -> None:
         super().__init__(config, layer)
@@ -76,10 +71,18 @@ class UnmodulatedRouter(Router):
         self.time_EF = _of_time(config.experts, config.router.time_features)
 
     def logits(self, x_ND: Tensor, given: Conditions | None) -> Tensor:
-        shift_BE = F.linear(self.time(given), self.time_EF.float())
         assert given is not None and given.residual_ND is not None
         plain_ND = F.rms_norm(given.residual_ND.float(), given.residual_ND.shape[-1:], eps=self.eps)
-        return F.linear(plain_ND, self.weight_ED.float()) + given.per_token(shift_BE)
+        return F.linear(plain_ND, self.weight_ED.float()) + _from_time(given, self.time_EF)
+
+
+def _from_time(
+    given: Conditions | None, weight_XF: Tensor, activation: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """A linear map of the features of each sequence's timestep, repeated for its tokens. Returns (N, X)."""
+    assert given is not None, "this rule needs a timestep"
+    features_BF = time_features(given.timestep_B, weight_XF.shape[1])
+    return given.per_token(F.linear(activation(features_BF) if activation else features_BF, weight_XF.float()))
 
 
 def _of_time(*shape: int, zero: bool = False) -> nn.Parameter:

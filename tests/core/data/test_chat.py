@@ -8,7 +8,6 @@ import pytest
 from core.config.data import DataConfig
 from core.data.chat import turns
 from core.data.corpora import load
-from core.data.tokenizers import train_bpe
 from core.errors import UserError
 
 MESSAGES = [
@@ -59,6 +58,9 @@ def test_only_responses_may_be_masked(tmp_path: Path) -> None:
      (MESSAGES, "nosuch", "data.chat_template=nosuch is no readable file, nor built in: use roles"),
      (MESSAGES, "{% if %}", "is no jinja template"),
      (MESSAGES, "{{ messages[-1].content }}{% if add_generation_prompt %}A{% endif %}", "doesn't write message 3 behind"),
+     (MESSAGES, "{# nothing #}", "writes nothing of message 3, the assistant's"),
+     (MESSAGES, "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}",
+      "writes nothing of message 3, the assistant's"),
      (MESSAGES, "{{ raise_exception('no system message') }}", "refuses it: no system message"),
      (MESSAGES, "{{ messages.__class__.__mro__[1].__subclasses__() }}", "refuses it: access to attribute '__class__'"),
      (MESSAGES, "{{ messages.append(1) }}", "refuses it: .*append"),
@@ -77,29 +79,7 @@ def test_a_template_needs_messages_to_write() -> None:
         load(DataConfig(chat_template="x.jinja"))
 
 
-@pytest.mark.parametrize(
-    "template", ["", "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"]
-)
-def test_a_template_that_leaves_answers_out_is_refused(tmp_path: Path, template: str) -> None:
-    (tmp_path / "x.jinja").write_text(template)
-    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
-    with pytest.raises(UserError, match="writes nothing of message 2, the assistant's"):
-        turns("x:1", messages, str(tmp_path / "x.jinja"))
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ('{"prompt": "a", "messages": []}', 'has "messages" and "prompt": keep one of them'),
-        ('{"prompt": "\\ud800", "response": "b"}', "isn't UTF-8"),
-        ("[" * 200_000, "is not JSON"),
-    ],
-)
-def test_lines_that_are_no_conversation_are_named(tmp_path: Path, line: str, expected: str) -> None:
-    tokenizer = train_bpe([b"some text to train on"], 300)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    config = DataConfig(corpus=f"instructions:{tmp_path / 'x.jsonl'}", tokenizer=str(tmp_path / "tokenizer.json"))
-    rows = "\n".join([line] * 20)
-    (tmp_path / "x.jsonl").write_text(rows)
-    with pytest.raises(UserError, match=expected):
-        load(config)
+def test_a_line_of_messages_and_a_prompt_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "messages": []}')
+    with pytest.raises(UserError, match='has "messages" and "prompt": keep one of them'):
+        load(DataConfig(corpus=f"instructions:{tmp_path / 'x.jsonl'}"))

@@ -45,9 +45,6 @@ def test_parquet_rows_are_documents(tmp_path) -> None:
     parquet.write_table(pyarrow.table({"content": LINES}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match='has no column "text"; its columns are content'):
         text_kinds()["text"](str(tmp_path))
-    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(UserError, match="can't be read as parquet"):
-        text_kinds()["text"](str(tmp_path))
 
 
 def test_the_tail_of_a_single_file_is_held_out(tmp_path) -> None:

@@ -14,9 +14,8 @@ from core.config.loading import build
 from core.config.run import RunConfig
 from core.data import corpora
 from core.data.batches import TrainBatches
-from core.data.mixtures import BLOCK, Draws, shares
+from core.data.mixtures import BLOCK, Draws, kinds, parse, shares
 from core.data.module import MaskedTextModule
-from core.data.names import kinds, parse
 from core.data.shards import Shards, write_shards
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
@@ -138,7 +137,7 @@ def test_validation_is_in_proportion_and_tells_the_parts_apart(folders: Path, tm
 
 def test_the_fingerprint_is_of_parts_and_weights(folders: Path) -> None:
     def found(weights: str) -> str:
-        return corpora.fingerprint(mixture(folders, weights).data)
+        return corpora.load(mixture(folders, weights).data).fingerprint
 
     assert found("1*{a} + 3*{b}") == found("0.25*{a} + 0.75*{b}") != found("3*{a} + 1*{b}")
     assert found("1*{a} + 1*{b}") != found("1*{a} + 1*{c}")

@@ -21,15 +21,8 @@ def same(a, b) -> bool:
 
 
 def test_arms_of_a_seed_share_tokens_masks_timesteps_and_validation() -> None:
-    arm = build(
-        {"data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 20, "seed": 3},
-        {
-            "model.num_experts": 4,
-            "objective.load_balancing_weight": 0,
-            "optimizer.learning_rate": 1,
-            "model.num_layers": 1,
-        },
-    )
+    changes = {"model.num_experts": 4, "objective.load_balancing_weight": 0, "optimizer.learning_rate": 1}
+    arm = build(to_dict(BASE), changes | {"model.num_layers": 1})
     left, right = MaskedTextModule(BASE), MaskedTextModule(arm)
     for a, b in itertools.islice(zip(left.train_dataloader(), right.train_dataloader(), strict=False), 5):
         assert same(a, b)

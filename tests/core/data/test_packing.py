@@ -13,15 +13,15 @@ from core.config.model import ROUTERS
 from core.config.run import RunConfig
 from core.data.batches import TrainBatches
 from core.data.corpora import load
+from core.data.kinds.responses import fit
 from core.data.module import MaskedTextModule, held_out
-from core.data.packing import fit
 from core.errors import UserError
-from core.model.attention_masks import confine
+from core.model.attention import confine
 from core.model.balance import expert_counts, max_violation
-from core.model.transformer import Denoiser, initialise
 from core.training.callbacks import summarise
 from core.training.module import MaskedDiffusion
 from core.training.run import train
+from tests.core.networks import network_of
 from tests.core.training.test_run import QUICK
 
 LENGTH = 48
@@ -65,8 +65,7 @@ def test_positions_start_again_and_masks_confine() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_packed_logits_are_the_unpacked_ones(causal: bool, recompute: bool) -> None:
     config = build(QUICK, {"model.causal": causal, "objective.kind": "autoregressive" if causal else "sft"}).model
-    denoiser = Denoiser(config)
-    initialise(denoiser, 0)
+    denoiser = network_of(config)
     denoiser.recompute_layers = recompute
     tokens_BL = torch.randint(0, 256, (2, 20), generator=torch.Generator().manual_seed(0))
     sizes = ((5, 7, 8), (12, 6, 2))

@@ -9,8 +9,8 @@ import pytest
 from core.config.data import DataConfig
 from core.config.run import RunConfig, config_hash, content_hash, to_dict
 from core.data.corpora import describe, load
-from core.data.corpus import Corpus, text_kinds
-from core.data.shards import read_shards
+from core.data.corpus import Corpus, Reading, text_kinds
+from core.data.kinds.tokens import read_shards
 from core.data.splits import boundary, hold_back, role, words
 from core.errors import UserError
 
@@ -215,7 +215,7 @@ def test_shards_in_folders_are_sorted_by_their_names(tmp_path: Path) -> None:
     assert corpus.train_T[:].tolist() == list(range(800)) and corpus.validation_T[:].tolist() == list(range(800, 900))
     (tmp_path / "val" / "meta.json").write_text("{}")
     with pytest.raises(UserError, match=r"val has a meta.json of its own: name it as a corpus, data.corpus=tokens:"):
-        read_shards(str(tmp_path), None)[0]
+        read_shards(str(tmp_path), Reading())
 
 
 def test_splits_that_are_as_they_were_keep_their_fingerprints(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_splits_that_are_as_they_were_keep_their_fingerprints(tmp_path: Path) ->
         "78dfa44a5701abe0": {"train": tokens[0], "val": tokens[1][:500]},
     }
     for expected, files in kept.items():
-        assert read_shards(shards(tmp_path / expected, **files)[7:], None)[0].fingerprint == f"tokens:{expected}"
+        assert read_shards(shards(tmp_path / expected, **files)[7:], Reading()).fingerprint == f"tokens:{expected}"
 
 
 def test_a_fingerprint_tells_which_part_was_held_out(tmp_path: Path) -> None:
@@ -243,11 +243,11 @@ def test_a_fingerprint_tells_which_part_was_held_out(tmp_path: Path) -> None:
 
 def test_a_shard_is_cut_behind_an_end_token(tmp_path: Path) -> None:
     shards(tmp_path, a=np.where(np.arange(1000) % 55 == 54, 0, 5))
-    assert len(read_shards(str(tmp_path), None)[0].train) == 900
+    assert len(read_shards(str(tmp_path), Reading()).train_T) == 900
     (tmp_path / "meta.json").write_text('{"vocab_size": 10, "eos_id": 0}')
-    assert len(read_shards(str(tmp_path), None)[0].train) == 16 * 55  # the last end before the 900th token
+    assert len(read_shards(str(tmp_path), Reading()).train_T) == 16 * 55  # the last end before the 900th token
     (tmp_path / "meta.json").write_text('{"vocab_size": 10, "eos_id": 7}')
-    assert len(read_shards(str(tmp_path), None)[0].train) == 900
+    assert len(read_shards(str(tmp_path), Reading()).train_T) == 900
 
 
 def test_a_megatron_shard_is_cut_behind_a_sequence(tmp_path: Path) -> None:
@@ -255,4 +255,4 @@ def test_a_megatron_shard_is_cut_behind_a_sequence(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(np.arange(1000, dtype="<u2").tobytes())
     index = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, 8, len(lengths), 1) + lengths.tobytes()
     (tmp_path / "a.idx").write_bytes(index)
-    assert len(read_shards(str(tmp_path), None)[0].train) == 870
+    assert len(read_shards(str(tmp_path), Reading()).train_T) == 870

@@ -8,8 +8,7 @@ import pytest
 
 from core.config.data import DataConfig
 from core.data import corpora
-from core.data.hierarchy import TreeSource
-from core.data.synthetic import HiddenMarkovSource, MarkovSource, Source, mixture, posterior_nelbo
+from core.data.synthetic import HiddenMarkovSource, MarkovSource, Source, TreeSource, mixture, posterior_nelbo
 from core.errors import UserError
 
 
@@ -104,16 +103,17 @@ def test_the_same_masks_leave_less_noise_in_the_excess() -> None:
     assert (model_N - exact_N).var() < 0.1 * model_N.var()
 
 
-def test_domains_of_a_mixture_are_kept_and_are_where_sequences_came_from() -> None:
+def test_each_sequence_of_a_mixture_is_of_one_chain() -> None:
     corpus = corpora.load(DataConfig(corpus="mixture", sequence_length=64))
-    domains = corpus.validation_domain_S
-    assert sorted(set(domains.tolist())) == [0, 1, 2, 3] and len(corpus.train_domain_S) * 64 == len(corpus.train_T)
     rows_NL = np.asarray(corpus.validation_T).reshape(-1, 64).astype(int)
+    blocks = [slice(16 * index, 16 * index + 16) for index in range(4)]
+    chains = [MarkovSource.of(corpus.source.transitions_SS[block, block]) for block in blocks]
+    domains = np.argmax([chain.log_probability(rows_NL) for chain in chains], axis=0)
+    assert np.bincount(domains) / len(domains) == pytest.approx([0.25] * 4, abs=0.05)
     pairs = np.zeros((4, 16, 16))
     np.add.at(pairs, (domains.repeat(63), rows_NL[:, :-1].ravel(), rows_NL[:, 1:].ravel()), 1)
-    for index in range(4):
-        block = slice(16 * index, 16 * index + 16)
-        expected = corpus.source.transitions_SS[block, block]
+    for index, chain in enumerate(chains):
+        expected = chain.transitions_SS
         seen = pairs[index].sum(1) > 2000
         found = pairs[index][seen] / pairs[index][seen].sum(1, keepdims=True)
         np.testing.assert_allclose(found, expected[seen], atol=0.04)

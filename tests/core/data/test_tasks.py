@@ -1,9 +1,9 @@
 import pytest
 
 from core.config.data import DataConfig
-from core.data import tokens
 from core.data.corpora import load
 from core.data.tasks import TASKS, examples
+from core.data.tokenizers import ByteTokenizer
 from core.errors import UserError
 
 # Ten thousand words of 254 symbols take seconds to draw, and are drawn as those of `dyck` are.
@@ -54,7 +54,7 @@ def test_a_task_is_a_corpus_of_prompts_and_responses() -> None:
     row, maskable = corpus.validation_T[:16], corpus.validation_maskable_T[:16]
     prompt, response = examples("addition").held_out[0]
     text = (prompt + response).encode()
-    assert bytes(row[: len(text)].astype("uint8")) == text and (row[len(text) :] == tokens.EOS_ID).all()
+    assert bytes(row[: len(text)].astype("uint8")) == text and (row[len(text) :] == ByteTokenizer.vocabulary.eos).all()
     assert maskable.tolist() == [False] * len(prompt) + [True] * (16 - len(prompt))
     assert corpus.aligned and corpus.fingerprint.startswith("task:addition:")
     with pytest.raises(UserError, match="'subtraction' is no task; use one of addition, modular"):

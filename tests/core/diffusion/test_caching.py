@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from core.config.model import ModelConfig, RouterConfig
-from core.diffusion.autoregressive import decode_autoregressive, sample_autoregressive
+from core.diffusion.autoregressive import decode_autoregressive
 from core.diffusion.predictors import ComparedPredictor, NetworkPredictor
-from core.diffusion.sampler import sample
-from core.diffusion.sampling import Canvas, Sampling
+from core.diffusion.sampler import collect, sample
+from core.diffusion.sampling import Canvas, Sampled, Sampling
 from core.errors import UserError
-from core.model.transformer import Denoiser, initialise
+from core.model.transformer import Denoiser
 from tests.core.diffusion.test_sampler import MASK, PROMPTS, SMALL
+from tests.core.networks import network_of
 
 CAUSAL = replace(SMALL, causal=True, num_heads=4, num_kv_heads=2, qk_norm="projection")
 DENSE = replace(
@@ -20,10 +21,8 @@ DENSE = replace(
 )
 
 
-def made(config: ModelConfig) -> Denoiser:
-    network = Denoiser(config)
-    initialise(network, 0)
-    return network.eval()
+def autoregressive(network: Denoiser, prompts: list[list[int]], length: int, **settings) -> Sampled:
+    return collect(decode_autoregressive(network, prompts, length, **settings), prompts, length)
 
 
 @torch.no_grad()
@@ -62,7 +61,7 @@ def with_kept(network: Denoiser, before_1L: torch.Tensor, after_1L: torch.Tensor
 def test_a_cached_call_sees_the_rest_as_it_was_at_the_blocks_first(
     kind: str, cache: str, fresh: slice, shifted: bool
 ) -> None:
-    network = made(replace(SMALL, router=RouterConfig(kind=kind), shifted=shifted))
+    network = network_of(replace(SMALL, router=RouterConfig(kind=kind), shifted=shifted))
     before = torch.tensor([[1, 2, 3, 9, 8, 7, 6, *[MASK] * 8]])
     after = before.clone()
     after[0, 8], after[0, 10] = 40, 50
@@ -78,7 +77,7 @@ def test_a_cached_call_sees_the_rest_as_it_was_at_the_blocks_first(
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_caching_is_exact_where_nothing_is_kept(cache: str) -> None:
-    network = made(SMALL)
+    network = network_of(SMALL)
 
     def outcome(which, prompts, **settings):
         settings = Sampling(length=12, temperature=0.8, cache=which, **settings)
@@ -91,21 +90,8 @@ def test_caching_is_exact_where_nothing_is_kept(cache: str) -> None:
     assert outcome(cache, PROMPTS, **in_blocks) != outcome("none", PROMPTS, **in_blocks)
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual"])
-@pytest.mark.parametrize("guidance", [0.0, 0.5])
-def test_cached_sequences_are_decoded_alike_in_any_batch(cache: str, guidance: float) -> None:
-    network, settings = (
-        made(SMALL),
-        Sampling(length=12, block_length=4, temperature=0.7, cache=cache, guidance=guidance),
-    )
-    together = sample(NetworkPredictor(network, cache), PROMPTS, settings, MASK)
-    for index, prompt in enumerate(PROMPTS):
-        alone = sample(NetworkPredictor(network, cache), [prompt], settings, MASK, streams=[index])
-        assert together.sequence(index).tolist() == alone.sequence(0).tolist()
-
-
 def test_what_caching_changes_is_measured_along_the_way() -> None:
-    network, settings = made(SMALL), Sampling(length=16, block_length=4, cache="dual")
+    network, settings = network_of(SMALL), Sampling(length=16, block_length=4, cache="dual")
     compared = ComparedPredictor(NetworkPredictor(network, "dual"), NetworkPredictor(network))
     out = sample(compared, PROMPTS, settings, MASK)
     assert torch.equal(out.tokens_BL, sample(NetworkPredictor(network, "dual"), PROMPTS, settings, MASK).tokens_BL)
@@ -119,11 +105,10 @@ def test_what_caching_changes_is_measured_along_the_way() -> None:
 @pytest.mark.parametrize("config", [CAUSAL, DENSE], ids=["mixture", "dense"])
 @pytest.mark.parametrize("prompts", [PROMPTS, [[], []]], ids=["uneven", "empty"])
 def test_autoregressive_decoding_with_a_cache_is_recomputation(config: ModelConfig, prompts: list) -> None:
-    network = made(config)
+    network = network_of(config)
     for temperature in (0.0, 1.0):
         fast, slow = (
-            sample_autoregressive(network, prompts, 10, temperature=temperature, cached=cached)
-            for cached in (True, False)
+            autoregressive(network, prompts, 10, temperature=temperature, cached=cached) for cached in (True, False)
         )
         assert torch.equal(fast.tokens_BL, slow.tokens_BL)
         torch.testing.assert_close(fast.confidence_BL, slow.confidence_BL, equal_nan=True, rtol=1e-4, atol=1e-6)
@@ -131,30 +116,28 @@ def test_autoregressive_decoding_with_a_cache_is_recomputation(config: ModelConf
 
 
 def test_autoregressive_decoding_is_argmax_after_argmax() -> None:
-    network = made(CAUSAL)
+    network = network_of(CAUSAL)
     for index, prompt in enumerate(PROMPTS):
         expected = [257, *prompt]
         for _ in range(6):
             with torch.no_grad():
                 expected.append(int(network(torch.tensor([expected]))[0][0, -1].argmax()))
-        out = sample_autoregressive(network, PROMPTS, 6)
+        out = autoregressive(network, PROMPTS, 6)
         assert out.sequence(index).tolist() == expected[1:]
-    alone = sample_autoregressive(network, [PROMPTS[1]], 6, temperature=1.0, streams=[1])
-    assert (
-        alone.sequence(0).tolist() == sample_autoregressive(network, PROMPTS, 6, temperature=1.0).sequence(1).tolist()
-    )
+    alone = autoregressive(network, [PROMPTS[1]], 6, temperature=1.0, streams=[1])
+    assert alone.sequence(0).tolist() == autoregressive(network, PROMPTS, 6, temperature=1.0).sequence(1).tolist()
 
 
 def test_a_model_that_is_not_causal_is_not_decoded_so() -> None:
     with pytest.raises(UserError, match=r"model\.causal is false"):
-        next(decode_autoregressive(made(SMALL), PROMPTS, 4))
+        next(decode_autoregressive(network_of(SMALL), PROMPTS, 4))
     with pytest.raises(UserError, match=r"prompt 0 has 8 tokens, and model\.max_positions=12 leave 4"):
-        next(decode_autoregressive(made(replace(CAUSAL, max_positions=12)), [[1] * 8], 5))
-    assert sample_autoregressive(made(replace(CAUSAL, max_positions=12)), [[1] * 8], 4).length_B.tolist() == [12]
+        next(decode_autoregressive(network_of(replace(CAUSAL, max_positions=12)), [[1] * 8], 5))
+    assert autoregressive(network_of(replace(CAUSAL, max_positions=12)), [[1] * 8], 4).length_B.tolist() == [12]
 
 
 def test_a_shifted_network_decodes_a_token_from_the_state_before_it() -> None:
-    network = made(replace(SMALL, shifted=True))
+    network = network_of(replace(SMALL, shifted=True))
     prompt = PROMPTS[1]
     tokens_L = torch.tensor([[*prompt, *[MASK] * 4]])
     with torch.no_grad():

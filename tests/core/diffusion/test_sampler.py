@@ -10,15 +10,15 @@ from scipy.stats import chisquare
 
 from core.config.model import ModelConfig, RouterConfig
 from core.config.presets import preset
-from core.data.hierarchy import TreeSource
-from core.data.synthetic import HiddenMarkovSource, MarkovSource, Source
+from core.data.synthetic import HiddenMarkovSource, MarkovSource, Source, TreeSource
 from core.diffusion.predictors import NetworkPredictor, from_function
 from core.diffusion.reference_llada import generate
 from core.diffusion.sampler import collect, decode, sample
 from core.diffusion.sampling import Predict, Sampling, check_sampling
 from core.errors import UserError
-from core.model.transformer import Denoiser, initialise
+from core.model.transformer import Denoiser
 from core.runtime.random_streams import numpy_stream
+from tests.core.networks import network_of
 
 MASK = 256
 SMALL = ModelConfig(
@@ -35,9 +35,7 @@ SOURCES: dict[str, Source] = {
 
 @pytest.fixture(scope="module")
 def network() -> Denoiser:
-    made = Denoiser(SMALL)
-    initialise(made, 0)
-    return made.eval()
+    return network_of(SMALL)
 
 
 def every_sequence(source: Source) -> np.ndarray:
@@ -139,26 +137,30 @@ def test_it_is_llada_s_loop_at_temperature_zero(network, block_length: int, step
         ("entropy", {"steps": 5}),
         ("low_confidence", {"guidance": 0.5}),
         ("margin", {"threshold": 0.2, "low_threshold": 0.1}),
+        *(
+            ("low_confidence", {"cache": cache, "guidance": scale})
+            for cache in ("prefix", "dual")
+            for scale in (0.0, 0.5)
+        ),
     ],
 )
 def test_a_sequence_is_decoded_alike_in_any_batch(network, remasking: str, changes: dict) -> None:
     settings = Sampling(length=12, block_length=4, remasking=remasking, temperature=1.0, seed=3, **changes)
-    together = sample(NetworkPredictor(network), PROMPTS, settings, MASK)
+    together = sample(NetworkPredictor(network, settings.cache), PROMPTS, settings, MASK)
     assert together.length_B.tolist() == [15, 17, 13]
     for index, prompt in enumerate(PROMPTS):
-        alone = sample(NetworkPredictor(network), [prompt], settings, MASK, streams=[index])
+        alone = sample(NetworkPredictor(network, settings.cache), [prompt], settings, MASK, streams=[index])
         assert together.sequence(index).tolist() == alone.sequence(0).tolist()
         assert together.nfe_B[index] == alone.nfe_B[0]
-    other = sample(NetworkPredictor(network), PROMPTS, replace(settings, seed=4), MASK)
+    other = sample(NetworkPredictor(network, settings.cache), PROMPTS, replace(settings, seed=4), MASK)
     assert other.tokens_BL.tolist() != together.tokens_BL.tolist()
 
 
 @pytest.mark.parametrize("kind", ["expert_choice", "ec_dlm", "random", "bin_bias", "adaptive_k"])
 def test_routers_that_see_the_sequence_or_the_ratio_never_see_filling(kind: str) -> None:
-    made = Denoiser(replace(SMALL, router=RouterConfig(kind=kind)))
-    initialise(made, 1)
+    made = network_of(replace(SMALL, router=RouterConfig(kind=kind)), 1)
     settings = Sampling(length=8, block_length=4, steps=4)
-    together = sample(NetworkPredictor(made.eval()), PROMPTS, settings, MASK)
+    together = sample(NetworkPredictor(made), PROMPTS, settings, MASK)
     for index, prompt in enumerate(PROMPTS):
         expected = generate(
             lambda x: made(x)[0].index_fill(-1, torch.tensor([MASK]), -1e9),

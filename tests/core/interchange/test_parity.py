@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from core.config.model import ModelConfig
 from core.interchange.huggingface import load, save
 from core.interchange.layouts import pieces
+from core.model.attention import Attention, rope_tables
 from core.model.routing import TopKRouter
-from core.model.transformer import Attention, Denoiser, initialise, rope_tables
+from core.model.transformer import Denoiser, initialise
 from tests.core.interchange.reference_llada_moe import logits as reference_logits
 
 transformers = pytest.importorskip("transformers")

@@ -14,18 +14,17 @@ from core.diffusion.sampler import decode, sample
 from core.diffusion.sampling import Sampling, check_sampling
 from core.errors import UserError
 from core.model.block_schedule import block_length_at, block_shares
-from core.model.transformer import Denoiser, initialise
+from core.model.transformer import Denoiser
 from core.runtime.random_streams import numpy_stream
 from tests.core.diffusion.test_sampler import MASK, PROMPTS, SMALL
+from tests.core.networks import network_of
 
 BLOCKS = replace(SMALL, block_length=4)
 
 
 @pytest.fixture(scope="module")
 def network() -> Denoiser:
-    made = Denoiser(BLOCKS)
-    initialise(made, 0)
-    return made.eval()
+    return network_of(BLOCKS)
 
 
 def subsets(places: range, count: int) -> list[list[int]]:
@@ -34,8 +33,7 @@ def subsets(places: range, count: int) -> list[list[int]]:
 
 def test_masks_shared_by_all_blocks_give_the_sum_of_the_blocks_bounds() -> None:
     """By enumeration of all masks: L / n sum over masked, n uniform, and each block's own bound apart."""
-    made = Denoiser(replace(SMALL, block_length=2))
-    initialise(made, 1)
+    made = network_of(replace(SMALL, block_length=2), 1)
     tokens_L = torch.tensor([5, 6, 7, 8])
 
     def nats(masked: list[int]) -> torch.Tensor:

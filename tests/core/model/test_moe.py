@@ -5,12 +5,30 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import core.model.grouped_experts as mixing
 from core.config.model import ModelConfig
-from core.model.experts import reference_moe
-from core.model.moe import MoE
+from core.model.moe import Experts, MoE
 from core.model.routing import Routing
+
+
+def reference_moe(experts: Experts, x_ND: Tensor, gates_NK: Tensor, experts_NK: Tensor) -> Tensor:
+    """The mixture written as its definition: for every token, the gated sum of its chosen experts' outputs.
+
+    x_ND: (N, D); gates_NK, experts_NK: (N, K). Returns (N, D).
+    """
+    rows = []
+    for x_D, gates_K, experts_K in zip(x_ND, gates_NK, experts_NK, strict=True):
+        out_D = torch.zeros_like(x_D)
+        for gate, expert in zip(gates_K, experts_K.tolist(), strict=True):
+            if expert < 0:
+                continue
+            hidden_W = F.silu(experts.gate_EWD[expert] @ x_D) * (experts.up_EWD[expert] @ x_D)
+            out_D = out_D + gate * (experts.down_EDW[expert] @ hidden_W)
+        rows.append(out_D)
+    return torch.stack(rows)
 
 
 def layer(experts: int, top_k: int) -> MoE:
@@ -28,7 +46,7 @@ def take_path(path: str, monkeypatch: pytest.MonkeyPatch, part_bytes: int) -> No
     if path == "cpu, added by part":
         monkeypatch.setattr(mixing, "BAG_BYTES", 0)  # as where outputs of all slots are too large to be kept
     if path == "cpu, filled up":
-        monkeypatch.setattr("core.model.experts.fill_multiple", lambda x_ND: 4)
+        monkeypatch.setattr("core.model.moe.fill_multiple", lambda x_ND: 4)
     if path == "accelerator":
         monkeypatch.setattr(mixing, "in_parts", lambda device: False)
 
@@ -96,10 +114,7 @@ def test_bf16_is_near_fp32() -> None:
 
 @pytest.mark.parametrize("path", ["cpu", "cpu, added by part", "accelerator"])
 def test_bf16_gradients_are_near_fp32_and_in_the_weights_own_type(monkeypatch, path: str) -> None:
-    if path == "accelerator":
-        monkeypatch.setattr(mixing, "in_parts", lambda device: False)
-    if path == "cpu, added by part":
-        monkeypatch.setattr(mixing, "BAG_BYTES", 0)
+    take_path(path, monkeypatch, mixing.PART_BYTES)
     made, upstream = layer(8, 2), torch.randn(32, 16, generator=torch.Generator().manual_seed(5))
     x_ND = torch.randn(32, 16, generator=torch.Generator().manual_seed(4))
     inputs = list(made.parameters())

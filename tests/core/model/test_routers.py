@@ -5,7 +5,7 @@ import torch
 
 from core.config.model import ROUTERS, ModelConfig, RouterConfig
 from core.model.balance import expert_counts, max_violation
-from core.model.routers.bias_balanced import BiasBalancedRouter
+from core.model.routers.token_choice import BiasBalancedRouter
 from core.model.routing import Router, TopKRouter
 from core.registry import load
 

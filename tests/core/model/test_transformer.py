@@ -1,16 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from core.config.model import ModelConfig, RouterConfig
-from core.model.transformer import Attention, Denoiser, initialise, rope_tables, rotate
+from core.model.attention import Attention, rope_tables, rotate
+from tests.core.model.test_shapes import BASE, VARIANTS
+from tests.core.networks import network_of
 
 SMALL = ModelConfig(hidden_size=32, num_layers=2, num_heads=2, head_dim=16, num_experts=4, top_k=2, expert_width=16)
-
-
-def model(config: ModelConfig = SMALL, seed: int = 0) -> Denoiser:
-    made = Denoiser(config)
-    initialise(made, seed)
-    return made
 
 
 def tokens(batch: int = 2, length: int = 10) -> torch.Tensor:
@@ -18,7 +16,7 @@ def tokens(batch: int = 2, length: int = 10) -> torch.Tensor:
 
 
 def test_every_position_sees_every_other() -> None:
-    made, before = model(), tokens()
+    made, before = network_of(SMALL), tokens()
     after = before.clone()
     after[:, -1] = (after[:, -1] + 1) % 259
     change = (made(before)[0] - made(after)[0]).abs().amax((0, 2))
@@ -26,12 +24,12 @@ def test_every_position_sees_every_other() -> None:
 
 
 def test_sequences_of_a_batch_are_on_their_own() -> None:
-    made, both = model(), tokens()
+    made, both = network_of(SMALL), tokens()
     torch.testing.assert_close(made(both)[0][:1], made(both[:1])[0], rtol=1e-4, atol=1e-5)
 
 
 def test_logits_of_wanted_positions_only_are_those_of_all() -> None:
-    made, batch = model(), tokens()
+    made, batch = network_of(SMALL), tokens()
     wanted_BL = torch.rand(batch.shape, generator=torch.Generator().manual_seed(1)) < 0.4
     torch.testing.assert_close(made(batch, wanted_BL)[0], made(batch)[0][wanted_BL])
 
@@ -76,50 +74,33 @@ def test_attention_is_the_formula_written_out() -> None:
 
 
 def test_arms_start_from_the_same_weights_wherever_shapes_agree() -> None:
-    from dataclasses import replace
-
-    control, arm = model(), model(replace(SMALL, num_experts=8))
+    control, arm = network_of(SMALL), network_of(replace(SMALL, num_experts=8))
     shared = 0
     for (name, a), (_, b) in zip(control.named_parameters(), arm.named_parameters(), strict=True):
         if a.shape == b.shape:
             assert torch.equal(a, b), name
             shared += 1
     assert shared > 10
-    other = model(seed=1)
+    other = network_of(SMALL, 1)
     assert not torch.equal(control.head.weight, other.head.weight)
 
 
 def test_initial_scale() -> None:
-    made = model()
+    made = network_of(SMALL)
     assert made.layers[0].attention.q_proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert made.layers[0].moe.experts.down_EDW.std().item() == pytest.approx(0.01, rel=0.1)  # 0.02 / sqrt(2 * 2)
     assert (made.norm.weight == 1).all()
 
 
-VARIANTS = {
-    "causal": {"causal": True},
-    "projection norm": {"qk_norm": "projection"},
-    "no norm": {"qk_norm": "none"},
-    "grouped queries": {"num_kv_heads": 2},
-    "one key head": {"num_kv_heads": 1, "qk_norm": "projection"},
-    "biases": {"qkv_bias": True},
-    "tied": {"tied_embeddings": True},
-    "shared expert": {"shared_expert_width": 12},
-    "first layer dense": {"dense_layers": (0,), "dense_width": 24},
-    "dense": {"num_experts": 0, "top_k": 0, "expert_width": 0, "dense_width": 24},
-    "sigmoid": {"router": RouterConfig(scores="sigmoid", renormalise=True)},
-    "bias balanced": {"router": RouterConfig(kind="bias_balanced")},
-    "fine experts": {"granularity": 2},
+LEARNING = VARIANTS | {
+    "sigmoid": replace(BASE, router=RouterConfig(scores="sigmoid", renormalise=True)),
+    "bias balanced": replace(BASE, router=RouterConfig(kind="bias_balanced")),
 }
 
 
-@pytest.mark.parametrize("change", VARIANTS.values(), ids=VARIANTS)
-def test_every_option_gives_a_model_whose_every_parameter_learns(change: dict) -> None:
-    config = ModelConfig(
-        **{"hidden_size": 32, "num_layers": 2, "head_dim": 8, "num_experts": 4, "expert_width": 16} | change
-    )
-    model = Denoiser(config)
-    initialise(model, 0)
+@pytest.mark.parametrize("config", LEARNING.values(), ids=LEARNING)
+def test_every_option_gives_a_model_whose_every_parameter_learns(config: ModelConfig) -> None:
+    model = network_of(config)
     tokens_BL = torch.randint(0, 256, (4, 16), generator=torch.Generator().manual_seed(0))
     logits, routings = model(tokens_BL)
     assert logits.shape == (4, 16, config.vocab_size)
@@ -131,8 +112,7 @@ def test_every_option_gives_a_model_whose_every_parameter_learns(change: dict) -
 
 def test_causal_models_see_nothing_of_what_follows() -> None:
     for causal in (True, False):
-        model = Denoiser(ModelConfig(hidden_size=32, num_layers=2, head_dim=8, causal=causal))
-        initialise(model, 0)
+        model = network_of(ModelConfig(hidden_size=32, num_layers=2, head_dim=8, causal=causal))
         tokens_BL = torch.arange(20)[None]
         changed_BL = tokens_BL.clone()
         changed_BL[0, 15] = 99

@@ -8,7 +8,7 @@ import pytest
 from core.config.loading import build
 from core.config.run import RunConfig
 from core.data.tasks import TASKS, examples, spoiled
-from core.data.tokens import EOS_ID
+from core.data.tokenizers import ByteTokenizer
 from core.errors import UserError
 from core.model.transformer import Denoiser
 from core.probes.likelihood import Continued, log_likelihoods
@@ -18,6 +18,7 @@ from tests.core.data.test_tasks import NAMES
 from tests.core.probes.test_likelihood import by_all_masks, made
 from tests.core.training.test_run import CAUSAL, QUICK
 
+EOS_ID = ByteTokenizer.vocabulary.eos
 TASK = QUICK | {"data.corpus": "task:modular", "objective.kind": "sft", "data.sequence_length": 14}
 
 

@@ -5,11 +5,10 @@ import torch
 
 from core.config.loading import build
 from core.data.tasks import examples
-from core.data.tokenizers import load_tokenizer
-from core.data.tokens import EOS_ID
-from core.diffusion.autoregressive import sample_autoregressive
+from core.data.tokenizers import ByteTokenizer, load_tokenizer
+from core.diffusion.autoregressive import decode_autoregressive
 from core.diffusion.predictors import NetworkPredictor
-from core.diffusion.sampler import sample
+from core.diffusion.sampler import collect, sample
 from core.diffusion.sampling import Sampling
 from core.errors import UserError
 from core.model.transformer import Denoiser, initialise
@@ -35,7 +34,8 @@ def test_they_are_what_the_sampler_decodes(changes: dict, temperature: float) ->
     found = asked.respond([Asked(prompt, 16, (), temperature) for prompt in PROMPTS])
     settings = Sampling(length=16, block_length=8, temperature=temperature, seed=3)
     if changes:
-        decoded = sample_autoregressive(asked.denoiser, PROMPTS, 16, temperature=temperature, seed=3)
+        events = decode_autoregressive(asked.denoiser, PROMPTS, 16, temperature=temperature, seed=3)
+        decoded = collect(events, PROMPTS, 16)
     else:
         decoded = sample(NetworkPredictor(asked.denoiser), PROMPTS, settings, asked.denoiser.config.mask_id)
     for row, prompt in enumerate(PROMPTS):
@@ -108,7 +108,7 @@ def knowing(monkeypatch, wrong: set[int]) -> None:
         for tokens_L, position_W, wanted_W in zip(canvas.tokens_BL, canvas.position_BW, canvas.wanted_BW, strict=True):
             prompt = bytes(tokens_L[: tokens_L.tolist().index(ord(">")) + 1].tolist()).decode()
             index = next(i for i, pair in enumerate(held) if pair[0] == prompt)
-            answer = [*("wrong" if index in wrong else held[index][1]).encode(), *[EOS_ID] * 20]
+            answer = [*("wrong" if index in wrong else held[index][1]).encode(), *[ByteTokenizer.vocabulary.eos] * 20]
             rows += [answer[int(p) - len(prompt)] for p in position_W[wanted_W]]
         return 20.0 * torch.nn.functional.one_hot(torch.tensor(rows), 259)
 

@@ -16,10 +16,10 @@ from core.diffusion.batch import Batch
 from core.diffusion.masking import Masking
 from core.diffusion.prediction import predict
 from core.errors import UserError
-from core.model.experts import reference_moe
 from core.model.transformer import Denoiser, initialise
 from core.probes.routing import Choices, check_probe, probe_routing, rerouted
 from core.runtime.random_streams import torch_stream
+from tests.core.model.test_moe import reference_moe
 from tests.core.training.test_run import CAUSAL, DENSE, QUICK
 
 SEQUENCES, TIMESTEPS, MASK = 128, 4, 256

@@ -4,8 +4,7 @@ from dataclasses import replace
 import pytest
 
 from core.config.loading import build
-from core.data.corpora import load
-from core.data.likelihood import likelihood
+from core.data.corpora import likelihood, load
 from core.records.designs import Likelihood
 from core.records.likelihood_kind import across, incomparable, listed
 

@@ -7,25 +7,19 @@ import torch
 
 from core.config.loading import build
 from core.config.model import ModelConfig
-from core.model.attention_masks import beside_clean, block_causal
+from core.model.attention import beside_clean, block_causal
 from core.model.flops import count, flops_per_token
-from core.model.transformer import Denoiser, initialise
 from tests.core.diffusion.test_sampler import MASK, SMALL
+from tests.core.networks import network_of
 
 DENSE = replace(SMALL, num_experts=0, top_k=0, expert_width=0, dense_width=32, num_kv_heads=1)
 CPU = torch.device("cpu")
 
 
-def made(config: ModelConfig) -> Denoiser:
-    network = Denoiser(config)
-    initialise(network, 0)
-    return network
-
-
 @pytest.mark.parametrize("config", [SMALL, DENSE], ids=["mixture", "dense"])
 @pytest.mark.parametrize("size", [1, 3, 4, 10])
 def test_one_pass_is_a_pass_for_each_block_gradients_included(config: ModelConfig, size: int) -> None:
-    blocks, plain = made(replace(config, block_length=size)), made(config)
+    blocks, plain = network_of(replace(config, block_length=size)), network_of(config)
     generator = torch.Generator().manual_seed(size)
     clean_BL = torch.randint(0, 250, (3, 10), generator=generator)
     noisy_BL = clean_BL.masked_fill(torch.rand(3, 10, generator=generator) < 0.5, MASK)
@@ -45,7 +39,7 @@ def test_one_pass_is_a_pass_for_each_block_gradients_included(config: ModelConfi
 
 
 def test_a_block_sees_no_later_token_and_nothing_noisy_of_earlier_blocks() -> None:
-    network = made(replace(SMALL, block_length=4))
+    network = network_of(replace(SMALL, block_length=4))
     noisy_BL, clean_BL = torch.full((1, 12), MASK), torch.arange(12)[None]
     before = network.hidden(noisy_BL, clean_BL=clean_BL).states_BLD
     for changed, stay in ((9, slice(0, 12)), (5, slice(0, 8))):
