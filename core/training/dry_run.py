@@ -43,8 +43,7 @@ def dry_run(config: RunConfig, devices: int = 1) -> DryRun:
     """
     check(config, devices, here=False)
     corpus = load_corpus(config.data)
-    if said := unfed(config, corpus):
-        raise UserError(said)
+    check_fed(config, corpus)
     trainer = config.trainer
     micro = trainer.batch_size // (devices * trainer.accumulate)
     return DryRun(
@@ -66,14 +65,11 @@ def passes(config: RunConfig, corpus: Corpus) -> float:
     return config.tokens_per_step * config.trainer.steps / draws / len(corpus.train_T)
 
 
-def unfed(config: RunConfig, corpus: Corpus) -> str | None:
-    """Reason why a corpus can't feed its model, in one line; None if it can.
-
-    Most rows of the vocabulary would never be trained, or the same text is gone through too often.
-    """
+def check_fed(config: RunConfig, corpus: Corpus) -> None:
+    """Refuse a corpus that would leave most of the vocabulary's rows untrained, or would be gone through too often."""
     data, rows, ids = config.data, config.model.vocab_size, corpus.vocabulary.size
     if rows > 2 * ids and rows - ids > SPARE_ROWS:
-        return (
+        raise UserError(
             f"data.corpus={data.corpus} with data.tokenizer={data.tokenizer} has {ids:,} token ids, and the model rows for "
             f"{rows:,} (model.vocab_size), most of which would never be trained: name the model's own tokenizer "
             "(data.tokenizer=PATH), or token shards that it made (data.corpus=tokens:PATH)"
@@ -81,12 +77,11 @@ def unfed(config: RunConfig, corpus: Corpus) -> str | None:
     often, most = passes(config, corpus), config.objective.traits.most_passes
     if often > most:
         tokens, wanted = config.tokens_per_step * config.trainer.steps, len(corpus.train_T) * often / most
-        return (
+        raise UserError(
             f"data.corpus={data.corpus} has {short(len(corpus.train_T))} tokens to learn from, and {short(tokens)} are to be "
             f"seen: each {short(often)} times, where more than {most} teach nothing more: use a corpus of "
             f"{short(wanted)} tokens or more, or fewer trainer.steps"
         )
-    return None
 
 
 def shapes_of(config: RunConfig, batch: int) -> dict[str, tuple[int, ...]]:

@@ -32,7 +32,7 @@ from core.records.run_record import write_atomically
 from core.runtime.child_process import SOURCE_ROOT, STOPPED
 from core.runtime.units import short
 from core.training.deepspeed_config import engine_config
-from core.training.dry_run import unfed
+from core.training.dry_run import check_fed
 from sweeps.export.arm import CARD, CONFIG, EVIDENCE, card_head, cell, found_at, settings_table
 from sweeps.export.transfer import BATCH, RATE, Carried, Rule, Scale, published_optimum
 from sweeps.launch.slurm import option_lines
@@ -158,8 +158,10 @@ def write(
         write_atomically(folder / STAGES, to_yaml(staged(config, scale.cluster)))
     except UserError as error:
         lacks.append(f"No {STAGES}: {error}")
-    if reason := _unfed(config):
-        lacks.append(f"The dry run will refuse it: {reason}")
+    try:
+        check_fed(config, load_corpus(config.data))
+    except UserError as error:  # the corpus may be on the cluster alone
+        lacks.append(f"The dry run will refuse it: {error}")
     lacks += [line for line in (_stretched(scale),) if line]
     content = dict(basis) | {"evidence": dict(evidence), "full_scale": scale.facts()}
     write_atomically(folder / EVIDENCE, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -237,14 +239,6 @@ def _stretched(scale: FullScale) -> str:
         f"a learning rate of {published['learning_rate']:.2g} and a batch of {short(published['batch_tokens'])} tokens at "
         "the target's compute: confirm between the scales before spending it."
     )
-
-
-def _unfed(config: RunConfig) -> str | None:
-    """Reason why the data can't feed the model, as a dry run gives it; a corpus may be on the cluster alone."""
-    try:
-        return unfed(config, load_corpus(config.data))
-    except UserError as error:
-        return str(error)
 
 
 def _auxiliary_loss(config: RunConfig) -> str:

@@ -12,7 +12,7 @@ from core.data.shards import write_shards
 from core.data.tokenizers import Vocabulary
 from core.errors import UserError
 from core.model.transformer import Denoiser
-from core.training.dry_run import dry_run, passes, schedule_of, shapes_of, unfed
+from core.training.dry_run import check_fed, dry_run, passes, schedule_of, shapes_of
 
 TINY = preset("tiny")
 CAUSAL = {"objective__kind": "autoregressive", "model__causal": True}
@@ -78,7 +78,7 @@ def test_what_training_would_refuse_is_refused_but_not_what_this_machine_lacks()
 def test_data_that_cant_feed_the_model_is_refused(settings, said) -> None:
     config = with_settings(**settings)
     if said is None:
-        assert unfed(config, load_corpus(config.data)) is None
+        check_fed(config, load_corpus(config.data))
         return
     with pytest.raises(UserError, match=said):
         dry_run(config)
