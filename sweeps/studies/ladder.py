@@ -160,11 +160,13 @@ def _tokens(config: RunConfig) -> float:
     return config.tokens_per_step * config.trainer.steps
 
 
-def _point(family: str, config: RunConfig, parameters: int, **solved_for: float) -> PointArm:
+def _point(
+    family: str, config: RunConfig, parameters: int, *, flops: float | None = None, ratio: float | None = None
+) -> PointArm:
     size, tokens = short(parameters), short(_tokens(config))
     name = "".join(c if c.isalnum() else "-" for c in family)
     arm = Arm(f"{name},N={size},D={tokens}", f"{family}, {size} x {tokens}", {})
-    return PointArm(arm, config, family=family, parameters=parameters, **solved_for)
+    return PointArm(arm, config, family=family, parameters=parameters, flops=flops, ratio=ratio)
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:

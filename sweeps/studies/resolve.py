@@ -116,6 +116,7 @@ def _resolved(
 
 def _design(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[DesignArm], **planned: Any) -> Design:
     """Question, arms and rules of a design. planned: its other fields, those of its data among them."""
+    planned = {"ablation": "", "size": "", "overrides": (), "data_fingerprint": ""} | planned
     return Design(
         kind=edition.kind,
         question=edition.question,
@@ -132,7 +133,7 @@ def _design(edition: Ablation, arms: Sequence[ResolvedArm], entries: Sequence[De
         contrasts=edition.source.contrasts(arms),
         devices=edition.resources.devices,
         **edition.describe_parts(arms),
-        **{"ablation": "", "size": "", "overrides": (), "data_fingerprint": ""} | planned,
+        **planned,
     )
 
 
