@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from ablations.cli import studies
@@ -19,7 +18,6 @@ from sweeps.launch.launcher import Launcher, Order, Submission, launchers
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
 from sweeps.launch.obstacles import check_places
 from sweeps.launch.progress import Event, present
-from sweeps.runs.folders import run_folder
 from sweeps.runs.packing import best_workers
 from sweeps.runs.progress import CLOCK
 from sweeps.studies.plan import Sweep
@@ -60,7 +58,7 @@ def _launch(
 
 def submit(arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool) -> int:
     """Submit what isn't recorded yet, or with --dry-run show what would be submitted."""
-    check_free(plan, arguments.out)
+    check_places(plan, arguments.out)
     done = _launch(arguments, plan, retry_failed, lambda event: None)
     if done is None:
         say(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
@@ -75,11 +73,6 @@ def submit(arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool) 
     say(done.line)
     say(f"next: {studies.command('status', arguments, plan.size)}")
     return 0
-
-
-def check_free(plan: AnyPlan, out: Path) -> None:
-    """Refuse files in the place of a plan's folders."""
-    check_places(out, out / plan.study_name, [run_folder(plan.sweep, run, out) for run in plan.sweep.runs])
 
 
 def train_here(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ablations.cli.declarations import check_started
-from ablations.cli.launching import check_flags, check_free, launcher_of, submit
+from ablations.cli.launching import check_flags, launcher_of, submit
 from ablations.cli.plan import make_plan, power_of
 from analysis.study import Study
 from analysis.verdicts.until_decided import Rule
@@ -12,6 +12,7 @@ from core.records.designs import Design
 from core.records.interim_analyses import add_retry
 from core.runtime.printable import say
 from sweeps.launch.launcher import launchers
+from sweeps.launch.obstacles import check_places
 from sweeps.runs.folders import write_design
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.status import read_design
@@ -24,7 +25,7 @@ def run_retry(arguments: argparse.Namespace) -> int:
     check_flags(arguments)
     plan = make_plan(arguments)
     check_started(plan.study_name, arguments)
-    check_free(plan, arguments.out)
+    check_places(plan, arguments.out)
     former = read_design(plan.study_name, arguments.out)
     if (
         isinstance(former, Design) and former.adaptive and _hashes(former) == _hashes(plan.design)

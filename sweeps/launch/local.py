@@ -48,14 +48,13 @@ def run(
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
     shown, out, runs = out / plan.study_name, out.absolute(), plan.sweep.runs
-    study, folders = out / plan.study_name, [run_folder(plan.sweep, one, out) for one in runs]
-    check_places(out, study, folders)
-    url = choose_url(storage_url, out, study)
+    check_places(plan, out)
+    url = choose_url(storage_url, out, out / plan.study_name)
     storage = open_storage(url)
     if runs:  # at once, as nothing can be refused any more: reading records and starting workers take their time
         on_event(Event("message", f"{plan.study_name}: {counted(len(runs), 'run')}, in {shown}"))
     with ExitStack() as scope:
-        if runs and (retry_failed or any(not (folder / FILE_NAME).exists() for folder in folders)):
+        if runs and (retry_failed or any(not (run_folder(plan.sweep, run, out) / FILE_NAME).exists() for run in runs)):
             scope.enter_context(warm_workers(trainer, plan.devices))  # it imports while this process looks around
         queue = operations_of(plan.kind).queue(plan, out, storage, Workplace())
         write_design(queue.folder, plan.design)
