@@ -39,10 +39,7 @@ class Registry(Mapping[str, E]):
         self.version = 0  # grows with each entry that is added
 
     def add(self, entry: E) -> E:
-        """Add an entry, such as one from a user's file; one that the same file adds again replaces its former self.
-
-        Raises UserError for a name that is another's.
-        """
+        """Add an entry; one that the same code adds again replaces its former self. Raises UserError for another's name."""
         former = self._entries.get(entry.name)
         if former is not None and _origin(former) != _origin(entry):
             raise UserError(f"{self.field}: there is a '{entry.name}' already; register it under another name")

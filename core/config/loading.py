@@ -67,18 +67,12 @@ for _tag, _pattern, _letters in ((OTHERWISE[0], WHOLE, "-+0123456789"), (OTHERWI
 
 
 def parse_yaml(text: str) -> Any:
-    """Parse a YAML text.
-
-    Raises UserError for a key that is given twice, and yaml.YAMLError, ValueError or RecursionError for what can't be read.
-    """
+    """A YAML text's content. Raises UserError for a key given twice, else yaml.YAMLError, ValueError or RecursionError."""
     return yaml.load(text, _Loader)
 
 
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
-    """Command-line `key=value` settings as a flat dictionary, values read as YAML; of a key's, the last counts.
-
-    Raises UserError for an argument without `=` and for what isn't YAML.
-    """
+    """Command-line `key=value` settings by key, values read as YAML; of a key's, the last counts. Raises UserError."""
     settings: dict[str, Any] = {}
     for argument in arguments:
         key, separator, text = argument.partition("=")

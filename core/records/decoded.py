@@ -55,11 +55,9 @@ class Decoded:
 
 
 def expected(design: DecodersDesign, record: RunRecord) -> list[Decoded]:
-    """The responses that a design's decoders ask of a finished run's model, still empty.
-
-    A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
-    """
+    """The responses that a design's decoders ask of a finished run's model, still empty."""
     weights = record.provenance.get("weights_sha256") or ""
+    # A causal model is decoded token after token, which no way changes: its answers stand in for the control's.
     ways = design.ways[:1] if record.config.get("model", {}).get("causal") else design.ways
     return [Decoded(way.name, dict(way.settings), design.task, design.examples, weights) for way in ways]
 

@@ -52,8 +52,7 @@ def add(folder: Path, design: Design, rule: Mapping[str, Any], content: Mapping[
 
 
 def add_retry(folder: Path, design: Design, cells: Sequence[tuple[str, int]]) -> list[Retry]:
-    """Note, before they are trained, that these runs of a design are tried again, if they have been analysed. Returns all
-    such retries.
+    """Note, before they are trained, that these runs of a design are tried again, if analysed. Returns all such retries.
 
     What an earlier analysis saw stays as it was: also of a run that failed again, and was analysed again without its pair.
     """

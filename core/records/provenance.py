@@ -144,15 +144,12 @@ def _version(package: str) -> str | None:
 
 @cache
 def source_sha256() -> str:
-    """Hash of the source files that train a run, as they were when this process first asked; with or without git.
-
-    Line ends are read as one character, as version control may change them.
-    """
+    """Hash of the source files that train a run, as this process first found them."""
     found = hashlib.sha256()
     core = ROOT / "core"
     paths = [*sorted(core.glob("*.py")), *(path for room in ROOMS for path in sorted((core / room).rglob("*.py")))]
     for path in [*paths, ROOT / "sweeps" / "launch" / "worker.py"]:
-        content = path.read_bytes().replace(b"\r\n", b"\n")
+        content = path.read_bytes().replace(b"\r\n", b"\n")  # version control may change line ends
         found.update(f"{path.relative_to(ROOT).as_posix()} {len(content)}\n".encode() + content)
     return found.hexdigest()
 

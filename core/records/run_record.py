@@ -103,10 +103,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> "RunRecord":
-        """Read a record back.
-
-        Raises UnreadableRecordError when the text is not a whole record of a known schema.
-        """
+        """Read a record back. Raises UnreadableRecordError for a text that isn't a whole record of a known schema."""
         try:
             content = json_files.parse(text)
         except DamagedFileError as error:
@@ -143,7 +140,7 @@ def write(record: RunRecord, folder: Path) -> Path:
 def write_atomically(path: Path, text: str, commit: Callable[[Path, Path], None] = fencing.move_in) -> None:
     """Replace a file's content so that a crash at any moment leaves the old content or the new.
 
-    commit: what gives the whole file its name. Raises FencedOffError in the folder of a run that another has taken over.
+    commit: gives the whole file its name. Raises FencedOffError in the folder of a run that another has taken over.
     """
     fencing.check(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,8 +190,7 @@ def _is_finished(content: bytes) -> bool:
 def read(path: Path) -> RunRecord:
     """Read one record file.
 
-    Raises FileNotFoundError, UnreadableRecordError with the path when the content can't be trusted, and
-    OutOfReachError when it may be whole, but can't be read by this user or at this moment.
+    Raises FileNotFoundError, UnreadableRecordError where it can't be trusted, OutOfReachError where it can't be read now.
     """
     try:
         return RunRecord.from_json(content(path).decode())

@@ -20,10 +20,8 @@ STOPPED = 143  # exit status after SIGTERM, as shells report it
 
 
 def module_command(name: str, *arguments: str) -> list[str]:
-    """The command that runs a module in a process of its own. -P: the current folder isn't where it looks first.
-
-    It needs `import_path` in its environment, unless the module is of another package.
-    """
+    """The command that runs a module in a process of its own, with `import_path` in its environment."""
+    # -P: a `core` in the current folder isn't taken for ours.
     return [sys.executable, "-P", "-m", name, *arguments]
 
 
@@ -57,9 +55,9 @@ def import_here(name: str) -> ModuleType:
 
 
 def leave_with_parent(parent: int, on_word: Callable[[], Any] = lambda: None) -> None:
-    """End this process at once when its parent is gone, however that ended: the pipe from it then closes.
+    """End this process, and its locks, at once when its parent is gone: the pipe from it then closes.
 
-    A lock that the process holds goes with it. on_word: called when the parent writes something instead.
+    on_word: called when the parent writes something instead.
     """
 
     def watch() -> None:

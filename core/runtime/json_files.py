@@ -27,10 +27,7 @@ class DamagedFileError(ValueError):
 
 
 def read(path: Path, *, finite: bool = True) -> Any:
-    """Return the content of a JSON file.
-
-    Raises FileNotFoundError where nothing lies, and DamagedFileError for what isn't a file, can't be opened or isn't JSON.
-    """
+    """The content of a JSON file. Raises FileNotFoundError, and DamagedFileError for what can't be opened or isn't JSON."""
     try:
         content = path.read_bytes()
     except NotADirectoryError:
@@ -43,10 +40,7 @@ def read(path: Path, *, finite: bool = True) -> Any:
 
 
 def parse(content: bytes | str, *, finite: bool = True) -> Any:
-    """JSON of plain values: no number that overflows, no nesting without end; with `finite`, no NaN or infinity.
-
-    Raises DamagedFileError.
-    """
+    """JSON of plain values. Raises DamagedFileError, also for huge numbers, deep nesting and, with `finite`, NaN."""
     try:
         text = content if isinstance(content, str) else content.decode()
         found = json.loads(text, parse_constant=_refuse if finite else None)

@@ -19,7 +19,7 @@ _NAMES = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among those that train a run together; a run of one process is rank 0 of 1.
+    """One process among those that train a run together.
 
     local_size: how many of them share this host. expert_parallel: how many consecutive ranks hold every expert once.
     """

@@ -26,9 +26,8 @@ class Column:
 class Labelled:
     """A table with names in its first column where they fit beside the cells, else on lines of their own above them.
 
-    Where the cells don't fit beside one another either, each is on a line of its own, after its column's name.
-
-    Widths are in terminal cells. head: the name of the names; None leaves the line of headings out.
+    Where the cells don't fit beside one another either, each is on a line of its own, after its column's name. head: the name
+    of the names; None leaves the line of headings out. Widths are in terminal cells.
     """
 
     def __init__(self, head: str | None, columns: Sequence[Column]) -> None:
@@ -41,7 +40,6 @@ class Labelled:
         self.rows.append((line(label) if isinstance(label, str) else label, shown))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """The table in the width that there is."""
         if not self.rows:
             if self.head is not None and any(column.name for column in self.columns):
                 widths = [len(column.name) for column in self.columns]
