@@ -40,7 +40,7 @@ def read(path: Path, *, finite: bool = True) -> Any:
 
 
 def parse(content: bytes | str, *, finite: bool = True) -> Any:
-    """JSON of plain values. Raises DamagedFileError, also for huge numbers, deep nesting and, with `finite`, NaN."""
+    """JSON of plain values. Raises DamagedFileError, also for huge numbers, deep nesting, if `finite`, NaN and infinity."""
     try:
         text = content if isinstance(content, str) else content.decode()
         found = json.loads(text, parse_constant=_refuse if finite else None)
