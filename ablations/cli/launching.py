@@ -18,7 +18,7 @@ from sweeps.launch.launcher import Launcher, Order, Submission, launchers
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
 from sweeps.launch.obstacles import check_places
 from sweeps.launch.progress import Event, present
-from sweeps.runs.packing import best_workers
+from sweeps.runs.packing import measure_packings
 from sweeps.runs.progress import CLOCK
 from sweeps.studies.plan import Sweep
 
@@ -108,7 +108,8 @@ def resolve_workers(wanted: int | str | None, plan: Sweep) -> int | None:
         return default_workers(plan.devices)
     config = plan.runs[0].config
     check_room(config, len(share_of_cores(0, 1)), "name a number of workers (--workers N)")
-    packing = best_workers(config, share_of_cores(0, 1), [] if config.trainer.accelerator == "cpu" else gpus())
+    on_gpus = [] if config.trainer.accelerator == "cpu" else gpus()
+    packing = measure_packings(config, share_of_cores(0, 1), on_gpus)[0]
     processes = f"{counted(packing.workers, 'worker')} with {counted(packing.threads, 'thread')}"
     say(f"{processes}: {packing.steps_per_second:.1f} steps/s together", file=sys.stderr)
     return packing.workers

@@ -93,12 +93,11 @@ def describe_plan(arguments: argparse.Namespace) -> dict[str, Any]:
     content["detectable_effect"] = effect * noise if effect is not None and noise is not None else None
     if not arguments.no_calibration and not content["refused"]:
         check_calibration(config for run in planned.runs for config in (run.config, run.first) if config)
-        from sweeps.runs.cost import calibrate  # torch and what trains with it
+        from sweeps.runs.cost import calibrate, total_s  # torch and what trains with it
 
         workers = resolve_workers(arguments.workers, planned) or default_workers(planned.devices)
-        cost = calibrate(planned, threads=max(1, len(share_of_cores(0, 1)) // workers))
-        content["seconds_per_run"] = dict(cost.seconds_per_run)
-        content["estimated_seconds"] = cost.total_s(todo, workers)
+        content["seconds_per_run"] = seconds = calibrate(planned, threads=max(1, len(share_of_cores(0, 1)) // workers))
+        content["estimated_seconds"] = total_s(seconds, todo, workers)
         content["workers"] = workers
     return content
 

@@ -17,7 +17,7 @@ from core.errors import UserError
 from core.runtime.units import counted
 from sweeps.launch import launchers as package
 from sweeps.launch.events import Summary
-from sweeps.runs.slurm_jobs import Task
+from sweeps.runs.array_tasks import Task
 
 GROUP = "ablate.launchers"
 

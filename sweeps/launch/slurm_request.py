@@ -10,6 +10,7 @@ from typing import Any
 
 from core.errors import UserError
 from core.registry import nearest
+from sweeps.runs import slurm_jobs
 
 CONFIG_VARIABLE = "ABLATE_CONFIG"
 PARALLELISM = 64
@@ -180,17 +181,10 @@ def _given(options: Mapping[str, str], names: Sequence[str]) -> list[str]:
 def seconds(time: str) -> int:
     """A time limit in seconds: "90m", "1d12h", or as Slurm writes it ("4:00:00", "1-12:00:00", minutes alone)."""
     units = re.fullmatch(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", time)
-    slurm = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", time)
-    total = 0
-    if time and units:
+    if units:
         total = sum(int(number or 0) * UNITS_S[unit] for number, unit in zip(units.groups(), "dhms", strict=True))
-    elif slurm:
-        days, *clock = slurm.groups()
-        numbers = [int(number) for number in clock if number is not None]
-        if days is None and len(numbers) < 3:  # minutes[:seconds], else [days-]hours[:minutes[:seconds]]
-            numbers = [0, *numbers]
-        hours, minutes, second = (*numbers, 0, 0)[:3]
-        total = int(days or 0) * 86400 + hours * 3600 + minutes * 60 + second
+    else:
+        total = int(slurm_jobs.seconds(time) or 0)
     if not total:
         raise UserError(f"time: '{time}' is not a time limit: write 4h, 90m, 1d12h or hours:minutes:seconds")
     return total

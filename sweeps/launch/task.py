@@ -27,10 +27,11 @@ from sweeps.launch.process import queue_of, trainer_of
 from sweeps.launch.slurm import JOB
 from sweeps.launch.worker import StopRequestedError, StopSignal, Train, Worker
 from sweeps.runs import slurm_jobs
+from sweeps.runs.array_tasks import Place
 from sweeps.runs.folders import keep_design
 from sweeps.runs.liveness import PREEMPTED, Workplace
 from sweeps.runs.queue import C, Queue
-from sweeps.runs.slurm_jobs import Place, SlurmError
+from sweeps.runs.slurm_jobs import SlurmError
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import open_storage
 from sweeps.storage.submissions import STORAGE_FILE

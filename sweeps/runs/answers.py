@@ -1,21 +1,18 @@
 """Finished runs, decoded in the ways that they lack: each answer left beside its run's record."""
 
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from core.config.run import RunConfig
 from core.diffusion.decode_rules import DECODE_RULES
 from core.diffusion.sampling import Sampling
 from core.records import decoded
 from core.records.decoded import Decoded
 from sweeps.runs.folders import RunLock, recorded, run_folder
 from sweeps.studies.plan import Plan, PlannedRun
-
-if TYPE_CHECKING:
-    from core.model.transformer import Denoiser
 
 
 @dataclass(frozen=True)
@@ -46,28 +43,27 @@ def answer(asked: Asked, decode_seeds: int, device: str = "cpu") -> list[Decoded
 
     Nothing where another process is at it.
     """
-    from core.training.weights import open_run  # torch, which whoever only looks for what is missing can do without
+    from core.probes.responses import exact_match  # torch, which whoever only looks for what is missing does without
+    from core.training.weights import open_run  # torch, as above
 
     lock = RunLock(asked.folder)
     if not lock.acquire():
         return []
     try:
         config, denoiser = open_run(asked.folder)
-        denoiser = denoiser.to(device)
-        return [_answer(way, config, denoiser, asked.folder, decode_seeds) for way in asked.ways]
+        matches = functools.partial(exact_match, config, denoiser.to(device))
+        return [_answer(way, matches, asked.folder, decode_seeds) for way in asked.ways]
     finally:
         lock.release()
 
 
-def _answer(way: Decoded, config: RunConfig, denoiser: "Denoiser", folder: Path, decode_seeds: int) -> Decoded:
-    from core.probes.responses import exact_match
-
+def _answer(way: Decoded, matches: Callable[[Sampling, int], Any], folder: Path, decode_seeds: int) -> Decoded:
+    """Decode in one way. matches: of settings and a number of prompts, as `exact_match` returns them."""
     settings, began = Sampling(**way.settings), time.perf_counter()
     by_chance = settings.temperature > 0 or DECODE_RULES[settings.remasking].random
     try:
         results = [
-            exact_match(config, denoiser, replace(settings, seed=seed), way.examples)
-            for seed in range(decode_seeds if by_chance else 1)
+            matches(replace(settings, seed=seed), way.examples) for seed in range(decode_seeds if by_chance else 1)
         ]
         found = replace(
             way,

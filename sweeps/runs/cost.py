@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -13,21 +12,15 @@ from sweeps.studies.plan import PlannedRun, Sweep
 FORWARD_SHARE = 1 / 3  # a backward pass costs twice its forward pass
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds that one run of each arm takes, by arm name."""
-
-    seconds_per_run: Mapping[str, float]
-
-    def total_s(self, runs: Sequence[PlannedRun], workers: int) -> float:
-        """Wall time for those runs on that many workers, start-up of the workers left out."""
-        return sum(self.seconds_per_run[run.arm] for run in runs) / max(1, min(workers, len(runs)))
+def total_s(seconds_per_run: Mapping[str, float], runs: Sequence[PlannedRun], workers: int) -> float:
+    """Wall time for runs on that many workers, start-up of the workers left out. seconds_per_run: by arm name."""
+    return sum(seconds_per_run[run.arm] for run in runs) / max(1, min(workers, len(runs)))
 
 
 def calibrate(
     plan: Sweep, *, threads: int | None = None, measure: Callable[[RunConfig], float] = seconds_per_step
-) -> Cost:
-    """Train a few steps of each arm whose computation differs from the others'.
+) -> dict[str, float]:
+    """Seconds that one run of each arm takes, by a few steps of each arm whose computation differs from the others'.
 
     threads: CPU threads that a worker will have; None = as many as torch uses now.
     """
@@ -47,7 +40,7 @@ def calibrate(
                 seconds[run.arm] += per_step[shape] * _steps(config)
     finally:
         torch.set_num_threads(before)
-    return Cost(seconds)
+    return seconds
 
 
 def _steps(config: RunConfig) -> float:

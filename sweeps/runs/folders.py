@@ -3,7 +3,7 @@
 <out>/<study>/<arm>/seed-<seed>-<run hash>-<data>/
     .lock           held by the process that works on the run, for as long as it lives
     .claim          which process took the run last: one of before writes nothing more (core.records.fencing)
-    losses.json     the workers that died of it
+    losses.json     the workers that died of it, whatever the storage
     record.json     the finished run; never changed once it is there
     progress.json   how far training is
     attempts/N.json records that were set aside: failures that were retried, files that can't be trusted
@@ -19,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from core.records import designs, fencing, pending_record, run_record
@@ -30,10 +30,9 @@ from core.runtime.paths import file_sha256
 from core.runtime.retry import Patience, no_space
 from core.training import checkpoint_files
 from sweeps.runs.history import add_design
-from sweeps.runs.losses import LOSSES_FILE
 from sweeps.studies.plan import Plan, PlannedRun, Sweep
 
-LOCK_FILE = ".lock"
+LOCK_FILE, LOSSES_FILE = ".lock", "losses.json"
 LOOKED_S = (2e-4, 4e-4)  # between tries: whoever looks at a lock holds it for some 20 microseconds
 KEPT = {
     LOCK_FILE,
@@ -87,18 +86,15 @@ class RunLock:
         """Take the lock if nobody has it; waits for nobody who works, only an instant for who looks (`is_held`)."""
         self.folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.folder / LOCK_FILE, os.O_CREAT | os.O_RDWR, 0o644)
-        for pause in (*LOOKED_S, None):
-            try:
+        for pause_s in (*LOOKED_S, 0.0):
+            with suppress(BlockingIOError):
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if pause is None:
-                    os.close(handle)
-                    return False
-                time.sleep(pause)
-        self._handle = handle
-        _held.add(handle)
-        return True
+                self._handle = handle
+                _held.add(handle)
+                return True
+            time.sleep(pause_s)
+        os.close(handle)
+        return False
 
     def release(self) -> None:
         """Let go of it; nothing where it isn't held."""
@@ -211,21 +207,21 @@ def leave(record: RunRecord, folder: Path, run: PlannedRun, patience: Patience) 
     return record
 
 
-def _is_of_weights(record: RunRecord, folder: Path) -> bool:
-    """True if the weights that a record speaks of are those in the folder."""
-    wanted = {
+def weights_of(record: RunRecord) -> dict[str, str]:
+    """SHA-256 of each file of weights that a record speaks of, by name."""
+    digests = {
         checkpoint_files.WEIGHTS: record.provenance.get("weights_sha256"),
         checkpoint_files.BEST: record.best.get("weights_sha256"),
     }
-    for name, content in wanted.items():
-        if content is None:
-            continue
-        try:
-            if file_sha256(folder / name) != content:
-                return False
-        except FileNotFoundError:
-            return False
-    return True
+    return {name: digest for name, digest in digests.items() if digest is not None}
+
+
+def _is_of_weights(record: RunRecord, folder: Path) -> bool:
+    """True if the weights that a record speaks of are those in the folder."""
+    try:
+        return all(file_sha256(folder / name) == digest for name, digest in weights_of(record).items())
+    except FileNotFoundError:
+        return False
 
 
 def clean(folder: Path) -> None:

@@ -12,15 +12,15 @@ leaves between the two is repaired by `Ledger.reconcile`. Two locks order everyt
 import contextlib
 import logging
 import math
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.records import fencing, run_record
@@ -28,7 +28,6 @@ from core.records.fencing import FencedOffError
 from core.records.run_record import RunRecord, set_aside
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.checkpoint_files import saved_step
-from sweeps.runs import losses
 from sweeps.runs.folders import RunLock, clean, leave, locked, pending, recorded, rescue, run_folder
 from sweeps.runs.liveness import LOST, MOVED, PREEMPTED, Fate, Workplace
 from sweeps.runs.queue import TAKEN_OVER, Claim, Ended, Lost, Queue
@@ -36,10 +35,13 @@ from sweeps.runs.trials import (
     Key,
     Waiting,
     as_ended,
+    by_run,
     describe_run,
     failed_record,
+    forget_deaths,
     keep_to_folder,
     key_of,
+    note_death,
     parameter_names,
     waiting_runs,
 )
@@ -70,14 +72,6 @@ class RunClaim(Claim):
     trial_id: int
     first: bool = False
 
-    @classmethod
-    def of(cls, run: PlannedRun, lock: RunLock, trial: Waiting, attempt: int) -> "RunClaim":
-        """The claim of a run whose lock is held."""
-        return cls(
-            label=run.label, lock=lock, runs=(run,), attempt=attempt, run_hash=run.run_hash, run=run,
-            folder=lock.folder, trial_id=trial.trial_id, first=trial.before == 0,
-        )  # fmt: skip
-
     @property
     def key(self) -> Key:
         return self.run.run_hash, self.run.fingerprint
@@ -93,7 +87,7 @@ class Ledger(Queue[RunClaim]):
         self,
         plan: Plan,
         out: Path,
-        storage: BaseStorage,
+        storage: PatientStorage,
         workplace: Workplace = Workplace(),  # noqa: B008  (this machine)
     ) -> None:
         self.plan = self.sweep = plan
@@ -101,7 +95,7 @@ class Ledger(Queue[RunClaim]):
         self._runs = {(run.run_hash, run.fingerprint): run for run in plan.runs}
         self._order = {key: place for place, key in enumerate(self._runs)}
         self._seen: deque[Waiting] = deque()  # that waited when this process last looked, in the plan's order
-        self._patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
+        self._patience = storage.patience
         out.mkdir(parents=True, exist_ok=True)
         with locked(self.out / PLAN_LOCK):
             self._study = optuna.create_study(
@@ -113,15 +107,12 @@ class Ledger(Queue[RunClaim]):
             self.folder_id = keep_to_folder(self._study, out, plan.design.question)
 
     def reconcile(self, *, retry_failed: bool = False) -> list[Lost]:
-        """Bring trials in line with records, and queue every run that has neither a record nor a live worker.
-
-        retry_failed: set failed records aside and queue their runs again.
-        """
+        """Bring trials in line with records, and queue every run that has neither a record nor a live worker."""
         lost = []
         self._seen.clear()
         with locked(self.out / PLAN_LOCK):
-            trials = self._by_run()
-            names = parameter_names(self.plan, self._study.get_trials(deepcopy=False))
+            known = self._trials()
+            trials, names = by_run(known), parameter_names(self.plan, known)
             for key, run in self._runs.items():
                 lock = RunLock(run_folder(self.plan, run, self.out))
                 if not self._acquire(lock):
@@ -160,7 +151,8 @@ class Ledger(Queue[RunClaim]):
         if not patient:
             return None
         self.reconcile()
-        gone = [trial for trial in self._running() if self.workplace.is_gone(trial)]
+        running = [trial for trial in self._trials(TrialState.RUNNING) if key_of(trial) in self._runs]
+        gone = [trial for trial in running if self.workplace.is_gone(trial)]
         waiting = self.waiting()
         if not (waiting or gone) or idle_s > LOCK_PATIENCE_S:
             return None
@@ -171,7 +163,7 @@ class Ledger(Queue[RunClaim]):
 
     def expected_s(self, lasted: Sequence[float]) -> float:
         """Seconds that a long run takes: a high quantile of those that are complete."""
-        return quantile(self.durations_s() or lasted, LONG_RUN)
+        return float(np.quantile(self.durations_s() or lasted, LONG_RUN, method="inverted_cdf"))
 
     def claim(self) -> tuple[RunClaim | None, bool]:
         """The next waiting run, in the plan's order, for this process alone.
@@ -198,7 +190,7 @@ class Ledger(Queue[RunClaim]):
                 busy = True
                 continue
             try:
-                claim = self._claim(trial, run, folder, lock)
+                claim = self._claim(trial, run, lock)
             except BaseException:
                 lock.release()
                 raise
@@ -211,22 +203,26 @@ class Ledger(Queue[RunClaim]):
         found = waiting_runs(self._storage, self._study._study_id)
         return [trial for trial in found if trial.key in self._runs]
 
-    def _claim(self, trial: Waiting, run: PlannedRun, folder: Path, lock: RunLock) -> RunClaim | None:
+    def _claim(self, trial: Waiting, run: PlannedRun, lock: RunLock) -> RunClaim | None:
         if not self._take(trial):
             return None
+        claim = RunClaim(
+            label=run.label, lock=lock, runs=(run,), attempt=0, run_hash=run.run_hash, run=run, folder=lock.folder,
+            trial_id=trial.trial_id, first=trial.before == 0,
+        )  # fmt: skip
         try:
-            record = rescue(folder, run, self._patience) or self._take_over(lock, run)
+            record = rescue(claim.folder, run, self._patience) or self._take_over(lock, run)
             if record is None:
                 with lock.heeded():
-                    self._patience.call(lambda again: clean(folder), no_space)
-                return RunClaim.of(run, lock, trial, self._attempt(trial, folder))
+                    self._patience.call(lambda again: clean(claim.folder), no_space)
+                claim.attempt = self._attempt(trial, claim.folder)
+                return claim
         except FencedOffError:
             with contextlib.suppress(UpdateFinishedTrialError):
                 self._fail(trial.trial_id, TAKEN_OVER)
             return None
         except SystemExit:  # told to stop while it waited for room
-            reason = PREEMPTED if self.workplace.place else "interrupted"
-            self.put_back(RunClaim.of(run, lock, trial, 0), reason)
+            self.put_back(claim, PREEMPTED if self.workplace.place else "interrupted")
             raise
         self._tell(trial.trial_id, run, record)  # trained meanwhile by a sweep on another storage
         return None
@@ -258,8 +254,12 @@ class Ledger(Queue[RunClaim]):
             return Ended("finished", f"finished {claim.label}")
         return Ended("failed", f"failed {claim.label}: {record.reason}")
 
-    def abandon(self, claim: RunClaim, reason: str, *, keep_lock: bool = False) -> None:
+    def abandon(self, claim: RunClaim, reason: str) -> None:
         """Let go of a run that was stopped, or taken over: it is gone on with next time, unless it is recorded."""
+        self._tell_abandoned(claim, reason)
+        claim.lock.release()
+
+    def _tell_abandoned(self, claim: RunClaim, reason: str) -> None:
         record = recorded(claim.folder, claim.run)
         reason = reason if claim.lock.holds() else TAKEN_OVER
         try:
@@ -269,27 +269,21 @@ class Ledger(Queue[RunClaim]):
                 self._fail(claim.trial_id, reason)
         except UpdateFinishedTrialError:
             log.info("%s: whoever took it over has told of this attempt", claim.run.label)
-        if not keep_lock:
-            claim.lock.release()
 
     def put_back(self, claim: RunClaim, reason: str) -> None:
         """Abandon a run so that any worker may go on with it at once."""
         with locked(self.out / PLAN_LOCK):
             try:
-                self.abandon(claim, reason, keep_lock=True)
+                self._tell_abandoned(claim, reason)
                 if not claim.lock.holds():
                     return
                 waits = any(trial.key == claim.key for trial in self._waiting())
                 if not waits and recorded(claim.folder, claim.run) is None:
-                    trials = self._study.get_trials(deepcopy=False)
+                    trials = self._trials()
                     before = sum(key_of(trial) == claim.key for trial in trials)
-                    self._add(claim.run, parameter_names(self.plan, trials), TrialState.WAITING, before)
+                    self._add(claim.run, parameter_names(self.plan, trials), before)
             finally:
                 claim.lock.release()
-
-    def _running(self) -> list[FrozenTrial]:
-        """The plan's trials that some worker has claimed and not told of."""
-        return [trial for trial in self._trials(TrialState.RUNNING) if key_of(trial) in self._runs]
 
     def durations_s(self) -> list[float]:
         """Seconds of each complete run, from claim to tell."""
@@ -352,14 +346,14 @@ class Ledger(Queue[RunClaim]):
                 self._tell(trial._trial_id, run, record)
         if retry_failed and record is not None and record.status == "failed" and not lost:
             set_aside(folder)
-            losses.forget(folder)
+            forget_deaths(folder)
             record = None
         told = {self._storage.get_trial(trial._trial_id).user_attrs.get("status") for trial in trials}
         waits = [trial for trial in trials if trial.state == TrialState.WAITING]
         for trial in waits[1:]:  # the answer to the first was lost on its way
             self._fail(trial._trial_id, "queued twice")
         if record is None and not waits:
-            self._add(run, names, TrialState.WAITING, len(trials))
+            self._add(run, names, len(trials))
         elif record is not None:
             for trial in waits[:1]:
                 self._fail(trial._trial_id, RECORDED)
@@ -368,7 +362,7 @@ class Ledger(Queue[RunClaim]):
         return lost
 
     def _count_loss(self, run: PlannedRun, folder: Path, trial: FrozenTrial) -> RunRecord | None:
-        times = self._patience.call(lambda again: losses.note(folder, trial, saved_step(folder)), no_space)
+        times = self._patience.call(lambda again: note_death(folder, trial, saved_step(folder)), no_space)
         if times <= MOST_LOSSES:
             return None
         record = failed_record(self.plan, run, f"{LOST} {times} times (out of memory?)")
@@ -419,27 +413,12 @@ class Ledger(Queue[RunClaim]):
         said, value = self._told(run, record)
         if value is not None and any(trial.state == TrialState.COMPLETE for trial in trials):
             said, value = said | {"reason": RECORDED}, None
-        trial = as_ended(self._describe(run, names, TrialState.WAITING, len(trials)), record, said, value)
+        trial = as_ended(describe_run(self.plan, run, self.out, names, len(trials)), record, said, value)
         self._storage.create_new_trial(self._study._study_id, template_trial=trial)
 
-    def _add(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> int:
-        trial = self._describe(run, names, state, attempt)
-        return self._storage.create_new_trial(self._study._study_id, template_trial=trial)
-
-    def _describe(self, run: PlannedRun, names: Mapping[str, str], state: TrialState, attempt: int) -> FrozenTrial:
-        folder = run_folder(self.plan, run, self.out).relative_to(self.out)
-        return describe_run(self.plan, run, folder, names, state, attempt)
+    def _add(self, run: PlannedRun, names: Mapping[str, str], before: int) -> None:
+        trial = describe_run(self.plan, run, self.out, names, before)
+        self._storage.create_new_trial(self._study._study_id, template_trial=trial)
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
-
-    def _by_run(self) -> dict[Key, list[FrozenTrial]]:
-        trials = defaultdict(list)
-        for trial in self._trials():
-            trials[key_of(trial)].append(trial)
-        return trials
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest of the values that is at least as large as that share of them."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

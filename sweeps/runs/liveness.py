@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial
 
 from core.errors import UserError
 from sweeps.runs import slurm_jobs
-from sweeps.runs.slurm_jobs import Place, SlurmError, Task
+from sweeps.runs.array_tasks import Place, Task
+from sweeps.runs.slurm_jobs import SlurmError
 
 PREEMPTED = "preempted"
 LOST = "lost: worker died"

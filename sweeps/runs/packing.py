@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from core.config.loading import build
 from core.config.run import RunConfig, to_dict
 from core.errors import UserError
 from core.runtime.child_process import BRIEF_SPINNING, import_path, module_command
@@ -75,64 +76,43 @@ def _line(process: "subprocess.Popen[str]") -> str:
     return process.stdout.readline().strip()
 
 
-def measure_packings(config: RunConfig, cores: Sequence[int], timing: Timing = time_side_by_side) -> list[Packing]:
-    """Time one worker on all cores, one worker per core, and powers of two in between; the fastest comes first.
+def measure_packings(
+    config: RunConfig, cores: Sequence[int], gpus: Sequence[str] = (), timing: Timing = time_side_by_side
+) -> list[Packing]:
+    """Time 1, 2, 4, ... workers side by side; the packing that makes most steps per second comes first.
 
-    Raises UserError when a process that measures ends without an answer.
+    Without GPUs, up to one worker per core. With GPUs, on the first one with its share of the cores (the others are taken to
+    be like it), until more workers make hardly more steps, or one of them ends: they don't fit its memory together.
+    Raises UserError when another process that measures ends without an answer.
     """
-    counts = sorted({1, len(cores), *(2**n for n in range(1, len(cores).bit_length()) if 2**n < len(cores))})
-    measured = []
+    own = tuple(cores[:: len(gpus)] if 0 < len(gpus) < len(cores) else cores[:1] if gpus else cores)
+    most = MOST_PER_GPU if gpus else len(own)
+    counts = sorted({*(2**n for n in range(most.bit_length())), most})
+    measured: list[Packing] = []
     for workers in counts:
-        shares = [Share(tuple(cores[number::workers])) for number in range(workers)]
+        shares = [
+            Share(own[number::workers] or (own[number % len(own)],), gpus[0] if gpus else None)
+            for number in range(workers)
+        ]
         seconds = timing(config, shares)
+        if seconds is None and gpus and measured:
+            break
         if seconds is None:
             raise UserError("--workers auto: a measuring process ended early; name a number of workers instead")
-        measured.append(Packing(workers, len(shares[0].cores), sum(1 / each for each in seconds)))
-    return sorted(measured, key=lambda packing: -packing.steps_per_second)
-
-
-def measure_gpu_packings(
-    config: RunConfig, cores: Sequence[int], gpus: Sequence[str], timing: Timing = time_side_by_side
-) -> list[Packing]:
-    """Time 1, 2, 4, ... workers on the first GPU, with its share of the cores; the fastest comes first.
-
-    The others are taken to be like it. The search ends where more workers make hardly more steps, or where one of them
-    ends: they don't fit the GPU's memory together. Raises UserError when a single one ends.
-    """
-    own = tuple(cores[:: len(gpus)]) if len(gpus) < len(cores) else tuple(cores[:1])
-    measured: list[Packing] = []
-    workers = 1
-    while workers <= MOST_PER_GPU:
-        shares = [Share(own[number::workers] or (own[number % len(own)],), gpus[0]) for number in range(workers)]
-        seconds = timing(config, shares)
-        if seconds is None:
-            break
-        rate = len(gpus) * sum(1 / each for each in seconds)
+        machines = len(gpus) or 1
+        rate = machines * sum(1 / each for each in seconds)
         best = max((packing.steps_per_second for packing in measured), default=0.0)
-        measured.append(Packing(workers * len(gpus), len(shares[0].cores), rate))
-        if rate < GAIN * best:
+        measured.append(Packing(workers * machines, len(shares[0].cores), rate))
+        if gpus and rate < GAIN * best:
             break
-        workers *= 2
-    if not measured:
-        raise UserError("--workers auto: a measuring process ended early; name a number of workers instead")
     return sorted(measured, key=lambda packing: -packing.steps_per_second)
-
-
-def best_workers(
-    config: RunConfig, cores: Sequence[int], gpus: Sequence[str] = (), timing: Timing = time_side_by_side
-) -> Packing:
-    """The packing that makes most steps per second: of the GPUs where there are any, else of the cores."""
-    if gpus:
-        return measure_gpu_packings(config, cores, gpus, timing)[0]
-    return measure_packings(config, cores, timing)[0]
 
 
 def main(arguments: list[str]) -> None:
     """One measuring process: load, say "ready", wait for a line, print the median seconds of a step."""
-    import torch
+    import torch  # of the measuring process alone
 
-    from core.config.loading import build
-    from core.training.run import seconds_per_step
+    from core.training.run import seconds_per_step  # torch
 
     config, cores = build(json.loads(arguments[0])), json.loads(arguments[1])
     if hasattr(os, "sched_setaffinity"):

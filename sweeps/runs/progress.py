@@ -1,16 +1,20 @@
-"""Progress of a run, by its progress file."""
+"""Progress of a run, by its progress file, and of decoding a study's finished runs."""
 
 import json
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.records.designs import StudyDesign
+from core.records import decoded, run_record
+from core.records.designs import Design, StudyDesign
 from core.records.metrics import metrics_in
-from core.records.run_record import write_atomically
+from core.records.run_folders import list_runs
+from core.records.run_record import OutOfReachError, UnreadableRecordError, write_atomically
 from core.runtime import json_files
 from core.runtime.json_files import DamagedFileError, are_numbers
 from core.runtime.retry import no_space
@@ -135,3 +139,30 @@ def _is_curve(curve: Any) -> bool:
     if not isinstance(steps, list) or not isinstance(values, list):
         return False
     return len(steps) == len(values) and are_numbers(steps) and are_numbers(values)
+
+
+@dataclass(frozen=True)
+class DecodingProgress:
+    """Ways of decoding of a study's finished runs: how many are wanted and answered, and which failed, by reason."""
+
+    wanted: int
+    answered: int
+    failed: Mapping[str, int]
+
+
+def decoding_progress(design: Design, folder: Path) -> DecodingProgress | None:
+    """Progress of decoding a study's runs, by its folder; None for a design without decoders."""
+    if design.decoders is None:
+        return None
+    found: list[decoded.Decoded | None] = []
+    hashes = {arm.hash for arm in design.arms}
+    for path in list_runs(folder).records:
+        try:
+            record = run_record.read(path)
+        except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
+            continue  # whoever reads the records says so
+        if record.status == "complete" and record.arm_hash in hashes and record.seed in design.seeds:
+            found += [one for _, one in decoded.responses(design.decoders, record, path.parent)]
+    reasons = [one.reason for one in found if one is not None]
+    failed = Counter(reason for reason in reasons if reason is not None)
+    return DecodingProgress(len(found), reasons.count(None), dict(failed))

@@ -71,15 +71,12 @@ class Queue(Protocol[C]):
 
     def claim(self) -> tuple[C | None, bool]:
         """Claim what to train next. Returns it, or None and whether others' work may soon leave something to claim."""
-        ...
 
     def prepare(self, claim: C, run: PlannedRun) -> RunRecord | None:
         """Make a run's folder ready for training. Returns the run's record where nothing is left to train."""
-        ...
 
     def study_field(self, claim: C, run: PlannedRun) -> dict[str, Any]:
         """The `study` field of a run's record."""
-        ...
 
     def report(self, claim: C, run: PlannedRun, record: RunRecord) -> bool:
         """Take note of a run's record. Returns whether the claim's next run is to be trained."""
@@ -87,49 +84,39 @@ class Queue(Protocol[C]):
 
     def finish(self, claim: C, record: RunRecord, attributes: Mapping[str, Any]) -> Ended:
         """Tell the trial what its records say, and release the claim. The records must have been written before."""
-        ...
 
     def abandon(self, claim: C, reason: str) -> None:
         """Release a claim that was stopped, or taken over, to whoever runs the study next."""
-        ...
 
     def put_back(self, claim: C, reason: str) -> None:
         """Release a claim so that any worker may go on with it at once."""
-        ...
 
     def pause(self, busy: bool, idle_s: float, *, patient: bool) -> float | None:
         """Seconds to wait before the next claim after one that found nothing; None to leave.
 
         idle_s: since nothing was found first. patient: wait for workers whose end isn't certain yet, too.
         """
-        ...
 
     def expected_s(self, lasted: Sequence[float]) -> float:
         """Seconds that the next claim may take, by those that this worker's claims took; at least one has."""
-        ...
 
     def reconcile(self, *, retry_failed: bool = False) -> list[Lost]:
         """Bring trials in line with records, and queue again what dead workers trained.
 
         retry_failed: set records of failure aside and queue their runs again, too.
         """
-        ...
 
     def queue_again(self, *, retry_failed: bool) -> str:
         """Reconcile, and say in one line what was queued."""
-        ...
 
     def waiting(self) -> float:
         """Number of claims that wait for a worker; infinite while a search isn't over."""
-        ...
 
     def counts(self) -> Mapping[str, int]:
         """Numbers of runs or configurations by state."""
-        ...
 
     def needs_worker(self, *, left_idle: bool) -> bool:
         """True if a worker is to come back. left_idle: the last one left because it found nothing to claim."""
-        ...
 
     def following(self) -> "Queue[Any] | None":
         """The queue that is to be worked through once this one is over; None before that, or where none follows."""

@@ -1,26 +1,27 @@
 """Checks of records as they lie in a folder: each by itself, and all of them together."""
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from core.config.loading import build
-from core.config.run import RunConfig, content_hash
+from core.config.run import content_hash
+from core.data import inputs
 from core.errors import UserError
 from core.records import decoded, run_record
 from core.records.designs import DecodersDesign
 from core.records.provenance import NAMED_FILES, STAGE, lacks_files, named_files
 from core.records.run_folders import list_runs
 from core.records.run_record import OutOfReachError, RunRecord, UnreadableRecordError
+from core.runtime.json_files import are_numbers
 from core.runtime.paths import file_sha256
 from core.runtime.units import counted
-from core.training.checkpoint_files import BEST, STAGES, WEIGHTS
-from sweeps.runs.folders import data_digest
+from core.training.checkpoint_files import STAGES, WEIGHTS
+from sweeps.runs.folders import data_digest, weights_of
 
+UNREADABLE = (OutOfReachError, UnreadableRecordError, UnicodeDecodeError)
 FORMER = "of another design than the one last run here: no report counts it"
 
 
@@ -81,19 +82,26 @@ def read_runs(folder: Path, findings: list[Finding]) -> Iterator[Run]:
     for path in listing.records:
         place = path.parent.relative_to(folder)
         try:
-            content = run_record.content(path)
-            record = RunRecord.from_json(content.decode())
+            run = _read(path)
         except FileNotFoundError:  # set aside since it was listed
             continue
-        except (OutOfReachError, UnreadableRecordError, UnicodeDecodeError) as error:
-            findings.append(
-                Finding(place.as_posix(), f"its record can't be read: {str(error).removeprefix(f'{path}: ')}")
-            )
+        except UNREADABLE as error:
+            findings.append(Finding(place.as_posix(), f"its record can't be read: {_reason(error, path)}"))
             continue
+        record = run.record
         name = f"seed-{record.seed}-{record.run_hash}-{data_digest(record.data_fingerprint)}"
         if len(place.parts) != 2 or place.name != name or record.study.get("arm") != place.parts[0]:
             findings.append(Finding(place.as_posix(), "a foreign folder: its record belongs elsewhere"))
-        yield Run(path, content, record)
+        yield run
+
+
+def _read(path: Path) -> Run:
+    content = run_record.content(path)
+    return Run(path, content, RunRecord.from_json(content.decode()))
+
+
+def _reason(error: Exception, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
 
 
 def together(folder: Path, runs: Sequence[Run], compared: list[Run], diffs: Path) -> Iterator[Finding]:
@@ -128,13 +136,13 @@ def _numbers(run: Run) -> Iterator[str]:
         return
     if not record.metrics:
         yield f"it is {record.status}, and has no metrics"
-    bad = [name for name, value in record.metrics.items() if not _is_finite(value)]
+    bad = [name for name, value in record.metrics.items() if not are_numbers((value,))]
     if bad:
         yield f"not finite: {', '.join(bad)}"
     for kind, columns in (("curve", record.curve), ("validation", record.validation)):
         if len({len(column) for column in columns.values()}) > 1:
             yield f"the columns of its {kind} differ in length"
-        bad = [name for name, column in columns.items() if not all(map(_is_finite, column))]
+        bad = [name for name, column in columns.items() if not are_numbers(column)]
         if bad:
             yield f"not finite in its {kind}: {', '.join(bad)}"
     for name, column in record.validation.items():
@@ -145,27 +153,17 @@ def _numbers(run: Run) -> Iterator[str]:
         yield "its expert load has another length than its steps"
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
 def _weights(run: Run) -> Iterator[str]:
-    wanted = run.record.provenance.get("weights_sha256")
-    if wanted is None and "weights_sha256" in run.record.provenance:
+    if run.record.provenance.get("weights_sha256", "") is None:
         yield f"{WEIGHTS} was never written: there was no room"
-    for name, content in ((WEIGHTS, wanted), (BEST, run.record.best.get("weights_sha256"))):
-        if content is None:
-            continue
+    for name, digest in weights_of(run.record).items():
         try:
-            found = file_sha256(run.path.parent / name)
+            if file_sha256(run.path.parent / name) != digest:
+                yield f"{name} isn't the file that was trained"
         except FileNotFoundError:
             yield f"{name} is gone"
-            continue
         except OSError as error:
             yield f"{name} can't be read: {error.strerror}"
-            continue
-        if found != content:
-            yield f"{name} isn't the file that was trained"
 
 
 def first_stage(run: Run, place: str) -> Iterator[Finding]:
@@ -176,13 +174,12 @@ def first_stage(run: Run, place: str) -> Iterator[Finding]:
     path = run.path.parent / STAGES / name.removeprefix(STAGE) / run_record.FILE_NAME
     place = f"{place}/{path.parent.relative_to(run.path.parent).as_posix()}"
     try:
-        content = run_record.content(path)
-        stage = Run(path, content, RunRecord.from_json(content.decode()))
+        stage = _read(path)
     except FileNotFoundError:
         yield Finding(place, "the record of its first stage is gone")
         return
-    except (OutOfReachError, UnreadableRecordError, UnicodeDecodeError) as error:
-        yield Finding(place, f"the record of its first stage can't be read: {str(error).removeprefix(f'{path}: ')}")
+    except UNREADABLE as error:
+        yield Finding(place, f"the record of its first stage can't be read: {_reason(error, path)}")
         return
     yield from (Finding(place, text) for text in each(stage))
     if (stage.record.arm_hash, stage.record.seed) != (path.parent.name, run.record.seed):
@@ -221,33 +218,27 @@ def answers(run: Run, place: str, asked: DecodersDesign) -> Iterator[Finding]:
         yield Finding(place, f"of no way that this design has: {', '.join(found)}", note=True)
 
 
-class Corpora:
-    """Data, and files that configs name, as they are here, each read once."""
-
-    def __init__(self, fingerprint_of: Callable[[RunConfig], str]) -> None:
-        self._fingerprint_of = fingerprint_of
-        self._known: dict[str, str | UserError] = {}
-
-    def differences(self, place: str, run: Run) -> Iterator[Finding]:
-        config, trained_on = run.record.config, run.record.data_fingerprint
-        files = [(config.get(part) or {}).get(name) for part, name in NAMED_FILES.values()]
-        key = json.dumps([config.get("data"), *files], sort_keys=True)
-        if key not in self._known:
-            try:
-                self._known[key] = self._fingerprint_of(build(config))
-            except UserError as error:
-                self._known[key] = error
-        found = self._known[key]
-        if isinstance(found, UserError):
-            yield Finding(place, f"its data can't be read here: {found}")
-        elif lacks_files(trained_on, found):
-            yield Finding(place, f"recorded by a version that didn't note what {named_files(config)} held", note=True)
-        elif found != trained_on and trained_on:
-            yield Finding(place, f"the data here are {found}, and it was trained on {trained_on}")
+def other_data(run: Run, place: str, known: dict[str, str | UserError]) -> Iterator[Finding]:
+    """Find differences between a run's data, and files that its config names, and those here. known: of these, by config:
+    each is read once."""
+    config, trained_on = run.record.config, run.record.data_fingerprint
+    files = [(config.get(part) or {}).get(name) for part, name in NAMED_FILES.values()]
+    key = json.dumps([config.get("data"), *files], sort_keys=True)
+    if key not in known:
+        try:
+            known[key] = inputs.fingerprint(build(config))
+        except UserError as error:
+            known[key] = error
+    found = known[key]
+    if isinstance(found, UserError):
+        yield Finding(place, f"its data can't be read here: {found}")
+    elif lacks_files(trained_on, found):
+        yield Finding(place, f"recorded by a version that didn't note what {named_files(config)} held", note=True)
+    elif found != trained_on and trained_on:
+        yield Finding(place, f"the data here are {found}, and it was trained on {trained_on}")
 
 
 def _twins(folder: Path, runs: Sequence[Run]) -> Iterator[Finding]:
-    """Runs that are recorded more than once."""
     places = defaultdict(list)
     for run in runs:
         places[run.key].append(run.path.parent.relative_to(folder).as_posix())
@@ -257,7 +248,6 @@ def _twins(folder: Path, runs: Sequence[Run]) -> Iterator[Finding]:
 
 
 def _mixtures(runs: list[Run]) -> Iterator[Finding]:
-    """Find differences between runs that are compared with each other."""
     facts: dict[str, dict[str, int]] = defaultdict(Counter)
     for run in runs:
         provenance = run.record.provenance

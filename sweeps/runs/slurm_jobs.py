@@ -2,12 +2,16 @@
 
 import logging
 import os
+import re
 import shutil
+import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
 from core.errors import UserError
+from sweeps.runs.array_tasks import Place, Task
 
 TIMEOUT_S = 20.0
 PAUSES_S = (1.0, 3.0, 10.0)
@@ -36,46 +40,6 @@ class SlurmError(RuntimeError):
         return self._killed or any(text in str(self).lower() for text in texts)
 
 
-@dataclass(frozen=True)
-class Place:
-    """One start of one array task: it ends when Slurm starts the task again, or the job is gone."""
-
-    job: str
-    task: str
-    restarts: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.job}_{self.task}"
-
-    @classmethod
-    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> "Place | None":
-        """The array task of this process; None outside an array."""
-        if "SLURM_ARRAY_JOB_ID" not in environment:
-            return None
-        restarts = int(environment.get("SLURM_RESTART_COUNT") or 0)
-        return cls(environment["SLURM_ARRAY_JOB_ID"], environment["SLURM_ARRAY_TASK_ID"], restarts)
-
-
-@dataclass(frozen=True)
-class Task:
-    """An array task that waits, runs or is being ended. seconds_left: until its time limit; None = no limit. launcher: whose
-    it is, for people."""
-
-    job: str
-    task: str
-    state: str
-    reason: str
-    restarts: int
-    seconds_left: float | None
-    nodes: str
-    launcher: str = "Slurm"
-
-    @property
-    def name(self) -> str:
-        return f"{self.job}_{self.task}"
-
-
 def is_installed() -> bool:
     """True if Slurm's commands are on the PATH."""
     return shutil.which("sbatch") is not None
@@ -91,9 +55,6 @@ def call(*command: str, again: Collection[str] = AWAY) -> str:
         raise UserError(
             f"Slurm isn't here: '{command[0]}' is not on the PATH (without --launcher, runs train on this machine)"
         )
-    # asyncio, which `--help` does without
-    from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
-
     attempts = Retrying(
         retry=retry_if_exception(lambda error: isinstance(error, SlurmError) and error.passes(again)),
         stop=stop_after_attempt(1 + len(PAUSES_S)),
@@ -106,8 +67,6 @@ def call(*command: str, again: Collection[str] = AWAY) -> str:
 
 
 def _call(command: Sequence[str]) -> str:
-    import subprocess  # which `--help` does without, too
-
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
@@ -169,29 +128,23 @@ def requeue(place: Place) -> bool:
 
 
 def _parse(line: str) -> Task:
-    fields = dict(zip(FIELDS, (part.strip() for part in line.split("|")), strict=False))
-    single = fields["ArrayTaskID"] in ("N/A", "")
-    return Task(
-        job=fields["ArrayJobID"] or fields["JobID"],
-        task="" if single else fields["ArrayTaskID"],
-        state=fields["State"],
-        reason=fields["Reason"],
-        restarts=int(fields["RestartCnt"] or 0),
-        seconds_left=_seconds(fields["TimeLeft"]),
-        nodes=fields["NodeList"],
-    )
+    array, task, state, reason, restarts, left, nodes, job = (part.strip() for part in line.split("|")[: len(FIELDS)])
+    task = "" if task == "N/A" else task
+    return Task(array or job, task, state, reason, int(restarts or 0), seconds(left), nodes)
 
 
-def _seconds(text: str) -> float | None:
-    """Slurm's [days-][hours:]minutes:seconds; None for UNLIMITED, NOT_SET and INVALID."""
-    days, _, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in (*parts, days or "0")):
+def seconds(text: str) -> float | None:
+    """Seconds of days-hours[:minutes[:seconds]], [hours:]minutes:seconds or minutes, as Slurm writes a time; None for
+    another text, such as UNLIMITED."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if found is None:
         return None
-    seconds = 0
-    for part in parts:
-        seconds = seconds * 60 + int(part)
-    return float(seconds + 86400 * int(days or 0))
+    days, *clock = found.groups()
+    numbers = [int(number) for number in clock if number is not None]
+    if days is None and len(numbers) < 3:  # minutes[:seconds], else [days-]hours[:minutes[:seconds]]
+        numbers = [0, *numbers]
+    hours, minutes, second = (*numbers, 0, 0)[:3]
+    return float(int(days or 0) * 86400 + hours * 3600 + minutes * 60 + second)
 
 
 def _last_line(text: str) -> str:

@@ -15,15 +15,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
-from core.records import decoded, designs, run_record
+from core.records import designs
 from core.records.designs import Design, StudyDesign
-from core.records.run_folders import list_runs
-from core.records.run_record import FILE_NAME, OutOfReachError, UnreadableRecordError
+from core.records.run_record import FILE_NAME
 from core.runtime.json_files import DamagedFileError
 from core.runtime.retry import Patience
+from sweeps.runs.array_tasks import Task
 from sweeps.runs.liveness import PREEMPTED, Workplace, place_of
-from sweeps.runs.progress import read_progress
-from sweeps.runs.slurm_jobs import Task
+from sweeps.runs.progress import DecodingProgress, decoding_progress, read_progress
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url, open_storage
 
@@ -135,15 +134,6 @@ class StudyStatus(Generic[R]):
         return {"counts": self.counts} | asdict(self)
 
 
-@dataclass(frozen=True)
-class DecodingProgress:
-    """Ways of decoding of a study's finished runs: how many are wanted and answered, and which failed, by reason."""
-
-    wanted: int
-    answered: int
-    failed: Mapping[str, int]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Status(StudyStatus[RunStatus]):
     """All runs of a study's last design. decoded: how far finished runs are decoded; None where the design has no
@@ -215,24 +205,6 @@ def status(
         seconds_left=_seconds_left(runs, mean_s),
         decoded=decoding_progress(design, out / study),
     )
-
-
-def decoding_progress(design: Design, folder: Path) -> DecodingProgress | None:
-    """Progress of decoding a study's runs, by its folder; None for a design without decoders."""
-    if design.decoders is None:
-        return None
-    found: list[decoded.Decoded | None] = []
-    cells = {(arm.hash, seed) for arm, seed in design.cells}
-    for path in list_runs(folder).records:
-        try:
-            record = run_record.read(path)
-        except (FileNotFoundError, UnreadableRecordError, OutOfReachError):
-            continue  # whoever reads the records says so
-        if record.status == "complete" and (record.arm_hash, record.seed) in cells:
-            found += [one for _, one in decoded.responses(design.decoders, record, path.parent)]
-    reasons = [one.reason for one in found if one is not None]
-    failed = Counter(reason for reason in reasons if reason is not None)
-    return DecodingProgress(len(found), reasons.count(None), dict(failed))
 
 
 def labels(rows: Sequence[Row]) -> str:

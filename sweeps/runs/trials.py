@@ -1,20 +1,24 @@
-"""A planned run as Optuna sees it, and the record of one that couldn't write its own."""
+"""A planned run as Optuna sees it, the deaths of its workers, and the record of one that couldn't write its own."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from core.config.run import to_dict
 from core.errors import UserError
 from core.records.provenance import describe, slurm_job
-from core.records.run_record import RunRecord
-from sweeps.storage.retrying import waiting
+from core.records.run_record import RunRecord, write_atomically
+from core.runtime import json_files
+from sweeps.runs.folders import LOSSES_FILE, run_folder
+from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.submissions import folder_id
 from sweeps.studies.plan import Plan, PlannedRun, Sweep
 
@@ -29,9 +33,9 @@ class Waiting(NamedTuple):
     before: int | None
 
 
-def waiting_runs(storage: BaseStorage, study_id: int) -> list[Waiting]:
+def waiting_runs(storage: PatientStorage, study_id: int) -> list[Waiting]:
     """The trials of a study that wait for a worker, in the order in which they were added."""
-    found = waiting(storage, study_id, ("run_hash", "data_fingerprint", "before"))
+    found = storage.waiting(study_id, ("run_hash", "data_fingerprint", "before"))
     return [
         Waiting(trial_id, (own.get("run_hash", ""), own.get("data_fingerprint", "")), own.get("before"))
         for trial_id, own in sorted(found.items())
@@ -43,16 +47,23 @@ def key_of(trial: FrozenTrial) -> Key:
     return trial.user_attrs.get("run_hash", ""), trial.user_attrs.get("data_fingerprint", "")
 
 
-def describe_run(
-    plan: Plan, run: PlannedRun, folder: Path, names: Mapping[str, str], state: TrialState, before: int = 0
-) -> FrozenTrial:
-    """A trial for a run, not yet in a storage.
+def by_run(trials: Iterable[FrozenTrial]) -> dict[Key, list[FrozenTrial]]:
+    """Trials by their run's key, those of other programs left out."""
+    found = defaultdict(list)
+    for trial in trials:
+        if any(key_of(trial)):
+            found[key_of(trial)].append(trial)
+    return found
 
-    names: from `parameter_names`; folder: relative to all runs' folder; before: how many of the run's there are already.
+
+def describe_run(plan: Plan, run: PlannedRun, out: Path, names: Mapping[str, str], before: int = 0) -> FrozenTrial:
+    """A trial for a run that waits, not yet in a storage.
+
+    names: from `parameter_names`; out: the folder of runs; before: how many of the run's there are already.
     """
     levels = {factor.key: factor.levels for factor in plan.design.factors}
     return create_trial(
-        state=state,
+        state=TrialState.WAITING,
         params={names[key]: level for key, level in run.settings.items()},
         distributions={names[key]: CategoricalDistribution(levels[key]) for key in run.settings},
         user_attrs={
@@ -63,7 +74,7 @@ def describe_run(
             "data_fingerprint": run.fingerprint,
             "metric": plan.design.metric,
             "settings": dict(run.settings),
-            "folder": folder.as_posix(),
+            "folder": run_folder(plan, run, out).relative_to(out).as_posix(),
             "before": before,
         },
     )
@@ -135,3 +146,31 @@ def failed_record(plan: Sweep, run: PlannedRun, reason: str) -> RunRecord:
         provenance=describe("cpu") | slurm_job(),
         study=plan.study_field(run),
     )
+
+
+def note_death(folder: Path, trial: FrozenTrial, step: int | None = None) -> int:
+    """Count the death of a trial's worker, once however often it is noted. step: of the checkpoint that is left.
+
+    Returns how many there were since the run last came further: one that gets on, however slowly, isn't given up.
+    """
+    own = trial.user_attrs
+    death = f"process {own.get('pid')} of {own.get('host')}, which began at {trial.datetime_start}"
+    deaths = _deaths(folder)
+    if death not in (known for known, _ in deaths):
+        deaths.append((death, step))
+        write_atomically(folder / LOSSES_FILE, json.dumps(deaths, indent=2) + "\n")
+    return sum(1 for _ in itertools.takewhile(lambda each: each[1] == deaths[-1][1], reversed(deaths)))
+
+
+def forget_deaths(folder: Path) -> None:
+    """Count anew from here on."""
+    (folder / LOSSES_FILE).unlink(missing_ok=True)
+
+
+def _deaths(folder: Path) -> list[tuple[str, int | None]]:
+    try:
+        found = json_files.read(folder / LOSSES_FILE)
+    except (FileNotFoundError, json_files.DamagedFileError):
+        return []
+    pairs = found if isinstance(found, list) else []
+    return [(str(pair[0]), pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]

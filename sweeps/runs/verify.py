@@ -1,37 +1,36 @@
 """Verification of a folder of runs: everything is hashed again, and held against the design and the ledger."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
-from core.data.inputs import fingerprint
+from core.errors import UserError
 from core.records import designs, run_record
 from core.records.designs import Design
 from core.records.provenance import DIFFS
 from core.runtime.json_files import DamagedFileError
 from sweeps.runs.record_checks import (
     FORMER,
-    Corpora,
     Finding,
     Run,
     Verification,
     answers,
     each,
     first_stage,
+    other_data,
     read_runs,
     together,
 )
-from sweeps.runs.trials import key_of
+from sweeps.runs.trials import Key, by_run
 
 NO_LEDGER = Finding("ledger", "there is none: records can't be held against it")
 
-Told = Mapping[
-    tuple[str, str], list[Any]
-]  # (run hash, data fingerprint) -> the ledger's trials, with state, value, user_attrs
+Told = Mapping[Key, list[FrozenTrial]]  # the ledger's trials by run
 
 
 class Checks(Protocol):
@@ -50,60 +49,45 @@ class Checks(Protocol):
         """Number of runs without the record that they should have. recorded: arm hashes and seeds."""
 
 
-def check_records(
-    folder: Path,
-    runs: Sequence[Run],
-    findings: list[Finding],
-    checks: Checks,
-    fingerprint_of: Callable[[Any], str] = fingerprint,
-    diffs: Path | None = None,
-) -> Verification:
-    """Check every record of a study. findings: those so far. diffs: where they are kept (<out>/diffs by default)."""
-    known = Corpora(fingerprint_of)
+def check_records(folder: Path, runs: Sequence[Run], findings: list[Finding], checks: Checks) -> Verification:
+    """Check every record of a study. findings: those so far."""
+    known: dict[str, str | UserError] = {}
     within = []
     for run in runs:
         place = run.path.parent.relative_to(folder).as_posix()
         findings += [Finding(place, text) for text in each(run)]
         if checks.counts(run):
             within.append(run)
-            findings += [*known.differences(place, run), *checks.of_run(run, place)]
+            findings += [*other_data(run, place, known), *checks.of_run(run, place)]
         else:
             findings.append(Finding(place, FORMER, note=True))
     findings += checks.of_ledger(runs)
     compared = [run for run in within if run.record.status != "failed"]
-    findings += together(folder, runs, compared, diffs or folder.parent / DIFFS)
+    findings += together(folder, runs, compared, folder.parent / DIFFS)
     recorded = {(run.record.arm_hash, run.record.seed): run.record.status for run in within}
     counts, missing = Counter(recorded.values()), checks.missing(recorded)
     return Verification(counts["complete"], counts["failed"], missing, tuple(findings), paused=counts["paused"])
 
 
-def verify(
-    folder: Path, told: Told | None, *, fingerprint_of: Callable[[Any], str] = fingerprint, diffs: Path | None = None
-) -> Verification:
+def verify(folder: Path, told: Told | None) -> Verification:
     """Look at every file of a study of planned runs.
 
-    folder: <out>/<study>. told: the ledger's trials by run; None where there is no ledger. Other arguments as of
-    check_records.
+    folder: <out>/<study>. told: the ledger's trials by run; None where there is no ledger.
     """
     findings: list[Finding] = []
     design = _design(folder, findings)
     runs = list(read_runs(folder, findings))
-    return check_records(folder, runs, findings, _RunChecks(folder, design, told), fingerprint_of, diffs)
+    return check_records(folder, runs, findings, _RunChecks(folder, design, told))
 
 
-def trials_by_run(storage: BaseStorage | None, study: str) -> dict[tuple[str, str], list[Any]] | None:
+def trials_by_run(storage: BaseStorage | None, study: str) -> Told | None:
     """A study's trials by run hash and data fingerprint; None where the ledger has none."""
     if storage is None:
         return None
     try:
-        trials = storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+        return by_run(storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False))
     except KeyError:
         return None
-    told = defaultdict(list)
-    for trial in trials:
-        if any(key_of(trial)):
-            told[key_of(trial)].append(trial)
-    return told
 
 
 @dataclass(frozen=True)
@@ -115,7 +99,12 @@ class _RunChecks:
     told: Told | None
 
     def counts(self, run: Run) -> bool:
-        return self.design is None or _fits(run, self.design)
+        if self.design is None:
+            return True
+        record = run.record
+        # A run that failed before its data was read has no fingerprint.
+        known = record.data_fingerprint in self.design.fingerprints or record.status == "failed"
+        return known and record.seed in self.design.seeds and record.arm_hash in {arm.hash for arm in self.design.arms}
 
     def of_run(self, run: Run, place: str) -> Iterator[Finding]:
         yield from first_stage(run, place)
@@ -125,9 +114,16 @@ class _RunChecks:
             yield from _ledger(place, run, self.told.get(run.key, []))
 
     def of_ledger(self, runs: Sequence[Run]) -> Iterator[Finding]:
-        yield from _lost(self.folder, runs, self.told)
         if self.told is None:
             yield NO_LEDGER
+            return
+        here = {run.key for run in runs}
+        for key, trials in self.told.items():
+            complete = [trial for trial in trials if trial.state.name == "COMPLETE"]
+            if complete and key not in here:
+                place = str(complete[0].user_attrs.get("record", "?")).removeprefix(f"{self.folder.name}/")
+                place = place.removesuffix(f"/{run_record.FILE_NAME}")
+                yield Finding(place, "the ledger has its result, and its record is gone")
 
     def missing(self, recorded: Collection[tuple[str, int]]) -> int:
         wanted = ((arm.hash, seed) for arm, seed in self.design.cells) if self.design else ()
@@ -143,15 +139,7 @@ def _design(folder: Path, findings: list[Finding]) -> Design | None:
         return None
 
 
-def _fits(run: Run, design: Design) -> bool:
-    record = run.record
-    arms = {arm.hash for arm in design.arms}
-    # A run that failed before its data was read has no fingerprint.
-    known = record.data_fingerprint in design.fingerprints or record.status == "failed"
-    return record.arm_hash in arms and record.seed in design.seeds and known
-
-
-def _ledger(place: str, run: Run, trials: list[Any]) -> Iterator[Finding]:
+def _ledger(place: str, run: Run, trials: list[FrozenTrial]) -> Iterator[Finding]:
     record, digest = run.record, run_record.digest(run.content)
     if not trials:
         yield Finding(place, "the ledger doesn't know it")
@@ -170,15 +158,3 @@ def _ledger(place: str, run: Run, trials: list[Any]) -> Iterator[Finding]:
         value = record.metrics.get(trial.user_attrs.get("metric", ""))
         if record.status == "complete" and trial.value != value:
             yield Finding(place, f"its {trial.user_attrs.get('metric')} is {value}, and the ledger says {trial.value}")
-
-
-def _lost(folder: Path, runs: Sequence[Run], told: Told | None) -> Iterator[Finding]:
-    here = {run.key for run in runs}
-    for key, trials in (told or {}).items():
-        for trial in trials:
-            if trial.state.name == "COMPLETE" and key not in here:
-                place = str(trial.user_attrs.get("record", "?")).removeprefix(f"{folder.name}/")
-                yield Finding(
-                    place.removesuffix(f"/{run_record.FILE_NAME}"), "the ledger has its result, and its record is gone"
-                )
-                break

@@ -2,16 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.config.run import config_hash
-from core.data.inputs import fingerprint
 from core.errors import UserError
 from core.records import designs, run_record
 from core.records.designs import SearchDesign
@@ -36,15 +34,13 @@ class _Configuration:
     shared: bool
 
 
-def verify(
-    folder: Path, told: Told | None, *, fingerprint_of: Callable[[Any], str] = fingerprint, diffs: Path | None = None
-) -> Verification:
+def verify(folder: Path, told: Told | None) -> Verification:
     """Look at every file of a search. Arguments as of sweeps.runs.verify.verify."""
     findings: list[Finding] = []
     plan = _plan(folder, findings)
     runs = list(read_runs(folder, findings))
     checks = _SearchChecks(plan, _configurations(folder, plan, runs, findings), told)
-    return check_records(folder, runs, findings, checks, fingerprint_of, diffs)
+    return check_records(folder, runs, findings, checks)
 
 
 def trials_by_group(storage: BaseStorage | None, study: str, out: Path) -> dict[str, list[FrozenTrial]] | None:

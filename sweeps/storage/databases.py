@@ -14,7 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 from sqlalchemy.util.queue import Empty
 
 from core.errors import UserError
-from sweeps.storage.journal import SQLITE_MAGIC, START
+from sweeps.storage.journal import SQLITE_MAGIC, START, is_file
 
 CONNECT_TIMEOUT_S = 10
 BUSY_TIMEOUT_S = 60  # SQLite: how long a writer waits for another one
@@ -66,14 +66,11 @@ def open_postgres(url: URL, connections: int) -> optuna.storages.RDBStorage:
     connect: dict[str, Any] = {"connect_timeout": CONNECT_TIMEOUT_S, **KEEPALIVE, "application_name": "ablate"}
     if url.get_driver_name() == "psycopg":
         connect["prepare_threshold"] = None  # a pooler such as pgbouncer hands each transaction to another server
-    storage = _storage(
+    storage = _open(
         url,
         {"poolclass": BriefPool, "pool_size": connections, "max_overflow": 1, "pool_use_lifo": True,
          "pool_pre_ping": True, "connect_args": connect},
     )  # fmt: skip
-    # Optuna's own check holds one connection while it asks for a second.
-    if storage.get_current_version() != storage.get_head_version():
-        storage._version_manager.check_table_schema_compatibility()  # which says what to do
     pool = storage.engine.pool
     assert isinstance(pool, BriefPool)
     pool.settle()
@@ -86,16 +83,14 @@ def open_sqlite(url: URL) -> optuna.storages.RDBStorage:
     if not str(url.database).startswith("file:"):
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_sqlite(path)
-    storage = _storage(url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}})
-    if storage.get_current_version() != storage.get_head_version():
-        storage._version_manager.check_table_schema_compatibility()
+    storage = _open(url, {"connect_args": {"timeout": BUSY_TIMEOUT_S}})
     _write_alone(storage.engine)
     return storage
 
 
-def _storage(url: URL, engine: dict[str, Any]) -> optuna.storages.RDBStorage:
+def _open(url: URL, engine: dict[str, Any]) -> optuna.storages.RDBStorage:
     try:
-        return optuna.storages.RDBStorage(
+        storage = optuna.storages.RDBStorage(
             url.render_as_string(hide_password=False), engine_kwargs=engine, skip_compatibility_check=True
         )
     except ImportError:
@@ -103,16 +98,15 @@ def _storage(url: URL, engine: dict[str, Any]) -> optuna.storages.RDBStorage:
         raise ImportError(
             f"the driver '{driver}' is not installed: pip install '{DRIVER_PACKAGES.get(driver, driver)}'"
         ) from None
+    # Optuna's own check holds one connection while it asks for a second.
+    if storage.get_current_version() != storage.get_head_version():
+        storage._version_manager.check_table_schema_compatibility()  # which says what to do
+    return storage
 
 
 def _check_sqlite(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"storage sqlite:///{path} is a link to {path.readlink()}, which isn't there")
-    if not path.exists():
+    if not is_file(f"storage sqlite:///{path}", path):
         return
-    if not path.is_file():
-        what = "folder" if path.is_dir() else "device or a pipe"
-        raise UserError(f"storage sqlite:///{path} is a {what}; name a file")
     with path.open("rb") as file:
         first = file.read(len(SQLITE_MAGIC))
     if first and first != SQLITE_MAGIC:

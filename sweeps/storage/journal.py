@@ -1,7 +1,7 @@
 """The journal: a file of JSON lines that many processes append to.
 
-Nothing is written to, or cut off, a file that isn't one. A line that can't be read is named with its number: records
-are the truth, so a damaged journal is moved away and a new one takes them in.
+A file that is no journal is left as it is. A line that can't be read is named with its number: records are the truth, so a
+damaged journal is moved away and a new one takes them in.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal._file import BaseJournalFileLock, get_lock_file
 
 from core.errors import UserError
 from sweeps.storage.outages import ADOPTED
@@ -37,25 +37,32 @@ def open_journal(path: Path) -> JournalStorage:
     _check_last_line(path, journal.lock)
     try:
         return JournalStorage(journal)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise _unreadable(path) from None
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        raise _damaged(path, " can't be read") from None
 
 
-def check_file(path: Path) -> None:
-    """Raise UserError where a path is there and no journal."""
-    name = f"storage journal:{path}"
+def is_file(name: str, path: Path, example: str = "") -> bool:
+    """True if a storage's file is there. Raises UserError for a link that leads nowhere and what is no file."""
     if path.is_symlink() and not path.exists():
         raise UserError(f"{name} is a link to {path.readlink()}, which isn't there")
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return
+        return False
     if stat.S_ISDIR(mode):
-        raise UserError(f"{name} is a folder; name a file in it, such as journal:{path / 'journal.log'}")
+        raise UserError(f"{name} is a folder; name a file{example}")
     if not stat.S_ISREG(mode):
         raise UserError(f"{name} is a pipe or a device; name a file")
+    return True
+
+
+def check_file(path: Path) -> None:
+    """Raise UserError where a path is there and no journal."""
+    name = f"storage journal:{path}"
+    if not is_file(name, path, f" in it, such as journal:{path / 'journal.log'}"):
+        return
     with path.open("rb") as file:
         first = file.read(len(SQLITE_MAGIC))
         if first == SQLITE_MAGIC:
@@ -69,26 +76,21 @@ def is_journal(file: BinaryIO) -> bool:
     file.seek(0)
     first = file.readline(MOST_FIRST_BYTES)
     if first.endswith(b"\n"):
-        return _entry(first) is not None
+        return _is_entry(first)
     return not first or (len(first) < MOST_FIRST_BYTES and (first.startswith(START) or START.startswith(first)))
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _is_entry(line: bytes) -> bool:
     try:
         entry = json.loads(line)
     except ValueError:  # of its encoding too
-        return None
-    whole = isinstance(entry, dict) and isinstance(entry.get("op_code"), int) and "worker_id" in entry
-    return entry if whole else None
+        return False
+    return isinstance(entry, dict) and isinstance(entry.get("op_code"), int) and "worker_id" in entry
 
 
-def _advice(path: Path) -> str:
-    return f"stop the sweep, move the file away (mv {path} {path}.damaged) and start again: {ADOPTED}"
-
-
-def _damaged(path: Path, number: int, line: bytes) -> DamagedJournalError:
-    what = "only bytes of NUL" if not line.strip(b"\0\n") else "no entry"
-    return DamagedJournalError(f"storage journal:{path}: line {number} is damaged ({what}); {_advice(path)}")
+def _damaged(path: Path, what: str) -> DamagedJournalError:
+    advice = f"stop the sweep, move the file away (mv {path} {path}.damaged) and start again: {ADOPTED}"
+    return DamagedJournalError(f"storage journal:{path}{what}; {advice}")
 
 
 class Journal(JournalFileBackend):
@@ -106,18 +108,16 @@ class Journal(JournalFileBackend):
                     raise ValueError(entry)
                 yield entry
         except ValueError:
-            raise _found(self._path) or _unreadable(self._path) from None
+            raise _damaged_line(self._path) or _damaged(self._path, " can't be read") from None
 
 
-def _unreadable(path: Path) -> DamagedJournalError:
-    return DamagedJournalError(f"storage journal:{path} can't be read; {_advice(path)}")
-
-
-def _found(path: Path) -> DamagedJournalError | None:
+def _damaged_line(path: Path) -> DamagedJournalError | None:
+    """Error that names the first line that ends but is no entry."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n") and _entry(line) is None:
-                return _damaged(path, number, line)
+            if line.endswith(b"\n") and not _is_entry(line):
+                what = "only bytes of NUL" if not line.strip(b"\0\n") else "no entry"
+                return _damaged(path, f": line {number} is damaged ({what})")
     return None
 
 
@@ -125,8 +125,8 @@ def _check_last_line(path: Path, lock: "JournalLock") -> None:
     """Raise DamagedJournalError where the last line ends but is no entry: whatever came after it couldn't be read."""
     if _last_line_is_whole(path):
         return
-    with lock:  # perhaps somebody was writing it
-        if not _last_line_is_whole(path) and (damage := _found(path)) is not None:
+    with get_lock_file(lock):  # perhaps somebody was writing it
+        if not _last_line_is_whole(path) and (damage := _damaged_line(path)) is not None:
             raise damage
 
 
@@ -138,7 +138,7 @@ def _last_line_is_whole(path: Path) -> bool:
             file.seek(size - step)
             tail = file.read(step)
     complete = tail[: tail.rfind(b"\n") + 1]
-    return not complete or _entry(complete[complete.rfind(b"\n", 0, -1) + 1 :]) is not None
+    return not complete or _is_entry(complete[complete.rfind(b"\n", 0, -1) + 1 :])
 
 
 class JournalLock(BaseJournalFileLock):
@@ -164,12 +164,6 @@ class JournalLock(BaseJournalFileLock):
 
     def release(self) -> None:
         os.close(self._handle)
-
-    def __enter__(self) -> None:
-        self.acquire()
-
-    def __exit__(self, *raised: object) -> None:
-        self.release()
 
     def _cut_unfinished_line(self) -> None:
         with self._journal.open("rb+") as file:

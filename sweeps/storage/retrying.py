@@ -5,6 +5,7 @@ harm. The three others find out what happened: a new trial carries a token by wh
 RUNNING) is signed by whoever made it; a result that is there already is compared.
 """
 
+import copy
 import json
 import random
 import uuid
@@ -159,15 +160,25 @@ class PatientStorage(ForwardingStorage):
             trials = self._do("get_all_trials", study_id, deepcopy, states)
         return trials
 
+    def waiting(self, study_id: int, keys: Sequence[str]) -> dict[int, dict[str, Any]]:
+        """Some user attributes of a study's WAITING trials, by trial id.
+
+        Of a database they alone are read: whole trials of a sweep of hundreds of runs take half a second.
+        """
+        if self.database is None:
+            trials = self.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,))
+            return {trial._trial_id: {key: trial.user_attrs.get(key) for key in keys} for trial in trials}
+        engine = self.database.engine
+        found: dict[int, dict[str, Any]] = defaultdict(dict)
+        for trial_id, key, value in self.patient(lambda again: _waiting_rows(engine, study_id, keys)):
+            found[trial_id][key] = json.loads(value)
+        return found
+
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         trial = create_trial(state=TrialState.RUNNING) if template_trial is None else template_trial
         token = uuid.uuid4().hex
-        signed = FrozenTrial(
-            number=-1, state=trial.state, value=None, values=trial.values, datetime_start=trial.datetime_start,
-            datetime_complete=trial.datetime_complete, params=trial.params, distributions=trial.distributions,
-            user_attrs=trial.user_attrs, system_attrs={**trial.system_attrs, TOKEN: token},
-            intermediate_values=trial.intermediate_values, trial_id=-1,
-        )  # fmt: skip
+        signed = copy.copy(trial)
+        signed.system_attrs = {**trial.system_attrs, TOKEN: token}
 
         def create(again: bool) -> int:
             if again:
@@ -214,17 +225,13 @@ class PatientStorage(ForwardingStorage):
 
     def _was_mine(self, trial_id: int) -> bool:
         """True if a trial claimed while the connection broke is this process's; an unclaimed one becomes so."""
-        owner = self._signature(trial_id)
-        for _ in range(10):
-            if owner is not None:
-                break
-            self.patience.sleep(SIGNATURE_S / 10)  # whoever claimed it signs next
-            owner = self._signature(trial_id)
-        if owner is None:
-            self.set_trial_system_attr(trial_id, OWNER, self._owner)
-            self.patience.sleep(random.uniform(0.2, 0.4))  # of several that sign, the last one has it
-            owner = self._signature(trial_id)
-        return owner == self._owner
+        for pause_s in (0.0, *[SIGNATURE_S / 10] * 10):
+            self.patience.sleep(pause_s)  # whoever claimed it signs next
+            if (owner := self._signature(trial_id)) is not None:
+                return owner == self._owner
+        self.set_trial_system_attr(trial_id, OWNER, self._owner)
+        self.patience.sleep(random.uniform(0.2, 0.4))  # of several that sign, the last one has it
+        return self._signature(trial_id) == self._owner
 
     def _signature(self, trial_id: int) -> str | None:
         trial = self.get_trial(trial_id)
@@ -232,23 +239,6 @@ class PatientStorage(ForwardingStorage):
             raise UpdateFinishedTrialError(f"trial {trial.number} ended meanwhile")
         owner = trial.system_attrs.get(OWNER)
         return None if owner is None else str(owner)
-
-
-def waiting(storage: BaseStorage, study_id: int, keys: Sequence[str]) -> dict[int, dict[str, Any]]:
-    """Some user attributes of a study's WAITING trials, by trial id.
-
-    Of a database they alone are read: whole trials of a sweep of hundreds of runs take half a second.
-    """
-    database = storage.database if isinstance(storage, PatientStorage) else None
-    if database is None:
-        trials = storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,))
-        return {trial._trial_id: {key: trial.user_attrs.get(key) for key in keys} for trial in trials}
-    assert isinstance(storage, PatientStorage)
-    rows = storage.patient(lambda again: _waiting_rows(database.engine, study_id, keys))
-    found: dict[int, dict[str, Any]] = defaultdict(dict)
-    for trial_id, key, value in rows:
-        found[trial_id][key] = json.loads(value)
-    return found
 
 
 def _waiting_rows(engine: "sqlalchemy.Engine", study_id: int, keys: Sequence[str]) -> Sequence[Any]:

@@ -3,8 +3,10 @@
 import importlib.util
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -23,14 +25,14 @@ from sweeps.storage.submissions import storage_of
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
-__all__ = ["STORAGE_VARIABLE", "choose_url", "default_url", "open_database", "open_storage", "safe_url"]
+__all__ = ["STORAGE_VARIABLE", "choose_url", "default_url", "open_storage", "safe_url", "serve"]
 
 STORAGE_VARIABLE = "ABLATE_STORAGE"
 JOURNAL, PROXY = "journal", "grpc"
 FORMS = "journal:PATH, sqlite:///PATH, postgresql://user:password@host/database or grpc://host:port"
 CONNECT_TIMEOUT_S = 10
 MOMENT = Patience(limit_s=60.0, most_s=2.0)  # for whoever waits for no outage: connections run short, a server starts
-SERVED_CONNECTIONS = 4  # of a proxy, whatever the number of its clients
+SERVED_CONNECTIONS, THREADS = 4, 16  # of a proxy, whatever the number of its clients
 S = TypeVar("S", bound=BaseStorage)
 
 
@@ -62,28 +64,61 @@ def open_storage(url: str, patience: Patience | None = None) -> PatientStorage:
     parsed = _parse(url)
     if parsed.drivername == PROXY:
         proxy = _opened(name, patience, lambda: _proxy(parsed))
-        return PatientStorage(proxy, name, lasting, reopen=lambda broken: _reopened(broken, parsed))
+
+        def reopen(broken: BaseStorage) -> BaseStorage:
+            """A new channel: an old one waits up to two minutes before it tries to connect again."""
+            broken.close()  # type: ignore[attr-defined]
+            return _channel(parsed)
+
+        return PatientStorage(proxy, name, lasting, reopen=reopen)
     database = _opened(name, patience, lambda: _database(parsed))
     # get_storage adds the cache of finished trials that a bare RDBStorage lacks.
     return PatientStorage(optuna.storages.get_storage(database), name, lasting, database=database)
 
 
-def open_database(url: str) -> ProxiedStorage:
-    """Open a database for a proxy to serve, without waiting for it. Raises UserError as `open_storage` does."""
+def serve(url: str, host: str, port: int, on_ready: Callable[[str], None]) -> None:
+    """Serve a database as grpc://host:port until the process is ended; on_ready is told that address.
+
+    Many workers then need few connections, and no password on their hosts. There is none: whoever reaches the port may
+    write. Raises UserError for a storage or a port that can't be used, at once.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parsed = None if url.startswith(f"{JOURNAL}:") else _parse(url)
     if parsed is None or parsed.drivername == PROXY:
         raise UserError(f"storage {safe_url(url)}: a proxy serves a database; use sqlite:///PATH or postgresql://...")
     database = _opened(safe_url(url), None, lambda: _database(parsed, SERVED_CONNECTIONS))
-    return ProxiedStorage(optuna.storages.get_storage(database), database.engine.dispose)
+    storage = ProxiedStorage(optuna.storages.get_storage(database), database.engine.dispose)
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                optuna.storages.run_grpc_proxy_server(
+                    storage, host=host, port=port, thread_pool=ThreadPoolExecutor(THREADS)
+                )
+        except Exception as error:
+            failures.append(error)
+
+    server = threading.Thread(target=work, daemon=True, name="proxy")
+    server.start()
+    server.join(0.5)
+    if failures:
+        line = safe_url(" ".join(str(failures[0]).split()))
+        raise UserError(f"--port {port}: nothing can be served on {host}:{port}: {line}")
+    address = f"{PROXY}://{host}:{port}"
+    open_storage(address).close()
+    on_ready(address)
+    server.join()
 
 
 def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S:
+    def trouble(error: Exception) -> str | None:
+        reason = (patience and outage(error)) or momentary(error)
+        return reason and f"storage {name}: {reason}"
+
     try:
-        lasting, passes = (MOMENT, momentary) if patience is None else (patience, _passing)
-        return lasting.call(
-            lambda again: connect(), lambda error: (reason := passes(error)) and f"storage {name}: {reason}"
-        )
+        return (patience or MOMENT).call(lambda again: connect(), trouble)
     except ImportError as error:
         raise UserError(f"storage {name}: {error}") from None
     except OutOfPatienceError as error:
@@ -93,10 +128,6 @@ def _opened(name: str, patience: Patience | None, connect: Callable[[], S]) -> S
     except _unusable() as error:
         reason = outage(error) or refusal(error) or str(error)
         raise UserError(f"storage {name} can't be used: {safe_url(' '.join(reason.split()))}") from None
-
-
-def _passing(error: Exception) -> str | None:
-    return outage(error) or momentary(error)
 
 
 def _unusable() -> tuple[type[Exception], ...]:
@@ -150,9 +181,7 @@ def _database(url: "URL", connections: int = 1) -> optuna.storages.RDBStorage:
 def _proxy(url: "URL") -> BaseStorage:
     if importlib.util.find_spec("grpc") is None:
         raise ImportError("the package 'grpcio' is not installed: pip install grpcio")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        proxy = optuna.storages.GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))
+    proxy = _channel(url)
     try:
         proxy.wait_server_ready(CONNECT_TIMEOUT_S)
     except ConnectionError:
@@ -161,9 +190,7 @@ def _proxy(url: "URL") -> BaseStorage:
     return proxy
 
 
-def _reopened(broken: BaseStorage, url: "URL") -> BaseStorage:
-    """A new channel: an old one waits up to two minutes before it tries to connect again."""
+def _channel(url: "URL") -> optuna.storages.GrpcStorageProxy:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        broken.close()  # type: ignore[attr-defined]
         return optuna.storages.GrpcStorageProxy(host=str(url.host), port=int(url.port or 0))

@@ -11,7 +11,6 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from sweeps.runs.folders import run_folder
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.trials import describe_run, parameter_names
 from sweeps.storage.storage import default_url, open_storage
@@ -41,8 +40,7 @@ def _contest(planned: Plan, out: Path, url: str) -> dict[str, float]:
     names = parameter_names(planned, [])
     for index, chosen in enumerate(planned.runs):
         state = TrialState.COMPLETE if index < FINISHED else TrialState.WAITING
-        folder = run_folder(planned, chosen, out).relative_to(out)
-        trial = describe_run(planned, chosen, folder, names, TrialState.WAITING)
+        trial = describe_run(planned, chosen, out, names)
         if state == TrialState.COMPLETE:
             trial.state, trial.values = state, [2.0]
             trial.datetime_start = trial.datetime_complete = datetime.now()

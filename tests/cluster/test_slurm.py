@@ -26,6 +26,7 @@ from core.training.run import train
 from sweeps.launch import slurm
 from sweeps.launch.slurm_request import Request
 from sweeps.runs import slurm_jobs
+from sweeps.runs.array_tasks import Task
 from sweeps.runs.folders import recorded, run_folder
 from sweeps.storage.storage import default_url, open_storage
 from sweeps.storage.submissions import job_name
@@ -83,7 +84,7 @@ def ended(job: str) -> bool:
     return not slurm_jobs.tasks(jobs=[job])
 
 
-def the_task(job: str, number: int = 0) -> slurm_jobs.Task:
+def the_task(job: str, number: int = 0) -> Task:
     [task] = [task for task in slurm_jobs.tasks(jobs=[job]) if task.task == str(number)]
     return task
 

@@ -4,6 +4,7 @@ import signal
 import pytest
 
 from sweeps.runs import slurm_jobs
+from sweeps.runs.array_tasks import Task
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.factors import Factor
 from sweeps.studies.plan import Plan
@@ -102,7 +103,7 @@ def slurm(monkeypatch):
         return ""
 
     def tasks(**chosen):
-        return [slurm_jobs.Task("7", "0", said["state"], "None", said["restarts"], said["left"], "n1")]
+        return [Task("7", "0", said["state"], "None", said["restarts"], said["left"], "n1")]
 
     monkeypatch.setattr(slurm_jobs, "tasks", tasks)
     monkeypatch.setattr(slurm_jobs, "call", call)

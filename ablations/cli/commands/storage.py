@@ -16,9 +16,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_storage(arguments: argparse.Namespace) -> int:
-    from core.runtime.printable import say  # with the next two, Optuna
-    from sweeps.storage.grpc_proxy import serve  # Optuna
-    from sweeps.storage.storage import STORAGE_VARIABLE  # Optuna
+    from core.runtime.printable import say
+    from sweeps.storage.storage import STORAGE_VARIABLE, serve  # Optuna
 
     url = arguments.storage or os.environ.get(STORAGE_VARIABLE)
     if not url:

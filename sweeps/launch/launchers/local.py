@@ -8,7 +8,7 @@ from core.runtime.units import counted
 from sweeps.launch import running_sweeps
 from sweeps.launch.events import Summary
 from sweeps.launch.launcher import Cancelled, Launcher, Option, Order
-from sweeps.runs.slurm_jobs import Task
+from sweeps.runs.array_tasks import Task
 
 
 class Local:

@@ -8,6 +8,7 @@ from core.errors import UserError
 from core.runtime.units import counted
 from sweeps.launch.launcher import Cancelled, Launcher, Option, Order, Submission
 from sweeps.runs import slurm_jobs
+from sweeps.runs.array_tasks import Task
 from sweeps.storage.submissions import job_name, submissions
 
 
@@ -51,7 +52,7 @@ class Slurm:
     def has(self, study: Path) -> bool:
         return bool(submissions(study))
 
-    def tasks(self, study: Path) -> Sequence[slurm_jobs.Task]:
+    def tasks(self, study: Path) -> Sequence[Task]:
         try:
             return slurm_jobs.tasks(name=job_name(study.name, study.parent))
         except (slurm_jobs.SlurmError, UserError) as error:

@@ -9,8 +9,8 @@ from ablations.cli.options import launcher_options
 from core.errors import UserError
 from sweeps.launch import launchers as package
 from sweeps.launch.launcher import Order, launchers, tasks_of
+from sweeps.runs.array_tasks import Task
 from sweeps.runs.folders import pending
-from sweeps.runs.slurm_jobs import Task
 from tests.ablations.test_extending import block
 from tests.sweeps import trainers
 

@@ -9,9 +9,9 @@ import torch
 from sweeps.launch import task as tasks
 from sweeps.launch.task import work
 from sweeps.launch.worker import StopSignal
-from sweeps.runs.ledger import Ledger, quantile
+from sweeps.runs.array_tasks import Place
+from sweeps.runs.ledger import Ledger
 from sweeps.runs.liveness import PREEMPTED, Workplace
-from sweeps.runs.slurm_jobs import Place
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.trainers import quick
 
@@ -86,7 +86,3 @@ def test_libraries_dont_see_the_job(monkeypatch):
     tasks._leave_slurm(environment)
     assert environment == {"SLURM_JOB_ID": "7", "SLURM_CONF": "x", "HOME": "/"} and torch.get_num_threads() == 1
     torch.set_num_threads(threads)
-
-
-def test_long_runs_are_those_at_the_upper_end():
-    assert [quantile([5.0, 1.0, 3.0, 2.0, 4.0], share) for share in (0.0, 0.5, 0.9, 1.0)] == [1.0, 3.0, 5.0, 5.0]

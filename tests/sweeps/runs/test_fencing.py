@@ -13,11 +13,11 @@ from core.records import fencing, pending_record, run_record
 from core.records.fencing import FencedOffError
 from core.runtime.retry import OutOfPatienceError, Patience
 from core.training.checkpoint_files import WEIGHTS, discard, note, set_aside
-from sweeps.runs import losses
-from sweeps.runs.folders import LOCK_FILE, RunLock, clean, recorded
+from sweeps.runs import trials
+from sweeps.runs.folders import LOCK_FILE, LOSSES_FILE, RunLock, clean, recorded
 from sweeps.runs.ledger import TAKEN_OVER, Ledger
-from sweeps.runs.losses import LOSSES_FILE
 from sweeps.storage.storage import default_url, open_storage
+from tests.sweeps.ledgers import train_all
 from tests.sweeps.trainers import record_of
 
 
@@ -45,13 +45,6 @@ def ledger(plan, tmp_path):
 def lose(claim):
     """The lock of a worker that lives is lost."""
     (claim.folder / LOCK_FILE).unlink()
-
-
-def train_all(ledger):
-    while (claim := ledger.claim()[0]) is not None:
-        record = record_of(claim.run.config)
-        run_record.write(record, claim.folder)
-        ledger.finish(claim, record, {})
 
 
 def states(ledger):
@@ -240,7 +233,7 @@ def test_losses_are_counted_whatever_the_storage_and_each_once(ledger, tmp_path)
         claim, _ = ledger(url).claim()
         claim.lock.release()  # as the worker's death does
         [trial] = [t for t in ledger(url)._study.get_trials() if t.state.name == "RUNNING"]
-        losses.note(claim.folder, trial)  # a sweep that dies between the count and the trial
+        trials.note_death(claim.folder, trial)  # a sweep that dies between the count and the trial
         assert [lost.gave_up for lost in ledger(url).reconcile()] == [count == 3]
         assert len(json.loads((claim.folder / LOSSES_FILE).read_text())) == count
     assert recorded(claim.folder, claim.run).reason == "lost: worker died 3 times (out of memory?)"
@@ -251,14 +244,14 @@ def test_a_claim_or_a_count_of_losses_that_is_damaged_ends_nothing(tmp_path, con
     (tmp_path / fencing.CLAIM_FILE).write_text(content)
     hold = fencing.take(tmp_path)
     assert hold.is_valid()
-    (tmp_path / losses.LOSSES_FILE).write_text(content)
-    assert isinstance(losses._deaths(tmp_path), list)
+    (tmp_path / LOSSES_FILE).write_text(content)
+    assert isinstance(trials._deaths(tmp_path), list)
 
 
 def test_a_run_that_comes_further_between_its_losses_is_not_given_up(tmp_path) -> None:
     def died(number: int, step: int | None) -> int:
         trial = SimpleNamespace(user_attrs={"pid": number, "host": "h"}, datetime_start="t")
-        return losses.note(tmp_path, trial, step)
+        return trials.note_death(tmp_path, trial, step)
 
     assert [died(1, None), died(1, None), died(2, None)] == [1, 1, 2]
     assert [died(3, 10), died(4, 10), died(5, 20), died(5, 20)] == [1, 2, 1, 1]

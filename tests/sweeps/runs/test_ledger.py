@@ -9,18 +9,16 @@ from optuna.trial import TrialState
 from core.errors import UserError
 from core.records import run_record
 from sweeps.runs.folders import RunLock, clean, pending, recorded, run_folder
-from sweeps.runs.ledger import MOST_LOSSES, Ledger
-from sweeps.storage.storage import default_url, open_storage
+from sweeps.runs.ledger import MOST_LOSSES
 from sweeps.studies.factors import Factor
+from tests.sweeps.ledgers import opened, states, train_all, train_claimed
 from tests.sweeps.trainers import quick, record_of
 
 
 @pytest.fixture
 def open_ledger(tmp_path):
     def make(plan, out=tmp_path / "out", url=None):
-        ledger = Ledger(plan, out, open_storage(url or default_url(out)))
-        ledger.reconcile()
-        return ledger
+        return opened(plan, out, url)
 
     return make
 
@@ -29,22 +27,6 @@ def open_ledger(tmp_path):
 def ledger(make_plan, open_ledger):
     """Of two runs, both queued."""
     return open_ledger(make_plan(seeds=(0,)))
-
-
-def states(ledger):
-    return Counter(trial.state.name for trial in ledger._study.get_trials())
-
-
-def train(claim):
-    return quick(claim.run.config, claim.folder)
-
-
-def train_all(ledger):
-    order = []
-    while (claim := ledger.claim()[0]) is not None:
-        order.append(claim.run)
-        ledger.finish(claim, train(claim), {})
-    return order
 
 
 def die_while_training(ledger):
@@ -94,7 +76,7 @@ def test_a_claim_excludes_others_until_it_is_told(make_plan, open_ledger):
     assert second.reconcile() == []
     assert second.claim()[0].run != claim.run
     assert second.claim() == (None, False)
-    first.finish(claim, train(claim), {"wandb": {"status": "disabled"}})
+    first.finish(claim, quick(claim.run.config, claim.folder), {"wandb": {"status": "disabled"}})
     assert states(first) == {"COMPLETE": 1, "RUNNING": 1}
     assert first._study.get_trials()[0].user_attrs["wandb"] == {"status": "disabled"}
 
@@ -128,7 +110,7 @@ def test_a_run_that_kills_its_workers_becomes_a_failed_record(ledger):
 
 def test_a_kill_between_record_and_tell_is_repaired(ledger):
     claim, _ = ledger.claim()
-    train(claim)
+    quick(claim.run.config, claim.folder)
     content = (claim.folder / "record.json").read_bytes()
     claim.lock.release()  # as the worker's death does
     assert ledger.reconcile() == []
@@ -148,7 +130,7 @@ def test_an_abandoned_run_is_trained_next_time(ledger):
 
 def test_a_run_abandoned_after_its_record_was_written_counts_as_complete(ledger):
     claim, _ = ledger.claim()
-    train(claim)
+    quick(claim.run.config, claim.folder)
     ledger.abandon(claim, "interrupted")
     assert states(ledger) == {"COMPLETE": 1, "WAITING": 1}
 
@@ -172,7 +154,7 @@ def test_a_changed_config_is_missing_and_stale_trials_are_left_alone(make_plan, 
     old = make_plan()
     ledger = open_ledger(old)
     claim, _ = ledger.claim()
-    ledger.finish(claim, train(claim), {})
+    train_claimed(ledger, claim)
     before = (claim.folder / "record.json").read_bytes()
     new = make_plan(overrides=["trainer.steps=31"])
     assert pending(new, ledger.out) == new.runs
@@ -241,7 +223,7 @@ def test_a_damaged_record_is_set_aside_and_its_run_trained(ledger):
     ledger.reconcile()
     claim, _ = ledger.claim()
     assert (folder / "attempts" / "1.json").read_text() == '{"schema": 1, "sta'
-    ledger.finish(claim, train(claim), {})
+    train_claimed(ledger, claim)
     assert pending(ledger.plan, ledger.out) == ()
     complete = [t for t in ledger._study.get_trials() if t.state == TrialState.COMPLETE]
     assert Counter(t.user_attrs["run_hash"] for t in complete) == {run.run_hash: 1 for run in ledger.plan.runs}
@@ -250,7 +232,7 @@ def test_a_damaged_record_is_set_aside_and_its_run_trained(ledger):
 def test_a_complete_record_without_the_metric_is_a_failed_trial(make_plan, open_ledger):
     ledger = open_ledger(make_plan(metric="val/excess_nelbo"))
     claim, _ = ledger.claim()
-    ledger.finish(claim, train(claim), {})
+    train_claimed(ledger, claim)
     trial = ledger._study.get_trials()[0]
     assert trial.state == TrialState.FAIL
     assert "no finite val/excess_nelbo" in trial.user_attrs["reason"]

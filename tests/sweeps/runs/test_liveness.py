@@ -14,12 +14,12 @@ from core.records import run_record
 from core.records.fencing import FencedOffError
 from sweeps.launch import running_sweeps
 from sweeps.runs import slurm_jobs
-from sweeps.runs.folders import LOCK_FILE
+from sweeps.runs.array_tasks import Place, Task
+from sweeps.runs.folders import LOCK_FILE, LOSSES_FILE
 from sweeps.runs.ledger import MOST_LOSSES, Ledger
 from sweeps.runs.liveness import LOST, MOVED, PREEMPTED, Workplace
-from sweeps.runs.losses import LOSSES_FILE
 from sweeps.runs.progress import PROGRESS_FILE
-from sweeps.runs.slurm_jobs import Place, SlurmError, Task
+from sweeps.runs.slurm_jobs import SlurmError
 from sweeps.runs.status import status
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.trainers import overwrite, quick

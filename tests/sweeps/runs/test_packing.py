@@ -3,7 +3,7 @@ import pytest
 from core.config.loading import build
 from core.errors import UserError
 from sweeps.launch.machine import share_of_cores
-from sweeps.runs.packing import best_workers, measure_gpu_packings, measure_packings
+from sweeps.runs.packing import measure_packings
 
 CONFIG = build(
     {"data.corpus": "markov", "data.sequence_length": 32, "data.validation_sequences": 8, "model.num_layers": 1}
@@ -24,7 +24,7 @@ class Machine:
 
 def test_the_fastest_packing_of_the_cores_is_chosen() -> None:
     machine = Machine({1: 0.1, 2: 0.15, 4: 0.4})
-    best = best_workers(CONFIG, [0, 1, 2, 3], timing=machine)
+    best = measure_packings(CONFIG, [0, 1, 2, 3], timing=machine)[0]
     assert (best.workers, best.threads, best.steps_per_second) == (2, 2, pytest.approx(2 / 0.15))
     assert [[share.cores for share in shares] for shares in machine.asked] == [
         [(0, 1, 2, 3)],
@@ -35,7 +35,7 @@ def test_the_fastest_packing_of_the_cores_is_chosen() -> None:
 
 def test_workers_are_added_to_a_gpu_until_they_gain_nothing() -> None:
     machine = Machine({1: 0.1, 2: 0.11, 4: 0.15, 8: 0.3})
-    best = best_workers(CONFIG, range(16), ["3", "5"], machine)
+    best = measure_packings(CONFIG, range(16), ["3", "5"], machine)[0]
     assert (best.workers, best.threads) == (8, 2)  # 4 on each of two
     assert best.steps_per_second == pytest.approx(2 * 4 / 0.15)
     assert [len(shares) for shares in machine.asked] == [1, 2, 4, 8]
@@ -46,13 +46,12 @@ def test_workers_are_added_to_a_gpu_until_they_gain_nothing() -> None:
 
 def test_what_does_not_fit_the_gpus_memory_ends_the_search() -> None:
     machine = Machine({1: 0.1, 2: 0.12})
-    assert best_workers(CONFIG, [0, 1], ["0"], machine).workers == 2
+    assert measure_packings(CONFIG, [0, 1], ["0"], machine)[0].workers == 2
     assert [len(shares) for shares in machine.asked] == [1, 2, 4]
     assert machine.asked[2][3].cores == (1,)  # more workers than cores share them
-    with pytest.raises(UserError, match="name a number of workers"):
-        measure_gpu_packings(CONFIG, [0, 1], ["0"], Machine({}))
-    with pytest.raises(UserError, match="name a number of workers"):
-        measure_packings(CONFIG, [0, 1], Machine({}))
+    for gpus in (["0"], []):
+        with pytest.raises(UserError, match="name a number of workers"):
+            measure_packings(CONFIG, [0, 1], gpus, Machine({}))
 
 
 @pytest.mark.slow

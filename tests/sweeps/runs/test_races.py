@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from sweeps.runs.folders import pending
 from sweeps.runs.ledger import Ledger
 from sweeps.storage.storage import open_storage
+from tests.sweeps.ledgers import opened
 from tests.sweeps.postgres import served
 from tests.sweeps.trainers import quick
 
@@ -47,7 +48,7 @@ def _race(plan, out, url, ready, results):
 
 def race(plan, out, url, racers, queue_by=None):
     """Who claimed what, once all runs of the plan have been claimed and told by so many processes."""
-    Ledger(plan, out, open_storage(queue_by or url)).reconcile()
+    opened(plan, out, queue_by or url)
     return at_once(racers, _race, plan, out, url)
 
 
@@ -90,8 +91,7 @@ def _claim_alone(storage, trials, ready, results):
 
 @pytest.mark.parametrize("url", ["journal", "sqlite", "postgres"], indirect=True)
 def test_the_storage_alone_gives_a_trial_to_one_of_many(make_plan, out, url):
-    ledger = Ledger(make_plan(seeds=range(20)), out, open_storage(url))
-    ledger.reconcile()
+    ledger = opened(make_plan(seeds=range(20)), out, url)
     trials = [trial._trial_id for trial in ledger._study.get_trials()]
     assert sorted(at_once(6, _claim_alone, url, trials)) == sorted((trial_id,) for trial_id in trials)
 

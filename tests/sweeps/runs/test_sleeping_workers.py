@@ -19,6 +19,7 @@ from sweeps.runs.ledger import MOST_LOSSES, Ledger
 from sweeps.storage.storage import default_url, open_storage
 from tests.forked import start as fork
 from tests.forked import wait_until
+from tests.sweeps.ledgers import opened
 from tests.sweeps.runs.test_fencing import contents
 from tests.sweeps.tracking.test_wandb_run import read_back
 
@@ -196,9 +197,7 @@ def test_the_wandb_run_of_whoever_gives_way_gets_no_end_and_the_next_run_is_mirr
     first = sweep.start(WANDB_MODE="offline")
     worker = sweep.asleep()
     [mirrored] = sweep.folder.glob("wandb/offline-run-*/run-*.wandb")
-    mine = Ledger(plan, sweep.out, open_storage(default_url(sweep.out)))
-    mine.reconcile()
-    claim, _ = mine.claim()
+    claim, _ = opened(plan, sweep.out).claim()
     assert claim.folder == sweep.folder
     worker.send_signal(signal.SIGCONT)
     summary = end(first)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections import defaultdict
 from dataclasses import replace
 
 import pytest
@@ -13,19 +12,19 @@ from core.training.run import train
 from sweeps.runs.folders import run_folder
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.record_checks import Finding, Run, Verification, each, settled
-from sweeps.runs.trials import key_of
+from sweeps.runs.trials import by_run
 from sweeps.runs.verify import verify
 from sweeps.storage.storage import default_url, open_storage
 from sweeps.studies.resolve import plan
 from tests.sweeps.conftest import declare
+from tests.sweeps.ledgers import opened
 from tests.sweeps.trainers import overwrite
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     out, planned = tmp_path_factory.mktemp("swept") / "out", plan("balance", declare())
-    ledger = Ledger(planned, out, open_storage(default_url(out)))
-    ledger.reconcile()
+    ledger = opened(planned, out)
     while (claim := ledger.claim()[0]) is not None:
         record = train(claim.run.config, claim.folder, study=planned.study_field(claim.run))
         clean = record.provenance | {"git_dirty": False, "git_diff_sha256": None}  # wherever these tests are run
@@ -46,7 +45,6 @@ def sweep(swept, tmp_path):
     class Sweep:
         folder = out / "balance"
         runs = [run_folder(planned, run, out) for run in planned.runs]
-        told = defaultdict(list)
 
         @staticmethod
         def change(number, **fields):
@@ -58,13 +56,16 @@ def sweep(swept, tmp_path):
             return json.loads((Sweep.runs[number] / "record.json").read_text())
 
         @staticmethod
-        def find(**options):
-            found = verify(Sweep.folder, Sweep.told, **options)
+        def change_provenance(number, **fields):
+            Sweep.change(number, provenance=Sweep.record(number)["provenance"] | fields)
+
+        @staticmethod
+        def find():
+            found = verify(Sweep.folder, Sweep.told)
             return found, [str(finding) for finding in found.findings if not finding.note]
 
     ledger = Ledger(planned, out, open_storage(default_url(out)))
-    for trial in ledger._study.get_trials():
-        Sweep.told[key_of(trial)].append(trial)
+    Sweep.told = by_run(ledger._study.get_trials())
     return Sweep
 
 
@@ -101,10 +102,6 @@ def tamper_copy(sweep):
     shutil.copytree(sweep.runs[0], sweep.runs[0].with_name("seed-9-copy"))
 
 
-def tamper_design(sweep):
-    (sweep.folder / "design.json").unlink()
-
-
 TAMPERINGS = {
     "doesn't hash to its run hash": tamper_config,
     "doesn't hash to its arm hash": tamper_config,
@@ -121,19 +118,11 @@ TAMPERINGS = {
     "its record can't be read": lambda s: (s.runs[0] / "record.json").write_text("{half"),
     "the ledger has its result, and its record is gone": lambda s: (s.runs[0] / "record.json").unlink(),
     "the ledger doesn't know it": lambda s: s.told.clear(),
-    "design.json: can't be read": tamper_design,
-    "runs compared: of different commits": lambda s: s.change(
-        0, provenance=s.record(0)["provenance"] | {"git_commit": "0" * 40}
-    ),
-    "runs compared: of different torch": lambda s: s.change(
-        0, provenance=s.record(0)["provenance"] | {"packages": {"torch": "2.0.0"}}
-    ),
-    "1 run of changed code, and what was changed isn't known": lambda s: s.change(
-        0, provenance=s.record(0)["provenance"] | {"git_dirty": True}
-    ),
-    "diffs/abc.patch is missing": lambda s: s.change(
-        0, provenance=s.record(0)["provenance"] | {"git_dirty": True, "git_diff_sha256": "abc"}
-    ),
+    "design.json: can't be read": lambda s: (s.folder / "design.json").unlink(),
+    "runs compared: of different commits": lambda s: s.change_provenance(0, git_commit="0" * 40),
+    "runs compared: of different torch": lambda s: s.change_provenance(0, packages={"torch": "2.0.0"}),
+    "1 run of changed code, and what was changed isn't known": lambda s: s.change_provenance(0, git_dirty=True),
+    "diffs/abc.patch is missing": lambda s: s.change_provenance(0, git_dirty=True, git_diff_sha256="abc"),
 }
 
 
@@ -145,23 +134,23 @@ def test_tampering_is_found(sweep, said):
     assert [line for line in lines if said in line], lines
 
 
-def test_data_that_differ_here_are_found_once_a_run(sweep):
-    _, lines = sweep.find(fingerprint_of=lambda data: "markov:other")
+def test_data_that_differ_here_are_found_once_a_run(sweep, monkeypatch):
+    monkeypatch.setattr("core.data.inputs.fingerprint", lambda config: "markov:other")
+    _, lines = sweep.find()
     assert len(lines) == 4 and all("the data here are markov:other" in line for line in lines)
 
 
-def test_a_patch_that_was_changed_is_found(sweep, tmp_path):
+def test_a_patch_that_was_changed_is_found(sweep):
     digest = run_record.digest(b"diff")
     for number in range(4):
-        provenance = sweep.record(number)["provenance"] | {"git_dirty": True, "git_diff_sha256": digest}
-        sweep.change(number, provenance=provenance)
+        sweep.change_provenance(number, git_dirty=True, git_diff_sha256=digest)
     sweep.told.clear()
-    path = tmp_path / "diffs" / f"{digest}.patch"
-    path.parent.mkdir()
+    path = sweep.folder.parent / "diffs" / f"{digest}.patch"
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"diff")
-    assert not [line for line in sweep.find(diffs=path.parent)[1] if "patch" in line]
+    assert not [line for line in sweep.find()[1] if "patch" in line]
     path.write_bytes(b"else")
-    assert [line for line in sweep.find(diffs=path.parent)[1] if "was changed" in line]
+    assert [line for line in sweep.find()[1] if "was changed" in line]
 
 
 def test_records_of_a_former_design_are_a_note(sweep):

@@ -11,10 +11,10 @@ from core.errors import UserError
 from core.records.designs import Design
 from core.records.run_record import write_atomically
 from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
+from sweeps.runs.array_tasks import Place
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.liveness import Workplace
-from sweeps.runs.slurm_jobs import Place
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation

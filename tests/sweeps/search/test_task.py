@@ -15,9 +15,9 @@ from sweeps.launch.slurm import submit
 from sweeps.launch.slurm_request import Request
 from sweeps.launch.worker import StopSignal
 from sweeps.runs import slurm_jobs
+from sweeps.runs.array_tasks import Place
 from sweeps.runs.folders import pending
 from sweeps.runs.liveness import Workplace
-from sweeps.runs.slurm_jobs import Place
 from sweeps.search import queue as queues
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger

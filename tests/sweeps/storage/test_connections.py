@@ -18,6 +18,7 @@ from sweeps.runs.ledger import Ledger
 from sweeps.storage.databases import LINGER_S
 from sweeps.storage.retrying import StorageRefusedError
 from sweeps.storage.storage import open_storage
+from tests.sweeps.ledgers import opened, train_all, train_claimed
 from tests.sweeps.postgres import PASSWORD, missing, pooled, served, server
 from tests.sweeps.runs.test_races import assert_each_once, race
 from tests.sweeps.storage.test_outages import assert_whole, when_finished
@@ -36,9 +37,7 @@ def admin(postgres):
 
 @pytest.fixture
 def ledger(make_plan, tmp_path, database):
-    ledger = Ledger(make_plan(seeds=range(2)), tmp_path / "out", open_storage(database, HASTY))
-    ledger.reconcile()
-    return ledger
+    return opened(make_plan(seeds=range(2)), tmp_path / "out", database, HASTY)
 
 
 def name_of(database):
@@ -64,16 +63,10 @@ def counted(connection):
         held.append(connection.execute(COUNT).fetchone()[0])  # of what was quicker than a look
 
 
-def work(ledger):
-    """Train what waits."""
-    while (claim := ledger.claim()[0]) is not None:
-        ledger.finish(claim, quick(claim.run.config, claim.folder), {})
-
-
 def test_a_process_holds_one_connection_while_it_talks_and_none_while_it_trains(admin, ledger):
     with counted(admin) as held:
         open_storage(ledger._storage.name.replace("***", PASSWORD))
-        work(ledger)
+        train_all(ledger)
     assert max(held) <= 2  # two storages, of which the other one is left alone
     time.sleep(LINGER_S)
     with counted(admin) as held:
@@ -124,8 +117,7 @@ def test_sixteen_processes_on_a_server_of_eight_connections_finish_all_runs(make
 def test_a_server_that_is_read_only_for_a_while_is_waited_for(database, admin, make_plan, tmp_path, served_by, caplog):
     """As after a failover. It arrives as an internal error, which no other outage is."""
     with served(database) if served_by == "proxy" else contextlib.nullcontext(database) as url:
-        ledger = Ledger(make_plan(seeds=range(2)), tmp_path / "out", open_storage(url, HASTY))
-        ledger.reconcile()
+        ledger = opened(make_plan(seeds=range(2)), tmp_path / "out", url, HASTY)
         time.sleep(LINGER_S + 0.2)
         admin.execute(f"ALTER DATABASE {name_of(database)} SET default_transaction_read_only = on")
         threading.Timer(
@@ -133,7 +125,7 @@ def test_a_server_that_is_read_only_for_a_while_is_waited_for(database, admin, m
         ).start()
         # A connection that was opened meanwhile stays read-only: none is kept while it waits.
         with caplog.at_level(logging.WARNING):
-            work(ledger)
+            train_all(ledger)
         assert "in a read-only transaction" in caplog.text
     assert_whole(ledger.plan, ledger.out, database)
 
@@ -148,8 +140,8 @@ def test_timeouts_locks_and_ended_connections_are_waited_out(database, admin, le
         assert len(ledger._study.get_trials()) == 4  # its own second attempt finds the transaction aborted
     assert "statement timeout" in caplog.text and "current transaction is aborted" not in caplog.messages[-2]
     admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ablate'")
-    ledger.finish(claim, quick(claim.run.config, claim.folder), {})
-    work(ledger)
+    train_claimed(ledger, claim)
+    train_all(ledger)
     assert_whole(ledger.plan, ledger.out, database)
 
 
@@ -167,8 +159,7 @@ def test_a_dropped_database_is_one_line_and_a_new_one_takes_the_records_in(
 ):
     plan, out = make_plan(seeds=range(2)), tmp_path / "out"
     with served(database) if served_by == "proxy" else contextlib.nullcontext(database) as url:
-        ledger = Ledger(plan, out, open_storage(url, HASTY))
-        ledger.reconcile()
+        ledger = opened(plan, out, url, HASTY)
         claim, _ = ledger.claim()
         record = quick(claim.run.config, claim.folder)
         admin.execute(f"DROP DATABASE {name_of(database)} WITH (FORCE)")
@@ -176,24 +167,22 @@ def test_a_dropped_database_is_one_line_and_a_new_one_takes_the_records_in(
         assert "does not exist; make it again" in said and "what is recorded stays" in said
     claim.lock.release()
     admin.execute(f"CREATE DATABASE {name_of(database)}")
-    again = Ledger(plan, out, open_storage(database, HASTY))
-    again.reconcile()
+    again = opened(plan, out, database, HASTY)
     assert again.waiting() == len(plan.runs) - 1
-    work(again)
+    train_all(again)
     assert_whole(plan, out, database)
 
 
 def test_a_dropped_table_is_one_line_and_an_emptied_database_takes_the_records_in(database, ledger):
     with psycopg.connect(database, autocommit=True) as other:
-        work(ledger)
+        train_all(ledger)
         other.execute("DROP TABLE trials CASCADE")
         assert "its tables aren't whole: empty it" in refused(ledger.waiting)
         half = Ledger(ledger.plan, ledger.out, open_storage(database, HASTY))
         assert "its tables aren't whole: empty it" in refused(half.reconcile)
         other.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    again = Ledger(ledger.plan, ledger.out, open_storage(database, HASTY))
-    again.reconcile()
-    assert_whole(again.plan, again.out, database)
+    opened(ledger.plan, ledger.out, database, HASTY)
+    assert_whole(ledger.plan, ledger.out, database)
 
 
 def test_a_password_that_was_changed_and_a_right_that_was_taken_are_one_line(database, ledger, admin):

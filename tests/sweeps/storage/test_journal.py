@@ -1,5 +1,6 @@
 """Files that are no journal are left as they are; damaged journals are named by the line, and nothing recorded is lost."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,15 +11,15 @@ from collections import Counter
 
 import optuna
 import pytest
+from optuna.storages.journal._file import get_lock_file
 
 from core.errors import UserError
 from sweeps.launch.local import run
-from sweeps.runs.ledger import Ledger
 from sweeps.storage.journal import DamagedJournalError, JournalLock
 from sweeps.storage.retrying import StorageRefusedError
 from sweeps.storage.storage import default_url, open_storage
+from tests.sweeps.ledgers import opened, train_all, train_claimed
 from tests.sweeps.storage.test_outages import assert_whole
-from tests.sweeps.trainers import quick
 
 FOREIGN = {
     "without an end of line": b"dear diary",
@@ -79,7 +80,7 @@ def test_what_is_no_file_or_another_kind_of_storage_is_refused(tmp_path):
         f"journal:{tmp_path}/notes/journal.log": "can't be opened: ",
         f"journal:{tmp_path}/runs.db": f"is an SQLite database; write sqlite:///{tmp_path}/runs.db",
         f"sqlite:///{tmp_path}": "is a folder; name a file",
-        f"sqlite:///{tmp_path}/pipe": "is a device or a pipe",
+        f"sqlite:///{tmp_path}/pipe": "is a pipe or a device",
         f"sqlite:///{tmp_path}/dangling": "which isn't there",
         f"sqlite:///{tmp_path}/notes": "is not an SQLite database",
         f"sqlite:///{tmp_path}/journal.log": f"is a journal; write journal:{tmp_path}/journal.log",
@@ -126,10 +127,8 @@ def test_what_a_crash_left_of_a_journals_first_line_is_begun_anew(tmp_path, left
 def test_a_damaged_line_is_named_and_a_new_journal_takes_the_records_in(make_plan, tmp_path, torn, what, place):
     plan, out = make_plan(seeds=(0,)), tmp_path / "out"
     url, path = default_url(out), out / "journal.log"
-    ledger = Ledger(plan, out, open_storage(url))
-    ledger.reconcile()
-    claim, _ = ledger.claim()
-    ledger.finish(claim, quick(claim.run.config, claim.folder), {})
+    ledger = opened(plan, out, url)
+    train_claimed(ledger, ledger.claim()[0])
     lines = path.read_bytes().splitlines(keepends=True)
     number = len(lines) + 1 if place == "last" else 4
     path.write_bytes(b"".join([*lines[: number - 1], torn, *lines[number - 1 :]]))
@@ -140,21 +139,22 @@ def test_a_damaged_line_is_named_and_a_new_journal_takes_the_records_in(make_pla
     assert "what is recorded stays, and a new ledger takes it in" in said
     assert path.read_bytes() == damaged
     path.rename(f"{path}.damaged")
-    again = Ledger(plan, out, open_storage(url))
-    again.reconcile()
+    again = opened(plan, out, url)
     assert again.waiting() == 1
-    claim, _ = again.claim()
-    again.finish(claim, quick(claim.run.config, claim.folder), {})
+    train_all(again)
     assert_whole(plan, out, url)
 
 
-def test_zeros_that_a_power_cut_left_at_the_end_cost_nothing(tmp_path):
+@pytest.mark.parametrize("left", [b'{"op_code": 2, "worker', bytes(4096)], ids=["half a line", "zeros"])
+def test_what_a_crash_or_a_power_cut_left_at_the_end_costs_nothing_but_itself(tmp_path, left):
     url = default_url(tmp_path)
     optuna.create_study(storage=open_storage(url), study_name="a")
     with (tmp_path / "journal.log").open("ab") as file:
-        file.write(bytes(4096))
+        file.write(left)
     optuna.load_study(storage=open_storage(url), study_name="a").set_user_attr("after", 1)
     assert optuna.load_study(storage=open_storage(url), study_name="a").user_attrs == {"after": 1}
+    for line in (tmp_path / "journal.log").read_text().splitlines():
+        json.loads(line)
 
 
 def test_damage_while_a_sweep_is_at_work_is_one_line(tmp_path):
@@ -182,7 +182,7 @@ def test_a_sweep_whose_journal_is_damaged_ends_with_one_line(make_plan, tmp_path
     def damage(event):
         heard[event.kind] += 1
         if event.kind == "finished" and heard["finished"] == 2:
-            with JournalLock(path), path.open("ab") as file:
+            with get_lock_file(JournalLock(path)), path.open("ab") as file:
                 file.write(bytes(100) + b"\n")
 
     with pytest.raises(UserError, match="is damaged"):

@@ -20,6 +20,7 @@ from sweeps.runs.folders import recorded, run_folder
 from sweeps.runs.ledger import Ledger
 from sweeps.storage.storage import default_url, open_storage
 from tests.forked import wait_until
+from tests.sweeps.ledgers import opened, states, train_all, train_claimed
 from tests.sweeps.postgres import PASSWORD, free_port, served
 from tests.sweeps.trainers import quick
 
@@ -112,8 +113,7 @@ def test_a_server_that_crashes_and_a_worker_that_is_killed(make_plan, out, start
 def test_a_proxy_that_is_restarted_and_whose_database_is(make_plan, out, database, postgres):
     plan, port = make_plan(seeds=(0, 1)), free_port()
     with served(database, port) as url:
-        ledger = Ledger(plan, out, open_storage(url, Patience(limit_s=60, most_s=1.0)))
-        ledger.reconcile()
+        ledger = opened(plan, out, url, Patience(limit_s=60, most_s=1.0))
         claim, _ = ledger.claim()
     record = quick(claim.run.config, claim.folder)
     with served(database, port):
@@ -121,9 +121,8 @@ def test_a_proxy_that_is_restarted_and_whose_database_is(make_plan, out, databas
         claim, _ = ledger.claim()
         postgres.stop("immediate")
         postgres.start()
-        ledger.finish(claim, quick(claim.run.config, claim.folder), {})
-        while (claim := ledger.claim()[0]) is not None:
-            ledger.finish(claim, quick(claim.run.config, claim.folder), {})
+        train_claimed(ledger, claim)
+        train_all(ledger)
     assert_whole(plan, out, database)
 
 
@@ -171,8 +170,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(make_plan, small_disk, tmp
     summary = run(plan, out, workers=2, on_event=on_event)
     assert (summary.done, summary.missing, summary.failed) == (8, 0, 0)
     assert not [event for event in on_event.heard if event.kind in ("lost", "failed")]
-    trials = Ledger(plan, out, open_storage(default_url(out)))._study.get_trials()
-    assert Counter(t.state.name for t in trials) == {"COMPLETE": 8}
+    assert states(Ledger(plan, out, open_storage(default_url(out)))) == {"COMPLETE": 8}
     assert not list((tmp_path / "spill").glob("*"))
     assert "it works again after" in log_of(out)
     torch.set_num_threads(1)
@@ -188,8 +186,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_run(make_plan, small_disk, tmp
 def test_a_record_that_found_no_room_is_brought_home_later(make_plan, small_disk, monkeypatch):
     place, fill, make_room = small_disk
     plan, out = make_plan(seeds=(0,)), place / "out"
-    ledger = Ledger(plan, out, open_storage(f"journal:{place.parent}/journal.log"))
-    ledger.reconcile()
+    ledger = opened(plan, out, f"journal:{place.parent}/journal.log")
     claim, _ = ledger.claim()
     fill()
     monkeypatch.setenv("ABLATE_PATIENCE_S", "0")
@@ -202,8 +199,7 @@ def test_a_record_that_found_no_room_is_brought_home_later(make_plan, small_disk
     assert ledger.reconcile() == []
     assert recorded(claim.folder, claim.run).metrics == {"val/nelbo": 2.0 + 0.01}
     assert pending_record.find(claim.folder) is None
-    states = Counter(t.state.name for t in ledger._study.get_trials())
-    assert states == {"COMPLETE": 1, "WAITING": 1}
+    assert states(ledger) == {"COMPLETE": 1, "WAITING": 1}
     assert run_record.digest((claim.folder / "record.json").read_bytes()) in {
         t.user_attrs.get("record_sha256") for t in ledger._study.get_trials()
     }

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -46,14 +45,6 @@ def test_an_unreachable_postgres_is_refused_without_its_password():
     assert "ada:***@127.0.0.1:9/runs" in str(refusal.value)
 
 
-def test_a_file_that_is_no_journal_is_refused_and_left_alone(tmp_path):
-    path = tmp_path / "notes.txt"
-    path.write_text("dear diary\nsecond line\n")
-    with pytest.raises(UserError, match="not an Optuna journal"):
-        open_storage(f"journal:{path}")
-    assert path.read_text() == "dear diary\nsecond line\n"
-
-
 @pytest.mark.parametrize(
     "url",
     [
@@ -73,18 +64,6 @@ def test_passwords_are_masked(url):
 def test_urls_without_passwords_stay_as_they_are():
     for url in ("journal:/data/runs/journal.log", "sqlite:////data/runs.db", "postgresql://db.example:5432/runs"):
         assert safe_url(url) == url
-
-
-def test_a_line_that_a_crash_left_unfinished_costs_nothing_but_itself(tmp_path):
-    url = default_url(tmp_path)
-    study = optuna.create_study(storage=open_storage(url), study_name="a")
-    with (tmp_path / "journal.log").open("ab") as file:
-        file.write(b'{"op_code": 2, "worker')
-    optuna.load_study(storage=open_storage(url), study_name="a").set_user_attr("after", 1)
-    study = optuna.load_study(storage=open_storage(url), study_name="a")
-    assert study.user_attrs == {"after": 1}
-    for line in (tmp_path / "journal.log").read_text().splitlines():
-        json.loads(line)
 
 
 def test_the_journals_lock_ends_with_a_killed_holder(tmp_path):

@@ -59,7 +59,7 @@ def test_a_plan_of_recipes_says_what_each_is_and_survives_its_journey() -> None:
     assert run.first is not None and run.first.seed == run.seed == 0 and made.runs[3].first.seed == 1
     assert run.config.trainer.initial_weights == f"stage:{config_hash(run.first, with_seed=False)}"
     assert Plan.from_json(json.loads(json.dumps(made.to_json()))) == made
-    cost = calibrate(made, measure=lambda config: 1.0).seconds_per_run
+    cost = calibrate(made, measure=lambda config: 1.0)
     assert cost["staged"] > run.config.trainer.steps + run.first.trainer.steps
 
 

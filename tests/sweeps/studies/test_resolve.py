@@ -8,7 +8,7 @@ from core.config.run import get_field
 from core.errors import UserError
 from core.model.flops import flops_per_token
 from core.records.designs import Design
-from sweeps.runs.cost import calibrate
+from sweeps.runs.cost import calibrate, total_s
 from sweeps.studies.ablation import Size
 from sweeps.studies.factors import Factor
 from sweeps.studies.plan import Plan
@@ -221,12 +221,12 @@ def test_calibration_measures_each_shape_of_computation_once(make_plan):
     cost = calibrate(made, measure=lambda config: measured.append(config.model.top_k) or 0.1 * config.model.top_k)
     assert sorted(measured) == [1, 2]
     # 30 steps, and 2 validations of 8 sequences in batches of 4, each a forward pass: a third of a step.
-    assert cost.seconds_per_run["load_balancing_weight=0.01,top_k=2"] == pytest.approx(0.2 * (30 + 4 / 3))
-    assert cost.total_s(made.runs, 2) == pytest.approx(sum(cost.seconds_per_run.values()) * 3 / 2)
+    assert cost["load_balancing_weight=0.01,top_k=2"] == pytest.approx(0.2 * (30 + 4 / 3))
+    assert total_s(cost, made.runs, 2) == pytest.approx(sum(cost.values()) * 3 / 2)
 
 
 def test_calibration_trains_real_steps(make_plan):
-    assert calibrate(make_plan()).total_s(make_plan().runs, 1) > 0
+    assert total_s(calibrate(make_plan()), make_plan().runs, 1) > 0
 
 
 def test_presets_are_what_bases_name():

@@ -101,9 +101,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]
         sweep = plan.sweep.__class__(plan.name, plan.size, plan.design, runs)
         workers = resolve_workers(arguments.workers, sweep) or default_workers(plan.devices)
-        seconds = next(
-            iter(calibrate(sweep, threads=max(1, len(share_of_cores(0, 1)) // workers)).seconds_per_run.values())
-        )
+        seconds = next(iter(calibrate(sweep, threads=max(1, len(share_of_cores(0, 1)) // workers)).values()))
         tokens = content["expected_tokens"] + confirm_tokens
         content |= {"workers": workers, "seconds_per_run": seconds}
         content["estimated_seconds"] = seconds * tokens / plan.design.tokens_per_run / workers
