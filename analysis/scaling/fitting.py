@@ -59,9 +59,10 @@ def fit_law(
     names = list(modifiers)
     logs = {name: np.log(column) for name, column in columns.items()}
     terms = terms_of(logs, names)
-    there = {name: np.log(asked[name]) for name in ("parameters", "tokens", *names)} if asked is not None else None
-    starts = first_guesses(terms, logs["loss"])
-    theta, alike = best_of(terms, logs["loss"], starts, None if there is None else terms_of(there, names))
+    there = None
+    if asked is not None:
+        there = terms_of({name: np.log(asked[name]) for name in ("parameters", "tokens", *names)}, names)
+    theta, alike = best_of(terms, logs["loss"], first_guesses(terms, logs["loss"]), there)
     rng = rng or np.random.default_rng(0)
     drawn = [resampled(len(logs["loss"]), together, rng) for _ in range(bootstrap)]
     return law_of(theta, columns, names, refitted(terms, logs["loss"], theta, drawn), alike)

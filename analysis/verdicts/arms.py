@@ -44,11 +44,21 @@ def judge(study: Study, brief: bool = False) -> Judgement:
     found = [part for kind in kinds if (part := kind.implementation(study, context)) is not None]
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
     weak = exploratory(design)
-    words = [weak, _headline(study, tables[0]), *_contrasts(planned), *_asides(tables[1:])]
+    # A sentence for each secondary metric in which some arm differs from the control.
+    asides = [(table.label, _parts(table, ("better", "worse"))) for table in tables[1:]]
+    words = [
+        weak,
+        _headline(study, tables[0]),
+        _contrasts(planned),
+        *(f"{one}: {said}." for one, said in asides if said),
+    ]
     words = words if len(design.arms) > 1 else []  # a design of one arm asks how to decode it
     words += [*(part.sentence for part in found), looked_at(study)]
     winner, reason = _winner(study, tables[0])
     results: dict[str, Any] = {"tables": tables, "contrasts": planned, "exploratory": weak}
+    results["noise_sd"] = max(sds, default=None)
+    for each in found:
+        results |= each.found
     return Judgement(
         study=study,
         headline=" ".join(line for line in words if line),
@@ -59,9 +69,7 @@ def judge(study: Study, brief: bool = False) -> Judgement:
             *contrasts_table(planned, tables[0], design.alpha),
             *(table for part in found for table in part.tables),
         ),
-        found=results
-        | {"noise_sd": max(sds) if sds else None}
-        | {key: value for part in found for key, value in part.found.items()},
+        found=results,
         draw=lambda: [*arm_figures(whole, tables), *(figure for part in found for figure in part.figures)],
         pages=("verdict", "arms"),
         extent=f"{len(design.arms)} arms × {'up to ' if bought else ''}{counted(len(design.seeds), 'seed')}",
@@ -81,8 +89,8 @@ def exploratory(design: Design) -> str:
     reach, seeds, arms = reach_of(design), len(design.seeds), len(design.arms) - 1
     if reach.ok:
         return ""
-    needed = f"{reach.seeds_needed} would"
-    return f"Exploratory: {seeds} seeds for {arms} arms can't be expected to reach significance ({needed})."
+    can_not = f"{seeds} seeds for {arms} arms can't be expected to reach significance"
+    return f"Exploratory: {can_not} ({reach.seeds_needed} would)."
 
 
 def _headline(study: Study, table: MetricTable) -> str:
@@ -90,29 +98,20 @@ def _headline(study: Study, table: MetricTable) -> str:
     adaptive = study.design.adaptive is not None and min(counts) < max(counts)
     seeds = f"{min(counts)} to {max(counts)}" if adaptive else str(max(counts))
     open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if study.missing else ""
-    judged = [row for row in table.rows if row.p_holm is not None]
-    if not judged:
+    parts = _parts(table)
+    if not parts:
         return f"No verdict yet: too few finished pairs of runs{open_runs}."
+    return f"{table.label} over {seeds} seeds: {parts}{open_runs}."
+
+
+def _parts(table: MetricTable, verdicts: tuple[str, ...] = ("",)) -> str:
+    """The judged arms by verdict, as far as it begins with one of those; empty where there is none."""
+    judged = [row for row in table.rows if row.p_holm is not None]
     groups: dict[str, list[Row]] = {}
     for row in judged:
-        groups.setdefault(row.verdict, []).append(row)
-    parts = [_sentence(words, rows, table, len(judged)) for words, rows in groups.items()]
-    return f"{table.label} over {seeds} seeds: {'; '.join(parts)}{open_runs}."
-
-
-def _asides(tables: tuple[MetricTable, ...]) -> list[str]:
-    """A sentence for each secondary metric in which some arm differs from the control."""
-    sentences = []
-    for table in tables:
-        groups: dict[str, list[Row]] = {}
-        for row in table.rows:
-            if row.p_holm is not None and row.verdict.startswith(("better", "worse")):
-                groups.setdefault(row.verdict, []).append(row)
-        judged = sum(row.p_holm is not None for row in table.rows)
-        if groups:
-            parts = "; ".join(_sentence(words, rows, table, judged) for words, rows in groups.items())
-            sentences.append(f"{table.label}: {parts}.")
-    return sentences
+        if row.verdict.startswith(verdicts):
+            groups.setdefault(row.verdict, []).append(row)
+    return "; ".join(_sentence(words, rows, table, len(judged)) for words, rows in groups.items())
 
 
 def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> str:
@@ -132,9 +131,9 @@ def _sentence(words: str, rows: list[Row], table: MetricTable, judged: int) -> s
     return f"{who} {'is' if len(rows) == 1 else 'are'} {words} than the control {by}{among}"
 
 
-def _contrasts(planned: tuple[Planned, ...]) -> list[str]:
-    judged = [row for row in planned if row.p_holm is not None]
-    return [f"Planned contrasts: {'; '.join(f'“{row.label}”: {row.verdict}' for row in judged)}."] if judged else []
+def _contrasts(planned: tuple[Planned, ...]) -> str:
+    judged = [f"“{row.label}”: {row.verdict}" for row in planned if row.p_holm is not None]
+    return f"Planned contrasts: {'; '.join(judged)}." if judged else ""
 
 
 def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -28,11 +28,11 @@ class Row:
     mean: float | None
     sd: float | None
     n: int
-    effect: PairedEffect | None
-    p_holm: float | None
-    p_equivalence: float | None
-    verdict: str
-    notes: tuple[str, ...]
+    effect: PairedEffect | None = None
+    p_holm: float | None = None
+    p_equivalence: float | None = None
+    verdict: str = "no verdict"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,18 +114,11 @@ def _draft(study: Study, metric: str, arm: str, margin: float | None, looks: Loo
     mean = float(finished.mean()) if len(finished) else None
     sd = float(finished.std(ddof=1)) if len(finished) > 1 else None
     notes = _notes(study, arm, metric, len(finished))
-    row: dict[str, Any] = {"arm": arm, "label": study.labels[arm], "mean": mean, "sd": sd, "n": len(finished)}
+    row = Row(arm, study.labels[arm], mean, sd, len(finished), notes=notes)
     if arm == control:
-        return Row(**row, effect=None, p_holm=None, p_equivalence=None, verdict="control", notes=notes)
+        return replace(row, verdict="control")
     effect, p_same, more = _compared(study, metric, (arm, control), margin, looks)
-    return Row(
-        **row,
-        effect=effect,
-        p_holm=None,
-        p_equivalence=p_same,
-        verdict="no verdict",
-        notes=tuple(dict.fromkeys(notes + more)),
-    )
+    return replace(row, effect=effect, p_equivalence=p_same, notes=tuple(dict.fromkeys(notes + more)))
 
 
 def _compared(

@@ -37,16 +37,16 @@ class Way:
     arm: str
     name: str
     label: str
-    right: Shift | None
-    effect: Shift | None
-    p_holm: float | None
-    p_mcnemar: float | None
-    p_equivalence: float | None
-    calls: float | None
-    tokens_per_call: float | None
-    ms: float | None
-    n: int
-    verdict: str
+    right: Shift | None = None
+    effect: Shift | None = None
+    p_holm: float | None = None
+    p_mcnemar: float | None = None
+    p_equivalence: float | None = None
+    calls: float | None = None
+    tokens_per_call: float | None = None
+    ms: float | None = None
+    n: int = 0
+    verdict: str = "no verdict"
     notes: tuple[str, ...] = ()
 
 
@@ -134,32 +134,24 @@ def _way(study: Study, arm: str, way: DecodingConfig, design: DecodersDesign) ->
     found = [one for seed in study.design.seeds if (one := study.decoded.get((arm, seed), {}).get(way.name))]
     answered = [one for one in found if one.reason is None]
     notes = [f"{len(found) - len(answered)} models failed: {one.reason}" for one in found if one.reason is not None][:1]
-    row: dict[str, Any] = {"arm": arm, "name": way.name, "label": way.label, "n": len(answered), "p_holm": None}
-    row |= {"p_mcnemar": None, "p_equivalence": None, "effect": None, "verdict": "no verdict"}
-    if not answered:
-        nothing = {"right": None, "calls": None, "tokens_per_call": None, "ms": None}
-        return Way(**row | nothing, notes=(*notes, "not decoded yet: ablate decode"))
+    result = Way(arm, way.name, way.label, n=len(answered), notes=tuple(notes))
     own = _answers(study, arm, [way.name])
-    assert own is not None
+    if own is None:
+        return replace(result, notes=(*notes, "not decoded yet: ablate decode"))
     calls = float(np.mean([one.calls for one in answered]))
     ms = float(np.median([1e3 * one.seconds / (one.examples * len(one.right)) for one in answered]))
-    row |= {
-        "right": shift(own[..., 0], alpha=alpha),
-        "calls": calls,
-        "tokens_per_call": design.length / calls,
-        "ms": ms,
-    }
+    right = shift(own[..., 0], alpha=alpha)
+    result = replace(result, right=right, calls=calls, tokens_per_call=design.length / calls, ms=ms)
     if way.name == control and arm == study.arms[0]:
-        return Way(**row | {"verdict": "control"}, notes=tuple(notes))
+        return replace(result, verdict="control")
     # An arm's own ways are compared with its control way, and that with the control arm's.
     base = arm if way.name != control else study.arms[0]
     both = _answers(study, arm, [way.name], base, control)
     if both is None or len(both) < VERDICT_FLOOR:
         models = 0 if both is None else len(both)
-        return Way(**row, notes=(*notes, f"{models} models are too few for a verdict ({VERDICT_FLOOR} needed)"))
+        return replace(result, notes=(*notes, f"{models} models are too few for a verdict ({VERDICT_FLOOR} needed)"))
     difference = both[..., 0] - both[..., 1]
-    row |= {"effect": shift(difference, alpha=alpha), "p_mcnemar": mcnemar(difference)}
-    return Way(**row, notes=tuple(notes))
+    return replace(result, effect=shift(difference, alpha=alpha), p_mcnemar=mcnemar(difference))
 
 
 def _answers(
