@@ -9,7 +9,7 @@ import numpy as np
 from analysis.statistics.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.statistics.sequential import anytime
 from analysis.study import Study
-from analysis.verdicts.until_decided import Rule, arrivals, came_late, pairs_at
+from analysis.verdicts.until_decided import Rule, arrivals, came_late
 from core.errors import UserError
 from core.records import likelihood_kind
 from core.records.metrics import METRICS
@@ -186,15 +186,10 @@ def _looked_at(
     late: Mapping[int, int],
 ) -> tuple[PairedEffect, float | None]:
     """The same effect with an interval and p-values that hold whenever one looked."""
-    both_S = np.isfinite(difference_S)
     rule = Rule.of_design(study.design)
     assert rule is not None  # looks are of adaptive designs
-    found = anytime(
-        difference_S[arrivals(both_S, looks, late)[0]],
-        looks=pairs_at(both_S, looks, rule, late),
-        margin=margin,
-        alpha=study.design.alpha,
-    )
+    order, shares = arrivals(np.isfinite(difference_S), looks, rule, late)
+    found = anytime(difference_S[order], looks=shares, margin=margin, alpha=study.design.alpha)
     return replace(effect, low=found.low, high=found.high, pvalue=found.pvalue), found.p_equivalence
 
 

@@ -224,34 +224,22 @@ def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[i
 
 
 def arrivals(
-    both_S: np.ndarray, looks: Sequence[int], late: Mapping[int, int] | None = None
-) -> tuple[list[int], list[int]]:
-    """The places of the pairs of finished runs in the order in which looks after so many seeds saw them; how many each saw.
+    both_S: np.ndarray, looks: Sequence[int], rule: Rule, late: Mapping[int, int] | None = None
+) -> tuple[list[int], list[tuple[int, float]]]:
+    """Looks after so many seeds as the pairs of finished runs had them.
 
-    both_S: (S,) whether both runs finished; late: as `came_late` has it.
+    both_S: (S,) whether both runs finished; late: as `came_late` has it. Returns the places of the pairs in the order of the
+    looks that saw them, and the looks as numbers of pairs with their shares of alpha. A look at fewer than 2 pairs is none;
+    of looks at the same pairs the one with the largest share counts, which rejects whatever the others do.
     """
     order: list[int] = []
-    counts = []
+    shares: dict[int, float] = {}
     for seeds in looks:
         seen = [place for place in range(seeds) if both_S[place] and (late or {}).get(place, 0) < seeds]
         order += [place for place in seen if place not in order]
-        counts.append(len(order))
-    return order, counts
-
-
-def pairs_at(
-    both_S: np.ndarray, looks: Sequence[int], rule: Rule, late: Mapping[int, int] | None = None
-) -> list[tuple[int, float]]:
-    """Looks after so many seeds as looks after so many pairs of finished runs, with their shares of alpha.
-
-    both_S, late: as for `arrivals`. A look at fewer than 2 pairs is none; of looks at the same pairs the one with the
-    largest share counts, which rejects whatever the others do.
-    """
-    found: dict[int, float] = {}
-    for seeds, count in zip(looks, arrivals(both_S, looks, late)[1], strict=True):
-        if count >= 2:
-            found[count] = max(found.get(count, 0.0), rule.looks[seeds])
-    return list(found.items())
+        if len(order) >= 2:
+            shares[len(order)] = max(shares.get(len(order), 0.0), rule.looks[seeds])
+    return order, list(shares.items())
 
 
 def _judged(
@@ -263,8 +251,8 @@ def _judged(
     difference_S = values[pair[0]] - values[pair[1]]
     both_S = np.isfinite(difference_S)
     late = came_late(study, pair, both_S)
-    differences = difference_S[arrivals(both_S, looks, late)[0]]
-    pairs, shares = len(differences), pairs_at(both_S, looks, rule, late)
+    order, shares = arrivals(both_S, looks, rule, late)
+    differences, pairs = difference_S[order], len(order)
     if pairs < VERDICT_FLOOR:
         return Judged(pairs)
     try:

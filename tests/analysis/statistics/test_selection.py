@@ -40,15 +40,13 @@ def test_expected_best_is_unbiased_where_drawing_with_replacement_is_not() -> No
     assert abs(plugged_in - 5 / 6) > 0.02
 
 
-@pytest.mark.parametrize("n", [0, 4, -1])
-def test_expected_best_refuses_what_was_not_tried(n: int) -> None:
-    with pytest.raises(UserError, match="only 3 trials"):
-        expected_best([1, 2, 3], n)
-
-
-def test_expected_best_refuses_failed_trials() -> None:
-    with pytest.raises(UserError, match="leave failed trials out"):
-        expected_best([1, np.nan], 1)
+@pytest.mark.parametrize(
+    ("scores", "n", "said"),
+    [*(([1, 2, 3], n, "only 3 trials") for n in (0, 4, -1)), ([1, np.nan], 1, "leave failed trials out")],
+)
+def test_expected_best_refuses_what_was_not_tried_or_failed(scores: list[float], n: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        expected_best(scores, n)
 
 
 def test_confirm_takes_the_winner_of_one_and_the_values_of_the_other() -> None:
