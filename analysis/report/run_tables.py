@@ -1,5 +1,6 @@
 """A report's tables of single things: every run, every arm, the scale, and where the runs came from."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,10 +23,9 @@ def runs(study: Study) -> list[dict[str, Any]]:
             row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "hash": ""}
             row |= {"status": "missing", "reason": "not recorded", "differs": []}
             if record is not None:
-                value = record.metrics.get(study.design.metric)
                 row |= {"status": record.status, "reason": record.reason or "", "hash": record.run_hash}
-                row |= {"value": value, "wall_time_s": record.wall_time_s, "rate": record.tokens_per_second}
-                row["where"] = record.provenance.get("host", "")
+                row |= {"value": record.metrics.get(study.design.metric), "where": record.provenance.get("host", "")}
+                row |= {"wall_time_s": record.wall_time_s, "rate": record.tokens_per_second}
                 row["differs"] = differences(study, arm, record)
             rows.append(row)
     return rows
@@ -67,13 +67,8 @@ def _other(own: RunRecord, than: RunRecord) -> dict[str, Any]:
 
 def _unlike(base: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for key in dict.fromkeys([*base, *own]):
-        before, after = base.get(key, MISSING), own.get(key, MISSING)
-        if key != "seed" and before != after:
-            yield key, _shown(before), _shown(after)
-
-
-def _shown(value: Any) -> str:
-    return "unset" if value is MISSING else str(value)
+        if key != "seed" and base.get(key, MISSING) != own.get(key, MISSING):
+            yield key, str(base.get(key, "unset")), str(own.get(key, "unset"))
 
 
 def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
@@ -100,13 +95,12 @@ def _range(values: list[int]) -> str:
 
 def provenance(finished: list[RunRecord]) -> Mapping[str, list[str]]:
     """Everything the runs say of where they came from, each value with how many runs say it."""
-    seen: dict[str, dict[str, int]] = {}
+    seen: dict[str, Counter[str]] = {}
     for record in finished:
         facts = {k: v for k, v in record.provenance.items() if k != "packages"}
         facts |= record.provenance.get("packages", {}) | {"data fingerprint": record.data_fingerprint}
         for key, value in facts.items():
-            counts = seen.setdefault(key, {})
-            counts[str(value)] = counts.get(str(value), 0) + 1
+            seen.setdefault(key, Counter())[str(value)] += 1
     many = len(finished)
     return {
         key: [f"{len(counts)} different ones, each in its run's record"]

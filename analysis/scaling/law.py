@@ -51,10 +51,8 @@ class ScalingLaw:
         """Loss at N parameters and D tokens; modifiers that were fitted must be given. Broadcasts."""
         return np.asarray(np.exp(_log_loss(_theta(self), parameters, tokens, self._columns(modifiers))))
 
-    def band(
-        self, parameters: float, tokens: float, *, coverage: float = 0.95, **modifiers: float
-    ) -> tuple[float, float]:
-        """Percentiles of the bootstrap refits' predictions: the law's own uncertainty, not that it is the right law.
+    def band(self, parameters: float, tokens: float, **modifiers: float) -> tuple[float, float]:
+        """95 % of the bootstrap refits' predictions: the law's own uncertainty, not that it is the right law.
 
         Raises UserError where the law was fitted without a bootstrap.
         """
@@ -62,7 +60,7 @@ class ScalingLaw:
             raise UserError("band: fit the law with bootstrap=... first")
         columns = self._columns(modifiers)
         found = [_log_loss(theta, parameters, tokens, columns) for theta in self.samples]
-        low, high = np.percentile(np.exp(found), [50 * (1 - coverage), 50 * (1 + coverage)])
+        low, high = np.percentile(np.exp(found), [2.5, 97.5])
         return float(low), float(high)
 
     def spread(self, parameters: ArrayLike, tokens: ArrayLike, **modifiers: ArrayLike) -> float:

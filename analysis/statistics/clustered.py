@@ -24,9 +24,9 @@ class Shift:
     se: float
     df: int
 
-    def pvalue(self, null: float = 0.0) -> float:
-        """Two-sided, that the mean is `null`."""
-        return float(2 * special.stdtr(self.df, -abs(self._t(null))))
+    def pvalue(self) -> float:
+        """Two-sided, that the mean is 0."""
+        return float(2 * special.stdtr(self.df, -abs(self._t(0.0))))
 
     def p_equivalence(self, margin: float) -> float:
         """Of two one-sided tests against a mean as large as the margin (Schuirmann 1987)."""

@@ -56,23 +56,18 @@ def bayes_factor(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> flo
     return math.exp(log) if log < 700 else math.inf
 
 
-def strongest(differences_S: ArrayLike, *, scale: float = PRIOR_SCALE) -> tuple[float, int]:
+def strongest(differences_S: ArrayLike) -> tuple[float, int]:
     """The largest Bayes factor that there was on the way, 1 where there was none, and after how many differences.
 
     Where the first ones are identical, nothing can be tested yet: a factor without a variance would be infinite, and stay so.
     """
     differences = _checked(differences_S)
-    found = [
-        (bayes_factor(differences[:n], scale=scale), n)
-        for n in range(2, len(differences) + 1)
-        if not _identical(differences[:n])
-    ]
+    tested = (n for n in range(2, len(differences) + 1) if not _identical(differences[:n]))
+    found = [(bayes_factor(differences[:n]), n) for n in tested]
     return max(found, key=lambda each: each[0], default=(1.0, len(differences)))
 
 
-def confidence_sequence(
-    differences_S: ArrayLike, *, alpha: float = 0.05, scale: float = PRIOR_SCALE
-) -> tuple[float, float]:
+def confidence_sequence(differences_S: ArrayLike, *, alpha: float = 0.05) -> tuple[float, float]:
     """An interval of the mean difference that holds at all numbers of seeds at once with probability 1 - alpha.
 
     The differences whose Bayes factor is below 1 / alpha at this number of seeds. Infinite where nothing can be said yet.
@@ -80,7 +75,7 @@ def confidence_sequence(
     differences = _checked(differences_S)
     _check_level(alpha)
     n = len(differences)
-    critical = _critical(n, math.log(1 / alpha), scale) if n > 1 and not _identical(differences) else math.inf
+    critical = _critical(n, math.log(1 / alpha)) if n > 1 and not _identical(differences) else math.inf
     if math.isinf(critical):
         return -math.inf, math.inf
     mean, half = float(differences.mean()), float(critical * differences.std(ddof=1) / math.sqrt(n))
@@ -153,14 +148,14 @@ def chance_of_verdict(differences_S: ArrayLike, planned: int, *, pvalue: float, 
 
 
 @functools.lru_cache(maxsize=4096)
-def _critical(n: int, bound: float, scale: float) -> float:
+def _critical(n: int, bound: float) -> float:
     """The t statistic of n differences whose log Bayes factor is the bound; infinite where none is."""
     upper = 8.0
-    while _log_factor(upper, n, scale) < bound:
+    while _log_factor(upper, n, PRIOR_SCALE) < bound:
         upper *= 4
         if upper > 1e9:
             return math.inf
-    return root(lambda t: _log_factor(t, n, scale) - bound, 0.0, upper)
+    return root(lambda t: _log_factor(t, n, PRIOR_SCALE) - bound, 0.0, upper)
 
 
 @functools.lru_cache(maxsize=1 << 16)  # whoever looks again asks for the same prefixes

@@ -110,29 +110,18 @@ def _health(ladder: Ladder) -> list[View]:
 
 def _trend(ladder: Ladder, row: Health) -> list[Series]:
     """Runs moved along the trend to the median number of tokens, the trend there, and from there to the targets."""
-    place = families_of(ladder).index(row.family)
-    dots = tuple(Dot(x, y, "a point's runs", size=6.0) for x, y in zip(*moved(ladder, row), strict=True))
-    within, beyond = (predicted(row, corners) for corners in paths(ladder, row))
-    return [
-        Series(row.family, place, *within, dots=dots, limit=row.bound),
-        Series(f"{row.family}, extrapolated", place, *beyond, beyond=True),
-    ]
-
-
-def moved(ladder: Ladder, row: Health) -> tuple[list[float], list[float]]:
-    """Sizes and values of a family's points, moved along the trend to the same number of tokens: points and line compare."""
-    own, middle = _points_of(ladder, row)
-    values = [point.health[row.metric] * (middle / point.tokens) ** row.trend.tokens.value for point in own]
-    return [point.parameters for point in own], values
-
-
-def paths(ladder: Ladder, row: Health) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
-    """Corners (N, D) of a trend's line: among the runs, and from the largest of them to the targets."""
-    own, middle = _points_of(ladder, row)
+    own = [point for point in ladder.points if point.family == row.family and row.metric in point.health]
+    place, middle = families_of(ladder).index(row.family), float(np.median([point.tokens for point in own]))
+    moved = [point.health[row.metric] * (middle / point.tokens) ** row.trend.tokens.value for point in own]
+    dots = tuple(Dot(point.parameters, y, "a point's runs", size=6.0) for point, y in zip(own, moved, strict=True))
     sizes = [point.parameters for point in own]
-    beyond = sorted((at["parameters"], at["tokens"]) for at in ladder.targets.values())
-    within = [(min(sizes), middle), (max(sizes), middle)]
-    return within, [within[1], *(at for at in beyond if at[0] > max(sizes))]
+    smallest, largest = (min(sizes), middle), (max(sizes), middle)
+    targets = sorted((at["parameters"], at["tokens"]) for at in ladder.targets.values())
+    beyond = [largest, *(at for at in targets if at[0] > max(sizes))]
+    return [
+        Series(row.family, place, *predicted(row, [smallest, largest]), dots=dots, limit=row.bound),
+        Series(f"{row.family}, extrapolated", place, *predicted(row, beyond), beyond=True),
+    ]
 
 
 def predicted(
@@ -143,11 +132,6 @@ def predicted(
     n, d = (np.exp(np.interp(places, range(len(corners)), np.log(column))) for column in zip(*corners, strict=True))
     found = [row.trend.predict(*scale) for scale in zip(n, d, strict=True)]
     return list(n), [one.value for one in found], [one.low for one in found], [one.high for one in found]
-
-
-def _points_of(ladder: Ladder, row: Health) -> tuple[list[Point], float]:
-    own = [point for point in ladder.points if point.family == row.family and row.metric in point.health]
-    return own, float(np.median([point.tokens for point in own]))
 
 
 def families_of(ladder: Ladder) -> list[str]:

@@ -101,7 +101,7 @@ def test_quadrature() -> None:
 
 def test_factors_and_roots() -> None:
     for n, bound in itertools.product((2, 5, 40), (math.log(20), math.log(5000))):
-        if math.isfinite(critical := sequential._critical(n, bound, 1.0)):
+        if math.isfinite(critical := sequential._critical(n, bound)):
             assert sequential._log_factor(critical, n, 1.0) == pytest.approx(bound, rel=1e-9)
     for where in (1e-5, 0.3, 7.0, 4e8):
         found = roots.root(lambda x, where=where: x - where, 0.0, 1e9)
