@@ -50,9 +50,8 @@ def test_every_table_of_the_report_is_among_them(records_of) -> None:
     design["factors"] = [{"key": "a", "label": "a", "levels": [0, 1]}, {"key": "b", "label": "b", "levels": [0, 1]}]
     for place, arm in enumerate(design["arms"]):
         arm["settings"] = {"a": place % 2, "b": place // 2}
-    found = {
-        table.name: table for table in tables_on(judge(Study.of(records_of(design, {"arm1": -0.3}))).tables, "file")
-    }
+    judgement = judge(Study.of(records_of(design, {"arm1": -0.3})))
+    found = {table.name: table for table in tables_on(judgement.tables, "file")}
     assert list(found) == ["val-nelbo", "load-max_vio", "contrasts", "learning-speed", "main-effects", "interactions"]
     for table in found.values():
         assert as_csv(table).count("\n") == 1 + len(table.shown("file")) and as_latex(table) and as_markdown(table)

@@ -1,6 +1,5 @@
 import base64
 import hashlib
-import io
 import json
 import re
 from dataclasses import replace
@@ -9,18 +8,16 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy import stats
 
 from analysis.formatting import correlation, fixed, number, percent, pvalue, ratio, signed, size
 from analysis.report.files import as_markdown
 from analysis.report.html import render, write_report
-from analysis.report.terminal import terminal_table
 from analysis.study import Study
 from analysis.table import tables_on
 from analysis.verdicts.judge import judge
 from tests.analysis.conftest import make_design
-from tests.analysis.pages import charts_of, without_scripts
+from tests.analysis.pages import charts_of, on_terminal, without_scripts
 
 EVIL = "<script>alert(1)</script>&\"'$x$"
 
@@ -90,20 +87,14 @@ def test_failed_and_missing_runs_are_on_the_page(records_of) -> None:
 
 
 def test_a_study_with_nothing_finished_is_still_a_page(records_of) -> None:
-    found = [
-        replace(
-            r, status="failed", reason="x", metrics={}, curve={}, validation={}, expert_load={"step": [], "load": []}
-        )
-        for r in records_of(make_design())
-    ]
+    nothing = {"metrics": {}, "curve": {}, "validation": {}, "expert_load": {"step": [], "load": []}}
+    found = [replace(r, status="failed", reason="x", **nothing) for r in records_of(make_design())]
     assert "No verdict yet" in page(found)
 
 
 def test_the_terminal_table_fits_eighty_columns(records_of) -> None:
     study = Study.of(records_of(make_design(), {"arm1": -0.3}))
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(judge(study)))
-    text = console.export_text()
+    text = on_terminal(judge(study))
     assert max(map(len, text.splitlines())) <= 80
     assert "better" in text and "arm1 label" in text and "Does it matter?" in text
 
@@ -112,9 +103,8 @@ def test_nine_arms_with_long_names_fit_eighty_columns_uncut(records_of) -> None:
     design = make_design(arms=9)
     names = {arm["name"]: f"load_balancing_weight 0.0{n}, z_loss_weight 0.001" for n, arm in enumerate(design["arms"])}
     design |= {"arms": [arm | {"label": names[arm["name"]]} for arm in design["arms"]]}
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(judge(Study.of(records_of(design, {"arm1": -0.3})))))
-    lines = [line.rstrip() for line in console.export_text().splitlines()]
+    text = on_terminal(judge(Study.of(records_of(design, {"arm1": -0.3}))))
+    lines = [line.rstrip() for line in text.splitlines()]
     assert max(map(len, lines)) <= 80
     assert set(names.values()) <= set(lines)
 
@@ -167,13 +157,8 @@ def test_intervals_have_the_level_of_the_design_and_say_so(records_of, alpha: fl
     assert effect.high - effect.estimate == pytest.approx(half)
     others = [judgement.found["interactions"].contrasts[0].effect, judgement.found["contrasts"][0].effect]
     assert all(e.high - e.estimate == pytest.approx(half / effect.sd * e.sd) for e in others)
-    console = Console(width=200, record=True, file=io.StringIO())
-    console.print(terminal_table(judgement))
-    texts = [
-        unescape(page(list(found.cells.values()))),
-        console.export_text(),
-        *(as_markdown(s) for s in tables_on(judgement.tables, "file")),
-    ]
+    written = [as_markdown(table) for table in tables_on(judgement.tables, "file")]
+    texts = [unescape(page(list(found.cells.values()))), on_terminal(judgement, 200), *written]
     right, wrong = (f"{100 * (1 - level):g} % " for level in (alpha, 0.15 - alpha))
     assert all(right in text for text in texts[:3]) and not any(wrong in text for text in texts)
 

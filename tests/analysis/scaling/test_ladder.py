@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from analysis.figures.static import pictures
 from analysis.report.files import as_csv, as_latex, as_markdown
 from analysis.report.html import render
-from analysis.report.terminal import terminal_table
 from analysis.scaling.extrapolation import judged_points, undetermined, weaknesses
 from analysis.scaling.families import Runs, choose, compare, fit
 from analysis.scaling.ladder import PLAIN, Ladder, fit_ladder, unfittable
@@ -29,6 +27,7 @@ from analysis.verdicts.ladder import tables as ladder_tables
 from core.errors import UserError
 from core.records.run_record import RunRecord
 from tests.analysis.conftest import make_design, make_record
+from tests.analysis.pages import on_terminal
 
 FLOOR = 1.5
 SIZES = (1e6, 2e6, 4e6, 8e6, 1.6e7)
@@ -89,9 +88,8 @@ def judged() -> tuple[Study, Judgement, Ladder]:
 def test_the_planted_law_is_found_with_what_sparsity_does(judged) -> None:
     ladder = judged[2]
     assert ladder.form.name == "one law with sparsity"
-    assert [form.name for form in ladder.forms] == [
-        "one law", "one law with sparsity", "a law each, one E", "a law each"
-    ]  # fmt: skip
+    forms = ["one law", "one law with sparsity", "a law each, one E", "a law each"]
+    assert [form.name for form in ladder.forms] == forms
     values = ladder.coefficients[0].values
     for name, true in {"E": FLOOR, "alpha": 0.3, "beta": 0.35, "sparsity": 0.15}.items():
         assert values[name].low <= true <= values[name].high, name
@@ -148,9 +146,7 @@ def test_page_terminal_json_and_files_say_the_same(judged) -> None:
     study, judgement, ladder = judged
     html = unescape(render(study, judgement))
     assert html.count("<svg") == 3 and headline(ladder) in html and "Verdict" not in html
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(terminal_table(judgement))
-    shown = console.export_text()
+    shown = on_terminal(judgement, 100)
     content = json.loads(json.dumps(judgement.to_dict(), allow_nan=False))
     for table in tables_on(judgement.tables, "file"):
         assert as_csv(table).count("\n") == 1 + len(table.exact) and as_latex(table) and as_markdown(table)
@@ -181,9 +177,8 @@ def test_nothing_finished_is_no_error() -> None:
     failed = {key: replace(record, status="failed", metrics={}) for key, record in study.cells.items()}
     study = replace(study, cells=failed)
     judgement = judge(study)
-    assert "No law can be fitted" in judgement.headline and "30 runs failed" in " ".join(
-        judgement.found["ladder"].notes
-    )
+    assert "No law can be fitted" in judgement.headline
+    assert "30 runs failed" in " ".join(judgement.found["ladder"].notes)
     assert "No law" in render(study, judgement)
     assert "0 of 30 runs" in judge(study, brief=True).headline
 
@@ -228,9 +223,8 @@ def test_a_form_that_the_runs_do_not_determine_is_named_and_not_kept(judged) -> 
 def test_a_law_that_the_runs_do_not_determine_is_none() -> None:
     ladder = fit_ladder(with_losses(study_of(), lambda n, d, place: 3 + 0.2 * (place % 2)), bootstrap=2)
     assert not ladder.laws and ladder.coefficients == () and ladder.extrapolations == ()
-    assert "No law can be fitted yet: without the largest models, these runs determine none of the forms." in headline(
-        ladder
-    )
+    why = "without the largest models, these runs determine none of the forms"
+    assert f"No law can be fitted yet: {why}." in headline(ladder)
 
 
 def test_equally_good_fits_that_differ_at_a_target_are_no_law() -> None:
@@ -314,7 +308,6 @@ def test_the_order_of_runs_changes_nothing() -> None:
     runs = Runs(np.where(s > 1, "sparse", "dense"), n, d, loss, s, np.ones(len(n)), np.arange(len(n)))
     order = np.r_[0, 1 + rng.permutation(len(n) - 1)]
     forms, others = compare(runs), compare(runs.where(order))
-    assert [form.error for form in others] == [
-        form.error if form.error is None else pytest.approx(form.error, rel=1e-6) for form in forms
-    ]
+    wanted = [form.error if form.error is None else pytest.approx(form.error, rel=1e-6) for form in forms]
+    assert [form.error for form in others] == wanted
     assert choose(others).name == choose(forms).name

@@ -66,9 +66,8 @@ def test_error_rates_hold_where_models_and_prompts_are_clusters() -> None:
 def test_cochrans_level_holds_where_prompts_are_clusters() -> None:
     rng, rejected = np.random.default_rng(4), 0
     for repeat in range(200):
-        chance = (0.5 + 0.3 * rng.standard_normal((1, 40, 3))).clip(
-            0, 1
-        )  # of each prompt and way, the same in all models
+        # Of each prompt and way, the same in all models.
+        chance = (0.5 + 0.3 * rng.standard_normal((1, 40, 3))).clip(0, 1)
         right = (rng.random((5, 40, 3)) < chance).astype(float)
         rejected += cochran(right, permutations=199, seed=repeat) < 0.05
     assert rejected <= 20  # of 200 at 5 %: more by chance in 1 of 700

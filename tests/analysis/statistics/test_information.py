@@ -56,24 +56,15 @@ def test_tables_without_a_sequence_are_those_of_the_others() -> None:
         np.testing.assert_array_equal(without[g], expected)
 
 
-def test_the_jackknife_of_a_mean_is_the_mean_and_its_standard_error() -> None:
-    x = np.random.default_rng(1).normal(size=20)
-    table, without = x.sum()[None, None, None], (x.sum() - x)[:, None, None, None]
-
-    def mean(sums: np.ndarray) -> np.ndarray:
-        return sums[..., 0, 0, 0] / (20 if sums.ndim == 3 else 19)
-
-    found = jackknife(mean, table, without)
-    assert found.value == pytest.approx(x.mean())
-    assert found.standard_error == pytest.approx(x.std(ddof=1) / math.sqrt(20))
-
-
-def test_the_jackknife_takes_the_bias_of_a_square_away() -> None:
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_jackknife_of_a_mean_and_of_its_square(power: int) -> None:
     """The square of a mean is biased by the mean's variance, which the jackknife estimates exactly."""
-    x = np.random.default_rng(2).normal(size=15)
+    x = np.random.default_rng(power).normal(size=20)
     table, without = x.sum()[None, None, None], (x.sum() - x)[:, None, None, None]
 
-    def square(sums: np.ndarray) -> np.ndarray:
-        return (sums[..., 0, 0, 0] / (15 if sums.ndim == 3 else 14)) ** 2
+    def statistic(sums: np.ndarray) -> np.ndarray:
+        return (sums[..., 0, 0, 0] / (20 if sums.ndim == 3 else 19)) ** power
 
-    assert jackknife(square, table, without).value == pytest.approx(x.mean() ** 2 - x.var(ddof=1) / 15)
+    found, variance = jackknife(statistic, table, without), x.var(ddof=1) / 20
+    assert found.value == pytest.approx(x.mean() if power == 1 else x.mean() ** 2 - variance)
+    assert power == 2 or found.standard_error == pytest.approx(math.sqrt(variance))

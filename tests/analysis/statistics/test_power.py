@@ -2,13 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics.power import (
-    MAX_DETECTABLE,
-    detectable_effect,
-    power_of,
-    reaches_significance,
-    seeds_needed,
-)
+from analysis.statistics.power import MAX_DETECTABLE, detectable_effect, power_of, reaches_significance, seeds_needed
 from core.errors import UserError
 
 
