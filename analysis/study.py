@@ -139,9 +139,9 @@ class Study:
 
     @property
     def missing(self) -> int:
-        return sum((arm, seed) not in self.cells for arm in self.arms for seed in self.bought(arm))
+        return sum((arm, seed) not in self.cells for arm in self.arms for seed in self.seeds_of(arm))
 
-    def bought(self, arm: str) -> Sequence[int]:
+    def seeds_of(self, arm: str) -> Sequence[int]:
         """The seeds under which an arm is to be trained: all of the design's, or as many of the first as it has bought."""
         seeds, adaptive = self.design.seeds, self.design.adaptive
         return seeds if adaptive is None else seeds[: adaptive.bought.get(arm, 0)]

@@ -10,7 +10,7 @@ from ablations.dashboard.record_cache import Reading
 from analysis.study import Study
 from analysis.verdicts.interim import Comparison, running
 from analysis.verdicts.judge import judge
-from analysis.verdicts.lineage import looked_at, notes
+from analysis.verdicts.lineage import notes, optional_stopping
 from core.records.designs import SearchDesign, StudyDesign
 from core.records.metrics import METRICS
 from sweeps.runs.status import STATES, Row, RunStatus, StudyStatus
@@ -54,7 +54,7 @@ def progress(found: StudyStatus[Any] | None, study: Study | None, reading: Readi
 
 def _recorded(study: Study) -> Iterable[RunStatus]:
     for arm in study.arms:
-        for seed in study.bought(arm):
+        for seed in study.seeds_of(arm):
             record = study.cells.get((arm, seed))
             state = {"complete": "finished", "failed": "failed"}.get(record.status, "missing") if record else "missing"
             yield RunStatus(arm=arm, seed=seed, state=state, reason=record.reason if record else None)
@@ -78,7 +78,8 @@ def verdict(study: Study) -> dict[str, Any]:
     shown = found.table
     return {
         "headline": found.headline, "label": shown.label, "unit": shown.unit, "goal": shown.goal, "alpha": found.alpha,
-        "margin": shown.margin, "looked": found.looked, "notes": [*filter(None, [looked_at(study)]), *notes(study)],
+        "margin": shown.margin, "looked": found.looked,
+        "notes": [*filter(None, [optional_stopping(study)]), *notes(study)],
         "families": [{"name": name, "rows": [_row(row) for row in rows]} for name, rows in families if rows],
     }  # fmt: skip
 

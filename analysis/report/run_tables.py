@@ -18,7 +18,7 @@ def runs(study: Study) -> list[dict[str, Any]]:
     """A row for each run of the design, trained or not, with what its config has otherwise than the control's of its seed."""
     rows = []
     for arm in study.arms:
-        for seed in study.bought(arm):
+        for seed in study.seeds_of(arm):
             record = study.cells.get((arm, seed))
             row: dict[str, Any] = {"arm": study.labels[arm], "seed": seed, "hash": ""}
             row |= {"status": "missing", "reason": "not recorded", "differs": []}
@@ -38,7 +38,7 @@ def arms(study: Study, tables: tuple[MetricTable, ...]) -> list[dict[str, Any]]:
         own = study.records_of(entry.name)
         row: dict[str, Any] = {"label": entry.label, "parameters": entry.parameters}
         row |= {"flops": short(entry.flops_per_token), "complete": sum(r.status == "complete" for r in own)}
-        row |= {"failed": sum(r.status == "failed" for r in own), "wanted": len(study.bought(entry.name))}
+        row |= {"failed": sum(r.status == "failed" for r in own), "wanted": len(study.seeds_of(entry.name))}
         row["alarms"] = sorted({alarm["kind"] for record in own for alarm in record.alarms})
         row["values"] = [next(r for r in table.rows if r.arm == entry.name) for table in tables]
         row["differs"] = differences(study, entry.name, own[0]) if own else []

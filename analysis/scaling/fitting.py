@@ -27,7 +27,7 @@ UNDETERMINED = 1e-3  # spread of log predictions over equally good fits, from wh
 NO_ERROR = 1e-4  # of a log: less than that a page doesn't show, and between two such errors rounding would choose
 
 # By how much a log prediction is pushed, to see if it gives.
-ASIDE = UNDETERMINED * np.array([0.3, 0.6, 1.2, 12.0, 120.0])
+DISPLACEMENTS = UNDETERMINED * np.array([0.3, 0.6, 1.2, 12.0, 120.0])
 
 WALK = np.geomspace(1e-3, 8.0, 10)  # how far along an eigenvector is looked for fits that are as good
 
@@ -85,18 +85,18 @@ def best_of(
     """
     found, values = minimise(task(terms, loss, len(starts)), starts)
     best = found[values.argmin()]
-    tried = [found, _walked(terms, loss, best)]
-    tried += [_pushed(terms, loss, best, np.unique(asked, axis=1))] if asked is not None else []
+    tried = [found, _along_eigenvectors(terms, loss, best)]
+    tried += [_at_displaced_predictions(terms, loss, best, np.unique(asked, axis=1))] if asked is not None else []
     plain = task(terms, loss, 1)
     enough = plain.objective(best[None])[0] * (1 + AS_GOOD) + len(loss) * AS_GOOD**2 / 2
     return best, np.concatenate([some[plain.objective(some) <= enough] for some in tried])
 
 
-def _pushed(terms: np.ndarray, loss: np.ndarray, theta: np.ndarray, asked: np.ndarray) -> np.ndarray:
+def _at_displaced_predictions(terms: np.ndarray, loss: np.ndarray, theta: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Fits to one run more each, at an asked place, with another loss than the fit's. Returns (S, P)."""
     places = asked.shape[1]
     there = special.logsumexp(asked @ theta, axis=0)
-    moves = [(place, way) for place in range(places) for way in (*ASIDE, *-ASIDE)]
+    moves = [(place, way) for place in range(places) for way in (*DISPLACEMENTS, *-DISPLACEMENTS)]
     losses, weights = np.tile(np.concatenate([loss, there]), (len(moves), 1)), np.ones((len(moves), len(loss) + places))
     weights[:, len(loss) :] = 0.0
     for row, (place, way) in enumerate(moves):
@@ -106,7 +106,7 @@ def _pushed(terms: np.ndarray, loss: np.ndarray, theta: np.ndarray, asked: np.nd
     return minimise(wanted, np.tile(theta, (len(moves), 1)), steps=200)[0]
 
 
-def _walked(terms: np.ndarray, loss: np.ndarray, theta: np.ndarray) -> np.ndarray:
+def _along_eigenvectors(terms: np.ndarray, loss: np.ndarray, theta: np.ndarray) -> np.ndarray:
     """Fits that are held at distances along the Hessian's eigenvectors, both ways, while all else adapts. Returns (S, P)."""
     _, vectors = np.linalg.eigh(task(terms, loss, 1).slopes(theta[None])[2][0])
     moves = [(way, far) for way in vectors.T for far in (*WALK, *-WALK)]

@@ -15,7 +15,7 @@ PERMUTATIONS = 4999
 
 
 @dataclass(frozen=True)
-class Shift:
+class ClusteredMean:
     """A mean over models and prompts, with an interval for other models and other prompts of the kind."""
 
     estimate: float
@@ -37,7 +37,7 @@ class Shift:
         return distance / self.se if self.se > 0 else math.copysign(math.inf, distance) if distance else 0.0
 
 
-def shift(values_SN: ArrayLike, *, alpha: float = 0.05) -> Shift:
+def clustered_mean(values_SN: ArrayLike, *, alpha: float = 0.05) -> ClusteredMean:
     """The mean of values that two crossed clusters share, with an interval of coverage 1 - alpha.
 
     values_SN: (S, N), models by prompts. The variance of the mean is that of clusters of models plus that of clusters of
@@ -54,7 +54,7 @@ def shift(values_SN: ArrayLike, *, alpha: float = 0.05) -> Shift:
     se, df = math.sqrt(max(by_model, by_prompt, both)), (min(models, prompts) if models > 1 else prompts) - 1
     reach = float(-special.stdtrit(df, alpha / 2)) * se
     estimate = float(values.mean())
-    return Shift(estimate, estimate - reach, estimate + reach, se, df)
+    return ClusteredMean(estimate, estimate - reach, estimate + reach, se, df)
 
 
 def _of_mean(values: np.ndarray) -> float:

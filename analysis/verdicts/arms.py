@@ -18,7 +18,7 @@ from analysis.verdicts.comparisons import (
     metric_table,
     planned_contrasts,
 )
-from analysis.verdicts.lineage import declared, looked_at, notes
+from analysis.verdicts.lineage import declared, notes, optional_stopping
 from analysis.verdicts.until_decided import SequentialRun, sequential_run
 from core.records.designs import Design
 from core.records.metrics import METRICS
@@ -33,13 +33,13 @@ def judge(study: Study, brief: bool = False) -> Judgement:
     brief: without learning speeds, main effects and interactions.
     """
     design = study.design
-    bought = sequential_run(study) if design.adaptive is not None else None
-    looks = bought.looks_of if bought else None
-    whole, study = study, study.within(bought.seeds) if bought else study
+    sequential = sequential_run(study) if design.adaptive is not None else None
+    looks = sequential.looks_of if sequential else None
+    whole, study = study, study.within(sequential.seeds) if sequential else study
     names = [design.metric, *design.secondary]
     tables = tuple(metric_table(study, metric, primary=metric == design.metric, looks=looks) for metric in names)
     planned = planned_contrasts(study, looks)
-    context = Context(tables[0], bought, brief)
+    context = Context(tables[0], sequential, brief)
     kinds = sorted(PARTS.entries(), key=lambda kind: kind.order)
     found = [part for kind in kinds if (part := kind.implementation(study, context)) is not None]
     sds = [row.effect.sd for row in tables[0].rows if row.effect is not None]
@@ -53,7 +53,7 @@ def judge(study: Study, brief: bool = False) -> Judgement:
         *(f"{one}: {said}." for one, said in asides if said),
     ]
     words = words if len(design.arms) > 1 else []  # a design of one arm asks how to decode it
-    words += [*(part.sentence for part in found), looked_at(study)]
+    words += [*(part.sentence for part in found), optional_stopping(study)]
     winner, reason = _winner(study, tables[0])
     results: dict[str, Any] = {"tables": tables, "contrasts": planned, "exploratory": weak}
     results["noise_sd"] = max(sds, default=None)
@@ -72,8 +72,8 @@ def judge(study: Study, brief: bool = False) -> Judgement:
         found=results,
         draw=lambda: [*arm_figures(whole, tables), *(figure for part in found for figure in part.figures)],
         pages=("verdict", "arms"),
-        extent=f"{len(design.arms)} arms × {'up to ' if bought else ''}{counted(len(design.seeds), 'seed')}",
-        methods=_methods(study, tables[0], bought),
+        extent=f"{len(design.arms)} arms × {'up to ' if sequential else ''}{counted(len(design.seeds), 'seed')}",
+        methods=_methods(study, tables[0], sequential),
         sources=(
             "adjusted p-values (Holm 1979)",
             *(["equivalence by two one-sided tests (Schuirmann 1987)"] if tables[0].margin else []),
@@ -161,7 +161,7 @@ def _winner(study: Study, table: MetricTable) -> tuple[str | None, str]:
     return best.arm, f"{said} (Holm p = {pvalue(best.p_holm, study.design.alpha)}); {UNCONFIRMED}"
 
 
-def _methods(study: Study, table: MetricTable, bought: SequentialRun | None) -> str:
+def _methods(study: Study, table: MetricTable, sequential: SequentialRun | None) -> str:
     """Method of the comparison, in a sentence that holds for the records as they are; empty before any comparison."""
     effects = [row.effect for row in table.rows if row.effect]
     if not effects:
@@ -169,7 +169,7 @@ def _methods(study: Study, table: MetricTable, bought: SequentialRun | None) -> 
     design, pairs = study.design, sorted({effect.n for effect in effects})
     many = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
     arms = "an arm" if len(effects) == 1 else f"each of {len(effects)} arms"
-    kept = "any-time valid intervals" if bought else "t intervals of the mean paired difference"
+    kept = "any-time valid intervals" if sequential else "t intervals of the mean paired difference"
     told = (
         f"We compared {arms} with the control “{study.labels[design.control]}” in {METRICS[design.metric].label}"
         f" over {many} seeds under common random numbers (data order, masks, timesteps, initial weights), by "

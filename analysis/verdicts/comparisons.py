@@ -9,7 +9,7 @@ import numpy as np
 from analysis.statistics.compare import VERDICT_FLOOR, PairedEffect, equivalence, holm, paired_effect, verdict
 from analysis.statistics.sequential import anytime
 from analysis.study import Study
-from analysis.verdicts.until_decided import Rule, arrivals, came_late
+from analysis.verdicts.until_decided import Rule, analysed_pairs, late_pairs
 from core.errors import UserError
 from core.records import likelihood_kind
 from core.records.metrics import METRICS
@@ -133,14 +133,14 @@ def _compared(
     own, base = (study.values(arm, metric)[: None if seen is None else ended] for arm in pair)
     both, effect, p_same, notes = np.isfinite(own) & np.isfinite(base), None, None, []
     whole_S = np.isfinite(study.values(pair[0], metric) - study.values(pair[1], metric))
-    late = {} if seen is None else came_late(study, pair, whole_S)
+    late = {} if seen is None else late_pairs(study, pair, whole_S)
     unseen = [place for place, looked in late.items() if place < ended <= looked and both[place]]
     both[unseen] = False
     if unseen:
         notes.append(
             f"{counted(len(unseen), 'pair')} trained again after its last look, which count for nothing: alpha is spent"
         )
-    if seen and any(len(study.bought(arm)) > ended for arm in pair):
+    if seen and any(len(study.seeds_of(arm)) > ended for arm in pair):
         notes.append(
             f"compared on the first {ended} seeds alone; means are over all that an arm has, so don't subtract them"
         )
@@ -151,7 +151,7 @@ def _compared(
         if both.sum() < VERDICT_FLOOR:
             notes.append(f"{int(both.sum())} pairs are too few for a verdict ({VERDICT_FLOOR} needed)")
         elif seen is not None:
-            effect, p_same = _looked_at(study, effect, (own - base), seen, margin, late)
+            effect, p_same = _anytime_valid(study, effect, (own - base), seen, margin, late)
         elif margin is not None:
             p_same = equivalence(base[both], own[both], margin=margin)
     except UserError as error:
@@ -177,7 +177,7 @@ def _listed(study: Study, metric: str) -> str:
     return likelihood_kind.listed(known) if METRICS[metric].likelihood and len(known) == len(arms) else ""
 
 
-def _looked_at(
+def _anytime_valid(
     study: Study,
     effect: PairedEffect,
     difference_S: np.ndarray,
@@ -188,7 +188,7 @@ def _looked_at(
     """The same effect with an interval and p-values that hold whenever one looked."""
     rule = Rule.of_design(study.design)
     assert rule is not None  # looks are of adaptive designs
-    order, shares = arrivals(np.isfinite(difference_S), looks, rule, late)
+    order, shares = analysed_pairs(np.isfinite(difference_S), looks, rule, late)
     found = anytime(difference_S[order], looks=shares, margin=margin, alpha=study.design.alpha)
     return replace(effect, low=found.low, high=found.high, pvalue=found.pvalue), found.p_equivalence
 
@@ -235,10 +235,10 @@ def _notes(study: Study, arm: str, metric: str, finished: int) -> tuple[str, ...
     notes = arm_notes(study, arm) if metric == study.design.metric else []
     failed = [record for record in study.records_of(arm) if record.status == "failed"]
     if failed:
-        notes.append(f"{len(failed)} of {len(study.bought(arm))} runs failed: {failed[0].reason}")
-    absent = sum((arm, seed) not in study.cells for seed in study.bought(arm))
+        notes.append(f"{len(failed)} of {len(study.seeds_of(arm))} runs failed: {failed[0].reason}")
+    absent = sum((arm, seed) not in study.cells for seed in study.seeds_of(arm))
     if absent:
-        notes.append(f"{absent} of {len(study.bought(arm))} runs are not recorded yet")
+        notes.append(f"{absent} of {len(study.seeds_of(arm))} runs are not recorded yet")
     broken = failures(study, arm, metric) - len(failed)
     if broken:
         notes.append(f"{broken} finished runs have no finite {metric}, and count as failed")

@@ -90,7 +90,7 @@ def running(study: Study) -> Running:
     table = metric_table(study, metric, primary=True, looks=looks)
     rows = [((row.arm, design.control), row) for row in table.rows if row.verdict != "control"]
     planned = [(row.arms, row) for row in planned_contrasts(study, looks)]
-    read = _sequential if design.adaptive is None else _looked_at
+    read = _by_confidence_sequences if design.adaptive is None else _of_analyses
     families = (read(study, table, each) for each in (rows, planned))
     return Running(table, design.alpha, *families, looked, exploratory(design))
 
@@ -109,7 +109,7 @@ def differences(study: Study, pair: tuple[str, str], metric: str) -> np.ndarray:
 Rows = Sequence[tuple[tuple[str, str], Row | Planned]]
 
 
-def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Comparison, ...]:
+def _by_confidence_sequences(study: Study, table: MetricTable, rows: Rows) -> tuple[Comparison, ...]:
     alpha, family = study.design.alpha, max(1, len(rows))
     found = {pair: differences(study, pair, table.metric) for pair, row in rows if row.effect is not None}
     tested = {pair: each for pair, each in found.items() if len(each) >= VERDICT_FLOOR}
@@ -125,7 +125,7 @@ def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Compariso
         same = 0.0 if table.margin and max(map(abs, inner)) < table.margin else None
         words = verdict(float(each.mean()), float(p), same, goal=table.goal, alpha=alpha) if pair in tested else ""
         notes: list[str] = []
-        if words.startswith(("better", "worse")) and _turned(each, evidence[pair][1]):
+        if words.startswith(("better", "worse")) and _sign_changed(each, evidence[pair][1]):
             words, notes = "", ["there is a difference, but the mean has changed its sign since it was plain"]
         elif words.startswith(("better", "worse")) and same is not None:
             notes = [f"the difference is real but smaller than the margin of {table.margin:g}"]
@@ -135,7 +135,7 @@ def _sequential(study: Study, table: MetricTable, rows: Rows) -> tuple[Compariso
     return tuple(out)
 
 
-def _looked_at(study: Study, table: MetricTable, rows: Rows) -> tuple[Comparison, ...]:
+def _of_analyses(study: Study, table: MetricTable, rows: Rows) -> tuple[Comparison, ...]:
     out = []
     for pair, row in rows:
         bounds = (row.effect.low, row.effect.high) if row.effect and row.p_holm is not None else (-math.inf, math.inf)
@@ -162,6 +162,6 @@ def _comparison(
     )  # fmt: skip
 
 
-def _turned(differences_S: np.ndarray, strongest_at: int) -> bool:
+def _sign_changed(differences_S: np.ndarray, strongest_at: int) -> bool:
     """True if the mean has another sign now than where the evidence was strongest: then no direction is claimed."""
     return float(differences_S[:strongest_at].mean()) * float(differences_S.mean()) <= 0

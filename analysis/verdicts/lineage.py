@@ -70,11 +70,11 @@ def notes(study: Study) -> tuple[str, ...]:
     mixed = mixture(finished)
     command = f"`{study.design.command} --out ANOTHER`" if study.design.command else "the same run in another --out"
     said = [f"{mixed}; {command} trains all of them by one" if mixed else ""]
-    said += [study.history_trouble, _regoaled(events), _attempts(study, events)]
+    said += [study.history_trouble, _changed_criteria(events), _earlier_confirmations(study, events)]
     return tuple(f"{each.rstrip('.')}." for each in said if each)
 
 
-def _regoaled(events: list[Event]) -> str:
+def _changed_criteria(events: list[Event]) -> str:
     """That what decides was changed once there were runs."""
     changed = [
         f"{name} from {getattr(was.design, name)} to {getattr(now.design, name)} after {counted(now.recorded, 'run')}"
@@ -86,7 +86,7 @@ def _regoaled(events: list[Event]) -> str:
     return f"Changed once runs were recorded: {'; '.join(changed)}" if changed else ""
 
 
-def _attempts(study: Study, events: list[Event]) -> str:
+def _earlier_confirmations(study: Study, events: list[Event]) -> str:
     """Of a confirmation: what was tried before on fresh seeds."""
     design = study.design
     if design.confirms is None:
@@ -109,7 +109,7 @@ def _attempts(study: Study, events: list[Event]) -> str:
     )
 
 
-def looked_at(study: Study) -> str:
+def optional_stopping(study: Study) -> str:
     """That seeds were added, or bought until decided, once results had been there to look at; empty where none were."""
     design, counts, seen, unseen = study.design, list[int](), 0, False
     shown = adaptive = False

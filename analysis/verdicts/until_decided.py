@@ -153,7 +153,7 @@ class SequentialRun:
 
 
 @dataclass(frozen=True)
-class Judged:
+class InterimTest:
     """A comparison's numbers at an analysis, before they are adjusted; None where there are too few pairs."""
 
     n: int
@@ -176,7 +176,7 @@ def sequential_run(study: Study) -> SequentialRun:
     families = [(arm, control) for arm in study.arms if arm != control], list(study.design.contrasts)
     values = {arm: study.values(arm, metric) for arm in study.arms}
     decisions: dict[tuple[str, str], Decision] = {pair: "open" for family in families for pair in family}
-    known: dict[tuple[str, str], Judged] = {}
+    known: dict[tuple[str, str], InterimTest] = {}
     looked: dict[tuple[str, str], tuple[int, ...]] = dict.fromkeys(decisions, ())
     seeds: dict[str, int] = dict.fromkeys(study.arms, 0)
     looks: list[InterimAnalysis] = []
@@ -198,14 +198,14 @@ def sequential_run(study: Study) -> SequentialRun:
         for family in families:
             pending = [pair for pair in family if decisions[pair] == "open"]
             looked |= {pair: (*looked[pair], n) for pair in pending}
-            known |= {pair: _judged(study, values, pair, looked[pair], rule) for pair in pending}
+            known |= {pair: _tested(study, values, pair, looked[pair], rule) for pair in pending}
             steps += _decide(study, family, pending, known, rule, n)
         decisions |= {step.arms: step.decision for step in steps}
         looks.append(InterimAnalysis(n, tuple(steps)))
     return SequentialRun(rule, tuple(looks), wanted, seeds, looked, decisions)
 
 
-def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[int, int]:
+def late_pairs(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[int, int]:
     """Places of seeds whose pair failed at first: after how many seeds one had looked when it was trained again.
 
     Such a pair counts from the next planned look on, so that no look is taken twice. A comparison that had too few pairs to
@@ -223,12 +223,12 @@ def came_late(study: Study, pair: tuple[str, str], both_S: np.ndarray) -> dict[i
     return late
 
 
-def arrivals(
+def analysed_pairs(
     both_S: np.ndarray, looks: Sequence[int], rule: Rule, late: Mapping[int, int] | None = None
 ) -> tuple[list[int], list[tuple[int, float]]]:
     """Looks after so many seeds as the pairs of finished runs had them.
 
-    both_S: (S,) whether both runs finished; late: as `came_late` has it. Returns the places of the pairs in the order of the
+    both_S: (S,) whether both runs finished; late: as `late_pairs` has it. Returns the places of the pairs in the order of the
     looks that saw them, and the looks as numbers of pairs with their shares of alpha. A look at fewer than 2 pairs is none;
     of looks at the same pairs the one with the largest share counts, which rejects whatever the others do.
     """
@@ -242,46 +242,46 @@ def arrivals(
     return order, list(shares.items())
 
 
-def _judged(
+def _tested(
     study: Study, values: Mapping[str, np.ndarray], pair: tuple[str, str], looks: Sequence[int], rule: Rule
-) -> Judged:
+) -> InterimTest:
     n, margin, alpha = looks[-1], study.design.margin, study.design.alpha
     if study.incomparable(study.design.metric, *pair, seeds=n):
-        return Judged(0)
+        return InterimTest(0)
     difference_S = values[pair[0]] - values[pair[1]]
     both_S = np.isfinite(difference_S)
-    late = came_late(study, pair, both_S)
-    order, shares = arrivals(both_S, looks, rule, late)
+    late = late_pairs(study, pair, both_S)
+    order, shares = analysed_pairs(both_S, looks, rule, late)
     differences, pairs = difference_S[order], len(order)
     if pairs < VERDICT_FLOOR:
-        return Judged(pairs)
+        return InterimTest(pairs)
     try:
         found = anytime(differences, looks=shares, margin=margin, alpha=alpha)
     except UserError:  # identical differences: nothing can be tested, which the tables say
-        return Judged(pairs, float(differences.mean()))
-    return Judged(pairs, found.estimate, found.pvalue, found.p_equivalence, tuple(differences))
+        return InterimTest(pairs, float(differences.mean()))
+    return InterimTest(pairs, found.estimate, found.pvalue, found.p_equivalence, tuple(differences))
 
 
 def _decide(
     study: Study,
     family: Sequence[tuple[str, str]],
     pending: Sequence[tuple[str, str]],
-    known: Mapping[tuple[str, str], Judged],
+    known: Mapping[tuple[str, str], InterimTest],
     rule: Rule,
     n: int,
 ) -> list[Step]:
     alpha = study.design.alpha
-    adjusted = _adjusted(family, {pair: judged.pvalue for pair, judged in known.items()})
-    same = _adjusted(family, {pair: judged.p_equivalence for pair, judged in known.items()})
+    adjusted = _adjusted(family, {pair: test.pvalue for pair, test in known.items()})
+    same = _adjusted(family, {pair: test.p_equivalence for pair, test in known.items()})
     # Those dropped without a difference count for Holm too.
     left = sum(adjusted.get(pair, 1.0) >= alpha for pair in family)
     steps = []
     for pair in pending:
-        judged, chance = known[pair], None
-        if judged.differences and n < rule.fixed:
+        test, chance = known[pair], None
+        if test.differences and n < rule.fixed:
             chance = chance_of_verdict(
-                judged.differences,
-                rule.fixed - n + judged.n,
+                test.differences,
+                rule.fixed - n + test.n,
                 pvalue=(1 - rule.share) * alpha / max(1, left),
                 margin=study.design.margin,
             )
@@ -289,14 +289,14 @@ def _decide(
             decision: Decision = "different"
         elif same.get(pair, 1.0) < alpha:
             decision = "equivalent"
-        elif judged.n == 0:
+        elif test.n == 0:
             decision = "lost"
         elif n == rule.fixed:
             decision = "undecided"
         else:
             decision = "futile" if chance is not None and chance < rule.futile else "open"
         label = " − ".join(study.labels[arm] for arm in pair)
-        steps.append(Step(pair, label, judged.n, judged.estimate, adjusted.get(pair), same.get(pair), chance, decision))
+        steps.append(Step(pair, label, test.n, test.estimate, adjusted.get(pair), same.get(pair), chance, decision))
     return steps
 
 

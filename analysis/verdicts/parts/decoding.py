@@ -12,7 +12,7 @@ import numpy as np
 
 from analysis.figure import Dot, Figure, Lines, Series, View
 from analysis.formatting import coverage, percent, pvalue
-from analysis.statistics.clustered import Shift, cochran, mcnemar, shift
+from analysis.statistics.clustered import ClusteredMean, clustered_mean, cochran, mcnemar
 from analysis.statistics.compare import VERDICT_FLOOR, holm, verdict
 from analysis.study import Study
 from analysis.table import Cell, Column, Medium, Prose, Table
@@ -26,7 +26,7 @@ COSTS = ("p_holm", "p_mcnemar", "p_equivalence", "calls", "tokens_per_call", "ms
 
 
 @dataclass(frozen=True)
-class Way:
+class DecodingResult:
     """One way of decoding an arm's models.
 
     right: exact match; effect: less that of the arm's control way, and for that way less the control arm's; p_holm of it,
@@ -37,8 +37,8 @@ class Way:
     arm: str
     name: str
     label: str
-    right: Shift | None = None
-    effect: Shift | None = None
+    right: ClusteredMean | None = None
+    effect: ClusteredMean | None = None
     p_holm: float | None = None
     p_mcnemar: float | None = None
     p_equivalence: float | None = None
@@ -58,7 +58,7 @@ class Decoding:
     examples: int
     length: int
     margin: float | None
-    ways: tuple[Way, ...]
+    ways: tuple[DecodingResult, ...]
     cochran: Mapping[str, float]
     missing: int
     alpha: float
@@ -69,7 +69,7 @@ class Decoding:
         judged = [way for way in self.ways if way.p_holm is not None]
         if not judged:
             return f"No way of decoding is judged yet ({self.missing} to go)."
-        groups: dict[str, list[Way]] = {}
+        groups: dict[str, list[DecodingResult]] = {}
         for way in judged:
             groups.setdefault(way.verdict, []).append(way)
         parts = []
@@ -111,7 +111,7 @@ def decoding(study: Study) -> Decoding:
     """Compare every way with the control's within each model and prompt, as far as models were decoded."""
     design = study.design.decoders
     assert design is not None
-    ways: list[Way] = []
+    ways: list[DecodingResult] = []
     omnibus: dict[str, float] = {}
     for arm in study.arms:
         causal = arm in design.causal
@@ -129,18 +129,18 @@ def decoding(study: Study) -> Decoding:
     )  # fmt: skip
 
 
-def _way(study: Study, arm: str, way: DecodingConfig, design: DecodersDesign) -> Way:
+def _way(study: Study, arm: str, way: DecodingConfig, design: DecodersDesign) -> DecodingResult:
     control, alpha = design.control, study.design.alpha
     found = [one for seed in study.design.seeds if (one := study.decoded.get((arm, seed), {}).get(way.name))]
     answered = [one for one in found if one.reason is None]
     notes = [f"{len(found) - len(answered)} models failed: {one.reason}" for one in found if one.reason is not None][:1]
-    result = Way(arm, way.name, way.label, n=len(answered), notes=tuple(notes))
+    result = DecodingResult(arm, way.name, way.label, n=len(answered), notes=tuple(notes))
     own = _answers(study, arm, [way.name])
     if own is None:
         return replace(result, notes=(*notes, "not decoded yet: ablate decode"))
     calls = float(np.mean([one.calls for one in answered]))
     ms = float(np.median([1e3 * one.seconds / (one.examples * len(one.right)) for one in answered]))
-    right = shift(own[..., 0], alpha=alpha)
+    right = clustered_mean(own[..., 0], alpha=alpha)
     result = replace(result, right=right, calls=calls, tokens_per_call=design.length / calls, ms=ms)
     if way.name == control and arm == study.arms[0]:
         return replace(result, verdict="control")
@@ -151,7 +151,7 @@ def _way(study: Study, arm: str, way: DecodingConfig, design: DecodersDesign) ->
         models = 0 if both is None else len(both)
         return replace(result, notes=(*notes, f"{models} models are too few for a verdict ({VERDICT_FLOOR} needed)"))
     difference = both[..., 0] - both[..., 1]
-    return replace(result, effect=shift(difference, alpha=alpha), p_mcnemar=mcnemar(difference))
+    return replace(result, effect=clustered_mean(difference, alpha=alpha), p_mcnemar=mcnemar(difference))
 
 
 def _answers(
@@ -173,7 +173,7 @@ def _answers(
     return np.stack(rows) if rows else None
 
 
-def _judged(study: Study, design: DecodersDesign, ways: list[Way]) -> list[Way]:
+def _judged(study: Study, design: DecodersDesign, ways: list[DecodingResult]) -> list[DecodingResult]:
     tested = [place for place, way in enumerate(ways) if way.effect is not None]
     effects = [way.effect for way in ways if way.effect is not None]
     adjusted = holm([effect.pvalue() for effect in effects])
@@ -255,7 +255,7 @@ def table(found: Decoding) -> Table:
     )  # fmt: skip
 
 
-def _cells(found: Decoding, way: Way) -> tuple[Cell, ...]:
+def _cells(found: Decoding, way: DecodingResult) -> tuple[Cell, ...]:
     right = [percent(each, sign=False) for each in _ends(way.right) if each is not None]
     bounds = [percent(each) for each in _ends(way.effect)[1:] if each is not None]
     effect = f"{percent(way.effect.estimate, margin=found.margin)} [{bounds[0]}, {bounds[1]}]" if way.effect else ""
@@ -268,14 +268,14 @@ def _cells(found: Decoding, way: Way) -> tuple[Cell, ...]:
     )  # fmt: skip
 
 
-def _exact(way: Way) -> dict[str, Any]:
+def _exact(way: DecodingResult) -> dict[str, Any]:
     numbers: dict[str, Any] = {"arm": way.arm, "way": way.name, "n": way.n, "verdict": way.verdict}
     for name, mean in (("right", way.right), ("effect", way.effect)):
         numbers |= {f"{name}_{end}": value for end, value in zip(ENDS, _ends(mean), strict=True)}
     return numbers | {key: getattr(way, key) for key in COSTS}
 
 
-def _ends(mean: Shift | None) -> tuple[float | None, ...]:
+def _ends(mean: ClusteredMean | None) -> tuple[float | None, ...]:
     return (mean.estimate, mean.low, mean.high) if mean else (None, None, None)
 
 

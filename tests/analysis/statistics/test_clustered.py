@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics.clustered import cochran, mcnemar, shift
+from analysis.statistics.clustered import clustered_mean, cochran, mcnemar
 
 
 def answers(models: int, prompts: int, gain: float, rng: np.random.Generator) -> np.ndarray:
@@ -21,7 +21,7 @@ def answers(models: int, prompts: int, gain: float, rng: np.random.Generator) ->
 def test_one_model_is_a_t_test_over_prompts_and_mcnemars_test() -> None:
     rng = np.random.default_rng(0)
     difference = rng.integers(-1, 2, size=(1, 40)).astype(float)
-    found, known = shift(difference), stats.ttest_1samp(difference[0], 0)
+    found, known = clustered_mean(difference), stats.ttest_1samp(difference[0], 0)
     assert found.pvalue() == pytest.approx(known.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval()))
     gained, lost = (difference == 1).sum(), (difference == -1).sum()
@@ -44,7 +44,7 @@ def test_two_ways_are_cochrans_sign_test() -> None:
 def test_ways_that_never_differ_are_not_told_apart() -> None:
     same = np.ones((3, 10, 2))
     assert mcnemar(same[..., 1] - same[..., 0]) == 1.0 and cochran(same) == 1.0
-    found = shift(same[..., 1] - same[..., 0])
+    found = clustered_mean(same[..., 1] - same[..., 0])
     assert found.estimate == found.low == found.high == 0 and found.pvalue() == 1.0 and found.p_equivalence(0.01) == 0.0
 
 
@@ -53,11 +53,11 @@ def test_error_rates_hold_where_models_and_prompts_are_clusters() -> None:
     rejected, naive, covered, seen = 0, 0, 0, 0
     for _ in range(repeats):
         difference = np.diff(answers(6, 80, 0.0, rng))[..., 0]
-        found = shift(difference)
+        found = clustered_mean(difference)
         rejected += found.pvalue() < 0.05
         naive += stats.ttest_1samp(difference.ravel(), 0).pvalue < 0.05
         covered += found.low <= 0 <= found.high
-        seen += shift(np.diff(answers(6, 80, 0.15, rng))[..., 0]).pvalue() < 0.05
+        seen += clustered_mean(np.diff(answers(6, 80, 0.15, rng))[..., 0]).pvalue() < 0.05
     assert rejected / repeats < 0.07 and covered == repeats - rejected
     assert naive / repeats > 0.12  # answers taken for independent
     assert seen / repeats > 0.8

@@ -9,7 +9,7 @@ from scipy import optimize, stats
 
 from analysis.routing.profile import paired_change
 from analysis.statistics import power, roots, sequential
-from analysis.statistics.clustered import Shift, mcnemar, shift
+from analysis.statistics.clustered import ClusteredMean, clustered_mean, mcnemar
 from analysis.statistics.compare import equivalence, paired_effect
 from analysis.statistics.selection import confirm
 from core.errors import UserError
@@ -51,15 +51,15 @@ def test_equivalence(n: int, effect: float) -> None:
 
 def test_clustered_answers() -> None:
     for df, t in itertools.product((1, 2, 5, 99), (0.0, -1e-3, 0.7, -3.0, 40.0, 1e6)):
-        found = Shift(t, 0.0, 0.0, 1.0, df)
+        found = ClusteredMean(t, 0.0, 0.0, 1.0, df)
         assert found.pvalue() == pytest.approx(2 * stats.t.sf(abs(t), df), **exactly)
         wanted = max(stats.t.cdf(t - 0.5, df), stats.t.sf(t + 0.5, df))
         assert found.p_equivalence(0.5) == pytest.approx(wanted, **exactly)
-    certain = Shift(0.1, 0.1, 0.1, 0.0, 5)
+    certain = ClusteredMean(0.1, 0.1, 0.1, 0.0, 5)
     assert (certain.pvalue(), certain.p_equivalence(0.2), certain.p_equivalence(0.05)) == (0.0, 0.0, 1.0)
     values = np.random.default_rng(0).normal(0.3, 1, (4, 30))
     for alpha in ALPHAS:
-        one = shift(values, alpha=alpha)
+        one = clustered_mean(values, alpha=alpha)
         assert one.high - one.estimate == pytest.approx(stats.t.isf(alpha / 2, 3) * one.se, **exactly)
     difference = np.random.default_rng(1).integers(-1, 2, (3, 200)) + (np.arange(200) < 40)
     by_prompt = difference.sum(0)

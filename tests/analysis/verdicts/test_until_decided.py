@@ -11,7 +11,7 @@ from analysis.report.html import render
 from analysis.study import Study
 from analysis.verdicts.interim import running
 from analysis.verdicts.judge import judge
-from analysis.verdicts.until_decided import Rule, SequentialRun, arrivals, sequential_run
+from analysis.verdicts.until_decided import Rule, SequentialRun, analysed_pairs, sequential_run
 from core.errors import UserError
 from core.records.designs import Design
 from core.records.run_record import RunRecord
@@ -139,8 +139,8 @@ def test_what_a_fixed_sweep_left_behind_is_not_counted_as_bought() -> None:
 
 def test_looks_at_the_same_pairs_are_one_with_the_largest_share() -> None:
     both = np.array([True] * 4 + [False] * 4)
-    assert arrivals(both, [4, 6, 8], Rule.of(8))[1] == [(4, 0.9)]
-    assert arrivals(~both, [4, 6, 8], Rule.of(8))[1] == [(2, 0.05), (4, 0.9)]
+    assert analysed_pairs(both, [4, 6, 8], Rule.of(8))[1] == [(4, 0.9)]
+    assert analysed_pairs(~both, [4, 6, 8], Rule.of(8))[1] == [(2, 0.05), (4, 0.9)]
 
 
 def with_retries(records: list[RunRecord], design: dict, rule: Rule, retried: list) -> SequentialRun:

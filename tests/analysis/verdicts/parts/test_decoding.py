@@ -7,11 +7,11 @@ import pytest
 
 from analysis.formatting import percent
 from analysis.report.html import render
-from analysis.statistics.clustered import shift
+from analysis.statistics.clustered import clustered_mean
 from analysis.study import Study
 from analysis.table import tables_on
 from analysis.verdicts.judge import judge
-from analysis.verdicts.parts.decoding import Way, decoding, table
+from analysis.verdicts.parts.decoding import DecodingResult, decoding, table
 from core.records.decoded import Decoded
 from tests.analysis.conftest import make_design
 from tests.analysis.pages import without_scripts
@@ -91,10 +91,9 @@ def test_answers_of_other_settings_or_weights_are_left_out(study: Study) -> None
 
 
 def test_other_arms_are_judged_where_none_of_the_controls_models_was_decoded(study: Study) -> None:
-    way = Way(
-        "other", "same", "way same", shift(np.ones((3, 4))), shift(np.zeros((3, 4))), 1.0, 1.0, 0.0, 8.0, 2.0, 1.0, 3,
-        "equivalent within the margin",
-    )  # fmt: skip
+    right, effect = clustered_mean(np.ones((3, 4))), clustered_mean(np.zeros((3, 4)))
+    words = "equivalent within the margin"
+    way = DecodingResult("other", "same", "way same", right, effect, 1.0, 1.0, 0.0, 8.0, 2.0, 1.0, 3, words)
     lost = replace(way, arm="control", right=None, effect=None, p_holm=None, calls=None, n=0, verdict="no verdict")
     found = replace(decoding(study), ways=(lost, way))
     assert "all 1 equivalent within the margin" in found.headline and "Fewest" not in found.headline
