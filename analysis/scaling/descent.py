@@ -107,8 +107,8 @@ def minimise(wanted: Task, starts_SP: np.ndarray, *, steps: int = 400) -> tuple[
         here, at = wanted.only(live), theta[live]
         best_step, best = np.zeros_like(at), np.full(len(at), np.inf)
         gradient, reweighted, hessian = here.slopes(at)
-        for step in (_newton(gradient, hessian, damping[live] * _stiffest(reweighted)),
-                     _reweighted(gradient, reweighted, damping[live])):  # fmt: skip
+        newton = _newton(gradient, hessian, damping[live] * np.diagonal(reweighted, axis1=1, axis2=2).max(1))
+        for step in (newton, _reweighted(gradient, reweighted, damping[live])):
             reached = here.value(at + step)
             lower = reached < best
             best_step, best = np.where(lower[:, None], step, best_step), np.where(lower, reached, best)
@@ -149,10 +149,6 @@ def _reweighted(gradient: np.ndarray, matrix: np.ndarray, damping: np.ndarray) -
     scale = np.diagonal(matrix, axis1=1, axis2=2)
     stiff = matrix + (damping[:, None] * scale)[:, :, None] * np.eye(matrix.shape[1])
     return _short(-np.linalg.solve(stiff, gradient[..., None])[..., 0])
-
-
-def _stiffest(matrix: np.ndarray) -> np.ndarray:
-    return np.asarray(np.diagonal(matrix, axis1=1, axis2=2).max(1))
 
 
 def _short(step: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A law at scales that weren't trained: how far they are, and whether the runs determine the law at all."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,22 +36,20 @@ class Extrapolation:
 
 def distinct(laws: Mapping[str, ScalingLaw]) -> dict[tuple[str, ...], ScalingLaw]:
     """Each law once, with the families that share it."""
-    found: dict[int, tuple[list[str], ScalingLaw]] = {}
+    sharing: dict[int, list[str]] = {}
     for family, law in laws.items():
-        found.setdefault(id(law), ([], law))[0].append(family)
-    return {tuple(families): law for families, law in found.values()}
+        sharing.setdefault(id(law), []).append(family)
+    return {tuple(families): laws[families[0]] for families in sharing.values()}
 
 
 def places(runs: Runs, scale: Mapping[str, float]) -> Runs:
     """A target as each family's model: with the family's own sparsity and granularity, and with the target's."""
-    firsts = [runs.of(family).where(np.array([0])) for family in runs.families]
-    own = {name: np.concatenate([getattr(first, name) for first in firsts] * 2) for name in vars(runs)}
-    count = len(firsts)
-    for name in ("parameters", "tokens"):
-        own[name] = np.full(2 * count, scale[name])
+    firsts = [int(np.flatnonzero(runs.family == family)[0]) for family in runs.families]
+    count, models = len(firsts), runs.where(np.array(firsts * 2))
+    wanted = {name: np.full(2 * count, scale[name]) for name in ("parameters", "tokens")}
     for name in MODIFIERS:
-        own[name] = np.concatenate([own[name][:count], np.full(count, scale[name])])
-    return Runs(**own)
+        wanted[name] = np.concatenate([getattr(models, name)[:count], np.full(count, scale[name])])
+    return replace(models, **wanted)
 
 
 def judged_points(runs: Runs, targets: Mapping[str, Mapping[str, float]]) -> Runs:

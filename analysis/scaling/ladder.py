@@ -204,20 +204,15 @@ def _point(study: Study, arm: DesignArm) -> Point:
         values = values[np.isfinite(values)]
         if len(values):  # the geometric mean over seeds: the trend is one of logs
             health[metric] = float(np.exp(np.log(values).mean())) if (values > 0).all() else float(values.mean())
+    planned = ("family", "tokens", "flops", "budget", "sparsity", "granularity", "epochs")
     return Point(
         label=arm.label,
-        family=point.family,
         parameters=float(arm.parameters.active),
-        tokens=point.tokens,
-        flops=point.flops,
         flops_per_token=float(arm.flops_per_token),
-        budget=point.budget,
-        sparsity=point.sparsity,
-        granularity=point.granularity,
-        epochs=point.epochs,
         n=int(finished.sum()),
         loss=float(losses[finished].mean()) if finished.any() else None,
         health=health,
+        **{name: getattr(point, name) for name in planned},
     )
 
 
