@@ -9,13 +9,6 @@ from analysis.statistics.selection import confirm, expected_best
 from core.errors import UserError
 
 
-def test_expected_best_of_a_known_row() -> None:
-    assert expected_best([1, 2, 3], 1) == pytest.approx(2)
-    assert expected_best([1, 2, 3], 2) == pytest.approx((2 + 3 + 3) / 3)
-    assert expected_best([1, 2, 3], 3) == pytest.approx(3)
-    assert expected_best([3, 1, 2], 2, higher_is_better=False) == pytest.approx((1 + 1 + 2) / 3)
-
-
 @pytest.mark.parametrize("better", [max, min])
 def test_expected_best_is_the_mean_over_all_subsets(better) -> None:
     scores = np.random.default_rng(0).normal(size=8)
