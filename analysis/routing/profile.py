@@ -94,9 +94,8 @@ def crossed_profile(
 
     counts_SGTMK: (S, G, T, 2, K) assignments of each sequence at each timestep, of tokens whose status never changes; or
     (S, G, T, K). A sequence's scores, less their mean over timesteps, are summed over sequences and compared with those
-    under timesteps permuted within each sequence, which is exact where a sequence's timesteps are exchangeable; and with
-    those under random signs of whole sequences, because nested masks make neighbouring timesteps alike. The larger p-value
-    is given. Raises UserError as `plain_profile` does.
+    under timesteps permuted within each sequence, and with those under random signs of whole sequences, because nested masks
+    make neighbouring timesteps alike. The larger p-value is given. Raises UserError as `plain_profile` does.
     """
     counts = crossed_counts(counts_SGTMK)
     nulls = crossed_nulls(counts, rng, resamples)

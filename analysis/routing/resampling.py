@@ -15,10 +15,9 @@ def plain_null(counts_SGMK: np.ndarray, bins_G: np.ndarray, signs_RG: np.ndarray
     """The statistic of each layer as it is (row 0), and with the signs of each row: (1 + R, S).
 
     sum_mk 1 / V_mk sum_b (sum_g sign_g c_gmbk)^2 / w_mb, where c is the score less the bin's share w_mb of it, so that
-    estimating the pooled shares from the same data costs nothing. V_mk sums the squared scores of all bins: a variance of
-    each bin's own would be small where a rare expert was never met, and make that cell count too much. Signs are given to
-    scores by the pooled shares of the other sequences, since a sequence's own part in them makes its score too small:
-    by a hundredth, which over many experts and bins is enough for a size of 0.07.
+    estimating the pooled shares from the same data costs nothing. V_mk sums the squared scores of all bins: a bin's own
+    variance would be small where a rare expert was never met. Signs are given to scores by the pooled shares of the other
+    sequences: a sequence's own part in them makes its score too small, which is enough for a size of 0.07.
     """
     layers, sequences = counts_SGMK.shape[:2]
     member_GB = (bins_G[:, None] == np.arange(bins_G.max() + 1)).astype(float)

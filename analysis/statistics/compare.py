@@ -1,8 +1,7 @@
 """Paired comparisons of an arm with its control: effect, interval, adjusted p-value, verdict.
 
-The unit is the seed: within one, all arms met the same data, masks, timesteps and initial weights, so differences are
-taken within seeds. No resampling is used: at these numbers of seeds bootstrap intervals cover too little, and rank
-tests can't reach 0.05 with five pairs.
+The unit is the seed: within one, all arms met the same data, masks, timesteps and initial weights. No resampling is used: at
+these numbers of seeds bootstrap intervals cover too little, and rank tests can't reach 0.05 with five pairs.
 """
 
 import math

@@ -45,9 +45,8 @@ class Reach:
 def power_of(effect: float, n: int, *, alpha: float = 0.05, comparisons: int = 1) -> float:
     """Probability that a two-sided paired t test on n pairs at level alpha / comparisons finds an effect.
 
-    effect: |mean difference| over the standard deviation of differences. The tail of the noncentral t distribution,
-    written as the mean over the sample variance of a normal tail and integrated by quadrature: scipy.stats.nct gives
-    NaN at the few degrees of freedom and large shifts that paired designs have.
+    effect: |mean difference| over the standard deviation of differences. The tail of the noncentral t distribution as the
+    mean over the sample variance of a normal tail, by quadrature: scipy's own gives NaN at large effects of few pairs.
     """
     shift, beyond_Q = effect * n**0.5, _critical_means(n, alpha / comparisons)
     return float(WEIGHTS_Q @ (special.ndtr(shift - beyond_Q) + special.ndtr(-shift - beyond_Q)))

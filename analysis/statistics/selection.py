@@ -34,9 +34,8 @@ class Confirmation:
 def expected_best(scores: ArrayLike, n: int, *, higher_is_better: bool = True) -> float:
     """The expected best score of n trials out of the N that were made, drawn without replacement.
 
-    scores: (N,). Unbiased for the expected best of n independent trials: the mean over all subsets of size n (a
-    U-statistic; Tang et al., arXiv 2004.13705, show that drawing with replacement is biased). Raises UserError for n
-    outside 1..N and for scores that aren't finite.
+    scores: (N,). The mean over all subsets of size n, which is unbiased (a U-statistic; Tang et al., arXiv 2004.13705).
+    Raises UserError for n outside 1..N and for scores that aren't finite.
     """
     values = np.asarray(scores, dtype=float)
     if values.ndim != 1 or not np.isfinite(values).all():
@@ -57,10 +56,9 @@ def confirm(
 ) -> Confirmation:
     """Choose the arm with the best mean on the selection's seeds, and estimate it on the fresh ones.
 
-    Of means that are equal but for rounding the first wins.
-
-    selection_AS: (A, S); holdout_AS: (A, H), the same arms on seeds that had no part in the choice. Raises UserError for
-    shapes that don't fit, fewer than 2 fresh seeds, and values that aren't finite.
+    selection_AS: (A, S); holdout_AS: (A, H), the same arms on seeds that had no part in the choice. Of means that are equal
+    but for rounding the first wins. Raises UserError for shapes that don't fit, fewer than 2 fresh seeds, and values that
+    aren't finite.
     """
     selection, holdout = np.asarray(selection_AS, dtype=float), np.asarray(holdout_AS, dtype=float)
     if selection.ndim != 2 or holdout.ndim != 2 or len(selection) != len(holdout) or not selection.size:

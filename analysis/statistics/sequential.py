@@ -88,12 +88,11 @@ def anytime(
     """The test of a difference that is looked at on the way, whenever one stops.
 
     differences_S: (S,) in the order in which seeds came. looks: after how many of them one looked, the last after all, each
-    with its share of alpha: shares are given to looks before the data are seen, and all that a design may take sum to 1 at
-    most. The p-value is the smallest one of the looks' t tests, each over its share (Bonferroni over looks): the
-    probability that it ever is alpha or less without an effect is alpha at most, wherever one stops and for whatever
-    reason. p_equivalence: the same of two one-sided t tests against |difference| >= margin. With few looks, planned ahead,
-    this sees more than the strongest Bayes factor, which allows for endless ones. Raises UserError for fewer than 2
-    differences, values that aren't finite, identical differences, and looks that don't increase to S.
+    with its share of alpha: shares are given to looks before the data are seen, and sum to 1 at most. The p-value is the
+    smallest one of the looks' t tests, each over its share (Bonferroni over looks), whatever the reason to stop.
+    p_equivalence: the same of two one-sided t tests against |difference| >= margin. With few looks, planned ahead, this sees
+    more than the strongest Bayes factor, which allows for endless ones. Raises UserError for fewer than 2 differences,
+    values that aren't finite, identical differences, and looks that don't increase to S.
     """
     differences = _checked(differences_S)
     _check_level(alpha)

@@ -121,10 +121,7 @@ def bands(study: Study, table: str, column: str, *, minus_control: bool = False)
 
 
 def expert_load(study: Study) -> Figure | None:
-    """Each arm's expert load along training, mean over its finished seeds, the heaviest expert first.
-
-    Experts are ordered by their load in each run and layer: those of two seeds have nothing in common but their number.
-    """
+    """Each arm's expert load along training, mean over its finished seeds; experts ordered by load in each run and layer."""
     recorded = {arm: [r.expert_load for r in study.records_of(arm) if r.status == "complete"] for arm in study.arms}
     loads = {arm: [load for load in each if load.get("load")] for arm, each in recorded.items()}
     loads = {arm: each for arm, each in loads.items() if each}
@@ -155,8 +152,7 @@ def expert_load(study: Study) -> Figure | None:
 def experts_by_timestep(study: Study) -> Figure | None:
     """Each arm's expert load by timestep at the end, of visible and of masked tokens.
 
-    Of the first seed that all arms with such a load finished: experts of different seeds have nothing in common but their
-    number.
+    Of the first seed that all arms with such a load finished: experts of different seeds can't be averaged.
     """
     kept: dict[str, dict[int, np.ndarray]] = {}
     for arm in study.arms:

@@ -30,8 +30,8 @@ class DecodingResult:
     """One way of decoding an arm's models.
 
     right: exact match; effect: less that of the arm's control way, and for that way less the control arm's; p_holm of it,
-    over all ways of all arms; p_mcnemar: on these very models, Holm-adjusted as well. calls: network calls of a response;
-    tokens_per_call: TPF; ms: milliseconds of a response, as they were decoded, a median over models; n: models.
+    over all ways of all arms; p_mcnemar: on these very models, Holm-adjusted as well. calls: of the network, for a response;
+    ms: of a response, a median over models; n: models.
     """
 
     arm: str
