@@ -37,9 +37,10 @@ def write_files(judgement: Judgement, folder: Path) -> list[Path]:
 
 
 def as_csv(table: Table) -> str:
-    """A row for each comparison, numbers in full; empty where there is none."""
+    """A row for each comparison, numbers in full, with the columns of any; empty where there is none."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(table.exact[0]) if table.exact else table.head("file"), lineterminator="\n")
+    columns = list(dict.fromkeys(name for row in table.exact for name in row)) or table.head("file")
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in table.exact:
         writer.writerow({name: "" if value is None else value for name, value in row.items()})

@@ -179,7 +179,7 @@ def _targets(ladder: Ladder) -> Table:
         exact.append(facts | _bounds("optimal_tokens", row.optimal_tokens))
     caption = " ".join([*distances(ladder), "Best N and D: what the law would rather spend the same 6 N D FLOPs on."])
     head = ("target", "models like", "loss [95 % band]", "outside the runs by", "best N", "best D")
-    return _table("extrapolation", head, shown, _even(exact), "Extrapolation", caption)
+    return _table("extrapolation", head, shown, exact, "Extrapolation", caption)
 
 
 def _health(ladder: Ladder) -> Table:
@@ -227,12 +227,6 @@ def points(ladder: Ladder) -> Table:
 def _bounds(name: str, entry: Interval | None) -> dict[str, float | None]:
     ends = (entry.value, entry.low, entry.high) if entry else (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
-
-
-def _even(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """All rows with the columns of any."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    return [{name: row.get(name) for name in names} for row in rows]
 
 
 def _interval(entry: Interval, bound: float | None = None) -> str:
