@@ -69,7 +69,6 @@ def _check_credentials() -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C."""
     study, kind = started_folder(arguments)
     searches = not STUDY_KINDS[kind].has_arms
     report = studies.command("report", arguments)

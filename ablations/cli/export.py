@@ -175,7 +175,6 @@ def at_full_scale(
 
 
 def _tell(scale: FullScale, lacks: Sequence[str], folder: Path) -> None:
-    """Print what was transferred and what is lacking."""
     out = console()
     if not scale.carried:
         out.unwrapped(UNDECIDED)

@@ -99,17 +99,15 @@ def open_model(folder: Path, tokenizer: str | None = None) -> Opened:
         raise UserError(
             f"{folder / 'config.json'} names no mask token: bring the model in by `ablate import hf {folder} --mask-id N`"
         )
-    trained_with = run.data.tokenizer if run is not None and _is_text(run) else None
-    own = str(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else trained_with
+    own = str(folder / "tokenizer.json") if (folder / "tokenizer.json").is_file() else None
+    if own is None and run is not None:
+        is_text = not any(CORPORA[kind].tokenized or CORPORA[kind].pairs for kind in kinds(run.data.corpus))
+        own = run.data.tokenizer if is_text else None
     name = tokenizer or own
     found = None if name is None else load_tokenizer(name)
     if found is not None:
         _check_fit(config, found, name or "")
     return Opened(folder, config, found, run)
-
-
-def _is_text(run: RunConfig) -> bool:
-    return not any(CORPORA[kind].tokenized or CORPORA[kind].pairs for kind in kinds(run.data.corpus))
 
 
 def _check_fit(model: ModelConfig, tokenizer: Tokenizer, name: str) -> None:

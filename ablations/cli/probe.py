@@ -202,9 +202,9 @@ def _print_run(content: dict[str, Any], out: Terminal, path: Path) -> None:
             table.add(
                 str(row["layer"]) if design == "crossed" else "",
                 design,
-                _with_error(row["nats"], row["error"]),
+                f"{row['nats']:.4f} ± {row['error']:.4f}",
                 f"{row['low']:.4f} to {row['high']:.4f}",
-                _percent(row["share"]),
+                "–" if row["share"] is None else f"{100 * row['share']:.2f}",
                 _number(row["divergence_visible"]),
                 _number(row["divergence_masked"]),
                 pvalue(row["adjusted"], ALPHA),
@@ -274,14 +274,6 @@ def _over_runs(values: np.ndarray, form: str) -> str:
 def _change(change: dict[str, Any]) -> str:
     low, high = (f"{change[name]:+.4f}" for name in ("low", "high"))
     return f"NELBO {change['mean']:+.4f} ± {change['standard_error']:.4f} nats per token (95 %: {low} to {high})"
-
-
-def _with_error(value: float, error: float) -> str:
-    return f"{value:.4f} ± {error:.4f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
 
 
 def _number(value: float | None) -> str:

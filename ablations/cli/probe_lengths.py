@@ -75,7 +75,6 @@ def measure(folder: Path, lengths: Sequence[int] | None, sequences: int) -> dict
 
 
 def _default_lengths(config: RunConfig) -> list[int]:
-    """Doublings from 8 tokens to twice the training length."""
     whole = config.data.sequence_length
     return [*(n for n in (8 << i for i in range(30)) if n < whole), whole, min(2 * whole, config.model.max_positions)]
 

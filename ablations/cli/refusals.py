@@ -65,7 +65,6 @@ def _check_folder_of_runs(command: Command, arguments: argparse.Namespace, stem:
 
 
 def _check_folders(command: Command, arguments: argparse.Namespace) -> None:
-    """Refuse a file in the place of a folder that is written into when the work is done."""
     for option in ("to", "files", *(("out",) if "out" in command.checks else ())):
         folder = getattr(arguments, option, None)
         if folder is None:

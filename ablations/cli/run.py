@@ -72,7 +72,6 @@ def run_run(arguments: argparse.Namespace) -> int:
 
 
 def _run_until_decided(arguments: argparse.Namespace, plan: Plan) -> int:
-    """Train block after block until every comparison is decided or the seeds are spent."""
     if plan.design.ladder is not None:
         raise UserError(f"--until-decided compares arms; {plan.name} is a ladder, to which a law is fitted")
     rule = Rule.of(len(plan.design.seeds), block=arguments.block)

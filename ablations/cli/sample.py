@@ -41,7 +41,6 @@ def run_sample(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace, opened: Opened, prompts: Sequence[Sequence[int]]) -> Sampling:
-    """Decoding settings of the arguments, checked against the model. Raises UserError."""
     if opened.config.causal or opened.config.mask_id is None:
         unfit = list(given(arguments, ONLY_DIFFUSION))
         if unfit:

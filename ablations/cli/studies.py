@@ -170,7 +170,6 @@ def _place(path: Path, error: BaseException) -> str:
 
 
 def _nearest_field(words: str) -> str:
-    """A hint for a field that a declaration's class doesn't have."""
     found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", words)
     kind = getattr(sweeps.spec, found[1], None) if found else None
     return f": {nearest(found[2], [entry.name for entry in fields(kind)])}" if found and kind else ""

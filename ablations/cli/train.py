@@ -201,13 +201,11 @@ def run_stages(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(config: RunConfig, arguments: argparse.Namespace) -> int:
-    """Check the run and print its plan. A mistake is a UserError, as it would be of training."""
     _print_lines([*_checked(config, arguments), DONE])
     return 0
 
 
 def _dry_run_stages(stages: Sequence[Stage], arguments: argparse.Namespace) -> int:
-    """Check every stage, then print the plan of each."""
     cluster = Cluster.parse(arguments.cluster) if arguments.cluster else None
     check_stages(stages, cluster.devices if cluster else arguments.devices, here=False)
     for number, stage in enumerate(stages, start=1):

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.dashboard import sections
-from ablations.dashboard.curves import Curves
-from ablations.dashboard.record_cache import LOSS, Reading, RecordReader
+from ablations.dashboard.curves import LOSS, Curves, Reading, RecordReader
 from ablations.dashboard.state import PageState
 from analysis.figure import ARM_COLOURS
 from analysis.study import Study

@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ablations.cli.status import by_reason, tasks_said
+from ablations.dashboard.curves import Reading
 from ablations.dashboard.optuna_dashboard import MISSING, installed
-from ablations.dashboard.record_cache import Reading
 from analysis.study import Study
 from analysis.verdicts.interim import Comparison, running
 from analysis.verdicts.judge import judge

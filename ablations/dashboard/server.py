@@ -59,7 +59,6 @@ class Page:
         self.page_state, self._optuna = state, optuna
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
-        """Answer one request."""
         path = environ.get("PATH_INFO", "/") or "/"
         if _host(environ) not in NAMES:
             return _say(start, "403 Forbidden", "this page is for this machine alone: use the address that was printed")

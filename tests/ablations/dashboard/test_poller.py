@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from ablations.dashboard import poller as watching
-from ablations.dashboard.curves import POINTS, band
+from ablations.dashboard.curves import POINTS, RecordReader, band
 from ablations.dashboard.optuna_dashboard import application
 from ablations.dashboard.poller import Poller
-from ablations.dashboard.record_cache import RecordReader
 from ablations.dashboard.server import Page
 from analysis.figure import ARM_COLOURS
 from analysis.study import Study
@@ -104,9 +103,7 @@ def test_a_file_is_read_once_unless_it_changed_and_kept_without_what_isnt_shown(
     sweep = begin(tmp_path, seeds=2)
     sweep.finish(4)
     read, really = [], run_record.read
-    monkeypatch.setattr(
-        "ablations.dashboard.record_cache.run_record.read", lambda path: read.append(path) or really(path)
-    )
+    monkeypatch.setattr("ablations.dashboard.curves.run_record.read", lambda path: read.append(path) or really(path))
     reader = RecordReader(sweep.folder, ("val/nelbo",))
     assert [(step.done, step.total, step.changed) for step in reader.read(at_once=2)] == [(2, 4, True), (4, 4, True)]
     assert [(step.done, step.total, step.changed) for step in reader.read()] == [(4, 4, False)] and len(read) == 4
@@ -181,9 +178,7 @@ def test_a_new_record_among_2000_is_read_alone_and_told_alone(tmp_path, monkeypa
     before, whole = poller.state.since("")
     assert len(whole) < 100_000
     read, really = [], run_record.read
-    monkeypatch.setattr(
-        "ablations.dashboard.record_cache.run_record.read", lambda path: read.append(path) or really(path)
-    )
+    monkeypatch.setattr("ablations.dashboard.curves.run_record.read", lambda path: read.append(path) or really(path))
     dashboard.leave_last(tmp_path, design)
     poller.look()
     now = poller.state.since(before)[1]
