@@ -12,9 +12,8 @@ from ablations.cli.command import INTERRUPTED
 from ablations.cli.declarations import started_folder
 from ablations.cli.recorded import load_study
 from ablations.cli.terminal import console, show_json
-from ablations.dashboard.optuna_dashboard import MISSING, application, installed
 from ablations.dashboard.poller import Poller, favour_requests
-from ablations.dashboard.server import Page, Server
+from ablations.dashboard.server import MISSING, Page, Server, application, installed
 from analysis.report.files import as_markdown
 from analysis.table import tables_on
 from analysis.verdicts.judge import judge

@@ -6,7 +6,7 @@ from typing import Any
 
 from ablations.cli.status import by_reason, tasks_said
 from ablations.dashboard.curves import Reading
-from ablations.dashboard.optuna_dashboard import MISSING, installed
+from ablations.dashboard.server import MISSING, installed
 from analysis.study import Study
 from analysis.verdicts.interim import Comparison, running
 from analysis.verdicts.judge import judge

@@ -1,5 +1,7 @@
 """The page's server: on this machine alone, for whoever has the token, to be read and nothing else.
 
+Below the page of a search is optuna-dashboard, where it is installed: on the same storage, behind the same token.
+
 The token is in the address that the command prints. The first request with it sets a cookie and redirects, so that it leaves
 the address bar; whatever else comes without it is refused. The Host header must name this machine, so that no other site's
 name can be pointed at it.
@@ -7,8 +9,10 @@ name can be pointed at it.
 
 import functools
 import hashlib
+import importlib.util
 import secrets
 import socketserver
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from hmac import compare_digest
 from http.cookies import CookieError, SimpleCookie
@@ -16,6 +20,8 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from optuna.storages import BaseStorage
 
 from ablations.dashboard.state import PageState
 from core.errors import UserError, require
@@ -43,6 +49,9 @@ SECURITY = {
     "Cache-Control": "no-store",
 }
 LAST_PORT = 65535
+MISSING = (
+    "optuna-dashboard isn't installed: pip install 'moe-diffusion-ablations[dashboard]' adds every trial's page here."
+)
 OTHERS = ("/dashboard", "/api", "/static", "/favicon.ico")  # where optuna-dashboard's page has what it asks for
 
 Start = Callable[..., Any]
@@ -166,3 +175,26 @@ def _say(start: Start, status: str, line: str, more: Mapping[str, str] | None = 
 def _answer(start: Start, status: str, content: bytes, headers: Mapping[str, str]) -> Iterable[bytes]:
     start(status, list({**SECURITY, "Content-Length": str(len(content)), **headers}.items()))
     return [content]
+
+
+def installed() -> bool:
+    """True if the optional extra is there."""
+    return importlib.util.find_spec("optuna_dashboard") is not None
+
+
+def application(storage: Callable[[], BaseStorage | None]) -> Callable[[], Any]:
+    """Factory of the WSGI application; None before the storage could be opened, or without the extra."""
+
+    @functools.cache
+    def build(opened: BaseStorage) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says of each of its optional parts that it is experimental
+            from optuna_dashboard import wsgi
+
+            return wsgi(opened)
+
+    def give() -> Any:
+        opened = storage()
+        return build(opened) if opened is not None and installed() else None
+
+    return give

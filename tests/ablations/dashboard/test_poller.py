@@ -9,9 +9,8 @@ import pytest
 
 from ablations.dashboard import poller as watching
 from ablations.dashboard.curves import POINTS, RecordReader, band
-from ablations.dashboard.optuna_dashboard import application
 from ablations.dashboard.poller import Poller
-from ablations.dashboard.server import Page
+from ablations.dashboard.server import Page, application
 from analysis.figure import ARM_COLOURS
 from analysis.study import Study
 from analysis.verdicts.interim import running
