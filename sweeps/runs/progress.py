@@ -96,8 +96,8 @@ class ProgressLogger:
 
 
 def curve_metrics(design: StudyDesign) -> tuple[str, ...]:
-    """The metrics whose curves are shown while a run trains: the training loss, the design's first one, registered charts."""
-    return tuple(dict.fromkeys(("train/nelbo", design.primary, *metrics_in("chart"))))
+    """Metrics whose curves are shown while a run trains: the training loss, the design's own, those that ask for a chart."""
+    return tuple(dict.fromkeys(("train/nelbo", design.primary, *design.secondary, *metrics_in("chart"))))
 
 
 def _append(curve: dict[str, list[float]], step: int, value: float) -> None:
