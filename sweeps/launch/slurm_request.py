@@ -77,18 +77,18 @@ class Request:
                 raise UserError(f"{option} must be a whole number of at least {least}, not {number!r}")
         for key, value in self.sbatch.items():
             _check_option(key, value)
-        self._check_twice()
+        for what, names in self.asked.items():
+            if len(names) > 1:  # Slurm takes either, by its version, and says nothing
+                raise UserError(f"sbatch: {' and '.join(names)} both ask for {what}; leave one of them out")
 
-    def _check_twice(self) -> None:
-        """Refuse what would be asked for twice: Slurm takes either, by its version, and says nothing."""
-        asked = {
+    @property
+    def asked(self) -> dict[str, list[str]]:
+        """The options that ask for GPUs, for CPUs and for memory."""
+        return {
             "GPUs": [*(["gpus-per-run"] if self.gpus_per_run is not None else []), *self.of_gpus],
             "CPUs": [*(["cpus-per-run"] if self.cpus_per_run is not None else []), *_given(self.sbatch, CPUS)],
             "memory": _given(self.sbatch, MEMORY),
         }
-        for what, names in asked.items():
-            if len(names) > 1:
-                raise UserError(f"sbatch: {' and '.join(names)} both ask for {what}; leave one of them out")
 
     @property
     def of_gpus(self) -> list[str]:
@@ -99,18 +99,11 @@ class Request:
     def over(self, options: Mapping[str, Any]) -> "Request":
         """The same with what the command line says over it; its `sbatch` options replace what asks for the same."""
         given = {name: value for name, value in options.items() if value is not None}
-        alone = Request(
-            sbatch=given.get("sbatch", {}), **{n: given[n] for n in ("gpus_per_run", "cpus_per_run") if n in given}
-        )
-        replaced: set[str] = set()
-        if alone.of_gpus or alone.gpus_per_run is not None:
-            given.setdefault("gpus_per_run", None)
-            replaced.update(self.of_gpus)
-        if _given(alone.sbatch, CPUS) or alone.cpus_per_run is not None:
-            given.setdefault("cpus_per_run", None)
-            replaced.update(CPUS)
-        if _given(alone.sbatch, MEMORY):
-            replaced.update(MEMORY)
+        alone = Request(**{name: given[name] for name in ("sbatch", "gpus_per_run", "cpus_per_run") if name in given})
+        replaced = [name for what, names in alone.asked.items() if names for name in self.asked[what]]
+        for field_name, what in (("gpus_per_run", "GPUs"), ("cpus_per_run", "CPUs")):
+            if alone.asked[what]:
+                given.setdefault(field_name, None)
         kept = {key: value for key, value in self.sbatch.items() if key not in replaced}
         return replace(self, **(given | {"sbatch": {**kept, **alone.sbatch}}))
 

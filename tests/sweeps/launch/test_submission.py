@@ -250,9 +250,7 @@ def test_without_slurm_one_line_says_so_and_nothing_is_left(make_plan, tmp_path,
 
 
 def test_a_refused_job_leaves_no_script(make_plan, tmp_path, monkeypatch):
-    fake = tmp_path / "sbatch"
-    fake.write_text("#!/bin/sh\necho 'sbatch: error: Batch job submission failed: Invalid account' >&2\nexit 1\n")
-    fake.chmod(0o755)
+    program(tmp_path, "sbatch", "echo 'sbatch: error: Batch job submission failed: Invalid account' >&2\nexit 1")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(UserError, match="Slurm refuses the job: .*Invalid account"):
         slurm.submit(make_plan(), tmp_path / "out", Request())
