@@ -74,8 +74,10 @@ def _check_room(config: DataConfig, part: Part, wanted: int, rows: int) -> None:
 def likelihood(config: RunConfig) -> Likelihood:
     """Kind of likelihood that a config's validation NELBO is. Raises UserError for an unknown kind of corpus."""
     # Of a mixture all parts have responses, or none.
-    tokens = "responses" if any(CORPORA[kind].responses for kind in kinds(config.data.corpus)) else "sequences"
-    return Likelihood(config.objective.traits.likelihood, tokens, config.data.tokenizer)
+    responses = any(CORPORA[kind].responses for kind in kinds(config.data.corpus))
+    return Likelihood(
+        config.objective.traits.likelihood, "responses" if responses else "sequences", config.data.tokenizer
+    )
 
 
 def check_held_out(config: RunConfig, count: int) -> None:

@@ -44,7 +44,7 @@ class PreferenceBatches(TrainBatches):
         ]
 
 
-def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int = 0, world_size: int = 1) -> list[Batch]:
+def validation_pairs(config: RunConfig, corpus: Corpus, *, rank: int, world_size: int) -> list[Batch]:
     """Held-out pairs, each response with n exact mask counts stratified over its length: the same at every validation."""
     length, draws = config.data.sequence_length, config.objective.draws
     available = len(corpus.validation_T) // (2 * length)
