@@ -63,14 +63,8 @@ def describe(name: str, made: Plan, tokens: float) -> dict[str, Any]:
         "batch_size": made.config.trainer.batch_size,
         "layout": asdict(made.layout),
         "settings": settings(made.layout),
-        "memory": {
-            "parts": dict(made.memory.parts),
-            "moment": made.memory.moment,
-            "total": made.memory.total,
-            "limit": made.memory.limit,
-            "capacity": made.memory.capacity,
-            "host": made.memory.host,
-        },
+        "memory": {"parts": dict(made.memory.parts)}
+        | {name: getattr(made.memory, name) for name in ("moment", "total", "limit", "capacity", "host")},
         "step_s": {"parts": dict(made.time.parts), "hidden": made.time.hidden, "total": made.time.total},
         "mfu": made.mfu,
         "tokens_per_second": made.tokens_per_second,

@@ -221,10 +221,7 @@ def _dry_run_stages(stages: Sequence[Stage], arguments: argparse.Namespace) -> i
 
 
 def _checked(config: RunConfig, arguments: argparse.Namespace) -> list[str]:
-    devices = arguments.devices
-    layout: list[str] = []
-    if arguments.cluster:
-        devices, layout = _on_cluster(config, arguments)
+    devices, layout = _on_cluster(config, arguments) if arguments.cluster else (arguments.devices, [])
     return [*_lines(config, dry_run(config, devices), devices), *layout]
 
 

@@ -34,7 +34,7 @@ class Metric:
 
     goal: the better direction. measured: which runs have it at every validation, all or those of text, of a source of known
     entropy, or with experts. likelihood: it is one, so that arms of unlike kinds of likelihood aren't compared by it. panel:
-    it has a panel in every study's W&B workspace; chart: a curve on every report's page and live page; health: a row of a ladder's
+    a panel in every study's W&B workspace; chart: a curve on every report and live page; health: a row of a ladder's
     table of routing health. implementation: measures it at every validation; None: the training loop does.
     """
 
