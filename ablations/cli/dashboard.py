@@ -5,7 +5,6 @@ import getpass
 import os
 import signal
 import sys
-import types
 
 from ablations.cli import studies
 from ablations.cli.command import INTERRUPTED
@@ -18,6 +17,7 @@ from analysis.report.files import as_markdown
 from analysis.table import tables_on
 from analysis.verdicts.judge import judge
 from core.errors import UserError
+from core.runtime.child_process import handle_signals
 from core.runtime.printable import say
 from sweeps.studies.study import STUDY_KINDS
 
@@ -81,14 +81,13 @@ def _serve(arguments: argparse.Namespace) -> int:
             say(MISSING)
         favour_requests()
         poller.start()
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            server.serve_forever(poll_interval=0.2)
-        except KeyboardInterrupt:
-            say(f"\nthe page of {study} has ended; whatever trains goes on", file=sys.stderr)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            poller.stop()
+        with handle_signals(signal.default_int_handler, signal.SIGTERM):
+            try:
+                server.serve_forever(poll_interval=0.2)
+            except KeyboardInterrupt:
+                say(f"\nthe page of {study} has ended; whatever trains goes on", file=sys.stderr)
+            finally:
+                poller.stop()
     return INTERRUPTED
 
 
@@ -99,7 +98,3 @@ def tunnel(port: int) -> str:
         return ""
     host = f"{getpass.getuser()}@{connection[2]}"
     return f"from your own machine, first: ssh -N -L {port}:127.0.0.1:{port} {host}"
-
-
-def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    raise KeyboardInterrupt

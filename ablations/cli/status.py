@@ -16,6 +16,7 @@ from rich.text import Text
 from ablations.cli import studies
 from ablations.cli.declarations import study_of
 from ablations.cli.terminal import console, show_json
+from core.runtime.child_process import handle_signals
 from core.runtime.terminal import line
 from core.runtime.units import counted, duration
 from sweeps.kinds import operations_of
@@ -86,11 +87,8 @@ def _watch(look: Callable[[], Found], found: Found, again: str) -> None:
 def _begun(live: Live) -> Iterator[Live]:
     """A display begun as a whole: one interrupted in its own start would keep the cursor and what is printed later."""
     interrupts: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
-    try:
+    with handle_signals(lambda number, _: interrupts.append(number), signal.SIGINT):
         live.start(refresh=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
     try:
         if interrupts:
             raise KeyboardInterrupt

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,20 @@ SOURCE_ROOT = Path(__file__).resolve().parents[2]
 # the rest burn theirs: measured 20 times the CPU time, and 15 times the time, of a small run. OpenMP reads it at its import.
 BRIEF_SPINNING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 STOPPED = 143  # exit status after SIGTERM, as shells report it
+
+
+@contextlib.contextmanager
+def handle_signals(handler: Callable[[int, Any], Any], *numbers: int) -> Iterator[None]:
+    """Inside, signals have another handler. Outside of the main thread, which alone may set one, they keep theirs."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, before in former.items():
+            signal.signal(number, before)
 
 
 def module_command(name: str, *arguments: str) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from core.runtime.child_process import STOPPED
+from core.runtime.child_process import STOPPED, handle_signals
 
 
 class TrainingPausedError(SystemExit):
@@ -55,9 +55,5 @@ def on_signals() -> Iterator[None]:
         if not request():
             raise SystemExit(STOPPED)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
+    with handle_signals(stop, signal.SIGTERM, signal.SIGUSR1):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

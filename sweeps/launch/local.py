@@ -1,14 +1,14 @@
 """A sweep or a search on this machine: worker processes, watched, replaced when they die and stopped together."""
 
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from core.errors import UserError
 from core.records.run_record import FILE_NAME
+from core.runtime.child_process import handle_signals
 from core.runtime.units import counted
 from sweeps.kinds import AnyPlan, operations_of
 from sweeps.launch.events import Summary
@@ -63,7 +63,9 @@ def run(
         before = queue.counts()
         if not runs and not queue.waiting():
             return Summary(before)
-        scope.enter_context(stop_signals())
+        # SIGTERM and SIGHUP act as Ctrl-C does.
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        scope.enter_context(handle_signals(signal.default_int_handler, *numbers))
         scope.enter_context(registered_in(queue.folder))
         interrupted, waiting = False, 0.0
         with Pool(plan, out, url, trainer) as pool:
@@ -165,22 +167,3 @@ class _Sweep:
         if label is not None and not self._runs and label not in self._reported_lost:  # another process has seen to it
             self._report(Event("lost", f"{died} while training {label}: another goes on with it"))
         self._reported_lost.discard(label or "")
-
-
-@contextmanager
-def stop_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP act as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    former = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
