@@ -6,6 +6,7 @@ import os
 from ablations.cli.command import Command
 from ablations.cli.options import positive
 from core.errors import UserError
+from core.runtime.printable import say
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +17,6 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_storage(arguments: argparse.Namespace) -> int:
-    from core.runtime.printable import say
     from sweeps.storage.storage import STORAGE_VARIABLE, serve  # Optuna
 
     url = arguments.storage or os.environ.get(STORAGE_VARIABLE)
