@@ -50,8 +50,9 @@ class Series:
 class View:
     """One panel of lines: a choice on a page, and on paper a panel of the picture that is named (none: it is left out).
 
-    log_x, log_y: base of a logarithmic axis, 0 for a linear one. zero: a line at 0. rule: a value that is marked by a line,
-    and its name. panel: title on paper (default: title). front: a line on paper through the best dots.
+    log_x, log_y: base of a logarithmic axis, 0 for a linear one. whole: x is a whole number. zero: a line at 0. rule: a value
+    that is marked by a line, and its name. panel: title on paper (default: title). front: a line on paper through the best
+    dots.
     """
 
     title: str
@@ -62,6 +63,7 @@ class View:
     panel: str = ""
     log_x: int = 0
     log_y: int = 0
+    whole: bool = False
     zero: bool = False
     rule: tuple[float, str] | None = None
     front: tuple[Floats, Floats] | None = None
@@ -112,6 +114,29 @@ class Heat:
 
 
 @dataclass(frozen=True)
+class Parallel:
+    """Lines over parallel axes.
+
+    names: of the axes. heights: (N, axes), NaN where a line has no value. ticks: texts by height, for each axis. best: how
+    many of the last lines are dark.
+    """
+
+    names: Sequence[str]
+    heights: np.ndarray
+    ticks: Sequence[Mapping[float, str]]
+    best: int
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Named bars, each with a mark where it has one. x: label of the axis; mark: name of the marks."""
+
+    rows: Sequence[tuple[str, float, float | None]]
+    x: str
+    mark: str
+
+
+@dataclass(frozen=True)
 class Figure:
     """A figure of an answer.
 
@@ -122,7 +147,7 @@ class Figure:
     name: str
     place: str
     alt: str
-    data: Lines | Forest | Heat
+    data: Lines | Forest | Heat | Parallel | Bars
     title: str = ""
     intro: str = ""
     caption: str = ""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.figure import ARM_COLOURS, Dot, Figure, Forest, Heat, Series, View
+from analysis.figure import ARM_COLOURS, Bars, Dot, Figure, Forest, Heat, Parallel, Series, View
 from analysis.study import thinned
 
 MOST_POINTS = 200  # of a line
@@ -29,6 +29,8 @@ def charts(figures: Sequence[Figure]) -> dict[str, Chart]:
 def chart(figure: Figure) -> Chart | None:
     """The data of a figure; None where it would weigh megabytes, or has nothing to choose from."""
     data = figure.data
+    if isinstance(data, Parallel | Bars):
+        return None
     if isinstance(data, Heat):
         return _heat(data)
     views = _effects(data) if isinstance(data, Forest) else [_view(view) for view in data.views if view.series]

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.ticker
 import numpy as np
 
-from analysis.figure import ARM_COLOURS, Figure, Forest, Heat, Lines, Series, View
+from analysis.figure import ARM_COLOURS, Bars, Figure, Forest, Heat, Lines, Parallel, Series, View
 from analysis.figures.picture import INK, Picture, figure_of, styled
 from core.runtime.units import short
 
@@ -29,6 +29,10 @@ def drawn(figure: Figure) -> dict[str, Picture]:
         return {name: lines(data, name, data.alts[name]) for name in names}
     if isinstance(data, Forest):
         return {figure.name: forest(data, figure.name, figure.alt)}
+    if isinstance(data, Parallel):
+        return {figure.name: parallel(data, figure.name, figure.alt)}
+    if isinstance(data, Bars):
+        return {figure.name: bars(data, figure.name, figure.alt)}
     return {figure.name: (ranked_load if data.ranked else slider_load)(data, figure.name, figure.alt)}
 
 
@@ -105,7 +109,7 @@ def _axes(axis: Any, view: View, *, first: bool) -> None:
     axis.set_xlabel(view.x)
     if not view.log_x:
         axis.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-        axis.locator_params(axis="x", nbins=5)
+        axis.locator_params(axis="x", nbins=5, integer=view.whole)
         return
     axis.set_xscale("log", base=view.log_x)
     axis.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: short(value)))
@@ -194,4 +198,43 @@ def slider_load(data: Heat, name: str, alt: str) -> Picture:
         axis.set_xlabel("timestep", fontsize=8)
     assert picture is not None
     figure.colorbar(picture, ax=grid.ravel().tolist(), shrink=0.6, pad=0.02, extend="max").set_label("load / balanced")
+    return Picture(figure, name, alt)
+
+
+@styled
+def parallel(data: Parallel, name: str, alt: str) -> Picture:
+    """Lines over parallel axes; the best are dark."""
+    figure = figure_of(WIDTH, 3.6)
+    axis = figure.subplots()
+    for place, heights in enumerate(data.heights):
+        dark = place >= len(data.heights) - data.best
+        known = np.flatnonzero(np.isfinite(heights))
+        style = {"alpha": 1.0, "linewidth": 1.8} if dark else {"alpha": 0.25, "linewidth": 0.8}
+        axis.plot(known, heights[known], marker=".", color=ARM_COLOURS[0], **style)
+    for place, ticks in enumerate(data.ticks):
+        for height, words in ticks.items():
+            offset = {"xytext": (4, 0), "textcoords": "offset points"}
+            axis.annotate(words, (place, height), **offset, fontsize=8, va="center", color=INK)
+    names = [name.replace("_", "_\u200b") for name in data.names]
+    axis.set_xticks(range(len(names)), names, rotation=20, ha="right")
+    axis.set_yticks([])
+    axis.spines["left"].set_visible(False)
+    axis.grid(visible=True, axis="x")
+    axis.set_xlim(-0.2, len(names) - 0.4)
+    return Picture(figure, name, alt)
+
+
+@styled
+def bars(data: Bars, name: str, alt: str) -> Picture:
+    """Named bars below one another, with their marks."""
+    figure = figure_of(WIDTH, 0.8 + 0.32 * len(data.rows))
+    axis = figure.subplots()
+    places = np.arange(len(data.rows))[::-1]
+    axis.barh(places, [length for _, length, _ in data.rows], height=0.6, color=ARM_COLOURS[0])
+    marks = [(mark, place) for (_, _, mark), place in zip(data.rows, places, strict=True) if mark is not None]
+    if marks:
+        axis.plot(*zip(*marks, strict=True), "|", color=INK, markersize=14, label=data.mark)
+        figure.legend(loc="outside upper right")
+    axis.set_yticks(places, [label for label, _, _ in data.rows])
+    axis.set_xlabel(data.x)
     return Picture(figure, name, alt)

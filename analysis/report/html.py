@@ -20,7 +20,8 @@ from analysis.figures import static as plots
 from analysis.report import run_tables as runs
 from analysis.study import Study, uncollected
 from analysis.table import Table, tables_on, text
-from analysis.verdicts.answer import Judgement
+from analysis.verdicts.answer import Answer, Judgement
+from analysis.verdicts.search import SearchAnswer
 from core.records.metrics import METRICS
 from core.records.run_record import write_atomically
 
@@ -48,12 +49,12 @@ def render(study: Study, judgement: Judgement) -> str:
     script run but the report's own, whatever a text holds.
     """
     finished = [record for record in study.cells.values() if record.status == "complete"]
-    drawn, shown = {figure.name: plots.drawn(figure) for figure in judgement.figures}, contents(judgement)
+    shown = contents(judgement)
     scripts = [path.read_text(encoding="utf-8") for path in SCRIPTS]
     came_from = runs.provenance(finished)
     return environment().get_template("page.html.jinja").render(
         pages=_pages(judgement, shown),
-        css=Markup("".join(path.read_text(encoding="utf-8") for path in STYLES)),
+        css=_styles(),
         scripts=[Markup(script) for script in scripts],
         policy=_policy(scripts),
         charts=Markup(_embedded(charts.charts(judgement.figures))),
@@ -62,7 +63,7 @@ def render(study: Study, judgement: Judgement) -> str:
         judgement=judgement,
         design=study.design,
         report_command=_report_command(study.design.command),
-        drawn={name: [Markup(each.svg()) for each in own.values()] for name, own in drawn.items()},
+        drawn=_drawn(judgement),
         runs=runs.runs(study),
         arms=runs.arms(study, judgement.comparisons),
         scale=runs.scale(study, finished),
@@ -72,6 +73,32 @@ def render(study: Study, judgement: Judgement) -> str:
         note=origin(came_from),
         metrics=METRICS,
     )  # fmt: skip
+
+
+@uncollected()
+def write_search(answer: SearchAnswer, path: Path) -> None:
+    """Write a search's report, one page without scripts."""
+    page = (
+        environment()
+        .get_template("search.html.jinja")
+        .render(
+            css=_styles(),
+            answer=answer,
+            content=answer.content,
+            contents=contents(answer),
+            drawn=_drawn(answer),
+        )
+    )
+    write_atomically(path, page)
+
+
+def _styles() -> Markup:
+    return Markup("".join(path.read_text(encoding="utf-8") for path in STYLES))
+
+
+def _drawn(answer: Answer) -> dict[str, list[Markup]]:
+    """The pictures of every figure, by its name."""
+    return {figure.name: [Markup(each.svg()) for each in plots.drawn(figure).values()] for figure in answer.figures}
 
 
 def environment() -> jinja2.Environment:
@@ -98,18 +125,18 @@ def code(prose: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(prose))))
 
 
-def contents(judgement: Judgement) -> dict[str, list[Table | Figure]]:
+def contents(answer: Answer) -> dict[str, list[Table | Figure]]:
     """Tables and figures by the part of the page that they stand in, a figure below the table that it names."""
-    tables = tables_on(judgement.tables, "page")
-    places = [each.place for each in tables] + [each.place for each in judgement.figures]
+    tables = tables_on(answer.tables, "page")
+    places = [each.place for each in tables] + [each.place for each in answer.figures]
     found: dict[str, list[Table | Figure]] = {place: [] for place in places}
     names = {(table.place, table.name) for table in tables}
-    for figure in judgement.figures:
+    for figure in answer.figures:
         found[figure.place] += [] if figure.after else [figure]
     for table in tables:
-        below = [each for each in judgement.figures if (each.place, each.after) == (table.place, table.name)]
+        below = [each for each in answer.figures if (each.place, each.after) == (table.place, table.name)]
         found[table.place] += [table, *below]
-    for figure in judgement.figures:
+    for figure in answer.figures:
         found[figure.place] += [figure] if figure.after and (figure.place, figure.after) not in names else []
     return found
 

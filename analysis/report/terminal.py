@@ -18,7 +18,7 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     title = [line(judgement.question, style="bold")] if titled else []
     parts: list[Any] = [*title, line(judgement.headline), Text()]
     for table in tables_on(judgement.tables, "terminal"):
-        parts += _table(table)
+        parts += table_lines(table)
     counts = judgement.counts
     parts.append(line(f"runs: {counts['complete']} complete, {counts['failed']} failed, {counts['missing']} missing"))
     parts += [line(f"set aside: {n} {reason}") for reason, n in judgement.study.set_aside.items()]
@@ -31,7 +31,8 @@ def terminal_table(judgement: Judgement, *, titled: bool = True) -> Group:
     return Group(*parts)
 
 
-def _table(table: Table) -> list[Any]:
+def table_lines(table: Table) -> list[Any]:
+    """A table below its heading, with the lines below it."""
     heading = table.terminal or table.title
     parts: list[Any] = [line(heading, style="dim")] if heading else []
     if table.columns:

@@ -152,19 +152,20 @@ class Judgement:
         """All results, JSON-ready: null for what isn't a finite number."""
         own = {name: getattr(self, name) for name in KEYS if hasattr(self, name) and name not in self.found}
         facts = {"set_aside": self.study.set_aside, "unreadable": self.study.unreadable}
-        return {**_plain({**KEYS, **own, **facts, **self.found, "tables": self.comparisons})}
+        return {**plain({**KEYS, **own, **facts, **self.found, "tables": self.comparisons})}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value JSON-ready: null for what isn't a finite number."""
     for name in ("to_dict", "to_json"):
         if hasattr(value, name):
-            return _plain(getattr(value, name)())
+            return plain(getattr(value, name)())
     if is_dataclass(value):
-        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
-        return {" − ".join(key) if isinstance(key, tuple) else str(key): _plain(v) for key, v in value.items()}
+        return {" − ".join(key) if isinstance(key, tuple) else str(key): plain(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value

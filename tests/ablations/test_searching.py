@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ablations.cli.kinds.search.report import _tokens_a_run, _unequal_tokens, confirmed, print_report, report
-from analysis.report.search import write_search_page
+from ablations.cli.kinds.search.report import _tokens_a_run, _unequal_tokens, answer_of, confirmed, print_report
+from analysis.report.html import write_search
 from analysis.study import Study
-from analysis.verdicts.judge import judge
+from analysis.verdicts.search import SearchAnswer
 from core.config.loading import build
 from core.runtime.terminal import Terminal
 from core.training.run import train
@@ -251,75 +251,76 @@ def test_export_at_full_scale_carries_what_the_search_decided(searched, tmp_path
     assert "of an arm that was chosen by hand" in by_hand.stdout, by_hand.stderr
 
 
-def test_the_report_says_where_the_best_is_the_control(searched, tmp_path) -> None:
-    results = Results.load(searched / "runs" / "toy")
+@pytest.fixture
+def results(searched) -> Results:
+    return Results.load(searched / "runs" / "toy")
+
+
+@pytest.fixture
+def study(searched, results) -> Study:
+    """The confirmation."""
+    return confirmed(results, searched / "runs" / "toy")
+
+
+def shown(answer: SearchAnswer) -> str:
+    """What the command prints."""
+    out = io.StringIO()
+    print_report(answer, Terminal(file=out, width=200))
+    return out.getvalue()
+
+
+def test_the_report_says_where_the_best_is_the_control(results, study) -> None:
     best = results.best("topk")
     changed = Results(replace(results.design, control=best.arm), results.configurations, ())
-    study = Study.load(searched / "runs" / "toy.confirm")
-    content = report(changed, study)
-    assert content["confirmation"]["is_control"] == ["winner-topk"]
-    assert [row["is_control"] for group in content["groups"] for row in group["best"]].count(True) == 1
-    out = io.StringIO()
-    print_report(content, study, Terminal(file=out, width=200))
-    said = out.getvalue()
-    assert "(the control: learning_rate" in said and "winner-topk is the control itself" in said
+    answer = answer_of(changed, study)
+    assert answer.content["confirmation"]["is_control"] == ["winner-topk"]
+    assert [row["is_control"] for group in answer.content["groups"] for row in group["best"]].count(True) == 1
+    said = shown(answer)
+    assert "the control: learning_rate" in said and "winner-topk is the control itself" in said
     for once in ("therefore biased", "Which rate suits a toy?", "confirmation on seeds"):
         assert said.count(once) == 1
 
 
-def searched_as(results: Results, sampler: str, **changes) -> Results:
-    """The same configurations as another sampler's."""
-    declared = results.design.declared | {"sampler": sampler}
-    return Results(replace(results.design, declared=declared, **changes), results.configurations, ())
-
-
 @pytest.mark.parametrize("sampler", ["random", "qmc"])
-def test_only_draws_that_look_at_nothing_have_an_expected_best(searched, sampler) -> None:
-    results = searched_as(Results.load(searched / "runs" / "toy"), sampler)
+def test_only_draws_that_look_at_nothing_have_an_expected_best(results, sampler) -> None:
+    declared = results.design.declared | {"sampler": sampler}
+    answer = answer_of(Results(replace(results.design, declared=declared), results.configurations, ()), None)
     step = results.design.rungs[0]
     for group, configurations in results.groups().items():
-        content = next(each for each in report(results, None)["groups"] if each["group"] == group)
-        drawn = [c.curve[step] for c in configurations if c.arm != results.design.control]
+        content = next(each for each in answer.content["groups"] if each["group"] == group)
+        drawn = [c.curve[step] for c in configurations if c.arm != results.design.control]  # the control was no draw
         assert content["guided_by"] is None
-        assert content["expected_best"][0] == {
-            "n": 1,
-            "value": pytest.approx(np.mean(drawn)),
-        }  # the control was no draw
+        assert content["expected_best"][0] == {"n": 1, "value": pytest.approx(np.mean(drawn))}
         assert content["expected_best"][-1] == {"n": len(drawn), "value": pytest.approx(min(drawn))}
-    out = io.StringIO()
-    print_report(report(results, None), None, Terminal(file=out, width=200))
-    assert "expected best of n configurations" in out.getvalue() and "no expected best" not in out.getvalue()
+    assert "expected best of n configurations" in shown(answer) and "no expected best" not in shown(answer)
 
 
-def test_a_guided_searchs_history_is_shown_as_it_happened(searched) -> None:
-    results = Results.load(searched / "runs" / "toy")
+def test_a_guided_searchs_history_is_shown_as_it_happened(results) -> None:
     step, (group, configurations) = results.design.rungs[0], next(iter(results.groups().items()))
-    content = next(each for each in report(results, None)["groups"] if each["group"] == group)
+    content = next(each for each in answer_of(results, None).content["groups"] if each["group"] == group)
     values = [c.curve[step] for c in sorted(configurations, key=lambda c: c.trial)]
     assert [row["value"] for row in content["best_so_far"]] == [
         min(values[: row["n"]]) for row in content["best_so_far"]
     ]
 
 
-def test_intervals_of_a_confirmation_have_the_declared_level(searched) -> None:
-    results, study = Results.load(searched / "runs" / "toy"), Study.load(searched / "runs" / "toy.confirm")
-    lax = replace(study, design=replace(study.design, alpha=0.2))
-    rows = [report(results, each)["confirmation"]["arms"][0] for each in (study, lax)]
+def test_intervals_of_a_confirmation_have_the_declared_level(results, study) -> None:
+    lax = answer_of(results, replace(study, design=replace(study.design, alpha=0.2)))
+    rows = [answer.content["confirmation"]["arms"][0] for answer in (answer_of(results, study), lax)]
     widths = [row["high"] - row["low"] for row in rows]
     assert widths[1] == pytest.approx(widths[0] * stats.t.ppf(0.9, 3) / stats.t.ppf(0.975, 3))
-    out = io.StringIO()
-    print_report(report(results, lax), lax, Terminal(file=out, width=200))
-    assert "80 % interval" in out.getvalue() and "95 % interval" not in out.getvalue()
+    assert "80 % interval" in shown(lax) and "95 % interval" not in shown(lax)
 
 
-def test_the_report_tells_unequal_tuning_budgets(searched) -> None:
-    results = Results.load(searched / "runs" / "toy")
-    kept = [c for c in results.configurations if c.group != "topk" or c.trial == results.best("topk").trial]
-    said = report(Results(results.design, tuple(kept), ()), None)["unequal_budgets"]
+def test_the_report_tells_unequal_tuning_budgets(results) -> None:
+    def unequal(configurations) -> str | None:
+        return answer_of(Results(results.design, tuple(configurations), ()), None).content["unequal_budgets"]
+
+    best = results.best("topk").trial
+    said = unequal(c for c in results.configurations if c.group != "topk" or c.trial == best)
     assert said.startswith("unequal tuning budgets: ") and "topk 1 configuration and" in said
     for group in ("topk", "bias_balanced"):  # alone, there is nothing to be unfair to
-        alone = tuple(c for c in results.configurations if c.group == group)
-        assert report(Results(results.design, alone, ()), None)["unequal_budgets"] is None
+        assert unequal(c for c in results.configurations if c.group == group) is None
 
 
 def test_a_search_that_finds_nothing_better_says_so(tmp_path, monkeypatch) -> None:
@@ -330,9 +331,7 @@ def test_a_search_that_finds_nothing_better_says_so(tmp_path, monkeypatch) -> No
     results, folder = Results.load(tmp_path / "toy"), tmp_path / "toy"
     study = confirmed(results, folder)
     assert study.arms == ["control"] and study.missing == 0
-    out = io.StringIO()
-    print_report(report(results, study), study, Terminal(file=out, width=200))
-    said = out.getvalue()
+    said = shown(answer_of(results, study))
     assert "winner is the control itself: nothing better was found" in said and "No verdict" not in said
 
 
@@ -393,8 +392,7 @@ def test_arms_of_unlike_token_counts_are_flagged(tokens, said) -> None:
     assert found is None if said is None else found.startswith(said)
 
 
-def test_tokens_of_stages_before_a_run_are_its_own(searched) -> None:
-    study = confirmed(Results.load(searched / "runs" / "toy"), searched / "runs" / "toy")
+def test_tokens_of_stages_before_a_run_are_its_own(study) -> None:
     [control, winner, *_] = study.arms
     started = {cell: replace(record, before={"tokens": 64.0}) for cell, record in study.cells.items()}
     mixed = {cell: started[cell] if cell[0] == winner else record for cell, record in study.cells.items()}
@@ -403,18 +401,11 @@ def test_tokens_of_stages_before_a_run_are_its_own(searched) -> None:
     assert _tokens_a_run(found, control) == _tokens_a_run(study, control)
 
 
-def test_an_effect_below_the_margin_is_not_shown_as_the_margin(searched, tmp_path) -> None:
-    folder = searched / "runs" / "toy"
-    results = Results.load(folder)
-    study = confirmed(results, folder)
-    study = replace(study, design=replace(study.design, margin=0.01))
-    content = report(results, study)
-    content["confirmation"]["arms"][1]["effect"] = 0.00996
-    out = Terminal(file=io.StringIO(), width=200)
-    print_report(content, study, out)
-    write_search_page(content, judge(study), tmp_path / "page.html")
-    for shown in (out.file.getvalue(), (tmp_path / "page.html").read_text()):
-        assert "+0.00996" in shown
+def test_an_effect_below_the_margin_is_not_shown_as_the_margin(results, study, tmp_path) -> None:
+    answer = answer_of(results, replace(study, design=replace(study.design, margin=0.01)))
+    answer.content["confirmation"]["arms"][1]["effect"] = 0.00996
+    write_search(answer, tmp_path / "page.html")
+    assert "+0.00996" in shown(answer) and "+0.00996" in (tmp_path / "page.html").read_text()
 
 
 def test_a_label_says_what_differs() -> None:
@@ -446,18 +437,20 @@ def test_the_page_of_a_search_has_every_figure(tmp_path, guided: bool) -> None:
     trials.append({"trial": 4, "group": "", "status": "failed", "settings": {"a.rate": 0.0}, "value": None})
     best = {"trial": 3, "values": [2.0], "label": "<b>rate</b> 0.001", "is_control": False}
     tested = {"null": None, "pvalue": None} if guided else {"null": 0.1, "pvalue": 0.01}
-    rows = [{"parameter": "a.rate", "importance": 0.4, **tested}]
+    group = {
+        "group": "", "best": [best], "pareto": [], "judged_at_step": 4, "guided_by": "tpe" if guided else None,
+        "best_so_far": [], "expected_best": [], "importance": [{"parameter": "a.rate", "importance": 0.4, **tested}],
+    }  # fmt: skip
     content = {
         "search": "toy", "question": "Which?", "metrics": ["val/nelbo"], "goals": ["min"], "trials": trials, "tokens": 1e6,
         "configurations": {"complete": 4, "paused": 0, "failed": 1}, "failures": [{"trial": 4, "reason": "NaN"}],
-        "groups": [{"group": "", "best": [best], "importance": rows}], "confirmation": None, "notes": [],
-        "warnings": ["unequal <1>"],
+        "groups": [group], "confirmation": None, "notes": [], "warnings": ["unequal <1>"],
     }  # fmt: skip
-    write_search_page(content, None, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
-    assert page.count("<svg") == 3 and "Not confirmed yet" in page and "unequal &lt;1&gt;" in page
-    assert ("of shuffled values" in page) is not guided
-    assert "&lt;b&gt;rate" in page and "trial 4 failed: NaN" in page
-    before = page
-    write_search_page(content, None, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text() == before  # equal records give equal bytes
+    pages = []
+    for _ in range(2):
+        write_search(SearchAnswer(content, None), tmp_path / "report.html")
+        pages.append((tmp_path / "report.html").read_text())
+    assert pages[0] == pages[1]  # equal records give equal bytes
+    assert pages[0].count("<svg") == 3 and "Not confirmed yet" in pages[0] and "unequal &lt;1&gt;" in pages[0]
+    assert ("of shuffled values" in pages[0]) is not guided
+    assert "&lt;b&gt;rate" in pages[0] and "trial 4 failed: NaN" in pages[0]

@@ -1,19 +1,19 @@
 """`ablate export` of a search: the confirmed winner as a config with its evidence."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ablations.cli import studies
 from ablations.cli.export import at_full_scale, check_options, named_arm
-from ablations.cli.kinds.search.report import confirmed, load_results, report
+from ablations.cli.kinds.search.report import answer_of, confirmed, load_results
 from ablations.cli.terminal import console
+from analysis.verdicts.answer import Judgement
 from analysis.verdicts.arms import UNCONFIRMED
-from analysis.verdicts.judge import judge
 from core.errors import UserError
 from core.records.designs import Design
-from sweeps.export.arm import export
+from core.records.run_record import RunRecord
+from sweeps.export.arm import CONFIG, export
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import Results, confirmation
 from sweeps.search.spec import Search
@@ -25,66 +25,58 @@ def run_export(arguments: argparse.Namespace) -> int:
     if arguments.format == "hf":
         raise UserError("--format hf: give the folder of one run; a search exports a config")
     results, folder = load_results(arguments)
-    study = confirmed(results, folder)
+    answer = answer_of(results, confirmed(results, folder))
+    found, judgement = answer.to_dict(), answer.judgement
+    if judgement is not None and not judgement.study.missing:
+        design, arm, runs, evidence = _confirmed(arguments, judgement, found)
+        name, line, by_hand = arm, f"{arm}: {evidence['chosen']}", arm != judgement.winner
+    elif arguments.force:
+        design, arm, name, runs = _unconfirmed(arguments, results)
+        evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}
+        evidence |= {"search": found}
+        line, by_hand = f"{name}: unconfirmed", arguments.arm is not None
+    else:
+        raise UserError(
+            f"{arguments.name}: its best isn't confirmed yet, and the best of many looks better than it is: "
+            f"{results.design.command} confirms it (--force exports it, marked as unconfirmed)"
+        )
+    if arguments.target:
+        declaration = studies.declared(arguments.name)[1]
+        assert isinstance(declaration, Search)
+        matched, target = declaration.match is not None, folder / "export" / Path(arguments.target).stem
+        target = arguments.to or target
+        return at_full_scale(arguments, design, arm, runs, evidence, target, by_hand=by_hand, matched=matched)
     target = arguments.to or folder / "export"
-    found = report(results, study)
-    if study is None or study.missing:
-        if not arguments.force:
-            raise UserError(
-                f"{arguments.name}: its best isn't confirmed yet, and the best of many looks better than it is: "
-                f"{results.design.command} confirms it (--force exports it, marked as unconfirmed)"
-            )
-        return _export_unconfirmed(arguments, results, folder, found)
-    judgement = judge(study)
+    export(design, arm, runs, evidence, target)
+    console().print(line)
+    console().unwrapped(f"config: {target / CONFIG}")
+    return 0
+
+
+def _confirmed(
+    arguments: argparse.Namespace, judgement: Judgement, found: dict[str, Any]
+) -> tuple[Design, str, list[RunRecord], dict[str, Any]]:
+    """The winner, or the arm that was asked for: its design, name, runs and evidence."""
+    study = judgement.study
     arm = arguments.arm or judgement.winner
     if arm is None:
         raise UserError(f"{arguments.name}: nothing can be exported: {judgement.winner_reason}")
     labels = {entry.name: [entry.label] for entry in study.design.arms}
     arm = named_arm(arm, labels, "was not confirmed; what was:")
-    runs = [record for record in study.records_of(arm) if record.status == "complete"]
     reason = judgement.winner_reason.replace(UNCONFIRMED, "on fresh seeds")
     chosen = f"by the confirmation: {reason}" if arm == judgement.winner else "by hand (--arm)"
     entry = next(row for row in found["confirmation"]["arms"] if row["arm"] == arm)
-    evidence = {"chosen": chosen, "confirmed": True, **{k: entry[k] for k in ("estimate", "low", "high", "n")}}
-    evidence |= {"search": found} | judgement.to_dict()
-    if arguments.target:
-        return _at_full_scale(arguments, study.design, arm, runs, evidence, folder, by_hand=arm != judgement.winner)
-    export(study.design, arm, runs, evidence, target)
-    console().print(f"{arm}: {chosen}")
-    console().unwrapped(f"config: {target / 'config.yaml'}")
-    return 0
+    evidence = {"chosen": chosen, "confirmed": True, **{key: entry[key] for key in ("estimate", "low", "high", "n")}}
+    runs = [record for record in study.records_of(arm) if record.status == "complete"]
+    return study.design, arm, runs, evidence | {"search": found} | judgement.to_dict()
 
 
-def _export_unconfirmed(arguments: argparse.Namespace, results: Results, folder: Path, found: dict[str, Any]) -> int:
+def _unconfirmed(arguments: argparse.Namespace, results: Results) -> tuple[Design, str, str, list[RunRecord]]:
+    """The best by the search's own values: the confirmation's design, its arm there, its own name and its runs."""
     finalists = results.finalists()
     if not finalists:
         raise UserError(f"{arguments.name}: no configuration is trained to the end yet: {results.design.command}")
-    known = {finalist: [described(found.settings)] for finalist, found in finalists.items()}
+    known = {name: [described(finalist.settings)] for name, finalist in finalists.items()}
     name = named_arm(arguments.arm or next(iter(finalists)), known, "is no finalist; the finalists are")
     design = confirmation(SearchPlan.of_design(results.design), results).design
-    arm = name if name in design.by_name else "control"
-    evidence = {"chosen": "UNCONFIRMED: the best of the search's own values, which flatter it", "confirmed": False}
-    told, target = evidence | {"search": found}, arguments.to or folder / "export"
-    if arguments.target:
-        by_hand = arguments.arm is not None
-        return _at_full_scale(arguments, design, arm, finalists[name].records, told, folder, by_hand=by_hand)
-    export(design, arm, finalists[name].records, told, target)
-    console().unwrapped(f"{name}: unconfirmed; config: {target / 'config.yaml'}")
-    return 0
-
-
-def _at_full_scale(
-    arguments: argparse.Namespace,
-    design: Design,
-    arm: str,
-    runs: Sequence[Any],
-    told: Any,
-    folder: Path,
-    *,
-    by_hand: bool,
-) -> int:
-    declaration = studies.declared(arguments.name)[1]
-    assert isinstance(declaration, Search)
-    matched = declaration.match is not None
-    target = arguments.to or folder / "export" / Path(arguments.target).stem
-    return at_full_scale(arguments, design, arm, runs, told, target, by_hand=by_hand, matched=matched)
+    return design, name if name in design.by_name else "control", name, list(finalists[name].records)
