@@ -4,7 +4,7 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from sweeps.runs.folders import pending, write_design
+from sweeps.runs.folders import pending
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.record_checks import Verification, settled
 from sweeps.runs.status import status
@@ -25,8 +25,7 @@ def demand(plan: Plan, out: Path, storage: PatientStorage | None, *, retry_faile
         runs = len(pending(plan, out, retry_failed=retry_failed))
     else:
         ledger = Ledger(plan, out, storage)
-        write_design(ledger.folder, plan.design)
-        ledger.reconcile(retry_failed=retry_failed)
+        ledger.start(plan.design, retry_failed=retry_failed)
         runs = ledger.waiting()
     return runs, runs
 

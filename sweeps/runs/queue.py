@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from core.records.designs import StudyDesign
 from core.records.run_record import RunRecord
-from sweeps.runs.folders import RunLock
+from sweeps.runs.folders import RunLock, write_design
 from sweeps.runs.liveness import Workplace
 from sweeps.studies.plan import PlannedRun, Sweep
 
@@ -105,6 +106,11 @@ class Queue(Protocol[C]):
 
         retry_failed: set records of failure aside and queue their runs again, too.
         """
+
+    def start(self, design: StudyDesign, *, retry_failed: bool = False) -> None:
+        """Write the study's design, and bring trials in line with records."""
+        write_design(self.folder, design)
+        self.reconcile(retry_failed=retry_failed)
 
     def queue_again(self, *, retry_failed: bool) -> str:
         """Reconcile, and say in one line what was queued."""

@@ -59,18 +59,13 @@ def importances(
     values = np.asarray(losses, dtype=float)
     found = _evaluate(drawn, values, known, varied)
     if search.guided:
-        rows = [Importance(name, float(found[i]), None, None) for i, name in enumerate(varied)]
+        rows = [Importance(name, own, None, None) for name, own in zip(varied, found, strict=True)]
         return sorted(rows, key=lambda row: -row.importance)
-    null = np.array([_evaluate(drawn, rng.permutation(values), known, varied) for _ in range(shuffles)])
-    rows = [
-        Importance(
-            name,
-            float(found[i]),
-            float(np.quantile(null[:, i], 0.95)),
-            float((1 + (null[:, i] >= found[i] * (1 - ROUNDING)).sum()) / (1 + shuffles)),
-        )
-        for i, name in enumerate(varied)
-    ]
+    shuffled = np.array([_evaluate(drawn, rng.permutation(values), known, varied) for _ in range(shuffles)])
+    rows = []
+    for name, own, null in zip(varied, found, shuffled.T, strict=True):
+        pvalue = (1 + (null >= own * (1 - ROUNDING)).sum()) / (1 + shuffles)
+        rows.append(Importance(name, own, float(np.quantile(null, 0.95)), float(pvalue)))
     return sorted(rows, key=lambda row: (row.pvalue, -row.importance))
 
 
@@ -88,4 +83,4 @@ def _evaluate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = PedAnovaImportanceEvaluator(target_quantile=TARGET_QUANTILE).evaluate(study, params=list(names))
-    return [found[name] for name in names]
+    return [float(found[name]) for name in names]

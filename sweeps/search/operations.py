@@ -7,7 +7,6 @@ from optuna.storages import BaseStorage
 
 from core.errors import UserError
 from sweeps.runs import operations as runs_operations
-from sweeps.runs.folders import write_design
 from sweeps.runs.record_checks import Verification, settled
 from sweeps.search.plan import SearchPlan
 from sweeps.search.queue import SearchLedger
@@ -34,8 +33,7 @@ def demand(plan: SearchPlan, out: Path, storage: PatientStorage | None, *, retry
         over = confirming is not None and (out / confirming.study_name).is_dir()
     else:
         ledger = SearchLedger(plan, out, storage)
-        write_design(ledger.folder, plan.design)
-        ledger.reconcile(retry_failed=retry_failed)
+        ledger.start(plan.design, retry_failed=retry_failed)
         over = ledger.is_over()
     if over and confirming is not None:
         return runs_operations.demand(confirming, out, storage, retry_failed=retry_failed)

@@ -17,7 +17,7 @@ from core.training.checks import check as check_run
 from sweeps.search.checks import check
 from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
-from sweeps.search.spec import Choice, Search, from_json, range_text, to_json
+from sweeps.search.spec import Choice, Search, arm_name, from_json, range_text, to_json
 from sweeps.studies.plan import PlannedRun, Sweep
 from sweeps.studies.study import CONFIRMATION_SEED, Level, edition_of, study_name
 
@@ -97,7 +97,7 @@ class SearchPlan:
         """A configuration's run under each seed of the search."""
         arm_hash = config_hash(config, with_seed=False)
         configs = [replace(config, seed=seed) for seed in self.search.seeds]
-        arm, data = f"c-{arm_hash[:10]}", fingerprint(config)
+        arm, data = arm_name(arm_hash), fingerprint(config)
         return tuple(PlannedRun(arm, dict(settings), each, config_hash(each), arm_hash, data) for each in configs)
 
     def study_field(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
@@ -137,29 +137,29 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
     check_run(control, edition.resources.devices)
     trainer = control.trainer
     paused = edition.chosen_pruner in ("asha", "hyperband")
-    identity = identity_of(edition, config_hash(control, with_seed=False), fingerprint(control))
+    control_hash, data = config_hash(control, with_seed=False), fingerprint(control)
     command = ["ablate", "run", name, *(["--size", size] if size != "full" else []), *overrides]
     design = SearchDesign(
         ablation=name,
         size=size,
         question=edition.question,
-        identity=identity,
+        identity=identity_of(edition, control_hash, data),
         metrics=edition.metrics,
         goals=tuple(METRICS[metric].goal for metric in edition.metrics),
         secondary=edition.secondary,
-        control=f"c-{config_hash(control, with_seed=False)[:10]}",
+        control=arm_name(control_hash),
         control_settings=dict(resolver.control_settings),
         space={key: range_text(parameter) for key, parameter in edition.space.items()},
         compare=edition.compare,
         seeds=tuple(edition.seeds),
-        rungs=tuple(rungs_of(trainer.steps, trainer.validate_every) if paused else (trainer.steps,)),
+        rungs=rungs_of(trainer.steps, trainer.validate_every) if paused else (trainer.steps,),
         tokens_per_run=control.tokens_per_step * trainer.steps,
         tokens_per_step=control.tokens_per_step,
         sampler=edition.sampler,
         pruner=edition.chosen_pruner,
         trials=edition.budget.trials,
         tokens=edition.budget.tokens,
-        data_fingerprint=fingerprint(control),
+        data_fingerprint=data,
         devices=edition.resources.devices,
         overrides=tuple(overrides),
         command=shlex.join(command),

@@ -25,7 +25,7 @@ from core.records.run_record import RunRecord, set_aside
 from core.runtime.retry import Patience, no_space
 from core.runtime.units import counted, significant
 from core.training.checkpoint_files import saved_step
-from sweeps.runs.folders import RunLock, clean, leave, locked, recorded, rescue, run_folder, write_design
+from sweeps.runs.folders import RunLock, clean, leave, locked, recorded, rescue, run_folder
 from sweeps.runs.ledger import Ledger
 from sweeps.runs.liveness import LOST, Fate, Workplace
 from sweeps.runs.queue import Claim, Ended, Lost, Queue
@@ -33,6 +33,7 @@ from sweeps.runs.trials import failed_record, keep_to_folder
 from sweeps.search.plan import SearchPlan, described
 from sweeps.search.results import Results, confirmation, entry_file
 from sweeps.search.rungs import metrics_at, paused_record
+from sweeps.search.spec import arm_name
 from sweeps.search.tuner import Job, Tuner, objectives
 from sweeps.storage.retrying import PatientStorage
 from sweeps.studies.plan import PlannedRun
@@ -229,8 +230,7 @@ class SearchLedger(Queue[SearchClaim]):
             time.sleep(RETRY_S)
         plan = confirmation(self.plan, results)
         ledger = Ledger(plan, self.out, self._storage, self.workplace)
-        write_design(ledger.folder, plan.design)
-        ledger.reconcile()
+        ledger.start(plan.design)
         return ledger
 
     def is_over(self) -> bool:
@@ -241,7 +241,7 @@ class SearchLedger(Queue[SearchClaim]):
     def complete_arms(self) -> set[str]:
         """The folders' names of all configurations that are trained to the end."""
         complete = [trial for tuner in self.tuners for trial in tuner.trials(TrialState.COMPLETE)]
-        return {f"c-{trial.user_attrs['arm'][:10]}" for trial in complete}
+        return {arm_name(trial.user_attrs["arm"]) for trial in complete}
 
     def arm_folder(self, job: Job) -> Path:
         """Folder of a configuration's runs."""
@@ -294,7 +294,7 @@ class SearchLedger(Queue[SearchClaim]):
                 self._storage.set_trial_user_attr(trial._trial_id, "reason", "lost while it was drawn")
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
                 continue
-            lock = RunLock(self.folder / f"c-{trial.user_attrs['arm'][:10]}")
+            lock = RunLock(self.folder / arm_name(trial.user_attrs["arm"]))
             if not lock.acquire():
                 continue
             try:
@@ -343,7 +343,7 @@ class SearchLedger(Queue[SearchClaim]):
             path = run_folder(self.plan.sweep, run, self.out) / run_record.FILE_NAME
             if path.exists():
                 digests[str(run.seed)] = run_record.digest(path.read_bytes())
-        tuner.note_records(job, digests)
+        self._storage.set_trial_user_attr(job.trial_id, "records", digests)
 
     def _under_way(self, job: Job) -> PlannedRun | None:
         for run in self.plan.runs(job.settings, job.config):
@@ -356,11 +356,8 @@ class SearchLedger(Queue[SearchClaim]):
 
     def counts(self) -> Counter[str]:
         """Trials by what became of them."""
-        found: Counter[str] = Counter()
-        for tuner in self.tuners:
-            for trial in tuner.trained():
-                found[trial.state.name.lower()] += 1
-            for trial in tuner.trials(TrialState.PRUNED):
-                if trial.user_attrs.get("reason", "").startswith("infeasible"):
-                    found["infeasible"] += 1
+        found = Counter(trial.state.name.lower() for tuner in self.tuners for trial in tuner.trained())
+        for trial in (trial for tuner in self.tuners for trial in tuner.trials(TrialState.PRUNED)):
+            if trial.user_attrs.get("reason", "").startswith("infeasible"):
+                found["infeasible"] += 1
         return found

@@ -19,6 +19,7 @@ from core.runtime import json_files
 from core.runtime.json_files import CONVERSION_ERRORS, DamagedFileError, Whole
 from core.runtime.units import below, ranked
 from sweeps.search.plan import SearchPlan, described, differing
+from sweeps.search.spec import arm_name
 from sweeps.studies.arms import Arm, ResolvedArm, describe_arm, planned_runs
 from sweeps.studies.plan import Plan
 from sweeps.studies.study import CONFIRM, Level
@@ -184,7 +185,7 @@ def _configuration(entry: Entry, runs: Sequence[RunRecord], design: SearchDesign
     finite = whole and all(value is not None and math.isfinite(value) for row in rows for value in row)
     status = "complete" if finite else "failed" if failed or whole else "paused"
     return Configuration(
-        arm=f"c-{runs[0].arm_hash[:10]}",
+        arm=arm_name(runs[0].arm_hash),
         trial=entry.trial,
         group=entry.group,
         settings=entry.settings,

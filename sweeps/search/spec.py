@@ -180,6 +180,11 @@ STUDY_KINDS.add(
 )
 
 
+def arm_name(config_hash: str) -> str:
+    """The folder of a configuration's runs, by the hash of its config without the seed."""
+    return f"c-{config_hash[:10]}"
+
+
 def range_text(parameter: Parameter) -> str:
     """A range as people read it: "0.0001 to 1, logarithmic, or 0"."""
     if isinstance(parameter, Choice):

@@ -32,6 +32,7 @@ from sweeps.runs.status import (
 from sweeps.runs.status import status as status_of_runs
 from sweeps.search.rungs import expected_steps
 from sweeps.search.samplers import latest
+from sweeps.search.spec import arm_name
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import choose_url
 from sweeps.studies.study import CONFIRM, Level, study_name
@@ -209,23 +210,21 @@ class _Reader:
         paused = compared and trial.state == TrialState.WAITING and len(values) > own["target"]
         at = min(own["bracket"] + own["target"], len(self._rungs) - 1)
         value = values[max(values)] if compared and values else None
+        state = self._state(trial, paused)
         found = ConfigurationStatus(
             group=group,
             trial=trial.number,
             settings=own["settings"],
-            state=self._state(trial, paused),
+            state=state,
             until=self._rungs[at],
             value=trial.values[0] if trial.values else value,
-            reason=own.get("reason"),
+            reason={"missing": GONE, "lost": DEAD}.get(state, own.get("reason")),
         )
-        if found.state == "missing":
-            return replace(found, reason=GONE)
-        if found.state not in ("running", "lost"):
+        if state not in ("running", "lost"):
             return found
         step, steps = self._progress(own["arm"], found.until), found.until * len(self._seeds)
-        left = (steps - step) * self._design.tokens_per_step / self._rate if self._rate else None
-        if found.state == "lost":
-            return replace(found, reason=DEAD, where=worker_of(trial), step=step, steps=steps)
+        measured = self._rate if state == "running" else None
+        left = (steps - step) * self._design.tokens_per_step / measured if measured else None
         return replace(found, where=worker_of(trial), step=step, steps=steps, seconds_left=left)
 
     def _state(self, trial: FrozenTrial, paused: bool) -> str:
@@ -239,14 +238,14 @@ class _Reader:
 
     def _recorded(self, arm: str) -> bool:
         """True if every seed of a configuration has its record."""
-        places = self._folder / f"c-{arm[:10]}"
+        places = self._folder / arm_name(arm)
         return all(any(places.glob(f"seed-{seed}-*/{FILE_NAME}")) for seed in self._seeds)
 
     def _progress(self, arm: str, until: int) -> int:
         """Steps that all seeds of a configuration have come to."""
         total = 0
         for seed in self._seeds:
-            places = (self._folder / f"c-{arm[:10]}").glob(f"seed-{seed}-*")
+            places = (self._folder / arm_name(arm)).glob(f"seed-{seed}-*")
             rows = [row for place in places if (row := read_progress(place))]
             total += min(until, max(rows, key=lambda row: row["updated"])["step"] or 0) if rows else 0
         return total

@@ -94,17 +94,16 @@ class Tuner:
                 return job
         closed = self.is_closed()
         busy = bool(self.trials(TrialState.RUNNING))
-        if promoted := self._promotable(waiting, last=closed and not busy):
-            return self._promote(promoted)
-        job = None if closed else self._draw()
-        if job is None and not closed and not busy:  # nothing new can be drawn, so nobody else is to be waited for
-            promoted = self._promotable(waiting, last=True)
-            return self._promote(promoted) if promoted else None
-        return job
-
-    def _promote(self, trial: FrozenTrial) -> Job | None:
-        self._storage.set_trial_user_attr(trial._trial_id, "target", len(trial.intermediate_values))
-        return self._start(self._storage.get_trial(trial._trial_id))
+        promoted = self._promotable(waiting, last=closed and not busy)
+        if promoted is None and not closed:
+            if job := self._draw():
+                return job
+            # Nothing new can be drawn: nobody but those in training is to be waited for.
+            promoted = None if busy else self._promotable(waiting, last=True)
+        if promoted is None:
+            return None
+        self._storage.set_trial_user_attr(promoted._trial_id, "target", len(promoted.intermediate_values))
+        return self._start(self._storage.get_trial(promoted._trial_id))
 
     def finish(self) -> None:
         """Once `next` has nothing and nothing is RUNNING: tell paused configurations that they go no further."""
@@ -162,10 +161,6 @@ class Tuner:
             intermediate_values=trial.intermediate_values,
         )
         self._storage.create_new_trial(self._id, template_trial=again)
-
-    def note_records(self, job: Job, digests: Mapping[str, str]) -> None:
-        """Keep what the records' files are known by, by seed, before the trial is told."""
-        self._storage.set_trial_user_attr(job.trial_id, "records", dict(digests))
 
     def _tell(self, trial_id: int, state: TrialState, *, reason: str) -> None:
         self._storage.set_trial_user_attr(trial_id, "reason", reason)

@@ -19,6 +19,7 @@ from sweeps.search.plan import SearchPlan, identity_of
 from sweeps.search.results import Entry, entry_file, read_entry
 from sweeps.search.rungs import metrics_at
 from sweeps.search.samplers import latest
+from sweeps.search.spec import arm_name
 from sweeps.search.status import groups_of
 
 Told = Mapping[str, list[FrozenTrial]]  # the ledger's trials, by group
@@ -132,7 +133,7 @@ def _differs(plan: SearchPlan, arm: str, entry: Entry) -> str | None:
         config = plan.resolver.resolve(entry.settings).config
     except (UserError, KeyError, TypeError, AttributeError, AssertionError):
         config = None
-    if config is None or f"c-{config_hash(config, with_seed=False)[:10]}" != arm:
+    if config is None or arm_name(config_hash(config, with_seed=False)) != arm:
         return "its settings don't give the config that was trained"
     if entry.group not in {group.label for group in plan.groups}:
         return f"there is no group '{entry.group}'"
@@ -145,7 +146,7 @@ def _fits(plan: SearchPlan, run: Run) -> bool:
 
 
 def _arm(trial: FrozenTrial) -> str:
-    return f"c-{trial.user_attrs['arm'][:10]}"
+    return arm_name(trial.user_attrs["arm"])
 
 
 def _ledger(plan: SearchPlan, found: Mapping[str, _Configuration], trials: list[FrozenTrial]) -> Iterator[Finding]:

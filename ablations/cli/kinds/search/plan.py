@@ -19,6 +19,10 @@ from sweeps.search.plan import SearchPlan
 from sweeps.search.rungs import expected_steps
 from sweeps.search.space import draw
 
+OF_DESIGN = (
+    "ablation", "size", "question", "metrics", "space", "compare", "seeds", "rungs", "sampler", "pruner", "trials",
+    "tokens", "control_settings",
+)  # fmt: skip
 DRAWS = 200  # random points that say how much of the space can be trained
 
 
@@ -75,15 +79,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
     groups = len(plan.groups)
     arms = groups * len(plan.search.metrics) + 1
     confirm_tokens = arms * plan.search.confirm * plan.design.tokens_per_run
-    content = {
-        **{
-            key: getattr(plan.design, key)
-            for key in ("ablation", "size", "question", "metrics", "space", "compare", "seeds")
-        },
-        **{
-            key: getattr(plan.design, key)
-            for key in ("rungs", "sampler", "pruner", "trials", "tokens", "control_settings")
-        },
+    content = {key: getattr(plan.design, key) for key in OF_DESIGN} | {
         "groups": [group.label for group in plan.groups],
         "feasible_share": share,
         "infeasible": reason,

@@ -29,7 +29,7 @@ from core.runtime.units import counted, ranked, short
 from sweeps.search.importance import importances
 from sweeps.search.plan import described, differing
 from sweeps.search.results import Configuration, Results
-from sweeps.search.spec import from_json
+from sweeps.search.spec import arm_name, from_json
 from sweeps.studies.study import CONFIRM
 
 SHOWN = 5
@@ -76,7 +76,7 @@ def confirmed(results: Results, folder: Path) -> Study | None:
     path = folder.with_name(f"{folder.name}.{CONFIRM}")
     study = Study.load(path) if path.is_dir() else None
     wanted = {results.design.control, *(found.arm for found in results.finalists().values())}
-    if study is None or {f"c-{arm.hash[:10]}" for arm in study.design.arms} != wanted:
+    if study is None or {arm_name(arm.hash) for arm in study.design.arms} != wanted:
         return None
     return study
 
