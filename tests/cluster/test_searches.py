@@ -16,10 +16,11 @@ from sweeps.runs.folders import pending
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation_here
+from sweeps.search.spec import Budget
 from sweeps.search.status import status
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
-from tests.sweeps.search.conftest import Budget, declare
+from tests.sweeps.search.conftest import declare
 from tests.sweeps.search.test_task import POOR
 
 pytestmark = pytest.mark.slow

@@ -1,12 +1,14 @@
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from sweeps.launch.worker import StopSignal, Worker
+from sweeps.runs.folders import write_design
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results
-from sweeps.search.spec import Budget, Choice, Int, Log, Search
+from sweeps.search.spec import Budget, Int, Log, Search
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.conftest import SMALL
 from tests.sweeps.search import trainers
@@ -27,25 +29,23 @@ def declare(**changes) -> Search:
     return Search(**(fields | changes))
 
 
-@pytest.fixture
-def search():
-    return declare
+def search_in(*, out, train=trainers.landscape, **changes):
+    """Search in this process, with a stand-in trainer; returns the plan, the ledger, what was heard, and the results."""
+    planned = plan("toy", declare(**changes))
+    ledger = SearchLedger(planned, out, open_storage(default_url(out)))
+    write_design(ledger.folder, planned.design)
+    heard = work(ledger, train)
+    return SimpleNamespace(plan=planned, ledger=ledger, heard=heard, results=Results.load(ledger.folder), out=out)
+
+
+def work(ledger, train=trainers.landscape) -> list[dict]:
+    """A worker's whole work; returns the events that it told."""
+    heard = []
+    Worker(ledger, train, lambda **event: heard.append(event), StopSignal()).work()
+    return heard
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Search in this process, with a stand-in trainer; returns the plan, the ledger, what was heard, and the results."""
-
-    def work(train=trainers.landscape, out=tmp_path / "out", **changes):
-        planned = plan("toy", declare(**changes))
-        ledger = SearchLedger(planned, out, open_storage(default_url(out)))
-        (ledger.folder / "design.json").write_text(__import__("json").dumps(planned.design.to_json()))
-        heard = []
-        Worker(ledger, train, lambda **event: heard.append(event), StopSignal()).work()
-        results = Results.load(ledger.folder)
-        return SimpleNamespace(plan=planned, ledger=ledger, heard=heard, results=results, out=out)
-
-    return work
-
-
-__all__ = ["Budget", "Choice", "Int", "Log"]
+    """`search_in` a folder of the test's own."""
+    return partial(search_in, out=tmp_path / "out")

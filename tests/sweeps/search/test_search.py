@@ -1,5 +1,6 @@
 """A whole search on a known landscape: what is trained, what goes on, what is told, whatever dies meanwhile."""
 
+import contextlib
 import json
 from collections import Counter, defaultdict
 
@@ -7,16 +8,20 @@ import pytest
 from optuna.trial import TrialState
 
 from core.data.corpora import fingerprint
+from core.errors import UserError
 from core.records import run_record
 from sweeps.launch.local import run as search_here
-from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
+from sweeps.launch.worker import StopRequestedError
 from sweeps.runs.folders import LOCK_FILE, recorded, run_folder
 from sweeps.search.plan import SearchPlan, plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation
+from sweeps.search.spec import Budget, Choice, Int, Log
+from sweeps.search.status import status
 from sweeps.storage.storage import default_url, open_storage
+from tests.sweeps.postgres import served
 from tests.sweeps.search import trainers
-from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, WEIGHT, Budget, Choice, Int, Log, declare
+from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, WEIGHT, declare, work
 from tests.sweeps.trainers import overwrite
 
 TOKENS = 36 * 4 * 16  # of a run
@@ -241,7 +246,7 @@ def test_a_worker_that_lost_its_configuration_leaves_it_to_the_other(tmp_path, r
             (folder.parent / LOCK_FILE).unlink()
             other = SearchLedger(plan("toy", declare(budget=Budget(trials=3))), out, open_storage(default_url(out)))
             assert [lost.gave_up for lost in other.reconcile()] == [False]
-            Worker(other, trainers.landscape, lambda **event: None, StopSignal()).work()
+            work(other)
             slept.append({path: path.read_bytes() for path in out.rglob("*.json")})
         return trainers.landscape(config, folder, **rest)
 
@@ -253,10 +258,6 @@ def test_a_worker_that_lost_its_configuration_leaves_it_to_the_other(tmp_path, r
 
 
 def test_a_search_keeps_to_its_folder(run, tmp_path) -> None:
-    from core.errors import UserError
-    from sweeps.search.queue import SearchLedger
-    from sweeps.storage.storage import open_storage
-
     found = run()
     with pytest.raises(UserError, match="belongs to another folder"):
         SearchLedger(found.plan, tmp_path / "elsewhere", open_storage(default_url(found.out)))
@@ -309,3 +310,26 @@ def test_a_run_of_other_data_than_planned_fails(run) -> None:
     first = found.plan.runs(found.plan.resolver.control_settings, found.plan.resolver.control)[0]
     record = recorded(run_folder(found.plan.sweep, first, found.out), first)
     assert record.status == "failed" and record.data_fingerprint == fingerprint(found.plan.resolver.control.data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "proxied"), [(4, False), (2, True)], ids=["postgres", "proxy"])
+def test_workers_search_the_whole_budget_and_train_no_step_twice(out, database, monkeypatch, workers, proxied) -> None:
+    monkeypatch.setenv("STEPS", str(out.parent / "steps"))
+    planned = plan("toy", declare(budget=Budget(trials=24)))
+    with served(database) if proxied else contextlib.nullcontext(database) as url:
+        done = search_here(
+            planned, out, storage_url=url, workers=workers, trainer="tests.sweeps.search.trainers:sluggish"
+        )
+        now = status("toy", out, url)
+        names = [known.study_name for known in open_storage(url).get_all_studies()]
+    counts = done.states
+    assert not done.interrupted and counts["complete"] >= 1 and counts["complete"] + counts["pruned"] == 24
+    lines = [line.split() for line in (out.parent / "steps").read_text().splitlines()]
+    parts = Counter(tuple(line[:3]) for line in lines)
+    assert set(parts.values()) == {1} and len({line[3] for line in lines}) > 1
+    assert len({line[0] for line in lines}) == 24
+    found = Results.load(out / "toy")
+    assert len(found.configurations) == len({c.arm for c in found.configurations}) == 24
+    assert now.over and now.counts["finished"] == counts["complete"] and now.deaths == 0
+    assert names == [group.study for group in planned.groups]

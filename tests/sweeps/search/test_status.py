@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from core.errors import UserError
 from core.records.designs import Design
 from core.records.run_record import write_atomically
-from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
+from sweeps.launch.worker import StopRequestedError
 from sweeps.runs.array_tasks import Place
 from sweeps.runs.folders import run_folder, write_design
 from sweeps.runs.ledger import Ledger
@@ -19,11 +19,12 @@ from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import Results, confirmation
 from sweeps.search.samplers import SamplerView
+from sweeps.search.spec import Budget, Choice, Log
 from sweeps.search.status import status
 from sweeps.storage.storage import default_url, open_storage
 from tests.analysis.conftest import make_design
 from tests.sweeps.search import trainers
-from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, Budget, Choice, Log, declare
+from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, declare, work
 
 
 def stopping_after(trainings: int):
@@ -160,7 +161,7 @@ def test_failed_configurations_are_tried_again_within_the_budget(run, tmp_path, 
     assert "0 failed and 0 lost" in found.ledger.queue_again(retry_failed=True)
     now = status("toy", found.out)
     assert now.counts["queued"] == len(failed) and now.counts["failed"] == 0 and now.undrawn == 0
-    Worker(found.ledger, mended, lambda **event: None, StopSignal()).work()
+    work(found.ledger, mended)
     now = status("toy", found.out)
     assert now.over and now.counts["failed"] == 0 and len(now.configurations) == 12
     counts = found.ledger.counts()
@@ -179,7 +180,7 @@ def test_samplers_see_a_failure_that_was_tried_again_as_its_second_try_alone(run
     assert {shown[number] for number in failed} == {TrialState.PRUNED}
     (found.out / "mended").touch()
     found.ledger.reconcile(retry_failed=True)
-    Worker(found.ledger, mended, lambda **event: None, StopSignal()).work()
+    work(found.ledger, mended)
     shown = {trial.number: trial for trial in seen.get_all_trials(tuner._id)}
     assert {shown[number].state for number in failed} == {TrialState.FAIL}
     second = [trial for trial in shown.values() if trial.user_attrs.get("retries") in failed]

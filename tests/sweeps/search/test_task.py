@@ -22,10 +22,11 @@ from sweeps.search import queue as queues
 from sweeps.search.plan import plan
 from sweeps.search.queue import SearchLedger
 from sweeps.search.results import confirmation_here
+from sweeps.search.spec import Budget, Log
 from sweeps.search.status import status
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
-from tests.sweeps.search.conftest import RATE, Budget, Log, declare
+from tests.sweeps.search.conftest import RATE, declare
 
 LANDSCAPE = "tests.sweeps.search.trainers:landscape"
 POOR = {RATE: 0.05}  # a control that is easily beaten

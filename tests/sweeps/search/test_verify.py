@@ -6,16 +6,13 @@ import shutil
 
 import pytest
 
-from core.records.designs import SearchDesign
 from core.records.provenance import save_diff
-from sweeps.launch.worker import StopRequestedError, StopSignal, Worker
-from sweeps.search.plan import plan
-from sweeps.search.queue import SearchLedger
-from sweeps.search.status import groups_of
-from sweeps.search.verify import verify
+from sweeps.launch.worker import StopRequestedError
+from sweeps.search.spec import Budget, Choice, Log
+from sweeps.search.verify import trials_by_group, verify
 from sweeps.storage.storage import default_url, open_storage
 from tests.sweeps.search import trainers
-from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, Budget, Choice, Log, declare
+from tests.sweeps.search.conftest import RATE, ROUTER, SPACE, search_in, work
 from tests.sweeps.search.test_status import mended
 
 CHANGES = {"seeds": (0, 1), "space": SPACE | {ROUTER: Choice(("topk", "bias_balanced"))}, "compare": ROUTER}
@@ -25,25 +22,19 @@ SEED = {"val/nelbo": 9.0}
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A search of two groups and two seeds, as its worker leaves it."""
-    out, planned = tmp_path_factory.mktemp("whole") / "out", plan("toy", declare(**CHANGES, budget=Budget(trials=6)))
-    ledger = SearchLedger(planned, out, open_storage(default_url(out)))
-    (ledger.folder / "design.json").write_text(json.dumps(planned.design.to_json()))
-    Worker(ledger, trainers.landscape, lambda **event: None, StopSignal()).work()
-    return planned, out
+    return search_in(out=tmp_path_factory.mktemp("whole") / "out", **CHANGES, budget=Budget(trials=6))
 
 
 @pytest.fixture
 def search(whole, tmp_path):
     """A copy to tamper with: its records' files, ways to change them, and what is found."""
-    planned, original = whole
     out = tmp_path / "out"
-    shutil.copytree(original, out)
+    shutil.copytree(whole.out, out)
 
     class Found:
-        folder, design = out / "toy", planned.design
+        folder, design = out / "toy", whole.plan.design
         paths = {status: [] for status in ("complete", "paused", "failed")}
-        told = {label: group.trials for label, group in
-                groups_of(open_storage(default_url(out)), "toy", planned.design).items()}  # fmt: skip
+        told = trials_by_group(open_storage(default_url(out)), "toy", out)
 
         @staticmethod
         def change(path, **fields):
@@ -51,7 +42,7 @@ def search(whole, tmp_path):
 
         @staticmethod
         def entry(path):
-            return path.parents[1] / f"search-{planned.design.identity}.json"
+            return path.parents[1] / f"search-{whole.plan.design.identity}.json"
 
         @staticmethod
         def find():
@@ -81,9 +72,7 @@ def test_a_search_under_way_can_be_trusted(run, tmp_path):
     with pytest.raises(StopRequestedError):
         run(train=train, **CHANGES)
     out = tmp_path / "out"
-    design = SearchDesign.read(out / "toy" / "design.json")
-    groups = groups_of(open_storage(default_url(out)), "toy", design)
-    found = verify(out / "toy", {label: group.trials for label, group in groups.items()})
+    found = verify(out / "toy", trials_by_group(open_storage(default_url(out)), "toy", out))
     assert found.findings == () and found.paused == 9
 
 
@@ -92,14 +81,13 @@ def test_a_search_with_failures_and_second_tries_can_be_trusted(run):
     save_diff(found.out)  # as workers do: records of failure say which code failed
 
     def look():
-        groups = groups_of(found.ledger._storage, "toy", found.plan.design)
-        return verify(found.ledger.folder, {label: group.trials for label, group in groups.items()})
+        return verify(found.ledger.folder, trials_by_group(found.ledger._storage, "toy", found.out))
 
     assert look().findings == () and look().failed > 0
     (found.out / "mended").touch()
     found.ledger.reconcile(retry_failed=True)
     assert look().findings == () and look().failed == 0
-    Worker(found.ledger, mended, lambda **event: None, StopSignal()).work()
+    work(found.ledger, mended)
     assert look().findings == () and look().failed == 0
 
 
