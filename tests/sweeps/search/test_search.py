@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import pytest
 from optuna.trial import TrialState
 
-from core.data.corpora import fingerprint
+from core.data.corpora import load
 from core.errors import UserError
 from core.records import run_record
 from sweeps.launch.local import run as search_here
@@ -309,7 +309,7 @@ def test_a_run_of_other_data_than_planned_fails(run) -> None:
     assert all("data changed" in trial.user_attrs["reason"] for trial in trials(found))
     first = found.plan.runs(found.plan.resolver.control_settings, found.plan.resolver.control)[0]
     record = recorded(run_folder(found.plan.sweep, first, found.out), first)
-    assert record.status == "failed" and record.data_fingerprint == fingerprint(found.plan.resolver.control.data)
+    assert record.status == "failed" and record.data_fingerprint == load(found.plan.resolver.control.data).fingerprint
 
 
 @pytest.mark.slow
