@@ -95,10 +95,19 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
     Keys may be dotted ("model.top_k") and values nested mappings. Raises UserError for unknown keys, wrong types and
     impossible values.
     """
-    try:
-        merged = _merge(layers)
-    except OmegaConfBaseException:
-        merged = _merge(layers, by_key=True)
+    merged = deepcopy(_defaults())
+    for layer in layers:
+        flat: dict[str, Any] = {}
+        for key, value in flatten(layer):
+            _check_known(key)
+            _check_plain(key, value)
+            if key in flat:
+                raise UserError(f"{key} is given twice, nested and with dots: leave one of the two out")
+            flat[key] = value
+        try:
+            merged = OmegaConf.unsafe_merge(merged, nested(flat))  # unsafe: in place, as copies take long
+        except OmegaConfBaseException as error:
+            raise UserError(_misfit(error, flat)) from None
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
@@ -112,33 +121,14 @@ def _defaults() -> Any:
     return OmegaConf.structured(RunConfig)
 
 
-def _merge(layers: Sequence[Mapping[str, Any]], *, by_key: bool = False) -> Any:
-    """Merge a layer at a time or, so that a UserError can name the key that doesn't fit, key by key, which is slower."""
-    merged = deepcopy(_defaults())
-    for layer in layers:
-        flat: dict[str, Any] = {}
-        for key, value in flatten(layer):
-            _check_known(key)
-            _check_plain(key, value)
-            if key in flat:
-                raise UserError(f"{key} is given twice, nested and with dots: leave one of the two out")
-            flat[key] = value
-            if by_key:
-                _merge_one(merged, key, value)
-        if not by_key:
-            merged = OmegaConf.unsafe_merge(merged, nested(flat))  # unsafe: in place, as copies take long
-    return merged
-
-
-def _merge_one(merged: Any, key: str, value: Any) -> None:
-    try:
-        OmegaConf.unsafe_merge(merged, nested({key: value}))
-    except OmegaConfBaseException as error:
-        said = _first_line(error)
-        foreign = len(said) > LONGEST or "$" in said or "Config" in said  # OmegaConf's own words
-        said = f"'{_short(value)}' doesn't fit" if foreign else said
-        hint = "" if "expected" in said else f"; expected {_expected(known_keys()[key])}"
-        raise UserError(f"{key}: {said}{hint}") from None
+def _misfit(error: OmegaConfBaseException, flat: Mapping[str, Any]) -> str:
+    # Of a list's element OmegaConf names no key.
+    key = error.full_key or next(key for key, value in flat.items() if isinstance(value, list | tuple))
+    said = _first_line(error)
+    foreign = len(said) > LONGEST or "$" in said or "Config" in said  # OmegaConf's own words
+    said = f"'{_short(flat[key])}' doesn't fit" if foreign else said
+    hint = "" if "expected" in said else f"; expected {_expected(known_keys()[key])}"
+    return f"{key}: {said}{hint}"
 
 
 def load(path: Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:

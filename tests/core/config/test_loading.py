@@ -1,9 +1,7 @@
 import pytest
-from omegaconf import OmegaConf
 
-from core.config.loading import _merge, build, load, parse_overrides, parse_yaml, read_yaml
-from core.config.presets import PRESETS
-from core.config.run import to_dict, to_yaml
+from core.config.loading import build, load, parse_overrides, parse_yaml, read_yaml
+from core.config.run import to_yaml
 from core.errors import UserError
 
 
@@ -36,12 +34,6 @@ def test_a_mistake_is_one_line_that_names_the_field(settings: dict, expected: st
     with pytest.raises(UserError, match=expected) as caught:
         build(settings)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_settings_merged_at_once_are_those_merged_key_by_key(name: str) -> None:
-    layers = [to_dict(PRESETS[name]), {"seed": 5, "model": {"router": {"time_bins": 4}}, "model.dense_layers": []}]
-    assert OmegaConf.to_object(_merge(layers)) == OmegaConf.to_object(_merge(layers, by_key=True))
 
 
 @pytest.mark.parametrize(("first", "said"), [("x", ".*expected a whole number"), (3, " is given twice")])
