@@ -104,7 +104,7 @@ def operations_in(module: str) -> Operations:
 if TYPE_CHECKING:
     # For mypy alone, which holds the modules to the protocol: they load Optuna's samplers.
     from sweeps.runs import operations
-    from sweeps.search import operations as search_operations
+    from sweeps.search import operations as search_operations  # as above
 
     _runs: Operations = operations
     _searches: Operations = search_operations

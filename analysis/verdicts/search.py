@@ -9,7 +9,7 @@ import numpy as np
 
 from analysis.figure import Bars, Dot, Figure, Lines, Parallel, Series, View
 from analysis.formatting import coverage, number, pvalue, signed
-from analysis.table import Column, Medium, Prose, Range, Table
+from analysis.table import Cell, Column, Medium, Prose, Range, Table
 from analysis.verdicts.answer import Judgement, plain
 from analysis.verdicts.arm_figures import effects
 from core.config.loading import text
@@ -60,7 +60,7 @@ class SearchAnswer:
     @cached_property
     def figures(self) -> Sequence[Figure]:
         """The history, parallel coordinates, importances, and the confirmation's effects."""
-        found = []
+        found: list[Figure] = []
         trials = [trial for trial in self.content["trials"] if trial["value"] is not None]
         if trials:
             metric, higher = METRICS[self.content["metrics"][0]].label, self.content["goals"][0] == "max"
@@ -84,13 +84,16 @@ def _rows(content: Content, key: str) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _configurations(content: Content, key: str, title: str) -> Table:
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for group, row in _rows(content, key):
         words = f"the control: {row['label']}" if row["is_control"] else row["label"]
         rows.append((group, str(row["trial"]), *map(number, row["values"]), Prose(words)))
-    compared = READ if any(group for group, *_ in rows) else ()
-    columns = (Column("group", compared), Column("trial"), *map(Column, content["metrics"]))
-    columns += (Column("configuration", prose=True),)
+    columns = (
+        Column("group", READ if any(group["group"] for group in content["groups"]) else ()),
+        Column("trial"),
+        *map(Column, content["metrics"]),
+        Column("configuration", prose=True),
+    )
     return Table(key, columns, tuple(rows), title=title, place="best", on=READ)
 
 
@@ -99,7 +102,7 @@ def _curves(content: Content) -> Table:
     guide, step = _drawn_by(content)
     key, words = ("best_so_far", "best of the first") if guide else ("expected_best", "expected best of")
     counts = sorted({row["n"] for _, row in _rows(content, key)})
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for group in content["groups"]:
         values = {row["n"]: row["value"] for row in group[key]}
         rows += [(group["group"], *(number(values.get(n)) for n in counts))] if values else []
@@ -139,7 +142,7 @@ def _parameter(group: str, row: Mapping[str, Any]) -> str:
 
 def _confirmation(found: Content, judgement: Judgement) -> Table:
     interval, margin = coverage(judgement.design.alpha), judgement.design.margin
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for row in found["arms"]:
         effect = row.get("effect")
         beside = Range() if effect is None else Range(signed(row["effect_low"]), signed(row["effect_high"]))

@@ -5,6 +5,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from core.config.loading import parse_overrides, text
@@ -70,9 +71,14 @@ class SearchPlan:
         """Configs whose devices a launcher asks for."""
         return [self.resolver.control]
 
-    @property
+    @cached_property
     def resolver(self) -> Resolver:
         return Resolver(self.search, self.settings)
+
+    @property
+    def control_runs(self) -> tuple[PlannedRun, ...]:
+        """The control's run under each seed of the search."""
+        return self.runs(self.resolver.control_settings, self.resolver.control)
 
     @property
     def rungs(self) -> tuple[int, ...]:

@@ -84,8 +84,12 @@ class Results:
         found, unreadable = [], list[str]()
         for path in _entries(folder, entry_file(design.identity)):
             runs = list(_runs(path.parent, unreadable))
-            if runs and (entry := _entry(path, unreadable)) is not None:
-                found.append(_configuration(entry, runs, design))
+            try:
+                found += [_configuration(read_entry(path), runs, design)] if runs else []
+            except FileNotFoundError:
+                continue
+            except DamagedFileError as error:
+                unreadable.append(f"{path}: {error}")
         return cls(design, tuple(sorted(found, key=lambda c: (c.group, c.trial))), tuple(unreadable))
 
     @property
@@ -163,17 +167,6 @@ def read_entry(path: Path) -> Entry:
         return msgspec.convert(json_files.read(path), Entry)
     except CONVERSION_ERRORS:
         raise DamagedFileError("says of no trial") from None
-
-
-def _entry(path: Path, unreadable: list[str]) -> Entry | None:
-    """As `read_entry`; None, and a line of why, for a file that can't be read."""
-    try:
-        return read_entry(path)
-    except FileNotFoundError:
-        return None
-    except DamagedFileError as error:
-        unreadable.append(f"{path}: {error}")
-        return None
 
 
 def _configuration(entry: Entry, runs: Sequence[RunRecord], design: SearchDesign) -> Configuration:

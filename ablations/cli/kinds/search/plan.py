@@ -1,6 +1,7 @@
 """`ablate plan` of a search: its space, what it may cost, and whether its confirmation can reach significance."""
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -94,8 +95,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         check_calibration([plan.resolver.control])
         from sweeps.runs.cost import calibrate  # torch and what trains with it
 
-        runs = plan.runs(plan.resolver.control_settings, plan.resolver.control)[:1]
-        sweep = plan.sweep.__class__(plan.name, plan.size, plan.design, runs)
+        sweep = replace(plan.sweep, runs=plan.control_runs[:1])
         workers = resolve_workers(arguments.workers, sweep) or default_workers(plan.devices)
         seconds = next(iter(calibrate(sweep, threads=max(1, len(share_of_cores(0, 1)) // workers)).values()))
         tokens = content["expected_tokens"] + confirm_tokens

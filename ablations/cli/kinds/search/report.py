@@ -40,7 +40,8 @@ def run_report(arguments: argparse.Namespace) -> int:
     """Write a search's report as one page; the confirmation has its own report beside its records."""
     results, folder = load_results(arguments)
     answer = answer_of(results, confirmed(results, folder), drift_note(arguments))
-    judgement, page, written = answer.judgement, folder / "report.html", {}
+    judgement, page = answer.judgement, folder / "report.html"
+    written: dict[str, Any] = {"report": str(page)}
     if judgement is not None:
         write_report(judgement.study, judgement, folder.with_name(f"{folder.name}.{CONFIRM}") / "report.html")
     if arguments.files is not None:
@@ -48,10 +49,10 @@ def run_report(arguments: argparse.Namespace) -> int:
             raise UserError(
                 f"--files: {arguments.name} has no confirmed estimates yet, and those are what its tables show"
             )
-        written = {"files": [str(file) for file in write_files(judgement, arguments.files)]}
+        written["files"] = [str(file) for file in write_files(judgement, arguments.files)]
     write_search(answer, page)
     if arguments.json:
-        show_json(answer.to_dict() | written | {"report": str(page)})
+        show_json(answer.to_dict() | written)
         return 0
     print_report(answer, console())
     console().unwrapped(f"report: {page}")
