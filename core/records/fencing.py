@@ -155,16 +155,14 @@ def gone_if_taken(path: Path) -> Iterator[None]:
         raise
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    for left in reversed(range(TRIES)):
-        try:
-            content = json_files.parse((folder / CLAIM_FILE).read_bytes())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, json_files.DamagedFileError):
-            return {}
-        except OSError:  # a file server that is away for a moment has taken nothing over
-            if not left:
-                raise
-            time.sleep(PAUSE_S)
-        else:
-            return content if isinstance(content, dict) else {}
-    raise AssertionError("the last try returns or raises")
+def _read(folder: Path, tries: int = TRIES) -> dict[str, Any]:
+    try:
+        content = json_files.parse((folder / CLAIM_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, json_files.DamagedFileError):
+        return {}
+    except OSError:  # a file server that is away for a moment has taken nothing over
+        if tries == 1:
+            raise
+        time.sleep(PAUSE_S)
+        return _read(folder, tries - 1)
+    return content if isinstance(content, dict) else {}

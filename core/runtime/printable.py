@@ -10,14 +10,14 @@ LONGEST = 2000  # characters of a line
 
 def clean(text: str) -> str:
     """The same lines, with every control code escaped."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else _escaped(letter) for letter in text)
+    return _escaped(text, kept="\n\t")
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
     """A value as one line: control codes and line breaks are escaped, and what is very long is cut."""
     said = str(text)
     said = said if len(said) <= longest else f"{said[:longest]} ..."
-    return said if said.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in said)
+    return said if said.isprintable() else _escaped(said)
 
 
 def say(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
@@ -43,5 +43,5 @@ class _Formatter(logging.Formatter):
         return clean(super().formatException(ei))  # type: ignore[arg-type]
 
 
-def _escaped(letter: str) -> str:
-    return letter.encode("unicode_escape").decode()
+def _escaped(text: str, kept: str = "") -> str:
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
