@@ -11,24 +11,16 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from core.errors import UserError
-from core.runtime.units import ranked
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """The winner of a selection, and what fresh seeds say of it.
+    """The mean of an arm over n fresh seeds with its t interval."""
 
-    winner: its index. estimate, low, high: mean and t interval over the n fresh seeds alone. selected: its mean in the
-    selection, which is biased towards good; optimism: by how much that looked better than the estimate.
-    """
-
-    winner: int
     estimate: float
     low: float
     high: float
     n: int
-    selected: float
-    optimism: float
 
 
 def expected_best(scores: ArrayLike, n: int, *, higher_is_better: bool = True) -> float:
@@ -51,39 +43,19 @@ def expected_best(scores: ArrayLike, n: int, *, higher_is_better: bool = True) -
     return best if higher_is_better else -best
 
 
-def confirm(
-    selection_AS: ArrayLike, holdout_AS: ArrayLike, *, higher_is_better: bool = True, alpha: float = 0.05
-) -> Confirmation:
-    """Choose the arm with the best mean on the selection's seeds, and estimate it on the fresh ones.
+def confirm(fresh_S: ArrayLike, *, alpha: float = 0.05) -> Confirmation:
+    """The mean of a chosen arm on seeds that had no part in the choice, with a t interval of coverage 1 - alpha.
 
-    selection_AS: (A, S); holdout_AS: (A, H), the same arms on seeds that had no part in the choice. Of means that are equal
-    but for rounding the first wins. Raises UserError for shapes that don't fit, fewer than 2 fresh seeds, and values that
-    aren't finite.
+    fresh_S: (S,). Raises UserError for fewer than 2 seeds and for values that aren't finite.
     """
-    selection, holdout = np.asarray(selection_AS, dtype=float), np.asarray(holdout_AS, dtype=float)
-    if selection.ndim != 2 or holdout.ndim != 2 or len(selection) != len(holdout) or not selection.size:
-        raise UserError(f"confirm: the same arms are needed in both, not shapes {selection.shape} and {holdout.shape}")
-    if holdout.shape[1] < 2:
-        raise UserError(f"confirm: at least 2 fresh seeds are needed for an interval, not {holdout.shape[1]}")
-    if not np.isfinite(selection).all():
-        raise UserError("confirm: the selection has values that aren't finite; leave failed arms out, and say so")
-    means = selection.mean(axis=1)
-    winner = ranked((-means if higher_is_better else means).tolist())[0]
-    fresh = holdout[winner]
+    fresh = np.asarray(fresh_S, dtype=float)
+    if len(fresh) < 2:
+        raise UserError(f"confirm: at least 2 fresh seeds are needed for an interval, not {len(fresh)}")
     if not np.isfinite(fresh).all():
         raise UserError("confirm: the winner has fresh seeds without a finite value")
     estimate = float(fresh.mean())
     half = float(-special.stdtrit(len(fresh) - 1, alpha / 2) * fresh.std(ddof=1) / len(fresh) ** 0.5)
-    optimism = float(means[winner]) - estimate
-    return Confirmation(
-        winner=winner,
-        estimate=estimate,
-        low=estimate - half,
-        high=estimate + half,
-        n=len(fresh),
-        selected=float(means[winner]),
-        optimism=optimism if higher_is_better else -optimism,
-    )
+    return Confirmation(estimate, estimate - half, estimate + half, len(fresh))
 
 
 def _log_choose(many: np.ndarray, few: int) -> np.ndarray:

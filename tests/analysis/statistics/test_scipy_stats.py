@@ -71,14 +71,14 @@ def test_changes_and_confirmations() -> None:
     rng = np.random.default_rng(2)
     before, after = rng.normal(0, 1, (120, 5)), rng.normal(0.02, 1, (120, 5))
     change_G = (after - before).mean(1)
-    fresh = rng.normal(0, 1, (2, 7))
+    fresh = rng.normal(0, 1, 7)
     for alpha in ALPHAS:
         found, wanted = paired_change(before, after, alpha=alpha), stats.ttest_1samp(change_G, 0)
         assert found.pvalue == pytest.approx(wanted.pvalue, **exactly)
         reach = stats.t.isf(alpha / 2, 119) * stats.sem(change_G)
         assert found.high - found.mean == pytest.approx(reach, rel=1e-11)
-        chosen = confirm([[0.0], [1.0]], fresh, alpha=alpha)
-        half = stats.t.isf(alpha / 2, 6) * stats.sem(fresh[1])
+        chosen = confirm(fresh, alpha=alpha)
+        half = stats.t.isf(alpha / 2, 6) * stats.sem(fresh)
         assert chosen.high - chosen.estimate == pytest.approx(half, rel=1e-11)
 
 

@@ -211,12 +211,10 @@ def _arm(study: Study, row: Row, found: Configuration | None, control: Configura
     """An arm on fresh seeds, and what the search said of it where it was trained to the end."""
     arm: dict[str, Any] = {"arm": row.arm, "label": row.label, "tokens": _tokens_a_run(study, row.arm)}
     arm |= {"selected": None, "optimism": None, "estimate": None, "low": None, "high": None, "n": 0}
-    selected, notes = list(found.seed_values) if found is not None else [], list(row.notes)
+    selected, notes = found.seed_values if found is not None else (), list(row.notes)
     try:
-        fresh = study.values(row.arm, study.design.metric)
-        said = confirm([selected or fresh], [fresh], alpha=study.design.alpha)
-        arm |= {key: getattr(said, key) for key in ("estimate", "low", "high", "n")}
-        arm["selected"] = said.selected if selected else None
+        arm |= vars(confirm(study.values(row.arm, study.design.metric), alpha=study.design.alpha))
+        arm["selected"] = float(np.mean(selected)) if selected else None
     except UserError as error:
         notes.append(str(error))
     arm["note"] = "; ".join(notes)
