@@ -12,7 +12,7 @@ from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.samplers import PRUNERS, SAMPLERS
 from sweeps.search.space import ordered
-from sweeps.search.spec import KINDS, Choice, Int, Log, Parameter, Search, Uniform
+from sweeps.search.spec import Choice, Int, Log, Parameter, Search, Uniform
 from sweeps.studies.matching import SOLVED
 from sweeps.studies.study import (
     CONFIRMATION_SEED,
@@ -58,8 +58,6 @@ def _check_space(search: Search, overrides: Mapping[str, Any]) -> None:
             raise UserError(f"space: '{key}' can't be searched: losses on different data say nothing about each other")
         if key not in known_keys():
             raise UserError(f"space: unknown config key '{key}': {nearest(key, known_keys())}")
-        if not isinstance(parameter, tuple(KINDS.values())):
-            raise UserError(f"space: '{key}' must be one of {', '.join(KINDS)}, not {parameter!r}")
         for parent, levels in parameter.when.items():
             if parent not in search.space:
                 raise UserError(

@@ -94,7 +94,7 @@ def _shown(trial: FrozenTrial) -> FrozenTrial:
     if trial.state not in (TrialState.WAITING, TrialState.FAIL):
         return trial
     failed = trial.state == TrialState.FAIL
-    copied = FrozenTrial(
+    return FrozenTrial(
         number=trial.number,
         state=TrialState.PRUNED,
         value=None,
@@ -107,4 +107,3 @@ def _shown(trial: FrozenTrial) -> FrozenTrial:
         intermediate_values={} if failed else trial.intermediate_values,
         trial_id=trial._trial_id,
     )
-    return copied
