@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from optuna.storages import BaseStorage
 
-from core.config.run import RunConfig
-from core.records.designs import StudyDesign
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.queue import Queue
 from sweeps.runs.record_checks import Verification
@@ -16,30 +14,7 @@ from sweeps.runs.status import StudyStatus, TasksOf, no_tasks
 from sweeps.search.spec import Search  # noqa: F401  (registers its kind)
 from sweeps.storage.retrying import PatientStorage
 from sweeps.studies.ablation import Ablation
-from sweeps.studies.plan import Sweep
 from sweeps.studies.study import STUDY_KINDS
-
-
-class AnyPlan(Protocol):
-    """The resolved plan of a study of any kind. sweep: the plan that run folders, records and W&B know it by."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def size(self) -> str: ...
-    @property
-    def design(self) -> StudyDesign: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def study_name(self) -> str: ...
-    @property
-    def devices(self) -> int: ...
-    @property
-    def sweep(self) -> Sweep: ...
-    @property
-    def configs(self) -> list[RunConfig]: ...
-    def to_json(self) -> dict[str, Any]: ...
 
 
 class Operations(Protocol):

@@ -12,7 +12,6 @@ from core.capacity.room import check_room
 from core.errors import UserError
 from core.runtime.printable import say
 from core.runtime.units import counted
-from sweeps.kinds import AnyPlan
 from sweeps.launch.events import Summary
 from sweeps.launch.launcher import Launcher, Order, Submission, launchers
 from sweeps.launch.machine import default_workers, gpus, share_of_cores
@@ -48,7 +47,7 @@ def check_flags(arguments: argparse.Namespace) -> None:
 
 
 def _launch(
-    arguments: argparse.Namespace, plan: AnyPlan, retry_failed: bool, on_event: Callable[[Event], None], **more: Any
+    arguments: argparse.Namespace, plan: Sweep, retry_failed: bool, on_event: Callable[[Event], None], **more: Any
 ) -> Summary | Submission | None:
     launcher = launcher_of(arguments)
     options = {option.key: getattr(arguments, option.key) for option in launcher.options}
@@ -56,7 +55,7 @@ def _launch(
     return launcher.launch(plan, arguments.out, order)
 
 
-def submit(arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool) -> int:
+def submit(arguments: argparse.Namespace, plan: Sweep, *, retry_failed: bool) -> int:
     """Submit what isn't recorded yet, or with --dry-run show what would be submitted."""
     check_places(plan, arguments.out)
     done = _launch(arguments, plan, retry_failed, lambda event: None)
@@ -76,14 +75,14 @@ def submit(arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool) 
 
 
 def train_here(
-    arguments: argparse.Namespace, plan: AnyPlan, *, retry_failed: bool, calibrated: Sweep | None = None
+    arguments: argparse.Namespace, plan: Sweep, *, retry_failed: bool, calibrated: Sweep | None = None
 ) -> Summary:
     """Train what a plan has no record of yet on this machine, its progress on the terminal.
 
     calibrated: the plan on whose first run `--workers auto` is measured; None = the same.
     """
-    arguments.workers = workers = resolve_workers(arguments.workers, calibrated or plan.sweep)
-    with present(plan.sweep) if plan.sweep.runs else nullcontext(say_event) as on_event:
+    arguments.workers = workers = resolve_workers(arguments.workers, calibrated or plan)
+    with present(plan) if plan.runs else nullcontext(say_event) as on_event:
         done = _launch(arguments, plan, retry_failed, on_event, workers=workers)
     assert isinstance(done, Summary)  # its workers run here
     return done

@@ -103,7 +103,7 @@ class Launcher(Protocol):
     def launch(self, plan: Any, out: Path, order: Order) -> Summary | Submission | None:
         """Have a plan's runs trained: Summary where they were `here`; else what was submitted, or None where nothing waits.
 
-        plan: a sweeps.kinds.AnyPlan, whose module takes longer to import than all else here.
+        plan: a sweeps.studies.plan.Sweep, whose module takes longer to import than all else here.
 
         Raises UserError for what can't be done as asked.
         """

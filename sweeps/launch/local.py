@@ -10,7 +10,7 @@ from core.errors import UserError
 from core.records.run_record import FILE_NAME
 from core.runtime.child_process import handle_signals
 from core.runtime.units import counted
-from sweeps.kinds import AnyPlan, operations_of
+from sweeps.kinds import operations_of
 from sweeps.launch.events import Summary
 from sweeps.launch.machine import default_workers
 from sweeps.launch.obstacles import check_places
@@ -22,14 +22,14 @@ from sweeps.runs.ledger import MOST_LOSSES
 from sweeps.runs.liveness import Workplace
 from sweeps.runs.queue import Queue
 from sweeps.storage.storage import choose_url, open_storage
-from sweeps.studies.plan import PlannedRun
+from sweeps.studies.plan import PlannedRun, Sweep
 
 MOST_FAILED_STARTS = 2
 MOST_IDLE_ROUNDS = 3
 
 
 def run(
-    plan: AnyPlan,
+    plan: Sweep,
     out: Path,
     *,
     storage_url: str | None = None,
@@ -47,14 +47,14 @@ def run(
     """
     if workers is not None and workers < 1:
         raise UserError(f"workers must be at least 1, not {workers}")
-    shown, out, runs = out / plan.study_name, out.absolute(), plan.sweep.runs
+    shown, out, runs = out / plan.study_name, out.absolute(), plan.runs
     check_places(plan, out)
     url = choose_url(storage_url, out, out / plan.study_name)
     storage = open_storage(url)
     if runs:  # at once, as nothing can be refused any more: reading records and starting workers take their time
         on_event(Event("message", f"{plan.study_name}: {counted(len(runs), 'run')}, in {shown}"))
     with ExitStack() as scope:
-        if runs and (retry_failed or any(not (run_folder(plan.sweep, run, out) / FILE_NAME).exists() for run in runs)):
+        if runs and (retry_failed or any(not (run_folder(plan, run, out) / FILE_NAME).exists() for run in runs)):
             scope.enter_context(warm_workers(trainer, plan.devices))  # it imports while this process looks around
         queue = operations_of(plan.kind).queue(plan, out, storage, Workplace())
         write_design(queue.folder, plan.design)

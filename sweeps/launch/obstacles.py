@@ -8,22 +8,22 @@ from core.errors import UserError
 from core.records import designs
 from core.records.run_record import ATTEMPTS
 from core.training.seals import check_key
-from sweeps.kinds import AnyPlan
 from sweeps.launch import running_sweeps
 from sweeps.runs.folders import LOCK_FILE, run_folder
 from sweeps.storage.submissions import FOLDER_ID
+from sweeps.studies.plan import Sweep
 
 FILES = (LOCK_FILE, designs.FILE_NAME, FOLDER_ID)
 FOLDERS = (ATTEMPTS, running_sweeps.FOLDER)
 
 
-def check_places(plan: AnyPlan, out: Path) -> None:
+def check_places(plan: Sweep, out: Path) -> None:
     """Raise UserError for what should be a folder, or a file, and isn't, and for a key that signs nothing.
 
     out: of all runs.
     """
     check_key()
-    runs = [run_folder(plan.sweep, run, out) for run in plan.sweep.runs]
+    runs = [run_folder(plan, run, out) for run in plan.runs]
     places = dict.fromkeys([out, out / plan.study_name, *(place for run in runs for place in (run.parent, run))])
     for path, reason in _obstacles(places):
         raise UserError(f"{path} {reason}: move it away, or choose another --out")

@@ -17,9 +17,10 @@ from core.records import run_record
 from core.runtime.child_process import BRIEF_SPINNING, import_path
 from core.runtime.forking import Process, Template, begin, warm
 from core.runtime.ranks import MODULES
-from sweeps.kinds import AnyPlan, module_of
+from sweeps.kinds import module_of
 from sweeps.launch.machine import gpus, share_of_cores, share_of_gpus
 from sweeps.storage.storage import STORAGE_VARIABLE
+from sweeps.studies.plan import Sweep
 
 GRACE_S = 10.0
 CORES_VARIABLE = "ABLATE_CORES"
@@ -27,7 +28,7 @@ TRAINER = "core.training.run:train"
 PROGRAM = "sweeps.launch.process"
 
 
-def job_of(plan: AnyPlan, out: Path, trainer: str) -> dict[str, Any]:
+def job_of(plan: Sweep, out: Path, trainer: str) -> dict[str, Any]:
     """What a worker process reads of its job (sweeps.launch.process.queue_of)."""
     return {"operations": module_of(plan.kind), "plan": plan.to_json(), "out": str(out), "trainer": trainer}
 
@@ -35,7 +36,7 @@ def job_of(plan: AnyPlan, out: Path, trainer: str) -> dict[str, Any]:
 class Pool:
     """The workers of one sweep, by number from 0. Leaving its context leaves none alive."""
 
-    def __init__(self, plan: AnyPlan, out: Path, storage_url: str, trainer: str) -> None:
+    def __init__(self, plan: Sweep, out: Path, storage_url: str, trainer: str) -> None:
         self._logs, self._storage_url = out / "logs", storage_url
         self._job = self._logs / f"job-{uuid.uuid4().hex}.json"
         self._content = job_of(plan, out, trainer)

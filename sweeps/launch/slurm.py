@@ -19,13 +19,14 @@ from core.config.run import RunConfig
 from core.errors import UserError
 from core.records import run_record
 from core.runtime.child_process import SOURCE_ROOT
-from sweeps.kinds import AnyPlan, operations_of
+from sweeps.kinds import operations_of
 from sweeps.launch.launcher import Submission
 from sweeps.launch.pool import TRAINER, job_of
 from sweeps.launch.slurm_request import CPUS, Request, clock, seconds
 from sweeps.runs import slurm_jobs
 from sweeps.storage.storage import choose_url, open_storage
 from sweeps.storage.submissions import STORAGE_FILE, SUBMISSIONS, job_name, submissions
+from sweeps.studies.plan import Sweep
 
 SCRIPT, JOB = "job.sbatch", "job.json"
 LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)
@@ -60,7 +61,7 @@ exit "$status"
 
 
 def submit(
-    plan: AnyPlan,
+    plan: Sweep,
     out: Path,
     request: Request,
     *,

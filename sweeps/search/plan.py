@@ -20,7 +20,7 @@ from sweeps.search.feasible import Resolver
 from sweeps.search.rungs import rungs_of
 from sweeps.search.spec import Choice, Search, arm_name, from_json, range_text, to_json
 from sweeps.studies.plan import PlannedRun, Sweep
-from sweeps.studies.study import CONFIRMATION_SEED, Level, edition_of, study_name
+from sweeps.studies.study import CONFIRMATION_SEED, Level, edition_of
 
 
 @dataclass(frozen=True)
@@ -39,36 +39,18 @@ class Group:
 
 
 @dataclass(frozen=True)
-class SearchPlan:
-    """Everything that a search of one size is to do. search: the edition, resolved; settings: over it, shared by all."""
+class SearchPlan(Sweep):
+    """Everything that a search of one size is to do. It has no runs: they are drawn.
 
-    name: str
-    size: str
+    search: the edition, resolved; settings: over it, shared by all.
+    """
+
+    design: SearchDesign
     search: Search
     settings: Mapping[str, Any]
-    design: SearchDesign
-
-    @property
-    def study_name(self) -> str:
-        return study_name(self.name, self.size)
-
-    @property
-    def devices(self) -> int:
-        return self.search.resources.devices
-
-    @property
-    def sweep(self) -> Sweep:
-        """The search as run folders, records and W&B know it, of no runs."""
-        return Sweep(name=self.name, size=self.size, design=self.design, runs=())
-
-    @property
-    def kind(self) -> str:
-        """The kind of study, by its name in sweeps.kinds."""
-        return "search"
 
     @property
     def configs(self) -> list[RunConfig]:
-        """Configs whose devices a launcher asks for."""
         return [self.resolver.control]
 
     @cached_property
@@ -78,7 +60,7 @@ class SearchPlan:
     @property
     def control_runs(self) -> tuple[PlannedRun, ...]:
         """The control's run under each seed of the search."""
-        return self.runs(self.resolver.control_settings, self.resolver.control)
+        return self.runs_of(self.resolver.control_settings, self.resolver.control)
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -99,14 +81,14 @@ class SearchPlan:
     def fresh_seeds(self) -> tuple[int, ...]:
         return tuple(range(CONFIRMATION_SEED, CONFIRMATION_SEED + self.search.confirm))
 
-    def runs(self, settings: Mapping[str, Level], config: RunConfig) -> tuple[PlannedRun, ...]:
+    def runs_of(self, settings: Mapping[str, Level], config: RunConfig) -> tuple[PlannedRun, ...]:
         """A configuration's run under each seed of the search."""
         arm_hash = config_hash(config, with_seed=False)
         configs = [replace(config, seed=seed) for seed in self.search.seeds]
         arm, data = arm_name(arm_hash), fingerprint(config)
         return tuple(PlannedRun(arm, dict(settings), each, config_hash(each), arm_hash, data) for each in configs)
 
-    def study_field(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
+    def trial_field(self, run: PlannedRun, trial: int, group: Group) -> dict[str, Any]:
         """Reference from a run's record to its search and trial."""
         asked = {
             "identity": self.design.identity,
@@ -114,7 +96,7 @@ class SearchPlan:
             "group": group.label,
             "settings": dict(run.settings),
         }
-        return self.sweep.study_field(run) | {"search": asked}
+        return self.study_field(run) | {"search": asked}
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain dictionaries, for `from_json` in another process: its design says everything."""
@@ -129,7 +111,7 @@ class SearchPlan:
     def of_design(cls, design: SearchDesign) -> "SearchPlan":
         """The plan that a design was written for."""
         search, settings = from_json(design.declared), parse_overrides(design.overrides)
-        return cls(design.ablation, design.size, search, settings, design)
+        return cls(design.ablation, design.size, design, (), search, settings)
 
 
 def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[str] = ()) -> SearchPlan:
@@ -171,7 +153,7 @@ def plan(name: str, search: Search, *, size: str = "full", overrides: Sequence[s
         command=shlex.join(command),
         declared=to_json(edition),
     )
-    return SearchPlan(name, size, edition, settings, design)
+    return SearchPlan(name, size, design, (), edition, settings)
 
 
 def identity_of(search: Search, control: str, data: str) -> str:

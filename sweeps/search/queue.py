@@ -75,7 +75,7 @@ class SearchLedger(Queue[SearchClaim]):
         storage: BaseStorage,
         workplace: Workplace = Workplace(),  # noqa: B008  (this machine)
     ) -> None:
-        self.plan, self.sweep, self.out, self._storage, self.workplace = plan, plan.sweep, out, storage, workplace
+        self.plan, self.sweep, self.out, self._storage, self.workplace = plan, plan, out, storage, workplace
         self.patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
         self.folder = out / plan.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,8 +104,8 @@ class SearchLedger(Queue[SearchClaim]):
                     attempt = self.plan.rungs.index(job.until) if job.until else len(self.plan.rungs) - 1
                     until = f" to step {job.until}" if job.until else ""
                     return SearchClaim(
-                        label=tuner.label(job.number), details=f"{until}: {described(job.settings)}", lock=lock,
-                        runs=self.plan.runs(job.settings, job.config), attempt=attempt, until=job.until, tuner=tuner, job=job,
+                        label=tuner.label(job.number), details=f"{until}: {described(job.settings)}", lock=lock, job=job,
+                        runs=self.plan.runs_of(job.settings, job.config), attempt=attempt, until=job.until, tuner=tuner,
                     ), True  # fmt: skip
                 tuner.release(job.trial_id)
                 return None, True  # another sweep of this folder, on another storage, trains the same configuration
@@ -136,7 +136,7 @@ class SearchLedger(Queue[SearchClaim]):
         return None
 
     def study_field(self, claim: SearchClaim, run: PlannedRun) -> dict[str, Any]:
-        return self.plan.study_field(run, claim.job.number, claim.tuner.group)
+        return self.plan.trial_field(run, claim.job.number, claim.tuner.group)
 
     def report(self, claim: SearchClaim, run: PlannedRun, record: RunRecord) -> bool:
         """Take note of a seed's record. Returns whether the next seed is to be trained."""
@@ -245,7 +245,7 @@ class SearchLedger(Queue[SearchClaim]):
 
     def arm_folder(self, job: Job) -> Path:
         """Folder of a configuration's runs."""
-        return self.folder / self.plan.runs(job.settings, job.config)[0].arm
+        return self.folder / self.plan.runs_of(job.settings, job.config)[0].arm
 
     def reconcile(self, *, retry_failed: bool = False) -> list[Lost]:
         """Queue again what dead workers were training, and with `retry_failed` what failed."""
@@ -272,8 +272,8 @@ class SearchLedger(Queue[SearchClaim]):
             if not lock.acquire():
                 continue  # another sweep of this folder trains it
             try:
-                runs = self.plan.runs(job.settings, job.config)
-                places = [run_folder(self.plan.sweep, run, self.out) for run in runs]
+                runs = self.plan.runs_of(job.settings, job.config)
+                places = [run_folder(self.plan, run, self.out) for run in runs]
                 known = [recorded(folder, run) for folder, run in zip(places, runs, strict=True)]
                 if all(record is not None and record.status == "complete" for record in known):
                     continue  # without a finite value, and it would get none now
@@ -328,9 +328,9 @@ class SearchLedger(Queue[SearchClaim]):
         run = self._under_way(job)
         if run is None:
             return  # all were trained: it died while it told so
-        folder = run_folder(self.plan.sweep, run, self.out)
+        folder = run_folder(self.plan, run, self.out)
         record = replace(
-            failed_record(self.plan.sweep, run, reason), study=self.plan.study_field(run, job.number, tuner.group)
+            failed_record(self.plan, run, reason), study=self.plan.trial_field(run, job.number, tuner.group)
         )
         folder.mkdir(parents=True, exist_ok=True)
         leave(record, folder, run, self.patience)
@@ -339,15 +339,15 @@ class SearchLedger(Queue[SearchClaim]):
     def note_records(self, tuner: Tuner, job: Job) -> None:
         """Keep the hashes of a configuration's records as they lie there, before its trial is told."""
         digests = {}
-        for run in self.plan.runs(job.settings, job.config):
-            path = run_folder(self.plan.sweep, run, self.out) / run_record.FILE_NAME
+        for run in self.plan.runs_of(job.settings, job.config):
+            path = run_folder(self.plan, run, self.out) / run_record.FILE_NAME
             if path.exists():
                 digests[str(run.seed)] = run_record.digest(path.read_bytes())
         self._storage.set_trial_user_attr(job.trial_id, "records", digests)
 
     def _under_way(self, job: Job) -> PlannedRun | None:
-        for run in self.plan.runs(job.settings, job.config):
-            folder = run_folder(self.plan.sweep, run, self.out)
+        for run in self.plan.runs_of(job.settings, job.config):
+            folder = run_folder(self.plan, run, self.out)
             if recorded(folder, run) is None:
                 paused = paused_record(folder, run)
                 if paused is None or metrics_at(paused, job.until) is None:

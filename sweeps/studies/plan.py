@@ -36,7 +36,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Runs of a study of any kind, as their folders, records and W&B know them. design: the declaration resolved."""
+    """Plan of a study of any kind, as launchers, run folders, records and W&B know it. design: the declaration resolved."""
 
     name: str
     size: str
@@ -53,11 +53,6 @@ class Sweep:
         return self.design.kind
 
     @property
-    def sweep(self) -> "Sweep":
-        """The plan that run folders, records and W&B know the study by."""
-        return self
-
-    @property
     def configs(self) -> list[RunConfig]:
         """Configs whose devices a launcher asks for."""
         return [run.config for run in self.runs]
@@ -71,6 +66,10 @@ class Sweep:
     def devices(self) -> int:
         """Processes that train one run together."""
         return self.design.devices
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain dictionaries, for another process."""
+        raise NotImplementedError
 
     def study_field(self, run: PlannedRun) -> dict[str, Any]:
         """Reference from a run's record to its place in the design (the record's `study`)."""

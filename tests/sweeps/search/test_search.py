@@ -307,8 +307,8 @@ def test_a_run_of_other_data_than_planned_fails(run) -> None:
 
     found = run(train=train, budget=Budget(trials=2))
     assert all("data changed" in trial.user_attrs["reason"] for trial in trials(found))
-    first = found.plan.runs(found.plan.resolver.control_settings, found.plan.resolver.control)[0]
-    record = recorded(run_folder(found.plan.sweep, first, found.out), first)
+    first = found.plan.runs_of(found.plan.resolver.control_settings, found.plan.resolver.control)[0]
+    record = recorded(run_folder(found.plan, first, found.out), first)
     assert record.status == "failed" and record.data_fingerprint == load(found.plan.resolver.control.data).fingerprint
 
 

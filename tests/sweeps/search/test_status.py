@@ -82,9 +82,9 @@ def test_what_a_stopped_worker_leaves_waits_paused_or_queued(run, tmp_path) -> N
 def test_a_running_configuration_says_who_trains_it_and_how_far(tmp_path) -> None:
     ledger, look = reader(tmp_path / "out", Workplace(Place("77", "3", 0)), seeds=(0, 1))
     claim, _ = ledger.claim()
-    runs = ledger.plan.runs(claim.job.settings, claim.job.config)
+    runs = ledger.plan.runs_of(claim.job.settings, claim.job.config)
     for run, step in zip(runs, (4, 1), strict=True):
-        folder = run_folder(ledger.plan.sweep, run, ledger.out)
+        folder = run_folder(ledger.plan, run, ledger.out)
         row = {"step": step, "steps": 36, "loss": 1.0, "started": 0.0, "updated": 1.0}
         write_atomically(folder / "progress.json", json.dumps(row))
     [row] = look().configurations

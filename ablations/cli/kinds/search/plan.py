@@ -95,7 +95,7 @@ def describe(plan: SearchPlan, arguments: argparse.Namespace) -> dict[str, Any]:
         check_calibration([plan.resolver.control])
         from sweeps.runs.cost import calibrate  # torch and what trains with it
 
-        sweep = replace(plan.sweep, runs=plan.control_runs[:1])
+        sweep = replace(plan, runs=plan.control_runs[:1])
         workers = resolve_workers(arguments.workers, sweep) or default_workers(plan.devices)
         seconds = next(iter(calibrate(sweep, threads=max(1, len(share_of_cores(0, 1)) // workers)).values()))
         tokens = content["expected_tokens"] + confirm_tokens

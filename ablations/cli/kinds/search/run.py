@@ -28,7 +28,7 @@ def run_run(arguments: argparse.Namespace) -> int:
     say("\n".join(describe_data([planned.resolver.control.data])))
     if not launcher_of(arguments).here:
         return submit(arguments, planned, retry_failed=arguments.retry_failed)
-    calibrated = replace(planned.sweep, runs=planned.control_runs)
+    calibrated = replace(planned, runs=planned.control_runs)
     arguments.storage = choose_url(
         arguments.storage, arguments.out.absolute(), arguments.out.absolute() / planned.study_name
     )
