@@ -21,6 +21,7 @@ from sweeps.search.rungs import metrics_at
 from sweeps.search.samplers import latest
 from sweeps.search.spec import arm_name
 from sweeps.search.status import groups_of
+from sweeps.search.tuner import objectives
 
 Told = Mapping[str, list[FrozenTrial]]  # the ledger's trials, by group
 
@@ -188,7 +189,9 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
     failed = any(run.record.status == "failed" for run in runs)
     if failed and trial.state != TrialState.FAIL:
         yield Finding(place, "it failed, and the ledger says otherwise", note=held.shared)
-    if not failed and whole and trial.state == TrialState.FAIL and _is_finite(plan, runs):
+    # A trial also fails whose records are complete, but without values to be compared by.
+    comparable = all(isinstance(objectives(plan, run.record.metrics), list) for run in runs)
+    if not failed and whole and trial.state == TrialState.FAIL and comparable:
         yield Finding(place, "it didn't fail, and the ledger says otherwise", note=held.shared)
     if trial.state == TrialState.COMPLETE and whole:
         for value, name in zip(trial.values, plan.design.metrics, strict=True):
@@ -196,12 +199,6 @@ def _against(plan: SearchPlan, held: _Configuration, trial: FrozenTrial, whole: 
             mean = sum(math.nan if said is None else said for said in values) / len(values)
             if not _same(mean, value):
                 yield Finding(place, f"its {name} is {mean:.6g}, and the ledger says {value:.6g}")
-
-
-def _is_finite(plan: SearchPlan, runs: list[Run]) -> bool:
-    """True if all runs have values to be compared by: without, a trial fails whose records are complete."""
-    values = [run.record.metrics.get(name) for run in runs for name in plan.design.metrics]
-    return all(value is not None and math.isfinite(value) for value in values)
 
 
 def _twice(told: Told) -> Iterator[Finding]:
