@@ -1,4 +1,4 @@
-"""`ablate export`: the winning arm as a config with its evidence, at its own scale or at another; or its weights."""
+"""`ablate export`: the winning arm as a config with its evidence, at any scale and for other trainers; or its weights."""
 
 import argparse
 import shlex
@@ -20,7 +20,7 @@ from analysis.verdicts.arms import UNCONFIRMED
 from analysis.verdicts.judge import judge
 from core.capacity.clusters import Cluster
 from core.capacity.planning import plan
-from core.config.loading import build, flatten, parse_overrides
+from core.config.loading import build, flatten, load, parse_overrides
 from core.config.presets import resolve
 from core.config.run import to_dict
 from core.errors import UserError
@@ -30,6 +30,7 @@ from core.runtime.units import parse
 from sweeps.export import transfer
 from sweeps.export.arm import CONFIG, arm_of, basis_of, export, first_run
 from sweeps.export.full_scale import UNDECIDED, FullScale, predicted, write
+from sweeps.export.trainer_format import EXPORT_FORMATS, Job, write_format
 from sweeps.launch import slurm_request
 
 FULL_SCALE = ("cluster", "tokens", "rule")
@@ -42,6 +43,10 @@ def run_export(arguments: argparse.Namespace) -> int:
     as_hf = arguments.format == "hf"
     if as_hf and (Path(arguments.name) / "config.yaml").is_file():
         console().print(Text(export_run(Path(arguments.name), arguments.to or Path(arguments.name) / "hf")))
+        return 0
+    if arguments.format in EXPORT_FORMATS and (Path(arguments.name) / "config.yaml").is_file():
+        target = arguments.to or Path(arguments.name) / arguments.format
+        _to_trainer(arguments.format, Job(load(Path(arguments.name) / "config.yaml")), target)
         return 0
     study, folder = load_study(arguments)
     judgement = judge(study)
@@ -59,6 +64,11 @@ def run_export(arguments: argparse.Namespace) -> int:
         target = arguments.to or folder / "export" / Path(arguments.target).stem
         by_hand, matched = arm != judgement.winner, ablation.match is not None
         return at_full_scale(arguments, study.design, arm, runs, evidence, target, by_hand=by_hand, matched=matched)
+    if arguments.format in EXPORT_FORMATS:
+        job, target = Job(build(first_run(arm, runs, study.design).config)), folder / "export" / arguments.format
+        _to_trainer(arguments.format, job, arguments.to or target)
+        export(study.design, arm, runs, evidence, arguments.to or target)
+        return 0
     target = arguments.to or folder / "export"
     export(study.design, arm, runs, evidence, target)
     out.unwrapped(f"config: {target / CONFIG}")
@@ -169,9 +179,23 @@ def at_full_scale(
     planned = plan(config, cluster)
     name = Path(arguments.target).stem
     scale = FullScale(name, planned.config, own, proxy, carried, rule, cluster, planned, why)
+    job = Job(planned.config, cluster.devices)
+    if arguments.format in EXPORT_FORMATS:
+        EXPORT_FORMATS[arguments.format].lost(job)  # refuses, before anything is written
     lacks = write(scale, basis_of(design, arm, runs), evidence, folder, slurm_request.defaults())
     _tell(scale, lacks, folder)
+    if arguments.format in EXPORT_FORMATS:
+        _to_trainer(arguments.format, job, folder)
     return 0
+
+
+def _to_trainer(name: str, job: Job, folder: Path) -> None:
+    """Write a job in another trainer's format, and print what isn't expressed."""
+    lost, kind, out = write_format(name, job, folder), EXPORT_FORMATS[name], console()
+    for line in lost:
+        out.unwrapped(Text(f"not expressed: {line}"))
+    out.unwrapped(Text(f"{kind.trainer} ({kind.version}), not run here: {folder}"))
+    out.unwrapped(Text(f"start it: {kind.start}"))
 
 
 def _tell(scale: FullScale, lacks: Sequence[str], folder: Path) -> None:

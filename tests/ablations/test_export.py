@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import subprocess
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from core.config.loading import load
+from core.config.model import RouterConfig
 from core.config.presets import preset
-from core.config.run import config_hash
+from core.config.run import RunConfig, config_hash, to_yaml
 from core.config.stages import load_stages
 from core.data.shards import write_shards
 from core.data.tokenizers import Vocabulary
@@ -247,6 +249,37 @@ def test_a_site_puts_python_into_its_container_and_leaves_gpus_to_the_cluster(co
     assert "#SBATCH --gpus-per-node=8\n" in script and "gres" not in script
     done = subprocess.run(["bash", confirmed / "e" / "train.sbatch"], capture_output=True, text=True)
     assert done.returncode == 1 and "setup: false: failed with status 1, and the job ends" in done.stderr
+
+
+def test_the_winner_for_another_trainer_names_what_is_lost(confirmed) -> None:
+    done = ablate("export", "toy.py", "--format", "megatron", cwd=confirmed)
+    assert done.returncode == 0, done.stderr
+    assert "not expressed: model.causal=False: attention is causal there" in done.stdout
+    assert "not run here" in done.stdout and "start it: MEGATRON=" in done.stdout
+    folder = confirmed / "runs" / "toy" / "export" / "megatron"
+    assert "--moe-router-load-balancing-type none" in (folder / "megatron.sh").read_text()
+    assert json.loads((folder / "evidence.json").read_text())["evidence"]["confirmed"] is True
+    # A config in the place of a run's folder, and a model that can't be said.
+    done = ablate("export", str(folder), "--format", "torchtitan", "--to", "t", cwd=confirmed)
+    assert done.returncode == 0 and (confirmed / "t" / "torchtitan.toml").is_file(), done.stderr
+    config = replace_router(load(folder / "config.yaml"), "film")
+    (folder / "config.yaml").write_text(to_yaml(config))
+    mistake(ablate("export", str(folder), "--format", "olmo-core", cwd=confirmed), "model.router.kind=film")
+    assert not (folder / "olmo-core").exists()
+
+
+def replace_router(config: RunConfig, kind: str) -> RunConfig:
+    return replace(config, model=replace(config.model, router=RouterConfig(kind=kind)))
+
+
+def test_the_target_for_another_trainer_is_beside_its_own_config(confirmed) -> None:
+    done = ablate("export", "toy.py", *TARGET, "--format", "torchtitan", "--to", "e", cwd=confirmed)
+    assert done.returncode == 0, done.stderr
+    assert "not expressed: objective.z_loss_weight=0.001" in done.stdout
+    training = tomllib.loads((confirmed / "e" / "torchtitan.toml").read_text())["training"]
+    trainer = load(confirmed / "e" / "config.yaml").trainer
+    assert training["local_batch_size"] == trainer.batch_size // trainer.accumulate // 64
+    assert training["global_batch_size"] == trainer.batch_size
 
 
 def test_settings_of_ones_own_and_mistakes_at_full_scale(confirmed, tmp_path) -> None:

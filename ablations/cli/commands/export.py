@@ -1,9 +1,10 @@
-"""`ablate export`: write the winning arm as a configuration with its evidence, or a run's weights."""
+"""`ablate export`: write the winning arm as a configuration with its evidence, for another trainer, or a run's weights."""
 
 import argparse
 from pathlib import Path
 
 from ablations.cli.command import Command
+from core.registry import module_names
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -15,8 +16,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="output folder (default: export/ beside the records; hf/ in the folder of a run)",
     )
+    trainers = [name.replace("_", "-") for name in module_names("sweeps.export.formats")]
     parser.add_argument(
-        "--format", choices=("config", "hf"), default="config", help="hf: weights in the format of transformers"
+        "--format",
+        choices=("config", "hf", *trainers),
+        default="config",
+        help=f"hf: weights in the format of transformers; {', '.join(trainers)}: configuration of that trainer",
     )
     parser.add_argument("--target", metavar="PRESET|FILE", help="transfer the arm to it, such as llada_moe_7b_a1b")
     parser.add_argument("--cluster", metavar="CLUSTER", help="cluster to lay the target out for, such as 64xH100-80G")
