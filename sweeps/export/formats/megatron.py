@@ -159,6 +159,7 @@ MIXTURE = (
 
 TRAINING = (
     copied("--seq-length", "data.sequence_length", "model.seq_length"),
+    copied("", "data.sequence_length", "dataset.seq_length"),
     Option("--micro-batch-size", ("trainer.accumulate",), lambda job: job.micro_batch, "train.micro_batch_size"),
     copied("--global-batch-size", "trainer.batch_size", "train.global_batch_size"),
     copied("--train-iters", "trainer.steps", "train.train_iters"),

@@ -243,7 +243,7 @@ EXPORT_FORMATS.add(
             Limit(
                 ("model.init_std",),
                 lambda job: True,
-                "matrices that write to the residual stream start as all others there, and smaller here",
+                "weights start truncated at 3 deviations there, and those that write to the residual stream as large as others",
             ),
             FULLY_SHARDED,
         ),

@@ -195,6 +195,7 @@ def test_megatron_knows_llada_moe_7b(tmp_path) -> None:
     }  # fmt: skip
     bridge = yaml.safe_load(files["megatron_bridge.yaml"])
     assert bridge["model"]["moe_aux_loss_coeff"] == 0.01 / 16 and bridge["model"]["num_moe_experts"] == 64
+    assert bridge["dataset"]["seq_length"] == 4096
     assert bridge["model"]["vocab_size"] == 157_184 and bridge["mixed_precision"] == "bf16_mixed"
     assert bridge["optimizer"]["adam_eps"] == 1e-8 and bridge["scheduler"]["lr_warmup_iters"] == 1999
 
