@@ -130,6 +130,11 @@ class Study:
         return {arm.name: arm.label for arm in self.design.arms}
 
     @property
+    def axis(self) -> str:
+        """Name of what curves are drawn against."""
+        return "training tokens" if self.design.logs is None else self.design.logs.axis
+
+    @property
     def complete(self) -> int:
         return sum(record.status == "complete" for record in self.cells.values())
 

@@ -72,8 +72,9 @@ def _unlike(base: Mapping[str, Any], own: Mapping[str, Any]) -> Iterator[tuple[s
 
 
 def scale(study: Study, finished: list[RunRecord]) -> dict[str, Any] | None:
-    """Scale for which the answer holds: parameters, tokens, corpus and compute; None where nothing has finished."""
-    if not finished:
+    """Scale for which the answer holds: parameters, tokens, corpus and compute; None where nothing has finished, and of runs
+    whose logs don't tell."""
+    if not finished or study.design.logs is not None:
         return None
     tokens = [round(record.tokens) for record in finished]
     total = [arm.parameters.total for arm in study.design.arms]

@@ -106,7 +106,8 @@ class Judgement:
     draw: makes the figures' data, once they are asked for. pages: names of the report's pages that it always has; further
     ones follow from the places of tables and figures. extent: the size of the design in words. methods: how it was
     analysed, in a sentence for a paper; sources: the statistics that it rests on. notes: what the numbers don't show of how
-    they came about. declared: when and at which commit the study was declared, and what was changed since.
+    they came about. declared: when and at which commit the study was declared, and what was changed since. pairing: what
+    runs of one seed share.
     """
 
     study: Study = field(repr=False)
@@ -122,6 +123,10 @@ class Judgement:
     sources: tuple[str, ...]
     notes: tuple[str, ...]
     declared: str
+    pairing: str = (
+        "Within one, all arms meet the same data order, masks, timesteps and validation masks, and the same initial weights "
+        "wherever shapes agree; differences are taken within seeds (r is the correlation of the pairs)."
+    )
 
     @cached_property
     def figures(self) -> Sequence[Figure]:

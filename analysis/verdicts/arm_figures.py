@@ -62,10 +62,10 @@ def curves(study: Study, tables: Sequence[MetricTable]) -> Figure | None:
     ]
     views += [_view(study, "curve", name, label) for name, label in TRAINING.items()]
     alts = {
-        "curves": f"{first.label} on validation against training tokens",
-        "differences": f"paired difference of {first.label} from the control against training tokens",
-        "max_vio": "MaxVio against training tokens",
-        "auxiliary": "Auxiliary losses against training tokens",
+        "curves": f"{first.label} on validation against {study.axis}",
+        "differences": f"paired difference of {first.label} from the control against {study.axis}",
+        "max_vio": f"MaxVio against {study.axis}",
+        "auxiliary": f"Auxiliary losses against {study.axis}",
     }
     shown = tuple(view for view in views if view is not None)
     primary = any(view.picture == "curves" for view in shown)
@@ -77,7 +77,7 @@ def curves(study: Study, tables: Sequence[MetricTable]) -> Figure | None:
         "Training losses are measured on training batches, as means over layers where they are the router's, whether or "
         "not they are trained on."
     )
-    alt = alts["curves"] if primary else "Curves of each arm against training tokens"
+    alt = alts["curves"] if primary else f"Curves of each arm against {study.axis}"
     return Figure("curves", "curves", alt, Lines(shown, alts), "Curves", intro, caption) if shown else None
 
 
@@ -91,7 +91,7 @@ def _view(
     title = f"{label}: arm − control" if minus else label
     panel = f"{minus.label}: arm − control, {minus.unit}".rstrip(", ") if minus else ""
     picture = picture or ("" if minus else PICTURES.get(column, ""))
-    return View(title, "training tokens", title, series, picture, panel, zero=minus is not None)
+    return View(title, study.axis, title, series, picture, panel, zero=minus is not None)
 
 
 def bands(study: Study, table: str, column: str, *, minus_control: bool = False) -> Iterator[Series]:

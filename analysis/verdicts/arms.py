@@ -24,6 +24,7 @@ from core.records.designs import Design
 from core.records.metrics import METRICS
 from core.runtime.units import counted, ranked, significant
 
+PAIRED = "under common random numbers (data order, masks, timesteps, initial weights)"
 UNCONFIRMED = "not yet confirmed on fresh seeds"  # what a winner's reason ends with
 
 
@@ -172,7 +173,7 @@ def _methods(study: Study, table: MetricTable, sequential: SequentialRun | None)
     kept = "any-time valid intervals" if sequential else "t intervals of the mean paired difference"
     told = (
         f"We compared {arms} with the control “{study.labels[design.control]}” in {METRICS[design.metric].label}"
-        f" over {many} seeds under common random numbers (data order, masks, timesteps, initial weights), by "
+        f" over {many} seeds {PAIRED}, by "
         f"{coverage(design.alpha).replace('interval', kept)}"
         f", adjusting p-values by Holm's method at a family-wise level of {design.alpha:g}"
     )

@@ -20,7 +20,10 @@ class Judge:
     implementation: Callable[[Study, bool], Judgement] | str
 
 
-JUDGES = Registry("judges", [Judge("ladder", "analysis.verdicts.ladder:judge")])
+JUDGES = Registry(
+    "judges",
+    [Judge("ladder", "analysis.verdicts.ladder:judge"), Judge("logs", "analysis.verdicts.logs:judge")],
+)
 
 
 def judge(study: Study, *, brief: bool = False) -> Judgement:

@@ -117,6 +117,16 @@ class DecodersDesign:
 
 
 @dataclass(frozen=True)
+class LogsDesign:
+    """Where runs that another program trained were logged. notes: what the logs don't tell, or lack, in sentences. axis: what
+    their curves are drawn against."""
+
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+    axis: str = "step"
+
+
+@dataclass(frozen=True)
 class AdaptiveDesign:
     """A rule that buys seeds until comparisons are decided (analysis.verdicts.until_decided.Rule), and what it bought.
 
@@ -219,7 +229,8 @@ class Design(StudyDesign):
     """An ablation's: arms, each trained under every seed.
 
     base: of core.config.presets. arms: the control first. contrasts: pairs of arms that are compared with each other.
-    confirms: the arm that fresh seeds are to confirm; search: identity of the search whose finalists are confirmed.
+    confirms: the arm that fresh seeds are to confirm; search: identity of the search whose finalists are confirmed. logs: of
+    runs that were logged by another program.
     """
 
     kind: str = ABLATION
@@ -236,6 +247,7 @@ class Design(StudyDesign):
     adaptive: AdaptiveDesign | None = None
     confirms: str | None = None
     search: str | None = None
+    logs: LogsDesign | None = None
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]

@@ -33,10 +33,10 @@ class Log:
 
 def read(path: Path) -> Log:
     """Read a file. Raises UserError where it is none, or doesn't name its run."""
-    records, torn = _records(path)
+    contents, torn = _records(path)
     run: Any = None
     steps = []
-    for record in map(_parsed, records):
+    for record in map(_parsed, contents):
         if record.HasField("run") and run is None:
             run = record.run
         elif record.HasField("history"):
@@ -44,6 +44,11 @@ def read(path: Path) -> Log:
     if run is None:
         raise UserError(f"{path.name} doesn't say which run it is of")
     return Log(path, run.run_id, run.entity, run.project, run.start_time.ToNanoseconds() / 1e9, tuple(steps), torn)
+
+
+def records(path: Path) -> Iterator[Any]:
+    """The whole records of a file, as W&B's messages. Raises UserError where it is none of W&B's."""
+    yield from map(_parsed, _records(path)[0])
 
 
 def copy_after(path: Path, target: Path, step: int) -> None:

@@ -55,12 +55,13 @@ def learning_speed_part(study: Study, context: Context) -> Part | None:
     if context.brief or context.course is not None:
         return None
     found = speeds(study)
-    return Part({"speeds": found}, _tables(found, context.primary.label, study.design.alpha))
+    return Part({"speeds": found}, _tables(found, context.primary.label, study))
 
 
-def _tables(found: tuple["SpeedRow", ...], metric: str, alpha: float) -> tuple[Table, ...]:
+def _tables(found: tuple["SpeedRow", ...], metric: str, study: Study) -> tuple[Table, ...]:
+    alpha, unit = study.design.alpha, study.axis.removeprefix("training ")
     columns = (
-        Column("arm", file="tokens for the same value"), Column("share", file="share of the control's"),
+        Column("arm", file=f"{unit} for the same value"), Column("share", file="share of the control's"),
         Column(coverage(alpha)), Column("Holm p"), Column("as good in the end", ("page",)), Column("as good", ("terminal",)),
         Column("n", ("file",)), Column("", ("page",), prose=True),
     )  # fmt: skip
@@ -76,12 +77,12 @@ def _tables(found: tuple["SpeedRow", ...], metric: str, alpha: float) -> tuple[T
         {"arm": row.arm, "label": row.label, **vars(row.speed), "p_holm": row.p_holm} for row in found if row.speed
     ]
     intro = (
-        f"Training tokens that an arm needs for the same {metric}, as a share of the control's: below 1 it learns faster. "
-        "Seed by seed, the better of the two is followed back to where it first was as good as the other is at its end; "
-        "linear in log tokens between validations."
+        f"{study.axis.capitalize()} that an arm needs for the same {metric}, as a share of the control's: below 1 it learns "
+        "faster. Seed by seed, the better of the two is followed back to where it first was as good as the other is at its "
+        f"end; linear in log {unit} between validations."
     )
     hidden: dict[Medium, set[int]] = {"terminal": none, "file": none}
-    line, on = "tokens for the same value, as a share of the control's (below 1: learns faster)", EVERYWHERE
+    line, on = f"{unit} for the same value, as a share of the control's (below 1: learns faster)", EVERYWHERE
     made = Table(
         "learning-speed", columns, tuple(rows), tuple(exact), "Learning speed", "curves", intro=intro, terminal=line,
         hidden=hidden, on=on if exact else ("page",),
