@@ -5,6 +5,7 @@ The writers are `analysis.report.terminal`, `analysis/report/page/macros.html.ji
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any, Literal
 
 Medium = Literal["page", "terminal", "file"]
@@ -101,6 +102,12 @@ class Table:
     def texts(self, medium: Medium) -> list[list[str]]:
         """The rows that a medium shows as plain text."""
         return [[text(cell, medium) for cell in row] for row in self.shown(medium)]
+
+    def _repr_html_(self) -> str:
+        """The table in a notebook; every text is escaped."""
+        rows = [("th", self.head("page")), *(("td", row) for row in self.texts("page"))]
+        lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) for tag, cells in rows)
+        return f"<h4>{escape(self.title)}</h4><table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
 def text(cell: Cell, medium: Medium) -> str:

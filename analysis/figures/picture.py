@@ -56,11 +56,16 @@ class Picture:
         with matplotlib.rc_context(STYLE):
             return _svg(self.figure, self.name, self.alt)
 
-    def save(self, path: Path) -> None:
-        """Write a file on white, as its suffix says: .svg, .png or .pdf. The figure can't be inlined after that."""
+    def on_paper(self) -> Figure:
+        """The figure in colours of paper. It can't be inlined in a page after that."""
         for axis in self.figure.axes:
             for part in (*axis.spines.values(), *axis.get_xgridlines(), *axis.get_ygridlines()):
                 part.set(color=PAPER_GRID)
+        return self.figure
+
+    def save(self, path: Path) -> None:
+        """Write a file on white, as its suffix says: .svg, .png or .pdf. The figure can't be inlined after that."""
+        self.on_paper()
         dated = {".svg": "Date", ".pdf": "CreationDate"}.get(path.suffix)  # equal data give equal bytes
         with matplotlib.rc_context(STYLE | {"svg.hashsalt": self.name}):
             metadata = {dated: None} if dated else {}

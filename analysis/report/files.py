@@ -2,10 +2,12 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.figures.static import pictures
+from analysis.report.data import curve_rows, run_rows
 from analysis.table import Table, tables_on
 from analysis.verdicts.answer import Judgement
 from core.records.run_record import write_atomically
@@ -20,10 +22,13 @@ FORMATS = ("svg", "png", "pdf")
 def write_files(judgement: Judgement, folder: Path) -> list[Path]:
     """Write every table and figure of a report below `folder`, and return the files.
 
-    CSV has the numbers in full; Markdown and LaTeX (booktabs) round as the report does.
+    CSV has the numbers in full; Markdown and LaTeX (booktabs) round as the report does. runs.csv has a row for each run,
+    curves.csv one for each logged number (analysis.report.data).
     """
-    written = []
     folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "runs.csv", folder / "curves.csv"]
+    write_atomically(written[0], _csv(run_rows(judgement.study)))
+    write_atomically(written[1], _csv(list(curve_rows(judgement.study))))
     writers: dict[str, Callable[[Table], str]] = {"csv": as_csv, "md": as_markdown, "tex": as_latex}
     for table in tables_on(judgement.tables, "file"):
         for suffix, text in writers.items():
@@ -38,11 +43,16 @@ def write_files(judgement: Judgement, folder: Path) -> list[Path]:
 
 def as_csv(table: Table) -> str:
     """A row for each comparison, numbers in full, with the columns of any; empty where there is none."""
+    return _csv(table.exact, table.head("file"))
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], head: Sequence[str] = ()) -> str:
+    """Rows under the keys of any, or under a head where there is none."""
     out = io.StringIO()
-    columns = list(dict.fromkeys(name for row in table.exact for name in row)) or table.head("file")
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or head
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
-    for row in table.exact:
+    for row in rows:
         writer.writerow({name: "" if value is None else value for name, value in row.items()})
     return out.getvalue()
 

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
+from html import escape
 from typing import Any, Protocol
 
 import numpy as np
 
 from analysis.figure import Figure
 from analysis.study import Study
-from analysis.table import Table
+from analysis.table import Table, tables_on
 from analysis.verdicts.comparisons import MetricTable
 from analysis.verdicts.until_decided import SequentialRun
 from core.records.designs import Design
@@ -152,6 +153,12 @@ class Judgement:
     def comparisons(self) -> tuple[MetricTable, ...]:
         """Every arm beside the control, by metric, the primary one first; empty where arms aren't compared."""
         return tuple(self.found.get("tables", ()))
+
+    def _repr_html_(self) -> str:
+        """The answer in a notebook: question, headline and tables; every text is escaped."""
+        notes = "".join(f"<p><small>Note: {escape(note)}</small></p>" for note in self.notes)
+        tables = "".join(table._repr_html_() for table in tables_on(self.tables, "page") if table.columns)
+        return f"<h3>{escape(self.question)}</h3><p><b>{escape(self.headline)}</b></p>{tables}{notes}"
 
     def to_dict(self) -> dict[str, Any]:
         """All results, JSON-ready: null for what isn't a finite number."""
