@@ -83,8 +83,18 @@ def styled(draw: Callable[P, Picture]) -> Callable[P, Picture]:
     return drawn
 
 
+class DisplayedFigure(Figure):
+    """A figure that a notebook displays without pyplot, which would keep every figure in memory."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            self.savefig(buffer, format="png", dpi=110, facecolor="white")
+        return buffer.getvalue()
+
+
 def figure_of(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained")
+    return DisplayedFigure(figsize=(width, height), layout="constrained")
 
 
 def _lay_out(figure: Figure) -> None:
