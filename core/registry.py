@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from core.errors import UserError
 
@@ -32,6 +32,8 @@ class Registry(Mapping[str, E]):
     imported when that kind is looked up and nobody has added it. Looking up an unknown name raises UserError.
     """
 
+    additions: ClassVar[int] = 0  # to all registries, so that who runs a file sees whether it added something
+
     def __init__(self, field: str, entries: Iterable[E] = (), *, folder: str = "", light: bool = True) -> None:
         self.field, self.folder, self.light = field, folder, light
         self._entries = {entry.name: entry for entry in entries}
@@ -45,6 +47,7 @@ class Registry(Mapping[str, E]):
             raise UserError(f"{self.field}: there is a '{entry.name}' already; register it under another name")
         self._entries[entry.name] = entry
         self.version += 1
+        Registry.additions += 1
         return entry
 
     def __getitem__(self, name: str) -> E:

@@ -11,11 +11,13 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import sweeps.spec
+from core import plugins
 from core.errors import UserError
-from core.registry import nearest
+from core.registry import Registry, nearest
 from sweeps.studies.ablation import Ablation
 from sweeps.studies.study import STUDY_KINDS, Study, confirm_size, first_seeds, study_name
 
@@ -137,6 +139,7 @@ def _load(path: Path) -> Study:
     spec = importlib.util.spec_from_file_location(f"declared_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name], before = module, Registry.additions  # dataclasses of a file look their module up
     try:
         with contextlib.redirect_stdout(sys.stderr):  # what it prints is none of a command's answer
             spec.loader.exec_module(module)
@@ -158,7 +161,21 @@ def _load(path: Path) -> Study:
             f"{path.name} must declare `ablation = Ablation(...)` or `search = Search(...)` (both from sweeps.spec)"
             + (", not both" if found else "")
         )
-    return found[0]
+    return _with_plugins(found[0], path, module, registers=Registry.additions > before)
+
+
+def _with_plugins(study: Study, path: Path, module: ModuleType, *, registers: bool) -> Study:
+    """The declaration with the code that its runs need: the plugins that it names, and its own file where that registers
+    components."""
+    own = plugins.plugin_at(path)
+    if registers:
+        plugins.keep(own, module)
+    named = [plugins.named(name, path.absolute().parent) for name in study.plugins]
+    for plugin in named:
+        plugins.run(plugin)
+    needed = [str(plugin) for plugin in ([own] if registers else []) + named]
+    changed: Any = replace(study, settings={**study.settings, "plugins": needed}) if needed else study  # type: ignore[type-var]
+    return changed
 
 
 def _place(path: Path, error: BaseException) -> str:

@@ -47,7 +47,7 @@ def run_rows(study: Study) -> list[dict[str, Any]]:
     metrics = list(dict.fromkeys(name for record in study.cells.values() for name in record.metrics))
     rows = []
     for arm in study.design.arms:
-        for seed in study.bought(arm.name):
+        for seed in study.seeds_of(arm.name):
             record = study.cells.get((arm.name, seed))
             row: dict[str, Any] = {"arm": arm.name, "label": arm.label}
             row |= {factor.key: arm.settings.get(factor.key) for factor in study.design.factors if factor.key != "arm"}

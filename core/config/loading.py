@@ -16,6 +16,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from core import plugins
+from core.config.model import ROUTERS
+from core.config.objective import OBJECTIVES
 from core.config.run import RunConfig, known_keys
 from core.errors import UserError
 from core.registry import nearest
@@ -96,7 +99,7 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
     impossible values.
     """
     merged = deepcopy(_defaults())
-    for layer in layers:
+    for layer in _with_plugins(layers):
         flat: dict[str, Any] = {}
         for key, value in flatten(layer):
             _check_known(key)
@@ -114,6 +117,23 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
         raise UserError(_first_line(error)) from None
     assert isinstance(config, RunConfig)
     return config
+
+
+def _with_plugins(layers: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Layers with the plugins of all of them, which are imported: their kinds have to be known before configs are checked."""
+    written = [each for layer in layers for each in _listed(layer.get("plugins", ()))]
+    given = dict(pair for layer in layers for pair in flatten(layer))
+    required = list(dict.fromkeys(plugins.require(written)))
+    for key, registry in (("model.router.kind", ROUTERS), ("objective.kind", OBJECTIVES)):
+        if isinstance(kind := given.get(key), str) and kind not in registry:
+            required += plugins.installed(lambda registry=registry, kind=kind: kind in registry)
+    return (*layers, {"plugins": required}) if required else layers
+
+
+def _listed(value: Any) -> Sequence[str]:
+    if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+        raise UserError(f"plugins: a list of files and packages is needed, such as [my_router.py], not {_short(value)}")
+    return list(value)
 
 
 @cache
@@ -231,6 +251,8 @@ def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     simple = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if kind == tuple[str, ...]:
+        return "a list of texts"
     if get_origin(kind) is tuple:
         return "a list of whole numbers, such as [0, 1]"
     if NoneType in get_args(kind):

@@ -19,6 +19,7 @@ from core.config.model import ROUTERS, ModelConfig
 from core.config.objective import OBJECTIVES, ObjectiveConfig
 from core.config.training import DeepSpeedConfig, OptimizerConfig, TrainerConfig
 from core.errors import require
+from core.plugins import Plugin
 from core.registry import Registry
 
 
@@ -33,6 +34,8 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     deepspeed: DeepSpeedConfig = field(default_factory=DeepSpeedConfig)
+    # files and packages with components of your own, each as PATH#HASH of its source; PATH alone: as it is now
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.seed >= 0, f"seed must not be negative, not {self.seed}")
@@ -186,7 +189,10 @@ def _check_packing(config: RunConfig) -> None:
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The config as plain nested dictionaries and lists, as JSON and YAML read them back."""
-    return asdict(config, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
+    content = asdict(config, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
+    if not content["plugins"]:  # as configs were before there were any: their runs are the same
+        del content["plugins"]
+    return content
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -205,6 +211,8 @@ def content_hash(config: Mapping[str, Any], *, with_seed: bool = True) -> str:
     if isinstance(data := content.get("data"), Mapping) and data.get("held_out_share", 0) is None:
         # As configs were hashed before there was one: their runs are the same.
         content["data"] = {key: value for key, value in data.items() if key != "held_out_share"}
+    if plugins := content.pop("plugins", ()):  # what their code is counts, and not where it lies
+        content["plugins"] = [Plugin.parse(each).label for each in plugins]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

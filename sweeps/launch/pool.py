@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from core import plugins
 from core.records import run_record
 from core.runtime.child_process import BRIEF_SPINNING, import_path
 from core.runtime.forking import Process, Template, begin, warm
@@ -29,8 +30,14 @@ PROGRAM = "sweeps.launch.process"
 
 
 def job_of(plan: Sweep, out: Path, trainer: str) -> dict[str, Any]:
-    """What a worker process reads of its job (sweeps.launch.process.queue_of)."""
-    return {"operations": module_of(plan.kind), "plan": plan.to_json(), "out": str(out), "trainer": trainer}
+    """What a worker process reads of its job (sweeps.launch.process.queue_of). Copies the plugins that the runs need."""
+    content = {"operations": module_of(plan.kind), "plan": plan.to_json(), "out": str(out), "trainer": trainer}
+    needed = list(dict.fromkeys(each for config in plan.configs for each in config.plugins))
+    if needed:
+        folder = out / plan.study_name
+        plugins.copy(needed, folder)
+        content["environment"] = plugins.variables(needed, folder)
+    return content
 
 
 class Pool:

@@ -41,6 +41,7 @@ def queue_of(job: dict[str, Any], storage: PatientStorage, workplace: Workplace)
     operations: the module of the kind's operations, which a worker imports though it doesn't know the kind. In a job of an
     earlier version the plan names the kind.
     """
+    os.environ.update(job.get("environment", {}))  # before the plan is read: its configs import their plugins
     operations = operations_in(job.get("operations") or module_of(job["plan"].get("kind", "ablation")))
     return operations.queue(operations.plan_of(job["plan"]), Path(job["out"]), storage, workplace)
 

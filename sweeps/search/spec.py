@@ -101,7 +101,8 @@ class Search:
         the proposal gets.
     seeds: trained inside each configuration, whose value is their mean. confirm: fresh seeds on which the winner and
         the control are trained in the end; theirs are the estimates to report.
-    seed: of the sampler. sizes: editions by name, as the fields that they change (settings are merged).
+    plugins: as an ablation's. seed: of the sampler. sizes: editions by name, as the fields that they change (settings are
+        merged).
     """
 
     question: str
@@ -125,6 +126,7 @@ class Search:
     seed: int = 0
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    plugins: Sequence[str] = ()
 
     kind: ClassVar[str] = "search"
 
@@ -200,7 +202,9 @@ def range_text(parameter: Parameter) -> str:
 
 def to_json(search: Search) -> dict[str, Any]:
     """A search as plain dictionaries, for `from_json`; its sizes are left out."""
-    content = {entry.name: getattr(search, entry.name) for entry in fields(search) if entry.name != "sizes"}
+    content = {
+        entry.name: getattr(search, entry.name) for entry in fields(search) if entry.name not in ("sizes", "plugins")
+    }
     content["space"] = {key: {"kind": type(p).__name__, **asdict(p)} for key, p in search.space.items()}
     content |= {"budget": asdict(search.budget), "resources": asdict(search.resources)}
     content |= {"metric": list(search.metrics), "seeds": list(search.seeds), "secondary": list(search.secondary)}

@@ -72,6 +72,8 @@ class Ablation:
     ladder: models of growing size instead of factors and a control; what answers is a fitted law, not verdicts on arms.
     recipes: arms by name, each a bundle of settings, some with a first stage, instead of factors and a control; the first is
         the control. Each gets the steps at which its training, the first stage included, costs the control's FLOPs.
+    plugins: files (from the declaration's folder on) and packages whose components the runs use; a declaration that registers
+        components itself needn't name its own file.
     decoders: how trained models are decoded, compared on the answers that each gives; `factors` may then be left out.
     """
 
@@ -94,6 +96,7 @@ class Ablation:
     ladder: Ladder | None = None
     decoders: Decoders | None = None
     recipes: Mapping[str, Recipe] | None = None
+    plugins: Sequence[str] = ()
 
     kind: ClassVar[str] = "ablation"
 
