@@ -6,7 +6,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy and matplotlib, which importers of a part do without
     from analysis.report.data import curves, load_study, plot, runs
     from analysis.verdicts.judge import judge
 

@@ -209,12 +209,12 @@ def parallel(data: Parallel, name: str, alt: str) -> Picture:
     for place, heights in enumerate(data.heights):
         dark = place >= len(data.heights) - data.best
         known = np.flatnonzero(np.isfinite(heights))
-        style = {"alpha": 1.0, "linewidth": 1.8} if dark else {"alpha": 0.25, "linewidth": 0.8}
-        axis.plot(known, heights[known], marker=".", color=ARM_COLOURS[0], **style)
+        alpha, width = (1.0, 1.8) if dark else (0.25, 0.8)
+        axis.plot(known, heights[known], marker=".", color=ARM_COLOURS[0], alpha=alpha, linewidth=width)
     for place, ticks in enumerate(data.ticks):
         for height, words in ticks.items():
-            offset = {"xytext": (4, 0), "textcoords": "offset points"}
-            axis.annotate(words, (place, height), **offset, fontsize=8, va="center", color=INK)
+            beside: Any = {"xytext": (4, 0), "textcoords": "offset points"}
+            axis.annotate(words, (place, height), **beside, fontsize=8, va="center", color=INK)
     names = [name.replace("_", "_\u200b") for name in data.names]
     axis.set_xticks(range(len(names)), names, rotation=20, ha="right")
     axis.set_yticks([])

@@ -111,8 +111,8 @@ def law_of(
     theta: np.ndarray,
     columns: Mapping[str, np.ndarray],
     names: Sequence[str],
-    samples: Sequence[np.ndarray] = (),
-    alike: Sequence[np.ndarray] = (),
+    samples: Sequence[np.ndarray] | np.ndarray = (),
+    alike: Sequence[np.ndarray] | np.ndarray = (),
 ) -> ScalingLaw:
     """The law of fitted coefficients. columns: what it was fitted to; samples: bootstrap refits of the coefficients; alike:
     coefficients that fit as well."""

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
@@ -122,12 +122,19 @@ def build(*layers: Mapping[str, Any]) -> RunConfig:
 def _with_plugins(layers: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
     """Layers with the plugins of all of them, which are imported: their kinds have to be known before configs are checked."""
     written = [each for layer in layers for each in _listed(layer.get("plugins", ()))]
-    given = dict(pair for layer in layers for pair in flatten(layer))
     required = list(dict.fromkeys(plugins.require(written)))
     for key, registry in (("model.router.kind", ROUTERS), ("objective.kind", OBJECTIVES)):
-        if isinstance(kind := given.get(key), str) and kind not in registry:
-            required += plugins.installed(lambda registry=registry, kind=kind: kind in registry)
+        kinds = [kind for layer in layers if isinstance(kind := _given(layer, key), str)]
+        if kinds and kinds[-1] not in registry:
+            required += plugins.installed(partial(registry.__contains__, kinds[-1]))
     return (*layers, {"plugins": required}) if required else layers
+
+
+def _given(layer: Mapping[str, Any], key: str) -> Any:
+    """A value of a layer by its dotted key, whether it is written nested or not."""
+    section, _, rest = key.partition(".")
+    inside = layer.get(section)
+    return layer.get(key) or (_given(inside, rest) if rest and isinstance(inside, Mapping) else None)
 
 
 def _listed(value: Any) -> Sequence[str]:
