@@ -38,7 +38,7 @@ class Registry(Mapping[str, E]):
         self.field, self.folder, self.light = field, folder, light
         self._entries = {entry.name: entry for entry in entries}
         self._unread = bool(folder)
-        self.version = 0  # grows with each entry that is added
+        self.version = 0  # another one after each entry that is added
 
     def add(self, entry: E) -> E:
         """Add an entry; one that the same code adds again replaces its former self. Raises UserError for another's name."""
@@ -46,8 +46,8 @@ class Registry(Mapping[str, E]):
         if former is not None and _origin(former) != _origin(entry):
             raise UserError(f"{self.field}: there is a '{entry.name}' already; register it under another name")
         self._entries[entry.name] = entry
-        self.version += 1
         Registry.additions += 1
+        self.version = Registry.additions
         return entry
 
     def __getitem__(self, name: str) -> E:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from core.config.options import filled
 from core.errors import require, require_limit
 from core.registry import Registry
 
@@ -48,7 +49,7 @@ class RouterKind:
     sees_sequence: a token's experts depend on the other tokens of its sequence. all_experts: every token meets every expert.
     rows: rows among the experts' that a token has room for, on average; None: as many as experts that it meets. input_copies:
     copies of its input, in fp32, that it keeps for the backward pass. check, check_settings: refuse models and settings of
-    the router that the kind can't have.
+    the router that the kind can't have. settings: a frozen dataclass of the kind's own settings (model.router.options).
     """
 
     name: str
@@ -63,6 +64,7 @@ class RouterKind:
     input_copies: int = 1
     check: "Callable[[ModelConfig], None] | None" = None
     check_settings: "Callable[[RouterConfig], None] | None" = None
+    settings: type[Any] | None = None
 
     @property
     def routes_tokens_singly(self) -> bool:
@@ -88,9 +90,12 @@ class RouterConfig:
     renormalise: bool = False  # divide the chosen experts' gates by their sum; LLaDA-MoE and OLMoE don't
     gate_scale: float = 1.0  # factor of all gates (DeepSeek-V3's routed_scaling_factor)
     bias_update_rate: float = 1e-3  # bias_balanced: change of an expert's bias per step
+    # settings of a kind of your own, by name
+    options: dict[str, Any] = field(default_factory=dict, metadata={"options": ROUTERS})
 
     def __post_init__(self) -> None:
         traits = self.traits
+        object.__setattr__(self, "options", filled(self.options, traits, "model.router"))
         require_limit(self, "model.router", "be positive", "gate_scale", "bias_update_rate")
         require_limit(self, "model.router", "be at least 1", "time_bins")
         require(
@@ -114,6 +119,11 @@ class RouterConfig:
     def traits(self) -> RouterKind:
         """Traits of this kind of router."""
         return ROUTERS[self.kind]
+
+    @property
+    def settings(self) -> Any:
+        """The options as the settings' dataclass of this kind."""
+        return self.traits.settings and self.traits.settings(**self.options)
 
 
 @dataclass(frozen=True)

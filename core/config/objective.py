@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from core.config.options import filled
 from core.errors import require, require_limit
 from core.registry import Registry
 
@@ -18,6 +19,7 @@ class ObjectiveKind:
     learned. pairs: the corpus has a chosen and a rejected response to each prompt. reference: a copy of the network as it
     starts is asked too. likelihood: what the validation NELBO is: an "exact" negative log-likelihood, a "bound" on it, or
     that of a model "tuned" to something else. most_passes: over the same text, beyond which nothing more is learned.
+    settings: a frozen dataclass of the kind's own settings (objective.options).
     """
 
     name: str
@@ -29,6 +31,7 @@ class ObjectiveKind:
     likelihood: Likelihood = "bound"
     # Masked diffusion still gained in the longest run known, 480 passes (arXiv 2511.03276).
     most_passes: int = 500
+    settings: type[Any] | None = None
 
     @property
     def masks_all(self) -> bool:
@@ -84,8 +87,11 @@ class ObjectiveConfig:
     draws: int = 8  # vrpo: timesteps per response, each with one mask
     load_balancing_weight: float = 0.01  # weight of the load-balancing loss, which is 1 at balance
     z_loss_weight: float = 0.001  # weight of the router z-loss
+    # settings of a kind of your own, by name
+    options: dict[str, Any] = field(default_factory=dict, metadata={"options": OBJECTIVES})
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "options", filled(self.options, self.traits, "objective"))
         require_limit(self, "objective", "lie in (0, 1)", "epsilon", "cart_p")
         require_limit(self, "objective", "be positive", "beta")
         require_limit(self, "objective", "be at least 1", "draws")
@@ -106,6 +112,11 @@ class ObjectiveConfig:
     def traits(self) -> ObjectiveKind:
         """Traits of this kind of objective."""
         return OBJECTIVES[self.kind]
+
+    @property
+    def settings(self) -> Any:
+        """The options as the settings' dataclass of this kind."""
+        return self.traits.settings and self.traits.settings(**self.options)
 
     @property
     def sequences(self) -> int:

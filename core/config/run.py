@@ -17,6 +17,7 @@ import yaml
 from core.config.data import DataConfig
 from core.config.model import ROUTERS, ModelConfig
 from core.config.objective import OBJECTIVES, ObjectiveConfig
+from core.config.options import option_keys
 from core.config.training import DeepSpeedConfig, OptimizerConfig, TrainerConfig
 from core.errors import require
 from core.plugins import Plugin
@@ -190,8 +191,15 @@ def _check_packing(config: RunConfig) -> None:
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The config as plain nested dictionaries and lists, as JSON and YAML read them back."""
     content = asdict(config, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
-    if not content["plugins"]:  # as configs were before there were any: their runs are the same
-        del content["plugins"]
+    # Left out where there are none, as configs were before there were any: their runs are the same.
+    for section, name in (
+        (content, "plugins"),
+        (content["model"]["router"], "options"),
+        (content["objective"], "options"),
+    ):
+        value = section.pop(name)
+        if value:
+            section[name] = dict(value) if name == "options" else value
     return content
 
 
@@ -229,6 +237,8 @@ def _keys(cls: type, prefix: str, *versions: int) -> dict[str, Any]:
         registry: Registry[Any] | None = entry.metadata.get("registry")
         if is_dataclass(entry.type):
             keys |= _keys(entry.type, f"{prefix}{entry.name}.", *versions)  # type: ignore[arg-type]
+        elif (kinds := entry.metadata.get("options")) is not None:
+            keys |= option_keys(kinds, prefix)
         else:
             keys[f"{prefix}{entry.name}"] = entry.type if registry is None else Literal[tuple(registry)]
     return keys

@@ -46,6 +46,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(plugins.TRUSTED, raising=False)
     monkeypatch.setattr(plugins, "_modules", {})
     monkeypatch.setattr(ROUTERS, "_entries", dict(ROUTERS._entries))
+    monkeypatch.setattr(ROUTERS, "version", ROUTERS.version)
 
 
 def records(folder: Path) -> list[dict]:

@@ -1,14 +1,16 @@
 """Plugins: identified by their source, imported once where they are trusted, copied, and refused in a line."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from core import plugins
 from core.config.loading import build
 from core.config.model import ROUTERS
-from core.config.run import config_hash, content_hash, to_dict
+from core.config.run import config_hash, content_hash, get_field, known_keys, to_dict, to_yaml
 from core.errors import UserError
 from core.plugins import Plugin, digest, named, plugin_at
 
@@ -28,6 +30,7 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.delenv(plugins.COPIES, raising=False)
     monkeypatch.setattr(plugins, "_modules", {})
     monkeypatch.setattr(ROUTERS, "_entries", dict(ROUTERS._entries))
+    monkeypatch.setattr(ROUTERS, "version", ROUTERS.version)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 
@@ -182,3 +185,60 @@ def test_an_installed_package_offers_its_parts_by_entry_points(tmp_path, monkeyp
 def test_plugins_are_a_list(router):
     with pytest.raises(UserError, match="plugins: a list of files and packages is needed"):
         build({"plugins": str(router)})
+
+
+OPTIONS = """
+from dataclasses import dataclass
+
+from core.config.model import ROUTERS, RouterKind
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    temperature: float = 1.0
+    mode: str = "soft"
+
+    def __post_init__(self):
+        if self.temperature <= 0:
+            raise ValueError("temperature must be positive")
+
+
+ROUTERS.add(RouterKind("sharp", "core.model.routing:TopKRouter", settings=Sharpness))
+"""
+
+KEY = "model.router.options"
+
+
+@pytest.fixture
+def sharp(tmp_path):
+    path = tmp_path / "sharp.py"
+    path.write_text(OPTIONS)
+    return {"plugins": [trusted(path)], "model.router.kind": "sharp"}
+
+
+def test_a_kind_has_typed_settings_of_its_own(sharp):
+    config = build(sharp, {"model.router.options.temperature": 0.5})
+    assert config.model.router.options == {"temperature": 0.5, "mode": "soft"}
+    assert config.model.router.settings.temperature == 0.5
+    assert build(to_dict(config)) == config and hash(config)
+    assert build(yaml.safe_load(to_yaml(config))) == config
+    assert config_hash(build(sharp)) == config_hash(build(sharp, {"model.router.options.temperature": 1.0}))
+    assert config_hash(build(sharp)) != config_hash(config)
+    assert known_keys()["model.router.options.temperature"] is float
+    assert get_field(config, "model.router.options.temperature") == 0.5
+    assert get_field(build({}), "model.router.options.temperature") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({f"{KEY}.temprature": 1.0}, f"unknown config key '{KEY}.temprature': did you mean {KEY}.temperature"),
+        ({f"{KEY}.temperature": "warm"}, f"{KEY}.temperature: 'warm' is text; expected a number"),
+        ({f"{KEY}.temperature": -1.0}, f"{KEY}: temperature must be positive"),
+        ({"model.router.kind": "topk", f"{KEY}.mode": "x"}, f"{KEY}.mode means nothing to model.router.kind=topk"),
+        ({"objective.options.x": 1}, "unknown config key 'objective.options.x'"),
+    ],
+)
+def test_settings_that_a_kind_does_not_have_are_refused(sharp, settings, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        build(sharp, settings)
