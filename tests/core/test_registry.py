@@ -48,8 +48,9 @@ def test_an_unknown_name_is_refused_with_the_nearest(registry: Registry[Kind]) -
 def test_a_name_is_one_entrys_unless_the_same_code_adds_it_again(registry: Registry[Kind]) -> None:
     before = registry.version
     registry.add(Kind("other", dict))
+    first = registry.version
     registry.add(Kind("other", dict))
-    assert registry.version == before + 2
+    assert len({before, first, registry.version}) == 3
     with pytest.raises(UserError, match="there is a 'other' already"):
         registry.add(Kind("other", list))
 
