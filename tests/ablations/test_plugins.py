@@ -104,3 +104,19 @@ def test_what_cannot_be_imported_is_refused_before_anything_is_trained(
     done = ablate("run", "question.py", cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_example_of_the_page_trains(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/plugins.md").read_text(encoding="utf-8")
+    (tmp_path / "sharper.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    small = ["trainer.steps=2", "data.corpus=markov", "data.sequence_length=16", "data.validation_sequences=16"]
+    done = process("run", "sharper.py", "--seeds", "3", "--workers", "2", *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = records(tmp_path)
+    assert {(r["status"], r["config"]["model"]["router"]["options"]["temperature"]) for r in found} == {
+        ("complete", 1.0),
+        ("complete", 0.5),
+    }
+    refused = ablate("plan", "sharper.py", "model.router.options.temprature=2", cwd=tmp_path)
+    assert refused.returncode == 2 and "did you mean model.router.options.temperature" in refused.stderr
