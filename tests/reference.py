@@ -74,7 +74,8 @@ def configuration() -> str:
         comments, hints, keys = field_comments(cls), get_type_hints(cls), known_keys(cls, prefix)
         for each in fields(cls):
             if not is_dataclass(hints[each.name]):
-                kind = cell(type_name(keys[f"{prefix}{each.name}"]))
+                options = "options" in each.metadata
+                kind = "settings by name" if options else cell(type_name(keys[f"{prefix}{each.name}"]))
                 meaning = cell(comments[each.name])
                 parts.append(f"| `{prefix}{each.name}` | {kind} | {cell(default(each))} | {meaning} |")
     return "\n".join(parts) + "\n"
