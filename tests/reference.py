@@ -122,6 +122,8 @@ def type_name(hint: Any) -> str:
 
 def default(each: Field[Any]) -> str:
     """A field's default as a configuration file writes it, in code quotes; text without its own."""
+    if each.default_factory is dict:
+        return "none"
     assert each.default is not MISSING, each.name
     value = list(each.default) if isinstance(each.default, tuple) else each.default
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
