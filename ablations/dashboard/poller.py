@@ -119,7 +119,7 @@ class Poller:
     def _training(self, found: Found | None) -> list[dict[str, Any]]:
         """Each run in training with its progress; of a search, each configuration."""
         studies = [each for each in (found, found and found.confirmation) if each is not None]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for row in (row for each in studies for row in each.of("running")):
             progress = (read_progress(self.out / row.folder) or {}) if row.folder else {}
             rate = sections.rate(self._before.get(row.folder or ""), progress)

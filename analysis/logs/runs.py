@@ -73,7 +73,9 @@ def runs_of(log: Log, columns: Columns) -> list[LoggedRun]:
 
 def _check_columns(log: Log, columns: Columns) -> None:
     there = dict.fromkeys(name for row in log.rows for name in row.values)
-    options = {"--seed": [columns.seed], "--arm": [columns.arm], "--arms": columns.wide, "--step": [columns.step]}
+    options: dict[str, Sequence[str | None]] = {
+        "--seed": [columns.seed], "--arm": [columns.arm], "--arms": columns.wide, "--step": [columns.step]
+    }  # fmt: skip
     options |= {"--status": [columns.status], "--metric": () if columns.wide else columns.metrics}
     for option, names in options.items():
         for name in names:

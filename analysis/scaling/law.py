@@ -34,8 +34,8 @@ class ScalingLaw:
     modifiers: Mapping[str, float] = field(default_factory=dict)
     residual: float = 0.0  # root mean square of log residuals
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    samples: Sequence[np.ndarray] = ()  # coefficients of bootstrap refits, as _theta has them
-    alike: Sequence[np.ndarray] = ()  # those that fit the same runs as well, as far as rounding goes
+    samples: Sequence[np.ndarray] | np.ndarray = ()  # coefficients of bootstrap refits, as _theta has them
+    alike: Sequence[np.ndarray] | np.ndarray = ()  # those that fit the same runs as well, as far as rounding goes
 
     @property
     def intervals(self) -> dict[str, tuple[float, float]]:

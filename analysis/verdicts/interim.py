@@ -91,8 +91,8 @@ def running(study: Study) -> Running:
     rows = [((row.arm, design.control), row) for row in table.rows if row.verdict != "control"]
     planned = [(row.arms, row) for row in planned_contrasts(study, looks)]
     read = _by_confidence_sequences if design.adaptive is None else _of_analyses
-    families = (read(study, table, each) for each in (rows, planned))
-    return Running(table, design.alpha, *families, looked, exploratory(design))
+    against_control, contrasts = (read(study, table, each) for each in (rows, planned))
+    return Running(table, design.alpha, against_control, contrasts, looked, exploratory(design))
 
 
 def differences(study: Study, pair: tuple[str, str], metric: str) -> np.ndarray:
@@ -123,7 +123,7 @@ def _by_confidence_sequences(study: Study, table: MetricTable, rows: Rows) -> tu
         # Equivalence over the family by Bonferroni: the interval of alpha / family lies within the margin.
         inner = confidence_sequence(each, alpha=alpha / family) if table.margin and pair in tested else (-math.inf, 0)
         same = 0.0 if table.margin and max(map(abs, inner)) < table.margin else None
-        words = verdict(float(each.mean()), float(p), same, goal=table.goal, alpha=alpha) if pair in tested else ""
+        words: str = verdict(float(each.mean()), float(p), same, goal=table.goal, alpha=alpha) if pair in tested else ""
         notes: list[str] = []
         if words.startswith(("better", "worse")) and _sign_changed(each, evidence[pair][1]):
             words, notes = "", ["there is a difference, but the mean has changed its sign since it was plain"]

@@ -69,8 +69,8 @@ class SearchAnswer:
             found.append(_importance(rows))
         if self.judgement is not None:
             drawn = effects(self.judgement.comparisons, self.judgement.design.alpha)
-            own = {"place": "confirmation", "after": "confirmation", "title": "", "intro": ""}
-            found += [] if drawn is None else [replace(drawn, **own)]
+            if drawn is not None:
+                found.append(replace(drawn, place="confirmation", after="confirmation", title="", intro=""))
         return found
 
     def to_dict(self) -> dict[str, Any]:

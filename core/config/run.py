@@ -190,7 +190,9 @@ def _check_packing(config: RunConfig) -> None:
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """The config as plain nested dictionaries and lists, as JSON and YAML read them back."""
-    content = asdict(config, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs})
+    content: dict[str, Any] = asdict(
+        config, dict_factory=lambda pairs: {k: list(v) if isinstance(v, tuple) else v for k, v in pairs}
+    )
     # Left out where there are none, as configs were before there were any: their runs are the same.
     for section, name in (
         (content, "plugins"),

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from core.errors import UserError
 from core.records import fencing, run_record
 from core.records.run_record import RunRecord, set_aside
-from core.runtime.retry import Patience, no_space
+from core.runtime.retry import no_space
 from core.runtime.units import counted, significant
 from core.training.checkpoint_files import saved_step
 from sweeps.runs.folders import RunLock, clean, leave, locked, recorded, rescue, run_folder
@@ -72,11 +71,11 @@ class SearchLedger(Queue[SearchClaim]):
         self,
         plan: SearchPlan,
         out: Path,
-        storage: BaseStorage,
+        storage: PatientStorage,
         workplace: Workplace = Workplace(),  # noqa: B008  (this machine)
     ) -> None:
         self.plan, self.sweep, self.out, self._storage, self.workplace = plan, plan, out, storage, workplace
-        self.patience = storage.patience if isinstance(storage, PatientStorage) else Patience()
+        self.patience = storage.patience
         self.folder = out / plan.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / LOCK):
