@@ -14,7 +14,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--to",
         type=Path,
         metavar="FOLDER",
-        help="output folder (default: export/ beside the records; hf/ in the folder of a run)",
+        help="output folder (default: export/ beside the records; in the folder of a run one that is named after the format)",
     )
     trainers = [name.replace("_", "-") for name in module_names("sweeps.export.formats")]
     parser.add_argument(

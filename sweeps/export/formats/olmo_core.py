@@ -243,7 +243,7 @@ EXPORT_FORMATS.add(
             Limit(
                 ("model.init_std",),
                 lambda job: True,
-                "weights start truncated at 3 deviations there, and those that write to the residual stream as large as others",
+                "weights start truncated at 3 deviations there, and none that write to the residual stream start smaller",
             ),
             FULLY_SHARDED,
         ),
