@@ -203,6 +203,7 @@ OBJECTIVE = (
     differs("trainer.initial_weights", None, "weights start at random there; convert and load them"),
     differs("deepspeed.json", None, "DeepSpeed's own options aren't read"),
     differs("deepspeed.offload", "none", "nothing is offloaded"),
+    Limit(("plugins",), lambda job: bool(job.config.plugins), "components of your own are to be added there"),
     Limit(("model.eos_id",), lambda job: job.model.causal, "sequences start with it here; the data set is to do the same"),
 )  # fmt: skip
 
