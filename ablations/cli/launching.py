@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from ablations.cli import studies
+from ablations.cli.options import option_owners
 from core.capacity.room import check_room
 from core.errors import UserError
 from core.runtime.printable import say
@@ -33,17 +34,17 @@ def check_flags(arguments: argparse.Namespace) -> None:
         raise UserError("--block is an option of --until-decided: add that, or leave it out")
     chosen = launcher_of(arguments)
     own = {option.name for option in chosen.options}
-    for launcher in launchers().values():
-        for option in launcher.options:
-            given = getattr(arguments, option.key)
-            if option.name not in own and given is not None and given is not False:
-                raise UserError(
-                    f"--{option.name} is an option of --launcher {launcher.name}: add that, or leave it out"
-                )
-    if not chosen.here and getattr(arguments, "workers", None) is not None:
+    for option, names in option_owners().items():
+        given = getattr(arguments, option.key)
+        if option.name not in own and given is not None and given is not False:
+            raise UserError(f"--{option.name} is an option of --launcher {names}: add that, or leave it out")
+    workers = getattr(arguments, "workers", None)
+    if workers is not None and not chosen.here and chosen.parallelism != "workers":
         raise UserError(
             f"--workers counts this machine's processes; with --launcher {chosen.name} use --{chosen.parallelism}"
         )
+    if workers == "auto" and not chosen.here:
+        raise UserError(f"--workers auto measures this machine; with --launcher {chosen.name} name a number")
 
 
 def _launch(
@@ -58,7 +59,7 @@ def _launch(
 def submit(arguments: argparse.Namespace, plan: Sweep, *, retry_failed: bool) -> int:
     """Submit what isn't recorded yet, or with --dry-run show what would be submitted."""
     check_places(plan, arguments.out)
-    done = _launch(arguments, plan, retry_failed, lambda event: None)
+    done = _launch(arguments, plan, retry_failed, lambda event: None, workers=getattr(arguments, "workers", None))
     if done is None:
         say(f"{plan.study_name}: no run waits for a worker; nothing is submitted")
         return 0

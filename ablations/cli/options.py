@@ -72,12 +72,23 @@ def launcher_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launcher", choices=tuple(launchers()), default="local", help="where workers run (default: on this machine)"
     )
+    titles = {launcher.name: launcher.title for launcher in launchers().values()}
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option, names in option_owners().items():
+        if names not in groups:
+            groups[names] = parser.add_argument_group(titles.get(names, f"with --launcher {names}"))
+        groups[names].add_argument(f"--{option.name}", help=option.help, **_form(option))
+
+
+def option_owners() -> dict[Option, str]:
+    """The options of launchers, each once, with the names of those that have it: "ray or slurm"."""
+    first: dict[str, Option] = {}
+    names: dict[str, list[str]] = {}
     for launcher in launchers().values():
-        group = parser.add_argument_group(launcher.title) if launcher.options else parser
         for option in launcher.options:
-            if f"--{option.name}" in parser._option_string_actions:
-                continue  # two launchers have it
-            group.add_argument(f"--{option.name}", help=option.help, **_form(option))
+            first.setdefault(option.name, option)
+            names.setdefault(option.name, []).append(launcher.name)
+    return {option: " or ".join(names[name]) for name, option in first.items()}
 
 
 def _form(option: Option) -> dict[str, Any]:

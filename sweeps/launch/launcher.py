@@ -59,7 +59,7 @@ class Submission:
     """An array that was submitted; or, where job is None, that would be, and nothing of it was written.
 
     text: of the script. runs: that wait; 0 = a search, which draws them. notes: of what it doesn't ask for, and what it does
-    without having been told.
+    without having been told. noun: what a task is.
     """
 
     script: Path
@@ -68,11 +68,12 @@ class Submission:
     runs: int
     job: str | None
     notes: tuple[str, ...] = ()
+    noun: str = "array task"
 
     @property
     def line(self) -> str:
         """Line on what was submitted, or would be."""
-        runs, tasks = counted(self.runs, "run") if self.runs else "a search", counted(self.tasks, "array task")
+        runs, tasks = counted(self.runs, "run") if self.runs else "a search", counted(self.tasks, self.noun)
         if self.job is None:
             return f"not submitted, and nothing is written: {runs}, {tasks}"
         return f"job {self.job}: {runs} wait{'' if self.runs > 1 else 's'} for {tasks} ({self.script})"

@@ -8,7 +8,6 @@
 """
 
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -25,10 +24,10 @@ from sweeps.launch.pool import TRAINER, job_of
 from sweeps.launch.slurm_request import CPUS, Request, clock, seconds
 from sweeps.runs import slurm_jobs
 from sweeps.storage.storage import choose_url, open_storage
-from sweeps.storage.submissions import STORAGE_FILE, SUBMISSIONS, job_name, submissions
+from sweeps.storage.submissions import JOB, STORAGE_FILE, SUBMISSIONS, job_name, new_folder, next_number, write_secret
 from sweeps.studies.plan import Sweep
 
-SCRIPT, JOB = "job.sbatch", "job.json"
+SCRIPT = "job.sbatch"
 LEAD_S = 120  # before the time limit: for a checkpoint, and for Slurm to see to it (it is up to a minute late)
 MOST_FAILED_STARTS = 3
 NO_CPUS = "no CPUs are asked for, and Slurm gives a task one as a rule: --cpus-per-run N asks for N a run"
@@ -88,14 +87,14 @@ def submit(
     tasks = min(most, request.array_parallelism)
     lead_s = LEAD_S if request.time is None else max(1, min(LEAD_S, seconds(request.time) // 4))
     name = job_name(plan.study_name, out, dry_run=dry_run)
-    folder = study / SUBMISSIONS / _next_number(study) if dry_run else _new_folder(study)
+    folder = study / SUBMISSIONS / next_number(study) if dry_run else new_folder(study)
     job = None
     try:
         text = script(request, folder, tasks=tasks, gpus=gpus, name=name, lead_s=lead_s)
         if not dry_run:
             content = job_of(plan, out, trainer) | {"lead_s": lead_s}
             run_record.write_atomically(folder / JOB, json.dumps(content))
-            _write_secret(folder / STORAGE_FILE, url)
+            write_secret(folder / STORAGE_FILE, url)
             run_record.write_atomically(folder / SCRIPT, text)
             job = slurm_jobs.submit(str(folder / SCRIPT))
     except BaseException:
@@ -173,24 +172,3 @@ def gpus_of(
         note = f"{where} has GPUs: one is asked for each run (--gpus-per-run N asks for another number, 0 for none)"
         return 1, (note, *notes)
     return None, ("no GPU is asked for: --gpus-per-run 1 asks for one a run", *notes)
-
-
-def _new_folder(study: Path) -> Path:
-    (study / SUBMISSIONS).mkdir(parents=True, exist_ok=True)
-    while True:
-        folder = study / SUBMISSIONS / _next_number(study)
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another submission was as quick
-            continue
-        return folder
-
-
-def _next_number(study: Path) -> str:
-    return str(1 + max((int(folder.name) for folder in submissions(study)), default=0))
-
-
-def _write_secret(path: Path, text: str) -> None:
-    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text + "\n")

@@ -1,9 +1,10 @@
-"""One task of a Slurm array: a worker that works through a queue, and what follows it, until time is short.
+"""One task of a Slurm array, or of Ray: a worker that works through a queue, and what follows it, until time is short.
 
     python -m sweeps.launch.task FOLDER
 
-FOLDER is what sweeps.launch.slurm wrote. Told to stop (preempted, or near its time limit), it saves a checkpoint, puts its
-run back, and has Slurm start it again; it alone owns that, neither Lightning nor the batch script.
+FOLDER is what sweeps.launch.slurm or sweeps.launch.ray_cluster wrote. Told to stop (preempted, or near its time limit), it
+saves a checkpoint, puts its run back, and has Slurm start it again; it alone owns that, neither Lightning nor the batch
+script. Under Ray the actor that started it starts another.
 """
 
 import json
@@ -18,23 +19,22 @@ from typing import Any
 
 from core.errors import UserError
 from core.records.provenance import SLURM, save_diff
-from core.runtime.child_process import BRIEF_SPINNING, STOPPED
+from core.runtime.child_process import BRIEF_SPINNING, STOPPED, leave_with_parent
 from core.runtime.printable import log_to_stderr, say
 from core.runtime.retry import OutOfPatienceError, Patience, no_space
 from core.training.seals import check_key
 from sweeps.launch.machine import share_of_cores
 from sweeps.launch.process import queue_of, trainer_of
-from sweeps.launch.slurm import JOB
 from sweeps.launch.worker import StopRequestedError, StopSignal, Train, Worker
 from sweeps.runs import slurm_jobs
-from sweeps.runs.array_tasks import Place
+from sweeps.runs.array_tasks import RAY_CPUS, Place, RayPlace
 from sweeps.runs.folders import keep_design
-from sweeps.runs.liveness import PREEMPTED, Workplace
+from sweeps.runs.liveness import PREEMPTED, Workplace, tasks_of_job
 from sweeps.runs.queue import C, Queue
 from sweeps.runs.slurm_jobs import SlurmError
 from sweeps.storage.retrying import PatientStorage
 from sweeps.storage.storage import open_storage
-from sweeps.storage.submissions import STORAGE_FILE
+from sweeps.storage.submissions import JOB, STORAGE_FILE
 
 GRACE_S = 20.0  # after SIGTERM; Slurm's KillWait is 30 s by default
 RETRY_S = 5.0
@@ -54,9 +54,9 @@ class TaskWorker(Worker[C]):
         self._asked, self._ends, self._restarted = float("-inf"), float("inf"), False
 
     def _may_begin(self) -> bool:
-        self._ask_slurm()
+        self._ask()
         if self._restarted:
-            log.warning("Slurm has started this task elsewhere: leaving")
+            log.warning("this task was started elsewhere: leaving")
             return False
         # Whoever is new begins: what is longer than the time limit goes on in pieces.
         left = self._ends - time.monotonic() - self._lead_s
@@ -65,14 +65,14 @@ class TaskWorker(Worker[C]):
         log.info("%.0f s left: too short for another run", left)
         return False
 
-    def _ask_slurm(self) -> None:
-        """Learn now and then when the time limit ends, and whether Slurm has started this task elsewhere."""
+    def _ask(self) -> None:
+        """Learn now and then when the time limit ends, and whether this task was started elsewhere."""
         place = self._queue.workplace.place
         if place is None or time.monotonic() - self._asked < ASK_S:
             return
         self._asked = time.monotonic()
         try:
-            mine = [task for task in slurm_jobs.tasks(jobs=[place.job]) if task.name == place.name]
+            mine = [task for task in tasks_of_job(place) if task.name == place.name]
         except SlurmError as error:
             log.warning("Slurm doesn't say how long this task has: %s", error)
             return
@@ -116,6 +116,8 @@ def work(queue: Queue[Any], train: Train, stop: StopSignal, lead_s: float) -> No
 
 def requeue(place: Place, lead_s: float) -> None:
     """Have Slurm start this task again. While it doesn't answer, stay: it requeues who is preempted."""
+    if isinstance(place, RayPlace):
+        sys.exit(STOPPED)  # its actor starts another process, unless it is told to stop itself
     patience = Patience(limit_s=lead_s, first_s=RETRY_S, most_s=RETRY_S)
     try:
         done = patience.call(lambda again: slurm_jobs.requeue(place), _no_answer)
@@ -143,6 +145,8 @@ def main(folder: Path, environment: Any = os.environ) -> int:
     os.environ.update(BRIEF_SPINNING | os.environ)  # before torch is imported
     log_to_stderr()
     place = Place.of_environment(environment)
+    if isinstance(place, RayPlace):
+        leave_with_parent(sys.stdin.fileno())
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     grace_s: dict[int, float] = {signal.SIGTERM: GRACE_S, signal.SIGUSR1: max(GRACE_S, job["lead_s"] - 30.0)}
     stop = StopSignal((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), grace_s)
@@ -170,7 +174,8 @@ def _leave_slurm(environment: Any) -> None:
     cores = len(share_of_cores(0, 1))
     import torch
 
-    torch.set_num_threads(max(1, min(cores, int(environment.get("SLURM_CPUS_ON_NODE") or cores))))
+    own = int(environment.get("SLURM_CPUS_ON_NODE") or environment.get(RAY_CPUS) or cores)
+    torch.set_num_threads(max(1, min(cores, own)))
     kept = {"SLURM_CONF", *SLURM.values()}
     for name in [name for name in environment if name.startswith("SLURM_") and name not in kept]:
         del environment[name]

@@ -275,13 +275,13 @@ def _lacks_record(trial: FrozenTrial, out: Path) -> bool:
 
 
 def worker_of(trial: FrozenTrial) -> str | None:
-    """Host or Slurm task of who claimed a trial."""
+    """Host or task of who claimed a trial."""
     place, host = place_of(trial), trial.user_attrs.get("host")
-    return host if place is None else f"{place.name} on {host}"
+    return host if place is None else f"{place.label} on {host}"
 
 
 def lives(trial: FrozenTrial, workplace: Workplace) -> bool:
-    """True if a trial's worker does, by Slurm's word and on this host by its process: a lock could be in its way."""
+    """True if a trial's worker does, by its launcher's word and on this host by its process: a lock could be in its way."""
     if workplace.is_gone(trial):
         return False
     if trial.user_attrs.get("host") != socket.gethostname():

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from core.config.run import RunConfig, config_hash
 from core.records.metrics import METRICS
-from sweeps.runs.liveness import PREEMPTED, Workplace
+from sweeps.runs.liveness import PREEMPTED, TASKS, Workplace
 from sweeps.search.feasible import Resolved
 from sweeps.search.plan import Group, SearchPlan
 from sweeps.search.rungs import bracket_of, promotable
@@ -180,7 +180,7 @@ class Tuner:
     def _mark(self, trial: FrozenTrial) -> None:
         """Say who trains a trial, and from when on."""
         self._began[trial._trial_id] = time.monotonic()
-        for name, value in ({"slurm": None} | self._workplace.attributes()).items():
+        for name, value in (dict.fromkeys(TASKS) | self._workplace.attributes()).items():
             if trial.user_attrs.get(name) != value:
                 self._storage.set_trial_user_attr(trial._trial_id, name, value)
 

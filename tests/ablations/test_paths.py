@@ -159,7 +159,8 @@ def test_what_a_dry_run_shows_is_what_would_be_submitted(tmp_path) -> None:
     both = ablate(*run, "--gpus-per-run", "2", "--sbatch", "gpus-per-node=4", cwd=tmp_path)
     mistake(both, "gpus-per-run and gpus-per-node both ask for GPUs; leave one of them out")
     mistake(
-        ablate("run", "toy.py", "--gpus-per-run", "0", cwd=tmp_path), "--gpus-per-run is an option of --launcher slurm"
+        ablate("run", "toy.py", "--gpus-per-run", "0", cwd=tmp_path),
+        "--gpus-per-run is an option of --launcher ray or slurm",
     )
 
 
