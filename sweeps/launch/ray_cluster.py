@@ -35,7 +35,7 @@ from sweeps.launch import ray_actor
 from sweeps.launch.launcher import Submission
 from sweeps.launch.pool import TRAINER, job_of
 from sweeps.runs.array_tasks import RAY_CPUS, RAY_JOB, RAY_RESTARTS, RAY_TASK
-from sweeps.runs.ray_tasks import CANCELLED, task_file
+from sweeps.runs.ray_tasks import CANCELLED, task_file, tasks
 from sweeps.storage.storage import choose_url, open_storage, safe_url
 from sweeps.storage.submissions import JOB, RAY, STORAGE_FILE, job_name, new_folder, submissions, write_secret
 from sweeps.studies.plan import Sweep
@@ -95,7 +95,7 @@ def submit(
             return None
         if not room:
             notes = (*notes, f"no node has {_words(needed)} now: the workers wait for one that does")
-        count = min(most, request.workers or max(1, room))
+        workers = min(most, request.workers or max(1, room))
         folder = new_folder(study, RAY)
         name = f"{job_name(plan.study_name, out)}-{folder.name}"
         try:
@@ -104,14 +104,14 @@ def submit(
             run_record.write_atomically(folder / JOB, json.dumps(content))
             write_secret(folder / STORAGE_FILE, url)
             write_secret(folder / ENVIRONMENT, json.dumps(_environment()))
-            for number in range(count):
+            for number in range(workers):
                 _start(ray, folder, f"{name}-{number}", number, needed)
         except BaseException:
             (folder / CANCELLED).touch()
             _kill(ray, name)
             shutil.rmtree(folder)
             raise
-    return Submission(folder / JOB, "", count, runs, name, notes, noun="worker")
+    return Submission(folder / JOB, "", workers, runs, name, notes, noun="worker")
 
 
 def cancel(study: Path) -> tuple[int, tuple[str, ...]]:
@@ -119,9 +119,7 @@ def cancel(study: Path) -> tuple[int, tuple[str, ...]]:
 
     Those that wait for room are taken out of the cluster's queue, where it answers.
     """
-    from sweeps.runs.ray_tasks import tasks
-
-    ended, notes = 0, []
+    ended, notes = 0, list[str]()
     for folder in submissions(study, RAY):
         found = tasks(jobs=[str(folder)])
         (folder / CANCELLED).touch()
