@@ -138,7 +138,8 @@ def launchers() -> Mapping[str, Launcher]:
 
 def tasks_of(study: Path) -> tuple[tuple[Task, ...] | None, str | None]:
     """The tasks of the study in a folder that wait or run; None where a launcher doesn't say, with the reason."""
-    asked = [launcher for launcher in launchers().values() if not launcher.here and launcher.has(study)]
+    apart = [launcher for launcher in launchers().values() if not launcher.here and launcher.has(study)]
+    asked = [launcher for launcher in apart if hasattr(launcher, "tasks")]  # those of earlier versions don't have it
     try:
         return tuple(task for launcher in asked for task in launcher.tasks(study)), None
     except UserError as error:

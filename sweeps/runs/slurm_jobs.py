@@ -130,7 +130,9 @@ def requeue(place: Place) -> bool:
 def _parse(line: str) -> Task:
     array, task, state, reason, restarts, left, nodes, job = (part.strip() for part in line.split("|")[: len(FIELDS)])
     task = "" if task == "N/A" else task
-    return Task(array or job, task, state, reason, int(restarts or 0), seconds(left), nodes)
+    return Task(
+        array or job, task, state, reason, int(restarts or 0), 0.0 if left.startswith("-") else seconds(left), nodes
+    )
 
 
 def seconds(text: str) -> float | None:

@@ -70,7 +70,7 @@ class StudyKind:
     name: what its designs say as their `kind`. variable: what a declaration's file calls it. implementation: the class that
     declares it. operations: the module that queues, reads and checks its runs (sweeps.kinds.Operations).
     planner, checker: the functions behind `plan` and `check`, as "module:name": they load numpy or Optuna, which reading a
-    declaration does without.
+    declaration does without. No checker: the declaration's own method `check`.
     """
 
     name: str
@@ -78,7 +78,7 @@ class StudyKind:
     implementation: type[Any]
     operations: str = "sweeps.runs.operations"
     planner: str = "sweeps.studies.resolve:plan"
-    checker: str = "sweeps.studies.ablation:Ablation.check"
+    checker: str = ""
 
     @property
     def has_arms(self) -> bool:
@@ -94,7 +94,11 @@ class StudyKind:
 
     def check(self, study: Study, overrides: Mapping[str, Any]) -> None:
         """Raise UserError, naming the field, for what can't be planned with the command line's settings."""
-        resolve_name(self.checker)(study, overrides)
+        own: Any = study
+        if self.checker:
+            resolve_name(self.checker)(study, overrides)
+        else:
+            own.check(overrides)
 
 
 S = TypeVar("S", bound=Study)
