@@ -16,6 +16,7 @@ when its node is lost. It needs no dashboard either.
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import socket
@@ -148,7 +149,7 @@ def connected(address: str | None) -> Iterator[Any]:
     named = address or os.environ.get("RAY_ADDRESS") or "auto"
     check_answers(named)
     try:
-        ray.init(named, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        ray.init(named, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise _no_answer(named, error) from None
     try:
