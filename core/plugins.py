@@ -198,8 +198,10 @@ def _import(plugin: Plugin) -> ModuleType:
                 raise UserError(f"plugins: {name} is another package than {path} here: {module.__file__}")
         else:
             module = _execute(path, f"plugin_{path.stem}_{plugin.sha256}")
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(
+            f"plugins: {name}{line_of(path, error)}: {error}".replace("plugins: plugins", "plugins")
+        ) from error
     except (Exception, SystemExit) as error:  # whatever a user's file may raise, said with its place
         said = str(error).splitlines()[0] if str(error) else ""
         raise UserError(

@@ -1,6 +1,7 @@
 """Runs in the rows of a log: an arm, a seed, and values by step. What is ambiguous is refused, not guessed."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from core.runtime.units import NUMERAL
 
 FINISHED = {"complete", "completed", "finished", "success", "succeeded", "ok", "done"}
 NOT_A_NUMBER = {"nan": math.nan, "inf": math.inf, "+inf": math.inf, "-inf": -math.inf, "infinity": math.inf}
+ROLES = ("seed", "arm", "step", "status")
 EMPTY = {"", "na", "n/a", "null", "none"}
 
 
@@ -54,20 +56,20 @@ def runs_of(log: Log, columns: Columns) -> list[LoggedRun]:
     """
     _check_columns(log, columns)
     runs: dict[tuple[str, int], LoggedRun] = {}
-    rows = [row for each in log.rows for row in _long(each, columns)]
     changing: dict[tuple[str, int], set[str]] = {}
-    for row in rows:
-        arm, seed = _text(row, "arm"), _seed(row, columns.seed)
+    states: dict[tuple[str, int], dict[float, str]] = {}
+    for arm, row in (pair for each in log.rows for pair in _by_arm(each, columns)):
+        seed, step = _seed(row, columns.seed), _step(row, columns.step)
         run = runs.setdefault((arm, seed), LoggedRun(arm, seed, row.place))
-        step = _step(row, columns.step)
         for metric in columns.metrics:
             _add(run, row, metric, step, columns)
         _add_settings(run, row, changing.setdefault((arm, seed), set()), columns)
-        if columns.status is not None:
-            said = str(row.values.get(columns.status))
-            run.trouble = "" if said.lower() in FINISHED else f"its {columns.status} is {said}"
-    for run in runs.values():
-        run.trouble = run.trouble or _trouble(run, columns)
+        if columns.status is not None and (state := _words(row, columns.status)):
+            states.setdefault((arm, seed), {})[step] = state
+    for cell, run in runs.items():
+        state = states.get(cell, {})
+        if columns.status is not None and (not state or state[max(state)].lower() not in FINISHED):
+            run.trouble = f"its {columns.status} is {state[max(state)]}" if state else f"it has no {columns.status}"
     return list(runs.values())
 
 
@@ -81,15 +83,24 @@ def _check_columns(log: Log, columns: Columns) -> None:
         for name in names:
             if name is not None and name not in there:
                 raise UserError(f"{option}: {log.source} has no column '{name}': {nearest(name, there)}")
+    own = [columns.seed, columns.arm, columns.step, columns.status]
+    for option, names in (("--metric", columns.metrics), ("--arms", columns.wide)):
+        for name in names:
+            if name in own:
+                raise UserError(f"{option}: '{name}' is the column of the {ROLES[own.index(name)]}")
+            if names.count(name) > 1:
+                raise UserError(f"{option}: '{name}' is given twice")
 
 
-def _long(row: LogRow, columns: Columns) -> Iterable[LogRow]:
-    """A row with its arm and metrics by name: of a wide row, one for each arm's column."""
-    if not columns.wide:
-        assert columns.arm is not None
-        return [LogRow(row.place, {**row.values, "arm": row.values.get(columns.arm)})]
-    rest = {name: value for name, value in row.values.items() if name not in columns.wide}
-    return [LogRow(row.place, {**rest, "arm": arm, columns.metrics[0]: row.values.get(arm)}) for arm in columns.wide]
+def _by_arm(row: LogRow, columns: Columns) -> Iterable[tuple[str, LogRow]]:
+    """A row's arm and the row: of a wide row, one for each arm's column. Raises UserError where the arm is missing."""
+    if columns.wide:
+        rest = {name: value for name, value in row.values.items() if name not in columns.wide}
+        return [(arm, LogRow(row.place, {**rest, columns.metrics[0]: row.values.get(arm)})) for arm in columns.wide]
+    assert columns.arm is not None
+    if not (arm := _words(row, columns.arm)):
+        raise UserError(f"{row.place}: the arm is missing")
+    return [(arm, row)]
 
 
 def _add(run: LoggedRun, row: LogRow, metric: str, step: float, columns: Columns) -> None:
@@ -115,7 +126,7 @@ def _same(one: float, two: float) -> bool:
 
 def _add_settings(run: LoggedRun, row: LogRow, changing: set[str], columns: Columns) -> None:
     """Keep the run's other columns as long as they don't change."""
-    used = {columns.seed, columns.arm, columns.step, columns.status, "arm", *columns.metrics}
+    used = {columns.seed, columns.arm, columns.step, columns.status, *columns.metrics}
     for name, value in row.values.items():
         if name in used or name in changing or value is None or isinstance(value, list | dict):
             continue
@@ -124,24 +135,16 @@ def _add_settings(run: LoggedRun, row: LogRow, changing: set[str], columns: Colu
             del run.settings[name]
 
 
-def _trouble(run: LoggedRun, columns: Columns) -> str:
-    """Reason why a run can't be judged by its first metric; empty if it can."""
-    metric = columns.metrics[0]
-    last = run.last(metric)
-    if last is None:
-        return f"it has no {metric}"
-    if not math.isfinite(run.values[metric][last]):
-        return f"its {metric} is {run.values[metric][last]:g}" + (
-            f" at its last step, {last:g}" if columns.step else ""
-        )
-    return ""
-
-
 def number(row: LogRow, name: str) -> float | None:
     """The number in a column, NaN and infinities included; None where it is empty. Raises UserError for other text."""
     value = row.values.get(name)
-    if value is None or isinstance(value, int | float):
-        return None if value is None else float(value)
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise UserError(f"{row.place}: {name} has {len(str(abs(value)))} digits") from None
     words = str(value).strip()
     if words.lower() in EMPTY:
         return None
@@ -162,54 +165,70 @@ def _step(row: LogRow, name: str | None) -> float:
 
 
 def _seed(row: LogRow, name: str) -> int:
-    words = str(row.values.get(name)).strip()
-    value = number(row, name) if words.lower() not in EMPTY else None
-    if value is None or not float(value).is_integer() or value < 0:
-        raise UserError(
-            f"{row.place}: {name}={words!r} is no seed: a whole number from 0 on is needed, as runs are paired by it"
-        )
-    return int(value)
+    """The seed, to the last digit: a number of any size, written with or without leading zeros."""
+    value, words = row.values.get(name), _words(row, name)
+    if re.fullmatch(r"\d{1,40}", words) and not isinstance(value, bool):
+        return int(words)
+    if re.fullmatch(r"\d{1,15}\.0*", words):
+        return int(float(words))
+    raise UserError(
+        f"{row.place}: {name}={words!r} is no seed: a whole number from 0 on is needed, as runs are paired by it"
+    )
 
 
-def _text(row: LogRow, name: str) -> str:
-    words = str(row.values.get(name) if row.values.get(name) is not None else "").strip()
-    if not words:
-        raise UserError(f"{row.place}: the arm is missing")
-    return words
+def _words(row: LogRow, name: str) -> str:
+    """A value as text, without space around it; empty where there is none."""
+    value = row.values.get(name)
+    return "" if value is None else str(value).strip()
 
 
 def cut_to(runs: Sequence[LoggedRun], metrics: Sequence[str], at: float | None, *, as_they_end: bool) -> list[str]:
-    """Bring runs to one number of steps; returns notes on what was done.
+    """Bring runs to one number of steps, and mark those that can't be judged; returns notes on what was done.
 
     at: the step at which all are compared; a run without a value there is left out. as_they_end: compare whatever their
     steps. Raises UserError where finished runs end at different steps and neither was asked for.
     """
-    ends = _ends(runs, metrics[0])
+    first, notes = metrics[0], list[str]()
     if at is not None:
-        if not any(at in run.values[metrics[0]] for run in runs):
-            raise UserError(f"--at {at:g}: no run has {metrics[0]} at this step")
-        for run in runs:
-            if not run.trouble and at not in run.values[metrics[0]]:
-                run.trouble = f"it has no {metrics[0]} at step {at:g}"
-            run.values = {name: {s: v for s, v in values.items() if s <= at} for name, values in run.values.items()}
-            run.trouble = run.trouble or (
-                "" if math.isfinite(run.values[metrics[0]][at]) else f"its {metrics[0]} isn't finite at step {at:g}"
-            )
-        return (
-            [f"Runs are compared at step {at:g}; some go on to step {max(ends):g}"]
-            if max(ends, default=at) > at
-            else []
+        notes = _cut(runs, metrics, at)
+    for run in runs:
+        run.trouble = run.trouble or _trouble(run, first, at)
+    for metric in metrics if at is None else ():
+        ends = _ends(runs, metric)
+        if len(ends) < 2:
+            continue
+        said = "; ".join(f"step {end:g}: {_named(who)}" for end, who in sorted(ends.items()))
+        if as_they_end:
+            notes.append(f"Runs have different budgets in {metric} and are compared as they end ({said})")
+            continue
+        common = max(_common(runs, metric), default=None)
+        hint = "--at STEP" if common is None else f"--at {common:g}"
+        raise UserError(
+            f"runs end at different steps in {metric} ({said}): {hint} compares all at one step, --at end as they are"
         )
-    if len(ends) < 2:
-        return []
-    said = "; ".join(f"step {end:g}: {_named(who)}" for end, who in sorted(ends.items()))
-    if as_they_end:
-        return [f"Runs have different budgets and are compared as they end ({said})"]
-    common = max((s for s in _common(runs, metrics[0])), default=None)
-    hint = (
-        f"--at {common:g} compares all at a step that each has" if common is not None else "--at STEP compares at one"
-    )
-    raise UserError(f"runs end at different steps ({said}): {hint}; --at end compares them as they are")
+    return notes
+
+
+def _cut(runs: Sequence[LoggedRun], metrics: Sequence[str], at: float) -> list[str]:
+    """Leave out what comes after a step, and metrics that have no value at it."""
+    if not any(at in run.values.get(metrics[0], {}) for run in runs):
+        raise UserError(f"--at {at:g}: no run has {metrics[0]} at this step")
+    beyond = max(step for run in runs for step in run.values.get(metrics[0], {}))
+    for run in runs:
+        for metric in metrics:
+            values = run.values.get(metric, {})
+            run.values[metric] = {step: value for step, value in values.items() if step <= at} if at in values else {}
+    return [f"Runs are compared at step {at:g}; some go on to step {beyond:g}"] if beyond > at else []
+
+
+def _trouble(run: LoggedRun, metric: str, at: float | None) -> str:
+    """Reason why a run can't be judged by its first metric; empty if it can."""
+    last = run.last(metric)
+    where = "" if last in (None, 0.0) else f" at its last step, {last:g}" if at is None else f" at step {at:g}"
+    if last is None:
+        return f"it has no {metric}" + ("" if at is None else f" at step {at:g}")
+    value = run.values[metric][last]
+    return "" if math.isfinite(value) else f"its {metric} is {value:g}{where}"
 
 
 def _ends(runs: Sequence[LoggedRun], metric: str) -> dict[float, list[LoggedRun]]:

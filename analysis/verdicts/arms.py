@@ -98,7 +98,8 @@ def _headline(study: Study, table: MetricTable) -> str:
     counts = [row.effect.n for row in table.rows if row.effect] or [0]
     adaptive = study.design.adaptive is not None and min(counts) < max(counts)
     seeds = f"{min(counts)} to {max(counts)}" if adaptive else str(max(counts))
-    open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if study.missing else ""
+    waits = study.missing > 0 and study.design.logs is None  # what a finished log lacks won't come
+    open_runs = f" ({study.missing} of {study.missing + len(study.cells)} runs to go)" if waits else ""
     parts = _parts(table)
     if not parts:
         return f"No verdict yet: too few finished pairs of runs{open_runs}."

@@ -40,7 +40,7 @@ def read_json_lines(source: str, pattern: str = "") -> Log:
     """A file with a JSON object on every line; nested keys are joined by dots."""
     path, rows = Path(source), []
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     rows.append(LogRow(f"{path.name}, line {number}", _object(path, number, line)))
@@ -51,12 +51,24 @@ def read_json_lines(source: str, pattern: str = "") -> Log:
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        content = json.loads(line)
+        content = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}, line {number} is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f'{path}, line {number} must be a JSON object of columns, such as {{"seed": 0}}')
-    return dict(flat(content))
+    columns = list(flat(content))
+    names = [name for name, _ in columns]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UserError(f"{path}, line {number}: '{twice}' is there twice, nested and with dots: rename one")
+    return dict(columns)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its pairs. Raises ValueError for a key that is there twice."""
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"the key '{twice}' is there twice")
+    return dict(pairs)
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -30,6 +30,12 @@ def row(arm, seed, loss, **more):
     return {"arm": arm, "seed": seed, "loss": loss, **more}
 
 
+def judged(columns, *rows):
+    runs = runs_of(log(*rows), columns)
+    cut_to(runs, list(columns.metrics), None, as_they_end=False)
+    return runs
+
+
 def curve(arm, seed, *losses):
     return [row(arm, seed, loss, step=step) for step, loss in enumerate(losses, 1)]
 
@@ -58,10 +64,15 @@ def test_a_wide_row_has_a_run_for_each_arm():
         ([row("a", 0, 1.0), row("a", 0, 1.0)], LONG, "row 2: a, seed 0 comes twice"),
         ([row("a", 0, 1.0, step=1), row("a", 0, 2.0, step=1)], CURVES, "row 2: a, seed 0, step 1 has loss=2, and 1"),
         ([row("a", 0, "fast")], LONG, "row 1: loss='fast' is no number"),
-        ([row("a", "first", 1.0)], LONG, "row 1: seed='first' is no number"),
+        ([row("a", "first", 1.0)], LONG, "row 1: seed='first' is no seed"),
         ([row("a", 0.5, 1.0)], LONG, "row 1: seed='0.5' is no seed"),
         ([row("a", -1, 1.0)], LONG, "row 1: seed='-1' is no seed"),
+        ([row("a", True, 1.0)], LONG, "row 1: seed='True' is no seed"),
+        ([row("a", 0, 10**400)], LONG, "row 1: loss has 401 digits"),
         ([row("", 0, 1.0)], LONG, "row 1: the arm is missing"),
+        ([row("a", 0, 1.0)], Columns(("seed",), "seed", "arm"), "--metric: 'seed' is the column of the seed"),
+        ([{"seed": 0, "a": 1.0}], Columns(("loss",), "seed", wide=("a", "seed")), "--arms: 'seed' is the column of the seed"),
+        ([{"seed": 0, "a": 1.0}], Columns(("loss",), "seed", wide=("a", "a")), "--arms: 'a' is given twice"),
         ([row("a", 0, 1.0, step="")], CURVES, "row 1: the step .step. is missing"),
         ([row("a", 0, 1.0)], Columns(("los",), "seed", "arm"), "--metric: runs.csv has no column 'los': did you mean loss"),
         ([row("a", 0, 1.0)], Columns(("loss",), "sed", "arm"), "--seed: runs.csv has no column 'sed': did you mean seed"),
@@ -77,14 +88,35 @@ def test_what_is_ambiguous_is_refused_with_its_row(rows, columns, message):
     [("nan", "its loss is nan"), ("inf", "its loss is inf"), ("", "it has no loss"), (math.nan, "its loss is nan")],
 )
 def test_a_run_without_a_finite_last_value_failed(value, reason):
-    (run,) = runs_of(log(row("a", 0, value)), LONG)
-    assert run.trouble == reason
+    assert judged(LONG, row("a", 0, value))[0].trouble == reason
 
 
 def test_a_run_that_was_not_finished_failed():
     rows = [row("a", seed, 1.0, state=state) for seed, state in enumerate(("finished", "crashed", "pruned"))]
     runs = runs_of(log(*rows), Columns(("loss",), "seed", "arm", status="state"))
     assert [run.trouble for run in runs] == ["", "its state is crashed", "its state is pruned"]
+
+
+def test_the_status_of_a_curve_is_that_of_its_last_step_whatever_the_order_of_rows():
+    columns = Columns(("loss",), "seed", "arm", step="step", status="state")
+    rows = [
+        row("a", 0, 1.0, step=2, state="finished"),
+        row("a", 0, 2.0, step=1, state="running"),
+        row("b", 0, 1.0, step=1),
+    ]
+    assert [run.trouble for run in runs_of(log(*rows), Columns(("loss",), "seed", "arm", step="step"))] == ["", ""]
+    rows[2]["state"] = ""
+    assert [run.trouble for run in runs_of(log(*rows), columns)] == ["", "it has no state"]
+
+
+def test_seeds_are_told_apart_to_the_last_digit():
+    rows = [row("a", 2**53 + n, 1.0) for n in range(3)] + [row("b", "007", 1.0), row("b", "3.0", 1.0)]
+    assert [run.seed for run in runs_of(log(*rows), LONG)] == [2**53, 2**53 + 1, 2**53 + 2, 7, 3]
+
+
+def test_a_metric_may_be_called_arm():
+    (run,) = runs_of(log({"method": "a", "seed": 0, "arm": 2.0}), Columns(("arm",), "seed", "method"))
+    assert (run.arm, run.values) == ("a", {"arm": {0.0: 2.0}})
 
 
 def test_mixed_budgets_are_refused_cut_or_said():
@@ -97,10 +129,27 @@ def test_mixed_budgets_are_refused_cut_or_said():
     assert "different budgets" in cut_to(runs_of(log(*rows), CURVES), ["loss"], None, as_they_end=True)[0]
 
 
+def test_a_secondary_metric_is_compared_at_one_step_too():
+    columns = Columns(("loss", "acc"), "seed", "arm", step="step")
+    rows = [row("a", 0, 1.0, step=1, acc=0.5), row("a", 0, 1.0, step=2, acc=0.9)]
+    rows += [row("b", 0, 1.0, step=1, acc=0.5), row("b", 0, 1.0, step=2)]
+    with pytest.raises(UserError, match=r"different steps in acc \(step 1: b \(seed 0\); step 2: a"):
+        cut_to(runs_of(log(*rows), columns), ["loss", "acc"], None, as_they_end=False)
+    runs = runs_of(log(*rows), columns)
+    cut_to(runs, ["loss", "acc"], 2.0, as_they_end=False)
+    assert [run.last("acc") for run in runs] == [2.0, None]
+
+
+def test_what_comes_after_the_step_does_not_count():
+    runs = runs_of(log(*curve("a", 0, 3.0, 2.0, math.nan), *curve("b", 0, 3.0, 2.5, 1.0)), CURVES)
+    cut_to(runs, ["loss"], 2.0, as_they_end=False)
+    assert [run.trouble for run in runs] == ["", ""]
+
+
 def test_a_run_without_a_value_at_the_step_is_left_out():
     runs = runs_of(log(*curve("a", 0, 3.0, 2.0), *curve("b", 0, 3.0), *curve("c", 0, 3.0, math.nan, 1.0)), CURVES)
     cut_to(runs, ["loss"], 2.0, as_they_end=False)
-    assert [run.trouble for run in runs] == ["", "it has no loss at step 2", "its loss isn't finite at step 2"]
+    assert [run.trouble for run in runs] == ["", "it has no loss at step 2", "its loss is nan at step 2"]
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,8 @@ def test_a_wandb_project(monkeypatch):
         ("a.csv", b"\xff\xfe\n", "can't read"),
         ("a.jsonl", "{\n", "line 1 is no JSON"),
         ("a.jsonl", "[1]\n", "line 1 must be a JSON object"),
+        ("a.jsonl", '{"x": 1, "x": 2}\n', "line 1 is no JSON: the key 'x' is there twice"),
+        ("a.jsonl", '{"x": {"y": 1}, "x.y": 2}\n', "line 1: 'x.y' is there twice, nested and with dots"),
         ("a.parquet", "no parquet", "can't read"),
         ("a.txt", "x\n", "is of no format that is known"),
     ],
