@@ -67,9 +67,9 @@ def runs_of(log: Log, columns: Columns) -> list[LoggedRun]:
         if columns.status is not None and (state := _words(row, columns.status)):
             states.setdefault((arm, seed), {})[step] = state
     for cell, run in runs.items():
-        state = states.get(cell, {})
-        if columns.status is not None and (not state or state[max(state)].lower() not in FINISHED):
-            run.trouble = f"its {columns.status} is {state[max(state)]}" if state else f"it has no {columns.status}"
+        own = states.get(cell, {})
+        if columns.status is not None and (not own or own[max(own)].lower() not in FINISHED):
+            run.trouble = f"its {columns.status} is {own[max(own)]}" if own else f"it has no {columns.status}"
     return list(runs.values())
 
 
