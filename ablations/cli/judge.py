@@ -6,12 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
-from ablations.cli.terminal import console, show_json
+from ablations.cli.report import show_report
 from analysis.logs.runs import Columns, cut_to, runs_of
 from analysis.logs.study import Asked, goal_of, study_of
-from analysis.report.files import write_files
 from analysis.report.html import write_report
-from analysis.report.terminal import terminal_table
 from analysis.verdicts.judge import judge
 from core.errors import UserError
 from core.records.designs import FILE_NAME
@@ -39,16 +37,7 @@ def run_judge(arguments: argparse.Namespace) -> int:
     judgement = judge(study_of(runs, asked, [arguments.source], notes, step=columns.step))
     path = folder / "report.html"
     write_report(judgement.study, judgement, path)
-    files = write_files(judgement, arguments.files) if arguments.files is not None else []
-    if arguments.json:
-        show_json(judgement.to_dict() | {"report": str(path), "files": [str(file) for file in files]})
-        return 0
-    out = console()
-    out.print(terminal_table(judgement))
-    out.unwrapped(f"report: {path}")
-    if files:
-        out.unwrapped(f"{len(files)} tables and figures: {arguments.files}")
-    return 0
+    return show_report(arguments, judgement, path)
 
 
 def _goals(named: list[str]) -> tuple[dict[str, str], list[str]]:

@@ -2,12 +2,14 @@
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from ablations.cli.recorded import drift_note, load_study
 from ablations.cli.terminal import console, show_json
 from analysis.report.files import write_files
 from analysis.report.html import write_report
 from analysis.report.terminal import terminal_table
+from analysis.verdicts.answer import Judgement
 from analysis.verdicts.judge import judge
 from sweeps.runs.history import add_look
 
@@ -20,6 +22,11 @@ def run_report(arguments: argparse.Namespace) -> int:
     path = folder / "report.html"
     write_report(study, judgement, path)
     add_look(folder, "report", len(study.design.seeds), study.complete)
+    return show_report(arguments, judgement, path)
+
+
+def show_report(arguments: argparse.Namespace, judgement: Judgement, path: Path) -> int:
+    """Write tables and figures with --files, and print the answer, with --json as JSON. path: of the page. Returns 0."""
     files = write_files(judgement, arguments.files) if arguments.files is not None else []
     if arguments.json:
         show_json(judgement.to_dict() | {"report": str(path), "files": [str(file) for file in files]})

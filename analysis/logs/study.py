@@ -30,7 +30,7 @@ LOGGED = "as the logs have it"  # the meaning of a metric that isn't ours
 
 @dataclass(frozen=True)
 class Asked:
-    """What a comparison of logs declares. goals: "min" or "max" by metric, the first of which decides."""
+    """Declaration of a comparison of logs. goals: "min" or "max" by metric, the first of which decides."""
 
     name: str
     question: str

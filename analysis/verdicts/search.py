@@ -34,7 +34,7 @@ class SearchAnswer:
 
     @property
     def headline(self) -> str:
-        """What fresh seeds say, or that none were trained."""
+        """Result of the confirmation on fresh seeds, or that there is none."""
         if self.judgement is None:
             return "Not confirmed yet: what follows is the search's own, which flatters its best."
         return self.judgement.headline

@@ -1,4 +1,4 @@
-"""What can't be probed or timed as it was asked, refused without the libraries that compute."""
+"""Refusals of probes and timings that can't be made as asked. Imports none of the libraries that compute."""
 
 from dataclasses import dataclass, replace
 

@@ -62,7 +62,7 @@ class MaskedLM(LM):
         }
 
     def counts(self) -> dict[str, Any]:
-        """How many contexts lost their beginning, by kind of request; the mean standard error over masks, in nats."""
+        """Number of contexts that lost their beginning, by kind of request; the mean standard error over masks, in nats."""
         return {
             "requests": dict(self.requests),
             "truncated": {kind: self.truncated[kind] for kind in self.requests},

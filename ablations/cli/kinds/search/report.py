@@ -191,7 +191,7 @@ def _counts(many: int) -> list[int]:
 
 
 def _confirmation(results: Results, judgement: Judgement) -> dict[str, Any]:
-    """What fresh seeds say of the control and the finalists, beside what the search said of them."""
+    """Confirmation of the control and the finalists on fresh seeds, beside the search's own values."""
     study, finalists = judgement.study, results.finalists()
     control = next((each for each in results.configurations if each.arm == results.design.control), None)
     found = {"control": control} | finalists
