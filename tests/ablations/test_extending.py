@@ -39,6 +39,7 @@ from sweeps.storage.storage import default_url, open_storage
 from sweeps.studies.study import STUDY_KINDS
 from tests.analysis.conftest import make_design, make_record
 from tests.core.training.test_run import QUICK
+from tests.registries import kept
 from tests.sweeps import trainers
 from tests.sweeps.conftest import SMALL
 
@@ -62,11 +63,8 @@ def run_file(heading: str, folder: Path, place: int = 0) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def registries():
     """Registries as they were, once a test is over."""
-    kept = [(registry, registry.entries()) for registry in REGISTRIES]
-    yield
-    for registry, entries in kept:
-        registry._entries = {entry.name: entry for entry in entries}
-        registry.version += 1  # what was cached by it is out of date
+    with kept(*REGISTRIES):
+        yield
 
 
 def test_router(tmp_path) -> None:

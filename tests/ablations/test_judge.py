@@ -6,14 +6,16 @@ import pytest
 
 from ablations.__main__ import main
 from core.records.metrics import METRICS
+from tests.registries import kept
 
 HEAD = "method,seed,step,loss,acc\n"
 
 
 @pytest.fixture(autouse=True)
-def own_metrics(monkeypatch):
+def own_metrics():
     """The registry of metrics as it was, for the tests that follow."""
-    monkeypatch.setattr(METRICS, "_entries", {each.name: each for each in METRICS.entries()})
+    with kept(METRICS):
+        yield
 
 
 @pytest.fixture

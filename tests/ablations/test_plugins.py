@@ -1,6 +1,7 @@
 """Components of a declaration's own file and of plugins, through real worker processes."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from core import plugins
 from core.config.model import ROUTERS
 from tests.ablations.shell import ablate, process
+from tests.registries import kept
 
 SETTINGS = """{
         "data.corpus": "markov", "data.sequence_length": 16, "data.validation_sequences": 16,
@@ -40,13 +42,13 @@ ablation = Ablation(
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No plugin is known or trusted, and the registry is as before after the test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.delenv(plugins.TRUSTED, raising=False)
     monkeypatch.setattr(plugins, "_modules", {})
-    monkeypatch.setattr(ROUTERS, "_entries", dict(ROUTERS._entries))
-    monkeypatch.setattr(ROUTERS, "version", ROUTERS.version)
+    with kept(ROUTERS):
+        yield
 
 
 def records(folder: Path) -> list[dict]:

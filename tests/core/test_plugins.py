@@ -13,6 +13,7 @@ from core.config.model import ROUTERS
 from core.config.run import config_hash, content_hash, get_field, known_keys, to_dict, to_yaml
 from core.errors import UserError
 from core.plugins import Plugin, digest, named, plugin_at
+from tests.registries import kept
 
 ROUTER = """
 from core.config.model import ROUTERS, RouterKind
@@ -29,9 +30,9 @@ def alone(tmp_path, monkeypatch):
     monkeypatch.delenv(plugins.TRUSTED, raising=False)
     monkeypatch.delenv(plugins.COPIES, raising=False)
     monkeypatch.setattr(plugins, "_modules", {})
-    monkeypatch.setattr(ROUTERS, "_entries", dict(ROUTERS._entries))
-    monkeypatch.setattr(ROUTERS, "version", ROUTERS.version)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    with kept(ROUTERS):
+        yield
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_what_a_user_ran_is_trusted_by_later_processes(router, monkeypatch):
     plugins.run(plugin_at(router))
     monkeypatch.delenv(plugins.TRUSTED)
     monkeypatch.setattr(plugins, "_modules", {})
-    monkeypatch.setattr(ROUTERS, "_entries", {})
+    ROUTERS._entries = {}  # as in a process that has imported nothing
     assert plugins.require([str(plugin_at(router))])
 
 

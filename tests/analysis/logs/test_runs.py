@@ -11,15 +11,17 @@ from analysis.verdicts.judge import judge
 from core.errors import UserError
 from core.records.log_rows import Log, LogRow
 from core.records.metrics import METRICS
+from tests.registries import kept
 
 LONG = Columns(("loss",), "seed", "arm")
 CURVES = Columns(("loss",), "seed", "arm", step="step")
 
 
 @pytest.fixture(autouse=True)
-def own_metrics(monkeypatch):
+def own_metrics():
     """The registry of metrics as it was, for the tests that follow."""
-    monkeypatch.setattr(METRICS, "_entries", {each.name: each for each in METRICS.entries()})
+    with kept(METRICS):
+        yield
 
 
 def log(*rows):
